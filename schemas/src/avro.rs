@@ -1,0 +1,288 @@
+//! Avro schemas as the sink needs them: parsed from JSON, names resolved, semantic names kept, any value skippable.
+//!
+//! <https://avro.apache.org/docs/1.12.0/specification/#schema-declaration>
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::envelope::NAME_PROPERTY;
+use crate::wire::{Malformed, Reader};
+
+/// The structure of a value.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// Nothing.
+    Null,
+    /// One byte.
+    Boolean,
+    /// 32 bits, variable length.
+    Int,
+    /// 64 bits, variable length.
+    Long,
+    /// 4 bytes.
+    Float,
+    /// 8 bytes.
+    Double,
+    /// Length and content.
+    Bytes,
+    /// Length and UTF-8 content.
+    String,
+    /// This many bytes.
+    Fixed(usize),
+    /// An index into the symbols.
+    Enum,
+    /// Blocks of items.
+    Array(Box<Schema>),
+    /// Blocks of string keys and values.
+    Map(Box<Schema>),
+    /// A branch index and the branch's value.
+    Union(Vec<Schema>),
+    /// Fields in order.
+    Record(Arc<Record>),
+}
+
+/// A record's fields.
+#[derive(Debug)]
+pub struct Record {
+    /// Full name.
+    pub name: String,
+    /// Fields in the order of the schema, which is that of the bytes.
+    pub fields: Vec<Field>,
+}
+
+/// A field of a record.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// Name.
+    pub name: String,
+    /// Name of the source's column, where Avro's rules made the field's name differ from it.
+    pub column: String,
+    /// Type.
+    pub schema: Schema,
+}
+
+/// A schema: a shape, and the properties that give it a meaning.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    /// Structure of the bytes.
+    pub shape: Shape,
+    /// `connect.name`: Kafka Connect's name for the meaning, such as `io.debezium.time.Date`.
+    pub semantic: Option<String>,
+    /// `connect.type`: the narrower integer that an `int` holds, `int8` or `int16`.
+    pub narrow: Option<String>,
+    /// Precision and scale of a decimal.
+    pub decimal: Option<(u16, u16)>,
+}
+
+/// The JSON is not an Avro schema that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BadSchema {
+    /// Not JSON.
+    #[error("the schema is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// JSON, but not a schema.
+    #[error("the schema is not valid Avro: {0}")]
+    Avro(String),
+}
+
+impl Schema {
+    /// Parses a schema's JSON text.
+    pub fn parse(json: &str) -> Result<Schema, BadSchema> {
+        let value: Value = serde_json::from_str(json)?;
+        Parser { named: HashMap::new() }.schema(&value, "")
+    }
+
+    /// The record, if this is one, or the one record of a nullable union.
+    pub fn as_record(&self) -> Option<&Arc<Record>> {
+        match &self.without_null().0.shape {
+            Shape::Record(record) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// A nullable union's other branch, with the index of its null; itself, with none, if it is not nullable.
+    pub fn without_null(&self) -> (&Schema, Option<usize>) {
+        match &self.shape {
+            Shape::Union(branches) if branches.len() == 2 => match (&branches[0].shape, &branches[1].shape) {
+                (Shape::Null, _) => (&branches[1], Some(0)),
+                (_, Shape::Null) => (&branches[0], Some(1)),
+                _ => (self, None),
+            },
+            _ => (self, None),
+        }
+    }
+
+    /// Moves the reader past one value.
+    pub fn skip(&self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        match &self.shape {
+            Shape::Null => {}
+            Shape::Boolean => drop(reader.take(1)?),
+            Shape::Int | Shape::Long | Shape::Enum => drop(reader.long()?),
+            Shape::Float => drop(reader.take(4)?),
+            Shape::Double => drop(reader.take(8)?),
+            Shape::Bytes | Shape::String => drop(reader.bytes()?),
+            Shape::Fixed(size) => drop(reader.take(*size)?),
+            Shape::Array(items) => skip_blocks(reader, |reader| items.skip(reader))?,
+            Shape::Map(values) => skip_blocks(reader, |reader| {
+                reader.bytes()?;
+                values.skip(reader)
+            })?,
+            Shape::Union(branches) => {
+                let branch = reader.length()?;
+                branches.get(branch).ok_or(Malformed::NoSuchBranch)?.skip(reader)?;
+            }
+            Shape::Record(record) => {
+                for field in &record.fields {
+                    field.schema.skip(reader)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    /// Index of a field by name.
+    pub fn field_index(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|field| field.name == name)
+    }
+}
+
+/// Calls `item` once for each item of an array or map; a negative block count is followed by the block's size in bytes.
+pub fn read_blocks<'a>(
+    reader: &mut Reader<'a>,
+    mut item: impl FnMut(&mut Reader<'a>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    loop {
+        let count = reader.long()?;
+        if count == 0 {
+            return Ok(());
+        }
+        if count < 0 {
+            reader.long()?;
+        }
+        for _ in 0..count.unsigned_abs() {
+            let before = reader.rest().len();
+            item(reader)?;
+            if reader.rest().len() == before && count.unsigned_abs() > 1 << 20 {
+                return Err(Malformed::OutOfRange);
+            }
+        }
+    }
+}
+
+fn skip_blocks<'a>(
+    reader: &mut Reader<'a>,
+    item: impl FnMut(&mut Reader<'a>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    read_blocks(reader, item)
+}
+
+struct Parser {
+    named: HashMap<String, Schema>,
+}
+
+impl Parser {
+    fn schema(&mut self, value: &Value, namespace: &str) -> Result<Schema, BadSchema> {
+        match value {
+            Value::String(name) => self.by_name(name, namespace),
+            Value::Array(branches) => {
+                let branches = branches.iter().map(|branch| self.schema(branch, namespace));
+                Ok(plain(Shape::Union(branches.collect::<Result<_, _>>()?)))
+            }
+            Value::Object(_) => self.declared(value, namespace),
+            other => Err(BadSchema::Avro(format!("{other} is no schema"))),
+        }
+    }
+
+    fn by_name(&self, name: &str, namespace: &str) -> Result<Schema, BadSchema> {
+        let shape = match name {
+            "null" => Shape::Null,
+            "boolean" => Shape::Boolean,
+            "int" => Shape::Int,
+            "long" => Shape::Long,
+            "float" => Shape::Float,
+            "double" => Shape::Double,
+            "bytes" => Shape::Bytes,
+            "string" => Shape::String,
+            _ => {
+                let full = full_name(name, namespace);
+                let found = self.named.get(&full).or_else(|| self.named.get(name)).cloned();
+                return found.ok_or_else(|| BadSchema::Avro(format!("type '{name}' is not defined before its use")));
+            }
+        };
+        Ok(plain(shape))
+    }
+
+    fn declared(&mut self, value: &Value, namespace: &str) -> Result<Schema, BadSchema> {
+        let Some(Value::String(kind)) = value.get("type") else {
+            let inner = value.get("type").ok_or_else(|| BadSchema::Avro("a type has no 'type'".to_owned()))?;
+            return self.schema(inner, namespace);
+        };
+        let part = |name: &str| value.get(name).ok_or_else(|| BadSchema::Avro(format!("{kind} without '{name}'")));
+        let shape = match kind.as_str() {
+            "array" => Shape::Array(Box::new(self.schema(part("items")?, namespace)?)),
+            "map" => Shape::Map(Box::new(self.schema(part("values")?, namespace)?)),
+            "record" | "error" => return self.record(value, namespace),
+            "enum" => Shape::Enum,
+            "fixed" => {
+                let size = part("size")?.as_u64().and_then(|size| usize::try_from(size).ok());
+                Shape::Fixed(size.ok_or_else(|| BadSchema::Avro("fixed with a bad 'size'".to_owned()))?)
+            }
+            name => self.by_name(name, namespace)?.shape,
+        };
+        let schema = with_meaning(shape, value);
+        if let (Shape::Enum | Shape::Fixed(_), Some(name)) = (&schema.shape, declared_name(value, namespace)) {
+            self.named.insert(name, schema.clone());
+        }
+        Ok(schema)
+    }
+
+    fn record(&mut self, value: &Value, namespace: &str) -> Result<Schema, BadSchema> {
+        let name =
+            declared_name(value, namespace).ok_or_else(|| BadSchema::Avro("record without 'name'".to_owned()))?;
+        let inner = name.rsplit_once('.').map_or("", |(namespace, _)| namespace).to_owned();
+        let Some(Value::Array(fields)) = value.get("fields") else {
+            return Err(BadSchema::Avro(format!("record '{name}' without 'fields'")));
+        };
+        let fields = fields.iter().map(|field| self.field(field, &inner)).collect::<Result<_, _>>()?;
+        let record = Record { name: name.clone(), fields };
+        let schema = with_meaning(Shape::Record(Arc::new(record)), value);
+        self.named.insert(name, schema.clone());
+        Ok(schema)
+    }
+
+    fn field(&mut self, value: &Value, namespace: &str) -> Result<Field, BadSchema> {
+        let name = value.get("name").and_then(Value::as_str);
+        let name = name.ok_or_else(|| BadSchema::Avro("a field has no 'name'".to_owned()))?.to_owned();
+        let declared = value.get("type").ok_or_else(|| BadSchema::Avro(format!("field '{name}' has no 'type'")))?;
+        let column = value.get(NAME_PROPERTY).and_then(Value::as_str).unwrap_or(&name).to_owned();
+        Ok(Field { schema: self.schema(declared, namespace)?, name, column })
+    }
+}
+
+fn plain(shape: Shape) -> Schema {
+    Schema { shape, semantic: None, narrow: None, decimal: None }
+}
+
+fn with_meaning(shape: Shape, value: &Value) -> Schema {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let number = |name: &str| value.get(name).and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+    let decimal = match text("logicalType").as_deref() {
+        Some("decimal") => number("precision").map(|precision| (precision, number("scale").unwrap_or(0))),
+        _ => None,
+    };
+    Schema { shape, semantic: text("connect.name"), narrow: text("connect.type"), decimal }
+}
+
+fn declared_name(value: &Value, namespace: &str) -> Option<String> {
+    let name = value.get("name")?.as_str()?;
+    let namespace = value.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
+    Some(full_name(name, namespace))
+}
+
+fn full_name(name: &str, namespace: &str) -> String {
+    if name.contains('.') || namespace.is_empty() { name.to_owned() } else { format!("{namespace}.{name}") }
+}

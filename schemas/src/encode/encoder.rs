@@ -1,0 +1,286 @@
+//! A change to an event: key, envelope and positions, appended to a batch.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{RowPlan, TupleValue, ValueError};
+use crate::event::{Event, EventSchema, Op, TableEvents};
+use crate::lsn::{Lsn, Position};
+use crate::relation::Relation;
+use crate::wire::{write_bytes, write_header, write_long};
+
+/// Ids under which a registry knows the two schemas.
+#[derive(Clone, Copy, Debug)]
+pub struct SchemaIds {
+    /// Of the key, if the table has one.
+    pub key: Option<u32>,
+    /// Of the value.
+    pub value: u32,
+}
+
+/// Whether a row was read by the initial copy or came with the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// From the initial copy.
+    Yes,
+    /// From the stream.
+    No,
+}
+
+/// Where an event comes from: the `source` block and the times around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Position of the event.
+    pub position: Position,
+    /// LSN of the row's own WAL record; of the snapshot for a copied row.
+    pub lsn: Lsn,
+    /// Transaction id.
+    pub xid: u32,
+    /// Commit time, or the snapshot's, in microseconds since 1970.
+    pub source_micros: i64,
+    /// The wall clock's time, in microseconds since 1970.
+    pub now_micros: i64,
+    /// Copied or streamed.
+    pub snapshot: Snapshot,
+}
+
+/// Writes the events of one relation.
+#[derive(Debug)]
+pub struct Encoder {
+    schema: Arc<EventSchema>,
+    ids: SchemaIds,
+    key: Option<RowPlan>,
+    key_columns: Vec<usize>,
+    row: RowPlan,
+    source_head: Vec<u8>,
+    source_database: Vec<u8>,
+    source_table: Vec<u8>,
+}
+
+impl Encoder {
+    /// Compiles the plan for a relation of `database`; `prefix` is the pipeline's name, the `name` of the source block.
+    pub fn new(relation: &Relation, schema: Arc<EventSchema>, ids: SchemaIds, prefix: &str, database: &str) -> Encoder {
+        Encoder {
+            schema,
+            ids,
+            key: (!relation.key.is_empty()).then(|| RowPlan::key(relation)),
+            key_columns: relation.key.clone(),
+            row: RowPlan::value(relation),
+            source_head: strings(&[env!("CARGO_PKG_VERSION"), "postgresql", prefix]),
+            source_database: strings(&[database]),
+            source_table: strings(&[&relation.name.schema, &relation.name.table]),
+        }
+    }
+
+    /// The schemas that the events are written under.
+    pub fn schema(&self) -> &Arc<EventSchema> {
+        &self.schema
+    }
+
+    /// Number of columns that a row must have.
+    pub fn width(&self) -> usize {
+        self.row.width()
+    }
+
+    /// A row that the initial copy read.
+    pub fn read(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
+        self.upsert(out, origin, Op::Read, None, row, None)
+    }
+
+    /// An inserted row.
+    pub fn insert(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
+        self.upsert(out, origin, Op::Create, None, row, None)
+    }
+
+    /// An updated row whose key stayed; `before` is the whole old row, if the replica identity is full.
+    pub fn update(
+        &self,
+        out: &mut TableEvents,
+        origin: &Origin,
+        before: Option<&[TupleValue<'_>]>,
+        row: &[TupleValue<'_>],
+    ) -> Result<(), ValueError> {
+        self.upsert(out, origin, Op::Update, before, row, None)
+    }
+
+    /// The row that an update of the key made; `old` holds the old key.
+    pub fn insert_renamed(
+        &self,
+        out: &mut TableEvents,
+        origin: &Origin,
+        old: &[TupleValue<'_>],
+        row: &[TupleValue<'_>],
+    ) -> Result<(), ValueError> {
+        self.upsert(out, origin, Op::Create, None, row, Some(old))
+    }
+
+    /// A deleted row, of which the whole or only the key is known.
+    pub fn delete(
+        &self,
+        out: &mut TableEvents,
+        origin: &Origin,
+        old: &[TupleValue<'_>],
+        whole: bool,
+    ) -> Result<(), ValueError> {
+        self.event(out, origin, Op::Delete, |encoder, bytes| {
+            let key = encoder.write_key(bytes, old)?;
+            let start = bytes.len();
+            write_header(bytes, encoder.ids.value);
+            write_long(bytes, 1);
+            if whole {
+                encoder.row.write(bytes, old, &mut Vec::new())?;
+            } else {
+                encoder.row.write_key_only(bytes, old)?;
+            }
+            write_long(bytes, 0);
+            Ok(Parts { key, value_start: start, unavailable: Vec::new(), old_key: None })
+        })
+    }
+
+    /// A truncated table.
+    pub fn truncate(&self, out: &mut TableEvents, origin: &Origin) {
+        let written = self.event(out, origin, Op::Truncate, |encoder, bytes| {
+            let start = bytes.len();
+            write_header(bytes, encoder.ids.value);
+            write_long(bytes, 0);
+            write_long(bytes, 0);
+            Ok(Parts { key: start..start, value_start: start, unavailable: Vec::new(), old_key: None })
+        });
+        debug_assert!(written.is_ok(), "a truncate has no values that could fail");
+    }
+
+    /// The columns of `row` that identify it, as text for a message to a person: `id=7`.
+    pub fn describe_key(&self, relation: &Relation, row: &[TupleValue<'_>]) -> String {
+        let parts = self.key_columns.iter().map(|&index| match row.get(index) {
+            Some(TupleValue::Text(text)) => {
+                format!("{}={}", relation.columns[index].name, String::from_utf8_lossy(text))
+            }
+            _ => format!("{}=?", relation.columns[index].name),
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
+    fn upsert(
+        &self,
+        out: &mut TableEvents,
+        origin: &Origin,
+        op: Op,
+        before: Option<&[TupleValue<'_>]>,
+        row: &[TupleValue<'_>],
+        old_key: Option<&[TupleValue<'_>]>,
+    ) -> Result<(), ValueError> {
+        self.event(out, origin, op, |encoder, bytes| {
+            let old_key = old_key.map(|old| encoder.write_key(bytes, old)).transpose()?;
+            let key = encoder.write_key(bytes, row)?;
+            let value_start = bytes.len();
+            write_header(bytes, encoder.ids.value);
+            match before {
+                None => write_long(bytes, 0),
+                Some(before) => {
+                    write_long(bytes, 1);
+                    encoder.row.write(bytes, before, &mut Vec::new())?;
+                }
+            }
+            write_long(bytes, 1);
+            let mut unavailable = Vec::new();
+            encoder.row.write(bytes, row, &mut unavailable)?;
+            Ok(Parts { key, value_start, unavailable, old_key })
+        })
+    }
+
+    /// Lets `write` append key and row images, then adds the rest of the envelope; takes all back if that fails.
+    fn event(
+        &self,
+        out: &mut TableEvents,
+        origin: &Origin,
+        op: Op,
+        write: impl FnOnce(&Encoder, &mut Vec<u8>) -> Result<Parts, ValueError>,
+    ) -> Result<(), ValueError> {
+        let start = out.bytes.len();
+        match write(self, &mut out.bytes) {
+            Ok(parts) => {
+                self.write_source(&mut out.bytes, origin);
+                write_tail(&mut out.bytes, op, origin.now_micros);
+                out.events.push(Event {
+                    position: origin.position,
+                    op,
+                    key: parts.key,
+                    value: parts.value_start..out.bytes.len(),
+                    unavailable: parts.unavailable.into(),
+                    old_key: parts.old_key,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                out.bytes.truncate(start);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_key(&self, bytes: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<Range<usize>, ValueError> {
+        let start = bytes.len();
+        if let (Some(plan), Some(id)) = (&self.key, self.ids.key) {
+            write_header(bytes, id);
+            plan.write(bytes, row, &mut Vec::new())?;
+        }
+        Ok(start..bytes.len())
+    }
+
+    fn write_source(&self, out: &mut Vec<u8>, origin: &Origin) {
+        out.extend_from_slice(&self.source_head);
+        write_long(out, origin.source_micros.div_euclid(1000));
+        write_long(out, 0);
+        write_bytes(out, if origin.snapshot == Snapshot::Yes { b"true" } else { b"false" });
+        out.extend_from_slice(&self.source_database);
+        write_sequence(out, origin.position);
+        write_optional(out, origin.source_micros);
+        write_optional(out, origin.source_micros.wrapping_mul(1000));
+        out.extend_from_slice(&self.source_table);
+        write_optional(out, i64::from(origin.xid));
+        write_optional(out, origin.lsn.0 as i64);
+        out.extend_from_slice(&[0, 0, 0]);
+    }
+}
+
+/// What the row images of an event left in the batch.
+struct Parts {
+    key: Range<usize>,
+    value_start: usize,
+    unavailable: Vec<u16>,
+    old_key: Option<Range<usize>>,
+}
+
+/// `["<commit_lsn>","<ordinal>"]`, in decimal: unique, and in commit order when compared as two numbers.
+fn write_sequence(out: &mut Vec<u8>, position: Position) {
+    let mut text = [0u8; 48];
+    let capacity = text.len();
+    let mut rest = &mut text[..];
+    let written = write!(rest, "[\"{}\",\"{}\"]", position.commit_lsn.0, position.ordinal);
+    debug_assert!(written.is_ok(), "48 bytes hold two numbers of 20 digits and 7 signs");
+    let used = capacity - rest.len();
+    write_long(out, 1);
+    write_bytes(out, &text[..used]);
+}
+
+fn write_tail(out: &mut Vec<u8>, op: Op, now_micros: i64) {
+    write_long(out, 0);
+    write_bytes(out, op.code().as_bytes());
+    write_optional(out, now_micros.div_euclid(1000));
+    write_optional(out, now_micros);
+    write_optional(out, now_micros.wrapping_mul(1000));
+}
+
+fn write_optional(out: &mut Vec<u8>, value: i64) {
+    write_long(out, 1);
+    write_long(out, value);
+}
+
+fn strings(texts: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in texts {
+        write_bytes(&mut out, text.as_bytes());
+    }
+    out
+}

@@ -1,0 +1,228 @@
+//! Avro schemas of a table's events: Debezium's envelope and key for Postgres, as its Avro converter registers them.
+//!
+//! <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-events>; the order of
+//! attributes is that of Confluent's `AvroData`.
+
+use serde_json::{Map, Value, json};
+
+use crate::relation::{Column, ColumnType, Relation, Scalar};
+
+/// Property that keeps a column's name where Avro allows only a changed one.
+pub const NAME_PROPERTY: &str = "sooner.name";
+
+/// The key record's schema; none for a table without a key.
+pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
+    if relation.key.is_empty() {
+        return None;
+    }
+    let mut names = DeclaredNames::default();
+    let fields = relation.key.iter().map(|&index| {
+        let column = &relation.columns[index];
+        named(column, names.column_type(&column.column_type), None)
+    });
+    Some(row_record(topic, "Key", fields.collect()))
+}
+
+/// The envelope's schema.
+pub fn value_schema(topic: &str, relation: &Relation) -> Value {
+    let mut names = DeclaredNames::default();
+    let fields = relation.columns.iter().map(|column| {
+        let declared = names.column_type(&column.column_type);
+        if column.nullable {
+            named(column, json!(["null", declared]), Some(Value::Null))
+        } else {
+            named(column, declared, None)
+        }
+    });
+    let mut row = row_record(topic, "Value", fields.collect());
+    if let Some(row) = row.as_object_mut() {
+        row.shift_remove("namespace");
+    }
+    let namespace = namespace(topic);
+    json!({
+        "type": "record",
+        "name": "Envelope",
+        "namespace": namespace,
+        "fields": [
+            {"name": "before", "type": ["null", row], "default": null},
+            {"name": "after", "type": ["null", "Value"], "default": null},
+            {"name": "source", "type": source_schema()},
+            {"name": "transaction", "type": ["null", transaction_schema()], "default": null},
+            {"name": "op", "type": "string"},
+            optional_long("ts_ms"),
+            optional_long("ts_us"),
+            optional_long("ts_ns"),
+        ],
+        "connect.version": 2,
+        "connect.name": format!("{namespace}.Envelope"),
+    })
+}
+
+/// The `source` block.
+pub fn source_schema() -> Value {
+    json!({
+        "type": "record",
+        "name": "Source",
+        "namespace": "io.debezium.connector.postgresql",
+        "fields": [
+            {"name": "version", "type": "string"},
+            {"name": "connector", "type": "string"},
+            {"name": "name", "type": "string"},
+            {"name": "ts_ms", "type": "long"},
+            {"name": "snapshot", "type": [{
+                "type": "string",
+                "connect.version": 1,
+                "connect.parameters":
+                    {"allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},
+                "connect.default": "false",
+                "connect.name": "io.debezium.data.Enum",
+            }, "null"], "default": "false"},
+            {"name": "db", "type": "string"},
+            {"name": "sequence", "type": ["null", "string"], "default": null},
+            optional_long("ts_us"),
+            optional_long("ts_ns"),
+            {"name": "schema", "type": "string"},
+            {"name": "table", "type": "string"},
+            optional_long("txId"),
+            optional_long("lsn"),
+            optional_long("xmin"),
+            {"name": "origin", "type": ["null", "string"], "default": null},
+            optional_long("origin_lsn"),
+        ],
+        "connect.version": 1,
+        "connect.name": "io.debezium.connector.postgresql.Source",
+    })
+}
+
+/// The `transaction` block.
+pub fn transaction_schema() -> Value {
+    json!({
+        "type": "record",
+        "name": "block",
+        "namespace": "event",
+        "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "total_order", "type": "long"},
+            {"name": "data_collection_order", "type": "long"},
+        ],
+        "connect.version": 1,
+        "connect.name": "event.block",
+    })
+}
+
+/// A name in the form that Avro allows: letters, digits and underscores, no digit first.
+pub fn avro_name(name: &str) -> String {
+    let mut adjusted: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if adjusted.starts_with(|first: char| first.is_ascii_digit()) || adjusted.is_empty() {
+        adjusted.insert(0, '_');
+    }
+    adjusted
+}
+
+fn namespace(topic: &str) -> String {
+    topic.split('.').map(avro_name).collect::<Vec<_>>().join(".")
+}
+
+fn row_record(topic: &str, name: &str, fields: Vec<Value>) -> Value {
+    let namespace = namespace(topic);
+    json!({
+        "type": "record",
+        "name": name,
+        "namespace": namespace,
+        "fields": fields,
+        "connect.name": format!("{namespace}.{name}"),
+    })
+}
+
+fn named(column: &Column, declared: Value, default: Option<Value>) -> Value {
+    let name = avro_name(&column.name);
+    let mut field = Map::new();
+    field.insert("name".to_owned(), json!(name));
+    field.insert("type".to_owned(), declared);
+    if let Some(default) = default {
+        field.insert("default".to_owned(), default);
+    }
+    if name != column.name {
+        field.insert(NAME_PROPERTY.to_owned(), json!(column.name));
+    }
+    Value::Object(field)
+}
+
+fn optional_long(name: &str) -> Value {
+    json!({"name": name, "type": ["null", "long"], "default": null})
+}
+
+/// Named types already declared in a schema: Avro declares each once and refers to it by name afterwards.
+#[derive(Default)]
+struct DeclaredNames {
+    variable_scale: bool,
+}
+
+impl DeclaredNames {
+    fn column_type(&mut self, column_type: &ColumnType) -> Value {
+        match column_type {
+            ColumnType::Scalar(scalar) => self.scalar(scalar),
+            ColumnType::Array(items) => json!({"type": "array", "items": ["null", self.scalar(items)]}),
+        }
+    }
+
+    fn scalar(&mut self, scalar: &Scalar) -> Value {
+        match scalar {
+            Scalar::Bool => json!("boolean"),
+            Scalar::Int2 => json!({"type": "int", "connect.type": "int16"}),
+            Scalar::Int4 => json!("int"),
+            Scalar::Int8 => json!("long"),
+            Scalar::Float4 => json!("float"),
+            Scalar::Float8 => json!("double"),
+            Scalar::Decimal { precision, scale } => decimal(*precision, *scale),
+            Scalar::Numeric => self.variable_scale_decimal(),
+            Scalar::Text | Scalar::Other => json!("string"),
+            Scalar::Bytea => json!("bytes"),
+            Scalar::Date => semantic("int", "io.debezium.time.Date"),
+            Scalar::Time(0..=3) => semantic("int", "io.debezium.time.Time"),
+            Scalar::Time(_) => semantic("long", "io.debezium.time.MicroTime"),
+            Scalar::Timestamp(0..=3) => semantic("long", "io.debezium.time.Timestamp"),
+            Scalar::Timestamp(_) => semantic("long", "io.debezium.time.MicroTimestamp"),
+            Scalar::Timestamptz(_) => semantic("string", "io.debezium.time.ZonedTimestamp"),
+            Scalar::Uuid => semantic("string", "io.debezium.data.Uuid"),
+            Scalar::Json => semantic("string", "io.debezium.data.Json"),
+            Scalar::Enum(labels) => json!({
+                "type": "string",
+                "connect.version": 1,
+                "connect.parameters": {"allowed": labels.join(",")},
+                "connect.name": "io.debezium.data.Enum",
+            }),
+        }
+    }
+
+    fn variable_scale_decimal(&mut self) -> Value {
+        if std::mem::replace(&mut self.variable_scale, true) {
+            return json!("io.debezium.data.VariableScaleDecimal");
+        }
+        json!({
+            "type": "record",
+            "name": "VariableScaleDecimal",
+            "namespace": "io.debezium.data",
+            "fields": [{"name": "scale", "type": "int"}, {"name": "value", "type": "bytes"}],
+            "connect.doc": "Variable scaled decimal",
+            "connect.version": 1,
+            "connect.name": "io.debezium.data.VariableScaleDecimal",
+        })
+    }
+}
+
+fn semantic(primitive: &str, name: &str) -> Value {
+    json!({"type": primitive, "connect.version": 1, "connect.name": name})
+}
+
+fn decimal(precision: u16, scale: u16) -> Value {
+    json!({
+        "type": "bytes",
+        "scale": scale,
+        "precision": precision,
+        "connect.version": 1,
+        "connect.parameters": {"scale": scale.to_string(), "connect.decimal.precision": precision.to_string()},
+        "connect.name": "org.apache.kafka.connect.data.Decimal",
+        "logicalType": "decimal",
+    })
+}

@@ -1,0 +1,18 @@
+//! What a change event is, and how its bytes are written and read. No I/O.
+//!
+//! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro schemas,
+//! [`encode`] writes a Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back.
+
+pub mod array;
+pub mod avro;
+pub mod encode;
+pub mod envelope;
+pub mod event;
+pub mod lsn;
+pub mod numeric;
+pub mod relation;
+pub mod temporal;
+pub mod wire;
+
+pub use lsn::{Lsn, Position};
+pub use relation::{Column, ColumnType, Relation, Scalar, TableName};
