@@ -107,11 +107,22 @@ pub struct Watermark {
     pub commit_micros: i64,
 }
 
+/// A table whose next event cannot be carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poisoned {
+    /// Table.
+    pub table: TableName,
+    /// Why, for a person.
+    pub reason: String,
+}
+
 /// What the source hands on at once: events of several tables, and the watermark reached with them.
 #[derive(Debug, Default)]
 pub struct EventBatch {
     /// Each table's events, in order within a table.
     pub tables: Vec<TableEvents>,
+    /// Tables that cannot go on, after what `tables` holds of them.
+    pub poisoned: Vec<Poisoned>,
     /// Set when the batch ends between transactions.
     pub watermark: Option<Watermark>,
     /// How far the server has written its log, for measuring lag.

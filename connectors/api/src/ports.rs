@@ -20,6 +20,12 @@ pub trait Source: Send {
     fn confirm(&mut self, durable_lsn: Lsn);
 }
 
+/// Gives schemas their ids.
+pub trait SchemaRegistry: Send + Sync + 'static {
+    /// The id of this schema (JSON text) under this subject; the same schema has the same id.
+    fn register(&self, subject: &str, schema: &str) -> impl Future<Output = Result<u32>> + Send;
+}
+
 /// The event log's entrance.
 pub trait EventWriter: Send {
     /// Hands events over; waits while the log is full.

@@ -1,0 +1,279 @@
+//! Tables, columns, keys and types as the system catalogs have them.
+//!
+//! <https://www.postgresql.org/docs/current/catalogs.html>
+
+use std::collections::HashMap;
+
+use sooner_api::Result;
+use sooner_schemas::{Column, ColumnType, Relation, Scalar, TableName};
+
+use crate::client::{Client, Row, quote_text};
+use crate::pgoutput::RelationShape;
+
+/// `relreplident`: what Postgres logs of an old row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    /// The primary key.
+    Default,
+    /// The whole row.
+    Full,
+    /// A unique index.
+    Index,
+    /// Nothing: updates and deletes fail once the table is published.
+    Nothing,
+}
+
+/// A table, with what setting up a pipeline needs to know.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Object id.
+    pub oid: u32,
+    /// Name, columns and key.
+    pub relation: Relation,
+    /// Type id and modifier of each column, in order.
+    pub types: Vec<(u32, i32)>,
+    /// What is logged of old rows.
+    pub identity: ReplicaIdentity,
+    /// Rows, as the planner estimates them; none if the table was never analysed.
+    pub estimated_rows: Option<u64>,
+    /// Size with indexes and TOAST.
+    pub size_bytes: u64,
+}
+
+/// Types that are not built in: domains, enums, and the arrays of all.
+#[derive(Debug, Default)]
+pub struct Types {
+    domains: HashMap<u32, (u32, i32)>,
+    elements: HashMap<u32, u32>,
+    enums: HashMap<u32, Vec<String>>,
+}
+
+/// All ordinary tables outside the system schemas, ordered by name.
+pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
+    let types = Types::load(client).await?;
+    load(client, &types, "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'")
+        .await
+}
+
+/// The relation that the stream speaks of: the catalog's, if it still has those columns; otherwise what the stream says.
+pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<Relation> {
+    let types = Types::load(client).await?;
+    let found = load(client, &types, &format!("c.oid = {}", shape.oid)).await?.pop();
+    let known = found.as_ref().map(|table| &table.relation);
+    let columns = shape.columns.iter().map(|column| {
+        let same = known.and_then(|relation| relation.columns.iter().find(|known| known.name == column.name));
+        Column {
+            name: column.name.clone(),
+            column_type: types.resolve(column.type_oid, column.modifier),
+            nullable: same.is_none_or(|same| same.nullable),
+            has_default: same.is_none_or(|same| same.has_default),
+        }
+    });
+    let columns: Vec<_> = columns.collect();
+    let position = |name: &str| columns.iter().position(|column| column.name == name);
+    let key = match known {
+        Some(relation) => {
+            let names = relation.key.iter().map(|&index| position(&relation.columns[index].name));
+            names.collect::<Option<Vec<_>>>().unwrap_or_default()
+        }
+        None if shape.identity == b'f' => Vec::new(),
+        None => (0..shape.columns.len()).filter(|&index| shape.columns[index].in_identity).collect(),
+    };
+    Ok(Relation { name: TableName::new(&shape.schema, &shape.table), columns, key })
+}
+
+impl Types {
+    /// Reads the types that are not built in.
+    pub async fn load(client: &mut Client) -> Result<Types> {
+        let mut types = Types::default();
+        let rows = client
+            .query(
+                "SELECT oid, typtype, typelem, typbasetype, typtypmod FROM pg_catalog.pg_type \
+                 WHERE typtype = 'd' OR (typelem <> 0 AND typcategory = 'A')",
+            )
+            .await?;
+        for row in &rows {
+            let oid = number(row, 0)?;
+            if text(row, 1)? == "d" {
+                types.domains.insert(oid, (number(row, 3)?, number(row, 4)?));
+            } else {
+                types.elements.insert(oid, number(row, 2)?);
+            }
+        }
+        let labels = client
+            .query("SELECT enumtypid, enumlabel FROM pg_catalog.pg_enum ORDER BY enumtypid, enumsortorder")
+            .await?;
+        for row in &labels {
+            types.enums.entry(number(row, 0)?).or_default().push(text(row, 1)?.to_owned());
+        }
+        Ok(types)
+    }
+
+    /// The model of a type by its id and modifier.
+    pub fn resolve(&self, oid: u32, modifier: i32) -> ColumnType {
+        let (oid, modifier) = self.without_domain(oid, modifier);
+        match self.elements.get(&oid) {
+            Some(&element) => {
+                let (element, modifier) = self.without_domain(element, modifier);
+                ColumnType::Array(self.scalar(element, modifier))
+            }
+            None => ColumnType::Scalar(self.scalar(oid, modifier)),
+        }
+    }
+
+    fn without_domain(&self, mut oid: u32, mut modifier: i32) -> (u32, i32) {
+        while let Some(&(base, base_modifier)) = self.domains.get(&oid) {
+            (oid, modifier) = (base, if base_modifier == -1 { modifier } else { base_modifier });
+        }
+        (oid, modifier)
+    }
+
+    /// Type ids are those of `pg_type.dat`.
+    fn scalar(&self, oid: u32, modifier: i32) -> Scalar {
+        match oid {
+            16 => Scalar::Bool,
+            21 => Scalar::Int2,
+            23 => Scalar::Int4,
+            20 => Scalar::Int8,
+            700 => Scalar::Float4,
+            701 => Scalar::Float8,
+            1700 => numeric(modifier),
+            18 | 19 | 25 | 1042 | 1043 => Scalar::Text,
+            17 => Scalar::Bytea,
+            1082 => Scalar::Date,
+            1083 => Scalar::Time(fraction_digits(modifier)),
+            1114 => Scalar::Timestamp(fraction_digits(modifier)),
+            1184 => Scalar::Timestamptz(fraction_digits(modifier)),
+            2950 => Scalar::Uuid,
+            114 | 3802 => Scalar::Json,
+            other => self.enums.get(&other).map_or(Scalar::Other, |labels| Scalar::Enum(labels.clone())),
+        }
+    }
+}
+
+/// A numeric's modifier is 4 more than precision in its upper and scale in its lower half; the scale has 11 bits, signed.
+fn numeric(modifier: i32) -> Scalar {
+    if modifier < 4 {
+        return Scalar::Numeric;
+    }
+    let packed = modifier - 4;
+    let precision = (packed >> 16) as u16;
+    let scale = ((packed & 0x7FF) ^ 0x400) - 0x400;
+    match u16::try_from(scale) {
+        Ok(scale) if scale <= precision => Scalar::Decimal { precision, scale },
+        _ => Scalar::Numeric,
+    }
+}
+
+fn fraction_digits(modifier: i32) -> u8 {
+    u8::try_from(modifier).ok().filter(|&digits| digits <= 6).unwrap_or(6)
+}
+
+async fn load(client: &mut Client, types: &Types, condition: &str) -> Result<Vec<Table>> {
+    let rows = client
+        .query(&format!(
+            "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
+                    pg_catalog.pg_total_relation_size(c.oid), \
+                    a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.atthasmissing, \
+                    array_position(k.indkey::int2[], a.attnum) \
+             FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+             LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid \
+                  AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \
+             WHERE c.relkind = 'r' AND c.relpersistence = 'p' \
+               AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND {condition} \
+             ORDER BY n.nspname, c.relname, a.attnum"
+        ))
+        .await?;
+    let mut tables: Vec<Table> = Vec::new();
+    let mut keys: Vec<Vec<(u32, usize)>> = Vec::new();
+    for row in &rows {
+        let oid = number(row, 0)?;
+        if tables.last().is_none_or(|table| table.oid != oid) {
+            tables.push(empty_table(row, oid)?);
+            keys.push(Vec::new());
+        }
+        let (Some(table), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
+        let (type_oid, modifier) = (number(row, 7)?, number(row, 8)?);
+        if row.get(11).is_some_and(Option::is_some) {
+            key.push((number(row, 11)?, table.relation.columns.len()));
+        }
+        table.types.push((type_oid, modifier));
+        table.relation.columns.push(Column {
+            name: text(row, 6)?.to_owned(),
+            column_type: types.resolve(type_oid, modifier),
+            nullable: text(row, 9)? == "f",
+            has_default: text(row, 10)? == "t",
+        });
+    }
+    for (table, mut key) in tables.iter_mut().zip(keys) {
+        key.sort_unstable();
+        table.relation.key = key.into_iter().map(|(_, column)| column).collect();
+    }
+    Ok(tables)
+}
+
+fn empty_table(row: &Row, oid: u32) -> Result<Table> {
+    let name = TableName::new(text(row, 1)?, text(row, 2)?);
+    Ok(Table {
+        oid,
+        relation: Relation { name, columns: Vec::new(), key: Vec::new() },
+        types: Vec::new(),
+        identity: match text(row, 3)? {
+            "f" => ReplicaIdentity::Full,
+            "i" => ReplicaIdentity::Index,
+            "n" => ReplicaIdentity::Nothing,
+            _ => ReplicaIdentity::Default,
+        },
+        estimated_rows: number::<i64>(row, 4)?.try_into().ok(),
+        size_bytes: number(row, 5)?,
+    })
+}
+
+/// Names of those tables that the catalog no longer has, or that the publication lacks.
+pub async fn missing_tables(
+    client: &mut Client,
+    publication: &str,
+    tables: &[TableName],
+) -> Result<Vec<(TableName, String)>> {
+    let existing = names(client, "SELECT schemaname, tablename FROM pg_catalog.pg_tables").await?;
+    let published = names(
+        client,
+        &format!(
+            "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {}",
+            quote_text(publication)
+        ),
+    )
+    .await?;
+    let missing = tables.iter().filter_map(|table| {
+        if !existing.contains(table) {
+            Some((table.clone(), "the table was dropped or renamed at the source".to_owned()))
+        } else if !published.contains(table) {
+            Some((table.clone(), format!("the publication '{publication}' does not contain the table")))
+        } else {
+            None
+        }
+    });
+    Ok(missing.collect())
+}
+
+async fn names(client: &mut Client, sql: &str) -> Result<std::collections::HashSet<TableName>> {
+    let rows = client.query(sql).await?;
+    rows.iter().map(|row| Ok(TableName::new(text(row, 0)?, text(row, 1)?))).collect()
+}
+
+/// A column of a row that cannot be null.
+pub(crate) fn text(row: &Row, index: usize) -> Result<&str> {
+    row.get(index).and_then(Option::as_deref).ok_or_else(|| {
+        crate::errors::protocol("cannot understand Postgres' catalog", format!("column {index} of a row is missing"))
+    })
+}
+
+/// A column of a row that is a number.
+pub(crate) fn number<N: std::str::FromStr>(row: &Row, index: usize) -> Result<N> {
+    let text = text(row, index)?;
+    text.parse().map_err(|_| {
+        crate::errors::protocol("cannot understand Postgres' catalog", format!("'{text}' is not the expected number"))
+    })
+}

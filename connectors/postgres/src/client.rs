@@ -1,0 +1,388 @@
+//! A connection to Postgres: start-up, authentication, simple queries, and the two ways of copying out.
+//!
+//! <https://www.postgresql.org/docs/current/protocol-flow.html>
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use postgres_protocol::authentication;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+use sooner_api::{Error, Result};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::errors::{ServerError, connection_lost, protocol};
+use crate::low_watermark::LowWatermark;
+use crate::options::{ConnectOptions, Host, TlsMode};
+use crate::tls;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Space that is made for each read.
+const READ_BYTES: usize = 1 << 20;
+
+/// Both directions of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// SQL.
+    Sql,
+    /// Replication commands, and SQL besides (`replication=database`).
+    Replication,
+}
+
+/// A message from the server: its tag and what follows the length.
+#[derive(Debug)]
+pub struct Frame {
+    /// First byte.
+    pub tag: u8,
+    /// Content.
+    pub payload: Bytes,
+}
+
+/// A row of a simple query: each column's text, or none for NULL.
+pub type Row = Vec<Option<String>>;
+
+/// An idle connection.
+pub struct Client {
+    stream: Box<dyn Duplex>,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    parameters: HashMap<String, String>,
+    address: String,
+}
+
+impl Client {
+    /// Connects, authenticates, and waits until the server is ready.
+    pub async fn connect(options: &ConnectOptions, mode: Mode) -> Result<Client> {
+        let what = || format!("cannot connect to Postgres at {}", options.address());
+        match tokio::time::timeout(CONNECT_TIMEOUT, Client::start(options, mode)).await {
+            Ok(result) => result,
+            Err(_) => Err(connection_lost(what(), &io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s"))),
+        }
+    }
+
+    async fn start(options: &ConnectOptions, mode: Mode) -> Result<Client> {
+        let mut client = Client {
+            stream: open(options).await?,
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            parameters: HashMap::new(),
+            address: options.address(),
+        };
+        let mut parameters = vec![
+            ("user", options.user.as_str()),
+            ("database", options.database.as_str()),
+            ("application_name", "sooner"),
+            ("client_encoding", "UTF8"),
+            ("datestyle", "ISO, YMD"),
+            ("timezone", "UTC"),
+            ("intervalstyle", "postgres"),
+            ("bytea_output", "hex"),
+            ("extra_float_digits", "3"),
+        ];
+        if mode == Mode::Replication {
+            parameters.push(("replication", "database"));
+        }
+        client.send(|out| frontend::startup_message(parameters.iter().copied(), out)).await?;
+        client.authenticate(options).await?;
+        client.until_ready().await?;
+        Ok(client)
+    }
+
+    /// The server's version as a number, such as 150018 for 15.18.
+    pub fn server_version(&self) -> u32 {
+        let text = self.parameters.get("server_version").map_or("", String::as_str);
+        let mut parts = text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+        parts.next().unwrap_or(0) * 10_000 + parts.next().unwrap_or(0)
+    }
+
+    /// Runs one statement (or several, separated by semicolons) and returns all rows.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>> {
+        self.send(|out| frontend::query(sql, out)).await?;
+        let mut rows = Vec::new();
+        let mut failed = None;
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                b'D' => rows.push(parse_row(frame.payload).ok_or_else(|| self.malformed("DataRow"))?),
+                b'E' => failed = Some(ServerError::parse(&frame.payload)),
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        match failed {
+            None => Ok(rows),
+            Some(error) => Err(error.into_error(format!("Postgres refused: {}", summary(sql)))),
+        }
+    }
+
+    /// Runs one statement and returns its only value.
+    pub async fn query_value(&mut self, sql: &str) -> Result<Option<String>> {
+        Ok(self.query(sql).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// Starts `COPY … TO STDOUT`; the rows then come from [`Client::copy_data`].
+    pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
+        self.enter_copy(sql, b'H').await
+    }
+
+    /// The next piece of a `COPY … TO STDOUT`: one row, with its newline. `None` at the end.
+    pub async fn copy_data(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                b'd' => return Ok(Some(frame.payload)),
+                b'E' => return Err(ServerError::parse(&frame.payload).into_error("Postgres ended the copy")),
+                b'Z' => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Starts replication, and gives up the connection to it.
+    pub async fn start_replication(mut self, command: &str) -> Result<(Box<dyn Duplex>, BytesMut)> {
+        self.enter_copy(command, b'W').await?;
+        Ok((self.stream, self.incoming))
+    }
+
+    async fn enter_copy(&mut self, command: &str, expected: u8) -> Result<()> {
+        self.send(|out| frontend::query(command, out)).await?;
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                tag if tag == expected => return Ok(()),
+                b'E' => {
+                    let error = ServerError::parse(&frame.payload);
+                    return Err(error.into_error(format!("Postgres refused: {}", summary(command))));
+                }
+                b'N' | b'S' => {}
+                _ => return Err(self.malformed("a copy response")),
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, options: &ConnectOptions) -> Result<()> {
+        let password = || {
+            options.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(|| {
+                Error::operator(
+                    format!("cannot log in to Postgres at {}", options.address()),
+                    "the server asks for a password and none is configured",
+                    "set password = { env = \"…\" } or { file = \"…\" } in [source]",
+                )
+            })
+        };
+        loop {
+            let mut frame = self.login_frame(options).await?;
+            if frame.tag != b'R' || frame.payload.len() < 4 {
+                return Err(self.malformed("an authentication request"));
+            }
+            match frame.payload.get_i32() {
+                0 => return Ok(()),
+                3 => {
+                    let password = password()?.to_vec();
+                    self.send(|out| frontend::password_message(&password, out)).await?;
+                }
+                5 => {
+                    let salt = frame.payload.as_ref().try_into().map_err(|_| self.malformed("a salt"))?;
+                    let hashed = authentication::md5_hash(options.user.as_bytes(), password()?, salt);
+                    self.send(|out| frontend::password_message(hashed.as_bytes(), out)).await?;
+                }
+                10 => {
+                    let password = password()?.to_vec();
+                    self.scram(options, &frame.payload, &password).await?;
+                }
+                _ => {
+                    return Err(Error::operator(
+                        format!("cannot log in to Postgres at {}", options.address()),
+                        "the server asks for a way of authentication that is not supported",
+                        "use scram-sha-256 for this role in pg_hba.conf",
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn scram(&mut self, options: &ConnectOptions, mechanisms: &[u8], password: &[u8]) -> Result<()> {
+        if !mechanisms.split(|&byte| byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+            return Err(self.malformed("SCRAM-SHA-256 among the mechanisms"));
+        }
+        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
+        let mut frame = self.login_frame(options).await?;
+        if frame.payload.len() < 4 || frame.payload.get_i32() != 11 {
+            return Err(self.malformed("the first step of SCRAM"));
+        }
+        scram.update(&frame.payload).map_err(|error| self.io_failed(&error))?;
+        self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
+        let mut frame = self.login_frame(options).await?;
+        if frame.payload.len() < 4 || frame.payload.get_i32() != 12 {
+            return Err(self.malformed("the last step of SCRAM"));
+        }
+        scram.finish(&frame.payload).map_err(|error| self.io_failed(&error))
+    }
+
+    async fn login_frame(&mut self, options: &ConnectOptions) -> Result<Frame> {
+        let frame = self.frame().await?;
+        if frame.tag == b'E' {
+            let what = format!("cannot log in to Postgres at {} as '{}'", options.address(), options.user);
+            return Err(ServerError::parse(&frame.payload).into_error(what));
+        }
+        Ok(frame)
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                b'Z' => return Ok(()),
+                b'S' => {
+                    let mut parts = frame.payload.split(|&byte| byte == 0);
+                    let mut text = || parts.next().map(|part| String::from_utf8_lossy(part).into_owned());
+                    if let (Some(name), Some(value)) = (text(), text()) {
+                        self.parameters.insert(name, value);
+                    }
+                }
+                b'E' => {
+                    let what = format!("cannot log in to Postgres at {}", self.address);
+                    return Err(ServerError::parse(&frame.payload).into_error(what));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {
+        let written = write(&mut self.outgoing);
+        let sent = match written {
+            Ok(()) => self.stream.write_all_buf(&mut self.outgoing).await,
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(()) => self.stream.flush().await.map_err(|error| self.io_failed(&error)),
+            Err(error) => Err(self.io_failed(&error)),
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Frame> {
+        loop {
+            if let Some(frame) = split_frame(&mut self.incoming).map_err(|error| self.io_failed(&error))? {
+                return Ok(frame);
+            }
+            read_more(&mut *self.stream, &mut self.incoming).await.map_err(|error| self.io_failed(&error))?;
+        }
+    }
+
+    fn io_failed(&self, error: &io::Error) -> Error {
+        connection_lost(format!("lost the connection to Postgres at {}", self.address), error)
+    }
+
+    fn malformed(&self, expected: &str) -> Error {
+        protocol(format!("cannot understand Postgres at {}", self.address), format!("expected {expected}"))
+    }
+}
+
+/// Takes the first whole message off the buffer, if there is one.
+pub fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+    let Some(&[tag, a, b, c, d]) = buffer.first_chunk() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if !(4..=1 << 30).contains(&length) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message's length is out of range"));
+    }
+    if buffer.len() <= length {
+        return Ok(None);
+    }
+    buffer.advance(5);
+    Ok(Some(Frame { tag, payload: buffer.split_to(length - 4).freeze() }))
+}
+
+/// Reads once, at most 1 MiB at a time. Cancelling loses nothing.
+pub async fn read_more<S: AsyncRead + Unpin + ?Sized>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<()> {
+    buffer.reserve(READ_BYTES);
+    if stream.read_buf(buffer).await? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+    }
+    Ok(())
+}
+
+/// Quotes a name for use in SQL.
+pub fn quote_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a text for use in SQL.
+pub fn quote_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
+    let lost =
+        |error: io::Error| connection_lost(format!("cannot connect to Postgres at {}", options.address()), &error);
+    let host = match &options.host {
+        Host::Unix(_) => return Ok(Box::new(UnixStream::connect(options.address()).await.map_err(lost)?)),
+        Host::Tcp(host) => host.as_str(),
+    };
+    let connect = || async {
+        let stream = TcpStream::connect((host, options.port)).await.map_err(lost)?;
+        stream.set_nodelay(true).map_err(lost)?;
+        let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30));
+        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(lost)?;
+        Ok(LowWatermark::new(stream))
+    };
+    let mut stream = connect().await?;
+    if matches!(options.tls, TlsMode::Disable | TlsMode::Allow) {
+        return Ok(Box::new(stream));
+    }
+    if server_takes_tls(&mut stream).await.map_err(lost)? {
+        return Ok(Box::new(tls::handshake(options, stream).await?));
+    }
+    if options.tls == TlsMode::Prefer {
+        return Ok(Box::new(stream));
+    }
+    Err(Error::operator(
+        format!("TLS with Postgres at {} failed", options.address()),
+        "the server does not support TLS, and sslmode asks for it",
+        "set ssl = on in postgresql.conf, or sslmode=prefer if an unprotected connection will do",
+    ))
+}
+
+async fn server_takes_tls(stream: &mut LowWatermark) -> io::Result<bool> {
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all_buf(&mut request).await?;
+    Ok(stream.read_u8().await? == b'S')
+}
+
+fn parse_row(mut payload: Bytes) -> Option<Row> {
+    let columns = payload.try_get_u16().ok()?;
+    let mut row = Vec::with_capacity(columns.into());
+    for _ in 0..columns {
+        let length = payload.try_get_i32().ok()?;
+        row.push(match usize::try_from(length) {
+            Err(_) => None,
+            Ok(length) if length <= payload.len() => {
+                Some(String::from_utf8_lossy(&payload.split_to(length)).into_owned())
+            }
+            Ok(_) => return None,
+        });
+    }
+    Some(row)
+}
+
+/// The first words of a statement, for messages.
+fn summary(sql: &str) -> String {
+    let line = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(100) {
+        None => line,
+        Some((end, _)) => format!("{}…", &line[..end]),
+    }
+}

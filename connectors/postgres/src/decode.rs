@@ -1,0 +1,313 @@
+//! From pgoutput's messages to batches of events: the state of the stream, without I/O.
+//!
+//! A batch ends between transactions once it is large enough; only a transaction larger than a batch is cut inside, and
+//! then the batch in which it ends carries nothing of the next one. So each large transaction has a batch that ends
+//! with it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sooner_api::{Error, Result, SchemaRegistry};
+use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue, ValueError};
+use sooner_schemas::envelope::{key_schema, value_schema};
+use sooner_schemas::event::{EventBatch, EventSchema, Poisoned, TableEvents, Watermark};
+use sooner_schemas::{Lsn, Position, Relation, TableName};
+
+use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
+
+/// A batch of this size ends with its transaction.
+const SOFT_BYTES: usize = 512 << 10;
+/// A batch of this size ends inside its transaction.
+const HARD_BYTES: usize = 2 << 20;
+
+/// Makes the encoder of a relation: schemas generated, registered and compiled.
+pub struct EncoderFactory<R> {
+    /// Gives schemas their ids.
+    pub registry: R,
+    /// The pipeline's name: topic prefix, and the `name` of the source block.
+    pub prefix: String,
+    /// The database's name.
+    pub database: String,
+}
+
+impl<R: SchemaRegistry> EncoderFactory<R> {
+    /// Builds the encoder of one relation.
+    pub async fn build(&self, relation: &Relation) -> Result<Encoder> {
+        let topic = format!("{}.{}.{}", self.prefix, relation.name.schema, relation.name.table);
+        let key = key_schema(&topic, relation).map(|schema| schema.to_string());
+        let value = value_schema(&topic, relation).to_string();
+        let mut schema = EventSchema::parse(relation.name.clone(), key.as_deref(), &value)
+            .map_err(|error| crate::errors::protocol(format!("cannot describe {}", relation.name), error))?;
+        let with_default = relation.columns.iter().filter(|column| column.has_default);
+        schema.columns_with_default = with_default.map(|column| column.name.clone()).collect();
+        let key_id = match &key {
+            Some(key) => Some(self.registry.register(&format!("{topic}-key"), key).await?),
+            None => None,
+        };
+        let ids = SchemaIds { key: key_id, value: self.registry.register(&format!("{topic}-value"), &value).await? };
+        Ok(Encoder::new(relation, Arc::new(schema), ids, &self.prefix, &self.database))
+    }
+}
+
+/// What the stream must do after a message.
+#[derive(Debug)]
+pub enum Next {
+    /// Read on.
+    Continue,
+    /// Look the relation up and call [`Decoder::set_relation`] before reading on.
+    LookUp(RelationShape),
+}
+
+struct Transaction {
+    commit_lsn: Lsn,
+    commit_micros: i64,
+    xid: u32,
+    ordinal: u64,
+}
+
+enum Tracked {
+    Ignored,
+    Table(Box<(Relation, Encoder)>),
+}
+
+/// The state of the stream.
+pub struct Decoder {
+    selected: HashSet<TableName>,
+    relations: HashMap<u32, Tracked>,
+    transaction: Option<Transaction>,
+    batch: EventBatch,
+    batch_bytes: usize,
+    /// Where in the batch a relation's events go.
+    open: HashMap<u32, usize>,
+    /// The current transaction has lost a part to an earlier batch.
+    cut_inside: bool,
+    ready: bool,
+}
+
+impl Decoder {
+    /// Starts between transactions; events of other tables are left out.
+    pub fn new(selected: HashSet<TableName>) -> Decoder {
+        Decoder {
+            selected,
+            relations: HashMap::new(),
+            transaction: None,
+            batch: EventBatch::default(),
+            batch_bytes: 0,
+            open: HashMap::new(),
+            cut_inside: false,
+            ready: false,
+        }
+    }
+
+    /// Whether the batch should go out before more is read.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Takes what has been gathered. Nothing if there is neither event nor watermark, or if a transaction is open that
+    /// still fits the batch.
+    pub fn take(&mut self) -> Option<EventBatch> {
+        if self.transaction.is_some() && !self.ready {
+            return None;
+        }
+        self.ready = false;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.tables.is_empty() && batch.watermark.is_none() && batch.poisoned.is_empty() {
+            return None;
+        }
+        self.cut_inside = self.transaction.is_some();
+        self.open.clear();
+        self.batch_bytes = 0;
+        Some(batch)
+    }
+
+    /// Takes one message that starts at `lsn`.
+    pub fn apply(&mut self, lsn: Lsn, message: Message<'_>, now_micros: i64) -> Result<Next> {
+        match message {
+            Message::Begin { commit_lsn, commit_micros, xid } => {
+                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, ordinal: 0 });
+                self.batch.watermark = None;
+            }
+            Message::Commit { commit_lsn, end_lsn, commit_micros } => {
+                self.transaction = None;
+                self.batch.watermark = Some(Watermark { commit_lsn, end_lsn, commit_micros });
+                self.ready = std::mem::take(&mut self.cut_inside) || self.batch_bytes >= SOFT_BYTES;
+            }
+            Message::Relation(shape) => return Ok(self.relation(shape)),
+            Message::Insert { oid, new } => {
+                self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| encoder.insert(out, origin, &new))?;
+            }
+            Message::Update { oid, old, new } => self.update(oid, lsn, now_micros, old, new)?,
+            Message::Delete { oid, old } => self.delete(oid, lsn, now_micros, &old)?,
+            Message::Truncate { oids } => {
+                for oid in oids {
+                    self.event(oid, lsn, now_micros, &[], |encoder, _, out, origin| {
+                        encoder.truncate(out, origin);
+                        Ok(())
+                    })?;
+                }
+            }
+            Message::Other => {}
+        }
+        Ok(Next::Continue)
+    }
+
+    /// The server has nothing before `end_lsn` that it has not sent.
+    pub fn caught_up(&mut self, end_lsn: Lsn, server_micros: i64) {
+        self.batch.server_end = self.batch.server_end.max(end_lsn);
+        let before = self.batch.watermark.map_or(Lsn::ZERO, |watermark| watermark.end_lsn);
+        if self.transaction.is_none() && end_lsn > before {
+            let watermark = Watermark { commit_lsn: end_lsn, end_lsn, commit_micros: server_micros };
+            self.batch.watermark = Some(watermark);
+        }
+    }
+
+    /// Where the server's log ends now.
+    pub fn server_end(&mut self, end_lsn: Lsn) {
+        self.batch.server_end = self.batch.server_end.max(end_lsn);
+    }
+
+    /// Sets what a relation is from now on.
+    pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
+        self.open.remove(&oid);
+        self.relations.insert(oid, Tracked::Table(Box::new((relation, encoder))));
+    }
+
+    /// Stops a table: its events are left out from here on, and the batch says why.
+    pub fn poison(&mut self, table: &TableName, reason: String) {
+        if self.selected.remove(table) {
+            for tracked in self.relations.values_mut() {
+                if matches!(tracked, Tracked::Table(known) if known.0.name == *table) {
+                    *tracked = Tracked::Ignored;
+                }
+            }
+            self.batch.poisoned.push(Poisoned { table: table.clone(), reason });
+        }
+    }
+
+    /// The tables whose events are carried.
+    pub fn selected(&self) -> Vec<TableName> {
+        self.selected.iter().cloned().collect()
+    }
+
+    fn relation(&mut self, shape: RelationShape) -> Next {
+        if self.selected.contains(&TableName::new(&shape.schema, &shape.table)) {
+            return Next::LookUp(shape);
+        }
+        self.relations.insert(shape.oid, Tracked::Ignored);
+        Next::Continue
+    }
+
+    fn update<'a>(
+        &mut self,
+        oid: u32,
+        lsn: Lsn,
+        now_micros: i64,
+        old: Option<OldRow<'a>>,
+        mut new: Tuple<'a>,
+    ) -> Result<()> {
+        let Some(old) = old else {
+            return self
+                .event(oid, lsn, now_micros, &new, |encoder, _, out, origin| encoder.update(out, origin, None, &new));
+        };
+        let (old, whole) = match old {
+            OldRow::Key(old) => (old, false),
+            OldRow::Whole(old) => (old, true),
+        };
+        let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
+            return self.unknown_or_ignored(oid);
+        };
+        let relation = &known.0;
+        fill_from_old(relation, &old, whole, &mut new);
+        if !relation.key.iter().any(|&index| old.get(index) != new.get(index)) {
+            return self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| {
+                encoder.update(out, origin, whole.then_some(&old[..]), &new)
+            });
+        }
+        self.event(oid, lsn, now_micros, &old, |encoder, _, out, origin| encoder.delete(out, origin, &old, whole))?;
+        self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| {
+            encoder.insert_renamed(out, origin, &old, &new)
+        })
+    }
+
+    fn delete(&mut self, oid: u32, lsn: Lsn, now_micros: i64, old: &OldRow<'_>) -> Result<()> {
+        let (old, whole) = match old {
+            OldRow::Key(old) => (old, false),
+            OldRow::Whole(old) => (old, true),
+        };
+        self.event(oid, lsn, now_micros, old, |encoder, _, out, origin| encoder.delete(out, origin, old, whole))
+    }
+
+    /// Lets `write` append one event of a relation; poisons the table if a value cannot be held.
+    fn event(
+        &mut self,
+        oid: u32,
+        lsn: Lsn,
+        now_micros: i64,
+        row: &[TupleValue<'_>],
+        write: impl FnOnce(&Encoder, &Relation, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
+    ) -> Result<()> {
+        let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
+            return self.unknown_or_ignored(oid);
+        };
+        let (relation, encoder) = &**known;
+        let Some(transaction) = &mut self.transaction else {
+            return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
+        };
+        if !row.is_empty() && row.len() < encoder.width() {
+            return Err(crate::errors::protocol(
+                format!("cannot understand a change of {}", relation.name),
+                format!("it has {} columns instead of {}", row.len(), encoder.width()),
+            ));
+        }
+        let origin = Origin {
+            position: Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.ordinal },
+            lsn,
+            xid: transaction.xid,
+            source_micros: transaction.commit_micros,
+            now_micros,
+            snapshot: Snapshot::No,
+        };
+        transaction.ordinal += 1;
+        let index = *self.open.entry(oid).or_insert_with(|| {
+            self.batch.tables.push(TableEvents::new(encoder.schema().clone()));
+            self.batch.tables.len() - 1
+        });
+        let out = &mut self.batch.tables[index];
+        let before = out.bytes.len();
+        let written = write(encoder, relation, out, &origin);
+        self.batch_bytes += out.bytes.len() - before;
+        self.ready |= self.batch_bytes >= HARD_BYTES;
+        if let Err(error) = written {
+            let key = encoder.describe_key(relation, row);
+            let (table, reason) = (relation.name.clone(), format!("in the row {key}, {error}"));
+            self.poison(&table, reason);
+        }
+        Ok(())
+    }
+
+    fn unknown_or_ignored(&self, oid: u32) -> Result<()> {
+        if self.relations.contains_key(&oid) {
+            return Ok(());
+        }
+        let why = format!("a change of relation {oid}, which was not announced");
+        Err(Error::fatal("cannot understand the stream", why, "report this, with the version of Postgres"))
+    }
+}
+
+/// A value that Postgres left out of the new row may stand in the old one: in any column if the old row is whole, in a
+/// key column if only the key is known.
+fn fill_from_old<'a>(relation: &Relation, old: &[TupleValue<'a>], whole: bool, new: &mut [TupleValue<'a>]) {
+    for (index, value) in new.iter_mut().enumerate() {
+        if *value == TupleValue::Unavailable && (whole || relation.is_key(index)) {
+            *value = old.get(index).copied().unwrap_or(TupleValue::Unavailable);
+        }
+    }
+}
+
+/// The wall clock, in microseconds since 1970.
+pub fn now_micros() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,89 @@
+//! Postgres' errors to ours: the one place that decides what passes by itself and what needs a person.
+//!
+//! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+
+use std::fmt;
+use std::io;
+
+use sooner_api::{Class, Error};
+
+/// An error that the server sent.
+#[derive(Clone, Debug, Default)]
+pub struct ServerError {
+    /// SQLSTATE.
+    pub code: String,
+    /// Primary message, with detail and hint if there are any.
+    pub message: String,
+}
+
+impl ServerError {
+    /// Reads the fields of an ErrorResponse: a type byte and a zero-terminated text each.
+    ///
+    /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
+    pub fn parse(payload: &[u8]) -> ServerError {
+        let mut error = ServerError::default();
+        for field in payload.split(|&byte| byte == 0) {
+            let Some((kind, value)) = field.split_first() else { continue };
+            let value = String::from_utf8_lossy(value).into_owned();
+            match kind {
+                b'C' => error.code = value,
+                b'M' => error.message = value,
+                b'D' | b'H' => error.message = format!("{}; {value}", error.message),
+                _ => {}
+            }
+        }
+        error
+    }
+
+    /// Adds what failed and what to do.
+    pub fn into_error(self, what: impl Into<String>) -> Error {
+        let (class, remedy) = judge(&self.code, &self.message);
+        Error { class, what: what.into(), why: self.to_string(), remedy: remedy.to_owned() }
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.code)
+    }
+}
+
+fn judge(code: &str, message: &str) -> (Class, &'static str) {
+    match code {
+        "28P01" => (Class::Operator, "check the user and the password of [source]"),
+        "28000" if message.contains("replication") || message.contains("pg_hba") => {
+            (Class::Operator, "let this role in from this host in pg_hba.conf")
+        }
+        "28000" => (Class::Operator, "check that the role exists and may log in"),
+        "3D000" => (Class::Operator, "check the database name of [source]"),
+        "42501" if message.contains("replication") || message.contains("WAL sender") => {
+            (Class::Operator, "ALTER ROLE <role> REPLICATION, as a superuser")
+        }
+        "42501" => (Class::Operator, "grant the role what the message names; `sooner check` prints the statements"),
+        "55006" => (Class::Retry, "stop the other process that uses the slot, or give this pipeline a slot of its own"),
+        "42704" => (Class::Operator, "run `sooner check`, which says what is missing and how to make it"),
+        "55000" if message.contains("wal_level") => {
+            (Class::Operator, "ALTER SYSTEM SET wal_level = logical, then restart Postgres")
+        }
+        "55000" | "58P01" => {
+            (Class::Operator, "run `sooner check`; a lost slot must be dropped, and the tables copied anew")
+        }
+        "53400" => (Class::Operator, "raise max_replication_slots, or drop a slot that nobody uses"),
+        "53300" => (Class::Retry, "raise max_connections or max_wal_senders, or wait until others disconnect"),
+        "57P01" | "57P02" | "57P03" | "57014" => (Class::Retry, "wait until Postgres is up again"),
+        code if code.starts_with("08") || code.starts_with("40") || code.starts_with("53") => {
+            (Class::Retry, "wait; it is tried again")
+        }
+        _ => (Class::Operator, "see the message of Postgres"),
+    }
+}
+
+/// A broken connection: passes by itself.
+pub fn connection_lost(what: impl Into<String>, error: &io::Error) -> Error {
+    Error::retry(what, error, "check that Postgres runs and can be reached; it is tried again")
+}
+
+/// Bytes that are not the protocol's.
+pub fn protocol(what: impl Into<String>, why: impl fmt::Display) -> Error {
+    Error::fatal(what, why, "report this, with the versions of Postgres and sooner")
+}

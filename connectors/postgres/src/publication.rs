@@ -1,0 +1,85 @@
+//! The publication: which tables the stream carries.
+
+use sooner_api::{Error, Result};
+use sooner_schemas::TableName;
+
+use crate::client::{Client, quote_name, quote_text};
+
+/// What a publication is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Its tables.
+    pub tables: Vec<TableName>,
+    /// Kinds of changes that it leaves out, as SQL words.
+    pub left_out: Vec<&'static str>,
+}
+
+/// Looks a publication up; none if it does not exist.
+pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>> {
+    let quoted = quote_text(name);
+    let found = client
+        .query(&format!(
+            "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_catalog.pg_publication WHERE pubname = {quoted}"
+        ))
+        .await?;
+    let Some(flags) = found.first() else {
+        return Ok(None);
+    };
+    let kinds = ["insert", "update", "delete", "truncate"];
+    let left_out = kinds.into_iter().zip(flags).filter(|(_, flag)| flag.as_deref() != Some("t"));
+    let left_out = left_out.map(|(kind, _)| kind).collect();
+    let rows = client
+        .query(&format!(
+            "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {quoted} ORDER BY 1, 2"
+        ))
+        .await?;
+    let tables = rows.iter().map(|row| {
+        let column = |index: usize| crate::catalog::text(row, index);
+        Ok(TableName::new(column(0)?, column(1)?))
+    });
+    Ok(Some(Publication { tables: tables.collect::<Result<_>>()?, left_out }))
+}
+
+/// Creates the publication if there is none; otherwise checks that it carries these tables and all kinds of changes.
+pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<()> {
+    let Some(found) = find(client, name).await? else {
+        client.query(&create_statement(name, tables)).await?;
+        tracing::info!(publication = name, tables = tables.len(), "created the publication");
+        return Ok(());
+    };
+    if !found.left_out.is_empty() {
+        return Err(Error::operator(
+            format!("the publication '{name}' cannot be used"),
+            format!("it leaves out: {}", found.left_out.join(", ")),
+            format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
+        ));
+    }
+    let missing: Vec<_> = tables.iter().filter(|table| !found.tables.contains(table)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::operator(
+        format!("the publication '{name}' cannot be used"),
+        format!("it lacks {}", missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        add_statement(name, &missing),
+    ))
+}
+
+/// The statement that creates it.
+pub fn create_statement(name: &str, tables: &[TableName]) -> String {
+    format!("CREATE PUBLICATION {} FOR TABLE {}", quote_name(name), table_list(tables))
+}
+
+/// The statement that adds tables to it.
+pub fn add_statement(name: &str, tables: &[TableName]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_name(name), table_list(tables))
+}
+
+/// A table's name quoted for SQL.
+pub fn quote_table(table: &TableName) -> String {
+    format!("{}.{}", quote_name(&table.schema), quote_name(&table.table))
+}
+
+fn table_list(tables: &[TableName]) -> String {
+    tables.iter().map(quote_table).collect::<Vec<_>>().join(", ")
+}

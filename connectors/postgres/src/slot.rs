@@ -1,0 +1,197 @@
+//! The replication slot: created with a snapshot, looked up, and judged before anything is read from it.
+//!
+//! <https://www.postgresql.org/docs/current/protocol-replication.html>
+
+use sooner_api::{Error, ProgressRecord, Result};
+use sooner_schemas::Lsn;
+
+use crate::catalog::{number, text};
+use crate::client::{Client, Mode, quote_name, quote_text};
+use crate::options::ConnectOptions;
+
+/// The output plugin.
+pub const PLUGIN: &str = "pgoutput";
+
+/// Which server this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// Unique to a cluster and its copies.
+    pub system_id: String,
+    /// Changes with every promotion or recovery to a point in time.
+    pub timeline: u32,
+}
+
+/// A slot as `pg_replication_slots` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Output plugin; none for a physical slot.
+    pub plugin: Option<String>,
+    /// Database.
+    pub database: Option<String>,
+    /// Process that streams from it.
+    pub active_pid: Option<i32>,
+    /// The stream goes on from here.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Log that it keeps, in bytes.
+    pub retained_bytes: u64,
+}
+
+/// A consistent view of the database at an LSN. Lives as long as its connection stays idle.
+pub struct ExportedSnapshot {
+    /// Every transaction that committed before this LSN is in it, and no other.
+    pub consistent_lsn: Lsn,
+    /// Name for `SET TRANSACTION SNAPSHOT`.
+    pub name: String,
+    _holder: Client,
+}
+
+/// Asks the server who it is.
+pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
+    let rows = replication.query("IDENTIFY_SYSTEM").await?;
+    let row = rows.first().cloned().unwrap_or_default();
+    Ok(SystemIdentity { system_id: text(&row, 0)?.to_owned(), timeline: number(&row, 1)? })
+}
+
+/// Looks a slot up; none if it does not exist.
+pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
+    let rows = client
+        .query(&format!(
+            "SELECT plugin, database, active_pid, confirmed_flush_lsn, wal_status, \
+                    coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint \
+             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            quote_text(name)
+        ))
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let optional = |index: usize| row.get(index).and_then(Clone::clone);
+    Ok(Some(Slot {
+        plugin: optional(0),
+        database: optional(1),
+        active_pid: optional(2).and_then(|pid| pid.parse().ok()),
+        confirmed_flush_lsn: optional(3).and_then(|lsn| lsn.parse().ok()),
+        wal_status: optional(4),
+        retained_bytes: number::<i64>(row, 5)?.max(0).unsigned_abs(),
+    }))
+}
+
+/// Creates the pipeline's slot, and keeps its snapshot.
+pub async fn create(options: &ConnectOptions, name: &str) -> Result<ExportedSnapshot> {
+    export(options, &format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} EXPORT_SNAPSHOT", quote_name(name))).await
+}
+
+/// Takes a snapshot at an LSN by way of a slot that goes with its connection.
+pub async fn snapshot(options: &ConnectOptions, name: &str) -> Result<ExportedSnapshot> {
+    let name = quote_name(&format!("{name}_copy_{}", std::process::id()));
+    export(options, &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {PLUGIN} EXPORT_SNAPSHOT")).await
+}
+
+async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnapshot> {
+    let mut holder = Client::connect(options, Mode::Replication).await?;
+    holder.query("SET idle_in_transaction_session_timeout = 0").await?;
+    let rows = holder.query(command).await?;
+    let row = rows.first().cloned().unwrap_or_default();
+    let consistent_lsn = text(&row, 1)?
+        .parse()
+        .map_err(|error| crate::errors::protocol("cannot understand the new slot's position", error))?;
+    Ok(ExportedSnapshot { consistent_lsn, name: text(&row, 2)?.to_owned(), _holder: holder })
+}
+
+/// Checks an existing slot, and what was stored about the pipeline, before streaming: nothing may have been skipped.
+pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
+    let unusable =
+        |why: String, remedy: String| Error::operator(format!("the slot '{name}' cannot be used"), why, remedy);
+    let drop = format!("SELECT pg_drop_replication_slot({})", quote_text(name));
+    match slot.plugin.as_deref() {
+        Some(PLUGIN) => {}
+        Some(other) => {
+            let why = format!("its output plugin is '{other}', not '{PLUGIN}'");
+            return Err(unusable(why, format!("choose another slot name, or, if nobody needs it, {drop}")));
+        }
+        None => {
+            return Err(unusable("it is a physical slot".to_owned(), "choose another slot name".to_owned()));
+        }
+    }
+    if slot.database.as_deref() != Some(database) {
+        let why = format!("it belongs to the database '{}'", slot.database.as_deref().unwrap_or("?"));
+        return Err(unusable(why, "choose another slot name".to_owned()));
+    }
+    if slot.wal_status.as_deref() == Some("lost") {
+        let why = "Postgres has removed log that it needed (max_slot_wal_keep_size), so changes are lost to it";
+        return Err(unusable(
+            why.to_owned(),
+            format!("{drop}; then start with --recopy, which copies all tables anew"),
+        ));
+    }
+    slot.confirmed_flush_lsn.ok_or_else(|| {
+        unusable(
+            "it has no confirmed position; its creation did not finish".to_owned(),
+            format!("{drop}; then start again"),
+        )
+    })
+}
+
+/// Compares what was stored about the pipeline with the server that it now meets.
+pub fn check_continuity(record: &ProgressRecord, identity: &SystemIdentity, confirmed_flush_lsn: Lsn) -> Result<()> {
+    let refuse =
+        |why: String, remedy: &str| Err(Error::operator("cannot go on from where the pipeline was", why, remedy));
+    let recopy = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
+                  all tables anew";
+    if record.system_id != identity.system_id {
+        let why = format!("this is system {}, but it read from system {}", identity.system_id, record.system_id);
+        return refuse(why, recopy);
+    }
+    if record.timeline != identity.timeline {
+        let why = format!(
+            "the server is on timeline {}, but it read from timeline {}: after a failover or a recovery changes may differ",
+            identity.timeline, record.timeline
+        );
+        return refuse(why, recopy);
+    }
+    if confirmed_flush_lsn > record.confirmed_lsn {
+        let why = format!(
+            "the slot stands at {confirmed_flush_lsn}, but the lake is only known to be complete to {}: \
+             somebody advanced or re-created the slot, and the changes between are gone from it",
+            record.confirmed_lsn
+        );
+        return refuse(why, "start with --recopy, which copies all tables anew");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn record() -> ProgressRecord {
+        ProgressRecord {
+            system_id: "7".into(),
+            timeline: 1,
+            slot: "s".into(),
+            confirmed_lsn: Lsn(100),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    fn identity(system_id: &str, timeline: u32) -> SystemIdentity {
+        SystemIdentity { system_id: system_id.into(), timeline }
+    }
+
+    #[test]
+    fn the_slot_may_lag_but_not_lead() {
+        assert!(check_continuity(&record(), &identity("7", 1), Lsn(100)).is_ok());
+        assert!(check_continuity(&record(), &identity("7", 1), Lsn(99)).is_ok());
+        let error = check_continuity(&record(), &identity("7", 1), Lsn(101)).unwrap_err();
+        assert!(error.why.contains("0/65") && error.why.contains("0/64"), "{error}");
+    }
+
+    #[test]
+    fn another_system_or_timeline_is_named() {
+        assert!(check_continuity(&record(), &identity("8", 1), Lsn(1)).unwrap_err().why.contains("system 8"));
+        assert!(check_continuity(&record(), &identity("7", 2), Lsn(1)).unwrap_err().why.contains("timeline 2"));
+    }
+}

@@ -1,0 +1,148 @@
+//! TLS in libpq's modes, with rustls.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject;
+use sooner_api::{Error, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+
+use crate::options::{ConnectOptions, Host, TlsMode};
+
+/// Whether and how the server's certificate is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Nothing,
+    Root,
+    RootAndName,
+}
+
+/// Shakes hands over a connection whose server has agreed to TLS.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(options: &ConnectOptions, stream: S) -> Result<TlsStream<S>> {
+    let Host::Tcp(host) = &options.host else {
+        return Err(failed(options, "TLS is not used on a unix socket"));
+    };
+    let check = match options.tls {
+        TlsMode::VerifyFull => Check::RootAndName,
+        TlsMode::VerifyCa => Check::Root,
+        _ => Check::Nothing,
+    };
+    let connector = TlsConnector::from(Arc::new(config(options, check)?));
+    let name = ServerName::try_from(host.clone()).map_err(|error| failed(options, &error.to_string()))?;
+    connector.connect(name, stream).await.map_err(|error| explain(options, &error))
+}
+
+fn config(options: &ConnectOptions, check: Check) -> Result<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(options, &error.to_string()))?;
+    let inner = match check {
+        Check::Nothing => None,
+        _ => {
+            let roots = Arc::new(roots(options.tls_root.as_deref())?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
+            Some(verifier.map_err(|error| failed(options, &format!("the trusted roots cannot be used: {error}")))?)
+        }
+    };
+    let verifier = Arc::new(Verifier { check, inner, provider });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn roots(file: Option<&Path>) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    let Some(file) = file else {
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(store);
+    };
+    let unusable = |why: String| {
+        let what = format!("cannot read the root certificate {}", file.display());
+        Error::operator(what, why, "point sslrootcert to a PEM file that this process may read")
+    };
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))? {
+        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+        store.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(unusable("it holds no certificate".to_owned()));
+    }
+    Ok(store)
+}
+
+fn explain(options: &ConnectOptions, error: &io::Error) -> Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(_)) => failed(options, &error.to_string()),
+        _ => crate::errors::connection_lost(format!("TLS with Postgres at {} failed", options.address()), error),
+    }
+}
+
+fn failed(options: &ConnectOptions, why: &str) -> Error {
+    Error::operator(
+        format!("TLS with Postgres at {} failed", options.address()),
+        why,
+        "set sslrootcert to the root that signed the server's certificate, and connect by the name that it carries",
+    )
+}
+
+/// libpq's three degrees of trust: any certificate, one of a known root, one of a known root for this host.
+#[derive(Debug)]
+struct Verifier {
+    check: Check,
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let Some(inner) = &self.inner else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // webpki checks the name last, after the chain: this error says that the chain holds.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.check == Check::Root => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
