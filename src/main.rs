@@ -1,1 +1,116 @@
-fn main() {}
+//! The command line.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use sooner::commands;
+use sooner::config::Config;
+use tracing_subscriber::EnvFilter;
+
+/// Postgres changes into Delta Lake tables, exactly once.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, short, global = true, default_value = "sooner.toml", env = "SOONER_CONFIG")]
+    config: PathBuf,
+    /// How logs are written; by default text on a terminal, JSON elsewhere.
+    #[arg(long, global = true, value_enum, env = "SOONER_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Looks at a database and writes a commented configuration.
+    Init {
+        /// The database: postgres://user@host/database
+        #[arg(long)]
+        from: String,
+        /// The lake: a folder or s3://bucket/prefix
+        #[arg(long)]
+        to: String,
+        /// The file to write.
+        #[arg(long, short, default_value = "sooner.toml")]
+        output: PathBuf,
+    },
+    /// Looks at every precondition, and says what mends those that fail.
+    Check {
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copies the tables, then follows every change, until SIGTERM.
+    Run {
+        /// Forget where the pipeline was, and copy all tables anew.
+        #[arg(long)]
+        recopy: bool,
+    },
+    /// Shows each table's phase, lag, version and watermark.
+    Status {
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+        /// Again every second.
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Lets a parked table go on: it is copied anew, then follows the stream.
+    Resume {
+        /// schema.table
+        table: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging(arguments.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(execute(arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
+    if let Command::Init { from, to, output } = &arguments.command {
+        return commands::init::run(from, to, output).await.map(|()| true);
+    }
+    let config = Config::load(&arguments.config)?;
+    match arguments.command {
+        Command::Init { .. } => Ok(true),
+        Command::Check { json } => commands::check(&config, json).await,
+        Command::Run { recopy } => commands::run::run(config, recopy).await.map(|()| true),
+        Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
+        Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
+    }
+}
+
+fn start_logging(format: Option<LogFormat>) {
+    let filter = EnvFilter::try_from_env("SOONER_LOG").unwrap_or_else(|_| EnvFilter::new("warn,sooner=info"));
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Text => builder.with_ansi(terminal).with_target(false).compact().init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a failed command")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("sooner: {error:#}");
+    ExitCode::FAILURE
+}

@@ -16,9 +16,10 @@ pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
         return None;
     }
     let mut names = DeclaredNames::default();
+    let field_names = field_names(relation);
     let fields = relation.key.iter().map(|&index| {
         let column = &relation.columns[index];
-        named(column, names.column_type(&column.column_type), None)
+        named(column, &field_names[index], names.column_type(&column.column_type), None)
     });
     Some(row_record(topic, "Key", fields.collect()))
 }
@@ -26,12 +27,12 @@ pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
 /// The envelope's schema.
 pub fn value_schema(topic: &str, relation: &Relation) -> Value {
     let mut names = DeclaredNames::default();
-    let fields = relation.columns.iter().map(|column| {
+    let fields = relation.columns.iter().zip(field_names(relation)).map(|(column, name)| {
         let declared = names.column_type(&column.column_type);
         if column.nullable {
-            named(column, json!(["null", declared]), Some(Value::Null))
+            named(column, &name, json!(["null", declared]), Some(Value::Null))
         } else {
-            named(column, declared, None)
+            named(column, &name, declared, None)
         }
     });
     let mut row = row_record(topic, "Value", fields.collect());
@@ -134,8 +135,19 @@ fn row_record(topic: &str, name: &str, fields: Vec<Value>) -> Value {
     })
 }
 
-fn named(column: &Column, declared: Value, default: Option<Value>) -> Value {
-    let name = avro_name(&column.name);
+/// Each column's name in Avro's form; where two would be the same, the later one gets a number.
+fn field_names(relation: &Relation) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(relation.columns.len());
+    for column in &relation.columns {
+        let adjusted = avro_name(&column.name);
+        let numbered = (2..).map(|number| format!("{adjusted}_{number}"));
+        let free = std::iter::once(adjusted.clone()).chain(numbered).find(|name| !names.contains(name));
+        names.push(free.unwrap_or(adjusted));
+    }
+    names
+}
+
+fn named(column: &Column, name: &str, declared: Value, default: Option<Value>) -> Value {
     let mut field = Map::new();
     field.insert("name".to_owned(), json!(name));
     field.insert("type".to_owned(), declared);

@@ -82,12 +82,14 @@ pub struct TableEvents {
     pub bytes: Vec<u8>,
     /// Positions and ranges into `bytes`.
     pub events: Vec<Event>,
+    /// What of the memory budget is reserved for this; whoever drops the events gives it back.
+    pub reserved_bytes: usize,
 }
 
 impl TableEvents {
     /// An empty batch.
     pub fn new(schema: Arc<EventSchema>) -> TableEvents {
-        TableEvents { schema, bytes: Vec::new(), events: Vec::new() }
+        TableEvents { schema, bytes: Vec::new(), events: Vec::new(), reserved_bytes: 0 }
     }
 
     /// Memory that the batch holds, in bytes.

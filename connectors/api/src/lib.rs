@@ -7,5 +7,5 @@ mod ports;
 mod progress;
 
 pub use error::{Class, Error, Result};
-pub use ports::{Clock, Committed, EventReader, EventWriter, Lake, LakeTable, SchemaRegistry, Source};
+pub use ports::{Clock, Committed, EventReader, EventWriter, Lake, LakeTable, SchemaRegistry, Source, Staged};
 pub use progress::{ProgressRecord, ProgressStore, TablePhase, TableProgress};

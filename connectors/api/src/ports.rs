@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sooner_schemas::event::{EventBatch, EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
@@ -13,7 +12,7 @@ use crate::Result;
 pub trait Source: Send {
     /// Waits for the next events. Within a table they are in commit order, and no event is left out or repeated between
     /// two batches. A transaction larger than a batch spans several; only batches that end between transactions carry
-    /// a watermark. Cancelling loses nothing.
+    /// a watermark. A source whose `next` was cancelled must not be asked again: it may have lost its place.
     fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;
 
     /// Lets the database forget everything before this LSN. It never moves back.
@@ -56,6 +55,15 @@ pub struct Committed {
     pub rows_removed: u64,
 }
 
+/// What became of staged events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Staged {
+    /// They wait for the commit.
+    Taken,
+    /// They were not taken: the table has to be copied anew first. Holds why.
+    NeedsCopy(String),
+}
+
 /// One table of the lake. Staged events become visible all at once, by a commit, or not at all.
 pub trait LakeTable: Send {
     /// The table's name at the source.
@@ -71,7 +79,7 @@ pub trait LakeTable: Send {
     fn begin_copy(&mut self, schema: Arc<EventSchema>) -> impl Future<Output = Result<()>> + Send;
 
     /// Takes events, in commit order. Those at or below `applied_lsn` are dropped. May write files, but commits nothing.
-    fn stage(&mut self, events: TableEvents) -> impl Future<Output = Result<()>> + Send;
+    fn stage(&mut self, events: TableEvents) -> impl Future<Output = Result<Staged>> + Send;
 
     /// Bytes of events held in memory since the last seal, commit or discard.
     fn staged_bytes(&self) -> usize;
@@ -95,11 +103,8 @@ pub trait Lake: Send + Sync {
     fn open(&self, table: &TableName) -> impl Future<Output = Result<Self::Table>> + Send;
 }
 
-/// The time, for whoever decides by it.
+/// The time of day. Timers are tokio's, which a simulation can pause and advance.
 pub trait Clock: Clone + Send + Sync + 'static {
     /// The wall clock, in microseconds since 1970.
     fn now_micros(&self) -> i64;
-
-    /// Waits.
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send;
 }

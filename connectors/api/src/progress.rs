@@ -31,6 +31,9 @@ pub struct TableProgress {
     /// Why it is parked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The table's object id: another one under the same name is another table.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub oid: Option<u32>,
 }
 
 /// What a table is doing.

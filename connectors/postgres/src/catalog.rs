@@ -38,6 +38,8 @@ pub struct Table {
     pub estimated_rows: Option<u64>,
     /// Size with indexes and TOAST.
     pub size_bytes: u64,
+    /// Number of the file that holds the rows; another one after the table was rewritten or truncated.
+    pub file_node: u32,
 }
 
 /// Types that are not built in: domains, enums, and the arrays of all.
@@ -51,14 +53,20 @@ pub struct Types {
 /// All ordinary tables outside the system schemas, ordered by name.
 pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
     let types = Types::load(client).await?;
-    load(client, &types, "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'")
-        .await
+    let size = "coalesce(pg_catalog.pg_total_relation_size(c.oid), 0)";
+    load(
+        client,
+        &types,
+        size,
+        "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'",
+    )
+    .await
 }
 
 /// The relation that the stream speaks of: the catalog's, if it still has those columns; otherwise what the stream says.
 pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<Relation> {
     let types = Types::load(client).await?;
-    let found = load(client, &types, &format!("c.oid = {}", shape.oid)).await?.pop();
+    let found = load(client, &types, "0", &format!("c.oid = {}", shape.oid)).await?.pop();
     let known = found.as_ref().map(|table| &table.relation);
     let columns = shape.columns.iter().map(|column| {
         let same = known.and_then(|relation| relation.columns.iter().find(|known| known.name == column.name));
@@ -71,11 +79,13 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
     });
     let columns: Vec<_> = columns.collect();
     let position = |name: &str| columns.iter().position(|column| column.name == name);
-    let key = match known {
-        Some(relation) => {
-            let names = relation.key.iter().map(|&index| position(&relation.columns[index].name));
-            names.collect::<Option<Vec<_>>>().unwrap_or_default()
-        }
+    let by_name = known.and_then(|relation| {
+        let names = relation.key.iter().map(|&index| position(&relation.columns[index].name));
+        names.collect::<Option<Vec<_>>>().filter(|key| !key.is_empty())
+    });
+    let key = match by_name {
+        Some(key) => key,
+        // The catalog has moved on. The stream marks the identity's columns; a full identity tells nothing of the key.
         None if shape.identity == b'f' => Vec::new(),
         None => (0..shape.columns.len()).filter(|&index| shape.columns[index].in_identity).collect(),
     };
@@ -89,7 +99,7 @@ impl Types {
         let rows = client
             .query(
                 "SELECT oid, typtype, typelem, typbasetype, typtypmod FROM pg_catalog.pg_type \
-                 WHERE typtype = 'd' OR (typelem <> 0 AND typcategory = 'A')",
+                 WHERE typtype = 'd' OR (typelem <> 0 AND typcategory = 'A' AND typlen = -1 AND typdelim = ',')",
             )
             .await?;
         for row in &rows {
@@ -169,12 +179,13 @@ fn fraction_digits(modifier: i32) -> u8 {
     u8::try_from(modifier).ok().filter(|&digits| digits <= 6).unwrap_or(6)
 }
 
-async fn load(client: &mut Client, types: &Types, condition: &str) -> Result<Vec<Table>> {
+async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -> Result<Vec<Table>> {
     let rows = client
         .query(&format!(
             "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
-                    pg_catalog.pg_total_relation_size(c.oid), \
+                    {size}, coalesce(pg_catalog.pg_relation_filenode(c.oid), 0), \
                     a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.atthasmissing, \
+                    nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum) \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -195,16 +206,17 @@ async fn load(client: &mut Client, types: &Types, condition: &str) -> Result<Vec
             keys.push(Vec::new());
         }
         let (Some(table), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
-        let (type_oid, modifier) = (number(row, 7)?, number(row, 8)?);
-        if row.get(11).is_some_and(Option::is_some) {
-            key.push((number(row, 11)?, table.relation.columns.len()));
+        let (type_oid, modifier) = (number(row, 8)?, number(row, 9)?);
+        // Columns that an index only includes are not part of the key.
+        if row.get(12).is_some_and(Option::is_some) {
+            key.push((number(row, 13)?, table.relation.columns.len()));
         }
         table.types.push((type_oid, modifier));
         table.relation.columns.push(Column {
-            name: text(row, 6)?.to_owned(),
+            name: text(row, 7)?.to_owned(),
             column_type: types.resolve(type_oid, modifier),
-            nullable: text(row, 9)? == "f",
-            has_default: text(row, 10)? == "t",
+            nullable: text(row, 10)? == "f",
+            has_default: text(row, 11)? == "t",
         });
     }
     for (table, mut key) in tables.iter_mut().zip(keys) {
@@ -228,39 +240,46 @@ fn empty_table(row: &Row, oid: u32) -> Result<Table> {
         },
         estimated_rows: number::<i64>(row, 4)?.try_into().ok(),
         size_bytes: number(row, 5)?,
+        file_node: number(row, 6)?,
     })
 }
 
-/// Names of those tables that the catalog no longer has, or that the publication lacks.
+/// Those of the tables that the catalog no longer has, or that the publication lacks; each with what happened.
+///
+/// Reads catalogs only: `pg_publication_tables` would wait for whoever has locked a table.
 pub async fn missing_tables(
     client: &mut Client,
     publication: &str,
     tables: &[TableName],
 ) -> Result<Vec<(TableName, String)>> {
-    let existing = names(client, "SELECT schemaname, tablename FROM pg_catalog.pg_tables").await?;
-    let published = names(
-        client,
-        &format!(
-            "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {}",
+    let by_schema = if client.server_version() >= 150_000 {
+        "OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)"
+    } else {
+        ""
+    };
+    let rows = client
+        .query(&format!(
+            "SELECT n.nspname, c.relname, EXISTS (\
+                SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = {} AND (p.puballtables OR EXISTS (\
+                    SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) {by_schema})) \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'r' AND c.relpersistence = 'p'",
             quote_text(publication)
-        ),
-    )
-    .await?;
+        ))
+        .await?;
+    let mut published = HashMap::new();
+    for row in &rows {
+        published.insert(TableName::new(text(row, 0)?, text(row, 1)?), text(row, 2)? == "t");
+    }
     let missing = tables.iter().filter_map(|table| {
-        if !existing.contains(table) {
-            Some((table.clone(), "the table was dropped or renamed at the source".to_owned()))
-        } else if !published.contains(table) {
-            Some((table.clone(), format!("the publication '{publication}' does not contain the table")))
-        } else {
-            None
-        }
+        let why = match published.get(table) {
+            None => "the table was dropped or renamed at the source".to_owned(),
+            Some(false) => format!("the publication '{publication}' does not contain the table"),
+            Some(true) => return None,
+        };
+        Some((table.clone(), why))
     });
     Ok(missing.collect())
-}
-
-async fn names(client: &mut Client, sql: &str) -> Result<std::collections::HashSet<TableName>> {
-    let rows = client.query(sql).await?;
-    rows.iter().map(|row| Ok(TableName::new(text(row, 0)?, text(row, 1)?))).collect()
 }
 
 /// A column of a row that cannot be null.

@@ -63,9 +63,24 @@ impl Client {
     /// Connects, authenticates, and waits until the server is ready.
     pub async fn connect(options: &ConnectOptions, mode: Mode) -> Result<Client> {
         let what = || format!("cannot connect to Postgres at {}", options.address());
-        match tokio::time::timeout(CONNECT_TIMEOUT, Client::start(options, mode)).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, Client::start_in_either_way(options, mode)).await {
             Ok(result) => result,
             Err(_) => Err(connection_lost(what(), &io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s"))),
+        }
+    }
+
+    /// `prefer` and `allow` try the other way if the server lets nobody in by the first.
+    async fn start_in_either_way(options: &ConnectOptions, mode: Mode) -> Result<Client> {
+        let other = match options.tls {
+            TlsMode::Prefer => TlsMode::Disable,
+            TlsMode::Allow => TlsMode::Require,
+            _ => return Client::start(options, mode).await,
+        };
+        match Client::start(options, mode).await {
+            Err(error) if error.why.contains("SQLSTATE 28000") => {
+                Client::start(&ConnectOptions { tls: other, ..options.clone() }, mode).await
+            }
+            result => result,
         }
     }
 
@@ -94,7 +109,23 @@ impl Client {
         client.send(|out| frontend::startup_message(parameters.iter().copied(), out)).await?;
         client.authenticate(options).await?;
         client.until_ready().await?;
+        client.lift_timeouts().await?;
         Ok(client)
+    }
+
+    /// A copy takes as long as it takes, and a snapshot's holder is idle on purpose; limits set for people would end both.
+    async fn lift_timeouts(&mut self) -> Result<()> {
+        let since = [
+            (90_600, "statement_timeout"),
+            (90_600, "lock_timeout"),
+            (90_600, "idle_in_transaction_session_timeout"),
+            (140_000, "idle_session_timeout"),
+            (170_000, "transaction_timeout"),
+        ];
+        let version = self.server_version();
+        let known = since.iter().filter(|(first, _)| version >= *first);
+        let settings: Vec<_> = known.map(|(_, name)| format!("SET {name} = 0")).collect();
+        self.query(&settings.join("; ")).await.map(drop)
     }
 
     /// The server's version as a number, such as 150018 for 15.18.
@@ -220,13 +251,13 @@ impl Client {
         if frame.payload.len() < 4 || frame.payload.get_i32() != 11 {
             return Err(self.malformed("the first step of SCRAM"));
         }
-        scram.update(&frame.payload).map_err(|error| self.io_failed(&error))?;
+        scram.update(&frame.payload).map_err(|error| not_the_server(options, &error))?;
         self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
         let mut frame = self.login_frame(options).await?;
         if frame.payload.len() < 4 || frame.payload.get_i32() != 12 {
             return Err(self.malformed("the last step of SCRAM"));
         }
-        scram.finish(&frame.payload).map_err(|error| self.io_failed(&error))
+        scram.finish(&frame.payload).map_err(|error| not_the_server(options, &error))
     }
 
     async fn login_frame(&mut self, options: &ConnectOptions) -> Result<Frame> {
@@ -334,7 +365,8 @@ async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
     let connect = || async {
         let stream = TcpStream::connect((host, options.port)).await.map_err(lost)?;
         stream.set_nodelay(true).map_err(lost)?;
-        let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30));
+        let keepalive =
+            socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(lost)?;
         Ok(LowWatermark::new(stream))
     };
@@ -360,6 +392,15 @@ async fn server_takes_tls(stream: &mut LowWatermark) -> io::Result<bool> {
     frontend::ssl_request(&mut request);
     stream.write_all_buf(&mut request).await?;
     Ok(stream.read_u8().await? == b'S')
+}
+
+/// SCRAM also shows that the server knows the password; this one does not.
+fn not_the_server(options: &ConnectOptions, error: &io::Error) -> Error {
+    Error::operator(
+        format!("cannot trust the server at {}", options.address()),
+        error,
+        "check the address of [source] and who answers there",
+    )
 }
 
 fn parse_row(mut payload: Bytes) -> Option<Row> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sooner_api::{Error, Result, SchemaRegistry};
-use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue, ValueError};
+use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventBatch, EventSchema, Poisoned, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
@@ -57,13 +57,22 @@ pub enum Next {
     Continue,
     /// Look the relation up and call [`Decoder::set_relation`] before reading on.
     LookUp(RelationShape),
+    /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
+    /// again with that column nullable, then apply the message again.
+    Relax {
+        /// Relation.
+        oid: u32,
+        /// What it is, with the column nullable.
+        relation: Relation,
+    },
 }
 
 struct Transaction {
     commit_lsn: Lsn,
     commit_micros: i64,
     xid: u32,
-    ordinal: u64,
+    /// Changes so far, also of tables that are left out: a repetition numbers its events alike.
+    changes: u64,
 }
 
 enum Tracked {
@@ -74,6 +83,8 @@ enum Tracked {
 /// The state of the stream.
 pub struct Decoder {
     selected: HashSet<TableName>,
+    /// Where the stream stands, over all batches. Never moves back.
+    watermark: Watermark,
     relations: HashMap<u32, Tracked>,
     transaction: Option<Transaction>,
     batch: EventBatch,
@@ -86,10 +97,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Starts between transactions; events of other tables are left out.
-    pub fn new(selected: HashSet<TableName>) -> Decoder {
+    /// Starts between transactions, at the slot's confirmed position; events of other tables are left out.
+    pub fn new(selected: HashSet<TableName>, start_lsn: Lsn) -> Decoder {
         Decoder {
             selected,
+            watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
             relations: HashMap::new(),
             transaction: None,
             batch: EventBatch::default(),
@@ -126,23 +138,24 @@ impl Decoder {
     pub fn apply(&mut self, lsn: Lsn, message: Message<'_>, now_micros: i64) -> Result<Next> {
         match message {
             Message::Begin { commit_lsn, commit_micros, xid } => {
-                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, ordinal: 0 });
+                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, changes: 0 });
                 self.batch.watermark = None;
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
                 self.transaction = None;
-                self.batch.watermark = Some(Watermark { commit_lsn, end_lsn, commit_micros });
+                self.reach(Watermark { commit_lsn, end_lsn, commit_micros });
                 self.ready = std::mem::take(&mut self.cut_inside) || self.batch_bytes >= SOFT_BYTES;
             }
             Message::Relation(shape) => return Ok(self.relation(shape)),
             Message::Insert { oid, new } => {
-                self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| encoder.insert(out, origin, &new))?;
+                return self
+                    .change(oid, lsn, now_micros, &new, |encoder, out, origin| encoder.insert(out, origin, &new));
             }
-            Message::Update { oid, old, new } => self.update(oid, lsn, now_micros, old, new)?,
-            Message::Delete { oid, old } => self.delete(oid, lsn, now_micros, &old)?,
+            Message::Update { oid, old, new } => return self.update(oid, lsn, now_micros, old, new),
+            Message::Delete { oid, old } => return self.delete(oid, lsn, now_micros, &old),
             Message::Truncate { oids } => {
                 for oid in oids {
-                    self.event(oid, lsn, now_micros, &[], |encoder, _, out, origin| {
+                    self.change(oid, lsn, now_micros, &[], |encoder, out, origin| {
                         encoder.truncate(out, origin);
                         Ok(())
                     })?;
@@ -155,12 +168,18 @@ impl Decoder {
 
     /// The server has nothing before `end_lsn` that it has not sent.
     pub fn caught_up(&mut self, end_lsn: Lsn, server_micros: i64) {
-        self.batch.server_end = self.batch.server_end.max(end_lsn);
-        let before = self.batch.watermark.map_or(Lsn::ZERO, |watermark| watermark.end_lsn);
-        if self.transaction.is_none() && end_lsn > before {
-            let watermark = Watermark { commit_lsn: end_lsn, end_lsn, commit_micros: server_micros };
-            self.batch.watermark = Some(watermark);
+        self.server_end(end_lsn);
+        if self.transaction.is_none() {
+            self.reach(Watermark { commit_lsn: last_before(end_lsn), end_lsn, commit_micros: server_micros });
         }
+    }
+
+    /// Advances the watermark. A keepalive may still speak of a position before the last commit.
+    fn reach(&mut self, watermark: Watermark) {
+        if watermark.end_lsn >= self.watermark.end_lsn {
+            self.watermark = watermark;
+        }
+        self.batch.watermark = Some(self.watermark);
     }
 
     /// Where the server's log ends now.
@@ -172,6 +191,11 @@ impl Decoder {
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
         self.open.remove(&oid);
         self.relations.insert(oid, Tracked::Table(Box::new((relation, encoder))));
+    }
+
+    /// Leaves a relation's changes out.
+    pub fn ignore(&mut self, oid: u32) {
+        self.relations.insert(oid, Tracked::Ignored);
     }
 
     /// Stops a table: its events are left out from here on, and the batch says why.
@@ -192,7 +216,20 @@ impl Decoder {
     }
 
     fn relation(&mut self, shape: RelationShape) -> Next {
-        if self.selected.contains(&TableName::new(&shape.schema, &shape.table)) {
+        let name = TableName::new(&shape.schema, &shape.table);
+        if let Some(Tracked::Table(known)) = self.relations.get(&shape.oid)
+            && known.0.name != name
+        {
+            let former = known.0.name.clone();
+            self.poison(&former, format!("the table was renamed to {name}"));
+        }
+        let other = self.relations.iter().find(|(oid, tracked)| {
+            **oid != shape.oid && matches!(tracked, Tracked::Table(known) if known.0.name == name)
+        });
+        if other.is_some() {
+            self.poison(&name, "another table has taken this name".to_owned());
+        }
+        if self.selected.contains(&name) {
             return Next::LookUp(shape);
         }
         self.relations.insert(shape.oid, Tracked::Ignored);
@@ -206,55 +243,59 @@ impl Decoder {
         now_micros: i64,
         old: Option<OldRow<'a>>,
         mut new: Tuple<'a>,
-    ) -> Result<()> {
-        let Some(old) = old else {
-            return self
-                .event(oid, lsn, now_micros, &new, |encoder, _, out, origin| encoder.update(out, origin, None, &new));
-        };
+    ) -> Result<Next> {
         let (old, whole) = match old {
-            OldRow::Key(old) => (old, false),
-            OldRow::Whole(old) => (old, true),
+            None => {
+                return self.change(oid, lsn, now_micros, &new, |encoder, out, origin| {
+                    encoder.update(out, origin, None, &new)
+                });
+            }
+            Some(OldRow::Key(old)) => (old, false),
+            Some(OldRow::Whole(old)) => (old, true),
         };
-        let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
-            return self.unknown_or_ignored(oid);
-        };
-        let relation = &known.0;
-        fill_from_old(relation, &old, whole, &mut new);
-        if !relation.key.iter().any(|&index| old.get(index) != new.get(index)) {
-            return self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| {
-                encoder.update(out, origin, whole.then_some(&old[..]), &new)
-            });
+        let mut key_changed = false;
+        if let Some(Tracked::Table(known)) = self.relations.get(&oid) {
+            fill_from_old(&known.0, &old, whole, &mut new);
+            key_changed = known.0.key.iter().any(|&index| old.get(index) != new.get(index));
         }
-        self.event(oid, lsn, now_micros, &old, |encoder, _, out, origin| encoder.delete(out, origin, &old, whole))?;
-        self.event(oid, lsn, now_micros, &new, |encoder, _, out, origin| {
-            encoder.insert_renamed(out, origin, &old, &new)
+        self.change(oid, lsn, now_micros, &new, |encoder, out, origin| {
+            if !key_changed {
+                return encoder.update(out, origin, whole.then_some(&old[..]), &new);
+            }
+            encoder.delete(out, origin, &old, whole)?;
+            let mut second = *origin;
+            second.position.ordinal += 1;
+            encoder.insert_renamed(out, &second, &old, &new)
         })
     }
 
-    fn delete(&mut self, oid: u32, lsn: Lsn, now_micros: i64, old: &OldRow<'_>) -> Result<()> {
+    fn delete(&mut self, oid: u32, lsn: Lsn, now_micros: i64, old: &OldRow<'_>) -> Result<Next> {
         let (old, whole) = match old {
             OldRow::Key(old) => (old, false),
             OldRow::Whole(old) => (old, true),
         };
-        self.event(oid, lsn, now_micros, old, |encoder, _, out, origin| encoder.delete(out, origin, old, whole))
+        self.change(oid, lsn, now_micros, old, |encoder, out, origin| encoder.delete(out, origin, old, whole))
     }
 
-    /// Lets `write` append one event of a relation; poisons the table if a value cannot be held.
-    fn event(
+    /// Lets `write` append the events of one change, of which a change of the key has two. If a value cannot be held,
+    /// none of them stays, and the table is poisoned.
+    fn change(
         &mut self,
         oid: u32,
         lsn: Lsn,
         now_micros: i64,
         row: &[TupleValue<'_>],
-        write: impl FnOnce(&Encoder, &Relation, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
-    ) -> Result<()> {
+        write: impl FnOnce(&Encoder, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
+    ) -> Result<Next> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
+        };
+        let ordinal = transaction.changes * 2;
+        transaction.changes += 1;
         let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
             return self.unknown_or_ignored(oid);
         };
         let (relation, encoder) = &**known;
-        let Some(transaction) = &mut self.transaction else {
-            return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
-        };
         if !row.is_empty() && row.len() < encoder.width() {
             return Err(crate::errors::protocol(
                 format!("cannot understand a change of {}", relation.name),
@@ -262,34 +303,43 @@ impl Decoder {
             ));
         }
         let origin = Origin {
-            position: Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.ordinal },
+            position: Position { commit_lsn: transaction.commit_lsn, ordinal },
             lsn,
             xid: transaction.xid,
             source_micros: transaction.commit_micros,
             now_micros,
             snapshot: Snapshot::No,
         };
-        transaction.ordinal += 1;
         let index = *self.open.entry(oid).or_insert_with(|| {
             self.batch.tables.push(TableEvents::new(encoder.schema().clone()));
             self.batch.tables.len() - 1
         });
         let out = &mut self.batch.tables[index];
-        let before = out.bytes.len();
-        let written = write(encoder, relation, out, &origin);
-        self.batch_bytes += out.bytes.len() - before;
-        self.ready |= self.batch_bytes >= HARD_BYTES;
-        if let Err(error) = written {
-            let key = encoder.describe_key(relation, row);
-            let (table, reason) = (relation.name.clone(), format!("in the row {key}, {error}"));
-            self.poison(&table, reason);
+        let (events, bytes) = (out.events.len(), out.bytes.len());
+        match write(encoder, out, &origin) {
+            Ok(()) => {
+                self.batch_bytes += out.bytes.len() - bytes;
+                self.ready |= self.batch_bytes >= HARD_BYTES;
+                return Ok(Next::Continue);
+            }
+            Err(error) => {
+                out.events.truncate(events);
+                out.bytes.truncate(bytes);
+                if error.reason == UNEXPECTED_NULL {
+                    transaction.changes -= 1;
+                    return Ok(Next::Relax { oid, relation: relaxed(relation, &error.column) });
+                }
+                let key = encoder.describe_key(relation, row);
+                let (table, reason) = (relation.name.clone(), format!("in the row {key}, {error}"));
+                self.poison(&table, reason);
+            }
         }
-        Ok(())
+        Ok(Next::Continue)
     }
 
-    fn unknown_or_ignored(&self, oid: u32) -> Result<()> {
+    fn unknown_or_ignored(&self, oid: u32) -> Result<Next> {
         if self.relations.contains_key(&oid) {
-            return Ok(());
+            return Ok(Next::Continue);
         }
         let why = format!("a change of relation {oid}, which was not announced");
         Err(Error::fatal("cannot understand the stream", why, "report this, with the version of Postgres"))
@@ -304,6 +354,19 @@ fn fill_from_old<'a>(relation: &Relation, old: &[TupleValue<'a>], whole: bool, n
             *value = old.get(index).copied().unwrap_or(TupleValue::Unavailable);
         }
     }
+}
+
+fn relaxed(relation: &Relation, column: &str) -> Relation {
+    let mut relaxed = relation.clone();
+    for known in relaxed.columns.iter_mut().filter(|known| known.name == column) {
+        known.nullable = true;
+    }
+    relaxed
+}
+
+/// The highest `commit_lsn` that lies before an end: transactions whose commit record starts right there come later.
+fn last_before(end_lsn: Lsn) -> Lsn {
+    Lsn(end_lsn.0.saturating_sub(1))
 }
 
 /// The wall clock, in microseconds since 1970.

@@ -65,9 +65,14 @@ fn judge(code: &str, message: &str) -> (Class, &'static str) {
         "55000" if message.contains("wal_level") => {
             (Class::Operator, "ALTER SYSTEM SET wal_level = logical, then restart Postgres")
         }
-        "55000" | "58P01" => {
-            (Class::Operator, "run `sooner check`; a lost slot must be dropped, and the tables copied anew")
+        "55000" if message.contains("recovery") => {
+            (Class::Operator, "connect to the primary: reading from a standby is not supported yet")
         }
+        "55000" if message.contains("can no longer") || message.contains("invalidated") => {
+            (Class::Operator, "drop the slot, then start with --recopy, which copies all tables anew")
+        }
+        "55000" | "58P01" => (Class::Operator, "run `sooner check`, which says what is wrong with the slot"),
+        "42710" | "22023" => (Class::Retry, "nothing; it is tried again"),
         "53400" => (Class::Operator, "raise max_replication_slots, or drop a slot that nobody uses"),
         "53300" => (Class::Retry, "raise max_connections or max_wal_senders, or wait until others disconnect"),
         "57P01" | "57P02" | "57P03" | "57014" => (Class::Retry, "wait until Postgres is up again"),

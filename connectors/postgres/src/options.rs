@@ -80,13 +80,14 @@ impl ConnectOptions {
     /// Parses `postgres://user[:password]@host[:port]/database[?sslmode=…&sslrootcert=…&host=/socket/dir]`.
     pub fn parse(text: &str) -> Result<ConnectOptions> {
         // Unlike libpq, the URL standard wants a host after a user; `host=` names the socket's directory then.
-        let text = text.replacen("@/", "@localhost/", 1);
-        let url = Url::parse(&text).map_err(|error| bad_url(&error.to_string()))?;
+        let (address, parameters) = text.split_once('?').unwrap_or((text, ""));
+        let address = address.replacen("@/", "@localhost/", 1);
+        let url = Url::parse(&format!("{address}?{parameters}")).map_err(|error| bad_url(&error.to_string()))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(bad_url(&format!("its scheme is '{}'", url.scheme())));
         }
         let mut options = ConnectOptions {
-            host: Host::Tcp(url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost").to_owned()),
+            host: Host::Tcp(host_name(&url)),
             port: url.port().unwrap_or(5432),
             user: decode(url.username()),
             password: url.password().map(|password| Secret::new(decode(password))),
@@ -109,7 +110,8 @@ impl ConnectOptions {
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
         match name {
             "sslmode" => self.tls = tls_mode(value)?,
-            "sslrootcert" => self.tls_root = (value != "system").then(|| PathBuf::from(value)),
+            "sslrootcert" if value == "system" => self.tls = TlsMode::VerifyFull,
+            "sslrootcert" => self.tls_root = Some(PathBuf::from(value)),
             "host" if value.starts_with('/') => self.host = Host::Unix(PathBuf::from(value)),
             "host" => self.host = Host::Tcp(value.to_owned()),
             "port" => self.port = value.parse().map_err(|_| bad_url("its port is not a number"))?,
@@ -129,6 +131,12 @@ impl ConnectOptions {
             Host::Unix(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
         }
     }
+}
+
+/// An IPv6 address stands in brackets in a URL, and without them elsewhere.
+fn host_name(url: &Url) -> String {
+    let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 fn tls_mode(text: &str) -> Result<TlsMode> {

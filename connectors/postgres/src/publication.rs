@@ -54,6 +54,9 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
             format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
         ));
     }
+    if client.server_version() >= 150_000 {
+        refuse_filters(client, name).await?;
+    }
     let missing: Vec<_> = tables.iter().filter(|table| !found.tables.contains(table)).cloned().collect();
     if missing.is_empty() {
         return Ok(());
@@ -63,6 +66,24 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
         format!("it lacks {}", missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         add_statement(name, &missing),
     ))
+}
+
+/// Row filters and column lists would leave rows in the lake that the stream never takes out again.
+async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
+    let sql = format!(
+        "SELECT string_agg(r.prrelid::regclass::text, ', ') FROM pg_catalog.pg_publication_rel r \
+         JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid \
+         WHERE p.pubname = {} AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)",
+        quote_text(name)
+    );
+    match client.query_value(&sql).await? {
+        None => Ok(()),
+        Some(tables) => Err(Error::operator(
+            format!("the publication '{name}' cannot be used"),
+            format!("it has a row filter or a column list for {tables}, so the lake would differ from the source"),
+            "give the pipeline a publication without them",
+        )),
+    }
 }
 
 /// The statement that creates it.

@@ -40,11 +40,18 @@ pub struct Slot {
 
 /// A consistent view of the database at an LSN. Lives as long as its connection stays idle.
 pub struct ExportedSnapshot {
-    /// Every transaction that committed before this LSN is in it, and no other.
+    /// Every transaction whose commit record starts before this LSN is in it, and no other.
     pub consistent_lsn: Lsn,
     /// Name for `SET TRANSACTION SNAPSHOT`.
     pub name: String,
     _holder: Client,
+}
+
+impl ExportedSnapshot {
+    /// The highest `commit_lsn` that a transaction in the snapshot can have.
+    pub fn last_commit_lsn(&self) -> Lsn {
+        Lsn(self.consistent_lsn.0.saturating_sub(1))
+    }
 }
 
 /// Asks the server who it is.
@@ -84,14 +91,13 @@ pub async fn create(options: &ConnectOptions, name: &str) -> Result<ExportedSnap
 }
 
 /// Takes a snapshot at an LSN by way of a slot that goes with its connection.
-pub async fn snapshot(options: &ConnectOptions, name: &str) -> Result<ExportedSnapshot> {
-    let name = quote_name(&format!("{name}_copy_{}", std::process::id()));
+pub async fn snapshot(options: &ConnectOptions) -> Result<ExportedSnapshot> {
+    let name = quote_name(&format!("sooner_copy_{:x}", crate::decode::now_micros()));
     export(options, &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {PLUGIN} EXPORT_SNAPSHOT")).await
 }
 
 async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnapshot> {
     let mut holder = Client::connect(options, Mode::Replication).await?;
-    holder.query("SET idle_in_transaction_session_timeout = 0").await?;
     let rows = holder.query(command).await?;
     let row = rows.first().cloned().unwrap_or_default();
     let consistent_lsn = text(&row, 1)?

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use sooner_api::{Error, Result, SchemaRegistry};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot};
 use sooner_schemas::event::{EventSchema, TableEvents};
-use sooner_schemas::{Lsn, Position, Relation};
+use sooner_schemas::{Position, Relation};
 
+use crate::catalog::Table;
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::copy_text::CopyRow;
 use crate::decode::{EncoderFactory, now_micros};
 use crate::options::ConnectOptions;
 use crate::publication::quote_table;
+use crate::slot::ExportedSnapshot;
 
 /// Bytes of a batch of copied rows.
 const BATCH_BYTES: usize = 1 << 20;
@@ -27,25 +29,36 @@ pub struct TableCopy {
 }
 
 impl TableCopy {
-    /// Starts to copy a table as of the snapshot.
+    /// Starts to copy a table as of the snapshot. The table is as the catalog had it before the snapshot was taken.
     pub async fn start<R: SchemaRegistry>(
         options: &ConnectOptions,
-        snapshot_name: &str,
-        snapshot_lsn: Lsn,
-        relation: Relation,
+        snapshot: &ExportedSnapshot,
+        table: &Table,
         encoders: &EncoderFactory<R>,
     ) -> Result<TableCopy> {
+        let relation = table.relation.clone();
         let encoder = encoders.build(&relation).await?;
         let mut client = Client::connect(options, Mode::Sql).await?;
         client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        client.query(&format!("SET TRANSACTION SNAPSHOT {}", quote_text(snapshot_name))).await?;
+        client.query(&format!("SET TRANSACTION SNAPSHOT {}", quote_text(&snapshot.name))).await?;
+        // Rather an error than a copy that lacks the rows which a policy hides.
+        client.query("SET row_security = off").await?;
+        client.query(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name))).await?;
+        let file_node = client.query_value(&format!("SELECT pg_catalog.pg_relation_filenode({})", table.oid)).await?;
+        if file_node != Some(table.file_node.to_string()) {
+            return Err(Error::retry(
+                format!("cannot copy {}", relation.name),
+                "the table was rewritten after the snapshot was taken, so the snapshot no longer sees its rows",
+                "nothing; the copy starts over with a new snapshot",
+            ));
+        }
         let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
         let copy = format!("COPY {} ({}) TO STDOUT", quote_table(&relation.name), columns.join(", "));
         client.copy_out(&copy).await?;
         let now = now_micros();
         let origin = Origin {
-            position: Position { commit_lsn: snapshot_lsn, ordinal: 0 },
-            lsn: snapshot_lsn,
+            position: Position { commit_lsn: snapshot.last_commit_lsn(), ordinal: 0 },
+            lsn: snapshot.consistent_lsn,
             xid: 0,
             source_micros: now,
             now_micros: now,

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use sooner_api::{Error, Result, SchemaRegistry, Source};
+use sooner_api::{Class, Error, Result, SchemaRegistry, Source};
 use sooner_schemas::event::EventBatch;
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::catalog;
 use crate::client::{Client, Duplex, Mode, quote_name, quote_text, read_more, split_frame};
@@ -26,6 +26,8 @@ use crate::pgoutput::{self, postgres_micros, unix_micros};
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the catalog is asked whether the tables are still there, and the server where its log ends.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the catalog may take to answer before it is asked again later.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the connection counts as dead. The server sends a keepalive at half its `wal_sender_timeout`,
 /// whose default is 60 s, and answers a request for one at once.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
@@ -39,6 +41,8 @@ pub struct StreamSettings {
     pub publication: String,
     /// Tables whose events are carried.
     pub tables: HashSet<TableName>,
+    /// Where the slot stands.
+    pub start_lsn: Lsn,
 }
 
 /// A running stream.
@@ -47,7 +51,9 @@ pub struct PostgresStream<R> {
     buffer: BytesMut,
     decoder: Decoder,
     encoders: Arc<EncoderFactory<R>>,
-    catalog: Client,
+    options: ConnectOptions,
+    /// For questions beside the stream; none after one failed, until the next.
+    catalog: Option<Client>,
     publication: String,
     positions: Arc<Positions>,
     feedback: JoinHandle<()>,
@@ -70,7 +76,6 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         settings: StreamSettings,
         encoders: Arc<EncoderFactory<R>>,
     ) -> Result<PostgresStream<R>> {
-        let catalog = Client::connect(options, Mode::Sql).await?;
         let client = Client::connect(options, Mode::Replication).await?;
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})",
@@ -79,15 +84,16 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         );
         let (stream, buffer) = client.start_replication(&command).await?;
         let (reader, writer) = tokio::io::split(stream);
-        let positions = Arc::new(Positions::default());
+        let positions = Arc::new(Positions { flushed: AtomicU64::new(settings.start_lsn.0), ..Positions::default() });
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(PostgresStream {
             reader,
             buffer,
-            decoder: Decoder::new(settings.tables),
+            decoder: Decoder::new(settings.tables, settings.start_lsn),
             encoders,
-            catalog,
+            options: options.clone(),
+            catalog: None,
             publication: settings.publication,
             feedback: tokio::spawn(send_feedback(writer, positions.clone())),
             positions,
@@ -120,18 +126,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 let lsn = Lsn(payload.try_get_u64().map_err(short)?);
                 payload.try_get_u64().map_err(short)?;
                 payload.try_get_i64().map_err(short)?;
-                let message = pgoutput::parse(&payload)
-                    .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
                 self.positions.received.fetch_max(lsn.0, Ordering::Relaxed);
-                match self.decoder.apply(lsn, message, now)? {
-                    Next::Continue => Ok(()),
-                    Next::LookUp(shape) => {
-                        let relation = catalog::relation_of(&mut self.catalog, &shape).await?;
-                        let encoder = self.encoders.build(&relation).await?;
-                        self.decoder.set_relation(shape.oid, relation, encoder);
-                        Ok(())
-                    }
-                }
+                self.change(lsn, &payload, now).await
             }
             b'k' => {
                 let end = Lsn(payload.try_get_u64().map_err(short)?);
@@ -148,34 +144,79 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         }
     }
 
+    /// Applies a message of pgoutput; again, if the relation had to be set anew for it.
+    async fn change(&mut self, lsn: Lsn, payload: &[u8], now: i64) -> Result<()> {
+        loop {
+            let message = pgoutput::parse(payload)
+                .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
+            match self.decoder.apply(lsn, message, now)? {
+                Next::Continue => return Ok(()),
+                Next::LookUp(shape) => {
+                    let mut client = self.catalog_client().await?;
+                    let relation = catalog::relation_of(&mut client, &shape).await?;
+                    self.catalog = Some(client);
+                    return self.set_relation(shape.oid, relation).await;
+                }
+                Next::Relax { oid, relation } => self.set_relation(oid, relation).await?,
+            }
+        }
+    }
+
+    async fn set_relation(&mut self, oid: u32, relation: Relation) -> Result<()> {
+        match self.encoders.build(&relation).await {
+            Ok(encoder) => self.decoder.set_relation(oid, relation, encoder),
+            Err(error) if error.class == Class::Operator => {
+                self.decoder.poison(&relation.name, error.to_string());
+                self.decoder.ignore(oid);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn catalog_client(&mut self) -> Result<Client> {
+        match self.catalog.take() {
+            Some(client) => Ok(client),
+            None => Client::connect(&self.options, Mode::Sql).await,
+        }
+    }
+
+    /// Asks where the log ends and whether the tables are still there. What fails here is asked again later.
     async fn look_around(&mut self) -> Result<()> {
-        let end = self.catalog.query_value("SELECT pg_catalog.pg_current_wal_lsn()").await?;
+        let mut client = self.catalog_client().await?;
+        let end = client.query_value("SELECT pg_catalog.pg_current_wal_lsn()").await?;
         if let Some(end) = end.and_then(|text| text.parse().ok()) {
             self.decoder.server_end(end);
         }
         let tables = self.decoder.selected();
-        for (table, why) in catalog::missing_tables(&mut self.catalog, &self.publication, &tables).await? {
+        for (table, why) in catalog::missing_tables(&mut client, &self.publication, &tables).await? {
             self.decoder.poison(&table, why);
         }
+        self.catalog = Some(client);
         Ok(())
     }
 }
 
 impl<R: SchemaRegistry> Source for PostgresStream<R> {
     async fn next(&mut self) -> Result<EventBatch> {
+        let asked = Instant::now();
         loop {
             self.decode_buffer().await?;
             if let Some(batch) = self.decoder.take() {
                 return Ok(batch);
             }
             tokio::select! {
+                biased;
                 read = read_more(&mut self.reader, &mut self.buffer) => {
                     read.map_err(|error| lost(&error))?;
                     self.last_heard = Instant::now();
                 }
                 _ = self.look.tick() => {
-                    self.look_around().await?;
-                    if self.last_heard.elapsed() > SILENCE_LIMIT {
+                    if let Ok(Err(error)) = timeout(LOOK_TIMEOUT, self.look_around()).await {
+                        tracing::debug!(%error, "could not look at the catalog");
+                    }
+                    // While the consumer was busy, nobody listened.
+                    if self.last_heard.max(asked).elapsed() > SILENCE_LIMIT {
                         return Err(lost(&io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")));
                     }
                 }
@@ -184,9 +225,7 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
     }
 
     fn confirm(&mut self, durable_lsn: Lsn) {
-        if self.positions.flushed.fetch_max(durable_lsn.0, Ordering::Relaxed) < durable_lsn.0 {
-            self.positions.send_now.notify_one();
-        }
+        self.positions.flushed.fetch_max(durable_lsn.0, Ordering::Relaxed);
     }
 }
 
@@ -201,13 +240,14 @@ async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, positions: Arc<Po
     let mut timer = interval(FEEDBACK_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = positions.send_now.notified() => {}
-        }
+        // On the timer a reply is asked for, which shows that the connection lives and moves an idle watermark on.
+        let ask = tokio::select! {
+            _ = timer.tick() => true,
+            () = positions.send_now.notified() => false,
+        };
         let flushed = positions.flushed.load(Ordering::Relaxed);
         let received = positions.received.load(Ordering::Relaxed).max(flushed);
-        let message = status_update(Lsn(received), Lsn(flushed), now_micros());
+        let message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
         // A broken connection shows itself to the reader.
         if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {
             return;
@@ -215,8 +255,8 @@ async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, positions: Arc<Po
     }
 }
 
-/// A standby status update inside CopyData. It asks for a reply, which shows that the connection lives.
-fn status_update(received: Lsn, flushed: Lsn, now_micros: i64) -> BytesMut {
+/// A standby status update inside CopyData.
+fn status_update(received: Lsn, flushed: Lsn, now_micros: i64, ask_reply: bool) -> BytesMut {
     let mut message = BytesMut::with_capacity(39);
     message.put_u8(b'd');
     message.put_u32(38);
@@ -225,7 +265,7 @@ fn status_update(received: Lsn, flushed: Lsn, now_micros: i64) -> BytesMut {
     message.put_u64(flushed.0);
     message.put_u64(flushed.0);
     message.put_i64(postgres_micros(now_micros));
-    message.put_u8(1);
+    message.put_u8(ask_reply.into());
     message
 }
 

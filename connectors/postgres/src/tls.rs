@@ -35,6 +35,8 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(options: &ConnectOptio
     let check = match options.tls {
         TlsMode::VerifyFull => Check::RootAndName,
         TlsMode::VerifyCa => Check::Root,
+        // As libpq does: who names a root wants it checked.
+        TlsMode::Require if options.tls_root.is_some() => Check::Root,
         _ => Check::Nothing,
     };
     let connector = TlsConnector::from(Arc::new(config(options, check)?));

@@ -223,7 +223,7 @@ impl Encoder {
         let start = bytes.len();
         if let (Some(plan), Some(id)) = (&self.key, self.ids.key) {
             write_header(bytes, id);
-            plan.write(bytes, row, &mut Vec::new())?;
+            plan.write_complete(bytes, row)?;
         }
         Ok(start..bytes.len())
     }

@@ -8,7 +8,7 @@ mod row;
 mod value;
 
 pub use encoder::{Encoder, Origin, SchemaIds, Snapshot};
-pub use row::RowPlan;
+pub use row::{RowPlan, UNEXPECTED_NULL};
 
 /// Why a value has no place in its target type. A phrase that follows "because".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,9 @@ use super::{TupleValue, Unholdable, ValueError};
 use crate::relation::{ColumnType, Relation};
 use crate::wire::write_long;
 
+/// A NULL under a schema that says NOT NULL: the row is older than the constraint.
+pub const UNEXPECTED_NULL: Unholdable = Unholdable("it is NULL, but the column is NOT NULL");
+
 /// Which columns are written as a record, in which order and how.
 #[derive(Debug)]
 pub struct RowPlan {
@@ -49,7 +52,7 @@ impl RowPlan {
             match row[field.index] {
                 TupleValue::Text(text) => field.write(out, text)?,
                 TupleValue::Null if field.nullable => write_long(out, 0),
-                TupleValue::Null => return Err(field.error(Unholdable("it is NULL, but the column is NOT NULL"))),
+                TupleValue::Null => return Err(field.error(UNEXPECTED_NULL)),
                 TupleValue::Unavailable => {
                     unavailable.push(field.index as u16);
                     field.write_unavailable(out);
@@ -57,6 +60,15 @@ impl RowPlan {
             }
         }
         Ok(())
+    }
+
+    /// Appends a row of which nothing may be left out: a key.
+    pub fn write_complete(&self, out: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
+        let left_out = self.fields.iter().find(|field| row[field.index] == TupleValue::Unavailable);
+        match left_out {
+            Some(field) => Err(field.error(Unholdable("it is part of the key, and Postgres left its value out"))),
+            None => self.write(out, row, &mut Vec::new()),
+        }
     }
 
     /// Appends a row of which only the key is known: the other columns are null, or a fallback where they cannot be.

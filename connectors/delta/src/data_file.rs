@@ -1,0 +1,192 @@
+//! Data files: written whole, with row positions as the rows were given; read by columns and by positions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::WriterProperties;
+use sooner_api::{Error, Result};
+use sync_wrapper::SyncWrapper;
+use uuid::Uuid;
+
+use crate::store::{retrying, store_error};
+
+/// Rows that are read at once.
+const READ_ROWS: usize = 16 << 10;
+
+/// Collects rows into one file in memory.
+pub struct DataFileWriter {
+    writer: SyncWrapper<ArrowWriter<Vec<u8>>>,
+    rows: u32,
+}
+
+impl DataFileWriter {
+    /// A file of this schema.
+    pub fn new(schema: SchemaRef) -> Result<DataFileWriter> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer =
+            ArrowWriter::try_new_with_options(Vec::new(), schema, options).map_err(|error| internal(&error))?;
+        Ok(DataFileWriter { writer: SyncWrapper::new(writer), rows: 0 })
+    }
+
+    /// Appends rows. The first is row [`DataFileWriter::rows`] of the file.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.get_mut().write(batch).map_err(|error| internal(&error))?;
+        self.rows += batch.num_rows() as u32;
+        Ok(())
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Bytes so far, nearly: what is encoded, and what waits for it.
+    pub fn size_bytes(&mut self) -> usize {
+        let writer = self.writer.get_mut();
+        writer.bytes_written() + writer.in_progress_size()
+    }
+
+    /// The file's bytes.
+    pub fn finish(self) -> Result<Bytes> {
+        self.writer.into_inner().into_inner().map(Bytes::from).map_err(|error| internal(&error))
+    }
+}
+
+/// A name for a new data file.
+pub fn new_path() -> Path {
+    Path::from(format!("part-00000-{}-c000.snappy.parquet", Uuid::new_v4()))
+}
+
+/// Reads columns of a file: all rows, or those at the given ascending positions. Hands batches over in order.
+pub async fn read(
+    table: &Arc<dyn ObjectStore>,
+    path: &Path,
+    size: u64,
+    columns: &[&str],
+    rows: Option<&[u32]>,
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let reader = FileReader { store: table.clone(), path: path.clone(), size };
+    let unreadable = |error: ParquetError| read_error(path, error);
+    let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
+    let fields = builder.schema().fields();
+    let roots: Option<Vec<_>> =
+        columns.iter().map(|name| fields.iter().position(|field| field.name() == name)).collect();
+    let roots = roots.ok_or_else(|| {
+        let why = format!("it lacks one of the columns {}", columns.join(", "));
+        Error::operator(
+            format!("cannot read the data file {path}"),
+            why,
+            "copy the table anew with `sooner resume TABLE`",
+        )
+    })?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
+    if let Some(rows) = rows {
+        let total = builder.metadata().file_metadata().num_rows() as u32;
+        builder = builder.with_row_selection(selection(rows, total));
+    }
+    let mut batches = builder.build().map_err(unreadable)?;
+    while let Some(batch) = batches.next().await {
+        each(batch.map_err(unreadable)?)?;
+    }
+    Ok(())
+}
+
+/// Ascending positions as runs of rows to skip and to read.
+fn selection(rows: &[u32], total: u32) -> RowSelection {
+    let mut selectors = Vec::new();
+    let mut next = 0;
+    for &row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    if total > next {
+        selectors.push(RowSelector::skip((total - next) as usize));
+    }
+    selectors.into()
+}
+
+struct FileReader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for FileReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        let (store, path) = (&self.store, &self.path);
+        retrying(move || {
+            let range = range.clone();
+            async move { store.get_range(path, range).await.map_err(|error| store_error("cannot read", &error)) }
+        })
+        .map_err(|error| ParquetError::External(Box::new(error)))
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
+
+fn read_error(path: &Path, error: ParquetError) -> Error {
+    let what = format!("cannot read the data file {path}");
+    if let ParquetError::External(source) = &error
+        && let Some(inner) = source.downcast_ref::<Error>()
+    {
+        return Error { what, ..inner.clone() };
+    }
+    let remedy = "the file is damaged: restore it, or copy the table anew with `sooner resume TABLE`";
+    Error::operator(what, error, remedy)
+}
+
+fn internal(error: &ParquetError) -> Error {
+    Error::fatal("cannot write a data file", error, "report this")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_become_runs() {
+        let expected: RowSelection = vec![
+            RowSelector::skip(2),
+            RowSelector::select(2),
+            RowSelector::skip(1),
+            RowSelector::select(1),
+            RowSelector::skip(4),
+        ]
+        .into();
+        assert_eq!(selection(&[2, 3, 5], 10), expected);
+    }
+}

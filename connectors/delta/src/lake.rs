@@ -1,0 +1,33 @@
+//! The lake: each source table at `<lake>/<schema>/<table>`.
+
+use sooner_api::{Lake, Result};
+use sooner_schemas::TableName;
+
+use crate::snapshot::TableLocation;
+use crate::store::LakeStore;
+use crate::table::{AppIds, DeltaTable};
+
+/// A lake of Delta tables.
+#[derive(Clone, Debug)]
+pub struct DeltaLake {
+    store: LakeStore,
+    app_ids: AppIds,
+}
+
+impl DeltaLake {
+    /// The tables of one pipeline in a store.
+    pub fn new(store: LakeStore, app_ids: AppIds) -> DeltaLake {
+        DeltaLake { store, app_ids }
+    }
+}
+
+impl Lake for DeltaLake {
+    type Table = DeltaTable;
+
+    async fn open(&self, table: &TableName) -> Result<DeltaTable> {
+        let parts = [table.schema.as_str(), table.table.as_str()];
+        let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
+        let location = TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts));
+        DeltaTable::open(table.clone(), location, self.app_ids.clone()).await
+    }
+}

@@ -1,0 +1,241 @@
+//! Where the lake lies: a folder on local disk or a prefix of an S3 bucket, behind `object_store`.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
+use sooner_api::{Class, Error, Result};
+use url::Url;
+
+/// How long one request may be tried again inside the store's client.
+const REQUEST_RETRY: Duration = Duration::from_secs(8);
+/// How often a whole operation is tried, with growing pauses, before its error is told.
+const ATTEMPTS: u32 = 5;
+
+/// Settings of an S3 store, beyond what the AWS environment variables say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Settings {
+    /// Endpoint of a store other than AWS.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+    /// Access key and secret key; otherwise the environment's or the machine's identity.
+    pub credentials: Option<(String, String)>,
+}
+
+/// An opened lake.
+#[derive(Clone, Debug)]
+pub struct LakeStore {
+    root: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: Url,
+}
+
+impl LakeStore {
+    /// Opens `/a/folder` or `s3://bucket/prefix`. Local folders are created; buckets are not.
+    pub fn open(location: &str, s3: &S3Settings) -> Result<LakeStore> {
+        let unusable = |why: String| {
+            Error::operator(
+                format!("cannot use the lake '{location}'"),
+                why,
+                "write url in [lake] as a folder or as s3://bucket/prefix",
+            )
+        };
+        if !location.contains("://") {
+            return LakeStore::local(PathBuf::from(location)).map_err(|error| unusable(error.to_string()));
+        }
+        let url = Url::parse(location).map_err(|error| unusable(error.to_string()))?;
+        match url.scheme() {
+            "file" => {
+                let folder = url.to_file_path().map_err(|()| unusable("it is no local path".to_owned()))?;
+                LakeStore::local(folder).map_err(|error| unusable(error.to_string()))
+            }
+            "s3" => {
+                let store = s3_store(&url, s3).map_err(|error| unusable(error.to_string()))?;
+                let prefix = Path::from_url_path(url.path()).map_err(|error| unusable(error.to_string()))?;
+                Ok(LakeStore { root: Arc::new(store), prefix, url })
+            }
+            other => Err(unusable(format!("'{other}' is not supported"))),
+        }
+    }
+
+    fn local(folder: PathBuf) -> std::result::Result<LakeStore, Box<dyn std::error::Error>> {
+        std::fs::create_dir_all(&folder)?;
+        let folder = folder.canonicalize()?;
+        let url = Url::from_directory_path(&folder).map_err(|()| "the folder has no absolute path")?;
+        let root = Arc::new(LocalFileSystem::new());
+        Ok(LakeStore { root, prefix: Path::from_absolute_path(&folder)?, url })
+    }
+
+    /// The store from its root: the bucket, or `/`.
+    pub fn root(&self) -> Arc<dyn ObjectStore> {
+        self.root.clone()
+    }
+
+    /// The lake's own prefix below that root.
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
+    /// URL of a folder below the lake, with a slash at its end.
+    pub fn folder_url(&self, parts: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(parts).push("");
+        }
+        url
+    }
+
+    /// Shows that the lake can be written, and that a conditional put is honoured: of two, the second must fail.
+    pub async fn probe(&self) -> Result<()> {
+        let path = self.prefix.clone().join("_sooner").join(format!("probe-{}", uuid::Uuid::new_v4()));
+        let first = put_new(&*self.root, &path, Bytes::from_static(b"first")).await?;
+        let second = put_new(&*self.root, &path, Bytes::from_static(b"second")).await;
+        let cleaned = self.root.delete(&path).await;
+        if first == Put::Exists || second? == Put::Created {
+            return Err(Error::operator(
+                format!("the lake '{}' cannot be used", self.url),
+                "its store does not honour conditional puts (If-None-Match: *), without which two writers could \
+                 overwrite each other's commits",
+                "use a store that does, such as AWS S3, or a recent version of yours",
+            ));
+        }
+        cleaned.map_err(|error| store_error("cannot delete from the lake", &error))
+    }
+}
+
+fn s3_store(url: &Url, settings: &S3Settings) -> object_store::Result<object_store::aws::AmazonS3> {
+    let retry = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(50), ..BackoffConfig::default() },
+        max_retries: 5,
+        retry_timeout: REQUEST_RETRY,
+    };
+    let client = ClientOptions::new()
+        .with_connect_timeout(Duration::from_secs(3))
+        .with_timeout(Duration::from_secs(30))
+        .with_allow_http(settings.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")));
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(url.host_str().unwrap_or_default())
+        .with_retry(retry)
+        .with_client_options(client);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    } else if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
+        builder = builder.with_region("us-east-1");
+    }
+    if let Some((access_key, secret_key)) = &settings.credentials {
+        builder = builder.with_access_key_id(access_key).with_secret_access_key(secret_key);
+    }
+    builder.build()
+}
+
+/// What a conditional put did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is new.
+    Created,
+    /// It was there already. After a lost response it may be our own.
+    Exists,
+}
+
+/// Writes an object only if there is none of that name. An error leaves open whether it was written.
+pub async fn put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<Put> {
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.put_opts(path, bytes.into(), options).await {
+        Ok(_) => Ok(Put::Created),
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Put::Exists),
+        Err(error) => Err(store_error(format!("cannot write {path}"), &error)),
+    }
+}
+
+/// Writes an object under a name that nobody else uses; tries again after errors that pass.
+pub async fn put(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<()> {
+    retrying(|| async {
+        let written = store.put(path, bytes.clone().into()).await;
+        written.map(drop).map_err(|error| store_error(format!("cannot write {path}"), &error))
+    })
+    .await
+}
+
+/// Reads an object; none if it does not exist. Tries again after errors that pass.
+pub async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>> {
+    retrying(|| async {
+        let found = match store.get(path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { source, .. }) if !names_bucket(&source) => Ok(None),
+            Err(error) => Err(store_error(format!("cannot read {path}"), &error)),
+        }
+    })
+    .await
+}
+
+/// Repeats what fails with an error that passes by itself.
+pub async fn retrying<T, F: Future<Output = Result<T>>>(mut operation: impl FnMut() -> F) -> Result<T> {
+    let mut pause = Duration::from_millis(100);
+    for _ in 1..ATTEMPTS {
+        match operation().await {
+            Err(error) if error.class == Class::Retry => {
+                tracing::debug!(%error, "trying again");
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                pause *= 3;
+            }
+            other => return other,
+        }
+    }
+    operation().await
+}
+
+/// A store's error in our classes.
+pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Error {
+    let what = what.into();
+    let why = root_cause(error);
+    match error {
+        object_store::Error::NotFound { source, .. } if names_bucket(source) => {
+            Error::operator(what, why, "create the bucket, or correct url in [lake]")
+        }
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            Error::operator(what, why, "check the credentials of [lake] and what they may do: list, get, put, delete")
+        }
+        object_store::Error::NotFound { .. } => {
+            Error::operator(what, why, "restore the object; it must not be removed while the table refers to it")
+        }
+        _ if why.contains("redential") || why.contains("169.254.") => {
+            Error::operator(what, why, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role")
+        }
+        _ if why.contains("InvalidAccessKeyId") || why.contains("SignatureDoesNotMatch") => {
+            Error::operator(what, why, "check the credentials of [lake]")
+        }
+        _ if why.contains("No space left") || why.contains("StorageFull") => {
+            Error::retry(what, why, "make space on the lake's disk; it is tried again")
+        }
+        _ => Error::retry(what, why, "check that the lake's store can be reached; it is tried again"),
+    }
+}
+
+fn names_bucket(source: &impl Display) -> bool {
+    source.to_string().contains("NoSuchBucket")
+}
+
+/// The innermost message of a chain of errors, with the outermost if that adds something.
+fn root_cause(error: &object_store::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let (outer, inner) = (error.to_string(), cause.to_string());
+    if outer.contains(&inner) { outer } else { format!("{outer}: {inner}") }
+}

@@ -1,0 +1,304 @@
+//! A lake table: opened from its log, fed with events, committed to.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use object_store::ObjectStore;
+use serde_json::Value;
+use sooner_api::{Committed, Error, LakeTable, Result, Staged};
+use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
+use sooner_schemas::{Lsn, TableName};
+
+use crate::actions::check_protocol;
+use crate::columns::{Difference, LakeColumn, columns_of, compare, parse_schema_string, widen};
+use crate::data_file;
+use crate::index::{KeyIndex, RowAddress};
+use crate::key::KeyPlan;
+use crate::live_files::{LiveFile, LiveFiles};
+use crate::rows::RowReader;
+use crate::snapshot::TableLocation;
+use crate::staging::{Shape, Staging};
+
+/// The names under which a pipeline keeps positions in a table's log.
+#[derive(Clone, Debug)]
+pub struct AppIds {
+    /// Commit LSN up to which events are in the table.
+    pub applied: String,
+    /// LSN up to which the table is complete.
+    pub watermark: String,
+}
+
+impl AppIds {
+    /// Of a pipeline that reads a slot directly.
+    pub fn direct(pipeline: &str, slot: &str) -> AppIds {
+        AppIds {
+            applied: format!("sooner/{pipeline}/{slot}"),
+            watermark: format!("sooner/{pipeline}/{slot}/watermark"),
+        }
+    }
+}
+
+/// One table of the lake.
+pub struct DeltaTable {
+    pub(crate) name: TableName,
+    pub(crate) location: TableLocation,
+    pub(crate) app_ids: AppIds,
+    /// None while the table does not exist.
+    pub(crate) version: Option<u64>,
+    pub(crate) metadata: Value,
+    pub(crate) columns: Vec<LakeColumn>,
+    pub(crate) files: LiveFiles,
+    pub(crate) applied: Option<Lsn>,
+    /// None until the first event needs it.
+    pub(crate) index: Option<KeyIndex>,
+    pub(crate) staging: Staging,
+    secret: (u64, u64),
+}
+
+impl DeltaTable {
+    /// Opens a table as its log says it is.
+    pub async fn open(name: TableName, location: TableLocation, app_ids: AppIds) -> Result<DeltaTable> {
+        let mut table = DeltaTable {
+            name,
+            location,
+            app_ids,
+            version: None,
+            metadata: Value::Null,
+            columns: Vec::new(),
+            files: LiveFiles::default(),
+            applied: None,
+            index: None,
+            staging: Staging::new(),
+            secret: rand::random(),
+        };
+        let ids = [table.app_ids.applied.as_str(), table.app_ids.watermark.as_str()];
+        if let Some(snapshot) = table.location.load(&ids).await? {
+            table.applied = snapshot.txns.get(&table.app_ids.applied).map(|version| Lsn(version.cast_unsigned()));
+            if table.applied.is_some() {
+                check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata)?;
+                table.adopt_metadata(snapshot.metadata)?;
+            }
+            table.version = Some(snapshot.version);
+            table.files = snapshot.files;
+        }
+        Ok(table)
+    }
+
+    /// The table's columns after the next commit.
+    pub(crate) fn next_columns(&self) -> &[LakeColumn] {
+        self.staging.columns.as_deref().unwrap_or(&self.columns)
+    }
+
+    /// Takes over metadata that the log holds.
+    pub(crate) fn adopt_metadata(&mut self, metadata: Value) -> Result<()> {
+        let schema = metadata.get("schemaString").and_then(Value::as_str).unwrap_or_default();
+        self.columns = parse_schema_string(schema).ok_or_else(|| {
+            let why = "it has a column of a type that events do not have: somebody changed its schema";
+            let remedy = format!("restore the schema, or `sooner resume {}`, which copies the table anew", self.name);
+            Error::operator(format!("cannot merge into the lake table {}", self.name), why, remedy)
+        })?;
+        self.metadata = metadata;
+        Ok(())
+    }
+
+    /// Learns how the events of a schema are read; says so if the table has to be copied for it.
+    async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
+        if self.staging.shape.as_ref().is_some_and(|shape| Arc::ptr_eq(&shape.schema, schema)) {
+            return Ok(Staged::Taken);
+        }
+        self.seal_pending().await?;
+        let columns = columns_of(&self.name, &schema.value)?;
+        match compare(self.next_columns(), &columns) {
+            Difference::None => {}
+            Difference::Widened => {
+                let added = &columns[self.next_columns().len().min(columns.len())..];
+                if let Some(column) = added.iter().find(|added| schema.columns_with_default.contains(&added.name)) {
+                    return Ok(Staged::NeedsCopy(format!("the added column '{}' has a default", column.name)));
+                }
+                // The open part has the former columns.
+                self.close_part().await?;
+                self.staging.columns = Some(widen(self.next_columns(), &columns));
+            }
+            Difference::Incompatible(what) => return Err(self.changed_shape(&what)),
+        }
+        self.set_shape(schema)?;
+        Ok(Staged::Taken)
+    }
+
+    fn set_shape(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
+        let Some(key) = &schema.key else {
+            return Err(Error::operator(
+                format!("cannot merge {} into the lake", self.name),
+                "the table has neither a primary key nor a replica identity index, so its rows cannot be told apart",
+                format!("ALTER TABLE {} ADD PRIMARY KEY (…), or leave the table out (exclude)", self.name),
+            ));
+        };
+        let keys = KeyPlan::new(&self.name, key, self.secret)?;
+        if self.staging.shape.as_ref().is_some_and(|shape| !shape.keys.same_columns(&keys)) {
+            return Err(self.changed_shape("its key changed"));
+        }
+        self.staging.shape = Some(Shape { schema: schema.clone(), rows: RowReader::new(schema)?, keys });
+        Ok(())
+    }
+
+    fn changed_shape(&self, what: &str) -> Error {
+        Error::operator(
+            format!("cannot merge {} into the lake", self.name),
+            format!("the table's shape changed: {what}"),
+            format!("`sooner resume {}` copies the table anew in its new shape", self.name),
+        )
+    }
+
+    /// Builds the key index from the key columns of all live files.
+    async fn build_index(&mut self) -> Result<()> {
+        if self.index.is_some() || self.staging.replaces {
+            return Ok(());
+        }
+        let mut index = KeyIndex::default();
+        let files: Vec<_> = self.files.iter().map(|(id, file)| (id, file.clone())).collect();
+        index.reserve(files.iter().filter_map(|(_, file)| file.rows).sum::<u64>() as usize);
+        for (id, file) in files {
+            self.index_file(id, &file, &mut index).await?;
+        }
+        tracing::debug!(table = %self.name, keys = index.len(), "built the key index");
+        self.index = Some(index);
+        Ok(())
+    }
+
+    /// Adds a file's live rows to an index.
+    pub(crate) async fn index_file(&self, id: u32, file: &LiveFile, index: &mut KeyIndex) -> Result<()> {
+        let Some(shape) = &self.staging.shape else {
+            return Err(Error::fatal("cannot build the key index", "the key is not known yet", "report this"));
+        };
+        let mut next_row = 0u32;
+        data_file::read(&self.location.table, &file.path, file.size, &shape.keys.columns(), None, |batch| {
+            let hashes = shape.keys.hash_rows(&batch).ok_or_else(|| {
+                let what = format!("cannot read the key columns of {}", file.path);
+                Error::operator(what, "they are missing or of another type", self.copy_anew())
+            })?;
+            for key in hashes {
+                if !file.deleted.contains(next_row) {
+                    index.insert(key, RowAddress { file: id, row: next_row });
+                }
+                next_row += 1;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn copy_anew(&self) -> String {
+        format!("`sooner resume {}` copies the table anew", self.name)
+    }
+
+    fn take_events(&mut self, events: TableEvents, first: usize) -> Result<()> {
+        let count = events.events.len();
+        self.staging.last_lsn = events.events.last().map_or(Lsn::ZERO, |event| event.position.commit_lsn);
+        let mut scratch = Vec::new();
+        let batch = self.staging.pending.open_batch(events);
+        let mut batch = Some(batch);
+        for index in first..count {
+            let Some(number) = batch else { break };
+            let events = self.staging.pending.batch(number);
+            if events.events[index].op == Op::Truncate {
+                batch = self.truncate_at(number, index);
+                continue;
+            }
+            let (key, old_key) = self.keys_of(number, index, &mut scratch)?;
+            self.staging.pending.push(number, index as u32, key, old_key);
+        }
+        Ok(())
+    }
+
+    /// Drops what was staged before a truncate; what follows it in its batch stays.
+    fn truncate_at(&mut self, batch: u32, index: usize) -> Option<u32> {
+        let rest = self.staging.pending.take_batch(batch);
+        self.staging.truncate();
+        (index + 1 < rest.events.len()).then(|| self.staging.pending.open_batch(rest))
+    }
+
+    fn keys_of(&self, batch: u32, index: usize, scratch: &mut Vec<u8>) -> Result<(u128, Option<u128>)> {
+        let malformed = |why| {
+            let what = format!("cannot read the key of an event of {}", self.name);
+            Error::operator(what, why, self.copy_anew())
+        };
+        let Some(shape) = &self.staging.shape else {
+            return Err(Error::fatal("cannot stage events", "their schema is not known", "report this"));
+        };
+        let events = self.staging.pending.batch(batch);
+        let event = &events.events[index];
+        let key = shape.keys.hash_message(&events.bytes[event.key.clone()], scratch).map_err(malformed)?;
+        let old_key = event.old_key.clone().map(|range| shape.keys.hash_message(&events.bytes[range], scratch));
+        Ok((key, old_key.transpose().map_err(malformed)?))
+    }
+}
+
+impl LakeTable for DeltaTable {
+    fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    fn applied_lsn(&self) -> Option<Lsn> {
+        self.applied
+    }
+
+    fn table_version(&self) -> Option<u64> {
+        self.version
+    }
+
+    async fn begin_copy(&mut self, schema: Arc<EventSchema>) -> Result<()> {
+        if self.version.is_some() && self.applied.is_none() {
+            return Err(Error::operator(
+                format!("cannot copy {} into the lake", self.name),
+                format!("there is a table at {} already, and this pipeline did not make it", self.location.url),
+                "move it away, or give the lake another url",
+            ));
+        }
+        self.staging = Staging::new();
+        self.staging.replaces = true;
+        self.staging.copying = true;
+        self.staging.columns = Some(columns_of(&self.name, &schema.value)?);
+        self.set_shape(&schema)
+    }
+
+    async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
+        let applied = self.applied.filter(|_| !self.staging.copying).unwrap_or(Lsn::ZERO);
+        let first = events.events.partition_point(|event| event.position.commit_lsn <= applied);
+        if first == events.events.len() {
+            return Ok(Staged::Taken);
+        }
+        if let Staged::NeedsCopy(why) = self.adopt_schema(&events.schema).await? {
+            return Ok(Staged::NeedsCopy(why));
+        }
+        self.build_index().await?;
+        self.take_events(events, first)?;
+        Ok(Staged::Taken)
+    }
+
+    fn staged_bytes(&self) -> usize {
+        self.staging.pending.size_bytes()
+    }
+
+    async fn seal(&mut self) -> Result<()> {
+        self.seal_pending().await
+    }
+
+    async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
+        self.commit_staged(watermark).await
+    }
+
+    fn discard(&mut self) {
+        self.staging = Staging::new();
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub(crate) fn now_millis() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The table's own store.
+pub(crate) fn store(table: &DeltaTable) -> &dyn ObjectStore {
+    &*table.location.table
+}

@@ -1,0 +1,19 @@
+//! The lake's preconditions.
+
+use sooner_delta::LakeStore;
+
+use super::Finding;
+use crate::config::Config;
+
+/// Looks at the lake.
+pub async fn look(config: &Config) -> Vec<Finding> {
+    let opened = LakeStore::open(&config.lake.url, &config.lake.s3);
+    let probed = match opened {
+        Ok(store) => store.probe().await,
+        Err(error) => Err(error),
+    };
+    vec![match probed {
+        Ok(()) => Finding::ok("lake", format!("{} is writable, and conditional puts are honoured", config.lake.url)),
+        Err(error) => Finding::error("lake", &error),
+    }]
+}

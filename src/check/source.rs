@@ -1,0 +1,180 @@
+//! The source's preconditions.
+
+use std::time::Instant;
+
+use sooner_api::{Clock, Result};
+use sooner_postgres::catalog::{self, ReplicaIdentity, Table};
+use sooner_postgres::client::{Mode, Row, quote_name, quote_text};
+use sooner_postgres::{Client, publication, slot};
+
+use super::Finding;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::pipeline::prepare::OLDEST_VERSION;
+
+/// Clocks further apart than this make lag figures useless.
+const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
+
+/// Looks at the source.
+pub async fn look(config: &Config) -> Vec<Finding> {
+    let mut client = match Client::connect(&config.source.connect, Mode::Sql).await {
+        Ok(client) => client,
+        Err(error) => return vec![Finding::error("connection", &error)],
+    };
+    let mut findings = vec![Finding::ok("connection", format!("reached {}", config.source.connect.address()))];
+    if let Err(error) = look_closer(config, &mut client, &mut findings).await {
+        findings.push(Finding::error("source", &error));
+    }
+    findings
+}
+
+async fn look_closer(config: &Config, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
+    findings.push(version(client));
+    findings.push(wal_level(client).await?);
+    let slot = slot::find(client, &config.source.slot).await?;
+    findings.push(slot_state(config, slot.as_ref()));
+    if slot.is_none() {
+        findings.push(free(client, "free slots", "max_replication_slots", "pg_replication_slots").await?);
+    }
+    findings.push(free(client, "free walsenders", "max_wal_senders", "pg_stat_replication").await?);
+    findings.push(role(config, client).await?);
+    let mut tables = catalog::tables(client).await?;
+    tables.retain(|table| config.source.selects(&table.relation.name));
+    if tables.is_empty() {
+        let remedy = "correct tables and exclude of [source]";
+        findings.push(Finding::failed("tables", "no table fits the patterns", remedy));
+    }
+    findings.push(published(config, client, &tables).await?);
+    for table in &tables {
+        findings.push(table_finding(client, table).await?);
+    }
+    findings.push(clock(client).await?);
+    Ok(())
+}
+
+fn version(client: &Client) -> Finding {
+    let version = client.server_version();
+    let shown = format!("Postgres {}.{}", version / 10_000, version % 10_000);
+    if version >= OLDEST_VERSION {
+        return Finding::ok("server version", shown);
+    }
+    Finding::failed("server version", shown, "upgrade to version 13 or newer")
+}
+
+async fn wal_level(client: &mut Client) -> Result<Finding> {
+    let level = client.query_value("SHOW wal_level").await?.unwrap_or_default();
+    if level == "logical" {
+        return Ok(Finding::ok("wal_level", level));
+    }
+    let remedy = "ALTER SYSTEM SET wal_level = logical;  then restart Postgres";
+    Ok(Finding::failed("wal_level", level, remedy))
+}
+
+fn slot_state(config: &Config, found: Option<&slot::Slot>) -> Finding {
+    let name = &config.source.slot;
+    let Some(found) = found else {
+        return Finding::ok("slot", format!("'{name}' does not exist yet; `sooner run` creates it"));
+    };
+    if let Err(error) = slot::check(name, found, &config.source.connect.database) {
+        return Finding::error("slot", &error);
+    }
+    let retained = bytesize::ByteSize(found.retained_bytes);
+    if let Some(pid) = found.active_pid {
+        let remedy = "fine if that is this pipeline; otherwise give this one a slot of its own";
+        return Finding::warning(
+            "slot",
+            format!("'{name}' is in use by process {pid}; it keeps {retained} of log"),
+            remedy,
+        );
+    }
+    Finding::ok("slot", format!("'{name}' is free; it keeps {retained} of log"))
+}
+
+async fn free(client: &mut Client, check: &str, setting: &str, view: &str) -> Result<Finding> {
+    let sql = format!("SELECT current_setting('{setting}')::int, (SELECT count(*) FROM pg_catalog.{view})");
+    let row = client.query(&sql).await?.pop().unwrap_or_default();
+    let (limit, used) = (number(&row, 0), number(&row, 1));
+    let found = format!("{used} of {limit} used");
+    if used < limit {
+        return Ok(Finding::ok(check, found));
+    }
+    let remedy = format!("ALTER SYSTEM SET {setting} = {};  then restart Postgres", limit + 5);
+    Ok(Finding::failed(check, found, remedy))
+}
+
+async fn role(config: &Config, client: &mut Client) -> Result<Finding> {
+    let user = &config.source.connect.user;
+    let sql = "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let allowed = client.query_value(sql).await?.as_deref() == Some("t");
+    if allowed {
+        return Ok(Finding::ok("role", format!("'{user}' may replicate")));
+    }
+    let remedy = format!("ALTER ROLE {} REPLICATION;", quote_name(user));
+    Ok(Finding::failed("role", format!("'{user}' lacks REPLICATION"), remedy))
+}
+
+async fn published(config: &Config, client: &mut Client, tables: &[Table]) -> Result<Finding> {
+    let name = &config.source.publication;
+    let names: Vec<_> = tables.iter().map(|table| table.relation.name.clone()).collect();
+    if publication::find(client, name).await?.is_none() {
+        let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";
+        let may_create = client.query_value(sql).await?.as_deref() == Some("t");
+        if may_create {
+            return Ok(Finding::ok("publication", format!("'{name}' does not exist yet; `sooner run` creates it")));
+        }
+        let remedy = format!("{};", publication::create_statement(name, &names));
+        return Ok(Finding::failed(
+            "publication",
+            format!("'{name}' does not exist, and the role may not create it"),
+            remedy,
+        ));
+    }
+    // The publication exists, so this changes nothing.
+    Ok(match publication::ensure(client, name, &names).await {
+        Ok(()) => Finding::ok("publication", format!("'{name}' carries {} tables", names.len())),
+        Err(error) => Finding::error("publication", &error),
+    })
+}
+
+async fn table_finding(client: &mut Client, table: &Table) -> Result<Finding> {
+    let name = &table.relation.name;
+    let quoted = publication::quote_table(name);
+    if table.relation.key.is_empty() {
+        let finding = "it has neither a primary key nor a replica identity index";
+        let remedy = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);  or exclude it");
+        return Ok(Finding::failed(name.to_string(), finding, remedy));
+    }
+    if table.identity == ReplicaIdentity::Nothing {
+        let finding = "its replica identity is NOTHING: Postgres refuses updates and deletes once it is published";
+        let remedy = format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT;");
+        return Ok(Finding::warning(name.to_string(), finding, remedy));
+    }
+    let sql = format!("SELECT has_table_privilege({}, 'SELECT')", quote_text(&quoted));
+    if client.query_value(&sql).await?.as_deref() != Some("t") {
+        let remedy = format!("GRANT SELECT ON {quoted} TO <role>;");
+        return Ok(Finding::failed(name.to_string(), "the role may not read it", remedy));
+    }
+    let key: Vec<_> = table.relation.key.iter().map(|&index| table.relation.columns[index].name.as_str()).collect();
+    let identity = match table.identity {
+        ReplicaIdentity::Full => ", whole old rows are logged",
+        _ => "",
+    };
+    Ok(Finding::ok(name.to_string(), format!("key ({}){identity}", key.join(", "))))
+}
+
+async fn clock(client: &mut Client) -> Result<Finding> {
+    let asked = Instant::now();
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let theirs: i64 = client.query_value(sql).await?.and_then(|text| text.parse().ok()).unwrap_or_default();
+    let half_way = asked.elapsed().as_micros() as i64 / 2;
+    let seconds = (SystemClock.now_micros() - half_way - theirs) as f64 / 1e6;
+    let finding = format!("{:.3} s apart", seconds.abs());
+    if seconds.abs() <= CLOCK_TOLERANCE_SECONDS {
+        return Ok(Finding::ok("clocks", finding));
+    }
+    Ok(Finding::warning("clocks", finding, "synchronise both machines by NTP; until then lag in seconds is wrong"))
+}
+
+fn number(row: &Row, index: usize) -> i64 {
+    row.get(index).cloned().flatten().and_then(|text| text.parse().ok()).unwrap_or_default()
+}

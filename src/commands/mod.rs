@@ -1,0 +1,49 @@
+//! The commands, one file each.
+
+pub mod init;
+pub mod run;
+pub mod status;
+
+use std::io::Write;
+
+use crate::config::Config;
+use crate::pipeline::control;
+
+/// Prints to standard output; that nobody reads it is no error.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// `sooner check`: whether every precondition holds.
+pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
+    use crate::check::{Verdict, render, run};
+    let findings = run(config).await;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&findings)?));
+    } else {
+        print(&render(&findings));
+    }
+    Ok(findings.iter().all(|finding| finding.verdict != Verdict::Failed))
+}
+
+/// `sooner resume TABLE`
+pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
+    let status = crate::status::load(&config.state_dir)?;
+    if let Some(status) = &status
+        && !status.tables.contains_key(table)
+    {
+        let known: Vec<_> = status.tables.keys().map(String::as_str).collect();
+        anyhow::bail!("there is no table '{table}' in this pipeline. Its tables: {}", known.join(", "));
+    }
+    control::request_resume(&config.state_dir, table)?;
+    let when = match status {
+        Some(status) if status::is_running(&status) => "now",
+        _ => "when it starts",
+    };
+    print(&format!(
+        "the pipeline '{}' will copy {table} anew {when}; follow it with `sooner status --watch`\n",
+        config.name
+    ));
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! `sooner status`: what the running pipeline last said of itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use sooner_api::{Clock, TablePhase};
+
+use super::print;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::status::{Status, TableStatus, load};
+
+/// A status older than this comes from a process that hangs or is gone.
+const STALE_SECONDS: f64 = 10.0;
+
+/// Prints the status once, or again and again.
+pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()> {
+    loop {
+        let Some(status) = load(&config.state_dir)? else {
+            anyhow::bail!(
+                "the pipeline '{}' has not run yet, or with another state_dir than {}. To do: start it with `sooner run`.",
+                config.name,
+                config.state_dir.display()
+            );
+        };
+        let text = if json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { render(&status) };
+        if !watch {
+            print(&text);
+            return Ok(());
+        }
+        // Clears the terminal and goes to its first line.
+        print(&format!("\x1b[2J\x1b[H{text}"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Whether the process that wrote a status still runs.
+pub fn is_running(status: &Status) -> bool {
+    let age = (SystemClock.now_micros() - status.updated_micros) as f64 / 1e6;
+    age < STALE_SECONDS && Path::new(&format!("/proc/{}", status.pid)).exists()
+}
+
+fn render(status: &Status) -> String {
+    let state = match (&status.trouble, is_running(status)) {
+        (Some(trouble), _) => format!("in trouble: {trouble}"),
+        (None, true) => "running".to_owned(),
+        (None, false) => "not running; this is what it last said".to_owned(),
+    };
+    let mut text = format!(
+        "{}  {state}\nsource log ends at {}, read to {}, in the lake to {}, slot confirmed to {}\n\n",
+        status.pipeline, status.server_end_lsn, status.received_lsn, status.durable_lsn, status.confirmed_flush_lsn
+    );
+    let width = status.tables.keys().map(String::len).max().unwrap_or(5).max(5);
+    text.push_str(&format!(
+        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>7}  watermark\n",
+        "table", "phase", "rows copied", "events", "lag", "lag s", "version"
+    ));
+    for (name, table) in &status.tables {
+        text.push_str(&line(name, table, width));
+    }
+    for (name, table) in &status.tables {
+        if let Some(reason) = &table.reason {
+            text.push_str(&format!("\n{name} is parked: {reason}\n"));
+        }
+    }
+    text
+}
+
+fn line(name: &str, table: &TableStatus, width: usize) -> String {
+    let phase = match table.phase {
+        TablePhase::Copying => "copying",
+        TablePhase::Streaming => "streaming",
+        TablePhase::Parked => "PARKED",
+    };
+    let version = table.table_version.map_or("-".to_owned(), |version| version.to_string());
+    format!(
+        "{name:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8.1}  {version:>7}  {}\n",
+        table.rows_copied,
+        table.events,
+        ByteSize(table.lag_bytes).to_string(),
+        table.lag_seconds,
+        table.watermark_lsn,
+    )
+}

@@ -1,0 +1,228 @@
+//! The configuration: one TOML file, read into checked settings in one step. All problems are told at once.
+
+mod reader;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sooner_delta::S3Settings;
+use sooner_postgres::{ConnectOptions, Secret};
+use sooner_schemas::TableName;
+
+use reader::Section;
+
+/// Everything that a pipeline needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The pipeline's name.
+    pub name: String,
+    /// Where a running pipeline tells its status and hears requests.
+    pub state_dir: PathBuf,
+    /// Bytes of events that may wait in memory.
+    pub memory_bytes: usize,
+    /// The database.
+    pub source: SourceConfig,
+    /// The lake.
+    pub lake: LakeConfig,
+}
+
+/// `[source]`
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// Server, role and database.
+    pub connect: ConnectOptions,
+    /// Replication slot.
+    pub slot: String,
+    /// Publication.
+    pub publication: String,
+    /// Patterns of tables to carry.
+    pub tables: Vec<TablePattern>,
+    /// Patterns of tables to leave out.
+    pub exclude: Vec<TablePattern>,
+    /// Tables copied at the same time.
+    pub copy_tables_at_once: usize,
+}
+
+/// `[lake]`
+#[derive(Clone, Debug)]
+pub struct LakeConfig {
+    /// Folder or `s3://bucket/prefix`.
+    pub url: String,
+    /// How long an event may wait before it is visible.
+    pub freshness: Duration,
+    /// S3 settings.
+    pub s3: S3Settings,
+}
+
+/// A table name in which `*` stands for any characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablePattern(String);
+
+impl TablePattern {
+    /// Checks that the pattern names schema and table.
+    pub fn parse(text: &str) -> Result<TablePattern, String> {
+        match text.split_once('.') {
+            Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(TablePattern(text.to_owned())),
+            _ => Err("expected schema.table, where * stands for any characters, such as \"public.*\"".to_owned()),
+        }
+    }
+
+    /// Whether a table's name fits.
+    pub fn matches(&self, table: &TableName) -> bool {
+        fits(self.0.as_bytes(), table.to_string().as_bytes())
+    }
+}
+
+fn fits(pattern: &[u8], text: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => text.is_empty(),
+        Some((b'*', rest)) => (0..=text.len()).any(|skipped| fits(rest, &text[skipped..])),
+        Some((first, rest)) => text.split_first().is_some_and(|(byte, text)| first == byte && fits(rest, text)),
+    }
+}
+
+impl SourceConfig {
+    /// Whether a table is to be carried.
+    pub fn selects(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|pattern| pattern.matches(table))
+            && !self.exclude.iter().any(|pattern| pattern.matches(table))
+    }
+}
+
+impl Config {
+    /// Reads a file. The error lists everything that is wrong with it.
+    pub fn load(path: &Path) -> anyhow::Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            anyhow::anyhow!(
+                "cannot read the configuration {}: {error}. To do: name it with --config, or write one with `sooner init`.",
+                path.display()
+            )
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Config::parse(&text, folder).map_err(|problems| {
+            let list = problems.iter().map(|problem| format!("\n  - {problem}")).collect::<String>();
+            anyhow::anyhow!("the configuration {} has {} problem(s):{list}", path.display(), problems.len())
+        })
+    }
+
+    /// Checks a file's text; relative paths of secrets start from `folder`.
+    pub fn parse(text: &str, folder: &Path) -> Result<Config, Vec<String>> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+        let mut root = Section::root(table, folder);
+        let name = root.text("name", check_name);
+        let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
+        let memory_bytes = root.size("memory", 128 << 20, 8 << 20);
+        let source = root.section("source", |section| read_source(section, name.as_deref()));
+        let lake = root.section("lake", read_lake);
+        let problems = root.finish();
+        match (name, source, lake) {
+            (Some(name), Some(source), Some(lake)) if problems.is_empty() => {
+                let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
+                Ok(Config { name, state_dir, memory_bytes, source, lake })
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig> {
+    let default_name = format!("sooner_{}", name.unwrap_or_default().replace('-', "_"));
+    let connect = section.text("url", |text| ConnectOptions::parse(text).map_err(|error| error.to_string()));
+    let password = section.secret("password");
+    let slot = section.optional("slot", check_slot).unwrap_or_else(|| default_name.clone());
+    let publication = section.optional("publication", |text| Ok(text.to_owned())).unwrap_or(default_name);
+    let tables = section.list("tables", TablePattern::parse);
+    let exclude = section.list("exclude", TablePattern::parse);
+    let copy_tables_at_once = section.count("copy_tables_at_once", 2, 1..=32);
+    let mut connect = connect?;
+    if let Some(password) = password {
+        connect.password = Some(Secret::new(password));
+    }
+    let tables = tables.unwrap_or_else(|| vec![TablePattern("*.*".to_owned())]);
+    Some(SourceConfig { connect, slot, publication, tables, exclude: exclude.unwrap_or_default(), copy_tables_at_once })
+}
+
+fn read_lake(section: &mut Section) -> Option<LakeConfig> {
+    let url = section.text("url", |text| Ok(text.to_owned()));
+    let freshness = section.duration("freshness", Duration::from_secs(1), Duration::from_millis(50));
+    let endpoint = section.optional("endpoint", |text| Ok(text.to_owned()));
+    let region = section.optional("region", |text| Ok(text.to_owned()));
+    let access_key = section.secret("access_key_id");
+    let secret_key = section.secret("secret_access_key");
+    if access_key.is_some() != secret_key.is_some() {
+        section.problem("access_key_id", "access_key_id and secret_access_key go together: set both or neither");
+    }
+    let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
+    Some(LakeConfig { url: url?, freshness, s3 })
+}
+
+fn check_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if !text.is_empty() && text.len() <= 50 && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("expected up to 50 of: lower-case letters, digits, '-' and '_'".to_owned())
+}
+
+fn check_slot(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !text.is_empty() && text.len() <= 63 && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("expected up to 63 of: lower-case letters, digits and '_' (Postgres' rule for slots)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        Config::parse(text, Path::new(".")).unwrap_err()
+    }
+
+    #[test]
+    fn the_smallest_configuration() {
+        let text = "name = 'shop'\n[source]\nurl = 'postgres://me@db/shop'\n[lake]\nurl = '/lake'";
+        let config = Config::parse(text, Path::new("/etc")).unwrap();
+        assert_eq!(config.source.slot, "sooner_shop");
+        assert_eq!(config.lake.freshness, Duration::from_secs(1));
+        assert_eq!(config.state_dir, Path::new("/etc/.sooner/shop"));
+        assert!(config.source.selects(&TableName::new("any", "table")));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_their_place() {
+        let text = "nmae = 'shop'\nmemory = 'lots'\n[source]\nurl = 'postgres://me@db/shop'\n\
+                    password = { env = 'SOONER_NO_SUCH_VARIABLE' }\ntables = ['orders']\n\
+                    [lake]\nfreshness = '1 parsec'\n[kafak]\n";
+        let found = problems(text).join("\n");
+        for expected in [
+            "name: is missing",
+            "nmae: is not known; did you mean 'name'?",
+            "memory: 'lots'",
+            "source.password: the environment variable SOONER_NO_SUCH_VARIABLE is not set",
+            "source.tables[0]: 'orders'",
+            "lake.url: is missing",
+            "lake.freshness: '1 parsec'",
+            "kafak: is not known",
+        ] {
+            assert!(found.contains(expected), "'{expected}' not in:\n{found}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_file_is_refused_and_not_shown() {
+        let text = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\npassword = 'hunter2'\n[lake]\nurl = '/l'";
+        let found = problems(text).join("\n");
+        assert!(found.contains("source.password: secrets do not belong in the file"), "{found}");
+        assert!(!found.contains("hunter2"));
+    }
+
+    #[test]
+    fn patterns_stand_for_any_characters() {
+        let pattern = TablePattern::parse("public.*_log").unwrap();
+        assert!(pattern.matches(&TableName::new("public", "audit_log")));
+        assert!(!pattern.matches(&TableName::new("public", "audit_logs")));
+        assert!(!pattern.matches(&TableName::new("private", "audit_log")));
+    }
+}

@@ -1,0 +1,173 @@
+//! Reads a TOML table key by key, and remembers what is wrong: bad values, missing keys, keys that nobody asked for.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use toml::Value;
+
+/// A table of the file.
+pub struct Section {
+    path: String,
+    table: toml::Table,
+    known: Vec<&'static str>,
+    problems: Vec<String>,
+    folder: PathBuf,
+}
+
+impl Section {
+    /// The whole file.
+    pub fn root(table: toml::Table, folder: &Path) -> Section {
+        Section { path: String::new(), table, known: Vec::new(), problems: Vec::new(), folder: folder.to_owned() }
+    }
+
+    /// Notes what is wrong with a key.
+    pub fn problem(&mut self, key: &str, why: &str) {
+        self.problems.push(format!("{}{key}: {why}", self.path));
+    }
+
+    /// A text that must be there.
+    pub fn text<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.known.push(key);
+            self.problem(key, "is missing");
+            return None;
+        }
+        self.optional(key, check)
+    }
+
+    /// A text that may be there.
+    pub fn optional<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.take(key)?;
+        let Value::String(text) = value else {
+            self.problem(key, "expected a text in quotes");
+            return None;
+        };
+        match check(&text) {
+            Ok(checked) => Some(checked),
+            Err(why) => {
+                self.problem(key, &format!("'{text}': {why}"));
+                None
+            }
+        }
+    }
+
+    /// A list of texts that may be there.
+    pub fn list<T>(&mut self, key: &'static str, check: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        let Value::Array(items) = self.take(key)? else {
+            self.problem(key, "expected a list of texts, such as [\"public.*\"]");
+            return None;
+        };
+        let mut checked = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let text = item.as_str().unwrap_or_default();
+            match check(text) {
+                Ok(item) => checked.push(item),
+                Err(why) => self.problem(&format!("{key}[{index}]"), &format!("'{text}': {why}")),
+            }
+        }
+        Some(checked)
+    }
+
+    /// A duration such as "1s".
+    pub fn duration(&mut self, key: &'static str, default: Duration, least: Duration) -> Duration {
+        let parsed = self.optional(key, |text| match humantime::parse_duration(text) {
+            Ok(duration) if duration >= least => Ok(duration),
+            Ok(_) => Err(format!("expected at least {}", humantime::format_duration(least))),
+            Err(error) => Err(format!("expected a duration such as \"1s\" or \"500ms\" ({error})")),
+        });
+        parsed.unwrap_or(default)
+    }
+
+    /// A size such as "64MiB", in bytes.
+    pub fn size(&mut self, key: &'static str, default: usize, least: usize) -> usize {
+        let parsed = self.optional(key, |text| match text.parse::<ByteSize>() {
+            Ok(ByteSize(bytes)) if bytes >= least as u64 => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            Ok(_) => Err(format!("expected at least {}", ByteSize(least as u64))),
+            Err(_) => Err("expected a size such as \"64MiB\"".to_owned()),
+        });
+        parsed.unwrap_or(default)
+    }
+
+    /// A number.
+    pub fn count(&mut self, key: &'static str, default: usize, allowed: RangeInclusive<usize>) -> usize {
+        let Some(value) = self.take(key) else { return default };
+        match value.as_integer().and_then(|number| usize::try_from(number).ok()) {
+            Some(number) if allowed.contains(&number) => number,
+            _ => {
+                let why = format!("expected a number from {} to {}", allowed.start(), allowed.end());
+                self.problem(key, &why);
+                default
+            }
+        }
+    }
+
+    /// A secret: `{ env = "VARIABLE" }` or `{ file = "path" }`.
+    pub fn secret(&mut self, key: &'static str) -> Option<String> {
+        let value = self.take(key)?;
+        let Value::Table(place) = value else {
+            self.problem(key, "secrets do not belong in the file; write { env = \"VARIABLE\" } or { file = \"path\" }");
+            return None;
+        };
+        let place: Vec<_> = place.iter().map(|(kind, name)| (kind.as_str(), name.as_str())).collect();
+        let found = match place[..] {
+            [("env", Some(name))] => {
+                std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))
+            }
+            [("file", Some(name))] => std::fs::read_to_string(self.folder.join(name))
+                .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
+                .map_err(|error| format!("the file {name} cannot be read: {error}")),
+            _ => Err("expected { env = \"VARIABLE\" } or { file = \"path\" }".to_owned()),
+        };
+        found.map_err(|why| self.problem(key, &why)).ok()
+    }
+
+    /// A table inside this one, which must be there.
+    pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section) -> Option<T>) -> Option<T> {
+        let table = match self.take(key) {
+            Some(Value::Table(table)) => table,
+            Some(_) => {
+                self.problem(key, "expected a section");
+                return None;
+            }
+            None => toml::Table::new(),
+        };
+        let mut inner = Section::root(table, &self.folder);
+        inner.path = format!("{}{key}.", self.path);
+        let checked = read(&mut inner);
+        self.problems.extend(inner.finish());
+        checked
+    }
+
+    /// All problems, with those of keys that nobody asked for.
+    pub fn finish(mut self) -> Vec<String> {
+        for key in self.table.keys().cloned().collect::<Vec<_>>() {
+            let why = match self.known.iter().find(|known| looks_like(known, &key)) {
+                Some(known) => format!("is not known; did you mean '{known}'?"),
+                None => format!("is not known; allowed here: {}", self.known.join(", ")),
+            };
+            self.problem(&key, &why);
+        }
+        self.problems
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+}
+
+/// The same letters, or all but one of them in order.
+fn looks_like(known: &str, typed: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut letters: Vec<_> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let without_one = |long: &str, short: &str| {
+        long.len() == short.len() + 1
+            && long.char_indices().any(|(at, c)| format!("{}{}", &long[..at], &long[at + c.len_utf8()..]) == short)
+    };
+    sorted(known) == sorted(typed) || without_one(known, typed) || without_one(typed, known)
+}
