@@ -104,11 +104,12 @@ def both_sides(name, source_type, lake_type):
     if lake_type == "BLOB":
         return f"encode({column}, 'hex')", f"lower(hex({column}))", "VARCHAR"
     if lake_type.endswith("[]"):
-        json = f"array_to_json({column})::text"
-        lake = f"to_json({column})::VARCHAR"
-        if source_type.startswith("timestamp with time"):
-            json = f"array_to_json(({column} AT TIME ZONE 'UTC')::timestamp[])::text"
-        return f"replace({json}, 'T', ' ')", f"replace({lake}, 'T', ' ')", "VARCHAR"
+        return f"array_to_json({column}::text[])::text", f"to_json({column}::VARCHAR[])::VARCHAR", "VARCHAR"
+    # As numbers, because the text of years before 1 and after 9999 is not the same everywhere.
+    if lake_type.startswith("TIMESTAMP"):
+        return f"(extract(epoch FROM {column}) * 1000000)::bigint", f"epoch_us({column})", "BIGINT"
+    if lake_type == "DATE":
+        return f"{column} - date '1970-01-01'", f"{column} - DATE '1970-01-01'", "BIGINT"
     return column, column, lake_type
 
 

@@ -199,9 +199,6 @@ pub fn compare(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
         }
         widened |= event.nullable && !column.nullable;
     }
-    if let Some(added) = events.iter().skip(table.len()).find(|added| !added.nullable) {
-        return Difference::Incompatible(format!("the added column '{}' is NOT NULL", added.name));
-    }
     if widened { Difference::Widened } else { Difference::None }
 }
 
@@ -351,7 +348,6 @@ mod tests {
             (vec![table[0].clone()], "'b' was dropped"),
             (vec![column("a", LakeType::Long, false), table[1].clone()], "from integer to long"),
             (vec![table[0].clone(), column("z", LakeType::String, true)], "'b' was dropped or renamed"),
-            ([table.clone(), vec![column("c", LakeType::Long, false)]].concat(), "'c' is NOT NULL"),
         ] {
             let Difference::Incompatible(what) = with(&events) else { panic!("{events:?} must be refused") };
             assert!(what.contains(expected), "{what}");

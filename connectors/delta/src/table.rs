@@ -112,8 +112,10 @@ impl DeltaTable {
             Difference::None => {}
             Difference::Widened => {
                 let added = &columns[self.next_columns().len().min(columns.len())..];
-                if let Some(column) = added.iter().find(|added| schema.columns_with_default.contains(&added.name)) {
-                    return Ok(Staged::NeedsCopy(format!("the added column '{}' has a default", column.name)));
+                let filled = |added: &&LakeColumn| !added.nullable || schema.columns_with_default.contains(&added.name);
+                if let Some(column) = added.iter().find(filled) {
+                    let why = format!("rows older than the column '{}' hold values that no event tells of", column.name);
+                    return Ok(Staged::NeedsCopy(why));
                 }
                 // The open part has the former columns.
                 self.close_part().await?;

@@ -1,0 +1,177 @@
+//! The real program, started, watched and killed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use sooner::status::{Status, load};
+use sooner_schemas::Lsn;
+use tempfile::TempDir;
+
+use crate::postgres::Postgres;
+use crate::root;
+
+/// A pipeline's configuration in a folder of its own, and its process while it runs.
+pub struct Pipeline {
+    folder: TempDir,
+    /// Where the lake lies.
+    pub lake: String,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+}
+
+impl Pipeline {
+    /// Of a database into a local folder.
+    pub fn local(postgres: &Postgres) -> Pipeline {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lake = folder.path().join("lake").display().to_string();
+        Pipeline::with(folder, &postgres.url(), lake, "", "")
+    }
+
+    /// Of a database into a bucket behind an endpoint.
+    pub fn s3(postgres: &Postgres, endpoint: &str) -> Pipeline {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lake = "s3://lake/shop".to_owned();
+        let mut pipeline = Pipeline::with(folder, &postgres.url(), lake, "", &format!("endpoint = \"{endpoint}\""));
+        pipeline.set("AWS_ACCESS_KEY_ID", "test");
+        pipeline.set("AWS_SECRET_ACCESS_KEY", "test");
+        pipeline
+    }
+
+    /// With more lines for `[source]` and `[lake]`.
+    pub fn with(folder: TempDir, url: &str, lake: String, source: &str, lake_settings: &str) -> Pipeline {
+        let text = format!(
+            "name = \"shop\"\n[source]\nurl = \"{url}\"\n{source}\n[lake]\nurl = \"{lake}\"\nfreshness = \"200ms\"\n{lake_settings}\n"
+        );
+        std::fs::write(folder.path().join("sooner.toml"), text).expect("writable");
+        Pipeline { folder, lake, environment: Vec::new(), process: None }
+    }
+
+    /// Sets an environment variable of the process.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts `sooner run`.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts `sooner run` with arguments.
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("writable");
+        let mut command = self.command("run");
+        let process = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn();
+        self.process = Some(process.expect("the program is built"));
+    }
+
+    /// A command of the program, with this configuration.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program());
+        command.arg("--config").arg(self.folder.path().join("sooner.toml")).arg(name);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn output(&self, name: &str, arguments: &[&str]) -> Output {
+        self.command(name).args(arguments).output().expect("the program is built")
+    }
+
+    /// Waits for a process that is expected to end by itself, and returns its log.
+    pub fn wait_for_end(&mut self, limit: Duration) -> String {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if !self.is_running() {
+                return self.log();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.kill();
+        panic!("it did not end in {limit:?}; its log:\n{}", self.log());
+    }
+
+    /// Kills the process, as `kill -9` does.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().expect("a child").is_none())
+    }
+
+    /// Asks the process to stop, and says how long that took.
+    pub fn stop(&mut self) -> Duration {
+        let mut process = self.process.take().expect("started");
+        let asked = Instant::now();
+        let signalled = Command::new("kill").arg(process.id().to_string()).status().expect("kill");
+        assert!(signalled.success());
+        let status = process.wait().expect("a child");
+        assert!(status.success(), "a clean stop ends with 0; log:\n{}", self.log());
+        asked.elapsed()
+    }
+
+    /// The status, if there is one yet.
+    pub fn status(&self) -> Option<Status> {
+        load(&self.state_dir()).ok().flatten()
+    }
+
+    /// Waits until the status fits.
+    pub async fn wait_for(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> Status {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.status().filter(&condition) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not in {limit:?}: {what}; status: {:#?}\nlog:\n{}", self.status(), self.log());
+    }
+
+    /// Waits until everything that is committed now is in the lake.
+    pub async fn catch_up(&self, postgres: &Postgres) {
+        // A commit of something: on an idle server nothing would move the watermark past an aborted end.
+        let end: Lsn = postgres.end_lsn().await;
+        let pid = self.process.as_ref().map(Child::id);
+        self.wait_for(&format!("durable to {end}"), Duration::from_secs(90), |status| {
+            status.durable_lsn >= end && Some(status.pid) == pid && !status.tables.is_empty()
+        })
+        .await;
+    }
+
+    /// What the process logged, all starts together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The state folder.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join(".sooner/shop")
+    }
+
+    /// The folder with the configuration, and a local lake.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("sooner.log")
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The program as `cargo build` made it.
+pub fn program() -> PathBuf {
+    let path = root().join("target/debug/sooner");
+    assert!(path.exists(), "run `cargo build` first: {} does not exist", path.display());
+    path
+}

@@ -1,0 +1,51 @@
+//! Independent readers, compared with Postgres row by row.
+
+use std::process::Command;
+
+use crate::postgres::Postgres;
+use crate::{python, root};
+
+/// Who reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Reader {
+    /// DuckDB's delta extension.
+    DuckDb,
+    /// Polars, by delta-rs.
+    Polars,
+    /// Spark with Delta.
+    Spark,
+}
+
+/// Fails unless each table in the lake equals Postgres.
+pub fn assert_equal(reader: Reader, postgres: &Postgres, lake: &str, s3_port: Option<u16>, tables: &[&str]) {
+    if let Err(difference) = compare(reader, postgres, lake, s3_port, tables) {
+        panic!("the lake differs from Postgres, read by {reader:?}:\n{difference}");
+    }
+}
+
+/// Compares each table; the error tells the differences.
+pub fn compare(
+    reader: Reader,
+    postgres: &Postgres,
+    lake: &str,
+    s3_port: Option<u16>,
+    tables: &[&str],
+) -> Result<(), String> {
+    let name = match reader {
+        Reader::DuckDb => "duckdb",
+        Reader::Polars => "polars",
+        Reader::Spark => "spark",
+    };
+    let mut command = Command::new(python());
+    command.arg(root().join("integration-tests/readers/verify.py"));
+    command.args(["--postgres", &postgres.url(), "--lake", lake, "--reader", name, "--quiet"]).args(tables);
+    if let Some(port) = s3_port {
+        command.args(["--s3-endpoint", &format!("127.0.0.1:{port}")]);
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    }
+    let output = command.output().expect("the readers are installed");
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
