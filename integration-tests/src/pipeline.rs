@@ -99,6 +99,13 @@ impl Pipeline {
         }
     }
 
+    /// Sends the process a signal, such as STOP.
+    pub fn signal(&self, name: &str) {
+        let id = self.process.as_ref().expect("started").id().to_string();
+        let signalled = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill");
+        assert!(signalled.success());
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().expect("a child").is_none())

@@ -155,8 +155,12 @@ impl Pipeline {
             if ledger.phase(name) == TablePhase::Parked {
                 continue;
             }
-            let opened = match self.open_tables.remove(name) {
-                Some(open) => Ok(open),
+            let known = match self.open_tables.remove(name) {
+                Some(known) if known.is_current().await? => Some(known),
+                _ => None,
+            };
+            let opened = match known {
+                Some(known) => Ok(known),
                 None => lake.open(name).await,
             };
             match opened {

@@ -66,6 +66,14 @@ async fn find_or_create_slot(
 ) -> Result<(Lsn, Option<ExportedSnapshot>)> {
     let name = &config.source.slot;
     if let Some(found) = slot::find(client, name).await? {
+        // Looked at before anything is stored: whoever streams at the moment is not disturbed.
+        if let Some(pid) = found.active_pid {
+            return Err(Error::retry(
+                format!("the slot '{name}' is in use"),
+                format!("Postgres' process {pid} streams from it to somebody else"),
+                "stop the other process, or give this pipeline another slot and name; it is tried again",
+            ));
+        }
         let confirmed = slot::check(name, &found, &config.source.connect.database)?;
         if let Some(record) = record {
             slot::check_continuity(record, identity, confirmed)?;

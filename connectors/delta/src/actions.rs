@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use object_store::path::Path;
 use serde_json::{Map, Value, json};
 use sooner_api::{Error, Result};
 
@@ -126,6 +127,11 @@ pub fn check_protocol(table: &str, protocol: &Value, metadata: &Value) -> Result
         return refuse("it is append-only".to_owned());
     }
     Ok(())
+}
+
+/// Where a version's commit lies, below the table.
+pub fn log_path(version: u64) -> Path {
+    Path::from(format!("_delta_log/{version:020}.json"))
 }
 
 /// A line of the log.

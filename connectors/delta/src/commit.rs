@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use sooner_api::{Class, Committed, Error, Result};
 use sooner_schemas::event::Watermark;
 
-use crate::actions::{self, Commit, check_protocol, line, txn};
+use crate::actions::{self, Commit, check_protocol, line, log_path, txn};
 use crate::deletion_vector::VectorWriter;
 use crate::index::FileId;
 use crate::live_files::LiveFile;
@@ -331,8 +330,4 @@ impl DeltaTable {
             }
         });
     }
-}
-
-fn log_path(version: u64) -> Path {
-    Path::from(format!("_delta_log/{version:020}.json"))
 }

@@ -9,7 +9,7 @@ use sooner_api::{Committed, Error, LakeTable, Result, Staged};
 use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
-use crate::actions::check_protocol;
+use crate::actions::{check_protocol, log_path};
 use crate::columns::{Difference, LakeColumn, columns_of, compare, parse_schema_string, widen};
 use crate::data_file;
 use crate::index::{KeyIndex, RowAddress};
@@ -18,6 +18,7 @@ use crate::live_files::{LiveFile, LiveFiles};
 use crate::rows::RowReader;
 use crate::snapshot::TableLocation;
 use crate::staging::{Shape, Staging};
+use crate::store::get;
 
 /// The names under which a pipeline keeps positions in a table's log.
 #[derive(Clone, Debug)]
@@ -84,6 +85,12 @@ impl DeltaTable {
         Ok(table)
     }
 
+    /// Whether nobody has committed since this was opened or last committed.
+    pub async fn is_current(&self) -> Result<bool> {
+        let next = log_path(self.version.map_or(0, |version| version + 1));
+        Ok(get(store(self), &next).await?.is_none())
+    }
+
     /// The table's columns after the next commit.
     pub(crate) fn next_columns(&self) -> &[LakeColumn] {
         self.staging.columns.as_deref().unwrap_or(&self.columns)
@@ -114,7 +121,8 @@ impl DeltaTable {
                 let added = &columns[self.next_columns().len().min(columns.len())..];
                 let filled = |added: &&LakeColumn| !added.nullable || schema.columns_with_default.contains(&added.name);
                 if let Some(column) = added.iter().find(filled) {
-                    let why = format!("rows older than the column '{}' hold values that no event tells of", column.name);
+                    let why =
+                        format!("rows older than the column '{}' hold values that no event tells of", column.name);
                     return Ok(Staged::NeedsCopy(why));
                 }
                 // The open part has the former columns.
