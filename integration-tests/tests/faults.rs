@@ -104,7 +104,6 @@ async fn an_optimize_and_an_append_by_spark_beside_the_stream() {
     let mut pipeline = Pipeline::local(&postgres);
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    let load = Load::start(postgres.url(), 5);
     let table = format!("{}/public/accounts", pipeline.lake);
     let writer = tokio::task::spawn_blocking(move || {
         Command::new(python())
@@ -114,6 +113,12 @@ async fn an_optimize_and_an_append_by_spark_beside_the_stream() {
             .output()
             .expect("Spark is installed")
     });
+    // Slow enough that Spark gets its commits in between, and that ours then meet them.
+    let mut random = StdRng::seed_from_u64(5);
+    while !writer.is_finished() {
+        postgres.sql(&load::transaction(&mut random)).await;
+        pause(&mut random, 0..2500).await;
+    }
     let written = writer.await.unwrap();
     let (said, failed) = (String::from_utf8_lossy(&written.stdout), String::from_utf8_lossy(&written.stderr));
     assert!(written.status.success(), "{failed}");
@@ -121,7 +126,6 @@ async fn an_optimize_and_an_append_by_spark_beside_the_stream() {
     assert!(pipeline.log().contains("another writer committed"), "there was no conflict to survive");
     // What Spark appended is a row like any other: changes of the same keys at the source supersede it.
     postgres.sql("INSERT INTO accounts VALUES (900001, 'ours', 3, NULL), (900002, 'ours', 4, NULL)").await;
-    load.stop().await;
     pipeline.catch_up(&postgres).await;
     for reader in [Reader::DuckDb, Reader::Spark] {
         assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
