@@ -213,6 +213,8 @@ impl Pipeline {
     ) -> Result<End> {
         let streaming: HashSet<_> = in_phase(ledger.record(), catalog, TablePhase::Streaming).into_iter().collect();
         let tables: Vec<_> = tables.into_iter().filter(|table| streaming.contains(table.name())).collect();
+        let applied = tables.iter().map(|table| (table.name().clone(), table.applied_lsn().unwrap_or_default()));
+        let applied: HashMap<_, _> = applied.collect();
         let budget = MemoryBudget::new(self.config.memory_bytes / 2);
         let (writer, reader) = direct::open(budget.clone(), start_lsn);
         let settings = SinkSettings {
@@ -222,7 +224,7 @@ impl Pipeline {
         };
         let sink = SinkLoop::start(tables, settings, ledger, budget, self.board.clone(), SystemClock);
         let (halt, halted) = watch::channel(false);
-        let source = self.start_source(streaming, start_lsn, writer, halted);
+        let source = self.start_source(applied, start_lsn, writer, halted);
         let watcher = tokio::spawn(halt_on_request(halt.clone(), stop.clone(), self.config.state_dir.clone()));
         let sunk = sink.run(reader).await;
         halt.send_replace(true);
@@ -240,7 +242,7 @@ impl Pipeline {
     /// Starts the source loop on a thread of its own, so that merging never delays reading, nor feedback.
     fn start_source(
         &self,
-        tables: HashSet<TableName>,
+        tables: HashMap<TableName, Lsn>,
         start_lsn: Lsn,
         writer: DirectWriter,
         stop: watch::Receiver<bool>,

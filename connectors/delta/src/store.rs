@@ -213,6 +213,9 @@ pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Erro
         object_store::Error::NotFound { .. } => {
             Error::operator(what, why, "restore the object; it must not be removed while the table refers to it")
         }
+        _ if why.contains("range was invalid") || why.contains("InvalidRange") || why.contains("range starting at") => {
+            Error::operator(what, why, "the file is shorter than it was: restore it, or `sooner resume` its table")
+        }
         _ if why.contains("redential") || why.contains("169.254.") => {
             Error::operator(what, why, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role")
         }

@@ -4,7 +4,7 @@
 //! then the batch in which it ends carries nothing of the next one. So each large transaction has a batch that ends
 //! with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -77,12 +77,20 @@ struct Transaction {
 
 enum Tracked {
     Ignored,
-    Table(Box<(Relation, Encoder)>),
+    Table(Box<Known>),
+}
+
+struct Known {
+    relation: Relation,
+    encoder: Encoder,
+    /// Events at or below this LSN are in the lake.
+    applied_lsn: Lsn,
 }
 
 /// The state of the stream.
 pub struct Decoder {
-    selected: HashSet<TableName>,
+    /// Tables to carry, each with the LSN at or below which its events are in the lake.
+    selected: HashMap<TableName, Lsn>,
     /// Where the stream stands, over all batches. Never moves back.
     watermark: Watermark,
     relations: HashMap<u32, Tracked>,
@@ -97,8 +105,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Starts between transactions, at the slot's confirmed position; events of other tables are left out.
-    pub fn new(selected: HashSet<TableName>, start_lsn: Lsn) -> Decoder {
+    /// Starts between transactions, at the slot's confirmed position. Carries the events of the selected tables that lie
+    /// above the LSN given for each.
+    pub fn new(selected: HashMap<TableName, Lsn>, start_lsn: Lsn) -> Decoder {
         Decoder {
             selected,
             watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
@@ -190,7 +199,10 @@ impl Decoder {
     /// Sets what a relation is from now on.
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
         self.open.remove(&oid);
-        self.relations.insert(oid, Tracked::Table(Box::new((relation, encoder))));
+        let Some(&applied_lsn) = self.selected.get(&relation.name) else {
+            return self.ignore(oid);
+        };
+        self.relations.insert(oid, Tracked::Table(Box::new(Known { relation, encoder, applied_lsn })));
     }
 
     /// Leaves a relation's changes out.
@@ -200,9 +212,9 @@ impl Decoder {
 
     /// Stops a table: its events are left out from here on, and the batch says why.
     pub fn poison(&mut self, table: &TableName, reason: String) {
-        if self.selected.remove(table) {
+        if self.selected.remove(table).is_some() {
             for tracked in self.relations.values_mut() {
-                if matches!(tracked, Tracked::Table(known) if known.0.name == *table) {
+                if matches!(tracked, Tracked::Table(known) if known.relation.name == *table) {
                     *tracked = Tracked::Ignored;
                 }
             }
@@ -212,24 +224,24 @@ impl Decoder {
 
     /// The tables whose events are carried.
     pub fn selected(&self) -> Vec<TableName> {
-        self.selected.iter().cloned().collect()
+        self.selected.keys().cloned().collect()
     }
 
     fn relation(&mut self, shape: RelationShape) -> Next {
         let name = TableName::new(&shape.schema, &shape.table);
         if let Some(Tracked::Table(known)) = self.relations.get(&shape.oid)
-            && known.0.name != name
+            && known.relation.name != name
         {
-            let former = known.0.name.clone();
+            let former = known.relation.name.clone();
             self.poison(&former, format!("the table was renamed to {name}"));
         }
         let other = self.relations.iter().find(|(oid, tracked)| {
-            **oid != shape.oid && matches!(tracked, Tracked::Table(known) if known.0.name == name)
+            **oid != shape.oid && matches!(tracked, Tracked::Table(known) if known.relation.name == name)
         });
         if other.is_some() {
             self.poison(&name, "another table has taken this name".to_owned());
         }
-        if self.selected.contains(&name) {
+        if self.selected.contains_key(&name) {
             return Next::LookUp(shape);
         }
         self.relations.insert(shape.oid, Tracked::Ignored);
@@ -255,8 +267,8 @@ impl Decoder {
         };
         let mut key_changed = false;
         if let Some(Tracked::Table(known)) = self.relations.get(&oid) {
-            fill_from_old(&known.0, &old, whole, &mut new);
-            key_changed = known.0.key.iter().any(|&index| old.get(index) != new.get(index));
+            fill_from_old(&known.relation, &old, whole, &mut new);
+            key_changed = known.relation.key.iter().any(|&index| old.get(index) != new.get(index));
         }
         self.change(oid, lsn, now_micros, &new, |encoder, out, origin| {
             if !key_changed {
@@ -295,7 +307,10 @@ impl Decoder {
         let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
             return self.unknown_or_ignored(oid);
         };
-        let (relation, encoder) = &**known;
+        let Known { relation, encoder, applied_lsn } = &**known;
+        if transaction.commit_lsn <= *applied_lsn {
+            return Ok(Next::Continue);
+        }
         if !row.is_empty() && row.len() < encoder.width() {
             return Err(crate::errors::protocol(
                 format!("cannot understand a change of {}", relation.name),

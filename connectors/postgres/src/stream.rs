@@ -1,6 +1,6 @@
 //! Following the stream: reading, decoding, and telling the server how far we are.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,8 +39,8 @@ pub struct StreamSettings {
     pub slot: String,
     /// Publication.
     pub publication: String,
-    /// Tables whose events are carried.
-    pub tables: HashSet<TableName>,
+    /// Tables whose events are carried, each with the LSN at or below which they are in the lake already.
+    pub tables: HashMap<TableName, Lsn>,
     /// Where the slot stands.
     pub start_lsn: Lsn,
 }
