@@ -1,5 +1,5 @@
 //! What the tests run on: [`postgres`] and [`s3`] are real servers, [`pipeline`] is the real program, [`readers`] are
-//! independent, and [`load`] changes rows at random from a seed.
+//! independent, [`load`] changes rows at random from a seed, and [`simulation`] is a world in memory.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::missing_panics_doc)]
@@ -9,6 +9,7 @@ pub mod pipeline;
 pub mod postgres;
 pub mod readers;
 pub mod s3;
+pub mod simulation;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

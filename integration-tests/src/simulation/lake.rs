@@ -1,0 +1,182 @@
+//! A lake in memory whose commits fail before or after they are done.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::Rng;
+use sooner_api::{Committed, Error, Lake, LakeTable, Result, Staged};
+use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
+use sooner_schemas::wire::{Reader, split_header};
+use sooner_schemas::{Lsn, TableName};
+
+use super::database::{Rows, TABLES, table_name};
+use super::{Chance, draw};
+
+/// What goes wrong, each once in so many commits; none never does.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    fails_before: Option<u32>,
+    answer_lost: Option<u32>,
+}
+
+impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Faults {
+        Faults { fails_before: None, answer_lost: None }
+    }
+
+    /// Some of everything.
+    pub fn some() -> Faults {
+        Faults { fails_before: Some(12), answer_lost: Some(12) }
+    }
+}
+
+/// A table as it survives a crash.
+#[derive(Clone, Debug, Default)]
+struct Stored {
+    version: u64,
+    applied: Lsn,
+    rows: BTreeMap<i64, i64>,
+}
+
+/// The lake.
+#[derive(Clone)]
+pub struct SimulatedLake {
+    tables: Arc<Mutex<HashMap<TableName, Stored>>>,
+    faults: Arc<Mutex<Faults>>,
+    chance: Chance,
+}
+
+/// A table with staged changes, as one process sees it.
+pub struct SimulatedTable {
+    name: TableName,
+    lake: SimulatedLake,
+    base: Stored,
+    staged: Vec<(i64, Option<i64>)>,
+    staged_bytes: usize,
+    last: Lsn,
+}
+
+impl SimulatedLake {
+    /// Empty tables.
+    pub fn new(chance: Chance) -> SimulatedLake {
+        SimulatedLake { tables: Arc::default(), faults: Arc::new(Mutex::new(Faults::none())), chance }
+    }
+
+    /// What goes wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        *self.faults.lock().expect("one thread") = faults;
+    }
+
+    /// Up to where a table's events are in.
+    pub fn applied(&self, table: &TableName) -> Lsn {
+        self.tables.lock().expect("one thread").get(table).map_or(Lsn::ZERO, |stored| stored.applied)
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> Rows {
+        let tables = self.tables.lock().expect("one thread");
+        let of = |table: usize| tables.get(&table_name(table)).cloned().unwrap_or_default().rows;
+        (0..TABLES).flat_map(|table| of(table).into_iter().map(move |(key, value)| ((table, key), value))).collect()
+    }
+
+    fn happens(&self, once_in: impl Fn(&Faults) -> Option<u32>) -> bool {
+        let once_in = once_in(&self.faults.lock().expect("one thread"));
+        once_in.is_some_and(|count| draw(&self.chance, |random| random.random_ratio(1, count)))
+    }
+}
+
+impl Lake for SimulatedLake {
+    type Table = SimulatedTable;
+
+    async fn open(&self, table: &TableName) -> Result<SimulatedTable> {
+        let base = self.tables.lock().expect("one thread").get(table).cloned().unwrap_or_default();
+        let last = base.applied;
+        Ok(SimulatedTable { name: table.clone(), lake: self.clone(), base, staged: Vec::new(), staged_bytes: 0, last })
+    }
+}
+
+impl LakeTable for SimulatedTable {
+    fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    fn applied_lsn(&self) -> Option<Lsn> {
+        Some(self.base.applied)
+    }
+
+    fn table_version(&self) -> Option<u64> {
+        Some(self.base.version)
+    }
+
+    async fn begin_copy(&mut self, _schema: Arc<EventSchema>) -> Result<()> {
+        self.discard();
+        Ok(())
+    }
+
+    async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
+        for event in events.events.iter().filter(|event| event.position.commit_lsn > self.base.applied) {
+            assert!(event.position.commit_lsn >= self.last, "events of a table are in commit order");
+            self.last = event.position.commit_lsn;
+            let (_, key) = split_header(&events.bytes[event.key.clone()]).expect("a key");
+            let key = Reader::new(key).long().expect("a key of one number");
+            let value = (event.op != Op::Delete).then(|| value_of(&events.bytes[event.value.clone()]));
+            self.staged.push((key, value));
+        }
+        self.staged_bytes += events.size_bytes();
+        Ok(Staged::Taken)
+    }
+
+    fn staged_bytes(&self) -> usize {
+        self.staged_bytes
+    }
+
+    async fn seal(&mut self) -> Result<()> {
+        self.staged_bytes = 0;
+        Ok(())
+    }
+
+    async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
+        tokio::time::sleep(Duration::from_millis(draw(&self.lake.chance, |random| random.random_range(1..60)))).await;
+        if self.staged.is_empty() {
+            return Ok(Committed { table_version: self.base.version, ..Committed::default() });
+        }
+        assert!(self.last <= watermark.commit_lsn, "a commit ends between transactions");
+        if self.lake.happens(|faults| faults.fails_before) {
+            return Err(Error::retry("cannot commit", "simulated", "nothing"));
+        }
+        let mut next = self.base.clone();
+        for (key, value) in self.staged.drain(..) {
+            match value {
+                Some(value) => next.rows.insert(key, value),
+                None => next.rows.remove(&key),
+            };
+        }
+        (next.version, next.applied) = (next.version + 1, self.last);
+        let former = self.lake.tables.lock().expect("one thread").insert(self.name.clone(), next.clone());
+        assert_eq!(former.map_or(0, |former| former.version), self.base.version, "a zombie has committed");
+        self.base = next;
+        self.staged_bytes = 0;
+        if self.lake.happens(|faults| faults.answer_lost) {
+            return Err(Error::retry("cannot commit", "the answer was lost", "nothing"));
+        }
+        Ok(Committed { table_version: self.base.version, ..Committed::default() })
+    }
+
+    fn discard(&mut self) {
+        self.staged.clear();
+        self.staged_bytes = 0;
+        self.last = self.base.applied;
+    }
+}
+
+/// The second column of the row after the change.
+fn value_of(message: &[u8]) -> i64 {
+    let (_, datum) = split_header(message).expect("a value");
+    let mut reader = Reader::new(datum);
+    assert_eq!(reader.long().expect("before"), 0, "no row before");
+    assert_eq!(reader.long().expect("after"), 1, "a row after");
+    reader.long().expect("the key");
+    reader.long().expect("the value")
+}
