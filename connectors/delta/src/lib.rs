@@ -5,7 +5,7 @@
 //! [`deletion_vector`] and [`data_file`] are formats, `snapshot` and `actions` are the log.
 
 mod actions;
-mod builder;
+pub mod builder;
 pub mod columns;
 mod commit;
 pub mod data_file;
@@ -16,7 +16,7 @@ pub mod lake;
 mod live_files;
 mod pending;
 mod progress;
-mod rows;
+pub mod rows;
 mod seal;
 mod snapshot;
 mod staging;

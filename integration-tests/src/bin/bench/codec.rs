@@ -1,0 +1,106 @@
+//! Avro bytes of a row and back, on one core, beside apache-avro.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value;
+use apache_avro::writer::datum::GenericDatumWriter;
+use sooner_delta::rows::RowReader;
+use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
+use sooner_schemas::envelope::value_schema;
+use sooner_schemas::event::{EventSchema, TableEvents};
+use sooner_schemas::wire::HEADER_BYTES;
+use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar, TableName};
+
+use crate::Line;
+
+const ROWS: usize = 200_000;
+
+fn relation() -> Relation {
+    let column = |name: &str, scalar| Column {
+        name: name.to_owned(),
+        column_type: ColumnType::Scalar(scalar),
+        nullable: true,
+        has_default: false,
+    };
+    let columns = vec![
+        column("id", Scalar::Int8),
+        column("customer", Scalar::Int8),
+        column("state", Scalar::Text),
+        column("amount", Scalar::Decimal { precision: 12, scale: 2 }),
+        column("placed", Scalar::Timestamp(6)),
+        column("note", Scalar::Text),
+    ];
+    Relation { name: TableName::new("public", "orders"), columns, key: vec![] }
+}
+
+/// Encodes and decodes the same rows both ways.
+pub fn run() -> Vec<Line> {
+    let relation = relation();
+    let json = value_schema("bench.public.orders", &relation).to_string();
+    let schema = Arc::new(EventSchema::parse(relation.name.clone(), None, &json).unwrap());
+    let oracle = apache_avro::Schema::parse_str(&json).unwrap();
+    let texts = ["123456789", "4711", "shipped", "1234.56", "2026-02-03 04:05:06.789", "left at the neighbour's door"];
+    let row: Vec<_> = texts.iter().map(|text| TupleValue::Text(text.as_bytes())).collect();
+
+    let encoder = Encoder::new(&relation, schema.clone(), SchemaIds { key: None, value: 1 }, "bench", "bench");
+    let mut events = TableEvents::new(schema.clone());
+    let started = Instant::now();
+    for ordinal in 0..ROWS {
+        encoder.insert(&mut events, &origin(ordinal as u64), &row).unwrap();
+    }
+    let encoded = started.elapsed().as_secs_f64();
+
+    let reader = RowReader::new(&schema).unwrap();
+    let mut builders = reader.builders().unwrap();
+    let started = Instant::now();
+    for event in &events.events {
+        reader.append(&events.bytes[event.value.clone()], &[], &mut builders).unwrap();
+    }
+    let arrays = sooner_delta::rows::finish(&mut builders);
+    let decoded = started.elapsed().as_secs_f64();
+    assert_eq!(arrays[0].len(), ROWS);
+
+    let oracle_reader = GenericDatumReader::builder(&oracle).build().unwrap();
+    let started = Instant::now();
+    let values: Vec<Value> = events
+        .events
+        .iter()
+        .map(|event| {
+            let mut datum = &events.bytes[event.value.clone()][HEADER_BYTES..];
+            oracle_reader.read_value(&mut datum).unwrap()
+        })
+        .collect();
+    let oracle_decoded = started.elapsed().as_secs_f64();
+
+    let oracle_writer = GenericDatumWriter::builder(&oracle).build().unwrap();
+    let started = Instant::now();
+    let written: usize = values.into_iter().map(|value| oracle_writer.write_value_to_vec(value).unwrap().len()).sum();
+    let oracle_encoded = started.elapsed().as_secs_f64();
+    assert!(written > ROWS);
+
+    let line = |what: &str, ours: f64, peer: f64, notes: &str| Line {
+        what: format!("(e) Avro {what}, one core"),
+        ours: format!("{:.2} M events/s", ROWS as f64 / ours / 1e6),
+        peer: format!("apache-avro {:.2} M events/s", ROWS as f64 / peer / 1e6),
+        ratio: Some(peer / ours),
+        wanted: "-",
+        notes: notes.to_owned(),
+    };
+    vec![
+        line("encode", encoded, oracle_encoded, "ours from Postgres' text; the peer from ready values"),
+        line("decode", decoded, oracle_decoded, "ours into Arrow; the peer into values"),
+    ]
+}
+
+fn origin(ordinal: u64) -> Origin {
+    Origin {
+        position: Position { commit_lsn: Lsn(0x1_0000_0000), ordinal },
+        lsn: Lsn(0x1_0000_0000),
+        xid: 7,
+        source_micros: 1_770_000_000_000_000,
+        now_micros: 1_770_000_000_100_000,
+        snapshot: Snapshot::No,
+    }
+}

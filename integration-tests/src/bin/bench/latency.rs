@@ -1,0 +1,110 @@
+//! From commit in Postgres to the row in a fresh snapshot of the lake table, at steady rates.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use sooner_delta::data_file;
+
+use crate::Line;
+use crate::usage::{cpu_seconds, peak_memory_mib, percentile};
+
+const SECONDS: u64 = 10;
+const TRANSACTIONS_PER_SECOND: u64 = 100;
+
+/// Measures at both rates.
+pub async fn run() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for rate in [1_000, 10_000] {
+        lines.push(at_rate(rate).await);
+    }
+    lines
+}
+
+async fn at_rate(rate: u64) -> Line {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE rows (id bigint PRIMARY KEY, a text)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let lake = folder.path().join("lake").display().to_string();
+    // The default freshness, one second.
+    let mut pipeline = Pipeline::with(folder, &postgres.url(), lake.clone(), "", "");
+    let configuration = pipeline.folder().join("sooner.toml");
+    let text = std::fs::read_to_string(&configuration).unwrap().replace("freshness = \"200ms\"\n", "");
+    std::fs::write(configuration, text).unwrap();
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let pid = pipeline.status().unwrap().pid.to_string();
+    let cpu_before = cpu_seconds(&pid).unwrap();
+    let committed: Arc<Mutex<HashMap<i64, Instant>>> = Arc::default();
+    let watcher = tokio::spawn(watch(PathBuf::from(lake).join("public/rows"), committed.clone(), rate * SECONDS));
+    let mut client = postgres.connect("shop").await;
+    let per_transaction = rate / TRANSACTIONS_PER_SECOND;
+    let started = Instant::now();
+    for transaction in 0..SECONDS * TRANSACTIONS_PER_SECOND {
+        let due = Duration::from_micros(transaction * 1_000_000 / TRANSACTIONS_PER_SECOND);
+        tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+        let (low, high) = (transaction * per_transaction, (transaction + 1) * per_transaction - 1);
+        client
+            .query(&format!("INSERT INTO rows SELECT i, 'row ' || i FROM generate_series({low}, {high}) AS i"))
+            .await
+            .unwrap();
+        let now = Instant::now();
+        committed.lock().unwrap().extend((low..=high).map(|id| (id as i64, now)));
+    }
+    let mut waits = watcher.await.unwrap();
+    waits.sort_by(f64::total_cmp);
+    let events = (rate * SECONDS) as f64;
+    Line {
+        what: format!("(c) commit to visible at {rate} events/s"),
+        ours: format!("p50 {:.2} s, p99 {:.2} s", percentile(&waits, 0.5), percentile(&waits, 0.99)),
+        peer: "freshness 1.00 s".to_owned(),
+        ratio: Some(1.0 / percentile(&waits, 0.99)),
+        wanted: "-",
+        notes: format!(
+            "CPU per event {:.1} µs, peak memory {} MiB",
+            (cpu_seconds(&pid).unwrap() - cpu_before) * 1e6 / events,
+            peak_memory_mib(&pid).unwrap_or_default()
+        ),
+    }
+}
+
+/// Follows the table's log, and notes for each row of each new file how long ago it was committed.
+async fn watch(table: PathBuf, committed: Arc<Mutex<HashMap<i64, Instant>>>, expected: u64) -> Vec<f64> {
+    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(&table).unwrap());
+    let (mut version, mut waits) = (1, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(SECONDS * 3);
+    while (waits.len() as u64) < expected && Instant::now() < deadline {
+        let Ok(text) = std::fs::read_to_string(table.join(format!("_delta_log/{version:020}.json"))) else {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            continue;
+        };
+        let seen = Instant::now();
+        version += 1;
+        for line in text.lines() {
+            let action: serde_json::Value = serde_json::from_str(line).unwrap();
+            let Some(path) = action["add"]["path"].as_str() else { continue };
+            let size = action["add"]["size"].as_u64().unwrap();
+            let mut ids = Vec::new();
+            data_file::read(&store, &path.into(), size, &["id"], None, |batch| {
+                ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+                Ok(())
+            })
+            .await
+            .unwrap();
+            // The writer notes a commit only after its answer has come, which may be later than the row.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let committed = committed.lock().unwrap();
+            waits.extend(
+                ids.iter().filter_map(|id| Some(seen.saturating_duration_since(*committed.get(id)?).as_secs_f64())),
+            );
+        }
+    }
+    waits
+}

@@ -1,0 +1,118 @@
+//! Random updates merged into a table of five million rows, beside deltalake's MERGE of the same.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use integration_tests::{python, root};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sooner_api::{Lake, LakeTable};
+use sooner_delta::{AppIds, DeltaLake, LakeStore, S3Settings};
+use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
+use sooner_schemas::envelope::{key_schema, value_schema};
+use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
+use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar, TableName};
+
+use crate::Line;
+use crate::usage::peak_memory_mib;
+
+const ROWS: u64 = 5_000_000;
+const BATCH: u64 = 10_000;
+
+/// Merges small and large batches.
+pub async fn run() -> Vec<Line> {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = peer(folder.path());
+    let (encoder, schema) = encoder();
+    let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
+    let lake = DeltaLake::new(store, AppIds::direct("bench", "bench"));
+    let mut table = lake.open(&TableName::new("public", "rows")).await.unwrap();
+    table.begin_copy(schema.clone()).await.unwrap();
+    for start in (0..ROWS).step_by(BATCH as usize) {
+        let ids: Vec<_> = (start..start + BATCH).collect();
+        table.stage(events(&encoder, &schema, &ids, 1, true)).await.unwrap();
+        if table.staged_bytes() > 16 << 20 {
+            table.seal().await.unwrap();
+        }
+    }
+    table.commit(watermark(1)).await.unwrap();
+    let mut random = StdRng::seed_from_u64(1);
+    let mut lines = Vec::new();
+    for (updates, peer, wanted) in [(1_000usize, peers[0], "≥ 100×"), (100_000, peers[1], "≥ 30×")] {
+        let mut best = f64::MAX;
+        for round in 0..3u64 {
+            let ids: Vec<_> = (0..updates).map(|_| random.random_range(0..ROWS)).collect();
+            let lsn = 100 + updates as u64 * 10 + round;
+            let staged = events(&encoder, &schema, &ids, lsn, false);
+            let started = Instant::now();
+            table.stage(staged).await.unwrap();
+            table.commit(watermark(lsn)).await.unwrap();
+            best = best.min(started.elapsed().as_secs_f64());
+        }
+        lines.push(Line {
+            what: format!("(b) {updates} random updates into {} M rows", ROWS / 1_000_000),
+            ours: format!("{:.1} ms", best * 1e3),
+            peer: format!("deltalake MERGE {peer:.1} s"),
+            ratio: Some(peer / best),
+            wanted,
+            notes: format!(
+                "best of 3; peak memory with the key index {} MiB",
+                peak_memory_mib("self").unwrap_or_default()
+            ),
+        });
+    }
+    lines
+}
+
+/// Seconds that deltalake takes for the small and the large merge.
+fn peer(folder: &std::path::Path) -> Vec<f64> {
+    let output = Command::new(python())
+        .arg(root().join("integration-tests/readers/merge_peer.py"))
+        .arg(folder.join("peer"))
+        .arg(ROWS.to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    text.split_whitespace().map(|seconds| seconds.parse().unwrap()).collect()
+}
+
+fn watermark(lsn: u64) -> Watermark {
+    Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn), commit_micros: 0 }
+}
+
+fn encoder() -> (Encoder, Arc<EventSchema>) {
+    let column = |name: &str, scalar| Column {
+        name: name.to_owned(),
+        column_type: ColumnType::Scalar(scalar),
+        nullable: false,
+        has_default: false,
+    };
+    let columns = vec![column("id", Scalar::Int8), column("value", Scalar::Int8), column("text", Scalar::Text)];
+    let relation = Relation { name: TableName::new("public", "rows"), columns, key: vec![0] };
+    let key = key_schema("bench", &relation).unwrap().to_string();
+    let value = value_schema("bench", &relation).to_string();
+    let schema = Arc::new(EventSchema::parse(relation.name.clone(), Some(&key), &value).unwrap());
+    (Encoder::new(&relation, schema.clone(), SchemaIds { key: Some(1), value: 2 }, "bench", "bench"), schema)
+}
+
+fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> TableEvents {
+    let mut out = TableEvents::new(schema.clone());
+    for (ordinal, id) in ids.iter().enumerate() {
+        let (id_text, value, text) = (id.to_string(), (id * 7 + lsn).to_string(), format!("text of the row {id}"));
+        let row = [id_text.as_bytes(), value.as_bytes(), text.as_bytes()].map(TupleValue::Text);
+        let origin = Origin {
+            position: Position { commit_lsn: Lsn(lsn), ordinal: ordinal as u64 },
+            lsn: Lsn(lsn),
+            xid: 1,
+            source_micros: 0,
+            now_micros: 0,
+            snapshot: if copied { Snapshot::Yes } else { Snapshot::No },
+        };
+        let written =
+            if copied { encoder.read(&mut out, &origin, &row) } else { encoder.update(&mut out, &origin, None, &row) };
+        written.unwrap();
+    }
+    out
+}

@@ -1,0 +1,22 @@
+//! What processes use, from /proc.
+
+/// CPU seconds that a process has used; its children are not in it.
+pub fn cpu_seconds(pid: &str) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(ticks as f64 / 100.0)
+}
+
+/// The most memory that a process has held, in MiB.
+pub fn peak_memory_mib(pid: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+}
+
+/// The value below which this part of them lies.
+pub fn percentile(sorted: &[f64], part: f64) -> f64 {
+    let index = ((sorted.len() as f64 - 1.0) * part).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
