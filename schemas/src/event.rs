@@ -46,13 +46,21 @@ pub struct EventSchema {
     pub value: Schema,
     /// Columns that rows older than them may hold a value in that no event tells of.
     pub columns_with_default: Vec<String>,
+    /// Each column's number at the source, where it is known.
+    pub column_numbers: Vec<Option<i16>>,
 }
 
 impl EventSchema {
     /// Parses the schemas' JSON texts.
     pub fn parse(table: TableName, key: Option<&str>, value: &str) -> Result<EventSchema, BadSchema> {
         let key = key.map(Schema::parse).transpose()?;
-        Ok(EventSchema { table, key, value: Schema::parse(value)?, columns_with_default: Vec::new() })
+        Ok(EventSchema {
+            table,
+            key,
+            value: Schema::parse(value)?,
+            columns_with_default: Vec::new(),
+            column_numbers: Vec::new(),
+        })
     }
 }
 

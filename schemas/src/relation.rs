@@ -92,6 +92,8 @@ pub struct Column {
     pub nullable: bool,
     /// It has, or had, a default: rows older than the column may hold a value that no event tells of.
     pub has_default: bool,
+    /// Its number at the source, which a column of the same name that was dropped and added again does not share.
+    pub number: Option<i16>,
 }
 
 /// A source table: its name and its columns in the order in which Postgres sends them.

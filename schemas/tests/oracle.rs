@@ -107,6 +107,7 @@ proptest! {
                 column_type: column_type.clone(),
                 nullable: *nullable,
                 has_default: false,
+        number: None,
             }).collect(),
             key: vec![],
         };
@@ -175,6 +176,7 @@ fn shop_products() -> Relation {
         column_type: ColumnType::Scalar(scalar),
         nullable,
         has_default: false,
+        number: None,
     };
     Relation {
         name: TableName::new("public", "products"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use sooner_api::{Class, LakeTable, ProgressStore, Result, SchemaRegistry, TablePhase};
+use sooner_api::{Class, Error, LakeTable, ProgressStore, Result, SchemaRegistry, TablePhase};
 use sooner_postgres::ConnectOptions;
 use sooner_postgres::catalog::Table;
 use sooner_postgres::decode::{EncoderFactory, now_micros};
@@ -84,7 +84,9 @@ impl<R: SchemaRegistry> CopyJob<R> {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         let (read, written) = tokio::join!(tokio::spawn(read(copy, sender)), self.write(name, lake, receiver));
         written?;
-        read.unwrap_or(Ok(()))?;
+        read.unwrap_or_else(|panic| {
+            Err(Error::fatal(format!("cannot copy {name}"), format!("its reader ended: {panic}"), "report this"))
+        })?;
         let committed = lake.commit(watermark).await?;
         self.board.table(name, |status| status.table_version = Some(committed.table_version));
         self.board.reached(name, watermark);

@@ -148,7 +148,8 @@ impl Pipeline {
         ledger: &mut Ledger<LakeProgress>,
         snapshot: Option<slot::ExportedSnapshot>,
     ) -> Result<Vec<DeltaTable>> {
-        let lake = DeltaLake::new(self.lake.clone(), AppIds::direct(&self.config.name, &self.config.source.slot));
+        let app_ids = AppIds::direct(&self.config.name, &self.config.source.slot);
+        let lake = DeltaLake::new(self.lake.clone(), app_ids, self.config.memory_bytes / 4);
         let (mut ready, mut to_copy) = (Vec::new(), Vec::new());
         for table in tables {
             let name = &table.relation.name;
@@ -234,9 +235,11 @@ impl Pipeline {
         });
         let (end, tables) = sunk?;
         self.open_tables = tables.into_iter().map(|table| (table.name().clone(), table)).collect();
+        if end == SinkEnd::NeedsCopy {
+            return Ok(End::Again);
+        }
         sourced?;
-        let again = end == SinkEnd::NeedsCopy || !*stop.borrow();
-        Ok(if again { End::Again } else { End::Stopped })
+        Ok(if *stop.borrow() { End::Stopped } else { End::Again })
     }
 
     /// Starts the source loop on a thread of its own, so that merging never delays reading, nor feedback.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sooner_api::{Clock, EventReader, LakeTable, ProgressStore, Result, TablePhase};
+use sooner_api::{Clock, Error, EventReader, LakeTable, ProgressStore, Result, TablePhase};
 use sooner_schemas::event::{EventBatch, Watermark};
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -108,6 +108,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                         break SinkEnd::NeedsCopy;
                     }
                 }
+                Some(Err(panic)) = self.workers.join_next() => return Err(worker_lost(&panic)),
                 _ = self.confirm.tick() => self.confirm(&mut reader).await?,
                 _ = look.tick() => self.show(),
             }
@@ -132,6 +133,8 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
         }
         for poisoned in poisoned {
             if let Some(&number) = self.by_name.get(&poisoned.table) {
+                // Not clean until it is stored that the table stopped: the slot must not pass the event before.
+                self.lanes[number].delivered = Lsn(u64::MAX);
                 let _ = self.lanes[number].orders.send(Order::Stop(poisoned.reason));
             }
         }
@@ -216,7 +219,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
         }
         let mut tables = Vec::new();
         while let Some(joined) = self.workers.join_next().await {
-            tables.extend(joined.ok().flatten());
+            tables.extend(joined.map_err(|panic| worker_lost(&panic))?);
         }
         while let Ok((number, report)) = self.reports.try_recv() {
             self.hear(number, report).await?;
@@ -225,6 +228,10 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
         self.show();
         Ok(tables)
     }
+}
+
+fn worker_lost(panic: &tokio::task::JoinError) -> Error {
+    Error::fatal("a table's worker ended without a report", panic, "report this")
 }
 
 impl Lane {

@@ -53,7 +53,7 @@ pub trait ProgressStore: Send {
     /// The last record saved under this pipeline's name; none if there was none.
     fn load(&mut self) -> impl Future<Output = Result<Option<ProgressRecord>>> + Send;
 
-    /// Saves the next record. Fails, fatally, if somebody else saved one since this store last loaded or saved: then
-    /// a second process runs this pipeline.
+    /// Saves the next record. Fails if somebody else saved one since this store last loaded or saved: then a second
+    /// process runs this pipeline.
     fn save(&mut self, record: &ProgressRecord) -> impl Future<Output = Result<()>> + Send;
 }

@@ -112,7 +112,7 @@ pub fn check_protocol(table: &str, protocol: &Value, metadata: &Value) -> Result
             return refuse(format!("it has the feature '{feature}', which is not supported"));
         }
     }
-    if protocol.get("minReaderVersion").and_then(Value::as_i64) != Some(3) {
+    if !protocol.is_null() && protocol.get("minReaderVersion").and_then(Value::as_i64) != Some(3) {
         return refuse("its protocol is older than deletion vectors (reader version 3)".to_owned());
     }
     if metadata.get("partitionColumns").and_then(Value::as_array).is_some_and(|columns| !columns.is_empty()) {

@@ -167,14 +167,14 @@ impl ColumnBuilder {
             Values::Date(builder) => builder.append_null(),
             Values::Timestamp(builder, _) => builder.append_null(),
             Values::List(list) => {
-                list.offsets.push(list.items.len() as i32);
+                list.offsets.push(list.items.taken() as i32);
                 list.nulls.append_null();
             }
         }
     }
 
     /// Number of values taken.
-    pub fn len(&self) -> usize {
+    pub fn taken(&self) -> usize {
         match &self.values {
             Values::Boolean(builder) => builder.len(),
             Values::Short(builder) => builder.len(),
@@ -248,7 +248,7 @@ impl List {
             })
         })
         .map_err(|why| refused.unwrap_or(Refused::Malformed(why)))?;
-        self.offsets.push(i32::try_from(self.items.len()).map_err(|_| Malformed::OutOfRange)?);
+        self.offsets.push(i32::try_from(self.items.taken()).map_err(|_| Malformed::OutOfRange)?);
         self.nulls.append_non_null();
         Ok(())
     }

@@ -7,13 +7,17 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
 use serde_json::{Value, json};
 use sooner_api::{Error, Result};
-use sooner_schemas::TableName;
 use sooner_schemas::avro::{Schema, Shape};
+use sooner_schemas::event::EventSchema;
 
 /// Digits that a Delta decimal can have.
 const MAX_PRECISION: u16 = 38;
 /// Characters that a column's name must not have in Parquet as Spark reads it.
 const FORBIDDEN: &str = " ,;{}()\n\t=";
+
+/// Field metadata in a table's schema: the column's number at the source.
+const NUMBER_PROPERTY: &str = "sooner.number";
+const NUMBER_POINTER: &str = "/metadata/sooner.number";
 
 /// A column's type in the lake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +133,8 @@ pub struct LakeColumn {
     pub lake_type: LakeType,
     /// Whether it may be null.
     pub nullable: bool,
+    /// Its number at the source, where it is known.
+    pub number: Option<i16>,
 }
 
 /// How a table's columns differ from those that its events have now.
@@ -143,7 +149,8 @@ pub enum Difference {
 }
 
 /// The columns that the rows of an event schema have.
-pub fn columns_of(table: &TableName, envelope: &Schema) -> Result<Vec<LakeColumn>> {
+pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
+    let table = &schema.table;
     let unsupported = |why: String| {
         Error::operator(
             format!("cannot store events of {table} in the lake"),
@@ -151,11 +158,12 @@ pub fn columns_of(table: &TableName, envelope: &Schema) -> Result<Vec<LakeColumn
             "leave the table out (exclude), or change the column",
         )
     };
-    let row = row_record(envelope).ok_or_else(|| unsupported("their schema has no 'after' record".to_owned()))?;
+    let row = row_record(&schema.value).ok_or_else(|| unsupported("their schema has no 'after' record".to_owned()))?;
     let Shape::Record(record) = &row.shape else {
         return Err(unsupported("their 'after' is no record".to_owned()));
     };
-    let columns = record.fields.iter().map(|field| {
+    let columns = record.fields.iter().enumerate().map(|(index, field)| {
+        let number = schema.column_numbers.get(index).copied().flatten();
         let (schema, null) = field.schema.without_null();
         let meaning = Meaning::of(schema)
             .ok_or_else(|| unsupported(format!("the type of column '{}' is not supported", field.column)))?;
@@ -165,7 +173,7 @@ pub fn columns_of(table: &TableName, envelope: &Schema) -> Result<Vec<LakeColumn
                 field.column
             )));
         }
-        Ok(LakeColumn { name: field.column.clone(), lake_type: meaning.lake_type(), nullable: null.is_some() })
+        Ok(LakeColumn { name: field.column.clone(), lake_type: meaning.lake_type(), nullable: null.is_some(), number })
     });
     columns.collect()
 }
@@ -188,6 +196,11 @@ pub fn compare(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
             let gone = !events.iter().any(|event| event.name == column.name);
             let what = if gone { "was dropped or renamed" } else { "moved" };
             return Difference::Incompatible(format!("column '{}' {what}", column.name));
+        }
+        if let (Some(former), Some(now)) = (column.number, event.number)
+            && former != now
+        {
+            return Difference::Incompatible(format!("column '{}' was dropped and added again", column.name));
         }
         if event.lake_type != column.lake_type {
             return Difference::Incompatible(format!(
@@ -218,7 +231,7 @@ pub fn schema_string(columns: &[LakeColumn]) -> String {
             "name": column.name,
             "type": delta_type(&column.lake_type),
             "nullable": column.nullable,
-            "metadata": {},
+            "metadata": column.number.map_or(json!({}), |number| json!({NUMBER_PROPERTY: number})),
         })
     });
     json!({"type": "struct", "fields": fields.collect::<Vec<_>>()}).to_string()
@@ -232,6 +245,7 @@ pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
             name: field.get("name")?.as_str()?.to_owned(),
             lake_type: parse_type(field.get("type")?)?,
             nullable: field.get("nullable")?.as_bool()?,
+            number: field.pointer(NUMBER_POINTER).and_then(Value::as_i64).and_then(|number| i16::try_from(number).ok()),
         })
     });
     columns.collect()
@@ -323,7 +337,7 @@ mod tests {
     use super::*;
 
     fn column(name: &str, lake_type: LakeType, nullable: bool) -> LakeColumn {
-        LakeColumn { name: name.to_owned(), lake_type, nullable }
+        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1) }
     }
 
     #[test]
@@ -346,6 +360,7 @@ mod tests {
         assert_eq!(with(&[column("a", LakeType::Integer, true), table[1].clone()]), Difference::Widened);
         for (events, expected) in [
             (vec![table[0].clone()], "'b' was dropped"),
+            (vec![LakeColumn { number: Some(2), ..table[0].clone() }, table[1].clone()], "'a' was dropped and added"),
             (vec![column("a", LakeType::Long, false), table[1].clone()], "from integer to long"),
             (vec![table[0].clone(), column("z", LakeType::String, true)], "'b' was dropped or renamed"),
         ] {

@@ -35,6 +35,8 @@ struct Plan {
     /// New files, with the vector of those of their rows that are superseded already.
     added: BTreeMap<FileId, LiveFile>,
     rows_removed: u64,
+    /// The table's metadata, if it changes.
+    metadata: Option<Value>,
 }
 
 /// What became of one attempt.
@@ -72,8 +74,13 @@ impl DeltaTable {
     async fn plan(&self) -> Result<Plan> {
         let staging = &self.staging;
         let mut writer = VectorWriter::new();
-        let mut plan =
-            Plan { removed: Vec::new(), vectors: BTreeMap::new(), added: staging.parts.clone(), rows_removed: 0 };
+        let mut plan = Plan {
+            removed: Vec::new(),
+            vectors: BTreeMap::new(),
+            added: staging.parts.clone(),
+            rows_removed: 0,
+            metadata: self.next_metadata(),
+        };
         for (id, file) in &mut plan.added {
             if let Some(superseded) = staging.superseded.get(id) {
                 file.vector = Some(writer.add(superseded));
@@ -83,7 +90,7 @@ impl DeltaTable {
         plan.added.retain(|_, file| !file.is_emptied_by(&RoaringBitmap::new()));
         if staging.replaces {
             plan.removed = self.files.iter().map(|(id, _)| id).collect();
-            let rows = self.files.iter().filter_map(|(_, file)| Some(file.rows? - file.deleted.len()));
+            let rows = self.files.iter().filter_map(|(_, file)| Some(file.rows?.saturating_sub(file.deleted.len())));
             plan.rows_removed = rows.sum();
         } else {
             for (id, rows) in self.superseded_rows() {
@@ -126,8 +133,8 @@ impl DeltaTable {
         if self.version.is_none() {
             line(&mut text, "protocol", actions::protocol());
         }
-        if let Some(metadata) = self.next_metadata(now) {
-            line(&mut text, "metaData", metadata);
+        if let Some(metadata) = &plan.metadata {
+            line(&mut text, "metaData", metadata.clone());
         }
         let applied = self.staging.last_lsn.max(self.applied.unwrap_or_default());
         let applied = if self.staging.copying { watermark.commit_lsn } else { applied };
@@ -174,10 +181,11 @@ impl DeltaTable {
         })
     }
 
-    fn next_metadata(&self, now: i64) -> Option<Value> {
+    fn next_metadata(&self) -> Option<Value> {
         let columns = self.staging.columns.as_ref()?;
         if self.version.is_none() {
-            return Some(actions::metadata(columns, now));
+            // A table that is new gets its id here, once for the log and for what follows.
+            return Some(actions::metadata(columns, now_millis()));
         }
         (*columns != self.columns).then(|| actions::with_columns(&self.metadata, columns))
     }
@@ -190,7 +198,11 @@ impl DeltaTable {
         for _ in 0..MAX_UNKNOWN {
             match put_new(store(self), &path, text.clone()).await {
                 Ok(Put::Created) => return Ok(Outcome::Committed),
-                Ok(Put::Exists) => return self.read_version(version).await,
+                Ok(Put::Exists) => match self.read_version(version).await? {
+                    Some(outcome) => return Ok(outcome),
+                    // S3 also answers so while another put of that name is under way.
+                    None => last_error = Some(self.undecided(version)),
+                },
                 Err(error) if error.class == Class::Retry => last_error = Some(error),
                 Err(error) => return Err(error),
             }
@@ -200,25 +212,33 @@ impl DeltaTable {
         Err(last_error.unwrap_or_else(|| Error::retry("cannot commit", "no attempt was made", "it is tried again")))
     }
 
-    async fn read_version(&self, version: u64) -> Result<Outcome> {
+    async fn read_version(&self, version: u64) -> Result<Option<Outcome>> {
         let path = log_path(version);
         let unreadable = |why: String| {
             let what = format!("cannot read {path} of the lake table {}", self.name);
             Error::operator(what, why, "restore the table's log")
         };
-        let text = get(store(self), &path).await?.ok_or_else(|| unreadable("it was removed".to_owned()))?;
+        let Some(text) = get(store(self), &path).await? else { return Ok(None) };
         let commit = Commit::parse(&text).map_err(|error| unreadable(error.to_string()))?;
         let ours = commit.id.as_deref() == Some(self.staging.commit_id.to_string().as_str());
-        Ok(if ours { Outcome::Committed } else { Outcome::Conflict(Box::new(commit)) })
+        Ok(Some(if ours { Outcome::Committed } else { Outcome::Conflict(Box::new(commit)) }))
+    }
+
+    fn undecided(&self, version: u64) -> Error {
+        Error::retry(
+            format!("cannot commit to the lake table {}", self.name),
+            format!("version {version} is neither there nor free"),
+            "nothing; it is tried again",
+        )
     }
 
     /// Takes in what somebody else committed, so that the next attempt builds on it.
     async fn follow(&mut self, version: u64, other: Commit) -> Result<()> {
         if other.txns.contains_key(&self.app_ids.applied) {
-            return Err(Error::fatal(
-                format!("this process may not go on with the lake table {}", self.name),
-                "another process of the same pipeline has committed to it",
-                "stop one of the two, or give it another name",
+            return Err(Error::retry(
+                format!("cannot commit to the lake table {}", self.name),
+                "another process of the same pipeline has committed to it, or this one before it was interrupted",
+                "if two processes run, stop one or give it another name; what is in the lake is looked up anew",
             ));
         }
         if self.version.is_none() {
@@ -229,9 +249,10 @@ impl DeltaTable {
             ));
         }
         tracing::info!(table = %self.name, version, "another writer committed; following it");
-        if let Some(protocol) = &other.protocol {
-            check_protocol(&self.name.to_string(), protocol, other.metadata.as_ref().unwrap_or(&self.metadata))?;
+        if let Some(protocol) = other.protocol {
+            self.protocol = protocol;
         }
+        check_protocol(&self.name.to_string(), &self.protocol, other.metadata.as_ref().unwrap_or(&self.metadata))?;
         if let Some(metadata) = other.metadata {
             let before = self.columns.clone();
             self.adopt_metadata(metadata)?;
@@ -252,9 +273,10 @@ impl DeltaTable {
         }
         for add in other.adds {
             let file = self.location.live_file(add).await?;
-            let known = self.files.find(file.key()).is_some();
+            // A file whose rows only went away needs nothing; one that came back, or is new, is indexed.
+            let known = self.files.find(file.key()).is_some_and(|known| known.deleted.is_subset(&file.deleted));
             let id = self.files.insert(file.clone());
-            if let (false, Some(mut index)) = (known, self.index.take()) {
+            if !known && let Some(mut index) = self.index.take() {
                 let indexed = self.index_file(id, &file, &mut index).await;
                 self.index = Some(index);
                 indexed?;
@@ -266,15 +288,17 @@ impl DeltaTable {
 
     /// Takes in what we committed.
     fn apply(&mut self, version: u64, plan: Plan, watermark: Watermark) -> Committed {
-        let rows_written = plan.added.values().filter_map(|file| Some(file.rows? - file.deleted.len())).sum();
+        let rows_written =
+            plan.added.values().filter_map(|file| Some(file.rows?.saturating_sub(file.deleted.len()))).sum();
         let staging = std::mem::replace(&mut self.staging, Staging::new());
-        let now = now_millis();
         if let Some(columns) = &staging.columns {
-            self.metadata = match self.version {
-                None => actions::metadata(columns, now),
-                Some(_) => actions::with_columns(&self.metadata, columns),
-            };
             self.columns.clone_from(columns);
+        }
+        if let Some(metadata) = plan.metadata {
+            self.metadata = metadata;
+        }
+        if self.version.is_none() {
+            self.protocol = actions::protocol();
         }
         if staging.replaces {
             self.files.clear();
@@ -300,7 +324,9 @@ impl DeltaTable {
         });
         self.version = Some(version);
         self.update_index(staging);
-        if version > 0 && version.is_multiple_of(CHECKPOINT_COMMITS) {
+        self.commits_since_checkpoint += 1;
+        if self.commits_since_checkpoint >= CHECKPOINT_COMMITS {
+            self.commits_since_checkpoint = 0;
             self.start_checkpoint(version);
         }
         Committed { table_version: version, rows_written, rows_removed: plan.rows_removed }

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
@@ -84,9 +84,13 @@ pub async fn read(
     rows: Option<&[u32]>,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let reader = FileReader { store: table.clone(), path: path.clone(), size };
+    let mut reader = FileReader { store: table.clone(), path: path.clone(), size };
     let unreadable = |error: ParquetError| read_error(path, error);
-    let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, options.clone()).await.map_err(unreadable)?;
+    let schema = Arc::new(in_micros(metadata.schema()));
+    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema));
+    let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata.map_err(unreadable)?);
     let fields = builder.schema().fields();
     let roots: Option<Vec<_>> =
         columns.iter().map(|name| fields.iter().position(|field| field.name() == name)).collect();
@@ -109,6 +113,18 @@ pub async fn read(
         each(batch.map_err(unreadable)?)?;
     }
     Ok(())
+}
+
+/// Spark writes instants as INT96, which would be read as nanoseconds and reach no further than the year 2262.
+fn in_micros(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => {
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+            Arc::new(field.as_ref().clone().with_data_type(micros))
+        }
+        _ => field.clone(),
+    });
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 /// Ascending positions as runs of rows to skip and to read.

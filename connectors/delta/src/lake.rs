@@ -12,12 +12,13 @@ use crate::table::{AppIds, DeltaTable};
 pub struct DeltaLake {
     store: LakeStore,
     app_ids: AppIds,
+    part_bytes: usize,
 }
 
 impl DeltaLake {
-    /// The tables of one pipeline in a store.
-    pub fn new(store: LakeStore, app_ids: AppIds) -> DeltaLake {
-        DeltaLake { store, app_ids }
+    /// The tables of one pipeline in a store. A table holds up to `part_bytes` of a data file in memory.
+    pub fn new(store: LakeStore, app_ids: AppIds, part_bytes: usize) -> DeltaLake {
+        DeltaLake { store, app_ids, part_bytes }
     }
 }
 
@@ -28,6 +29,6 @@ impl Lake for DeltaLake {
         let parts = [table.schema.as_str(), table.table.as_str()];
         let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
         let location = TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts));
-        DeltaTable::open(table.clone(), location, self.app_ids.clone()).await
+        DeltaTable::open(table.clone(), location, self.app_ids.clone(), self.part_bytes).await
     }
 }

@@ -14,6 +14,7 @@ pub mod index;
 pub mod key;
 pub mod lake;
 mod live_files;
+mod local_disk;
 mod pending;
 mod progress;
 pub mod rows;

@@ -77,6 +77,12 @@ impl LiveFile {
         add.insert("dataChange".to_owned(), json!(true));
         if let Some(vector) = vector {
             add.insert("deletionVector".to_owned(), vector.clone());
+            // Minima and maxima may be those of rows that are gone.
+            let stats = add.get("stats").and_then(Value::as_str).and_then(|stats| serde_json::from_str(stats).ok());
+            if let Some(Value::Object(mut stats)) = stats {
+                stats.insert("tightBounds".to_owned(), json!(false));
+                add.insert("stats".to_owned(), json!(Value::Object(stats).to_string()));
+            }
         }
         Value::Object(add)
     }

@@ -46,10 +46,10 @@ impl LakeProgress {
     }
 
     fn second_process(&self) -> Error {
-        Error::fatal(
-            format!("this process may not go on with the pipeline '{}'", self.pipeline),
+        Error::retry(
+            format!("this process no longer runs the pipeline '{}'", self.pipeline),
             "another process of the same name has taken it over",
-            "stop one of the two, or give it another name",
+            "stop one of the two, or give it another name; this one waits until the slot is free",
         )
     }
 }
@@ -81,7 +81,12 @@ impl ProgressStore for LakeProgress {
             match put_new(&*root, &path, text.clone()).await? {
                 Put::Created => Ok(true),
                 // After a lost response the record that is there may be this one.
-                Put::Exists => Ok(get(&*root, &path).await?.is_some_and(|found| found == text)),
+                Put::Exists => match get(&*root, &path).await? {
+                    Some(found) => Ok(found == text),
+                    None => {
+                        Err(Error::retry(format!("cannot write {path}"), "it is neither there nor free", "nothing"))
+                    }
+                },
             }
         });
         if !saved.await? {

@@ -20,10 +20,10 @@ use crate::rows::finish;
 use crate::staging::OpenPart;
 use crate::table::{DeltaTable, now_millis};
 
-/// A part of this size is closed, and the next one begins.
-const PART_BYTES: usize = 64 << 20;
 /// Rows of one Arrow batch.
 const BATCH_ROWS: usize = 16 << 10;
+/// The same, where values have to be filled in: those are large, or Postgres would not have left them out.
+const FILLED_BATCH_ROWS: usize = 256;
 
 /// A value that has to be filled in: row of the batch, and where it is.
 struct Gap {
@@ -41,12 +41,14 @@ impl DeltaTable {
         let upserts: Vec<_> =
             winners.iter().copied().filter(|(state, _)| self.staging.pending.event(*state).op != Op::Delete).collect();
         let mut placed = Vec::with_capacity(upserts.len());
-        for chunk in upserts.chunks(BATCH_ROWS) {
+        let fills = upserts.iter().any(|(state, _)| !self.staging.pending.event(*state).unavailable.is_empty());
+        for chunk in upserts.chunks(if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS }) {
             let batch = self.decode(chunk).await?;
             let first = self.append(&batch)?;
             let rows = chunk.iter().zip(first.row..);
             placed.extend(rows.map(|((_, key), row)| (*key, RowAddress { file: first.file, row })));
-            if self.staging.open_part.as_mut().is_some_and(|part| part.writer.size_bytes() >= PART_BYTES) {
+            let part_bytes = self.part_bytes;
+            if self.staging.open_part.as_mut().is_some_and(|part| part.writer.size_bytes() >= part_bytes) {
                 self.close_part().await?;
             }
         }
@@ -124,7 +126,7 @@ impl DeltaTable {
         for gap in gaps {
             match gap.found {
                 Found::InState(state) => {
-                    sources[gap.row] = (1, from_states.len());
+                    sources[gap.row] = (1, from_states.taken());
                     self.append_from_state(column, state, &mut from_states)?;
                 }
                 Found::Stored(key) => {

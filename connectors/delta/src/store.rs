@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 use sooner_api::{Class, Error, Result};
 use url::Url;
+
+use crate::local_disk::LocalDisk;
 
 /// How long one request may be tried again inside the store's client.
 const REQUEST_RETRY: Duration = Duration::from_secs(8);
@@ -70,7 +71,7 @@ impl LakeStore {
         std::fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         let url = Url::from_directory_path(&folder).map_err(|()| "the folder has no absolute path")?;
-        let root = Arc::new(LocalFileSystem::new());
+        let root = Arc::new(LocalDisk::whole());
         Ok(LakeStore { root, prefix: Path::from_absolute_path(&folder)?, url })
     }
 
@@ -96,10 +97,13 @@ impl LakeStore {
     /// Shows that the lake can be written, and that a conditional put is honoured: of two, the second must fail.
     pub async fn probe(&self) -> Result<()> {
         let path = self.prefix.clone().join("_sooner").join(format!("probe-{}", uuid::Uuid::new_v4()));
-        let first = put_new(&*self.root, &path, Bytes::from_static(b"first")).await?;
-        let second = put_new(&*self.root, &path, Bytes::from_static(b"second")).await;
+        let what = || format!("cannot write to the lake '{}'", self.url);
+        // The name is new, so a first put that finds it taken is our own, repeated after a lost answer.
+        let first = try_put_new(&*self.root, &path, Bytes::from_static(b"first")).await;
+        first.map_err(|error| probe_error(what(), &error))?;
+        let second = try_put_new(&*self.root, &path, Bytes::from_static(b"second")).await;
         let cleaned = self.root.delete(&path).await;
-        if first == Put::Exists || second? == Put::Created {
+        if second.map_err(|error| probe_error(what(), &error))? == Put::Created {
             return Err(Error::operator(
                 format!("the lake '{}' cannot be used", self.url),
                 "its store does not honour conditional puts (If-None-Match: *), without which two writers could \
@@ -107,7 +111,7 @@ impl LakeStore {
                 "use a store that does, such as AWS S3, or a recent version of yours",
             ));
         }
-        cleaned.map_err(|error| store_error("cannot delete from the lake", &error))
+        cleaned.map_err(|error| probe_error("cannot delete from the lake".to_owned(), &error))
     }
 }
 
@@ -150,11 +154,15 @@ pub enum Put {
 
 /// Writes an object only if there is none of that name. An error leaves open whether it was written.
 pub async fn put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<Put> {
+    try_put_new(store, path, bytes).await.map_err(|error| store_error(format!("cannot write {path}"), &error))
+}
+
+async fn try_put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store::Result<Put> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     match store.put_opts(path, bytes.into(), options).await {
         Ok(_) => Ok(Put::Created),
         Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Put::Exists),
-        Err(error) => Err(store_error(format!("cannot write {path}"), &error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -199,33 +207,51 @@ pub async fn retrying<T, F: Future<Output = Result<T>>>(mut operation: impl FnMu
     operation().await
 }
 
-/// A store's error in our classes.
+/// A store's error in our classes. What concerns the whole store is tried again, for the store was usable at the start;
+/// what concerns one object needs a person.
 pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Error {
-    let what = what.into();
     let why = root_cause(error);
+    if let Some(remedy) = store_remedy(error, &why) {
+        return Error::retry(what, why, remedy);
+    }
+    let cut_short = ["range was invalid", "InvalidRange", "range starting at"].iter().any(|sign| why.contains(sign));
+    if cut_short {
+        let remedy = "the file is shorter than it was: restore it, or copy the table anew with `sooner resume TABLE`";
+        return Error::operator(what, why, remedy);
+    }
+    if matches!(error, object_store::Error::NotFound { .. }) {
+        let remedy = "restore the object; it must not be removed while the table refers to it";
+        return Error::operator(what, why, remedy);
+    }
+    Error::retry(what, why, "check that the lake's store can be reached; it is tried again")
+}
+
+/// The same at the start: a store that has never worked needs a person.
+fn probe_error(what: String, error: &object_store::Error) -> Error {
+    let why = root_cause(error);
+    match store_remedy(error, &why) {
+        Some(remedy) => Error::operator(what, why, remedy),
+        None => store_error(what, error),
+    }
+}
+
+/// What to do about an error that concerns the whole store.
+fn store_remedy(error: &object_store::Error, why: &str) -> Option<&'static str> {
     match error {
         object_store::Error::NotFound { source, .. } if names_bucket(source) => {
-            Error::operator(what, why, "create the bucket, or correct url in [lake]")
+            Some("create the bucket, or correct url in [lake]")
         }
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            Error::operator(what, why, "check the credentials of [lake] and what they may do: list, get, put, delete")
-        }
-        object_store::Error::NotFound { .. } => {
-            Error::operator(what, why, "restore the object; it must not be removed while the table refers to it")
-        }
-        _ if why.contains("range was invalid") || why.contains("InvalidRange") || why.contains("range starting at") => {
-            Error::operator(what, why, "the file is shorter than it was: restore it, or `sooner resume` its table")
+            Some("check the credentials of [lake] and what they may do: list, get, put, delete")
         }
         _ if why.contains("redential") || why.contains("169.254.") => {
-            Error::operator(what, why, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role")
+            Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role")
         }
         _ if why.contains("InvalidAccessKeyId") || why.contains("SignatureDoesNotMatch") => {
-            Error::operator(what, why, "check the credentials of [lake]")
+            Some("check the credentials of [lake]")
         }
-        _ if why.contains("No space left") || why.contains("StorageFull") => {
-            Error::retry(what, why, "make space on the lake's disk; it is tried again")
-        }
-        _ => Error::retry(what, why, "check that the lake's store can be reached; it is tried again"),
+        _ if why.contains("No space left") => Some("make space on the lake's disk; it is tried again"),
+        _ => None,
     }
 }
 

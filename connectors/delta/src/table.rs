@@ -47,6 +47,7 @@ pub struct DeltaTable {
     /// None while the table does not exist.
     pub(crate) version: Option<u64>,
     pub(crate) metadata: Value,
+    pub(crate) protocol: Value,
     pub(crate) columns: Vec<LakeColumn>,
     pub(crate) files: LiveFiles,
     pub(crate) applied: Option<Lsn>,
@@ -54,17 +55,31 @@ pub struct DeltaTable {
     pub(crate) index: Option<KeyIndex>,
     pub(crate) staging: Staging,
     secret: (u64, u64),
+    /// Why events cannot be merged into the table as it lies there. Copying it anew mends that.
+    unusable: Option<Error>,
+    pub(crate) commits_since_checkpoint: u64,
+    /// Size at which a data file is closed, and the next one begins.
+    pub(crate) part_bytes: usize,
 }
 
 impl DeltaTable {
     /// Opens a table as its log says it is.
-    pub async fn open(name: TableName, location: TableLocation, app_ids: AppIds) -> Result<DeltaTable> {
+    pub async fn open(
+        name: TableName,
+        location: TableLocation,
+        app_ids: AppIds,
+        part_bytes: usize,
+    ) -> Result<DeltaTable> {
         let mut table = DeltaTable {
             name,
             location,
             app_ids,
             version: None,
             metadata: Value::Null,
+            protocol: Value::Null,
+            unusable: None,
+            commits_since_checkpoint: 0,
+            part_bytes,
             columns: Vec::new(),
             files: LiveFiles::default(),
             applied: None,
@@ -76,9 +91,11 @@ impl DeltaTable {
         if let Some(snapshot) = table.location.load(&ids).await? {
             table.applied = snapshot.txns.get(&table.app_ids.applied).map(|version| Lsn(version.cast_unsigned()));
             if table.applied.is_some() {
-                check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata)?;
-                table.adopt_metadata(snapshot.metadata)?;
+                let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
+                let adopted = usable.and_then(|()| table.adopt_metadata(snapshot.metadata));
+                table.unusable = adopted.err();
             }
+            table.protocol = snapshot.protocol;
             table.version = Some(snapshot.version);
             table.files = snapshot.files;
         }
@@ -114,7 +131,7 @@ impl DeltaTable {
             return Ok(Staged::Taken);
         }
         self.seal_pending().await?;
-        let columns = columns_of(&self.name, &schema.value)?;
+        let columns = columns_of(schema)?;
         match compare(self.next_columns(), &columns) {
             Difference::None => {}
             Difference::Widened => {
@@ -264,10 +281,13 @@ impl LakeTable for DeltaTable {
                 "move it away, or give the lake another url",
             ));
         }
+        check_protocol(&self.name.to_string(), &self.protocol, &Value::Null)?;
+        self.unusable = None;
+        self.index = None;
         self.staging = Staging::new();
         self.staging.replaces = true;
         self.staging.copying = true;
-        self.staging.columns = Some(columns_of(&self.name, &schema.value)?);
+        self.staging.columns = Some(columns_of(&schema)?);
         self.set_shape(&schema)
     }
 
@@ -276,6 +296,9 @@ impl LakeTable for DeltaTable {
         let first = events.events.partition_point(|event| event.position.commit_lsn <= applied);
         if first == events.events.len() {
             return Ok(Staged::Taken);
+        }
+        if let Some(error) = &self.unusable {
+            return Err(error.clone());
         }
         if let Staged::NeedsCopy(why) = self.adopt_schema(&events.schema).await? {
             return Ok(Staged::NeedsCopy(why));
@@ -298,7 +321,8 @@ impl LakeTable for DeltaTable {
     }
 
     fn discard(&mut self) {
-        self.staging = Staging::new();
+        // How keys are hashed stays known: the index depends on it.
+        self.staging = std::mem::replace(&mut self.staging, Staging::new()).next();
     }
 }
 

@@ -63,6 +63,12 @@ pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
     .await
 }
 
+/// One table by its object id, as the transaction of this connection sees the catalog.
+pub async fn table(client: &mut Client, oid: u32) -> Result<Option<Table>> {
+    let types = Types::load(client).await?;
+    Ok(load(client, &types, "0", &format!("c.oid = {oid}")).await?.pop())
+}
+
 /// The relation that the stream speaks of: the catalog's, if it still has those columns; otherwise what the stream says.
 pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<Relation> {
     let types = Types::load(client).await?;
@@ -75,6 +81,7 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
             column_type: types.resolve(column.type_oid, column.modifier),
             nullable: same.is_none_or(|same| same.nullable),
             has_default: same.is_none_or(|same| same.has_default),
+            number: same.and_then(|same| same.number),
         }
     });
     let columns: Vec<_> = columns.collect();
@@ -186,12 +193,13 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
                     {size}, coalesce(pg_catalog.pg_relation_filenode(c.oid), 0), \
                     a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.atthasmissing, \
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
-                    array_position(k.indkey::int2[], a.attnum) \
+                    array_position(k.indkey::int2[], a.attnum), a.attnum \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
              LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid \
                   AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \
+                  AND k.indimmediate AND k.indisvalid \
              WHERE c.relkind = 'r' AND c.relpersistence = 'p' \
                AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND {condition} \
              ORDER BY n.nspname, c.relname, a.attnum"
@@ -217,6 +225,7 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
             column_type: types.resolve(type_oid, modifier),
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
+            number: Some(number(row, 14)?),
         });
     }
     for (table, mut key) in tables.iter_mut().zip(keys) {

@@ -41,6 +41,7 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             .map_err(|error| crate::errors::protocol(format!("cannot describe {}", relation.name), error))?;
         let with_default = relation.columns.iter().filter(|column| column.has_default);
         schema.columns_with_default = with_default.map(|column| column.name.clone()).collect();
+        schema.column_numbers = relation.columns.iter().map(|column| column.number).collect();
         let key_id = match &key {
             Some(key) => Some(self.registry.register(&format!("{topic}-key"), key).await?),
             None => None,

@@ -7,7 +7,7 @@ use sooner_schemas::encode::{Encoder, Origin, Snapshot};
 use sooner_schemas::event::{EventSchema, TableEvents};
 use sooner_schemas::{Position, Relation};
 
-use crate::catalog::Table;
+use crate::catalog::{self, Table};
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::copy_text::CopyRow;
 use crate::decode::{EncoderFactory, now_micros};
@@ -45,10 +45,12 @@ impl TableCopy {
         client.query("SET row_security = off").await?;
         client.query(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name))).await?;
         let file_node = client.query_value(&format!("SELECT pg_catalog.pg_relation_filenode({})", table.oid)).await?;
-        if file_node != Some(table.file_node.to_string()) {
+        let seen = catalog::table(&mut client, table.oid).await?;
+        let unchanged = seen.is_some_and(|seen| seen.relation == relation);
+        if !unchanged || file_node != Some(table.file_node.to_string()) {
             return Err(Error::retry(
                 format!("cannot copy {}", relation.name),
-                "the table was rewritten after the snapshot was taken, so the snapshot no longer sees its rows",
+                "the table was altered or rewritten while the snapshot was taken",
                 "nothing; the copy starts over with a new snapshot",
             ));
         }

@@ -103,6 +103,7 @@ fn encoder(table: usize) -> Encoder {
         column_type: ColumnType::Scalar(Scalar::Int8),
         nullable,
         has_default: false,
+        number: None,
     };
     let columns = vec![column("id", false), column("value", false)];
     let relation = Relation { name: table_name(table), columns, key: vec![0] };

@@ -151,7 +151,7 @@ impl ProgressStore for SimulatedProgress {
     async fn save(&mut self, record: &ProgressRecord) -> Result<()> {
         let mut stored = self.stored.lock().expect("one thread");
         if stored.0 != self.known {
-            return Err(sooner_api::Error::fatal("stale", "another attempt saved", "nothing"));
+            return Err(sooner_api::Error::retry("stale", "another attempt saved", "nothing"));
         }
         let former = stored.1.as_ref().map_or(Lsn::ZERO, |record| record.confirmed_lsn);
         assert!(record.confirmed_lsn >= former, "progress moved back");

@@ -26,7 +26,7 @@ pub async fn run() -> Vec<Line> {
     let peers = peer(folder.path());
     let (encoder, schema) = encoder();
     let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
-    let lake = DeltaLake::new(store, AppIds::direct("bench", "bench"));
+    let lake = DeltaLake::new(store, AppIds::direct("bench", "bench"), 32 << 20);
     let mut table = lake.open(&TableName::new("public", "rows")).await.unwrap();
     table.begin_copy(schema.clone()).await.unwrap();
     for start in (0..ROWS).step_by(BATCH as usize) {
@@ -88,6 +88,7 @@ fn encoder() -> (Encoder, Arc<EventSchema>) {
         column_type: ColumnType::Scalar(scalar),
         nullable: false,
         has_default: false,
+        number: None,
     };
     let columns = vec![column("id", Scalar::Int8), column("value", Scalar::Int8), column("text", Scalar::Text)];
     let relation = Relation { name: TableName::new("public", "rows"), columns, key: vec![0] };
