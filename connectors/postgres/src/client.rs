@@ -321,19 +321,25 @@ impl Client {
 }
 
 /// Takes the first whole message off the buffer, if there is one.
-pub fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
-    let Some(&[tag, a, b, c, d]) = buffer.first_chunk() else {
+fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+    let Some(length) = frame_length(buffer)? else { return Ok(None) };
+    let tag = buffer[0];
+    let mut frame = buffer.split_to(length);
+    frame.advance(5);
+    Ok(Some(Frame { tag, payload: frame.freeze() }))
+}
+
+/// Length of the first message, tag and length included, if it is there as a whole.
+#[inline]
+pub fn frame_length(buffer: &[u8]) -> io::Result<Option<usize>> {
+    let Some(&[_, a, b, c, d]) = buffer.first_chunk() else {
         return Ok(None);
     };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     if !(4..=1 << 30).contains(&length) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message's length is out of range"));
     }
-    if buffer.len() <= length {
-        return Ok(None);
-    }
-    buffer.advance(5);
-    Ok(Some(Frame { tag, payload: buffer.split_to(length - 4).freeze() }))
+    Ok((buffer.len() > length).then_some(length + 1))
 }
 
 /// Reads once, at most 1 MiB at a time. Cancelling loses nothing.

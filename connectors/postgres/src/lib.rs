@@ -8,6 +8,7 @@ pub mod client;
 mod copy_text;
 pub mod decode;
 mod errors;
+mod incoming;
 mod low_watermark;
 pub mod options;
 pub mod pgoutput;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use sooner_api::{Class, Error, Result, SchemaRegistry, Source};
 use sooner_schemas::event::EventBatch;
 use sooner_schemas::{Lsn, Relation, TableName};
@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::catalog;
-use crate::client::{Client, Duplex, Mode, quote_name, quote_text, read_more, split_frame};
-use crate::decode::{Decoder, EncoderFactory, Next, now_micros};
-use crate::errors::{ServerError, connection_lost, protocol};
+use crate::client::{Client, Duplex, Mode, quote_name, quote_text, read_more};
+use crate::decode::{Decoder, EncoderFactory, now_micros};
+use crate::errors::connection_lost;
+use crate::incoming::{Incoming, Pause};
 use crate::options::ConnectOptions;
-use crate::pgoutput::{self, postgres_micros, unix_micros};
+use crate::pgoutput::postgres_micros;
 
 /// How often the server hears from us, whatever else happens.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ pub struct StreamSettings {
 /// A running stream.
 pub struct PostgresStream<R> {
     reader: ReadHalf<Box<dyn Duplex>>,
-    buffer: BytesMut,
+    incoming: Incoming,
     decoder: Decoder,
     encoders: Arc<EncoderFactory<R>>,
     options: ConnectOptions,
@@ -89,7 +90,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(PostgresStream {
             reader,
-            buffer,
+            incoming: Incoming::new(buffer),
             decoder: Decoder::new(settings.tables, settings.start_lsn),
             encoders,
             options: options.clone(),
@@ -105,61 +106,21 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// Takes all whole messages from the buffer, up to the end of a batch.
     async fn decode_buffer(&mut self) -> Result<()> {
         let now = now_micros();
-        while !self.decoder.is_ready() {
-            let frame = split_frame(&mut self.buffer).map_err(|error| lost(&error))?;
-            let Some(frame) = frame else { return Ok(()) };
-            match frame.tag {
-                b'd' => self.copy_data(frame.payload, now).await?,
-                b'E' => return Err(ServerError::parse(&frame.payload).into_error("Postgres ended the stream")),
-                b'c' | b'C' | b'Z' => return Err(lost(&io::Error::other("the server ended the stream"))),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A message inside CopyData: `w` carries log, `k` is a keepalive.
-    async fn copy_data(&mut self, mut payload: Bytes, now: i64) -> Result<()> {
-        let short = |_| protocol("cannot understand the stream", "a message ends early");
-        match payload.try_get_u8().map_err(short)? {
-            b'w' => {
-                let lsn = Lsn(payload.try_get_u64().map_err(short)?);
-                payload.try_get_u64().map_err(short)?;
-                payload.try_get_i64().map_err(short)?;
-                self.positions.received.fetch_max(lsn.0, Ordering::Relaxed);
-                self.change(lsn, &payload, now).await
-            }
-            b'k' => {
-                let end = Lsn(payload.try_get_u64().map_err(short)?);
-                let server_micros = unix_micros(payload.try_get_i64().map_err(short)?);
-                let reply_requested = payload.try_get_u8().map_err(short)? != 0;
-                self.positions.received.fetch_max(end.0, Ordering::Relaxed);
-                self.decoder.caught_up(end, server_micros);
-                if reply_requested {
-                    self.positions.send_now.notify_one();
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Applies a message of pgoutput; again, if the relation had to be set anew for it.
-    async fn change(&mut self, lsn: Lsn, payload: &[u8], now: i64) -> Result<()> {
         loop {
-            let message = pgoutput::parse(payload)
-                .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
-            match self.decoder.apply(lsn, message, now)? {
-                Next::Continue => return Ok(()),
-                Next::LookUp(shape) => {
+            match self.incoming.decode(&mut self.decoder, now)? {
+                Pause::BufferEmpty | Pause::BatchReady => break,
+                Pause::ReplyRequested => self.positions.send_now.notify_one(),
+                Pause::LookUp(shape) => {
                     let mut client = self.catalog_client().await?;
                     let relation = catalog::relation_of(&mut client, &shape).await?;
                     self.catalog = Some(client);
-                    return self.set_relation(shape.oid, relation).await;
+                    self.set_relation(shape.oid, relation).await?;
                 }
-                Next::Relax { oid, relation } => self.set_relation(oid, relation).await?,
+                Pause::Relax { oid, relation } => self.set_relation(oid, relation).await?,
             }
         }
+        self.positions.received.fetch_max(self.incoming.received_lsn().0, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn set_relation(&mut self, oid: u32, relation: Relation) -> Result<()> {
@@ -207,7 +168,7 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
             }
             tokio::select! {
                 biased;
-                read = read_more(&mut self.reader, &mut self.buffer) => {
+                read = read_more(&mut self.reader, self.incoming.buffer()) => {
                     read.map_err(|error| lost(&error))?;
                     self.last_heard = Instant::now();
                 }

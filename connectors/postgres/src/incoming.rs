@@ -1,0 +1,117 @@
+//! What has been received of the stream: messages decoded where they lie in the buffer, none copied.
+//!
+//! <https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION>
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use sooner_api::Result;
+use sooner_schemas::{Lsn, Relation};
+
+use crate::client::frame_length;
+use crate::decode::{Decoder, Next};
+use crate::errors::{ServerError, connection_lost, protocol};
+use crate::pgoutput::{self, RelationShape, unix_micros};
+
+/// Why decoding has paused.
+#[derive(Debug)]
+pub enum Pause {
+    /// No whole message is left.
+    BufferEmpty,
+    /// The batch should go out first.
+    BatchReady,
+    /// The server wants to hear from us.
+    ReplyRequested,
+    /// A relation has to be looked up and set.
+    LookUp(RelationShape),
+    /// A relation has to be set anew; the message that wanted it is still in the buffer.
+    Relax {
+        /// Relation.
+        oid: u32,
+        /// What it is.
+        relation: Relation,
+    },
+}
+
+/// The received bytes.
+pub struct Incoming {
+    buffer: BytesMut,
+    received_lsn: Lsn,
+}
+
+impl Incoming {
+    /// Starts with what came together with the answer to START_REPLICATION.
+    pub fn new(buffer: BytesMut) -> Incoming {
+        Incoming { buffer, received_lsn: Lsn::ZERO }
+    }
+
+    /// Where more is read to.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The highest LSN that the server has spoken of.
+    pub fn received_lsn(&self) -> Lsn {
+        self.received_lsn
+    }
+
+    /// Decodes whole messages until there is a reason to pause.
+    pub fn decode(&mut self, decoder: &mut Decoder, now_micros: i64) -> Result<Pause> {
+        let mut consumed = 0;
+        let pause = loop {
+            if decoder.is_ready() {
+                break Pause::BatchReady;
+            }
+            let rest = &self.buffer[consumed..];
+            let Some(length) = frame_length(rest).map_err(|error| lost(&error))? else { break Pause::BufferEmpty };
+            let (tag, payload) = (rest[0], &rest[5..length]);
+            let pause = match tag {
+                b'd' => copy_data(payload, decoder, now_micros, &mut self.received_lsn)?,
+                b'E' => return Err(ServerError::parse(payload).into_error("Postgres ended the stream")),
+                b'c' | b'C' | b'Z' => return Err(lost(&io::Error::other("the server ended the stream"))),
+                _ => None,
+            };
+            if !matches!(pause, Some(Pause::Relax { .. })) {
+                consumed += length;
+            }
+            if let Some(pause) = pause {
+                break pause;
+            }
+        };
+        self.buffer.advance(consumed);
+        Ok(pause)
+    }
+}
+
+/// A message inside CopyData: `w` carries log, `k` is a keepalive.
+fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, received: &mut Lsn) -> Result<Option<Pause>> {
+    let short = |_| protocol("cannot understand the stream", "a message ends early");
+    match payload.try_get_u8().map_err(short)? {
+        b'w' => {
+            let lsn = Lsn(payload.try_get_u64().map_err(short)?);
+            payload.try_get_u64().map_err(short)?;
+            payload.try_get_i64().map_err(short)?;
+            *received = lsn.max(*received);
+            let message = pgoutput::parse(payload)
+                .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
+            Ok(match decoder.apply(lsn, message, now_micros)? {
+                Next::Continue => None,
+                Next::LookUp(shape) => Some(Pause::LookUp(shape)),
+                Next::Relax { oid, relation } => Some(Pause::Relax { oid, relation }),
+            })
+        }
+        b'k' => {
+            let end = Lsn(payload.try_get_u64().map_err(short)?);
+            let server_micros = unix_micros(payload.try_get_i64().map_err(short)?);
+            let reply_requested = payload.try_get_u8().map_err(short)? != 0;
+            *received = end.max(*received);
+            decoder.caught_up(end, server_micros);
+            Ok(reply_requested.then_some(Pause::ReplyRequested))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn lost(error: &io::Error) -> sooner_api::Error {
+    connection_lost("lost the replication stream", error)
+}
