@@ -5,16 +5,22 @@ import sys
 import time
 
 import pyarrow
+import pyarrow.compute
 from deltalake import DeltaTable, write_deltalake
 
 path, rows = sys.argv[1], int(sys.argv[2])
 
 
 def batch(ids, shift):
+    customers = [(i * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 40 for i in ids]
+    placed = [f"2026-01-{1 + i % 28:02} {i % 24:02}:{i % 60:02}:{i * 7 % 60:02}" for i in ids]
     columns = {
         "id": pyarrow.array(ids, pyarrow.int64()),
-        "value": pyarrow.array([i * 7 + shift for i in ids], pyarrow.int64()),
-        "text": pyarrow.array([f"text of the row {i}" for i in ids]),
+        "customer": pyarrow.array(customers, pyarrow.int64()),
+        "amount": pyarrow.array([(i * 7 + shift) / 100 for i in ids], pyarrow.float64()),
+        "state": pyarrow.array([["new", "paid", "shipped", "returned"][i % 4] for i in ids]),
+        "placed": pyarrow.compute.strptime(pyarrow.array(placed), "%Y-%m-%d %H:%M:%S", "us"),
+        "note": pyarrow.array([f"order {i}, {customer:x}" for i, customer in zip(ids, customers)]),
     }
     return pyarrow.table(columns)
 

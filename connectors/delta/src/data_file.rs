@@ -17,13 +17,15 @@ use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMas
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use sooner_api::{Error, Result};
 use sync_wrapper::SyncWrapper;
 use uuid::Uuid;
 
 use crate::store::{retrying, store_error};
 
+/// A column with more distinct values than fit here is written plainly: looking each up would cost more than it saves.
+const DICTIONARY_BYTES: usize = 64 << 10;
 /// Rows that are read at once.
 const READ_ROWS: usize = 16 << 10;
 
@@ -38,6 +40,8 @@ impl DataFileWriter {
     pub fn new(schema: SchemaRef) -> Result<DataFileWriter> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);

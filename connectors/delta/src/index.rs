@@ -4,7 +4,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use hashbrown::HashMap;
 
-use crate::key::KeyHash;
+use crate::key::{AlreadyHashed, KeyHash};
 
 /// A data file, by a number that this process gives it and never gives again.
 pub type FileId = u32;
@@ -21,7 +21,7 @@ pub struct RowAddress {
 /// Key hash to row. In memory: 25 bytes a row and up to as many spare.
 #[derive(Debug, Default)]
 pub struct KeyIndex {
-    rows: HashMap<Halves, RowAddress, BuildHasherDefault<Ready>>,
+    rows: HashMap<Halves, RowAddress, BuildHasherDefault<AlreadyHashed>>,
 }
 
 /// A hash in two halves: aligned to 8 bytes, it needs a quarter less memory than a `u128` in the table.
@@ -31,26 +31,6 @@ struct Halves(u64, u64);
 impl std::hash::Hash for Halves {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The hashed form follows the lake's types: numbers as 8 or 16 little-endian bytes, texts and bytes with their length.
 
-use std::hash::Hasher;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -22,6 +22,35 @@ use crate::columns::{LakeType, Meaning};
 
 /// The hash of a key.
 pub type KeyHash = u128;
+
+/// A set of keys; keys are hashes already, and need no second one.
+pub type KeySet = hashbrown::HashSet<KeyHash, BuildHasherDefault<AlreadyHashed>>;
+/// A map by keys.
+pub type KeyMap<V> = hashbrown::HashMap<KeyHash, V, BuildHasherDefault<AlreadyHashed>>;
+
+/// Takes a key's lower half for its hash.
+#[derive(Default)]
+pub struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
 
 /// How keys are hashed: which columns, in which order, with which secret.
 #[derive(Clone, Debug)]

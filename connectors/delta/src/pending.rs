@@ -1,12 +1,9 @@
 //! Events that wait in memory: kept as bytes, collapsed to the last state of each key, and for values that Postgres left
 //! out, the trail to where they are.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-
 use sooner_schemas::event::{Event, Op, TableEvents};
 
-use crate::key::KeyHash;
+use crate::key::{KeyHash, KeyMap};
 
 /// The number of a state in a [`Pending`].
 pub type StateId = u32;
@@ -42,31 +39,12 @@ pub enum Found {
     Lost,
 }
 
-#[derive(Default)]
-struct KeyBytes(u64);
-
-impl std::hash::Hasher for KeyBytes {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
-
 /// The events of one table since the last seal.
 #[derive(Default)]
 pub struct Pending {
     batches: Vec<TableEvents>,
     states: Vec<State>,
-    latest: HashMap<KeyHash, StateId, BuildHasherDefault<KeyBytes>>,
+    latest: KeyMap<StateId>,
     bytes: usize,
 }
 
@@ -74,6 +52,8 @@ impl Pending {
     /// Takes a batch in; its events are then pushed one by one.
     pub fn open_batch(&mut self, events: TableEvents) -> u32 {
         self.bytes += events.size_bytes();
+        self.states.reserve(events.events.len());
+        self.latest.reserve(events.events.len());
         self.batches.push(events);
         self.batches.len() as u32 - 1
     }

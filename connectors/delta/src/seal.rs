@@ -54,6 +54,7 @@ impl DeltaTable {
         }
         let deleted = winners.iter().filter(|(state, _)| self.staging.pending.event(*state).op == Op::Delete);
         let deleted: Vec<_> = deleted.map(|(_, key)| *key).collect();
+        self.staging.moved.reserve(placed.len());
         for (key, row) in placed {
             self.staging.place(key, Some(row));
         }

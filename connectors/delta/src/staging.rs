@@ -1,6 +1,6 @@
 //! What the next commit will make visible: events in memory, sealed rows in files, and where each key's row then lies.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::columns::LakeColumn;
 use crate::data_file::DataFileWriter;
 use crate::index::{FileId, KeyIndex, RowAddress};
-use crate::key::{KeyHash, KeyPlan};
+use crate::key::{KeyHash, KeyPlan, KeySet};
 use crate::live_files::LiveFile;
 use crate::pending::Pending;
 use crate::rows::RowReader;
@@ -57,7 +57,7 @@ pub struct Staging {
     /// Keys whose row lies in a part.
     pub moved: KeyIndex,
     /// Keys that have no row any more.
-    pub gone: HashSet<KeyHash>,
+    pub gone: KeySet,
     /// The last event's commit LSN.
     pub last_lsn: Lsn,
 }
@@ -76,7 +76,7 @@ impl Staging {
             parts: BTreeMap::new(),
             superseded: BTreeMap::new(),
             moved: KeyIndex::default(),
-            gone: HashSet::new(),
+            gone: KeySet::default(),
             last_lsn: Lsn::ZERO,
         }
     }
@@ -101,7 +101,9 @@ impl Staging {
     pub fn place(&mut self, key: KeyHash, row: Option<RowAddress>) {
         let former = match row {
             Some(row) => {
-                self.gone.remove(&key);
+                if !self.gone.is_empty() {
+                    self.gone.remove(&key);
+                }
                 self.moved.insert(key, row)
             }
             None => {

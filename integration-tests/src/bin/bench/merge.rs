@@ -90,7 +90,14 @@ fn encoder() -> (Encoder, Arc<EventSchema>) {
         has_default: false,
         number: None,
     };
-    let columns = vec![column("id", Scalar::Int8), column("value", Scalar::Int8), column("text", Scalar::Text)];
+    let columns = vec![
+        column("id", Scalar::Int8),
+        column("customer", Scalar::Int8),
+        column("amount", Scalar::Float8),
+        column("state", Scalar::Text),
+        column("placed", Scalar::Timestamp(6)),
+        column("note", Scalar::Text),
+    ];
     let relation = Relation { name: TableName::new("public", "rows"), columns, key: vec![0] };
     let key = key_schema("bench", &relation).unwrap().to_string();
     let value = value_schema("bench", &relation).to_string();
@@ -101,8 +108,19 @@ fn encoder() -> (Encoder, Arc<EventSchema>) {
 fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> TableEvents {
     let mut out = TableEvents::new(schema.clone());
     for (ordinal, id) in ids.iter().enumerate() {
-        let (id_text, value, text) = (id.to_string(), (id * 7 + lsn).to_string(), format!("text of the row {id}"));
-        let row = [id_text.as_bytes(), value.as_bytes(), text.as_bytes()].map(TupleValue::Text);
+        let customer = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let amount = (id * 7 + lsn) as f64 / 100.0;
+        let state = ["new", "paid", "shipped", "returned"][(id % 4) as usize];
+        let placed = format!("2026-01-{:02} {:02}:{:02}:{:02}", 1 + id % 28, id % 24, id % 60, id * 7 % 60);
+        let texts = [
+            id.to_string(),
+            customer.to_string(),
+            amount.to_string(),
+            state.to_owned(),
+            placed,
+            format!("order {id}, {customer:x}"),
+        ];
+        let row: Vec<_> = texts.iter().map(|text| TupleValue::Text(text.as_bytes())).collect();
         let origin = Origin {
             position: Position { commit_lsn: Lsn(lsn), ordinal: ordinal as u64 },
             lsn: Lsn(lsn),
