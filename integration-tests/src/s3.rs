@@ -18,11 +18,21 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Starts moto's server.
+    /// Starts moto's server, which lets everybody in.
     pub fn start() -> S3 {
+        S3::start_with(&[])
+    }
+
+    /// Starts it so that it knows no access key, once the bucket is there.
+    pub fn start_locked() -> S3 {
+        S3::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1")])
+    }
+
+    fn start_with(environment: &[(&str, &str)]) -> S3 {
         let port = free_port();
         let process = Command::new(python().with_file_name("moto_server"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -78,6 +88,8 @@ struct Shared {
     /// Answers to puts of log entries that are still to be swallowed.
     swallow_commit_answers: AtomicU32,
     swallowed: AtomicU32,
+    /// Conditions of puts are taken out on the way.
+    unconditional: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -118,6 +130,11 @@ impl Proxy {
         self.shared.swallow_commit_answers.store(count, Ordering::SeqCst);
     }
 
+    /// Takes the condition out of every put from now on, as a store does that has never heard of it.
+    pub fn make_unconditional(&self) {
+        self.shared.unconditional.store(true, Ordering::SeqCst);
+    }
+
     /// How many answers were lost.
     pub fn swallowed(&self) -> u32 {
         self.shared.swallowed.load(Ordering::SeqCst)
@@ -142,6 +159,9 @@ fn forward(client: TcpStream, target: u16, shared: &Arc<Shared>) {
     let (up, down) = (shared.clone(), shared.clone());
     thread::spawn(move || {
         pump(client, server_writer, |bytes| {
+            if up.unconditional.load(Ordering::SeqCst) {
+                drop_condition(bytes);
+            }
             if is_commit(bytes) && take_one(&up.swallow_commit_answers) {
                 to_server.store(true, Ordering::SeqCst);
             }
@@ -157,6 +177,17 @@ fn forward(client: TcpStream, target: u16, shared: &Arc<Shared>) {
     });
 }
 
+/// Gives the header another name of the same length.
+fn drop_condition(bytes: &mut [u8]) {
+    const CONDITION: &[u8] = b"if-none-match";
+    for start in 0..bytes.len().saturating_sub(CONDITION.len()) {
+        let header = &mut bytes[start..start + CONDITION.len()];
+        if header.eq_ignore_ascii_case(CONDITION) {
+            header.copy_from_slice(b"x-not-a-thing");
+        }
+    }
+}
+
 fn is_commit(bytes: &[u8]) -> bool {
     let first = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
     let line = first.lines().next().unwrap_or_default();
@@ -167,11 +198,11 @@ fn take_one(count: &AtomicU32) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-/// Copies bytes until either end closes, or `pass` says to lose them and hang up.
-fn pump(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&[u8]) -> bool) {
+/// Copies bytes until either end closes; `pass` may change them, or say to lose them and hang up.
+fn pump(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&mut [u8]) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if !pass(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
+        if !pass(&mut buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }

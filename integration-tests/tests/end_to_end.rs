@@ -74,6 +74,9 @@ const CHANGES_OF_IDENTITIES: [&str; 9] = [
     "BEGIN; TRUNCATE by_full; INSERT INTO by_full VALUES (1, 'fresh', repeat('f', 9000)); COMMIT; UPDATE by_full SET a = 'fresher' WHERE id = 1",
 ];
 
+/// Who reads local tables.
+const LOCAL_READERS: [Reader; 3] = [Reader::DuckDb, Reader::Polars, Reader::Spark];
+
 const IDENTITY_TABLES: [&str; 5] =
     ["public.by_default", "public.by_full", "public.by_index", "public.by_nothing", "public.included"];
 
@@ -100,7 +103,7 @@ async fn every_type_and_identity(version: Version, readers: &[Reader]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_and_identity_from_postgres_15() {
-    every_type_and_identity(Version::V15, &[Reader::DuckDb, Reader::Polars, Reader::Spark]).await;
+    every_type_and_identity(Version::V15, &LOCAL_READERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +146,9 @@ async fn a_transaction_larger_than_memory_is_one_version() {
         )
         .await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.wide"]);
+    for reader in LOCAL_READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.wide"]);
+    }
     let after = pipeline.status().unwrap().tables["public.wide"].table_version;
     assert_eq!(after, before.map(|version| version + 1));
 }
@@ -189,5 +194,40 @@ async fn an_added_column_flows_through_and_another_change_parks_its_table() {
     pipeline.wait_for("resumed", Duration::from_secs(30), |status| !parked(status)).await;
     postgres.sql("INSERT INTO changes VALUES (4, 4)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.changes", "public.calm"]);
+    for reader in LOCAL_READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.changes", "public.calm", "public.grows"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_written_and_read() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(load::SCHEMA).await;
+    let folder = tempfile::tempdir().unwrap();
+    let lake = folder.path().join("lake").display().to_string();
+    let mut pipeline = Pipeline::with(folder, &postgres.url(), lake, "", "");
+    let path = pipeline.folder().join("sooner.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("200ms", "50ms");
+    std::fs::write(&path, text).unwrap();
+    pipeline.start();
+    let load = Load::start(postgres.url(), 9);
+    let many = |status: &sooner::status::Status| {
+        status.tables.get("public.accounts").is_some_and(|table| table.table_version > Some(120))
+    };
+    pipeline.wait_for("120 versions", Duration::from_secs(90), many).await;
+    load.stop().await;
+    pipeline.catch_up(&postgres).await;
+    let log = format!("{}/public/accounts/_delta_log", pipeline.lake);
+    assert!(std::path::Path::new(&log).join("_last_checkpoint").exists(), "{}", pipeline.log());
+    // Without the entries before it, readers and the pipeline itself have only the checkpoint.
+    pipeline.stop();
+    for version in 0..40 {
+        std::fs::remove_file(format!("{log}/{version:020}.json")).unwrap();
+    }
+    pipeline.start();
+    postgres.sql("UPDATE accounts SET note = 'after the checkpoint' WHERE id < 2000").await;
+    pipeline.catch_up(&postgres).await;
+    for reader in LOCAL_READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
-use integration_tests::s3::S3;
+use integration_tests::s3::{Proxy, S3};
 
 const TABLE: &str = "CREATE TABLE items (id integer PRIMARY KEY, a text, n numeric(6, 2)); \
                      INSERT INTO items SELECT i, 'a' || i, i FROM generate_series(1, 100) AS i";
@@ -313,6 +313,24 @@ async fn a_missing_bucket_and_wrong_credentials_are_told_within_seconds() {
     let said = checked(&without);
     assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
     assert_says(&said, &["AWS_ACCESS_KEY_ID"]);
+
+    let locked = S3::start_locked();
+    let mut pipeline = Pipeline::s3(&postgres, &locked.endpoint());
+    let asked = Instant::now();
+    assert_says(&refused(&mut pipeline), &["cannot write to the lake", "check the credentials of [lake]"]);
+    assert!(asked.elapsed() < Duration::from_secs(20), "it took {:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_ignores_conditions() {
+    let (postgres, s3) = (Postgres::start(Version::V15).await, S3::start());
+    postgres.sql(TABLE).await;
+    let proxy = Proxy::start(s3.port);
+    proxy.make_unconditional();
+    let mut pipeline = Pipeline::s3(&postgres, &proxy.endpoint());
+    let expected = ["does not honour conditional puts (If-None-Match: *)", "use a store that does"];
+    assert_says(&checked(&pipeline), &expected);
+    assert_says(&refused(&mut pipeline), &expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,7 +127,12 @@ impl Config {
 
 fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig> {
     let default_name = format!("sooner_{}", name.unwrap_or_default().replace('-', "_"));
-    let connect = section.text("url", |text| ConnectOptions::parse(text).map_err(|error| error.to_string()));
+    let connect = section.unshown_text("url", |text| match ConnectOptions::parse(text) {
+        Ok(options) if options.password.is_some() => {
+            Err("secrets do not belong in the file; take the password out and set password = { env = … }".to_owned())
+        }
+        parsed => parsed.map_err(|error| error.to_string()),
+    });
     let password = section.secret("password");
     let slot = section.optional("slot", check_slot).unwrap_or_else(|| default_name.clone());
     let publication = section.optional("publication", |text| Ok(text.to_owned())).unwrap_or(default_name);
@@ -216,6 +221,16 @@ mod tests {
         let found = problems(text).join("\n");
         assert!(found.contains("source.password: secrets do not belong in the file"), "{found}");
         assert!(!found.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_refused_and_not_shown() {
+        for url in ["postgres://me:hunter2@db/s", "postgres://me:hunter2@db/s?sslmode=never", "mysql://me:hunter2@db/s"]
+        {
+            let found = problems(&format!("name = 's'\n[source]\nurl = '{url}'\n[lake]\nurl = '/l'")).join("\n");
+            assert!(found.contains("source.url: "), "{found}");
+            assert!(!found.contains("hunter2"), "{found}");
+        }
     }
 
     #[test]

@@ -53,6 +53,17 @@ impl Section {
         }
     }
 
+    /// A text that must be there and is never shown, because a secret may stand in it.
+    pub fn unshown_text<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.take(key);
+        let checked = match value.as_ref().map(Value::as_str) {
+            None => Err("is missing".to_owned()),
+            Some(None) => Err("expected a text in quotes".to_owned()),
+            Some(Some(text)) => check(text),
+        };
+        checked.map_err(|why| self.problem(key, &why)).ok()
+    }
+
     /// A list of texts that may be there.
     pub fn list<T>(&mut self, key: &'static str, check: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let Value::Array(items) = self.take(key)? else {

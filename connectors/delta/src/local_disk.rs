@@ -42,7 +42,12 @@ impl fmt::Display for LocalDisk {
 fn sync(file: &FilePath) -> std::io::Result<()> {
     File::open(file)?.sync_all()?;
     for folder in file.ancestors().skip(1).take(NEW_FOLDERS) {
-        File::open(folder)?.sync_all()?;
+        match File::open(folder) {
+            Ok(folder) => folder.sync_all()?,
+            // A folder that we may not read is not one that we made.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
