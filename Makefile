@@ -6,19 +6,19 @@
 demo: stack-demo build
 	.stack/venv/bin/python integration-tests/demo/demo.py
 
-test: stack-test
+test: stack-test build
 	cargo test --workspace
 
-bench: stack-test
-	cargo build
-	cargo run -p integration-tests --bin bench
+bench: stack-test build
+	target/debug/bench
 
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# Always the whole workspace: built by parts, crates would differ in features, and the tree would be compiled again.
 build:
-	cargo build
+	cargo build --workspace
 
 stack-demo:
 	bash integration-tests/stack/install.sh demo
