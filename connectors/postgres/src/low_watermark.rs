@@ -19,7 +19,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// The watermark while behind; about a third of what a default receive buffer grows to.
 const RAISED_BYTES: libc::c_int = 1 << 20;
-/// A read of at least this many bytes means a backlog.
+/// This many bytes within one span of patience (16 MiB/s) mean a backlog. A single read tells nothing: a reader that is
+/// woken for every row gets little each time, however much is waiting.
 const BACKLOG_BYTES: usize = 64 << 10;
 /// How long the kernel may sit on less than the watermark.
 const PATIENCE: Duration = Duration::from_millis(4);
@@ -30,17 +31,35 @@ pub struct LowWatermark {
     raised: bool,
     patience: Pin<Box<Sleep>>,
     waiting: bool,
+    /// When the current span began, and what has come in it.
+    span_start: Instant,
+    span_bytes: usize,
 }
 
 impl LowWatermark {
     /// Wraps a connected stream; the watermark starts at one byte.
     pub fn new(tcp: TcpStream) -> LowWatermark {
-        LowWatermark { tcp, raised: false, patience: Box::pin(sleep(PATIENCE)), waiting: false }
+        LowWatermark {
+            tcp,
+            raised: false,
+            patience: Box::pin(sleep(PATIENCE)),
+            waiting: false,
+            span_start: Instant::now(),
+            span_bytes: 0,
+        }
     }
 
     fn adapt(&mut self, received: usize) -> io::Result<()> {
         self.waiting = false;
-        let behind = received >= BACKLOG_BYTES;
+        self.span_bytes += received;
+        let behind = self.span_bytes >= BACKLOG_BYTES;
+        let elapsed = self.span_start.elapsed();
+        if elapsed < PATIENCE && !behind {
+            return Ok(());
+        }
+        // A long pause before these bytes is no backlog either.
+        let behind = behind && elapsed < PATIENCE * 2;
+        (self.span_start, self.span_bytes) = (Instant::now(), 0);
         if behind != self.raised {
             set_low_watermark(&self.tcp, if behind { RAISED_BYTES } else { 1 })?;
             self.raised = behind;
