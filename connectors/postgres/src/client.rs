@@ -7,27 +7,18 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use postgres_protocol::authentication;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 use sooner_api::{Error, Result};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use crate::dial::{Duplex, open};
 use crate::errors::{ServerError, connection_lost, protocol};
-use crate::low_watermark::LowWatermark;
-use crate::options::{ConnectOptions, Host, TlsMode};
-use crate::tls;
+use crate::options::{ConnectOptions, TlsMode};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Space that is made for each read.
 const READ_BYTES: usize = 1 << 20;
-
-/// Both directions of a connection.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,75 +191,6 @@ impl Client {
         }
     }
 
-    async fn authenticate(&mut self, options: &ConnectOptions) -> Result<()> {
-        let password = || {
-            options.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(|| {
-                Error::operator(
-                    format!("cannot log in to Postgres at {}", options.address()),
-                    "the server asks for a password and none is configured",
-                    "set password = { env = \"…\" } or { file = \"…\" } in [source]",
-                )
-            })
-        };
-        loop {
-            let mut frame = self.login_frame(options).await?;
-            if frame.tag != b'R' || frame.payload.len() < 4 {
-                return Err(self.malformed("an authentication request"));
-            }
-            match frame.payload.get_i32() {
-                0 => return Ok(()),
-                3 => {
-                    let password = password()?.to_vec();
-                    self.send(|out| frontend::password_message(&password, out)).await?;
-                }
-                5 => {
-                    let salt = frame.payload.as_ref().try_into().map_err(|_| self.malformed("a salt"))?;
-                    let hashed = authentication::md5_hash(options.user.as_bytes(), password()?, salt);
-                    self.send(|out| frontend::password_message(hashed.as_bytes(), out)).await?;
-                }
-                10 => {
-                    let password = password()?.to_vec();
-                    self.scram(options, &frame.payload, &password).await?;
-                }
-                _ => {
-                    return Err(Error::operator(
-                        format!("cannot log in to Postgres at {}", options.address()),
-                        "the server asks for a way of authentication that is not supported",
-                        "use scram-sha-256 for this role in pg_hba.conf",
-                    ));
-                }
-            }
-        }
-    }
-
-    async fn scram(&mut self, options: &ConnectOptions, mechanisms: &[u8], password: &[u8]) -> Result<()> {
-        if !mechanisms.split(|&byte| byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
-            return Err(self.malformed("SCRAM-SHA-256 among the mechanisms"));
-        }
-        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
-        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
-        let mut frame = self.login_frame(options).await?;
-        if frame.payload.len() < 4 || frame.payload.get_i32() != 11 {
-            return Err(self.malformed("the first step of SCRAM"));
-        }
-        scram.update(&frame.payload).map_err(|error| not_the_server(options, &error))?;
-        self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
-        let mut frame = self.login_frame(options).await?;
-        if frame.payload.len() < 4 || frame.payload.get_i32() != 12 {
-            return Err(self.malformed("the last step of SCRAM"));
-        }
-        scram.finish(&frame.payload).map_err(|error| not_the_server(options, &error))
-    }
-
-    async fn login_frame(&mut self, options: &ConnectOptions) -> Result<Frame> {
-        let frame = self.frame().await?;
-        if frame.tag == b'E' {
-            let what = format!("cannot log in to Postgres at {} as '{}'", options.address(), options.user);
-            return Err(ServerError::parse(&frame.payload).into_error(what));
-        }
-        Ok(frame)
-    }
-
     async fn until_ready(&mut self) -> Result<()> {
         loop {
             let frame = self.frame().await?;
@@ -290,7 +212,7 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {
+    pub(crate) async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<()> {
         let written = write(&mut self.outgoing);
         let sent = match written {
             Ok(()) => self.stream.write_all_buf(&mut self.outgoing).await,
@@ -302,7 +224,7 @@ impl Client {
         }
     }
 
-    async fn frame(&mut self) -> Result<Frame> {
+    pub(crate) async fn frame(&mut self) -> Result<Frame> {
         loop {
             if let Some(frame) = split_frame(&mut self.incoming).map_err(|error| self.io_failed(&error))? {
                 return Ok(frame);
@@ -315,7 +237,7 @@ impl Client {
         connection_lost(format!("lost the connection to Postgres at {}", self.address), error)
     }
 
-    fn malformed(&self, expected: &str) -> Error {
+    pub(crate) fn malformed(&self, expected: &str) -> Error {
         protocol(format!("cannot understand Postgres at {}", self.address), format!("expected {expected}"))
     }
 }
@@ -359,54 +281,6 @@ pub fn quote_name(name: &str) -> String {
 /// Quotes a text for use in SQL.
 pub fn quote_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
-}
-
-async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
-    let lost =
-        |error: io::Error| connection_lost(format!("cannot connect to Postgres at {}", options.address()), &error);
-    let host = match &options.host {
-        Host::Unix(_) => return Ok(Box::new(UnixStream::connect(options.address()).await.map_err(lost)?)),
-        Host::Tcp(host) => host.as_str(),
-    };
-    let connect = || async {
-        let stream = TcpStream::connect((host, options.port)).await.map_err(lost)?;
-        stream.set_nodelay(true).map_err(lost)?;
-        let keepalive =
-            socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(lost)?;
-        Ok(LowWatermark::new(stream))
-    };
-    let mut stream = connect().await?;
-    if matches!(options.tls, TlsMode::Disable | TlsMode::Allow) {
-        return Ok(Box::new(stream));
-    }
-    if server_takes_tls(&mut stream).await.map_err(lost)? {
-        return Ok(Box::new(tls::handshake(options, stream).await?));
-    }
-    if options.tls == TlsMode::Prefer {
-        return Ok(Box::new(stream));
-    }
-    Err(Error::operator(
-        format!("TLS with Postgres at {} failed", options.address()),
-        "the server does not support TLS, and sslmode asks for it",
-        "set ssl = on in postgresql.conf, or sslmode=prefer if an unprotected connection will do",
-    ))
-}
-
-async fn server_takes_tls(stream: &mut LowWatermark) -> io::Result<bool> {
-    let mut request = BytesMut::new();
-    frontend::ssl_request(&mut request);
-    stream.write_all_buf(&mut request).await?;
-    Ok(stream.read_u8().await? == b'S')
-}
-
-/// SCRAM also shows that the server knows the password; this one does not.
-fn not_the_server(options: &ConnectOptions, error: &io::Error) -> Error {
-    Error::operator(
-        format!("cannot trust the server at {}", options.address()),
-        error,
-        "check the address of [source] and who answers there",
-    )
 }
 
 fn parse_row(mut payload: Bytes) -> Option<Row> {

@@ -1,14 +1,16 @@
 //! Postgres as a source. Enters: a connection URL and a list of tables; leaves: batches of events.
 //!
-//! In reading order: [`options`] and [`client`] connect, [`catalog`] looks at tables, [`slot`] and [`publication`] set
+//! In reading order: [`options`] and [`client`] connect (by `dial` and `login`), [`catalog`] looks at tables, [`slot`] and [`publication`] set
 //! up replication, [`snapshot`] copies, [`stream`] follows. [`pgoutput`] and [`decode`] turn messages into events.
 
 pub mod catalog;
 pub mod client;
 mod copy_text;
 pub mod decode;
+mod dial;
 mod errors;
 mod incoming;
+mod login;
 mod low_watermark;
 pub mod options;
 pub mod pgoutput;

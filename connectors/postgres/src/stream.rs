@@ -16,8 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::catalog;
-use crate::client::{Client, Duplex, Mode, quote_name, quote_text, read_more};
+use crate::client::{Client, Mode, quote_name, quote_text, read_more};
 use crate::decode::{Decoder, EncoderFactory, now_micros};
+use crate::dial::Duplex;
 use crate::errors::connection_lost;
 use crate::incoming::{Incoming, Pause};
 use crate::options::ConnectOptions;
