@@ -20,6 +20,8 @@ pub enum Op {
     Delete,
     /// All rows of the table removed.
     Truncate,
+    /// All rows come anew after this, maybe in another shape. On a topic, a truncate with a header that says so.
+    CopyStart,
 }
 
 impl Op {
@@ -30,7 +32,7 @@ impl Op {
             Op::Create => "c",
             Op::Update => "u",
             Op::Delete => "d",
-            Op::Truncate => "t",
+            Op::Truncate | Op::CopyStart => "t",
         }
     }
 }
@@ -92,12 +94,14 @@ pub struct TableEvents {
     pub events: Vec<Event>,
     /// What of the memory budget is reserved for this; whoever drops the events gives it back.
     pub reserved_bytes: usize,
+    /// For events from a topic: partitions, each with the offset after the last of its events here.
+    pub next_offsets: Vec<(i32, i64)>,
 }
 
 impl TableEvents {
     /// An empty batch.
     pub fn new(schema: Arc<EventSchema>) -> TableEvents {
-        TableEvents { schema, bytes: Vec::new(), events: Vec::new(), reserved_bytes: 0 }
+        TableEvents { schema, bytes: Vec::new(), events: Vec::new(), reserved_bytes: 0, next_offsets: Vec::new() }
     }
 
     /// Memory that the batch holds, in bytes.
@@ -133,6 +137,8 @@ pub struct EventBatch {
     pub tables: Vec<TableEvents>,
     /// Tables that cannot go on, after what `tables` holds of them.
     pub poisoned: Vec<Poisoned>,
+    /// Tables whose copy ends with this batch, each with what it is complete to; the stream's watermark stays.
+    pub completed: Vec<(TableName, Watermark)>,
     /// Set when the batch ends between transactions.
     pub watermark: Option<Watermark>,
     /// How far the server has written its log, for measuring lag.

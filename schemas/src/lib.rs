@@ -1,7 +1,8 @@
 //! What a change event is, and how its bytes are written and read. No I/O.
 //!
 //! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro schemas,
-//! [`encode`] writes a Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back.
+//! [`naming`] names their topics and subjects, [`encode`] writes a Postgres row under them, [`event`] carries the bytes,
+//! [`avro`] and [`wire`] read them back.
 
 pub mod array;
 pub mod avro;
@@ -9,7 +10,9 @@ pub mod encode;
 pub mod envelope;
 pub mod event;
 pub mod lsn;
+pub mod naming;
 pub mod numeric;
+pub mod placeholder;
 pub mod relation;
 pub mod temporal;
 pub mod wire;

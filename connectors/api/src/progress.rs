@@ -9,7 +9,7 @@ use sooner_schemas::Lsn;
 use crate::Result;
 
 /// What a pipeline knows about itself, beyond what its tables' logs say. It is stored before anything relies on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressRecord {
     /// Postgres' system identifier.
     pub system_id: String,
@@ -34,6 +34,9 @@ pub struct TableProgress {
     /// The table's object id: another one under the same name is another table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub oid: Option<u32>,
+    /// Events at or below this LSN are in the table's last copy.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub copied_lsn: Option<Lsn>,
 }
 
 /// What a table is doing.

@@ -59,7 +59,7 @@ impl TableCopy {
         client.copy_out(&copy).await?;
         let now = now_micros();
         let origin = Origin {
-            position: Position { commit_lsn: snapshot.last_commit_lsn(), ordinal: 0 },
+            position: Position { commit_lsn: snapshot.last_commit_lsn(), ordinal: 1 },
             lsn: snapshot.consistent_lsn,
             xid: 0,
             source_micros: now,
@@ -72,6 +72,14 @@ impl TableCopy {
     /// The schemas of the events.
     pub fn schema(&self) -> &Arc<EventSchema> {
         self.encoder.schema()
+    }
+
+    /// The event that goes before all rows where others may have gone before: it says that all rows come anew.
+    pub fn start_event(&self) -> TableEvents {
+        let mut out = TableEvents::new(self.encoder.schema().clone());
+        let position = Position { ordinal: 0, ..self.origin.position };
+        self.encoder.copy_start(&mut out, &Origin { position, ..self.origin });
+        out
     }
 
     /// The next rows; none when all have been read.

@@ -43,7 +43,7 @@ pub struct StreamSettings {
     pub publication: String,
     /// Tables whose events are carried, each with the LSN at or below which they are in the lake already.
     pub tables: HashMap<TableName, Lsn>,
-    /// Where the slot stands.
+    /// Where the slot stands, or later: transactions that end before are not sent.
     pub start_lsn: Lsn,
 }
 
@@ -80,8 +80,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     ) -> Result<PostgresStream<R>> {
         let client = Client::connect(options, Mode::Replication).await?;
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
             quote_name(&settings.slot),
+            settings.start_lsn,
             quote_text(&quote_name(&settings.publication)),
         );
         let (stream, buffer) = client.start_replication(&command).await?;

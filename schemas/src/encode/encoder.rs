@@ -140,7 +140,16 @@ impl Encoder {
 
     /// A truncated table.
     pub fn truncate(&self, out: &mut TableEvents, origin: &Origin) {
-        let written = self.event(out, origin, Op::Truncate, |encoder, bytes| {
+        self.without_rows(out, origin, Op::Truncate);
+    }
+
+    /// The start of a copy, after which all rows come anew.
+    pub fn copy_start(&self, out: &mut TableEvents, origin: &Origin) {
+        self.without_rows(out, origin, Op::CopyStart);
+    }
+
+    fn without_rows(&self, out: &mut TableEvents, origin: &Origin, op: Op) {
+        let written = self.event(out, origin, op, |encoder, bytes| {
             let start = bytes.len();
             write_header(bytes, encoder.ids.value);
             write_long(bytes, 0);

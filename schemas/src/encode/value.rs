@@ -11,7 +11,7 @@ use crate::{array, numeric, temporal};
 pub const PLACEHOLDER: &[u8] = b"__debezium_unavailable_value";
 
 /// The placeholder of a `uuid[]` element: the version 3 UUID of the placeholder's text.
-const UUID_PLACEHOLDER: &[u8] = b"b68a35a7-17ad-35b3-af2a-ae46edb4545a";
+pub const UUID_PLACEHOLDER: &[u8] = b"b68a35a7-17ad-35b3-af2a-ae46edb4545a";
 
 const NOT_A_NUMBER: Unholdable = Unholdable("its text is not a number of the declared type");
 

@@ -1,0 +1,144 @@
+//! Names of topics and of registry subjects.
+//!
+//! Topics: <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-topic-names>; subjects:
+//! <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#subject-name-strategy>
+
+use std::fmt;
+
+use crate::relation::TableName;
+
+const SCHEMA: &str = "{schema}";
+const TABLE: &str = "{table}";
+/// Kafka's limit for a topic's name.
+const LONGEST_TOPIC: usize = 249;
+
+/// Which topic a table's events go to: a text with `{schema}` and `{table}` in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicPattern {
+    before: String,
+    between: String,
+    after: String,
+}
+
+/// A pattern that does not tell tables apart, or makes no topic's name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPattern {
+    /// A part is missing, or the order is another.
+    #[error("expected {{schema}} and then {{table}}, with a text between that keeps them apart")]
+    Parts,
+    /// A character that topics do not have.
+    #[error("the character '{0}' is not allowed in a topic's name (letters, digits, '.', '_' and '-' are)")]
+    Character(char),
+}
+
+impl TopicPattern {
+    /// Parses a pattern whose `{prefix}`, if there is one, is replaced first.
+    pub fn parse(pattern: &str, prefix: &str) -> Result<TopicPattern, BadPattern> {
+        let text = pattern.replace("{prefix}", prefix);
+        let (before, rest) = text.split_once(SCHEMA).ok_or(BadPattern::Parts)?;
+        let (between, after) = rest.split_once(TABLE).ok_or(BadPattern::Parts)?;
+        if between.is_empty() {
+            return Err(BadPattern::Parts);
+        }
+        if let Some(bad) = [before, between, after].concat().chars().find(|c| !is_allowed(*c)) {
+            return Err(BadPattern::Character(bad));
+        }
+        Ok(TopicPattern { before: before.into(), between: between.into(), after: after.into() })
+    }
+
+    /// Debezium's: `<prefix>.<schema>.<table>`.
+    pub fn debezium(prefix: &str) -> TopicPattern {
+        TopicPattern { before: format!("{prefix}."), between: ".".into(), after: String::new() }
+    }
+
+    /// The topic of a table. Characters that topics do not have become underscores.
+    pub fn topic(&self, table: &TableName) -> String {
+        let name = [&self.before, &table.schema, &self.between, &table.table, &self.after].map(String::as_str).concat();
+        name.chars().map(|c| if is_allowed(c) { c } else { '_' }).take(LONGEST_TOPIC).collect()
+    }
+
+    /// The table of a topic, if its name fits the pattern.
+    pub fn table(&self, topic: &str) -> Option<TableName> {
+        let middle = topic.strip_prefix(self.before.as_str())?.strip_suffix(self.after.as_str())?;
+        let (schema, table) = middle.split_once(self.between.as_str())?;
+        (!schema.is_empty() && !table.is_empty()).then(|| TableName::new(schema, table))
+    }
+}
+
+fn is_allowed(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// How subjects are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SubjectStrategy {
+    /// `<topic>-key` and `<topic>-value`.
+    #[default]
+    Topic,
+    /// The record's full name.
+    Record,
+    /// `<topic>-<the record's full name>`.
+    TopicRecord,
+}
+
+/// Which message a schema is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Key.
+    Key,
+    /// Value.
+    Value,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Key => "key",
+            Part::Value => "value",
+        })
+    }
+}
+
+impl SubjectStrategy {
+    /// The subject of a schema whose record has this full name.
+    pub fn subject(self, topic: &str, part: Part, record: &str) -> String {
+        match self {
+            SubjectStrategy::Topic => format!("{topic}-{part}"),
+            SubjectStrategy::Record => record.to_owned(),
+            SubjectStrategy::TopicRecord => format!("{topic}-{record}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_leads_back_to_its_table() {
+        let table = TableName::new("public", "order.lines");
+        let pattern = TopicPattern::parse("{prefix}.{schema}.{table}", "shop").unwrap();
+        assert_eq!(pattern, TopicPattern::debezium("shop"));
+        assert_eq!(pattern.topic(&table), "shop.public.order.lines");
+        assert_eq!(pattern.table("shop.public.order.lines"), Some(table));
+        assert_eq!(pattern.table("other.public.orders"), None);
+        assert_eq!(pattern.table("shop.public"), None);
+        assert_eq!(pattern.topic(&TableName::new("public", "straße")), "shop.public.stra_e");
+    }
+
+    #[test]
+    fn patterns_must_tell_tables_apart() {
+        for text in ["{schema}{table}", "{table}.{schema}", "all", "{schema}"] {
+            assert_eq!(TopicPattern::parse(text, "p"), Err(BadPattern::Parts), "{text}");
+        }
+        assert_eq!(TopicPattern::parse("{schema} {table}", "p"), Err(BadPattern::Character(' ')));
+    }
+
+    #[test]
+    fn subjects_by_strategy() {
+        let named = |strategy: SubjectStrategy| strategy.subject("t", Part::Value, "n.Envelope");
+        assert_eq!(named(SubjectStrategy::Topic), "t-value");
+        assert_eq!(named(SubjectStrategy::Record), "n.Envelope");
+        assert_eq!(named(SubjectStrategy::TopicRecord), "t-n.Envelope");
+    }
+}
