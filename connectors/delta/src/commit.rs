@@ -9,6 +9,7 @@ use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use sooner_api::{Class, Committed, Error, Result};
+use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
 use crate::actions::{self, Commit, check_protocol, line, log_path, txn};
@@ -138,8 +139,9 @@ impl DeltaTable {
         }
         let applied = self.staging.last_lsn.max(self.applied.unwrap_or_default());
         let applied = if self.staging.copying { watermark.commit_lsn } else { applied };
-        line(&mut text, "txn", txn(&self.app_ids.applied, applied.0, now));
-        line(&mut text, "txn", txn(&self.app_ids.watermark, watermark.commit_lsn.0, now));
+        for (id, version) in self.app_ids.versions(applied, &self.staging.next_offsets, watermark) {
+            line(&mut text, "txn", txn(id, version, now));
+        }
         for id in plan.removed.iter().chain(plan.vectors.keys()) {
             if let Some(file) = self.files.get(*id) {
                 line(&mut text, "remove", file.remove_action(now));
@@ -234,20 +236,23 @@ impl DeltaTable {
 
     /// Takes in what somebody else committed, so that the next attempt builds on it.
     async fn follow(&mut self, version: u64, other: Commit) -> Result<()> {
-        if other.txns.contains_key(&self.app_ids.applied) {
+        if self.app_ids.collide(&other.txns, &self.staging.next_offsets) {
             return Err(Error::retry(
                 format!("cannot commit to the lake table {}", self.name),
                 "another process of the same pipeline has committed to it, or this one before it was interrupted",
                 "if two processes run, stop one or give it another name; what is in the lake is looked up anew",
             ));
         }
+        let beside_us = self.app_ids.next_offsets(&other.txns);
         if self.version.is_none() {
-            return Err(Error::operator(
-                format!("cannot copy {} into the lake", self.name),
-                format!("somebody else has just made a table at {}", self.location.url),
-                "move it away, or give the lake another url",
-            ));
+            if beside_us.is_empty() {
+                return Err(self.made_by_somebody_else());
+            }
+            // Another sink of this pipeline, which has other partitions, was first.
+            self.applied = Some(Lsn::ZERO);
+            self.staging.columns = None;
         }
+        self.next_offsets.extend(beside_us);
         tracing::info!(table = %self.name, version, "another writer committed; following it");
         if let Some(protocol) = other.protocol {
             self.protocol = protocol;
@@ -256,7 +261,7 @@ impl DeltaTable {
         if let Some(metadata) = other.metadata {
             let before = self.columns.clone();
             self.adopt_metadata(metadata)?;
-            if self.columns != before && !self.staging.copying {
+            if self.columns != before && !before.is_empty() && !self.staging.copying {
                 return Err(Error::operator(
                     format!("cannot merge into the lake table {}", self.name),
                     "somebody else changed its columns",
@@ -322,6 +327,7 @@ impl DeltaTable {
         } else {
             staging.last_lsn.max(self.applied.unwrap_or_default())
         });
+        self.next_offsets.extend(&staging.next_offsets);
         self.version = Some(version);
         self.update_index(staging);
         self.commits_since_checkpoint += 1;

@@ -3,9 +3,10 @@
 use sooner_api::{Lake, Result};
 use sooner_schemas::TableName;
 
+use crate::app_ids::AppIds;
 use crate::snapshot::TableLocation;
 use crate::store::LakeStore;
-use crate::table::{AppIds, DeltaTable};
+use crate::table::DeltaTable;
 
 /// A lake of Delta tables.
 #[derive(Clone, Debug)]
@@ -26,9 +27,16 @@ impl Lake for DeltaLake {
     type Table = DeltaTable;
 
     async fn open(&self, table: &TableName) -> Result<DeltaTable> {
+        self.open_as(table, self.app_ids.clone()).await
+    }
+}
+
+impl DeltaLake {
+    /// Opens a table under names of its own.
+    pub async fn open_as(&self, table: &TableName, app_ids: AppIds) -> Result<DeltaTable> {
         let parts = [table.schema.as_str(), table.table.as_str()];
         let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
         let location = TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts));
-        DeltaTable::open(table.clone(), location, self.app_ids.clone(), self.part_bytes).await
+        DeltaTable::open(table.clone(), location, app_ids, self.part_bytes).await
     }
 }

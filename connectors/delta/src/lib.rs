@@ -5,6 +5,7 @@
 //! [`deletion_vector`] and [`data_file`] are formats, `snapshot` and `actions` are the log.
 
 mod actions;
+mod app_ids;
 pub mod builder;
 pub mod columns;
 mod commit;
@@ -24,7 +25,8 @@ mod staging;
 pub mod store;
 pub mod table;
 
+pub use app_ids::AppIds;
 pub use lake::DeltaLake;
 pub use progress::LakeProgress;
 pub use store::{LakeStore, S3Settings};
-pub use table::{AppIds, DeltaTable};
+pub use table::DeltaTable;

@@ -60,6 +60,8 @@ pub struct Staging {
     pub gone: KeySet,
     /// The last event's commit LSN.
     pub last_lsn: Lsn,
+    /// For events from a topic: partitions, each with the offset after the last event.
+    pub next_offsets: BTreeMap<i32, i64>,
 }
 
 impl Staging {
@@ -78,6 +80,7 @@ impl Staging {
             moved: KeyIndex::default(),
             gone: KeySet::default(),
             last_lsn: Lsn::ZERO,
+            next_offsets: BTreeMap::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A lake table: opened from its log, fed with events, committed to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::actions::{check_protocol, log_path};
+use crate::app_ids::AppIds;
 use crate::columns::{Difference, LakeColumn, columns_of, compare, parse_schema_string, widen};
 use crate::data_file;
 use crate::index::{KeyIndex, RowAddress};
@@ -19,25 +21,6 @@ use crate::rows::RowReader;
 use crate::snapshot::TableLocation;
 use crate::staging::{Shape, Staging};
 use crate::store::get;
-
-/// The names under which a pipeline keeps positions in a table's log.
-#[derive(Clone, Debug)]
-pub struct AppIds {
-    /// Commit LSN up to which events are in the table.
-    pub applied: String,
-    /// LSN up to which the table is complete.
-    pub watermark: String,
-}
-
-impl AppIds {
-    /// Of a pipeline that reads a slot directly.
-    pub fn direct(pipeline: &str, slot: &str) -> AppIds {
-        AppIds {
-            applied: format!("sooner/{pipeline}/{slot}"),
-            watermark: format!("sooner/{pipeline}/{slot}/watermark"),
-        }
-    }
-}
 
 /// One table of the lake.
 pub struct DeltaTable {
@@ -51,6 +34,8 @@ pub struct DeltaTable {
     pub(crate) columns: Vec<LakeColumn>,
     pub(crate) files: LiveFiles,
     pub(crate) applied: Option<Lsn>,
+    /// Of the partitions that its events come from: the offset after the last event that is in it.
+    pub(crate) next_offsets: BTreeMap<i32, i64>,
     /// None until the first event needs it.
     pub(crate) index: Option<KeyIndex>,
     pub(crate) staging: Staging,
@@ -83,13 +68,14 @@ impl DeltaTable {
             columns: Vec::new(),
             files: LiveFiles::default(),
             applied: None,
+            next_offsets: BTreeMap::new(),
             index: None,
             staging: Staging::new(),
             secret: rand::random(),
         };
-        let ids = [table.app_ids.applied.as_str(), table.app_ids.watermark.as_str()];
-        if let Some(snapshot) = table.location.load(&ids).await? {
-            table.applied = snapshot.txns.get(&table.app_ids.applied).map(|version| Lsn(version.cast_unsigned()));
+        if let Some(snapshot) = table.location.load(&table.app_ids.all()).await? {
+            table.applied = table.app_ids.applied(&snapshot.txns);
+            table.next_offsets = table.app_ids.next_offsets(&snapshot.txns);
             if table.applied.is_some() {
                 let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
                 let adopted = usable.and_then(|()| table.adopt_metadata(snapshot.metadata));
@@ -100,6 +86,16 @@ impl DeltaTable {
             table.files = snapshot.files;
         }
         Ok(table)
+    }
+
+    /// Of the partitions that its events come from: the offset after the last event that is in it.
+    pub fn next_offsets(&self) -> &BTreeMap<i32, i64> {
+        &self.next_offsets
+    }
+
+    /// Goes on under other names: more or fewer partitions are read here.
+    pub fn set_app_ids(&mut self, app_ids: AppIds) {
+        self.app_ids = app_ids;
     }
 
     /// Whether nobody has committed since this was opened or last committed.
@@ -137,7 +133,8 @@ impl DeltaTable {
             Difference::Widened => {
                 let added = &columns[self.next_columns().len().min(columns.len())..];
                 let filled = |added: &&LakeColumn| !added.nullable || schema.columns_with_default.contains(&added.name);
-                if let Some(column) = added.iter().find(filled) {
+                // A topic's writer has the rows copied anew where that is needed, before it sends the new shape.
+                if let Some(column) = added.iter().find(filled).filter(|_| !self.app_ids.are_of_topic()) {
                     let why =
                         format!("rows older than the column '{}' hold values that no event tells of", column.name);
                     return Ok(Staged::NeedsCopy(why));
@@ -227,7 +224,7 @@ impl DeltaTable {
         for index in first..count {
             let Some(number) = batch else { break };
             let events = self.staging.pending.batch(number);
-            if events.events[index].op == Op::Truncate {
+            if matches!(events.events[index].op, Op::Truncate | Op::CopyStart) {
                 batch = self.truncate_at(number, index);
                 continue;
             }
@@ -274,38 +271,20 @@ impl LakeTable for DeltaTable {
     }
 
     async fn begin_copy(&mut self, schema: Arc<EventSchema>) -> Result<()> {
-        if self.version.is_some() && self.applied.is_none() {
-            return Err(Error::operator(
-                format!("cannot copy {} into the lake", self.name),
-                format!("there is a table at {} already, and this pipeline did not make it", self.location.url),
-                "move it away, or give the lake another url",
-            ));
-        }
-        check_protocol(&self.name.to_string(), &self.protocol, &Value::Null)?;
-        self.unusable = None;
-        self.index = None;
-        self.staging = Staging::new();
-        self.staging.replaces = true;
-        self.staging.copying = true;
-        self.staging.columns = Some(columns_of(&schema)?);
+        self.begin_copy_of(&schema)?;
         self.set_shape(&schema)
     }
 
     async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
+        if self.app_ids.are_of_topic() {
+            return self.stage_from_topic(events).await;
+        }
         let applied = self.applied.filter(|_| !self.staging.copying).unwrap_or(Lsn::ZERO);
         let first = events.events.partition_point(|event| event.position.commit_lsn <= applied);
         if first == events.events.len() {
             return Ok(Staged::Taken);
         }
-        if let Some(error) = &self.unusable {
-            return Err(error.clone());
-        }
-        if let Staged::NeedsCopy(why) = self.adopt_schema(&events.schema).await? {
-            return Ok(Staged::NeedsCopy(why));
-        }
-        self.build_index().await?;
-        self.take_events(events, first)?;
-        Ok(Staged::Taken)
+        self.stage_from(events, first).await
     }
 
     fn staged_bytes(&self) -> usize {
@@ -323,6 +302,73 @@ impl LakeTable for DeltaTable {
     fn discard(&mut self) {
         // How keys are hashed stays known: the index depends on it.
         self.staging = std::mem::replace(&mut self.staging, Staging::new()).next();
+    }
+}
+
+impl DeltaTable {
+    fn begin_copy_of(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
+        if self.version.is_some() && self.applied.is_none() {
+            return Err(self.made_by_somebody_else());
+        }
+        check_protocol(&self.name.to_string(), &self.protocol, &Value::Null)?;
+        self.unusable = None;
+        self.index = None;
+        self.staging = Staging::new();
+        self.staging.replaces = true;
+        self.staging.copying = true;
+        self.staging.columns = Some(columns_of(schema)?);
+        Ok(())
+    }
+
+    async fn stage_from(&mut self, events: TableEvents, first: usize) -> Result<Staged> {
+        if let Some(error) = &self.unusable {
+            return Err(error.clone());
+        }
+        if let Staged::NeedsCopy(why) = self.adopt_schema(&events.schema).await? {
+            return Ok(Staged::NeedsCopy(why));
+        }
+        self.build_index().await?;
+        self.take_events(events, first)?;
+        Ok(Staged::Taken)
+    }
+
+    /// Events of a topic say themselves when a copy starts; and a table that is not there yet starts with the first.
+    async fn stage_from_topic(&mut self, events: TableEvents) -> Result<Staged> {
+        for (partition, next) in &events.next_offsets {
+            self.staging.next_offsets.insert(*partition, *next);
+        }
+        let Some(first) = events.events.first() else { return Ok(Staged::Taken) };
+        match first.op {
+            Op::CopyStart => {
+                let next_offsets = std::mem::take(&mut self.staging.next_offsets);
+                self.begin_copy_of(&events.schema)?;
+                self.staging.next_offsets = next_offsets;
+                return Ok(Staged::Taken);
+            }
+            _ if self.version.is_some() && !self.staging.replaces && self.applied.is_none() => {
+                return Err(self.made_by_somebody_else());
+            }
+            Op::Truncate if events.schema.key.is_none() => {
+                if self.version.is_some() || self.staging.columns.is_some() {
+                    self.staging.truncate();
+                }
+                return Ok(Staged::Taken);
+            }
+            _ => {}
+        }
+        if self.version.is_none() && self.staging.columns.is_none() {
+            self.staging.columns = Some(columns_of(&events.schema)?);
+            self.index = Some(KeyIndex::default());
+        }
+        self.stage_from(events, 0).await
+    }
+
+    pub(crate) fn made_by_somebody_else(&self) -> Error {
+        Error::operator(
+            format!("cannot write {} to the lake", self.name),
+            format!("there is a table at {} already, and this pipeline did not make it", self.location.url),
+            "move it away, or give the lake another url",
+        )
     }
 }
 

@@ -1,0 +1,97 @@
+//! The names under which a pipeline keeps positions in a table's log, one `txn` action each.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sooner_schemas::Lsn;
+use sooner_schemas::event::Watermark;
+
+/// The names of one table.
+#[derive(Clone, Debug)]
+pub struct AppIds {
+    /// LSN up to which the table is complete; none where its writer tells no LSN, or several sinks share it.
+    watermark: Option<String>,
+    positions: Positions,
+}
+
+#[derive(Clone, Debug)]
+enum Positions {
+    /// Commit LSN up to which events are in the table.
+    Slot(String),
+    /// For each partition, the offset after the last event that is in the table.
+    Topic(BTreeMap<i32, String>),
+}
+
+impl AppIds {
+    /// Of a pipeline that reads a slot directly.
+    pub fn direct(pipeline: &str, slot: &str) -> AppIds {
+        AppIds {
+            watermark: Some(format!("sooner/{pipeline}/{slot}/watermark")),
+            positions: Positions::Slot(format!("sooner/{pipeline}/{slot}")),
+        }
+    }
+
+    /// Of a pipeline that reads a topic of so many partitions. `complete` says whether all of them are read here, and
+    /// the writer tells how far it is.
+    pub fn topic(pipeline: &str, topic: &str, partitions: i32, complete: bool) -> AppIds {
+        let ids = (0..partitions).map(|partition| (partition, format!("sooner/{pipeline}/{topic}/{partition}")));
+        AppIds {
+            watermark: complete.then(|| format!("sooner/{pipeline}/{topic}/watermark")),
+            positions: Positions::Topic(ids.collect()),
+        }
+    }
+
+    /// Whether events come from a topic.
+    pub fn are_of_topic(&self) -> bool {
+        matches!(self.positions, Positions::Topic(_))
+    }
+
+    /// All names.
+    pub fn all(&self) -> Vec<&str> {
+        let positions: Vec<_> = match &self.positions {
+            Positions::Slot(id) => vec![id.as_str()],
+            Positions::Topic(ids) => ids.values().map(String::as_str).collect(),
+        };
+        positions.into_iter().chain(self.watermark.as_deref()).collect()
+    }
+
+    /// The commit LSN up to which a table's log says that events are in it. For a topic: zero if it is ours.
+    pub fn applied(&self, txns: &HashMap<String, i64>) -> Option<Lsn> {
+        match &self.positions {
+            Positions::Slot(id) => txns.get(id).map(|version| Lsn(version.cast_unsigned())),
+            Positions::Topic(ids) => ids.values().any(|id| txns.contains_key(id)).then_some(Lsn::ZERO),
+        }
+    }
+
+    /// The offsets that a table's log says.
+    pub fn next_offsets(&self, txns: &HashMap<String, i64>) -> BTreeMap<i32, i64> {
+        match &self.positions {
+            Positions::Slot(_) => BTreeMap::new(),
+            Positions::Topic(ids) => {
+                ids.iter().filter_map(|(partition, id)| Some((*partition, *txns.get(id)?))).collect()
+            }
+        }
+    }
+
+    /// Whether a commit with these positions collides with one that adds to `staged`: somebody else does our work.
+    pub fn collide(&self, txns: &HashMap<String, i64>, staged: &BTreeMap<i32, i64>) -> bool {
+        match &self.positions {
+            Positions::Slot(id) => txns.contains_key(id),
+            Positions::Topic(ids) => {
+                staged.keys().filter_map(|partition| ids.get(partition)).any(|id| txns.contains_key(id))
+            }
+        }
+    }
+
+    /// What a commit writes: names and versions.
+    pub fn versions(&self, applied: Lsn, next_offsets: &BTreeMap<i32, i64>, watermark: Watermark) -> Vec<(&str, u64)> {
+        let mut versions: Vec<(&str, u64)> = match &self.positions {
+            Positions::Slot(id) => vec![(id, applied.0)],
+            Positions::Topic(ids) => next_offsets
+                .iter()
+                .filter_map(|(partition, next)| Some((ids.get(partition)?.as_str(), next.cast_unsigned())))
+                .collect(),
+        };
+        versions.extend(self.watermark.as_deref().map(|id| (id, watermark.commit_lsn.0)));
+        versions
+    }
+}
