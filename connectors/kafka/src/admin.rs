@@ -1,0 +1,243 @@
+//! Topics: looked at, created as configured, verified, and never altered.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Error, Result};
+
+use crate::context::{Complaint, PlainContext};
+use crate::errors::kafka_error;
+use crate::settings::KafkaSettings;
+
+/// How long the brokers may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
+const PROGRESS_SEGMENT_BYTES: &str = "16777216";
+/// The same, by time.
+const PROGRESS_SEGMENT_MS: &str = "600000";
+
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    /// Partitions.
+    pub partitions: i32,
+    /// `cleanup.policy`.
+    pub cleanup_policy: String,
+    /// `max.message.bytes`.
+    pub max_message_bytes: usize,
+    /// `retention.ms`; less than zero for ever.
+    pub retention_ms: i64,
+}
+
+/// Asks and tells brokers about topics.
+pub struct Admin {
+    settings: KafkaSettings,
+    client: AdminClient<PlainContext>,
+    consumer: BaseConsumer<PlainContext>,
+    complaint: Complaint,
+}
+
+impl Admin {
+    /// Sets a client up; nothing is asked yet.
+    pub fn new(settings: &KafkaSettings) -> Result<Admin> {
+        let context = PlainContext::default();
+        let config = settings.client_config("sooner-admin");
+        let failed = |error: KafkaError| kafka_error("cannot set up a Kafka client", &error, None);
+        Ok(Admin {
+            settings: settings.clone(),
+            complaint: context.complaint.clone(),
+            client: AdminClient::from_config_and_context(&config, context.clone()).map_err(failed)?,
+            consumer: BaseConsumer::from_config_and_context(&config, context).map_err(failed)?,
+        })
+    }
+
+    fn failed(&self, what: impl Into<String>, error: &KafkaError) -> Error {
+        kafka_error(what, error, self.complaint.last())
+    }
+
+    /// All topics of the cluster, with their numbers of partitions.
+    pub fn list(&self) -> Result<HashMap<String, i32>> {
+        let metadata = self.consumer.fetch_metadata(None, TIMEOUT);
+        // Reports reach us while we poll.
+        let _ = self.consumer.poll(Duration::ZERO);
+        let metadata = metadata
+            .map_err(|error| self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error))?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
+    }
+
+    /// Number of brokers.
+    pub fn brokers(&self) -> Result<usize> {
+        let metadata = self.consumer.fetch_metadata(None, TIMEOUT);
+        let _ = self.consumer.poll(Duration::ZERO);
+        metadata
+            .map(|metadata| metadata.brokers().len())
+            .map_err(|error| self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error))
+    }
+
+    /// The first offset that is still there, and the one after the last.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        self.consumer
+            .fetch_watermarks(topic, partition, TIMEOUT)
+            .map_err(|error| self.failed(format!("cannot read the offsets of {topic}/{partition}"), &error))
+    }
+
+    /// A topic's settings, `partitions` being known from [`Admin::list`].
+    pub async fn describe(&self, topic: &str, partitions: i32) -> Result<TopicState> {
+        let what = || format!("cannot read the settings of topic {topic}");
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let asked = self.client.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
+        let resources = asked.map_err(|error| self.failed(what(), &error))?;
+        let resource = match resources.into_iter().next() {
+            Some(Ok(resource)) => resource,
+            Some(Err(code)) => return Err(self.failed(what(), &KafkaError::AdminOp(code))),
+            None => return Err(self.failed(what(), &KafkaError::AdminOp(Code::UnknownTopic))),
+        };
+        let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        Ok(TopicState {
+            partitions,
+            cleanup_policy: value("cleanup.policy"),
+            max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
+            retention_ms: value("retention.ms").parse().unwrap_or(-1),
+        })
+    }
+
+    /// Makes sure that a data topic is there, and as it should be. `recorded` is its number of partitions as the progress
+    /// record has it.
+    pub async fn ensure_data_topic(
+        &self,
+        topic: &str,
+        existing: &HashMap<String, i32>,
+        recorded: Option<i32>,
+    ) -> Result<TopicState> {
+        let settings = &self.settings.topics;
+        let Some(&partitions) = existing.get(topic) else {
+            if recorded.is_some() {
+                return Err(topic_gone(topic, "it does not exist any more"));
+            }
+            let retention = settings.retention.map(|retention| retention.as_millis().to_string());
+            let largest = settings.max_message_bytes.map(|bytes| bytes.to_string());
+            let mut configs = vec![("cleanup.policy", settings.cleanup_policy.as_str())];
+            configs.extend(retention.as_deref().map(|retention| ("retention.ms", retention)));
+            configs.extend(largest.as_deref().map(|largest| ("max.message.bytes", largest)));
+            self.create(topic, settings.partitions, &configs).await?;
+            return self.describe(topic, settings.partitions).await;
+        };
+        if let Some(recorded) = recorded
+            && recorded != partitions
+        {
+            return Err(Error::operator(
+                format!("topic {topic} has another number of partitions than it had"),
+                format!(
+                    "it has {partitions}, and events were written to {recorded}: keys would change their partition"
+                ),
+                "give the table a topic of the former number of partitions, or start with --recopy, which writes all \
+                 tables anew",
+            ));
+        }
+        let state = self.describe(topic, partitions).await?;
+        if state.cleanup_policy != settings.cleanup_policy {
+            tracing::warn!(
+                topic,
+                found = state.cleanup_policy,
+                configured = settings.cleanup_policy,
+                "the topic's cleanup.policy is not the configured one; it is left as it is"
+            );
+        }
+        Ok(state)
+    }
+
+    /// Makes sure that the progress topic is there: one partition, compacted and nothing else.
+    pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
+        let topic = &self.settings.topics.progress;
+        if !existing.contains_key(topic) {
+            let configs = [
+                ("cleanup.policy", "compact"),
+                ("segment.bytes", PROGRESS_SEGMENT_BYTES),
+                ("segment.ms", PROGRESS_SEGMENT_MS),
+                ("min.cleanable.dirty.ratio", "0.1"),
+            ];
+            return self.create(topic, 1, &configs).await;
+        }
+        self.check_progress_topic(existing).await
+    }
+
+    /// Checks the progress topic.
+    pub async fn check_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
+        let topic = &self.settings.topics.progress;
+        let Some(&partitions) = existing.get(topic) else {
+            return Err(nothing_written(topic, "is missing"));
+        };
+        if partitions != 1 {
+            return Err(Error::operator(
+                format!("the progress topic {topic} cannot be used"),
+                format!("it has {partitions} partitions, and only one keeps records in order"),
+                "name another one with progress_topic of [kafka]; it is created as it should be",
+            ));
+        }
+        let state = self.describe(topic, 1).await?;
+        if state.cleanup_policy != "compact" {
+            return Err(Error::operator(
+                format!("the progress topic {topic} cannot be used"),
+                format!("its cleanup.policy is '{}': the last record would be removed some day", state.cleanup_policy),
+                format!(
+                    "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} \
+                     --add-config cleanup.policy=compact",
+                    self.settings.brokers
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn create(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        let what = || format!("cannot create topic {topic}");
+        if !self.settings.topics.create {
+            let remedy = format!(
+                "kafka-topics.sh --bootstrap-server {} --create --topic {topic} --partitions {partitions}; \
+                 or set create_topics = true in [kafka]",
+                self.settings.brokers
+            );
+            return Err(Error::operator(what(), "it does not exist, and create_topics is off", remedy));
+        }
+        let replication = TopicReplication::Fixed(self.settings.topics.replication.unwrap_or(-1));
+        let mut new = NewTopic::new(topic, partitions, replication);
+        for (name, value) in configs {
+            new = new.set(name, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+        let created = self.client.create_topics([&new], &options).await.map_err(|error| self.failed(what(), &error))?;
+        match created.into_iter().next() {
+            Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
+                Err(self.failed(what(), &KafkaError::AdminOp(code)))
+            }
+            _ => {
+                tracing::info!(topic, partitions, "created the topic");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// There is nothing to read yet.
+pub fn nothing_written(topic: &str, state: &str) -> Error {
+    Error::retry(
+        format!("the progress topic {topic} {state}"),
+        "no source has written to this pipeline's topics yet, or somebody removed it",
+        "start the source; or correct progress_topic of [kafka]; it is looked for again",
+    )
+}
+
+/// A topic that events were written to is not the one that is there now.
+pub fn topic_gone(topic: &str, why: &str) -> Error {
+    Error::operator(
+        format!("topic {topic} was deleted, or deleted and created again"),
+        why,
+        "start with --recopy, which writes all tables to their topics anew",
+    )
+}

@@ -1,0 +1,96 @@
+//! From a message of a topic to an event for its table.
+
+use std::sync::Arc;
+
+use sooner_api::{Error, Result};
+use sooner_schemas::Position;
+use sooner_schemas::avro::Record as AvroRecord;
+use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
+use sooner_schemas::placeholder::find_placeholders;
+use sooner_schemas::wire::{Malformed, Reader, split_header};
+
+use crate::record::Record;
+
+/// Appends a message's event. `arrived` numbers messages whose writer gave them no position.
+pub fn append(out: &mut TableEvents, record: &Record, arrived: u64) -> Result<()> {
+    let Some(value) = record.value() else { return Ok(()) };
+    let (op, unavailable) = judge(&out.schema, record, value).map_err(|why| unreadable(record, why))?;
+    let old_key = record.headers.old_key.as_deref().filter(|_| record.position().is_some());
+    let old_key = old_key.map(|key| append_bytes(&mut out.bytes, key));
+    let key = append_bytes(&mut out.bytes, record.key().unwrap_or_default());
+    let value = append_bytes(&mut out.bytes, value);
+    out.events.push(Event {
+        position: record.position().unwrap_or(Position { commit_lsn: sooner_schemas::Lsn(arrived), ordinal: 0 }),
+        op,
+        key,
+        value,
+        unavailable: unavailable.into(),
+        old_key,
+    });
+    Ok(())
+}
+
+/// Notes up to where a partition is read.
+pub fn advance(out: &mut TableEvents, record: &Record) {
+    let next = record.offset + 1;
+    match out.next_offsets.iter_mut().find(|(partition, _)| *partition == record.partition) {
+        Some((_, known)) => *known = next,
+        None => out.next_offsets.push((record.partition, next)),
+    }
+}
+
+fn append_bytes(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<usize> {
+    let start = bytes.len();
+    bytes.extend_from_slice(part);
+    start..bytes.len()
+}
+
+/// What happened, and which fields hold placeholders.
+fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::result::Result<(Op, Vec<u16>), String> {
+    let envelope = schema.value.as_record().ok_or("its schema is no record")?;
+    let after = envelope.field_index("after").ok_or("its schema has no 'after'")?;
+    let row = envelope.fields[after].schema.as_record().ok_or("its schema's 'after' is no record")?;
+    let (_, datum) = split_header(value).map_err(|why| why.to_string())?;
+    let mut reader = Reader::new(datum);
+    let malformed = |why: Malformed| why.to_string();
+    for field in &envelope.fields[..after] {
+        field.schema.skip(&mut reader).map_err(malformed)?;
+    }
+    let null = envelope.fields[after].schema.without_null().1;
+    let gone = match null {
+        Some(null) => reader.length().map_err(malformed)? == null,
+        None => false,
+    };
+    if record.key().is_none() {
+        return match (gone, record.headers.copy_start) {
+            (true, true) => Ok((Op::CopyStart, Vec::new())),
+            (true, false) => Ok((Op::Truncate, Vec::new())),
+            (false, _) => Err("it has no key, so its row cannot be told from others".to_owned()),
+        };
+    }
+    if gone {
+        return Ok((Op::Delete, Vec::new()));
+    }
+    let unavailable = match (&record.headers.unavailable, record.position()) {
+        (Some(fields), _) => listed(row, fields)?,
+        (None, Some(_)) => Vec::new(),
+        (None, None) => find_placeholders(row, &mut reader).map_err(malformed)?,
+    };
+    Ok((Op::Update, unavailable))
+}
+
+fn listed(row: &AvroRecord, fields: &str) -> std::result::Result<Vec<u16>, String> {
+    let index = |name: &str| {
+        let index = row.field_index(name).ok_or_else(|| format!("it lists a field '{name}' that its schema lacks"))?;
+        Ok(index as u16)
+    };
+    fields.split(',').map(index).collect()
+}
+
+fn unreadable(record: &Record, why: String) -> Error {
+    Error::operator(
+        format!("cannot read the message at {}", record.place()),
+        why,
+        "let nothing but change events in Debezium's envelope go to this topic",
+    )
+}

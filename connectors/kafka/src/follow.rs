@@ -1,0 +1,86 @@
+//! Follows the progress topic: every record that is committed, in order.
+
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Error, Result};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::errors::kafka_error;
+use crate::progress::{TopicProgress, assign, open_reader};
+use crate::settings::KafkaSettings;
+
+/// Records that wait to be taken.
+const QUEUE: usize = 16;
+const POLL: Duration = Duration::from_millis(100);
+
+/// The records to come.
+pub struct ProgressFollower {
+    records: Receiver<Result<TopicProgress>>,
+}
+
+impl ProgressFollower {
+    /// Starts at the first record that compaction has left.
+    pub fn start(settings: &KafkaSettings) -> Result<ProgressFollower> {
+        let topic = settings.topics.progress.clone();
+        let consumer = open_reader(settings)?;
+        let failed = |error: &KafkaError| {
+            kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
+        };
+        let (first, _) =
+            consumer.fetch_watermarks(&topic, 0, Duration::from_secs(15)).map_err(|error| failed(&error))?;
+        assign(&consumer, &topic, first).map_err(|error| failed(&error))?;
+        let (sender, records) = channel(QUEUE);
+        thread::spawn(move || {
+            while !sender.is_closed() {
+                match consumer.poll(POLL) {
+                    Some(Ok(message)) => {
+                        let Some(json) = message.payload() else { continue };
+                        send(&sender, TopicProgress::from_json(&topic, message.offset(), json));
+                    }
+                    Some(Err(error)) if is_fatal(&error) => {
+                        let complaint = consumer.context().complaint.last();
+                        send(
+                            &sender,
+                            Err(kafka_error(format!("cannot read the progress topic {topic}"), &error, complaint)),
+                        );
+                        return;
+                    }
+                    // The client mends the rest by itself.
+                    _ => {}
+                }
+            }
+        });
+        Ok(ProgressFollower { records })
+    }
+
+    /// The next record. Cancelling loses nothing.
+    pub async fn next(&mut self) -> Result<TopicProgress> {
+        self.records.recv().await.unwrap_or_else(|| {
+            Err(Error::fatal(
+                "the reader of the progress topic ended without a result",
+                "its thread panicked",
+                "report this",
+            ))
+        })
+    }
+}
+
+fn send(sender: &Sender<Result<TopicProgress>>, record: Result<TopicProgress>) {
+    // Nobody listens any more only when the pipeline ends.
+    let _ = sender.blocking_send(record);
+}
+
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumptionFatal(_)
+            | KafkaError::MessageConsumption(
+                Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::TopicAuthorizationFailed | Code::Authentication
+            )
+    )
+}

@@ -1,0 +1,147 @@
+//! The headers of an event's message.
+//!
+//! Every event says where it stands: `sooner.commit_lsn` (`0/16B3748`) and `sooner.ordinal` (`12`), together unique and
+//! in commit order. `sooner.unavailable` lists the fields that hold a placeholder, because Postgres left their value
+//! out. `sooner.copy` (`start`) marks a truncate after which all rows come anew. A change of a key carries Debezium's
+//! `__debezium.newkey` on the delete, and `__debezium.oldkey` on the create.
+
+use std::io::Write;
+
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use sooner_schemas::event::Event;
+use sooner_schemas::{Lsn, Position};
+
+const COMMIT_LSN: &str = "sooner.commit_lsn";
+const ORDINAL: &str = "sooner.ordinal";
+const UNAVAILABLE: &str = "sooner.unavailable";
+const COPY: &str = "sooner.copy";
+const NEW_KEY: &str = "__debezium.newkey";
+const OLD_KEY: &str = "__debezium.oldkey";
+
+/// What is written beside key and value.
+pub struct EventHeaders<'a> {
+    /// Where the event stands.
+    pub position: Position,
+    /// Names of fields that hold a placeholder, separated by commas.
+    pub unavailable: Option<&'a str>,
+    /// A copy begins.
+    pub copy_start: bool,
+    /// Key message that the row has from now on.
+    pub new_key: Option<&'a [u8]>,
+    /// Key message that the row had before.
+    pub old_key: Option<&'a [u8]>,
+}
+
+impl EventHeaders<'_> {
+    /// As librdkafka takes them.
+    pub fn to_owned_headers(&self) -> OwnedHeaders {
+        let mut lsn = Text::default();
+        let mut ordinal = Text::default();
+        let Position { commit_lsn: Lsn(value), ordinal: number } = self.position;
+        let lsn = lsn.of(format_args!("{:X}/{:X}", value >> 32, value & 0xFFFF_FFFF));
+        let ordinal = ordinal.of(format_args!("{number}"));
+        let mut headers = OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: COMMIT_LSN, value: Some(lsn) })
+            .insert(Header { key: ORDINAL, value: Some(ordinal) });
+        if let Some(fields) = self.unavailable {
+            headers = headers.insert(Header { key: UNAVAILABLE, value: Some(fields) });
+        }
+        if self.copy_start {
+            headers = headers.insert(Header { key: COPY, value: Some("start") });
+        }
+        for (name, key) in [(NEW_KEY, self.new_key), (OLD_KEY, self.old_key)] {
+            if key.is_some() {
+                headers = headers.insert(Header { key: name, value: key });
+            }
+        }
+        headers
+    }
+}
+
+/// Room for a short text, so that none is allocated.
+#[derive(Default)]
+struct Text {
+    bytes: [u8; 24],
+}
+
+impl Text {
+    fn of(&mut self, text: std::fmt::Arguments<'_>) -> &[u8] {
+        let capacity = self.bytes.len();
+        let mut rest = &mut self.bytes[..];
+        let written = rest.write_fmt(text);
+        debug_assert!(written.is_ok(), "24 bytes hold an LSN, and a number of 20 digits");
+        let used = capacity - rest.len();
+        &self.bytes[..used]
+    }
+}
+
+/// What a reader finds beside key and value; nothing of it where somebody else wrote the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundHeaders {
+    /// Where the event stands.
+    pub position: Option<Position>,
+    /// Names of fields that hold a placeholder.
+    pub unavailable: Option<String>,
+    /// A copy begins.
+    pub copy_start: bool,
+    /// Key message that the row had before.
+    pub old_key: Option<Vec<u8>>,
+}
+
+impl FoundHeaders {
+    /// Reads a message's headers.
+    pub fn read<H: Headers>(headers: Option<&H>) -> FoundHeaders {
+        let mut found = FoundHeaders::default();
+        let (mut commit_lsn, mut ordinal) = (None, None);
+        let Some(headers) = headers else { return found };
+        for header in headers.iter() {
+            let value = header.value.unwrap_or_default();
+            let text = || std::str::from_utf8(value).unwrap_or_default();
+            match header.key {
+                COMMIT_LSN => commit_lsn = text().parse::<Lsn>().ok(),
+                ORDINAL => ordinal = text().parse::<u64>().ok(),
+                UNAVAILABLE => found.unavailable = Some(text().to_owned()),
+                COPY => found.copy_start = true,
+                OLD_KEY => found.old_key = Some(value.to_vec()),
+                _ => {}
+            }
+        }
+        found.position = commit_lsn.zip(ordinal).map(|(commit_lsn, ordinal)| Position { commit_lsn, ordinal });
+        found
+    }
+}
+
+/// The names of an event's fields that hold a placeholder, separated by commas; none if there are none.
+pub fn unavailable_fields(event: &Event, names: &[String]) -> Option<String> {
+    if event.unavailable.is_empty() {
+        return None;
+    }
+    let listed = event.unavailable.iter().filter_map(|&index| names.get(usize::from(index)));
+    Some(listed.map(String::as_str).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_survive() {
+        let position = Position { commit_lsn: Lsn(0x16_B374_D848), ordinal: u64::MAX };
+        let written = EventHeaders {
+            position,
+            unavailable: Some("body,payload"),
+            copy_start: true,
+            new_key: None,
+            old_key: Some(&[0, 1]),
+        };
+        let found = FoundHeaders::read(Some(&written.to_owned_headers()));
+        let expected = FoundHeaders {
+            position: Some(position),
+            unavailable: Some("body,payload".into()),
+            copy_start: true,
+            old_key: Some(vec![0, 1]),
+        };
+        assert_eq!(found, expected);
+        assert_eq!(FoundHeaders::read::<OwnedHeaders>(None), FoundHeaders::default());
+    }
+}

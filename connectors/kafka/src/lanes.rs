@@ -1,0 +1,175 @@
+//! A table's way to its topic: shape, partition, size limit, and whether its events are taken at all.
+
+use std::sync::Arc;
+
+use sooner_schemas::TableName;
+use sooner_schemas::avro::{Record, Schema};
+use sooner_schemas::event::EventSchema;
+use sooner_schemas::wire::Malformed;
+
+use crate::partition::{PartitionBy, column_bytes, partition_of};
+use crate::progress::ColumnMark;
+
+/// One table's lane.
+pub struct Lane {
+    /// Table.
+    pub table: TableName,
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partitions.
+    pub partitions: i32,
+    /// The largest message that the topic takes, in bytes.
+    pub limit_bytes: usize,
+    /// Events are dropped: the table is parked, or waits to be copied.
+    pub closed: bool,
+    /// The columns of the last events; empty before the first.
+    pub columns: Vec<ColumnMark>,
+    schema: Option<Arc<EventSchema>>,
+    /// The row's fields, as the schema names them.
+    fields: Vec<String>,
+}
+
+/// What became of a table's shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShapeChange {
+    /// Nothing that matters.
+    None,
+    /// Rows that are there already hold values that no event tells of.
+    NeedsCopy(String),
+    /// Events can no longer be merged; says why.
+    Broken(String),
+}
+
+impl Lane {
+    /// A lane to a topic.
+    pub fn new(table: TableName, topic: String, partitions: i32, limit_bytes: usize) -> Lane {
+        Lane {
+            table,
+            topic: topic.into(),
+            partitions,
+            limit_bytes,
+            closed: false,
+            columns: Vec::new(),
+            schema: None,
+            fields: Vec::new(),
+        }
+    }
+
+    /// Learns the shape of events to come.
+    pub fn adopt(&mut self, schema: &Arc<EventSchema>) -> ShapeChange {
+        if self.schema.as_ref().is_some_and(|known| Arc::ptr_eq(known, schema)) {
+            return ShapeChange::None;
+        }
+        let row = row_of(schema);
+        let fields = row.map(|row| row.fields.as_slice()).unwrap_or_default();
+        self.fields = fields.iter().map(|field| field.name.clone()).collect();
+        self.schema = Some(schema.clone());
+        let marks = fields.iter().enumerate().map(|(index, field)| ColumnMark {
+            name: field.column.clone(),
+            number: schema.column_numbers.get(index).copied().flatten(),
+        });
+        let former = std::mem::replace(&mut self.columns, marks.collect());
+        if former.is_empty() { ShapeChange::None } else { compare(&former, &self.columns, schema, row) }
+    }
+
+    /// The row's fields.
+    pub fn fields(&self) -> &[String] {
+        &self.fields
+    }
+
+    /// The partition of a key.
+    pub fn partition(&self, by: &PartitionBy, key: &[u8]) -> Result<i32, Malformed> {
+        match (by, self.key_schema()) {
+            (PartitionBy::Columns(columns), Some(schema)) => {
+                Ok(partition_of(&column_bytes(schema, key, columns)?, self.partitions))
+            }
+            _ => Ok(partition_of(key, self.partitions)),
+        }
+    }
+
+    /// The columns that a rule of partitioning asks for and that the key does not have.
+    pub fn missing_columns(&self, by: &PartitionBy) -> Vec<String> {
+        let (PartitionBy::Columns(columns), Some(schema)) = (by, self.key_schema()) else { return Vec::new() };
+        let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
+        columns.iter().filter(|column| !fields.iter().any(|field| field.column == **column)).cloned().collect()
+    }
+
+    /// The schema of the table's keys.
+    pub fn key_schema(&self) -> Option<&Schema> {
+        self.schema.as_ref()?.key.as_ref()
+    }
+}
+
+fn row_of(schema: &EventSchema) -> Option<&Arc<Record>> {
+    let envelope = schema.value.as_record()?;
+    envelope.fields[envelope.field_index("after")?].schema.as_record()
+}
+
+/// Columns that were added flow through, unless older rows hold a value in them; anything else needs the rows anew.
+fn compare(former: &[ColumnMark], now: &[ColumnMark], schema: &EventSchema, row: Option<&Arc<Record>>) -> ShapeChange {
+    for (index, was) in former.iter().enumerate() {
+        let Some(is) = now.get(index).filter(|is| is.name == was.name) else {
+            return ShapeChange::Broken(format!("column '{}' was dropped, renamed or moved", was.name));
+        };
+        if was.number.is_some() && is.number.is_some() && was.number != is.number {
+            return ShapeChange::Broken(format!("column '{}' was dropped and added again", was.name));
+        }
+    }
+    let fields = row.map(|row| row.fields.as_slice()).unwrap_or_default();
+    let added = fields.get(former.len()..).unwrap_or_default();
+    let filled = added
+        .iter()
+        .find(|field| field.schema.without_null().1.is_none() || schema.columns_with_default.contains(&field.column));
+    filled.map_or(ShapeChange::None, |field| {
+        ShapeChange::NeedsCopy(format!(
+            "rows older than the column '{}' hold values that no event tells of",
+            field.column
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(columns: &[(&str, i16, bool)]) -> Arc<EventSchema> {
+        let fields: Vec<_> = columns
+            .iter()
+            .map(|(name, _, nullable)| {
+                let of = if *nullable { r#"["null","long"]"# } else { r#""long""# };
+                format!(r#"{{"name":"{name}","type":{of}}}"#)
+            })
+            .collect();
+        let row = format!(r#"{{"type":"record","name":"Value","fields":[{}]}}"#, fields.join(","));
+        let envelope =
+            format!(r#"{{"type":"record","name":"Envelope","fields":[{{"name":"after","type":["null",{row}]}}]}}"#);
+        let mut schema = EventSchema::parse(TableName::new("public", "t"), None, &envelope).unwrap();
+        schema.column_numbers = columns.iter().map(|(_, number, _)| Some(*number)).collect();
+        Arc::new(schema)
+    }
+
+    fn change(from: &[(&str, i16, bool)], to: &[(&str, i16, bool)]) -> ShapeChange {
+        let mut lane = Lane::new(TableName::new("public", "t"), "t".into(), 1, 1000);
+        assert_eq!(lane.adopt(&schema(from)), ShapeChange::None);
+        lane.adopt(&schema(to))
+    }
+
+    #[test]
+    fn a_nullable_column_flows_through() {
+        assert_eq!(change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, true)]), ShapeChange::None);
+    }
+
+    #[test]
+    fn a_column_that_older_rows_have_a_value_in_needs_a_copy() {
+        let change = change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, false)]);
+        assert!(matches!(change, ShapeChange::NeedsCopy(why) if why.contains("'b'")));
+    }
+
+    #[test]
+    fn columns_that_go_or_change_places_break_the_shape() {
+        let two = [("a", 1, false), ("b", 2, true)];
+        assert!(matches!(change(&two, &[("a", 1, false)]), ShapeChange::Broken(_)));
+        assert!(matches!(change(&two, &[("a", 1, false), ("c", 2, true)]), ShapeChange::Broken(_)));
+        assert!(matches!(change(&two, &[("a", 1, false), ("b", 3, true)]), ShapeChange::Broken(_)));
+    }
+}

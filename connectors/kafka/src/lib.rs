@@ -1,0 +1,29 @@
+//! Kafka as the event log, and the schema registry beside it.
+//!
+//! In reading order: [`settings`] reaches the brokers, [`admin`] looks after topics, [`registry`] gives schemas ids.
+//! [`writer`] takes batches in; its thread has a [`producer`] that gathers them into Kafka transactions, each with a
+//! [`progress`] record. On the other side [`group`] polls the brokers, [`follow`] reads progress records, [`merge`] puts
+//! partitions into commit order, and [`reader`] makes batches of that.
+
+pub mod admin;
+mod context;
+mod deliveries;
+mod errors;
+mod events;
+pub mod follow;
+pub mod group;
+mod headers;
+mod key_text;
+pub mod lanes;
+pub mod merge;
+pub mod partition;
+pub mod producer;
+pub mod progress;
+pub mod properties;
+pub mod reader;
+pub mod record;
+pub mod registry;
+mod schema_difference;
+pub mod schemas;
+pub mod settings;
+pub mod writer;

@@ -1,0 +1,194 @@
+//! One topic's partitions, read as one sequence in commit order.
+//!
+//! Each partition is in commit order. A progress record tells up to which offset each of them goes; until all have got
+//! there, the next event is the one with the smallest position among the heads, and no head may be missing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::record::Record;
+
+/// The partitions of a topic that are read here.
+#[derive(Default)]
+pub struct TopicMerge {
+    partitions: BTreeMap<i32, Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<Record>,
+    /// The offset after the last record that was handed on.
+    next_offset: i64,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Step {
+    /// This record.
+    Record(Record),
+    /// Something that is not here yet.
+    Wait,
+    /// Nothing: all is read up to where it should be.
+    Reached,
+}
+
+/// Where the next record is.
+enum Choice {
+    Partition(i32),
+    Wait,
+    Reached,
+}
+
+impl TopicMerge {
+    /// Reads these partitions, each from its offset on.
+    pub fn new(positions: impl IntoIterator<Item = (i32, i64)>) -> TopicMerge {
+        let queue = |next_offset| Queue { records: VecDeque::new(), next_offset };
+        let partitions = positions.into_iter().map(|(partition, offset)| (partition, queue(offset)));
+        TopicMerge { partitions: partitions.collect() }
+    }
+
+    /// Takes a record in. One of a partition that is not read here, or that was read before, is dropped.
+    pub fn push(&mut self, record: Record) {
+        if let Some(queue) = self.partitions.get_mut(&record.partition)
+            && record.offset >= queue.records.back().map_or(queue.next_offset, |last| last.offset + 1)
+        {
+            queue.records.push_back(record);
+        }
+    }
+
+    /// Says that a partition has nothing before this offset, because what was there has been compacted away.
+    pub fn skip_to(&mut self, partition: i32, offset: i64) {
+        if let Some(queue) = self.partitions.get_mut(&partition)
+            && queue.records.is_empty()
+        {
+            queue.next_offset = queue.next_offset.max(offset);
+        }
+    }
+
+    /// The partitions, each with the offset after the last record that was handed on.
+    pub fn next_offsets(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.partitions.iter().map(|(partition, queue)| (*partition, queue.next_offset))
+    }
+
+    /// The record that [`TopicMerge::next`] would hand on.
+    pub fn peek(&self, targets: Option<&[i64]>) -> Option<&Record> {
+        let Choice::Partition(partition) = self.choose(targets) else { return None };
+        self.partitions.get(&partition)?.records.front()
+    }
+
+    /// Hands the next record on, up to the target offsets; without targets, whatever is there.
+    pub fn next(&mut self, targets: Option<&[i64]>) -> Step {
+        let partition = match self.choose(targets) {
+            Choice::Partition(partition) => partition,
+            Choice::Wait => return Step::Wait,
+            Choice::Reached => return Step::Reached,
+        };
+        let Some(record) = self.partitions.get_mut(&partition).and_then(Queue::pop) else { return Step::Wait };
+        if record.key().is_none() && record.position().is_some() {
+            self.drop_copies(&record);
+        }
+        Step::Record(record)
+    }
+
+    fn choose(&self, targets: Option<&[i64]>) -> Choice {
+        let Some(targets) = targets else {
+            let filled = self.partitions.iter().find(|(_, queue)| !queue.records.is_empty());
+            return filled.map_or(Choice::Wait, |(partition, _)| Choice::Partition(*partition));
+        };
+        let mut best = None;
+        for (partition, queue) in &self.partitions {
+            let target = targets.get(*partition as usize).copied().unwrap_or(0);
+            if queue.next_offset >= target {
+                continue;
+            }
+            let Some(head) = queue.records.front() else { return Choice::Wait };
+            if head.offset >= target {
+                continue;
+            }
+            let position = head.position();
+            if best.is_none_or(|(smallest, _)| position < smallest) {
+                best = Some((position, *partition));
+            }
+        }
+        best.map_or(Choice::Reached, |(_, partition)| Choice::Partition(partition))
+    }
+
+    /// An event without a key stands in every partition; it is handed on once.
+    fn drop_copies(&mut self, record: &Record) {
+        for queue in self.partitions.values_mut() {
+            let head = queue.records.front();
+            if head.is_some_and(|head| head.key().is_none() && head.position() == record.position()) {
+                queue.pop();
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<Record> {
+        let record = self.records.pop_front()?;
+        self.next_offset = record.offset + 1;
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sooner_schemas::{Lsn, Position};
+
+    use super::*;
+    use crate::headers::FoundHeaders;
+
+    fn record(partition: i32, offset: i64, lsn: u64, keyed: bool) -> Record {
+        let position = Some(Position { commit_lsn: Lsn(lsn), ordinal: 0 });
+        let headers = FoundHeaders { position, ..FoundHeaders::default() };
+        let key = keyed.then_some(0..1);
+        Record::new(("t".into(), partition, offset), headers, Arc::new(vec![0]), key, None)
+    }
+
+    fn read(merge: &mut TopicMerge, targets: &[i64]) -> Vec<(i32, i64)> {
+        let mut seen = Vec::new();
+        while let Step::Record(record) = merge.next(Some(targets)) {
+            seen.push((record.partition, record.offset));
+        }
+        seen
+    }
+
+    #[test]
+    fn partitions_are_read_in_commit_order_and_not_beyond_the_target() {
+        let mut merge = TopicMerge::new([(0, 0), (1, 0)]);
+        merge.push(record(0, 0, 10, true));
+        merge.push(record(0, 1, 40, true));
+        assert!(matches!(merge.next(Some(&[2, 2])), Step::Wait), "the head of partition 1 may be smaller");
+        merge.push(record(1, 0, 20, true));
+        merge.push(record(1, 1, 30, true));
+        merge.push(record(1, 2, 50, true));
+        assert_eq!(read(&mut merge, &[2, 2]), [(0, 0), (1, 0), (1, 1), (0, 1)]);
+        assert!(matches!(merge.next(Some(&[2, 2])), Step::Reached));
+        assert_eq!(read(&mut merge, &[2, 3]), [(1, 2)]);
+    }
+
+    #[test]
+    fn an_event_of_all_partitions_is_handed_on_once() {
+        let mut merge = TopicMerge::new([(0, 0), (1, 0)]);
+        for (partition, offset, lsn, keyed) in [(0, 0, 10, false), (1, 0, 5, true), (1, 1, 10, false), (1, 2, 12, true)]
+        {
+            merge.push(record(partition, offset, lsn, keyed));
+        }
+        assert_eq!(read(&mut merge, &[1, 3]), [(1, 0), (0, 0), (1, 2)]);
+        assert_eq!(merge.next_offsets().collect::<Vec<_>>(), [(0, 1), (1, 3)]);
+    }
+
+    #[test]
+    fn what_was_read_before_is_dropped_and_gaps_are_passed() {
+        let mut merge = TopicMerge::new([(0, 5)]);
+        merge.push(record(0, 4, 10, true));
+        merge.push(record(0, 9, 11, true));
+        merge.push(record(0, 9, 11, true));
+        assert_eq!(read(&mut merge, &[10]), [(0, 9)]);
+        assert!(matches!(merge.next(Some(&[12])), Step::Wait));
+        merge.skip_to(0, 12);
+        assert!(matches!(merge.next(Some(&[12])), Step::Reached));
+    }
+}

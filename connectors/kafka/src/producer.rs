@@ -1,0 +1,472 @@
+//! Kafka transactions: events of whole Postgres transactions, and the progress record that covers them, all or none.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Error, Result, TablePhase, TableProgress};
+use sooner_schemas::TableName;
+use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
+
+use crate::admin::topic_gone;
+use crate::deliveries::{Deliveries, PROGRESS};
+use crate::errors::{is_fenced, kafka_error};
+use crate::headers::{EventHeaders, unavailable_fields};
+use crate::key_text::key_text;
+use crate::lanes::{Lane, ShapeChange};
+use crate::progress::{Covered, TopicOffsets, TopicProgress};
+use crate::settings::KafkaSettings;
+
+/// How long brokers may be away before the pipeline starts over.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a message takes beside key, value and header values, at most.
+const OVERHEAD_BYTES: usize = 256;
+/// Messages that wait inside librdkafka, in KiB.
+const QUEUE_KBYTES: usize = 32 << 10;
+/// An idle source records where it is this often.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A producer that has fenced its predecessors.
+pub struct EventProducer {
+    producer: BaseProducer<Deliveries>,
+    settings: KafkaSettings,
+    lanes: Vec<Lane>,
+    by_name: HashMap<TableName, usize>,
+    progress: TopicProgress,
+    /// What was written before this producer started. The stream repeats some of it.
+    former: Covered,
+    /// When the open transaction began.
+    open_since: Option<Instant>,
+    open_bytes: usize,
+    /// Messages given to librdkafka so far.
+    sent: u64,
+    recorded: Instant,
+    /// The record has changed since it was last written.
+    dirty: bool,
+    /// And somebody waits for that.
+    urgent: bool,
+    /// The record was committed, and nobody has asked for it since.
+    news: bool,
+    /// A table has to be copied before the stream goes on.
+    needs_copy: Option<Error>,
+}
+
+impl EventProducer {
+    /// Connects. A transactional producer fences all others of its id, and waits until their transactions have ended.
+    pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<EventProducer> {
+        let (least, most) = (topic_limits.iter().min(), topic_limits.iter().max());
+        let mut config = settings.client_config("sooner-source");
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        config.set("compression.codec", &settings.producer.compression);
+        config.set("linger.ms", "2");
+        config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
+        config.set("queue.buffering.max.messages", "500000");
+        config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
+        config.set("message.max.bytes", most.unwrap_or(&1_000_000).max(&1_000_000).to_string());
+        // The broker's limit is for a whole batch.
+        config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
+        if let Some(id) = &settings.producer.transactional_id {
+            config.set("transactional.id", id);
+            config.set("transaction.timeout.ms", PATIENCE.as_millis().to_string());
+        }
+        let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
+            .map_err(|error| kafka_error("cannot set up a Kafka producer", &error, None))?;
+        let opened = EventProducer {
+            producer,
+            settings: settings.clone(),
+            lanes: Vec::new(),
+            by_name: HashMap::new(),
+            progress: TopicProgress::default(),
+            former: Covered::default(),
+            open_since: None,
+            open_bytes: 0,
+            sent: 0,
+            recorded: Instant::now(),
+            dirty: false,
+            urgent: false,
+            news: false,
+            needs_copy: None,
+        };
+        if opened.is_transactional() {
+            let begun = opened.producer.init_transactions(PATIENCE);
+            begun.map_err(|error| opened.failed("cannot begin transactions with Kafka", &error))?;
+        }
+        Ok(opened)
+    }
+
+    /// Sets what is written where, and records it.
+    pub fn start(&mut self, progress: TopicProgress, mut lanes: Vec<Lane>) -> Result<()> {
+        for lane in &mut lanes {
+            let name = lane.table.to_string();
+            let phase = progress.record.tables.get(&name).map(|table| table.phase);
+            lane.closed = phase == Some(TablePhase::Parked);
+            if phase == Some(TablePhase::Streaming)
+                && let Some(known) = progress.topics.get(&name)
+            {
+                lane.columns.clone_from(&known.columns);
+            }
+        }
+        self.by_name = lanes.iter().enumerate().map(|(number, lane)| (lane.table.clone(), number)).collect();
+        self.lanes = lanes;
+        self.former = progress.covered();
+        self.progress = progress;
+        self.dirty = true;
+        self.commit()
+    }
+
+    /// When the open transaction must be committed.
+    pub fn due(&self) -> Option<Instant> {
+        let interval = self.settings.producer.transaction_interval;
+        self.open_since.map(|since| since + interval)
+    }
+
+    /// Hands a batch to Kafka; it becomes visible with a commit.
+    pub fn append(&mut self, batch: EventBatch) -> Result<()> {
+        for events in &batch.tables {
+            self.append_events(events)?;
+        }
+        for poisoned in &batch.poisoned {
+            self.park(&poisoned.table, poisoned.reason.clone());
+        }
+        for (table, watermark) in &batch.completed {
+            self.complete_copy(table, *watermark);
+        }
+        if let Some(watermark) = batch.watermark {
+            self.reach(watermark);
+        }
+        if let Some(error) = self.needs_copy.take() {
+            self.commit()?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Commits if it is time: the transaction is large or old enough, or the record has changed while nothing came.
+    pub fn tick(&mut self) -> Result<()> {
+        self.producer.poll(Duration::ZERO);
+        let now = Instant::now();
+        let full = self.open_bytes >= self.settings.producer.transaction_bytes;
+        let aged = self.due().is_some_and(|due| due <= now);
+        let idle = self.open_since.is_none() && self.dirty && now.duration_since(self.recorded) >= IDLE_INTERVAL;
+        if full || aged || idle || self.urgent {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Commits what is there.
+    pub fn commit(&mut self) -> Result<()> {
+        if self.open_since.is_none() && !self.dirty {
+            return Ok(());
+        }
+        self.begin()?;
+        self.await_deliveries()?;
+        self.take_offsets()?;
+        let record = self.progress.to_json()?;
+        let topic = self.settings.topics.progress.clone();
+        let key = self.progress.record.slot.clone();
+        let message = BaseRecord::with_opaque_to(&topic, PROGRESS).partition(0);
+        self.send(message.key(key.as_bytes()).payload(record.as_slice()))?;
+        if self.is_transactional() {
+            self.commit_transaction()?;
+        } else {
+            self.await_deliveries()?;
+            self.take_offsets()?;
+        }
+        self.open_since = None;
+        self.open_bytes = 0;
+        self.dirty = false;
+        self.urgent = false;
+        self.recorded = Instant::now();
+        self.news = true;
+        Ok(())
+    }
+
+    fn is_transactional(&self) -> bool {
+        self.settings.producer.transactional_id.is_some()
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if self.open_since.is_none() {
+            if self.is_transactional() {
+                let begun = self.producer.begin_transaction();
+                begun.map_err(|error| self.failed("cannot begin a Kafka transaction", &error))?;
+            }
+            self.open_since = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn append_events(&mut self, events: &TableEvents) -> Result<()> {
+        let Some(&number) = self.by_name.get(&events.schema.table) else { return Ok(()) };
+        let copying = self.phase(number) == Some(TablePhase::Copying);
+        let first = match copying {
+            true => 0,
+            false => events.events.partition_point(|event| self.former.covers(event.position)),
+        };
+        if self.lanes[number].closed || first == events.events.len() {
+            return Ok(());
+        }
+        match self.lanes[number].adopt(&events.schema) {
+            ShapeChange::NeedsCopy(why) if !copying => return self.copy_anew(number, why),
+            ShapeChange::Broken(what) if !copying => {
+                let table = self.lanes[number].table.clone();
+                self.park(&table, changed_shape(&table, &what));
+                return Ok(());
+            }
+            _ => {}
+        }
+        let missing = self.lanes[number].missing_columns(&self.settings.producer.partition_by);
+        if !missing.is_empty() {
+            let table = self.lanes[number].table.clone();
+            let why = format!(
+                "partition_by names columns that are not in the key of {table}: {}. To do: correct partition_by of \
+                 [kafka], then `sooner resume {table}`.",
+                missing.join(", ")
+            );
+            self.park(&table, why);
+            return Ok(());
+        }
+        self.begin()?;
+        for index in first..events.events.len() {
+            if self.lanes[number].closed {
+                break;
+            }
+            self.append_event(number, events, index)?;
+        }
+        if !copying && let Some(last) = events.events.last() {
+            self.progress.note(last.position);
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn append_event(&mut self, number: usize, events: &TableEvents, index: usize) -> Result<()> {
+        let event = &events.events[index];
+        let key = &events.bytes[event.key.clone()];
+        let value = &events.bytes[event.value.clone()];
+        let lane = &self.lanes[number];
+        if matches!(event.op, Op::Truncate | Op::CopyStart) {
+            let headers = headers_of(event, lane, events, None);
+            for partition in 0..lane.partitions {
+                self.produce(number, partition, None, Some(value), headers.clone())?;
+            }
+            return Ok(());
+        }
+        if key.len() + value.len() + OVERHEAD_BYTES > lane.limit_bytes {
+            let reason = too_large(lane, key, value);
+            let table = lane.table.clone();
+            self.park(&table, reason);
+            return Ok(());
+        }
+        let partition = lane.partition(&self.settings.producer.partition_by, key).map_err(|why| {
+            Error::fatal(format!("cannot read the key of an event of {}", lane.table), why, "report this")
+        })?;
+        let headers = headers_of(event, lane, events, events.events.get(index + 1));
+        if event.op == Op::Delete {
+            self.produce(number, partition, Some(key), Some(value), headers.clone())?;
+            return self.produce(number, partition, Some(key), None, headers);
+        }
+        self.produce(number, partition, Some(key), Some(value), headers)
+    }
+
+    fn produce(
+        &mut self,
+        number: usize,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<()> {
+        self.open_bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + OVERHEAD_BYTES / 2;
+        let topic = self.lanes[number].topic.clone();
+        let mut message = BaseRecord::with_opaque_to(&topic, number).partition(partition).headers(headers);
+        message.key = key;
+        message.payload = value;
+        self.send(message)
+    }
+
+    /// Gives a message to librdkafka; waits while its queue is full.
+    fn send(&mut self, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            match self.producer.send(message) {
+                Ok(()) => {
+                    self.sent += 1;
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if asked.elapsed() < PATIENCE => {
+                    self.producer.poll(Duration::from_millis(20));
+                    message = back;
+                }
+                Err((error, _)) => return Err(self.failed("cannot write an event to Kafka", &error)),
+            }
+        }
+    }
+
+    /// Waits until each message that was sent has its report.
+    fn await_deliveries(&self) -> Result<()> {
+        let asked = Instant::now();
+        while self.producer.context().reports() < self.sent {
+            if asked.elapsed() >= PATIENCE * 2 {
+                let error = KafkaError::Flush(Code::OperationTimedOut);
+                return Err(self.failed("cannot write events to Kafka", &error));
+            }
+            // Wakes those who gather messages into batches.
+            let _ = self.producer.flush(Duration::ZERO);
+            self.producer.poll(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Takes over the offsets of what was delivered. They only grow, unless somebody made a topic anew.
+    fn take_offsets(&mut self) -> Result<()> {
+        let gathered = self.producer.context().take();
+        if let Some(error) = gathered.failed {
+            return Err(self.failed("cannot write events to Kafka", &error));
+        }
+        for ((number, partition), next) in gathered.next_offsets {
+            let lane = &self.lanes[number];
+            let topic = self.progress.topics.entry(lane.table.to_string()).or_insert_with(|| TopicOffsets {
+                topic: lane.topic.to_string(),
+                next_offsets: vec![0; lane.partitions.max(1) as usize],
+                columns: Vec::new(),
+            });
+            topic.columns.clone_from(&lane.columns);
+            let Some(known) = topic.next_offsets.get_mut(partition as usize) else { continue };
+            if next <= *known {
+                let why =
+                    format!("an event got offset {} in partition {partition}, and {known} was used before", next - 1);
+                return Err(topic_gone(&lane.topic, &why));
+            }
+            *known = next;
+        }
+        Ok(())
+    }
+
+    fn commit_transaction(&self) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            match self.producer.commit_transaction(Duration::from_secs(10)) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && asked.elapsed() < PATIENCE => {}
+                Err(error) => return Err(self.failed("cannot commit a Kafka transaction", &error)),
+            }
+        }
+    }
+
+    fn phase(&self, number: usize) -> Option<TablePhase> {
+        self.progress.record.tables.get(&self.lanes[number].table.to_string()).map(|table| table.phase)
+    }
+
+    fn change_table(&mut self, table: &TableName, change: impl FnOnce(&mut TableProgress)) {
+        if let Some(progress) = self.progress.record.tables.get_mut(&table.to_string()) {
+            change(progress);
+            self.dirty = true;
+            self.urgent = true;
+        }
+    }
+
+    /// Stops a table until it is resumed; its events are dropped meanwhile.
+    fn park(&mut self, table: &TableName, reason: String) {
+        let Some(&number) = self.by_name.get(table) else { return };
+        tracing::error!(%table, reason, "the table stopped");
+        self.lanes[number].closed = true;
+        self.change_table(table, |progress| {
+            progress.phase = TablePhase::Parked;
+            progress.reason = Some(reason);
+        });
+    }
+
+    fn copy_anew(&mut self, number: usize, why: String) -> Result<()> {
+        let table = self.lanes[number].table.clone();
+        self.lanes[number].closed = true;
+        self.change_table(&table, |progress| progress.phase = TablePhase::Copying);
+        self.needs_copy = Some(Error::retry(format!("{table} is copied anew"), why, "nothing"));
+        Ok(())
+    }
+
+    fn complete_copy(&mut self, table: &TableName, watermark: Watermark) {
+        self.change_table(table, |progress| {
+            progress.phase = TablePhase::Streaming;
+            progress.reason = None;
+            progress.copied_lsn = Some(watermark.commit_lsn);
+        });
+    }
+
+    /// Whole transactions are written up to here.
+    fn reach(&mut self, watermark: Watermark) {
+        let progress = &mut self.progress;
+        if watermark.end_lsn < progress.record.confirmed_lsn {
+            return;
+        }
+        self.dirty |= watermark.end_lsn > progress.record.confirmed_lsn;
+        if progress.split.take().is_some() {
+            self.dirty = true;
+            // Events of the transaction are on the topics already, and readers wait for its end.
+            self.urgent |= self.open_since.is_none();
+        }
+        progress.commit_lsn = progress.commit_lsn.max(watermark.commit_lsn);
+        progress.commit_micros = watermark.commit_micros;
+        progress.record.confirmed_lsn = watermark.end_lsn;
+    }
+
+    fn failed(&self, what: &str, error: &KafkaError) -> Error {
+        if is_fenced(error) {
+            let id = self.settings.producer.transactional_id.as_deref().unwrap_or_default();
+            return Error::retry(
+                "this process no longer writes to Kafka",
+                format!("another source with the transactional id '{id}' has taken over, and fenced this one"),
+                "stop one of the two, or give it another name; this one waits until the slot is free",
+            );
+        }
+        kafka_error(what, error, self.producer.context().complaint.last())
+    }
+
+    /// The record as it was or will be written.
+    pub fn progress(&self) -> &TopicProgress {
+        &self.progress
+    }
+
+    /// The record, once after each commit.
+    pub fn committed(&mut self) -> Option<TopicProgress> {
+        std::mem::take(&mut self.news).then(|| self.progress.clone())
+    }
+}
+
+fn headers_of(event: &Event, lane: &Lane, events: &TableEvents, next: Option<&Event>) -> OwnedHeaders {
+    let unavailable = unavailable_fields(event, lane.fields());
+    // The second event of a change of key is the next ordinal, and knows the first one's key.
+    let renamed = next.filter(|next| {
+        event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
+    });
+    EventHeaders {
+        position: event.position,
+        unavailable: unavailable.as_deref(),
+        copy_start: event.op == Op::CopyStart,
+        new_key: renamed.map(|next| &events.bytes[next.key.clone()]),
+        old_key: event.old_key.as_ref().map(|range| &events.bytes[range.clone()]),
+    }
+    .to_owned_headers()
+}
+
+fn too_large(lane: &Lane, key: &[u8], value: &[u8]) -> String {
+    let key_text = lane.key_schema().map(|schema| key_text(schema, key)).unwrap_or_default();
+    let (table, topic, limit) = (&lane.table, &lane.topic, lane.limit_bytes);
+    let size = key.len() + value.len() + OVERHEAD_BYTES;
+    format!(
+        "the row {key_text} makes a message of {size} bytes, and topic {topic} takes {limit}. To do: raise the topic's \
+         max.message.bytes (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
+         max.message.bytes={}), then `sooner resume {table}`.",
+        size.next_power_of_two()
+    )
+}
+
+fn changed_shape(table: &TableName, what: &str) -> String {
+    format!("the table's shape changed: {what}. To do: `sooner resume {table}` copies the table anew in its new shape.")
+}

@@ -1,0 +1,261 @@
+//! The progress record: one compacted topic, one key, written in the same Kafka transaction as the events it covers.
+//!
+//! It says: every event with `commit_lsn` at or below the watermark lies below these offsets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use sooner_api::{Error, ProgressRecord, Result};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, Position, TableName};
+
+use crate::context::PlainContext;
+use crate::errors::kafka_error;
+use crate::settings::KafkaSettings;
+
+/// How long the brokers may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Records that are read at the topic's end, at first, to find the last one.
+const LOOK_BACK: i64 = 64;
+
+/// What a source has written, and how far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicProgress {
+    /// The pipeline, its slot and its tables. `confirmed_lsn` is where the slot may be confirmed to.
+    #[serde(flatten)]
+    pub record: ProgressRecord,
+    /// Every event with `commit_lsn` at or below it is written.
+    pub commit_lsn: Lsn,
+    /// Commit time of the last transaction at the source, in microseconds since 1970.
+    pub commit_micros: i64,
+    /// A transaction was split: of the one at this `commit_lsn`, events below `ordinal` are written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub split: Option<Split>,
+    /// Each table's topic and offsets, by `schema.table`.
+    pub topics: BTreeMap<String, TopicOffsets>,
+}
+
+/// How far a split transaction is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Split {
+    /// Its commit LSN.
+    pub commit_lsn: Lsn,
+    /// The first event that is not written yet.
+    pub next_ordinal: u64,
+}
+
+/// What of the stream is written: whole transactions, and the beginning of one more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Covered {
+    commit_lsn: Lsn,
+    split: Option<Split>,
+}
+
+impl Covered {
+    /// Whether an event is written.
+    pub fn covers(&self, position: Position) -> bool {
+        position.commit_lsn <= self.commit_lsn
+            || self
+                .split
+                .is_some_and(|split| position.commit_lsn == split.commit_lsn && position.ordinal < split.next_ordinal)
+    }
+}
+
+/// A table's topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicOffsets {
+    /// Name.
+    pub topic: String,
+    /// For each partition, the offset after its last event.
+    pub next_offsets: Vec<i64>,
+    /// The columns of the last events.
+    #[serde(default)]
+    pub columns: Vec<ColumnMark>,
+}
+
+/// What a column is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnMark {
+    /// Name.
+    pub name: String,
+    /// Its number at the source, where that is known: stays when the column is renamed, and is never used again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub number: Option<i16>,
+}
+
+impl TopicProgress {
+    /// The watermark; none while a transaction is split.
+    pub fn watermark(&self) -> Option<Watermark> {
+        let watermark = Watermark {
+            commit_lsn: self.commit_lsn,
+            end_lsn: self.record.confirmed_lsn,
+            commit_micros: self.commit_micros,
+        };
+        self.split.is_none().then_some(watermark)
+    }
+
+    /// What of the stream is written.
+    pub fn covered(&self) -> Covered {
+        Covered { commit_lsn: self.commit_lsn, split: self.split }
+    }
+
+    /// Notes an event that is written while its transaction may go on.
+    pub fn note(&mut self, position: Position) {
+        let Position { commit_lsn, ordinal } = position;
+        let noted = Split { commit_lsn, next_ordinal: ordinal + 1 };
+        self.split = Some(self.split.map_or(noted, |known| known.max(noted)));
+    }
+
+    /// Each topic's table.
+    pub fn tables_by_topic(&self) -> HashMap<String, TableName> {
+        let split = |name: &str| name.split_once('.').map(|(schema, table)| TableName::new(schema, table));
+        self.topics.iter().filter_map(|(name, offsets)| Some((offsets.topic.clone(), split(name)?))).collect()
+    }
+
+    /// The offsets of a topic; none of a topic that was not written to.
+    pub fn offsets_of(&self, topic: &str) -> &[i64] {
+        let found = self.topics.values().find(|offsets| offsets.topic == topic);
+        found.map(|offsets| offsets.next_offsets.as_slice()).unwrap_or_default()
+    }
+
+    /// As it stands on the topic.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::fatal("cannot write the progress record", error, "report this"))
+    }
+
+    /// From a message of the topic.
+    pub fn from_json(topic: &str, offset: i64, json: &[u8]) -> Result<TopicProgress> {
+        serde_json::from_slice(json).map_err(|error| {
+            Error::operator(
+                format!("cannot understand the progress record at {topic}/0 offset {offset}"),
+                error,
+                "somebody else writes to this topic: name another one with progress_topic of [kafka]",
+            )
+        })
+    }
+}
+
+/// Reads the last committed record; none if there never was one. May take seconds: call it where blocking is allowed.
+pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
+    let topic = &settings.topics.progress;
+    let consumer = open_reader(settings)?;
+    let failed = |error: &KafkaError| {
+        kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
+    };
+    let (first, end) = consumer.fetch_watermarks(topic, 0, TIMEOUT).map_err(|error| failed(&error))?;
+    let mut start = end;
+    let mut look_back = LOOK_BACK;
+    while start > first {
+        start = (end - look_back).max(first);
+        assign(&consumer, topic, start).map_err(|error| failed(&error))?;
+        if let Some(found) = last_record(&consumer, topic, end, failed)? {
+            return Ok(Some(found));
+        }
+        look_back *= 16;
+    }
+    Ok(None)
+}
+
+/// A consumer of committed records that tells where the end is.
+pub(crate) fn open_reader(settings: &KafkaSettings) -> Result<BaseConsumer<PlainContext>> {
+    let mut config = settings.client_config("sooner-progress");
+    config.set("group.id", format!("{}-progress", settings.consumer.group));
+    config.set("enable.auto.commit", "false");
+    config.set("auto.offset.reset", "earliest");
+    config.set("isolation.level", "read_committed");
+    config.set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", "50");
+    BaseConsumer::from_config_and_context(&config, PlainContext::default())
+        .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))
+}
+
+pub(crate) fn assign(
+    consumer: &BaseConsumer<PlainContext>,
+    topic: &str,
+    offset: i64,
+) -> std::result::Result<(), KafkaError> {
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, 0, Offset::Offset(offset))?;
+    consumer.assign(&partitions)
+}
+
+/// The last record before an end that may move on meanwhile.
+fn last_record(
+    consumer: &BaseConsumer<PlainContext>,
+    topic: &str,
+    end: i64,
+    failed: impl Fn(&KafkaError) -> Error,
+) -> Result<Option<TopicProgress>> {
+    let mut found = None;
+    let started = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                if let Some(json) = message.payload() {
+                    found = Some(TopicProgress::from_json(topic, message.offset(), json)?);
+                }
+                if message.offset() >= end - 1 {
+                    return Ok(found);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
+            Some(Err(error)) => return Err(failed(&error)),
+            None if started.elapsed() > TIMEOUT => {
+                return Err(failed(&KafkaError::MessageConsumption(
+                    rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
+                )));
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(split: Option<Split>) -> TopicProgress {
+        TopicProgress {
+            record: ProgressRecord {
+                system_id: "7".into(),
+                timeline: 1,
+                slot: "s".into(),
+                confirmed_lsn: Lsn(120),
+                tables: BTreeMap::new(),
+            },
+            commit_lsn: Lsn(100),
+            commit_micros: 5,
+            split,
+            topics: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_known_to_the_event() {
+        let at = |commit_lsn, ordinal| Position { commit_lsn: Lsn(commit_lsn), ordinal };
+        let whole = progress(None);
+        assert!(whole.covered().covers(at(100, 9)) && !whole.covered().covers(at(101, 0)));
+        let mut split = progress(None);
+        for (commit_lsn, ordinal) in [(150, 2), (150, 7), (150, 4), (140, 9)] {
+            split.note(at(commit_lsn, ordinal));
+        }
+        let covered = split.covered();
+        assert!(covered.covers(at(150, 7)) && !covered.covers(at(150, 8)) && !covered.covers(at(151, 0)));
+        assert!(split.watermark().is_none());
+    }
+
+    #[test]
+    fn the_record_survives_its_topic() {
+        let record = progress(Some(Split { commit_lsn: Lsn(150), next_ordinal: 8 }));
+        let json = record.to_json().unwrap();
+        assert_eq!(TopicProgress::from_json("t", 0, &json).unwrap(), record);
+        let error = TopicProgress::from_json("t", 3, b"{}").unwrap_err();
+        assert!(error.what.contains("t/0 offset 3") && error.why.contains("missing field"), "{error}");
+    }
+}

@@ -1,0 +1,175 @@
+//! The event log's entrance: batches go to a thread of their own, which gathers them into Kafka transactions.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sooner_api::{Error, EventWriter, Result};
+use sooner_schemas::Lsn;
+use sooner_schemas::event::EventBatch;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::producer::EventProducer;
+use crate::progress::TopicProgress;
+
+/// Bytes of events that wait for the thread.
+const QUEUE_BYTES: usize = 8 << 20;
+/// One unit of that bound; a semaphore counts in 32 bits.
+const UNIT_BYTES: usize = 1024;
+/// How often an idle thread looks after the connection.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The entrance.
+pub struct KafkaWriter {
+    orders: Sender<Order>,
+    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+enum Order {
+    /// Events, and the room that they take.
+    Batch(EventBatch, u32),
+    /// Commit all, then say so.
+    Settle(oneshot::Sender<()>),
+}
+
+struct Shared {
+    durable: AtomicU64,
+    progress: Mutex<TopicProgress>,
+    failed: Mutex<Option<Error>>,
+}
+
+/// What the writer has committed, for whoever shows it.
+#[derive(Clone)]
+pub struct WriterProgress(Arc<Shared>);
+
+impl WriterProgress {
+    /// The last committed record.
+    pub fn read(&self) -> TopicProgress {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl KafkaWriter {
+    /// Starts the thread. Once the writer is dropped, the thread commits what it has and ends.
+    pub fn start(producer: EventProducer) -> KafkaWriter {
+        let progress = producer.progress().clone();
+        let shared = Arc::new(Shared {
+            durable: AtomicU64::new(progress.record.confirmed_lsn.0),
+            progress: Mutex::new(progress),
+            failed: Mutex::new(None),
+        });
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES / UNIT_BYTES));
+        let (orders, received) = channel();
+        let worker = Worker { producer, orders: received, room: room.clone(), shared: shared.clone() };
+        thread::spawn(move || worker.run());
+        KafkaWriter { orders, room, shared }
+    }
+
+    /// What is committed.
+    pub fn progress(&self) -> WriterProgress {
+        WriterProgress(self.shared.clone())
+    }
+
+    /// Waits until everything that was appended is committed.
+    pub async fn settled(&self) -> Result<()> {
+        let (done, settled) = oneshot::channel();
+        self.orders.send(Order::Settle(done)).map_err(|_| self.failure())?;
+        settled.await.map_err(|_| self.failure())
+    }
+
+    /// Commits what was appended, and ends the thread.
+    pub async fn finish(self) -> Result<()> {
+        let settled = self.settled().await;
+        let KafkaWriter { orders, room, .. } = self;
+        drop(orders);
+        // The thread closes it when it ends.
+        while !room.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        settled
+    }
+
+    fn failure(&self) -> Error {
+        let failed = self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        failed.unwrap_or_else(|| {
+            Error::fatal("the writer to Kafka ended without a result", "its thread panicked", "report this")
+        })
+    }
+}
+
+impl EventWriter for KafkaWriter {
+    async fn append(&mut self, batch: EventBatch) -> Result<()> {
+        let units = batch.size_bytes().div_ceil(UNIT_BYTES).min(QUEUE_BYTES / UNIT_BYTES) as u32;
+        // The semaphore is closed when the thread ends.
+        match self.room.acquire_many(units).await {
+            Ok(permits) => permits.forget(),
+            Err(_) => return Err(self.failure()),
+        }
+        self.orders.send(Order::Batch(batch, units)).map_err(|_| self.failure())
+    }
+
+    fn durable_lsn(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Ordering::Acquire))
+    }
+}
+
+struct Worker {
+    producer: EventProducer,
+    orders: Receiver<Order>,
+    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let result = self.work();
+        if let Err(error) = result {
+            *self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+        self.room.close();
+    }
+
+    fn work(&mut self) -> Result<()> {
+        loop {
+            let wait = match self.producer.due() {
+                Some(due) => due.saturating_duration_since(Instant::now()).min(IDLE),
+                None => IDLE,
+            };
+            match self.orders.recv_timeout(wait) {
+                Ok(Order::Settle(done)) => {
+                    self.producer.commit()?;
+                    self.publish();
+                    // Nobody waits any more only when the attempt was cancelled.
+                    let _ = done.send(());
+                }
+                Ok(Order::Batch(batch, units)) => {
+                    let appended = self.producer.append(batch);
+                    self.room.add_permits(units as usize);
+                    self.publish();
+                    appended?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.producer.commit()?;
+                    self.publish();
+                    return Ok(());
+                }
+            }
+            self.producer.tick()?;
+            self.publish();
+        }
+    }
+
+    /// Tells what is durable. A record that is not committed yet is not told.
+    fn publish(&mut self) {
+        if let Some(progress) = self.producer.committed() {
+            let durable = progress.record.confirmed_lsn.0;
+            let former = self.shared.durable.fetch_max(durable, Ordering::AcqRel);
+            assert!(former <= durable, "progress moves forward only");
+            *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        }
+    }
+}
