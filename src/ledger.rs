@@ -39,8 +39,9 @@ impl<P: ProgressStore> Ledger<P> {
     /// Stores a table's new phase.
     pub async fn set_phase(&mut self, table: &TableName, phase: TablePhase, reason: Option<String>) -> Result<()> {
         let mut next = self.record.clone();
-        let oid = next.tables.get(&table.to_string()).and_then(|progress| progress.oid);
-        next.tables.insert(table.to_string(), TableProgress { phase, reason, oid });
+        let known = next.tables.get(&table.to_string());
+        let (oid, copied_lsn) = known.map_or((None, None), |known| (known.oid, known.copied_lsn));
+        next.tables.insert(table.to_string(), TableProgress { phase, reason, oid, copied_lsn });
         self.replace(next).await
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use sooner::commands;
+use sooner::commands::run::{Sides, run};
 use sooner::config::Config;
 use tracing_subscriber::EnvFilter;
 
@@ -49,6 +50,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// With Kafka: only the source's side, from the database to topics, until SIGTERM.
+    Source {
+        /// Forget where the pipeline was, and write all tables to their topics anew.
+        #[arg(long)]
+        recopy: bool,
+    },
+    /// With Kafka: only the sink's side, from topics to the lake, until SIGTERM.
+    Sink,
     /// Copies the tables, then follows every change, until SIGTERM.
     Run {
         /// Forget where the pipeline was, and copy all tables anew.
@@ -93,7 +102,9 @@ async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
     match arguments.command {
         Command::Init { .. } => Ok(true),
         Command::Check { json } => commands::check(&config, json).await,
-        Command::Run { recopy } => commands::run::run(config, recopy).await.map(|()| true),
+        Command::Run { recopy } => run(config, Sides::Both, recopy).await.map(|()| true),
+        Command::Source { recopy } => run(config, Sides::Source, recopy).await.map(|()| true),
+        Command::Sink => run(config, Sides::Sink, false).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
     }

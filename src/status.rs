@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::TablePhase;
+use sooner_api::{TablePhase, TableProgress};
+use sooner_postgres::catalog::Table;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -55,6 +56,9 @@ pub struct TableStatus {
     pub watermark_micros: i64,
     /// Why it is parked.
     pub reason: Option<String>,
+    /// With Kafka: what the source's side does with the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_phase: Option<TablePhase>,
 }
 
 impl Default for TableStatus {
@@ -70,6 +74,7 @@ impl Default for TableStatus {
             watermark_lsn: Lsn::ZERO,
             watermark_micros: 0,
             reason: None,
+            source_phase: None,
         }
     }
 }
@@ -87,6 +92,24 @@ impl StatusBoard {
     /// Changes a table's status.
     pub fn table(&self, table: &TableName, change: impl FnOnce(&mut TableStatus)) {
         self.update(|status| change(status.tables.entry(table.to_string()).or_default()));
+    }
+
+    /// Shows the tables that take part, and forgets others.
+    pub fn show_tables(&self, known: &BTreeMap<String, TableProgress>, tables: &[Table]) {
+        self.update(|status| status.tables.retain(|name, _| known.contains_key(name)));
+        for table in tables {
+            let progress = known.get(&table.relation.name.to_string());
+            self.table(&table.relation.name, |status| {
+                status.rows_estimated = table.estimated_rows;
+                if let Some(progress) = progress {
+                    status.phase = progress.phase;
+                    status.reason.clone_from(&progress.reason);
+                }
+                if status.phase == TablePhase::Copying {
+                    status.rows_copied = 0;
+                }
+            });
+        }
     }
 
     /// Notes that a table is complete up to a watermark.

@@ -57,8 +57,13 @@ impl Finding {
 
 /// Looks at everything.
 pub async fn run(config: &Config) -> Vec<Finding> {
-    let mut findings = source::look(config).await;
-    findings.extend(lake::look(config).await);
+    let mut findings = Vec::new();
+    if let Some(source) = &config.source {
+        findings.extend(source::look(source).await);
+    }
+    if let Some(lake) = &config.lake {
+        findings.extend(lake::look(lake).await);
+    }
     findings
 }
 

@@ -9,42 +9,42 @@ use sooner_postgres::{Client, publication, slot};
 
 use super::Finding;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::SourceConfig;
 use crate::pipeline::prepare::OLDEST_VERSION;
 
 /// Clocks further apart than this make lag figures useless.
 const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
 
 /// Looks at the source.
-pub async fn look(config: &Config) -> Vec<Finding> {
-    let mut client = match Client::connect(&config.source.connect, Mode::Sql).await {
+pub async fn look(source: &SourceConfig) -> Vec<Finding> {
+    let mut client = match Client::connect(&source.connect, Mode::Sql).await {
         Ok(client) => client,
         Err(error) => return vec![Finding::error("connection", &error)],
     };
-    let mut findings = vec![Finding::ok("connection", format!("reached {}", config.source.connect.address()))];
-    if let Err(error) = look_closer(config, &mut client, &mut findings).await {
+    let mut findings = vec![Finding::ok("connection", format!("reached {}", source.connect.address()))];
+    if let Err(error) = look_closer(source, &mut client, &mut findings).await {
         findings.push(Finding::error("source", &error));
     }
     findings
 }
 
-async fn look_closer(config: &Config, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
+async fn look_closer(source: &SourceConfig, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
     findings.push(version(client));
     findings.push(wal_level(client).await?);
-    let slot = slot::find(client, &config.source.slot).await?;
-    findings.push(slot_state(config, slot.as_ref()));
+    let slot = slot::find(client, &source.slot).await?;
+    findings.push(slot_state(source, slot.as_ref()));
     if slot.is_none() {
         findings.push(free(client, "free slots", "max_replication_slots", "pg_replication_slots").await?);
     }
     findings.push(free(client, "free walsenders", "max_wal_senders", "pg_stat_replication").await?);
-    findings.push(role(config, client).await?);
+    findings.push(role(source, client).await?);
     let mut tables = catalog::tables(client).await?;
-    tables.retain(|table| config.source.selects(&table.relation.name));
+    tables.retain(|table| source.selects(&table.relation.name));
     if tables.is_empty() {
         let remedy = "correct tables and exclude of [source]";
         findings.push(Finding::failed("tables", "no table fits the patterns", remedy));
     }
-    findings.push(published(config, client, &tables).await?);
+    findings.push(published(source, client, &tables).await?);
     for table in &tables {
         findings.push(table_finding(client, table).await?);
     }
@@ -70,12 +70,12 @@ async fn wal_level(client: &mut Client) -> Result<Finding> {
     Ok(Finding::failed("wal_level", level, remedy))
 }
 
-fn slot_state(config: &Config, found: Option<&slot::Slot>) -> Finding {
-    let name = &config.source.slot;
+fn slot_state(source: &SourceConfig, found: Option<&slot::Slot>) -> Finding {
+    let name = &source.slot;
     let Some(found) = found else {
         return Finding::ok("slot", format!("'{name}' does not exist yet; `sooner run` creates it"));
     };
-    if let Err(error) = slot::check(name, found, &config.source.connect.database) {
+    if let Err(error) = slot::check(name, found, &source.connect.database) {
         return Finding::error("slot", &error);
     }
     let retained = bytesize::ByteSize(found.retained_bytes);
@@ -102,8 +102,8 @@ async fn free(client: &mut Client, check: &str, setting: &str, view: &str) -> Re
     Ok(Finding::failed(check, found, remedy))
 }
 
-async fn role(config: &Config, client: &mut Client) -> Result<Finding> {
-    let user = &config.source.connect.user;
+async fn role(source: &SourceConfig, client: &mut Client) -> Result<Finding> {
+    let user = &source.connect.user;
     let sql = "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
     let allowed = client.query_value(sql).await?.as_deref() == Some("t");
     if allowed {
@@ -113,8 +113,8 @@ async fn role(config: &Config, client: &mut Client) -> Result<Finding> {
     Ok(Finding::failed("role", format!("'{user}' lacks REPLICATION"), remedy))
 }
 
-async fn published(config: &Config, client: &mut Client, tables: &[Table]) -> Result<Finding> {
-    let name = &config.source.publication;
+async fn published(source: &SourceConfig, client: &mut Client, tables: &[Table]) -> Result<Finding> {
+    let name = &source.publication;
     let names: Vec<_> = tables.iter().map(|table| table.relation.name.clone()).collect();
     if publication::find(client, name).await?.is_none() {
         let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";

@@ -1,46 +1,130 @@
-//! `sooner run`: the pipeline, until SIGTERM or SIGINT.
+//! `sooner run`, `sooner source` and `sooner sink`: the pipeline or one side of it, until SIGTERM or SIGINT.
 
-use sooner_delta::LakeStore;
+use std::thread;
+
+use sooner_api::{Error, Result};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::pipeline::Pipeline;
+use crate::pipeline::direct::DirectPipeline;
+use crate::pipeline::kafka_sink::KafkaSink;
+use crate::pipeline::kafka_source::KafkaSource;
+use crate::pipeline::save_status;
+use crate::status::StatusBoard;
+use sooner_api::Clock;
+
+/// Which sides of a pipeline a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// Both.
+    Both,
+    /// From the database to topics.
+    Source,
+    /// From topics to the lake.
+    Sink,
+}
 
 /// Runs the pipeline.
-pub async fn run(config: Config, recopy: bool) -> anyhow::Result<()> {
+pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir).map_err(|error| {
         anyhow::anyhow!(
             "cannot create the state folder {}: {error}. To do: set state_dir to a folder that this process may write.",
             config.state_dir.display()
         )
     })?;
-    // Opened here too, so that a wrong url is told before anything else.
-    LakeStore::open(&config.lake.url, &config.lake.s3)?;
-    let (stop, stopped) = watch::channel(false);
+    let stop = stop_on_signal()?;
+    let board = StatusBoard::default();
+    board.update(|status| {
+        status.pipeline.clone_from(&config.name);
+        status.pid = std::process::id();
+    });
+    let state_dir = config.state_dir.clone();
+    let saver = tokio::spawn(save_status(board.clone(), state_dir.clone()));
+    let result = run_sides(config, sides, recopy, board.clone(), stop).await;
+    saver.abort();
+    board.update(|status| status.trouble = result.as_ref().err().map(ToString::to_string));
+    // The status is for people; that it cannot be written is no reason to fail.
+    let _ = board.save(&state_dir, SystemClock.now_micros());
+    result?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn run_sides(
+    mut config: Config,
+    sides: Sides,
+    recopy: bool,
+    board: StatusBoard,
+    stop: watch::Sender<bool>,
+) -> Result<()> {
+    let stopped = stop.subscribe();
+    if sides == Sides::Both && config.kafka.is_none() {
+        tracing::info!(pipeline = config.name, "starting, in direct mode");
+        return DirectPipeline::new(config, recopy, board)?.run(stopped).await;
+    }
+    config.kafka()?;
+    tracing::info!(pipeline = config.name, ?sides, "starting");
+    let mut running = Vec::new();
+    if sides != Sides::Sink {
+        let (mut source, stopped) = (KafkaSource::new(config.clone(), recopy, board.clone())?, stopped.clone());
+        running.push(on_a_thread(move |handle| handle.block_on(source.run(stopped))));
+    }
+    if sides != Sides::Source {
+        if sides == Sides::Sink {
+            // Requests to this process are its own then.
+            config.source = None;
+        }
+        let mut sink = KafkaSink::new(config, board)?;
+        running.push(on_a_thread(move |handle| handle.block_on(sink.run(stopped))));
+    }
+    // When one side ends, so does the other; the first error counts.
+    let (first, _, rest) = futures::future::select_all(running).await;
+    stop.send_replace(true);
+    let mut result = outcome(first);
+    for side in futures::future::join_all(rest).await {
+        result = result.and(outcome(side));
+    }
+    result
+}
+
+fn outcome(ended: std::result::Result<Result<()>, oneshot::error::RecvError>) -> Result<()> {
+    ended.unwrap_or_else(|_| {
+        Err(Error::fatal("a side of the pipeline ended without a result", "its thread panicked", "report this"))
+    })
+}
+
+/// Each side has a thread of its own, so that neither waits for the other, nor for Kafka's blocking calls.
+fn on_a_thread(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> oneshot::Receiver<Result<()>> {
+    let (done, result) = oneshot::channel();
+    let handle = Handle::current();
+    thread::spawn(move || {
+        // Nobody waits any more only when the process ends.
+        let _ = done.send(work(handle));
+    });
+    result
+}
+
+/// Says so when the process is asked to stop. A second signal ends it at once, as without a handler.
+fn stop_on_signal() -> anyhow::Result<watch::Sender<bool>> {
+    let stop = watch::Sender::new(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let asked = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
-        stop.send_replace(true);
-        // A second signal ends the process at once, as without a handler.
+        asked.send_replace(true);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         std::process::exit(130);
     });
-    tracing::info!(
-        pipeline = config.name,
-        lake = config.lake.url,
-        source = config.source.connect.address(),
-        "starting"
-    );
-    Pipeline::new(config, recopy)?.run(stopped).await?;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(stop)
 }

@@ -1,14 +1,18 @@
 //! The configuration: one TOML file, read into checked settings in one step. All problems are told at once.
 
+mod kafka;
 mod reader;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sooner_api::Error;
 use sooner_delta::S3Settings;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::TableName;
 
+pub use kafka::{KafkaConfig, WrittenBy};
+use kafka::{read_kafka, read_registry};
 use reader::Section;
 
 /// Everything that a pipeline needs to know.
@@ -20,10 +24,12 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Bytes of events that may wait in memory.
     pub memory_bytes: usize,
-    /// The database.
-    pub source: SourceConfig,
-    /// The lake.
-    pub lake: LakeConfig,
+    /// The database; whoever only sinks needs none.
+    pub source: Option<SourceConfig>,
+    /// The lake; whoever only reads the database needs none.
+    pub lake: Option<LakeConfig>,
+    /// The brokers between the two; none for direct mode.
+    pub kafka: Option<KafkaConfig>,
 }
 
 /// `[source]`
@@ -112,17 +118,52 @@ impl Config {
         let name = root.text("name", check_name);
         let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
         let memory_bytes = root.size("memory", 128 << 20, 8 << 20);
-        let source = root.section("source", |section| read_source(section, name.as_deref()));
-        let lake = root.section("lake", read_lake);
+        let has_kafka = root.has("kafka");
+        let read_source = |section: &mut Section| read_source(section, name.as_deref());
+        // Without brokers one process does everything; with them, a process may do its part.
+        let (source, lake) = match has_kafka {
+            true => (root.optional_section("source", read_source), root.optional_section("lake", read_lake)),
+            false => (root.section("source", read_source), root.section("lake", read_lake)),
+        };
+        let kafka = match has_kafka {
+            true => {
+                let registry = root.section("registry", read_registry);
+                root.section("kafka", |section| read_kafka(section, name.as_deref(), memory_bytes, registry))
+            }
+            false => root.optional_section("kafka", |_| None),
+        };
+        if has_kafka && source.is_none() && lake.is_none() {
+            root.problem("source", "set [source], [lake] or both");
+        }
         let problems = root.finish();
-        match (name, source, lake) {
-            (Some(name), Some(source), Some(lake)) if problems.is_empty() => {
+        match name {
+            Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, kafka })
             }
             _ => Err(problems),
         }
     }
+
+    /// `[source]`, for a command that needs it.
+    pub fn source(&self) -> Result<&SourceConfig, Error> {
+        self.source.as_ref().ok_or_else(|| missing("source"))
+    }
+
+    /// `[lake]`, for a command that needs it.
+    pub fn lake(&self) -> Result<&LakeConfig, Error> {
+        self.lake.as_ref().ok_or_else(|| missing("lake"))
+    }
+
+    /// `[kafka]`, for a command that needs it.
+    pub fn kafka(&self) -> Result<&KafkaConfig, Error> {
+        self.kafka.as_ref().ok_or_else(|| missing("kafka"))
+    }
+}
+
+fn missing(section: &str) -> Error {
+    let why = format!("the configuration has no [{section}]");
+    Error::operator("cannot run this command", why, "add the section; config/ has examples")
 }
 
 fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig> {
@@ -189,10 +230,11 @@ mod tests {
     fn the_smallest_configuration() {
         let text = "name = 'shop'\n[source]\nurl = 'postgres://me@db/shop'\n[lake]\nurl = '/lake'";
         let config = Config::parse(text, Path::new("/etc")).unwrap();
-        assert_eq!(config.source.slot, "sooner_shop");
-        assert_eq!(config.lake.freshness, Duration::from_secs(1));
+        let source = config.source().unwrap();
+        assert_eq!(source.slot, "sooner_shop");
+        assert_eq!(config.lake().unwrap().freshness, Duration::from_secs(1));
         assert_eq!(config.state_dir, Path::new("/etc/.sooner/shop"));
-        assert!(config.source.selects(&TableName::new("any", "table")));
+        assert!(source.selects(&TableName::new("any", "table")));
     }
 
     #[test]

@@ -22,6 +22,11 @@ impl Section {
         Section { path: String::new(), table, known: Vec::new(), problems: Vec::new(), folder: folder.to_owned() }
     }
 
+    /// Whether a key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Notes what is wrong with a key.
     pub fn problem(&mut self, key: &str, why: &str) {
         self.problems.push(format!("{}{key}: {why}", self.path));
@@ -132,6 +137,76 @@ impl Section {
             _ => Err("expected { env = \"VARIABLE\" } or { file = \"path\" }".to_owned()),
         };
         found.map_err(|why| self.problem(key, &why)).ok()
+    }
+
+    /// A secret that must be there.
+    pub fn required_secret(&mut self, key: &'static str) -> Option<String> {
+        if !self.table.contains_key(key) {
+            self.known.push(key);
+            self.problem(key, "is missing; write { env = \"VARIABLE\" } or { file = \"path\" }");
+            return None;
+        }
+        self.secret(key)
+    }
+
+    /// A file that may be named; its path starts from the configuration's folder, and it must be there.
+    pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let folder = self.folder.clone();
+        self.optional(key, |text| {
+            let path = folder.join(text);
+            match std::fs::File::open(&path) {
+                Ok(_) => Ok(path),
+                Err(error) => Err(format!("the file cannot be read: {error}")),
+            }
+        })
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(flag)) => flag,
+            Some(_) => {
+                self.problem(key, "expected true or false");
+                default
+            }
+        }
+    }
+
+    /// A table of names with texts; `check` may refuse a name.
+    pub fn strings(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Vec<(String, String)> {
+        let table = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Table(table)) => table,
+            Some(_) => {
+                self.problem(key, "expected a section of names with texts");
+                return Vec::new();
+            }
+        };
+        let mut pairs = Vec::new();
+        for (name, value) in table {
+            match (check(&name), value) {
+                (Err(why), _) => self.problem(&format!("{key}.{name}"), &format!("is refused: {why}")),
+                (Ok(()), Value::String(text)) => pairs.push((name, text)),
+                (Ok(()), Value::Integer(number)) => pairs.push((name, number.to_string())),
+                (Ok(()), Value::Boolean(flag)) => pairs.push((name, flag.to_string())),
+                (Ok(()), _) => self.problem(&format!("{key}.{name}"), "expected a text, a number, true or false"),
+            }
+        }
+        pairs
+    }
+
+    /// A table inside this one, if it is there.
+    pub fn optional_section<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section) -> Option<T>,
+    ) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.known.push(key);
+            return None;
+        }
+        self.section(key, read)
     }
 
     /// A table inside this one, which must be there.

@@ -11,7 +11,7 @@ use sooner_postgres::slot::{self, ExportedSnapshot, SystemIdentity};
 use sooner_postgres::{Client, publication};
 use sooner_schemas::{Lsn, TableName};
 
-use crate::config::Config;
+use crate::config::SourceConfig;
 use crate::ledger::Ledger;
 
 /// The oldest server that is supported.
@@ -29,10 +29,18 @@ pub struct Prepared {
     pub snapshot: Option<ExportedSnapshot>,
 }
 
-/// Looks at both ends, and sets up what is missing. `resume` names tables to copy anew; `recopy` means all.
-pub async fn prepare(config: &Config, lake: &LakeStore, resume: &[String], recopy: bool) -> Result<Prepared> {
-    lake.probe().await?;
-    let source = &config.source;
+/// The source before anything streams.
+pub struct SourceView {
+    /// For SQL.
+    pub client: Client,
+    /// The tables that take part.
+    pub tables: Vec<Table>,
+    /// Which server it is.
+    pub identity: SystemIdentity,
+}
+
+/// Looks at the source: its version, its tables, the publication (made if it is missing), and who it is.
+pub async fn look(source: &SourceConfig) -> Result<SourceView> {
     let mut client = Client::connect(&source.connect, Mode::Sql).await?;
     if client.server_version() < OLDEST_VERSION {
         let why = format!("the server's version is {}", client.server_version() / 10_000);
@@ -50,53 +58,73 @@ pub async fn prepare(config: &Config, lake: &LakeStore, resume: &[String], recop
     let names: Vec<_> = tables.iter().map(|table| table.relation.name.clone()).collect();
     publication::ensure(&mut client, &source.publication, &names).await?;
     let identity = slot::identify(&mut Client::connect(&source.connect, Mode::Replication).await?).await?;
-    let mut progress = LakeProgress::new(lake.clone(), &config.name);
+    Ok(SourceView { client, tables, identity })
+}
+
+/// The slot's confirmed position, if it exists. One that somebody streams from is left alone.
+pub async fn find_free_slot(source: &SourceConfig, client: &mut Client) -> Result<Option<Lsn>> {
+    let name = &source.slot;
+    let Some(found) = slot::find(client, name).await? else { return Ok(None) };
+    // Looked at before anything is stored: whoever streams at the moment is not disturbed.
+    if let Some(pid) = found.active_pid {
+        return Err(Error::retry(
+            format!("the slot '{name}' is in use"),
+            format!("Postgres' process {pid} streams from it to somebody else"),
+            "stop the other process, or give this pipeline another slot and name; it is tried again",
+        ));
+    }
+    slot::check(name, &found, &source.connect.database).map(Some)
+}
+
+/// What is wrong when a pipeline that got somewhere finds no slot.
+pub fn slot_gone(name: &str, confirmed: Lsn) -> Error {
+    Error::operator(
+        format!("the slot '{name}' is gone"),
+        format!("the pipeline had confirmed it up to {confirmed}; changes since then cannot be read any more"),
+        "start with --recopy, which creates the slot and copies all tables anew",
+    )
+}
+
+/// Looks at both ends, and sets up what is missing. `resume` names tables to copy anew; `recopy` means all.
+pub async fn prepare(
+    pipeline: &str,
+    source: &SourceConfig,
+    lake: &LakeStore,
+    resume: &[String],
+    recopy: bool,
+) -> Result<Prepared> {
+    lake.probe().await?;
+    let SourceView { mut client, tables, identity } = look(source).await?;
+    let mut progress = LakeProgress::new(lake.clone(), pipeline);
     let record = progress.load().await?.filter(|_| !recopy);
-    let (start_lsn, snapshot) = find_or_create_slot(config, &mut client, record.as_ref(), &identity).await?;
+    let (start_lsn, snapshot) = find_or_create_slot(source, &mut client, record.as_ref(), &identity).await?;
     let record = next_record(record, identity, &source.slot, start_lsn, &tables, resume);
     let ledger = Ledger::open(progress, record).await?;
     Ok(Prepared { tables, ledger, start_lsn, snapshot })
 }
 
 async fn find_or_create_slot(
-    config: &Config,
+    source: &SourceConfig,
     client: &mut Client,
     record: Option<&ProgressRecord>,
     identity: &SystemIdentity,
 ) -> Result<(Lsn, Option<ExportedSnapshot>)> {
-    let name = &config.source.slot;
-    if let Some(found) = slot::find(client, name).await? {
-        // Looked at before anything is stored: whoever streams at the moment is not disturbed.
-        if let Some(pid) = found.active_pid {
-            return Err(Error::retry(
-                format!("the slot '{name}' is in use"),
-                format!("Postgres' process {pid} streams from it to somebody else"),
-                "stop the other process, or give this pipeline another slot and name; it is tried again",
-            ));
-        }
-        let confirmed = slot::check(name, &found, &config.source.connect.database)?;
+    if let Some(confirmed) = find_free_slot(source, client).await? {
         if let Some(record) = record {
             slot::check_continuity(record, identity, confirmed)?;
         }
         return Ok((confirmed, None));
     }
     if let Some(record) = record {
-        return Err(Error::operator(
-            format!("the slot '{name}' is gone"),
-            format!(
-                "the pipeline had confirmed it up to {}; changes since then cannot be read any more",
-                record.confirmed_lsn
-            ),
-            "start with --recopy, which creates the slot and copies all tables anew",
-        ));
+        return Err(slot_gone(&source.slot, record.confirmed_lsn));
     }
-    let snapshot = slot::create(&config.source.connect, name).await?;
-    tracing::info!(slot = name, lsn = %snapshot.consistent_lsn, "created the slot");
+    let snapshot = slot::create(&source.connect, &source.slot).await?;
+    tracing::info!(slot = source.slot, lsn = %snapshot.consistent_lsn, "created the slot");
     Ok((snapshot.consistent_lsn, Some(snapshot)))
 }
 
 /// The record to start with: tables that are new, were replaced or are resumed have to be copied.
-fn next_record(
+pub fn next_record(
     former: Option<ProgressRecord>,
     identity: SystemIdentity,
     slot: &str,
@@ -109,7 +137,8 @@ fn next_record(
         let name = table.relation.name.to_string();
         let same = known.get(&name).filter(|progress| progress.oid == Some(table.oid));
         let progress = same.filter(|_| !resume.contains(&name)).cloned();
-        let copying = TableProgress { phase: TablePhase::Copying, reason: None, oid: Some(table.oid) };
+        let copying =
+            TableProgress { phase: TablePhase::Copying, reason: None, oid: Some(table.oid), copied_lsn: None };
         (name, progress.unwrap_or(copying))
     };
     ProgressRecord {

@@ -95,7 +95,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
     }
 
     /// Runs until the log ends or a table must be copied; then hands back the tables that are still known.
-    pub async fn run<R: EventReader>(mut self, mut reader: R) -> Result<(SinkEnd, Vec<T>)> {
+    pub async fn run<R: EventReader>(mut self, reader: &mut R) -> Result<(SinkEnd, Vec<T>)> {
         let mut look = interval(LOOK_INTERVAL);
         let end = loop {
             tokio::select! {
@@ -109,16 +109,16 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                     }
                 }
                 Some(Err(panic)) = self.workers.join_next() => return Err(worker_lost(&panic)),
-                _ = self.confirm.tick() => self.confirm(&mut reader).await?,
+                _ = self.confirm.tick() => self.confirm(reader).await?,
                 _ = look.tick() => self.show(),
             }
         };
-        let tables = self.finish(&mut reader).await?;
+        let tables = self.finish(reader).await?;
         Ok((end, tables))
     }
 
     fn deliver(&mut self, batch: EventBatch) {
-        let EventBatch { tables, poisoned, watermark, server_end } = batch;
+        let EventBatch { tables, poisoned, completed, watermark, server_end } = batch;
         for events in tables {
             let lane = self.by_name.get(&events.schema.table).map(|&number| &mut self.lanes[number]);
             let last = events.events.last().map(|event| event.position.commit_lsn);
@@ -136,6 +136,13 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 // Not clean until it is stored that the table stopped: the slot must not pass the event before.
                 self.lanes[number].delivered = Lsn(u64::MAX);
                 let _ = self.lanes[number].orders.send(Order::Stop(poisoned.reason));
+            }
+        }
+        for (table, watermark) in completed {
+            let lane = self.by_name.get(&table).map(|&number| &mut self.lanes[number]);
+            if let Some(lane) = lane.filter(|lane| lane.open) {
+                lane.open = false;
+                let _ = lane.orders.send(Order::Complete(watermark));
             }
         }
         if let Some(watermark) = watermark {
@@ -159,6 +166,15 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 self.board.reached(&lane.name, watermark);
             }
             Report::Failed(error) => return Err(error),
+            Report::Resumed => {
+                tracing::info!(table = %lane.name, "the table goes on: its rows come anew");
+                self.ledger.set_phase(&lane.name, TablePhase::Streaming, None).await?;
+                lane.stopped = false;
+                self.board.table(&lane.name, |table| {
+                    table.phase = TablePhase::Streaming;
+                    table.reason = None;
+                });
+            }
             Report::Stopped(phase, reason) => {
                 tracing::error!(table = %lane.name, reason, "the table stopped");
                 // Only once this is stored may the slot leave the table's events behind.

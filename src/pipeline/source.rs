@@ -4,7 +4,11 @@ use sooner_api::{EventWriter, Result, Source};
 use tokio::sync::watch;
 
 /// Runs until it is told to stop, or the source or the log fails.
-pub async fn run<S: Source, W: EventWriter>(mut source: S, mut log: W, mut stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run<S: Source, W: EventWriter>(
+    source: &mut S,
+    log: &mut W,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
     loop {
         let batch = tokio::select! {
             biased;

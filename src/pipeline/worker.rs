@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sooner_api::{Class, Error, LakeTable, Result, Staged, TablePhase};
-use sooner_schemas::event::{TableEvents, Watermark};
+use sooner_schemas::event::{Op, TableEvents, Watermark};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
@@ -29,8 +29,14 @@ pub enum Report {
     Committed(Watermark),
     /// The table stopped, in this phase, for this reason; further events are dropped.
     Stopped(TablePhase, String),
+    /// The table goes on: all its rows come anew.
+    Resumed,
     /// The pipeline cannot go on.
     Failed(Error),
+}
+
+fn starts_copy(events: &TableEvents) -> bool {
+    events.events.first().is_some_and(|event| event.op == Op::CopyStart)
 }
 
 /// A worker's settings.
@@ -119,6 +125,11 @@ impl<T: LakeTable> Worker<T> {
 
     async fn take(&mut self, order: Order) -> Result<()> {
         match order {
+            Order::Events(events, watermark) if self.stopped && starts_copy(&events) => {
+                self.stopped = false;
+                self.report(Report::Resumed);
+                self.stage(events, watermark).await?;
+            }
             Order::Events(events, _) if self.stopped => self.budget.release_events(&events),
             Order::Events(events, watermark) => self.stage(events, watermark).await?,
             Order::Complete(watermark) => self.complete = self.due.map(|_| watermark),

@@ -1,0 +1,222 @@
+//! `[kafka]` and `[registry]`.
+
+use std::time::Duration;
+
+use sooner_kafka::partition::PartitionBy;
+use sooner_kafka::properties::refusal;
+use sooner_kafka::registry::{Login, RegistrySettings};
+use sooner_kafka::settings::{
+    ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
+};
+use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
+
+use super::reader::Section;
+
+/// The smallest transaction that makes sense.
+const LEAST_TRANSACTION_BYTES: usize = 64 << 10;
+
+/// `[kafka]` and `[registry]`.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// Brokers, topics, producer and consumer.
+    pub settings: KafkaSettings,
+    /// The schema registry.
+    pub registry: RegistrySettings,
+    /// The `name` of events' source block, and what `{prefix}` stands for.
+    pub prefix: String,
+    /// Names topics.
+    pub topics: TopicPattern,
+    /// Names subjects.
+    pub subjects: SubjectStrategy,
+    /// Who writes the topics that the sink reads.
+    pub written_by: WrittenBy,
+}
+
+/// Who writes the topics that the sink reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrittenBy {
+    /// A source of ours.
+    Sooner,
+    /// Debezium, or another producer of its events.
+    Debezium,
+}
+
+impl std::fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaConfig").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Reads `[kafka]`; `registry` is what `[registry]` said.
+pub fn read_kafka(
+    section: &mut Section,
+    name: Option<&str>,
+    memory_bytes: usize,
+    registry: Option<(RegistrySettings, SubjectStrategy)>,
+) -> Option<KafkaConfig> {
+    let name = name.unwrap_or_default();
+    let brokers = section.text("brokers", |text| Ok(text.to_owned()));
+    let prefix = section.optional("prefix", check_prefix).unwrap_or_else(|| name.to_owned());
+    let pattern = section.optional("topic", |text| TopicPattern::parse(text, &prefix).map_err(|why| why.to_string()));
+    let tls = section.optional_section("tls", read_tls);
+    let sasl = section.optional_section("sasl", read_sasl);
+    let topics = read_topics(section, name);
+    let producer = read_producer(section, name);
+    let consumer = read_consumer(section, name, memory_bytes);
+    let written_by = section.optional("written_by", |text| match text {
+        "sooner" => Ok(WrittenBy::Sooner),
+        "debezium" => Ok(WrittenBy::Debezium),
+        _ => Err("expected \"sooner\" or \"debezium\"".to_owned()),
+    });
+    let properties = section.strings("properties", |name| refusal(name).map_or(Ok(()), |why| Err(why.to_owned())));
+    let (registry, subjects) = registry?;
+    let settings = KafkaSettings { brokers: brokers?, tls, sasl, properties, topics, producer, consumer };
+    Some(KafkaConfig {
+        settings,
+        registry,
+        topics: pattern.unwrap_or_else(|| TopicPattern::debezium(&prefix)),
+        prefix,
+        subjects,
+        written_by: written_by.unwrap_or(WrittenBy::Sooner),
+    })
+}
+
+/// Reads `[registry]`.
+pub fn read_registry(section: &mut Section) -> Option<(RegistrySettings, SubjectStrategy)> {
+    let url = section.text("url", |text| match text.split_once("://") {
+        Some(("http" | "https", rest)) if rest.contains('@') => {
+            Err("secrets do not belong in the file; take user and password out, and set user and password".to_owned())
+        }
+        Some(("http" | "https", _)) => Ok(text.to_owned()),
+        _ => Err("expected http://… or https://…".to_owned()),
+    });
+    let subjects = section.optional("subjects", |text| match text {
+        "topic" => Ok(SubjectStrategy::Topic),
+        "record" => Ok(SubjectStrategy::Record),
+        "topic-record" => Ok(SubjectStrategy::TopicRecord),
+        _ => Err("expected \"topic\", \"record\" or \"topic-record\"".to_owned()),
+    });
+    let register = section.flag("register", true);
+    let user = section.optional("user", |text| Ok(text.to_owned()));
+    let password = section.secret("password");
+    let token = section.secret("token");
+    let ca = section.path("ca");
+    let login = match (user, password, token) {
+        (None, None, None) => Login::None,
+        (Some(user), Some(password), None) => Login::Basic { user, password },
+        (None, None, Some(token)) => Login::Token(token),
+        _ => {
+            section.problem("user", "set user and password, or token, or none of them");
+            Login::None
+        }
+    };
+    Some((RegistrySettings { url: url?, login, ca, register }, subjects.unwrap_or_default()))
+}
+
+fn read_tls(section: &mut Section) -> Option<Tls> {
+    let ca = section.path("ca");
+    let certificate = section.path("certificate");
+    let key = section.path("key");
+    let key_password = section.secret("key_password");
+    if certificate.is_some() != key.is_some() {
+        section.problem("certificate", "certificate and key go together: set both or neither");
+    }
+    Some(Tls { ca, certificate, key, key_password })
+}
+
+fn read_sasl(section: &mut Section) -> Option<Sasl> {
+    let mechanism = section.text("mechanism", |text| match text {
+        "PLAIN" => Ok(Some(PasswordMechanism::Plain)),
+        "SCRAM-SHA-256" => Ok(Some(PasswordMechanism::ScramSha256)),
+        "SCRAM-SHA-512" => Ok(Some(PasswordMechanism::ScramSha512)),
+        "OAUTHBEARER" => Ok(None),
+        _ => Err("expected PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER".to_owned()),
+    })?;
+    let text = |text: &str| Ok(text.to_owned());
+    match mechanism {
+        Some(mechanism) => {
+            let (user, password) = (section.text("user", text), section.required_secret("password"));
+            Some(Sasl::Password { mechanism, user: user?, password: password? })
+        }
+        None => {
+            let (token_url, client_id) = (section.text("token_url", text), section.text("client_id", text));
+            let client_secret = section.required_secret("client_secret");
+            let scope = section.optional("scope", text);
+            Some(Sasl::OauthBearer {
+                token_url: token_url?,
+                client_id: client_id?,
+                client_secret: client_secret?,
+                scope,
+            })
+        }
+    }
+}
+
+fn read_topics(section: &mut Section, name: &str) -> TopicSettings {
+    let replication = section.count("replication", 0, 1..=99);
+    let retention = section.optional("retention", |text| {
+        humantime::parse_duration(text).map_err(|error| format!("expected a duration such as \"7days\" ({error})"))
+    });
+    let max_message_bytes = section.size("max_message_bytes", 0, 1024);
+    let cleanup_policy = section.optional("cleanup_policy", |text| match text {
+        "delete" | "compact" | "compact,delete" => Ok(text.to_owned()),
+        _ => Err("expected \"delete\", \"compact\" or \"compact,delete\"".to_owned()),
+    });
+    let progress = section.optional("progress_topic", |text| Ok(text.to_owned()));
+    TopicSettings {
+        create: section.flag("create_topics", true),
+        partitions: section.count("partitions", 1, 1..=10_000) as i32,
+        replication: (replication > 0).then_some(replication as i32),
+        cleanup_policy: cleanup_policy.unwrap_or_else(|| "delete".to_owned()),
+        retention,
+        max_message_bytes: (max_message_bytes > 0).then_some(max_message_bytes),
+        progress: progress.unwrap_or_else(|| format!("sooner.{name}.progress")),
+    }
+}
+
+fn read_producer(section: &mut Section, name: &str) -> ProducerSettings {
+    let exactly_once = section.optional("delivery", |text| match text {
+        "exactly-once" => Ok(true),
+        "at-least-once" => Ok(false),
+        _ => Err("expected \"exactly-once\" or \"at-least-once\"".to_owned()),
+    });
+    let compression = section.optional("compression", |text| match text {
+        "none" | "gzip" | "snappy" | "lz4" | "zstd" => Ok(text.to_owned()),
+        _ => Err("expected \"none\", \"gzip\", \"snappy\", \"lz4\" or \"zstd\"".to_owned()),
+    });
+    let columns = section.list("partition_by", |text| Ok(text.to_owned()));
+    let interval = section.duration("transaction_interval", Duration::from_millis(20), Duration::from_millis(1));
+    if interval > Duration::from_secs(10) {
+        section.problem("transaction_interval", "expected at most 10s; Kafka ends a transaction that stays open");
+    }
+    ProducerSettings {
+        transactional_id: exactly_once.unwrap_or(true).then(|| format!("sooner-{name}")),
+        transaction_bytes: section.size("transaction_bytes", 8 << 20, LEAST_TRANSACTION_BYTES),
+        transaction_interval: interval,
+        compression: compression.unwrap_or_else(|| "lz4".to_owned()),
+        partition_by: columns.map_or(PartitionBy::Key, PartitionBy::Columns),
+    }
+}
+
+fn read_consumer(section: &mut Section, name: &str, memory_bytes: usize) -> ConsumerSettings {
+    let group = section.optional("group", |text| Ok(text.to_owned()));
+    let protocol = section.optional("group_protocol", |text| match text {
+        "classic" => Ok(GroupProtocol::Classic),
+        "consumer" => Ok(GroupProtocol::Consumer),
+        _ => Err("expected \"classic\" or \"consumer\" (KIP-848)".to_owned()),
+    });
+    ConsumerSettings {
+        group: group.unwrap_or_else(|| format!("sooner-{name}")),
+        instance: section.optional("group_instance", |text| Ok(text.to_owned())),
+        protocol: protocol.unwrap_or(GroupProtocol::Classic),
+        fetch_bytes: memory_bytes / 8,
+    }
+}
+
+fn check_prefix(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !text.is_empty() && text.len() <= 100 && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("expected up to 100 letters, digits, '.', '_' and '-' (Kafka's rule for topics)".to_owned())
+}

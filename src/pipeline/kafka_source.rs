@@ -1,0 +1,315 @@
+//! The source's side of a pipeline with Kafka: from the database to topics, exactly once.
+//!
+//! An attempt looks at both ends, fences its predecessors, and goes on from the last committed progress record.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use sooner_api::{Error, ProgressRecord, Result, TablePhase};
+use sooner_kafka::admin::{Admin, topic_gone};
+use sooner_kafka::lanes::Lane;
+use sooner_kafka::producer::EventProducer;
+use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
+use sooner_kafka::registry::Registry;
+use sooner_kafka::writer::{KafkaWriter, WriterProgress};
+use sooner_postgres::catalog::Table;
+use sooner_postgres::decode::EncoderFactory;
+use sooner_postgres::slot::{self, ExportedSnapshot};
+use sooner_postgres::stream::{PostgresStream, StreamSettings};
+use sooner_schemas::{Lsn, TableName};
+use tokio::sync::watch;
+
+use super::kafka_copy::{KafkaCopy, ToCopy};
+use super::prepare::{SourceView, find_free_slot, look, next_record, slot_gone};
+use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
+use crate::config::{Config, KafkaConfig, SourceConfig};
+use crate::status::StatusBoard;
+
+/// The source's side.
+pub struct KafkaSource {
+    config: Config,
+    source: SourceConfig,
+    kafka: KafkaConfig,
+    encoders: Arc<EncoderFactory<Registry>>,
+    board: StatusBoard,
+    recopy: bool,
+}
+
+/// A table and its topic.
+struct Route {
+    table: Table,
+    lane: Lane,
+    offsets: TopicOffsets,
+}
+
+/// What is known before anything is written.
+struct Ready {
+    routes: Vec<Route>,
+    producer: EventProducer,
+    record: TopicProgress,
+    slot: Option<Lsn>,
+}
+
+impl KafkaSource {
+    /// Sets the source's side up; touches nothing yet.
+    pub fn new(config: Config, recopy: bool, board: StatusBoard) -> Result<KafkaSource> {
+        let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
+        let encoders = EncoderFactory {
+            registry: Registry::new(kafka.registry.clone())?,
+            prefix: kafka.prefix.clone(),
+            topics: kafka.topics.clone(),
+            subjects: kafka.subjects,
+            database: source.connect.database.clone(),
+        };
+        Ok(KafkaSource { config, source, kafka, encoders: Arc::new(encoders), board, recopy })
+    }
+
+    /// Runs until told to stop. What passes by itself is tried again; what needs a person is returned.
+    pub async fn run(&mut self, stop: watch::Receiver<bool>) -> Result<()> {
+        let board = self.board.clone();
+        attempts(&board, stop, async |stop| self.attempt(stop).await).await
+    }
+
+    async fn attempt(&mut self, mut stop: watch::Receiver<bool>) -> Result<End> {
+        let resume = control::requested(&self.config.state_dir);
+        let mut ready = self.prepare(&resume).await?;
+        self.recopy = false;
+        if let Err(error) = control::forget(&self.config.state_dir, &resume) {
+            tracing::warn!(%error, "cannot remove a granted request; its table will be copied once more");
+        }
+        let tables: Vec<_> = ready.routes.iter().map(|route| route.table.clone()).collect();
+        let to_copy = to_copy(&ready);
+        let lanes = ready.routes.into_iter().map(|route| route.lane).collect();
+        let record = ready.record.clone();
+        self.board.show_tables(&record.record.tables, &tables);
+        ready.producer.start(ready.record, lanes)?;
+        let (start_lsn, snapshot) = self.slot(ready.slot, record.record.confirmed_lsn).await?;
+        let mut writer = KafkaWriter::start(ready.producer);
+        let shown = tokio::spawn(show_progress(self.board.clone(), writer.progress()));
+        let until = stop.clone();
+        let ended = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => Ok(End::Stopped),
+            ended = self.work(&mut writer, to_copy, &tables, start_lsn, snapshot, until) => ended,
+        };
+        let finished = writer.finish().await;
+        shown.abort();
+        let end = ended?;
+        finished?;
+        Ok(end)
+    }
+
+    /// Copies what has to be copied, then streams until something ends it.
+    async fn work(
+        &self,
+        writer: &mut KafkaWriter,
+        to_copy: Vec<ToCopy>,
+        tables: &[Table],
+        start_lsn: Lsn,
+        snapshot: Option<ExportedSnapshot>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<End> {
+        if !to_copy.is_empty() {
+            let snapshot = match snapshot {
+                Some(snapshot) => snapshot,
+                None => slot::snapshot(&self.source.connect).await?,
+            };
+            tracing::info!(tables = to_copy.len(), lsn = %snapshot.consistent_lsn, "copying");
+            let copy = KafkaCopy {
+                connect: self.source.connect.clone(),
+                snapshot,
+                encoders: self.encoders.clone(),
+                tables_at_once: self.source.copy_tables_at_once,
+                board: self.board.clone(),
+            };
+            copy.run(to_copy, writer).await?;
+            writer.settled().await?;
+        }
+        self.board.update(|status| status.trouble = None);
+        let settings = StreamSettings {
+            slot: self.source.slot.clone(),
+            publication: self.source.publication.clone(),
+            tables: streaming(&writer.progress().read(), tables),
+            start_lsn,
+        };
+        let mut stream = PostgresStream::start(&self.source.connect, settings, self.encoders.clone()).await?;
+        tracing::info!(lsn = %start_lsn, "streaming to Kafka");
+        let (halt, halted) = watch::channel(false);
+        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), self.config.state_dir.clone()));
+        let streamed = source::run(&mut stream, writer, halted).await;
+        watcher.abort();
+        streamed?;
+        Ok(if *stop.borrow() { End::Stopped } else { End::Again })
+    }
+
+    /// Every check that could show a gap, before anything is written; the publication and the topics, which may be made.
+    async fn prepare(&self, resume: &[String]) -> Result<Ready> {
+        let SourceView { mut client, tables, identity } = look(&self.source).await?;
+        let slot = find_free_slot(&self.source, &mut client).await?;
+        let admin = Admin::new(&self.kafka.settings)?;
+        let existing = admin.list()?;
+        let missing = !existing.contains_key(&self.kafka.settings.topics.progress);
+        let former = if missing { None } else { progress::load(&self.kafka.settings)? }.filter(|_| !self.recopy);
+        if former.is_none() && slot.is_some() && !self.recopy {
+            return Err(self.no_record(missing));
+        }
+        admin.ensure_progress_topic(&existing).await?;
+        let mut routes = Vec::new();
+        for table in tables {
+            routes.push(self.route(&admin, &existing, former.as_ref(), table).await?);
+        }
+        check_distinct(&routes)?;
+        let limits: Vec<_> = routes.iter().map(|route| route.lane.limit_bytes).collect();
+        // From here on nobody else of this name writes; what they wrote last is known only now.
+        let producer = EventProducer::open(&self.kafka.settings, &limits)?;
+        let former = progress::load(&self.kafka.settings)?.filter(|_| !self.recopy);
+        if let Some(former) = &former {
+            check_former(&former.record, &self.source.slot, &identity, slot)?;
+        }
+        let tables: Vec<_> = routes.iter().map(|route| route.table.clone()).collect();
+        let known = former.as_ref().map(|former| former.record.clone());
+        let record = next_record(known, identity, &self.source.slot, Lsn::ZERO, &tables, resume);
+        let topics = self.topics(&admin, former.as_ref(), &mut routes)?;
+        let record = TopicProgress { record, topics, ..former.unwrap_or_default() };
+        Ok(Ready { routes, producer, record, slot })
+    }
+
+    async fn route(
+        &self,
+        admin: &Admin,
+        existing: &HashMap<String, i32>,
+        former: Option<&TopicProgress>,
+        table: Table,
+    ) -> Result<Route> {
+        let name = &table.relation.name;
+        let topic = self.kafka.topics.topic(name);
+        let known = former.and_then(|former| former.topics.get(&name.to_string()));
+        let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
+        let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
+        let lane = Lane::new(name.clone(), topic.clone(), state.partitions, state.max_message_bytes);
+        let next_offsets = vec![0; state.partitions as usize];
+        Ok(Route { table, lane, offsets: TopicOffsets { topic, next_offsets, columns: Vec::new() } })
+    }
+
+    /// Each topic's offsets: as recorded, if the topic still is what it was; otherwise as it stands.
+    fn topics(
+        &self,
+        admin: &Admin,
+        former: Option<&TopicProgress>,
+        routes: &mut [Route],
+    ) -> Result<BTreeMap<String, TopicOffsets>> {
+        let mut topics = BTreeMap::new();
+        for route in routes {
+            let name = route.table.relation.name.to_string();
+            let known = former.and_then(|former| former.topics.get(&name));
+            let known = known.filter(|known| *known.topic == *route.lane.topic);
+            for partition in 0..route.lane.partitions {
+                let (_, end) = admin.offsets(&route.lane.topic, partition)?;
+                let recorded = known.and_then(|known| known.next_offsets.get(partition as usize)).copied();
+                if let Some(recorded) = recorded.filter(|recorded| *recorded > end) {
+                    let why = format!("partition {partition} ends at offset {end}, and {recorded} was used before");
+                    return Err(topic_gone(&route.lane.topic, &why));
+                }
+                route.offsets.next_offsets[partition as usize] = recorded.unwrap_or(end);
+            }
+            route.offsets.columns = known.map(|known| known.columns.clone()).unwrap_or_default();
+            topics.insert(name, route.offsets.clone());
+        }
+        Ok(topics)
+    }
+
+    fn no_record(&self, missing: bool) -> Error {
+        let topic = &self.kafka.settings.topics.progress;
+        let why = match missing {
+            true => format!("the progress topic {topic} is missing, and the slot '{}' exists", self.source.slot),
+            false => format!("the progress topic {topic} is empty, and the slot '{}' exists", self.source.slot),
+        };
+        Error::operator(
+            "cannot tell what is on the topics already",
+            why,
+            "restore the topic, or correct progress_topic of [kafka]; or start with --recopy, which writes all tables to \
+             their topics anew",
+        )
+    }
+
+    /// Where to stream from, and the snapshot of a slot that had to be created.
+    async fn slot(&self, found: Option<Lsn>, recorded: Lsn) -> Result<(Lsn, Option<ExportedSnapshot>)> {
+        if let Some(confirmed) = found {
+            return Ok((confirmed.max(recorded), None));
+        }
+        let snapshot = slot::create(&self.source.connect, &self.source.slot).await?;
+        tracing::info!(slot = self.source.slot, lsn = %snapshot.consistent_lsn, "created the slot");
+        Ok((snapshot.consistent_lsn, Some(snapshot)))
+    }
+}
+
+/// A record from before the first slot was created knows of no position.
+fn check_former(
+    former: &ProgressRecord,
+    slot_name: &str,
+    identity: &slot::SystemIdentity,
+    slot: Option<Lsn>,
+) -> Result<()> {
+    if former.confirmed_lsn == Lsn::ZERO {
+        return Ok(());
+    }
+    match slot {
+        Some(confirmed) => slot::check_continuity(former, identity, confirmed),
+        None => Err(slot_gone(slot_name, former.confirmed_lsn)),
+    }
+}
+
+fn check_distinct(routes: &[Route]) -> Result<()> {
+    let mut seen: HashMap<&str, &TableName> = HashMap::new();
+    for Route { lane, .. } in routes {
+        if let Some(other) = seen.insert(&lane.topic, &lane.table) {
+            return Err(Error::operator(
+                format!("{other} and {} would share the topic {}", lane.table, lane.topic),
+                "characters that topics do not have become underscores",
+                "leave one of them out (exclude), or set topic in [kafka] so that their topics differ",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn to_copy(ready: &Ready) -> Vec<ToCopy> {
+    let copying = |route: &&Route| {
+        let progress = ready.record.record.tables.get(&route.table.relation.name.to_string());
+        progress.is_some_and(|progress| progress.phase == TablePhase::Copying)
+    };
+    let to_copy = ready.routes.iter().filter(copying).map(|route| ToCopy {
+        table: route.table.clone(),
+        replaces: route.offsets.next_offsets.iter().any(|offset| *offset > 0),
+    });
+    to_copy.collect()
+}
+
+/// The tables that follow the stream, each with the LSN at or below which events are in its copy.
+fn streaming(progress: &TopicProgress, tables: &[Table]) -> HashMap<TableName, Lsn> {
+    let known = |table: &Table| {
+        let progress = progress.record.tables.get(&table.relation.name.to_string())?;
+        let lsn = progress.copied_lsn.unwrap_or_default();
+        (progress.phase == TablePhase::Streaming).then(|| (table.relation.name.clone(), lsn))
+    };
+    tables.iter().filter_map(known).collect()
+}
+
+/// Shows what the writer commits.
+async fn show_progress(board: StatusBoard, progress: WriterProgress) {
+    loop {
+        let TopicProgress { record, commit_lsn, .. } = progress.read();
+        board.update(|status| {
+            status.received_lsn = commit_lsn.max(record.confirmed_lsn);
+            status.confirmed_flush_lsn = record.confirmed_lsn;
+            for (name, known) in &record.tables {
+                let table = status.tables.entry(name.clone()).or_default();
+                if known.phase == TablePhase::Parked || table.source_phase == Some(TablePhase::Parked) {
+                    table.phase = known.phase;
+                    table.reason.clone_from(&known.reason);
+                }
+                table.source_phase = Some(known.phase);
+            }
+        });
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
