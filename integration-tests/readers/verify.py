@@ -150,9 +150,13 @@ def compare(postgres, database, reader, lake, table):
         f"SELECT (SELECT count(*) FROM source), (SELECT count(*) FROM {missing}), (SELECT count(*) FROM {surplus})"
     ).fetchone()
     if lacking or extra:
-        samples = database.execute(f"FROM {missing} LIMIT 3").fetchall(), database.execute(f"FROM {surplus} LIMIT 3").fetchall()
+        samples = [shortened(database.execute(f"FROM {rows_of} LIMIT 3").fetchall()) for rows_of in (missing, surplus)]
         return rows, f"{lacking} rows only in Postgres, {extra} only in the lake, such as {samples}"
     return rows, None
+
+
+def shortened(rows):
+    return [tuple(str(value)[:40] for value in row) for row in rows]
 
 
 def main():

@@ -1,15 +1,18 @@
-//! What the tests run on: [`postgres`] and [`s3`] are real servers, [`pipeline`] is the real program, [`readers`] are
-//! independent, [`load`] changes rows at random from a seed, and [`simulation`] is a world in memory.
+//! What the tests run on: [`postgres`], [`kafka`], [`registry`] and [`s3`] are real servers, [`pipeline`] is the real program, [`readers`] are
+//! independent, [`topics`] is a consumer and the judge of what it sees, [`load`] changes rows at random from a seed, and [`simulation`] is a world in memory.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::missing_panics_doc)]
 
+pub mod kafka;
 pub mod load;
 pub mod pipeline;
 pub mod postgres;
 pub mod readers;
+pub mod registry;
 pub mod s3;
 pub mod simulation;
+pub mod topics;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -8,7 +8,9 @@ use sooner::status::{Status, load};
 use sooner_schemas::Lsn;
 use tempfile::TempDir;
 
+use crate::kafka::Kafka;
 use crate::postgres::Postgres;
+use crate::registry::Registry;
 use crate::root;
 
 /// A pipeline's configuration in a folder of its own, and its process while it runs.
@@ -47,6 +49,25 @@ impl Pipeline {
         Pipeline { folder, lake, environment: Vec::new(), process: None }
     }
 
+    /// Of a database through a broker into a local folder; `kafka_settings` are more lines for `[kafka]`.
+    pub fn kafka(postgres: &Postgres, kafka: &Kafka, registry: &Registry, kafka_settings: &str) -> Pipeline {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lake = folder.path().join("lake").display().to_string();
+        let settings = format!(
+            "[kafka]\nbrokers = \"{}\"\n{kafka_settings}\n[registry]\nurl = \"{}\"",
+            kafka.brokers(),
+            registry.url()
+        );
+        Pipeline::with(folder, &postgres.url(), lake, "", &settings)
+    }
+
+    /// Another process of the same pipeline, with a state of its own.
+    pub fn beside(&self) -> Pipeline {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(self.folder.path().join("sooner.toml"), folder.path().join("sooner.toml")).expect("readable");
+        Pipeline { folder, lake: self.lake.clone(), environment: self.environment.clone(), process: None }
+    }
+
     /// Sets an environment variable of the process.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -59,8 +80,13 @@ impl Pipeline {
 
     /// Starts `sooner run` with arguments.
     pub fn start_with(&mut self, arguments: &[&str]) {
+        self.start_command("run", arguments);
+    }
+
+    /// Starts a command that runs until it is stopped.
+    pub fn start_command(&mut self, name: &str, arguments: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("writable");
-        let mut command = self.command("run");
+        let mut command = self.command(name);
         let process = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn();
         self.process = Some(process.expect("the program is built"));
     }
@@ -173,6 +199,10 @@ impl Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() && std::env::var_os("SOONER_TEST_KEEP").is_some() {
+            self.folder.disable_cleanup(true);
+            eprintln!("kept {}", self.folder.path().display());
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the demo ("demo") or the tests ("test") need beside a Rust toolchain, into .stack/ where that is
+# Installs what the demo ("demo"), the demo with Kafka ("kafka") or the tests ("test") need beside a Rust toolchain, into .stack/ where that is
 # possible. What is there already is left alone, so only the first run takes long.
 set -euo pipefail
 
-want=${1:?demo or test}
+want=${1:?demo, kafka or test}
 here=$(cd "$(dirname "$0")" && pwd)
 stack=$(cd "$here/../.." && pwd)/.stack
 mkdir -p "$stack"
@@ -13,7 +13,13 @@ debian_packages() {
     [ -x /usr/lib/postgresql/15/bin/postgres ] || missing+=(postgresql-15)
     command -v cc >/dev/null || missing+=(build-essential)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-    if [ "$want" = test ]; then
+    # What librdkafka, which is compiled in, needs.
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v c++ >/dev/null || missing+=(g++)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    pkg-config --exists openssl 2>/dev/null || missing+=(libssl-dev)
+    pkg-config --exists libcurl 2>/dev/null || missing+=(libcurl4-openssl-dev)
+    if [ "$want" != demo ]; then
         command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
         command -v mvn >/dev/null || missing+=(maven)
         command -v openssl >/dev/null || missing+=(openssl)
@@ -48,6 +54,27 @@ spark_jars() {
     cp "$here/spark-jars.xml" "$stack/spark-jars.stamp"
 }
 
+kafka_jars() {
+    cmp -s "$here/kafka-jars.xml" "$stack/kafka-jars.stamp" && return
+    echo "installing jars of Kafka"
+    mvn -q -f "$here/kafka-jars.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$stack/kafka-jars"
+    cp "$here/kafka-jars.xml" "$stack/kafka-jars.stamp"
+}
+
+# A schema registry with Confluent's API.
+registry() {
+    local version=3.0.9
+    [ -e "$stack/registry-$version/apicurio-registry-app-$version-runner.jar" ] && return
+    echo "installing the schema registry"
+    mvn -q -f "$here/kafka-jars.xml" dependency:copy -DoutputDirectory="$stack" \
+        -Dartifact="io.apicurio:apicurio-registry-app:$version:tar.gz:all"
+    mkdir -p "$stack/registry-$version"
+    tar -xzf "$stack/apicurio-registry-app-$version-all.tar.gz" -C "$stack/registry-$version"
+    rm "$stack/apicurio-registry-app-$version-all.tar.gz"
+    ln -sfn "registry-$version" "$stack/registry"
+}
+
 # Postgres refuses to run as root, and its own user may not be able to look into a home folder.
 postgres_18() {
     [ -e "$stack/postgres-18" ] && return
@@ -64,6 +91,10 @@ postgres_18() {
 
 debian_packages
 python_packages
+if [ "$want" != demo ]; then
+    kafka_jars
+    registry
+fi
 if [ "$want" = test ]; then
     spark_jars
     postgres_18

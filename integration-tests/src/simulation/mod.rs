@@ -106,7 +106,7 @@ async fn attempt(
     for table in 0..TABLES {
         tables.push(lake.open(&table_name(table)).await?);
     }
-    let (writer, reader) = log::open(chance.clone(), start_lsn, calm);
+    let (mut writer, mut reader) = log::open(chance.clone(), start_lsn, calm);
     let settings = SinkSettings {
         worker: WorkerSettings { freshness: Duration::from_millis(100), seal_bytes: 2000 },
         confirm_interval: Duration::from_millis(50),
@@ -115,7 +115,7 @@ async fn attempt(
     let budget = MemoryBudget::new(1 << 20);
     let sink = SinkLoop::start(tables, settings, ledger, budget, StatusBoard::default(), clock);
     let (stop, stopped) = watch::channel(false);
-    let source = SimulatedSource::new(database.clone(), lake.clone(), chance.clone(), start_lsn, calm);
+    let mut source = SimulatedSource::new(database.clone(), lake.clone(), chance.clone(), start_lsn, calm);
     let stop_when_done = async {
         while database.confirmed() < database.end() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -124,7 +124,10 @@ async fn attempt(
         std::future::pending::<()>().await;
     };
     let both = async {
-        let (sourced, sunk) = tokio::join!(source::run(source, writer, stopped), sink.run(reader));
+        // Each side goes with its end, so that the other one hears of it.
+        let sourced = async move { source::run(&mut source, &mut writer, stopped).await };
+        let sunk = async move { sink.run(&mut reader).await };
+        let (sourced, sunk) = tokio::join!(sourced, sunk);
         sunk?;
         sourced
     };

@@ -91,8 +91,7 @@ async fn recvlogical(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
 
 async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let options = ConnectOptions::parse(&format!("{}?sslmode=disable", postgres.url())).unwrap();
-    let encoders =
-        EncoderFactory { registry: LocalSchemas::default(), prefix: "bench".into(), database: "shop".into() };
+    let encoders = EncoderFactory::new(LocalSchemas::default(), "bench", "shop");
     let tables = HashMap::from([(TableName::new("public", "rows"), Lsn::ZERO)]);
     let settings = StreamSettings { slot: slot.into(), publication: "p".into(), tables, start_lsn: Lsn::ZERO };
     let watch = WalsenderWatch::start(postgres, slot).await;
