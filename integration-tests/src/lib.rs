@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::missing_panics_doc)]
 
+pub mod avro_json;
+pub mod debezium;
 pub mod kafka;
 pub mod load;
 pub mod pipeline;

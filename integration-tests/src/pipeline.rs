@@ -165,6 +165,15 @@ impl Pipeline {
         panic!("not in {limit:?}: {what}; status: {:#?}\nlog:\n{}", self.status(), self.log());
     }
 
+    /// Waits until the process has logged a phrase.
+    pub async fn wait_for_log(&self, phrase: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.log().contains(phrase) {
+            assert!(Instant::now() < deadline, "not in {limit:?}: '{phrase}'; log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until everything that is committed now is in the lake.
     pub async fn catch_up(&self, postgres: &Postgres) {
         // A commit of something: on an idle server nothing would move the watermark past an aborted end.

@@ -75,11 +75,16 @@ impl Registry {
 
     /// The schema of an id.
     pub fn schema(&self, id: u32) -> Schema {
+        Schema::parse(&self.schema_text(id)).expect("a schema")
+    }
+
+    /// The schema of an id, as it is registered.
+    pub fn schema_text(&self, id: u32) -> String {
         let answer = self.ask("GET", &format!("/schemas/ids/{id}"), "");
         let start = answer.find('{').expect("JSON");
         let end = answer.rfind('}').expect("JSON");
         let answer: serde_json::Value = serde_json::from_str(&answer[start..=end]).expect("JSON");
-        Schema::parse(answer["schema"].as_str().expect("a schema")).expect("a schema")
+        answer["schema"].as_str().expect("a schema").to_owned()
     }
 
     /// One request; the whole answer as text.

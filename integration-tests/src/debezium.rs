@@ -1,0 +1,102 @@
+//! A real Debezium on Kafka Connect, with Confluent's Avro converter: the peer whose consumers ours must satisfy.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::kafka::Kafka;
+use crate::postgres::Postgres;
+use crate::registry::Registry;
+use crate::{free_port, stack};
+
+/// A running worker with one connector.
+pub struct Debezium {
+    folder: TempDir,
+    process: Child,
+}
+
+impl Debezium {
+    /// Starts to capture all tables of a database under a topic prefix; `settings` are more of the connector's.
+    pub fn start(postgres: &Postgres, kafka: &Kafka, registry: &Registry, prefix: &str, settings: &[&str]) -> Debezium {
+        let folder = tempfile::Builder::new().prefix("sooner-debezium-").tempdir().expect("a folder");
+        let converter = |part: &str| {
+            format!(
+                "{part}.converter=io.confluent.connect.avro.AvroConverter\n{part}.converter.schema.registry.url={}",
+                registry.url()
+            )
+        };
+        let worker = [
+            format!("bootstrap.servers={}", kafka.brokers()),
+            converter("key"),
+            converter("value"),
+            format!("offset.storage.file.filename={}", folder.path().join("offsets").display()),
+            "offset.flush.interval.ms=1000".to_owned(),
+            format!("plugin.path={}", stack().join("connect-plugins").display()),
+            "plugin.discovery=only_scan".to_owned(),
+            format!("listeners=http://127.0.0.1:{}", free_port()),
+        ];
+        let connector = [
+            "topic.creation.default.replication.factor=1".to_owned(),
+            "topic.creation.default.partitions=1".to_owned(),
+            "name=debezium".to_owned(),
+            "connector.class=io.debezium.connector.postgresql.PostgresConnector".to_owned(),
+            "database.hostname=127.0.0.1".to_owned(),
+            format!("database.port={}", postgres.port),
+            "database.user=postgres".to_owned(),
+            "database.password=unused".to_owned(),
+            "database.dbname=shop".to_owned(),
+            format!("topic.prefix={prefix}"),
+            "plugin.name=pgoutput".to_owned(),
+            format!("slot.name={prefix}"),
+            format!("publication.name={prefix}"),
+        ];
+        write(folder.path(), "worker.properties", &worker.join("\n"));
+        let settings: String = settings.iter().map(|setting| format!("\n{setting}")).collect();
+        write(folder.path(), "connector.properties", &(connector.join("\n") + &settings));
+        let log = std::fs::File::create(folder.path().join("log")).expect("writable");
+        let process = Command::new("java")
+            .args(["-Xms256m", "-Xmx1g", "-cp"])
+            .arg(stack().join("kafka-jars/*"))
+            .arg("org.apache.kafka.connect.cli.ConnectStandalone")
+            .args([folder.path().join("worker.properties"), folder.path().join("connector.properties")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log)
+            .spawn()
+            .expect("Java is installed");
+        Debezium { folder, process }
+    }
+
+    /// The worker's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What the worker logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the snapshot is over and the slot streams.
+    pub async fn wait_until_streaming(&self, postgres: &Postgres, slot: &str) {
+        let asked = Instant::now();
+        let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active");
+        while postgres.value(&sql).await != "1" {
+            assert!(asked.elapsed() < Duration::from_secs(90), "Debezium does not stream; its log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+impl Drop for Debezium {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).expect("writable");
+}
