@@ -1,10 +1,13 @@
 # Two commands do all the set-up: `make demo` shows the main job on a database of its own, `make test` runs all tests.
-# `make bench` measures. Each installs what it lacks, into .stack/ where that is possible.
+# `make demo-kafka` shows it through a Kafka broker, `make bench` measures. Each installs what it lacks, into .stack/ where that is possible.
 
-.PHONY: demo test bench lint build stack-demo stack-test clean
+.PHONY: demo demo-kafka test bench lint build stack-demo stack-kafka stack-test clean
 
 demo: stack-demo build
 	.stack/venv/bin/python integration-tests/demo/demo.py
+
+demo-kafka: stack-kafka build
+	.stack/venv/bin/python integration-tests/demo/demo.py --kafka
 
 test: stack-test build
 	cargo test --workspace
@@ -22,6 +25,9 @@ build:
 
 stack-demo:
 	bash integration-tests/stack/install.sh demo
+
+stack-kafka:
+	bash integration-tests/stack/install.sh kafka
 
 stack-test:
 	bash integration-tests/stack/install.sh test

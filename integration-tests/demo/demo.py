@@ -1,4 +1,6 @@
-"""The main job on a database of its own: copy, stream under load, then prove that the lake equals the source."""
+"""The main job on a database of its own: copy, stream under load, then prove that the lake equals the source.
+
+With --kafka the path leads through a Kafka broker and a schema registry into an S3 bucket."""
 
 import json
 import os
@@ -14,6 +16,8 @@ import time
 import uuid
 
 import psycopg
+
+from services import Kafka, Registry, S3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / ".demo"
@@ -132,11 +136,63 @@ class Load:
         say("  … a transaction of 100,000 rows was committed")
 
 
-def write_configuration(postgres):
+def write_configuration(postgres, services):
     path = WORK / "sooner.toml"
-    command = [SOONER, "init", "--from", postgres.url, "--to", WORK / "lake", "--output", path]
+    command = [SOONER, "init", "--from", postgres.url, "--to", services.lake, "--output", path]
     subprocess.run(command, check=True)
+    if services.lines:
+        text = path.read_text()
+        path.write_text(text.replace("[lake]", "[lake]\n" + services.lake_lines) + services.lines)
     return path
+
+
+class Direct:
+    """Nothing between Postgres and a folder."""
+
+    lake, lake_lines, lines, environment, verify = WORK / "lake", "", "", {}, []
+
+    def stop(self):
+        pass
+
+
+class ThroughKafka:
+    """A broker and a registry between Postgres and a bucket."""
+
+    lake = "s3://lake/shop"
+    environment = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo"}
+
+    def __init__(self):
+        say("Starting a Kafka broker, a schema registry and an S3 server")
+        self.parts = [Kafka(WORK), Registry(WORK), S3(WORK)]
+        self.kafka, registry, s3 = self.parts
+        for part in self.parts:
+            part.wait()
+        s3.create_bucket("lake")
+        self.lake_lines = f'endpoint = "{s3.url}"'
+        self.lines = f"""
+[kafka]
+brokers = "{self.kafka.brokers}"
+partitions = 3
+
+[registry]
+url = "{registry.url}"
+"""
+        self.verify = ["--s3-endpoint", s3.address]
+
+    def stop(self):
+        for part in self.parts:
+            part.stop()
+
+    def show_topics(self):
+        say("\nThe topics, by Kafka's own tools (kafka-topics.sh and kafka-console-consumer.sh)")
+        print(self.kafka.tool("tools.TopicCommand", "--list"))
+        print(self.kafka.tool("tools.TopicCommand", "--describe", "--topic", "shop.public.orders"))
+        consume = ["--from-beginning", "--max-messages", "1", "--isolation-level", "read_committed", "--timeout-ms", "20000"]
+        print("one progress record:")
+        print(self.kafka.tool("tools.consumer.ConsoleConsumer", "--topic", "sooner.shop.progress", *consume))
+        print("one event's headers (its value is Avro):")
+        headers = ["--formatter-property", "print.headers=true", "--formatter-property", "print.value=false"]
+        print(self.kafka.tool("tools.consumer.ConsoleConsumer", "--topic", "shop.public.orders", *headers, *consume))
 
 
 def status(configuration):
@@ -183,10 +239,10 @@ def watch(configuration, seconds):
         last = now
 
 
-def prove(postgres):
+def prove(postgres, services):
     verify = ROOT / "integration-tests" / "readers" / "verify.py"
-    command = [PYTHON, verify, "--postgres", postgres.url, "--lake", WORK / "lake", *TABLES]
-    return subprocess.run(command).returncode == 0
+    command = [PYTHON, verify, "--postgres", postgres.url, "--lake", services.lake, *services.verify, *TABLES]
+    return subprocess.run(command, env=os.environ | services.environment).returncode == 0
 
 
 def commands():
@@ -212,19 +268,22 @@ print(c.sql(\\"SELECT state, count(*) FROM delta_scan('{orders}') GROUP BY state
 
 
 def main():
+    through_kafka = "--kafka" in sys.argv[1:]
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir()
-    postgres, process = Postgres(), None
+    postgres, process, services = Postgres(), None, Direct()
     try:
+        if through_kafka:
+            services = ThroughKafka()
         say("Starting a Postgres with a shop and pgbench's tables")
         postgres.start()
         postgres.load_schema()
-        configuration = write_configuration(postgres)
+        configuration = write_configuration(postgres, services)
         with open(WORK / "sooner.log", "w") as log:
-            process = subprocess.Popen([SOONER, "--config", configuration, "run"], stderr=log)
+            environment = os.environ | services.environment
+            process = subprocess.Popen([SOONER, "--config", configuration, "run"], stderr=log, env=environment)
         say("\nStarting `sooner run`: the initial copy, then the stream")
-        everything = lambda current: all(table["phase"] == "streaming" for table in current["tables"].values())
-        wait_until(configuration, process, lambda current: current["tables"] and everything(current), 120)
+        wait_until(configuration, process, is_streaming, 120)
         load = Load(postgres)
         load.start()
         watch(configuration, LOAD_SECONDS)
@@ -232,19 +291,32 @@ def main():
         say("\nThe load has ended. Waiting for the last event, then comparing every row of every table")
         with psycopg.connect(postgres.url) as connection:
             end = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0]
-        number = lambda lsn: int(lsn.split("/")[0], 16) << 32 | int(lsn.split("/")[1], 16)
         wait_until(configuration, process, lambda current: number(current["durable_lsn"]) >= number(end), 60)
-        held = prove(postgres)
+        held = prove(postgres, services)
+        if through_kafka:
+            services.show_topics()
         process.send_signal(signal.SIGTERM)
         ended = process.wait(timeout=20)
         if not held or ended != 0:
             sys.exit(f"the proof FAILED; see {WORK / 'sooner.log'}")
         say("\nEvery row of every table in the lake equals Postgres.")
-        print(commands())
+        print(f"The configuration stays at {configuration}." if through_kafka else commands())
     finally:
         if process and process.poll() is None:
             process.kill()
         postgres.stop()
+        services.stop()
+
+
+def is_streaming(current):
+    """Whether every table is copied and in the lake."""
+    tables = current["tables"].values()
+    return tables and all(table["phase"] == "streaming" and table["table_version"] is not None for table in tables)
+
+
+def number(lsn):
+    high, low = lsn.split("/")
+    return int(high, 16) << 32 | int(low, 16)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use integration_tests::avro_json::{differences, to_json};
 use integration_tests::debezium::Debezium;
 use integration_tests::kafka::Kafka;
+use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::{self, compare};
 use integration_tests::registry::Registry;
 use integration_tests::topics::{Seen, read_topic};
 use serde_json::Value;
@@ -245,4 +247,31 @@ async fn consumers_of_debezium_find_what_they_know() {
     assert!(compared >= 40, "only {compared} messages were compared");
     let unused: Vec<_> = (0..DIFFERENCES.len()).filter(|index| !used.contains(index)).collect();
     assert!(unused.is_empty(), "differences that are none any more: {unused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_builds_the_same_tables_from_topics_that_debezium_writes() {
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    postgres.sql(load::SCHEMA).await;
+    // Debezium leaves the values that an UPDATE did not touch out of the event that changes a key, and says so nowhere
+    // else: with the whole old row they are there.
+    postgres.sql("ALTER TABLE documents REPLICA IDENTITY FULL").await;
+    let settings = ["table.include.list=public.*", "poll.interval.ms=50", "topic.creation.default.partitions=3"];
+    let debezium = Debezium::start(&postgres, &kafka, &registry, "theirs", &settings);
+    debezium.wait_until_streaming(&postgres, "theirs").await;
+    let load = Load::start(postgres.url(), 21);
+    let mut sink = Pipeline::kafka(&postgres, &kafka, &registry, "prefix = \"theirs\"\nwritten_by = \"debezium\"");
+    sink.start_command("sink", &[]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    sink.kill();
+    sink.start_command("sink", &[]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.stop().await;
+    // Nothing tells where such topics end; so the tables are looked at until they are equal.
+    let asked = Instant::now();
+    while let Err(difference) = compare(readers::Reader::DuckDb, &postgres, &sink.lake, None, &load::TABLES) {
+        assert!(asked.elapsed() < Duration::from_secs(60), "{difference}\n{}", sink.log());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(sink.is_running());
 }

@@ -2,13 +2,13 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
+use integration_tests::readers::{Reader, assert_equal, compare};
 use integration_tests::registry::Registry;
 use integration_tests::topics::Judge;
 use rand::rngs::StdRng;
@@ -73,4 +73,84 @@ async fn everything_dies_again_and_again() {
     assert!(source.is_running() && sink.is_running());
     judge.assert_complete(&postgres, &kafka, &registry, &load::TABLES).await;
     assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &load::TABLES);
+}
+
+/// Several sinks share the partitions; which of them hold all, nobody tells. So the tables are looked at.
+async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {
+    let asked = Instant::now();
+    while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, &load::TABLES) {
+        assert!(asked.elapsed() < Duration::from_secs(90), "{difference}\n{}", log());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sinks_come_and_go_while_they_share_partitions() {
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    postgres.sql(load::SCHEMA).await;
+    // A changed key may change its partition; what Postgres leaves out of such an event lies with another sink then.
+    postgres.sql("ALTER TABLE documents REPLICA IDENTITY FULL").await;
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 4");
+    source.start_command("source", &[]);
+    let mut sinks: Vec<_> = (0..3).map(|_| source.beside()).collect();
+    sinks[0].start_command("sink", &[]);
+    let load = Load::start(postgres.url(), 13);
+    let mut random = StdRng::seed_from_u64(13);
+    pause(&mut random, 4000..5000).await;
+    sinks[1].start_command("sink", &[]);
+    pause(&mut random, 4000..5000).await;
+    sinks[2].start_command("sink", &[]);
+    pause(&mut random, 3000..4000).await;
+    sinks[0].stop();
+    pause(&mut random, 3000..4000).await;
+    sinks[1].kill();
+    pause(&mut random, 1000..2000).await;
+    sinks[0].start_command("sink", &[]);
+    pause(&mut random, 3000..4000).await;
+    load.stop().await;
+    let logs = || sinks.iter().map(Pipeline::log).collect::<Vec<_>>().join("\n\n");
+    wait_until_equal(&postgres, &source.lake, logs).await;
+    assert!(logs().contains("another writer committed"), "the sinks never met in a table:\n{}", logs());
+    let running = sinks.iter_mut().map(Pipeline::is_running).collect::<Vec<_>>();
+    assert_eq!(running, [true, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_wakes_up_as_a_zombie_is_fenced_and_so_is_a_sink() {
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let judge = Judge::start(&postgres).await;
+    postgres.sql(load::SCHEMA).await;
+    // For a while both sinks have some of the partitions.
+    postgres.sql("ALTER TABLE documents REPLICA IDENTITY FULL").await;
+    let settings = "partitions = 2";
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, settings);
+    let (mut sink, mut other_source, mut other_sink) = (source.beside(), source.beside(), source.beside());
+    source.start_command("source", &[]);
+    sink.start_command("sink", &[]);
+    sink.catch_up(&postgres).await;
+    let load = Load::start(postgres.url(), 14);
+    let mut random = StdRng::seed_from_u64(14);
+    pause(&mut random, 2000..3000).await;
+    // A second source of the same name waits for the slot.
+    other_source.start_command("source", &[]);
+    other_source.wait_for_log("is in use", Duration::from_secs(30)).await;
+    // The first one sleeps through the loss of its connection, and of its transactional id.
+    source.signal("STOP");
+    sink.signal("STOP");
+    postgres
+        .sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'sooner_shop'")
+        .await;
+    other_source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
+    other_sink.start_command("sink", &[]);
+    other_sink.wait_for_log("reading", Duration::from_secs(60)).await;
+    pause(&mut random, 3000..4000).await;
+    source.signal("CONT");
+    sink.signal("CONT");
+    source.wait_for_log("interrupted", Duration::from_secs(60)).await;
+    pause(&mut random, 4000..5000).await;
+    load.stop().await;
+    let logs = || [&source, &sink, &other_source, &other_sink].map(Pipeline::log).join("\n\n");
+    wait_until_equal(&postgres, &source.lake, logs).await;
+    assert!(other_source.is_running() && source.is_running());
+    judge.assert_complete(&postgres, &kafka, &registry, &load::TABLES[..2]).await;
 }

@@ -81,7 +81,8 @@ impl<R: SchemaRegistry> KafkaCopy<R> {
         let mut rows = 0;
         let mut next = match table.replaces {
             true => Some(copy.start_event()),
-            false => copy.next().await?,
+            // An empty table sends nothing else that would tell of it.
+            false => Some(copy.next().await?.unwrap_or_else(|| copy.start_event())),
         };
         while let Some(events) = next {
             rows += events.events.len() as u64;

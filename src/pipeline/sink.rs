@@ -119,7 +119,11 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
 
     fn deliver(&mut self, batch: EventBatch) {
         let EventBatch { tables, poisoned, completed, watermark, server_end } = batch;
+        let completed: HashMap<TableName, Watermark> = completed.into_iter().collect();
         for events in tables {
+            // A copy may be of a later moment than the stream has got to.
+            let copied = completed.get(&events.schema.table).copied();
+            let watermark = copied.into_iter().chain(watermark).max_by_key(|mark| mark.commit_lsn);
             let lane = self.by_name.get(&events.schema.table).map(|&number| &mut self.lanes[number]);
             let last = events.events.last().map(|event| event.position.commit_lsn);
             let (Some(lane), Some(last)) = (lane, last) else {

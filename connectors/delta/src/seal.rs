@@ -202,10 +202,17 @@ impl DeltaTable {
 
     fn lost_value(&self, column: usize) -> Error {
         let name = self.next_columns().get(column).map_or("?", |column| column.name.as_str());
+        let mut remedy = format!("`sooner resume {}` copies the table anew", self.name);
+        if self.app_ids.are_of_topic() {
+            remedy.push_str(
+                "; where several sinks share a topic, or somebody else writes it, and keys change, set the table's \
+                 REPLICA IDENTITY to FULL first",
+            );
+        }
         Error::operator(
             format!("cannot complete a row of {}", self.name),
             format!("Postgres left out the unchanged value of '{name}', and the lake has no row to take it from"),
-            format!("`sooner resume {}` copies the table anew", self.name),
+            remedy,
         )
     }
 
