@@ -79,6 +79,17 @@ impl Default for TableStatus {
     }
 }
 
+impl TableStatus {
+    /// Takes over what the source's side does with the table. While it streams, the sink's side has the say.
+    pub fn source_is(&mut self, known: &TableProgress) {
+        let former = self.source_phase.replace(known.phase);
+        if known.phase != TablePhase::Streaming || former != Some(TablePhase::Streaming) {
+            self.phase = known.phase;
+            self.reason.clone_from(&known.reason);
+        }
+    }
+}
+
 /// The status that all parts of the pipeline write to.
 #[derive(Clone, Debug, Default)]
 pub struct StatusBoard(Arc<Mutex<Status>>);

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tempfile::TempDir;
 
 use crate::{free_port, stack};
@@ -123,6 +125,36 @@ impl Kafka {
         let mut all = vec!["--bootstrap-server", &brokers];
         all.extend(arguments);
         self.java("org.apache.kafka.tools.TopicCommand", &all)
+    }
+}
+
+impl Kafka {
+    /// Changes a topic's setting, as `kafka-configs.sh` does.
+    pub fn alter_topic(&self, topic: &str, setting: &str) {
+        let brokers = self.brokers();
+        let arguments = ["--bootstrap-server", &brokers, "--alter", "--entity-type", "topics", "--entity-name", topic];
+        self.java("kafka.admin.ConfigCommand", &[&arguments[..], &["--add-config", setting]].concat());
+    }
+
+    /// Writes a text to a topic without a key, as `kafka-console-producer.sh` does.
+    pub fn produce(&self, topic: &str, text: &str) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", self.brokers()).create().expect("a producer");
+        let record = BaseRecord::<str, str>::to(topic).key("k").payload(text);
+        producer.send(record).map_err(|(error, _)| error).expect("sent");
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(20));
+        }
+    }
+
+    /// Removes what lies before an offset of partition 0, as retention does.
+    pub fn delete_records(&self, topic: &str, before: i64) {
+        let file = self.folder.path().join("delete.json");
+        let text = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":{before}}}],"version":1}}"#);
+        std::fs::write(&file, text).expect("writable");
+        let (brokers, file) = (self.brokers(), file.display().to_string());
+        let arguments = ["--bootstrap-server", &brokers, "--offset-json-file", &file];
+        self.java("org.apache.kafka.tools.DeleteRecordsCommand", &arguments);
     }
 }
 

@@ -8,12 +8,13 @@ use integration_tests::root;
 use sooner::config::Config;
 
 /// Each crate with those of ours that it may know.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
     ("schemas", &[]),
     ("connectors/api", &["sooner-schemas"]),
     ("connectors/postgres", &["sooner-api", "sooner-schemas"]),
     ("connectors/delta", &["sooner-api", "sooner-schemas"]),
-    (".", &["sooner-api", "sooner-delta", "sooner-postgres", "sooner-schemas"]),
+    ("connectors/kafka", &["sooner-api", "sooner-schemas"]),
+    (".", &["sooner-api", "sooner-delta", "sooner-kafka", "sooner-postgres", "sooner-schemas"]),
 ];
 
 #[test]
@@ -58,9 +59,11 @@ fn every_example_configuration_loads() {
         let text = std::fs::read_to_string(entry.path()).unwrap();
         // The examples' secrets stand in for files and variables that a user would have.
         let text = text.replace("{ file = \"postgres-password\" }", "{ file = \"Cargo.toml\" }");
+        let text = text.replace("kafka-root.pem", "Cargo.toml").replace("KAFKA_PASSWORD", "PATH");
+        let text = text.replace("REGISTRY_TOKEN", "PATH");
         let text = text.replace("LAKE_ACCESS_KEY_ID", "PATH").replace("LAKE_SECRET_ACCESS_KEY", "PATH");
         Config::parse(&text, &root()).unwrap_or_else(|problems| panic!("{:?}: {problems:?}", entry.path()));
         loaded += 1;
     }
-    assert!(loaded >= 3, "only {loaded} examples");
+    assert!(loaded >= 5, "only {loaded} examples");
 }

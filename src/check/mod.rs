@@ -1,6 +1,7 @@
 //! Every precondition of a pipeline, looked at without changing anything: what was found and, where it fails, the
 //! statement or setting that mends it.
 
+mod kafka;
 mod lake;
 mod source;
 
@@ -60,6 +61,9 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(source) = &config.source {
         findings.extend(source::look(source).await);
+    }
+    if let Some(kafka) = &config.kafka {
+        findings.extend(kafka::look(kafka).await);
     }
     if let Some(lake) = &config.lake {
         findings.extend(lake::look(lake).await);

@@ -302,12 +302,7 @@ async fn show_progress(board: StatusBoard, progress: WriterProgress) {
             status.received_lsn = commit_lsn.max(record.confirmed_lsn);
             status.confirmed_flush_lsn = record.confirmed_lsn;
             for (name, known) in &record.tables {
-                let table = status.tables.entry(name.clone()).or_default();
-                if known.phase == TablePhase::Parked || table.source_phase == Some(TablePhase::Parked) {
-                    table.phase = known.phase;
-                    table.reason.clone_from(&known.reason);
-                }
-                table.source_phase = Some(known.phase);
+                status.tables.entry(name.clone()).or_default().source_is(known);
             }
         });
         tokio::time::sleep(LOOK_INTERVAL).await;

@@ -174,7 +174,10 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 tracing::info!(table = %lane.name, "the table goes on: its rows come anew");
                 self.ledger.set_phase(&lane.name, TablePhase::Streaming, None).await?;
                 lane.stopped = false;
-                self.board.table(&lane.name, |table| {
+                let name = lane.name.clone();
+                // Its rows are on their way: the pipeline is behind again.
+                self.show();
+                self.board.table(&name, |table| {
                     table.phase = TablePhase::Streaming;
                     table.reason = None;
                 });

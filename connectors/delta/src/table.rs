@@ -338,6 +338,8 @@ impl DeltaTable {
             self.staging.next_offsets.insert(*partition, *next);
         }
         let Some(first) = events.events.first() else { return Ok(Staged::Taken) };
+        let of_whole_table = matches!(first.op, Op::CopyStart | Op::Truncate);
+        assert!(!of_whole_table || events.events.len() == 1, "an event of the whole table stands alone");
         match first.op {
             Op::CopyStart => {
                 let next_offsets = std::mem::take(&mut self.staging.next_offsets);

@@ -1,7 +1,7 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
 //! In reading order: [`settings`] reaches the brokers, [`admin`] looks after topics, [`registry`] gives schemas ids.
-//! [`writer`] takes batches in; its thread has a [`producer`] that gathers them into Kafka transactions, each with a
+//! [`writer`] takes batches in; its thread has a [`producer`] that gathers them into Kafka [`transactions`], each with a
 //! [`progress`] record. On the other side [`group`] polls the brokers, [`follow`] reads progress records, [`merge`] puts
 //! partitions into commit order, and [`reader`] makes batches of that.
 
@@ -26,4 +26,5 @@ pub mod registry;
 mod schema_difference;
 pub mod schemas;
 pub mod settings;
+pub mod transactions;
 pub mod writer;

@@ -3,47 +3,36 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::KafkaError;
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::producer::BaseRecord;
 use sooner_api::{Error, Result, TablePhase, TableProgress};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
 
 use crate::admin::topic_gone;
-use crate::deliveries::{Deliveries, PROGRESS};
-use crate::errors::{is_fenced, kafka_error};
+use crate::deliveries::PROGRESS;
 use crate::headers::{EventHeaders, unavailable_fields};
 use crate::key_text::key_text;
 use crate::lanes::{Lane, ShapeChange};
 use crate::progress::{Covered, TopicOffsets, TopicProgress};
 use crate::settings::KafkaSettings;
+use crate::transactions::Transactions;
 
-/// How long brokers may be away before the pipeline starts over.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// What a message takes beside key, value and header values, at most.
 const OVERHEAD_BYTES: usize = 256;
-/// Messages that wait inside librdkafka, in KiB.
-const QUEUE_KBYTES: usize = 32 << 10;
 /// An idle source records where it is this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A producer that has fenced its predecessors.
 pub struct EventProducer {
-    producer: BaseProducer<Deliveries>,
+    transactions: Transactions,
     settings: KafkaSettings,
     lanes: Vec<Lane>,
     by_name: HashMap<TableName, usize>,
     progress: TopicProgress,
     /// What was written before this producer started. The stream repeats some of it.
     former: Covered,
-    /// When the open transaction began.
-    open_since: Option<Instant>,
     open_bytes: usize,
-    /// Messages given to librdkafka so far.
-    sent: u64,
     recorded: Instant,
     /// The record has changed since it was last written.
     dirty: bool,
@@ -58,45 +47,20 @@ pub struct EventProducer {
 impl EventProducer {
     /// Connects. A transactional producer fences all others of its id, and waits until their transactions have ended.
     pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<EventProducer> {
-        let (least, most) = (topic_limits.iter().min(), topic_limits.iter().max());
-        let mut config = settings.client_config("sooner-source");
-        config.set("enable.idempotence", "true");
-        config.set("acks", "all");
-        config.set("compression.codec", &settings.producer.compression);
-        config.set("linger.ms", "2");
-        config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
-        config.set("queue.buffering.max.messages", "500000");
-        config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
-        config.set("message.max.bytes", most.unwrap_or(&1_000_000).max(&1_000_000).to_string());
-        // The broker's limit is for a whole batch.
-        config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
-        if let Some(id) = &settings.producer.transactional_id {
-            config.set("transactional.id", id);
-            config.set("transaction.timeout.ms", PATIENCE.as_millis().to_string());
-        }
-        let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
-            .map_err(|error| kafka_error("cannot set up a Kafka producer", &error, None))?;
-        let opened = EventProducer {
-            producer,
+        Ok(EventProducer {
+            transactions: Transactions::open(settings, topic_limits)?,
             settings: settings.clone(),
             lanes: Vec::new(),
             by_name: HashMap::new(),
             progress: TopicProgress::default(),
             former: Covered::default(),
-            open_since: None,
             open_bytes: 0,
-            sent: 0,
             recorded: Instant::now(),
             dirty: false,
             urgent: false,
             news: false,
             needs_copy: None,
-        };
-        if opened.is_transactional() {
-            let begun = opened.producer.init_transactions(PATIENCE);
-            begun.map_err(|error| opened.failed("cannot begin transactions with Kafka", &error))?;
-        }
-        Ok(opened)
+        })
     }
 
     /// Sets what is written where, and records it.
@@ -122,7 +86,7 @@ impl EventProducer {
     /// When the open transaction must be committed.
     pub fn due(&self) -> Option<Instant> {
         let interval = self.settings.producer.transaction_interval;
-        self.open_since.map(|since| since + interval)
+        self.transactions.open_since().map(|since| since + interval)
     }
 
     /// Hands a batch to Kafka; it becomes visible with a commit.
@@ -148,11 +112,13 @@ impl EventProducer {
 
     /// Commits if it is time: the transaction is large or old enough, or the record has changed while nothing came.
     pub fn tick(&mut self) -> Result<()> {
-        self.producer.poll(Duration::ZERO);
+        self.transactions.poll();
         let now = Instant::now();
         let full = self.open_bytes >= self.settings.producer.transaction_bytes;
         let aged = self.due().is_some_and(|due| due <= now);
-        let idle = self.open_since.is_none() && self.dirty && now.duration_since(self.recorded) >= IDLE_INTERVAL;
+        let idle = self.transactions.open_since().is_none()
+            && self.dirty
+            && now.duration_since(self.recorded) >= IDLE_INTERVAL;
         if full || aged || idle || self.urgent {
             self.commit()?;
         }
@@ -161,44 +127,22 @@ impl EventProducer {
 
     /// Commits what is there.
     pub fn commit(&mut self) -> Result<()> {
-        if self.open_since.is_none() && !self.dirty {
+        if self.transactions.open_since().is_none() && !self.dirty {
             return Ok(());
         }
-        self.begin()?;
-        self.await_deliveries()?;
+        self.transactions.begin()?;
         self.take_offsets()?;
         let record = self.progress.to_json()?;
         let topic = self.settings.topics.progress.clone();
         let key = self.progress.record.slot.clone();
         let message = BaseRecord::with_opaque_to(&topic, PROGRESS).partition(0);
-        self.send(message.key(key.as_bytes()).payload(record.as_slice()))?;
-        if self.is_transactional() {
-            self.commit_transaction()?;
-        } else {
-            self.await_deliveries()?;
-            self.take_offsets()?;
-        }
-        self.open_since = None;
+        self.transactions.send(message.key(key.as_bytes()).payload(record.as_slice()))?;
+        self.transactions.commit()?;
         self.open_bytes = 0;
         self.dirty = false;
         self.urgent = false;
         self.recorded = Instant::now();
         self.news = true;
-        Ok(())
-    }
-
-    fn is_transactional(&self) -> bool {
-        self.settings.producer.transactional_id.is_some()
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        if self.open_since.is_none() {
-            if self.is_transactional() {
-                let begun = self.producer.begin_transaction();
-                begun.map_err(|error| self.failed("cannot begin a Kafka transaction", &error))?;
-            }
-            self.open_since = Some(Instant::now());
-        }
         Ok(())
     }
 
@@ -232,7 +176,7 @@ impl EventProducer {
             self.park(&table, why);
             return Ok(());
         }
-        self.begin()?;
+        self.transactions.begin()?;
         for index in first..events.events.len() {
             if self.lanes[number].closed {
                 break;
@@ -288,48 +232,12 @@ impl EventProducer {
         let mut message = BaseRecord::with_opaque_to(&topic, number).partition(partition).headers(headers);
         message.key = key;
         message.payload = value;
-        self.send(message)
-    }
-
-    /// Gives a message to librdkafka; waits while its queue is full.
-    fn send(&mut self, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<()> {
-        let asked = Instant::now();
-        loop {
-            match self.producer.send(message) {
-                Ok(()) => {
-                    self.sent += 1;
-                    return Ok(());
-                }
-                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if asked.elapsed() < PATIENCE => {
-                    self.producer.poll(Duration::from_millis(20));
-                    message = back;
-                }
-                Err((error, _)) => return Err(self.failed("cannot write an event to Kafka", &error)),
-            }
-        }
-    }
-
-    /// Waits until each message that was sent has its report.
-    fn await_deliveries(&self) -> Result<()> {
-        let asked = Instant::now();
-        while self.producer.context().reports() < self.sent {
-            if asked.elapsed() >= PATIENCE * 2 {
-                let error = KafkaError::Flush(Code::OperationTimedOut);
-                return Err(self.failed("cannot write events to Kafka", &error));
-            }
-            // Wakes those who gather messages into batches.
-            let _ = self.producer.flush(Duration::ZERO);
-            self.producer.poll(Duration::from_millis(1));
-        }
-        Ok(())
+        self.transactions.send(message)
     }
 
     /// Takes over the offsets of what was delivered. They only grow, unless somebody made a topic anew.
     fn take_offsets(&mut self) -> Result<()> {
-        let gathered = self.producer.context().take();
-        if let Some(error) = gathered.failed {
-            return Err(self.failed("cannot write events to Kafka", &error));
-        }
+        let gathered = self.transactions.deliver()?;
         for ((number, partition), next) in gathered.next_offsets {
             let lane = &self.lanes[number];
             let topic = self.progress.topics.entry(lane.table.to_string()).or_insert_with(|| TopicOffsets {
@@ -347,17 +255,6 @@ impl EventProducer {
             *known = next;
         }
         Ok(())
-    }
-
-    fn commit_transaction(&self) -> Result<()> {
-        let asked = Instant::now();
-        loop {
-            match self.producer.commit_transaction(Duration::from_secs(10)) {
-                Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && asked.elapsed() < PATIENCE => {}
-                Err(error) => return Err(self.failed("cannot commit a Kafka transaction", &error)),
-            }
-        }
     }
 
     fn phase(&self, number: usize) -> Option<TablePhase> {
@@ -409,23 +306,11 @@ impl EventProducer {
         if progress.split.take().is_some() {
             self.dirty = true;
             // Events of the transaction are on the topics already, and readers wait for its end.
-            self.urgent |= self.open_since.is_none();
+            self.urgent |= self.transactions.open_since().is_none();
         }
         progress.commit_lsn = progress.commit_lsn.max(watermark.commit_lsn);
         progress.commit_micros = watermark.commit_micros;
         progress.record.confirmed_lsn = watermark.end_lsn;
-    }
-
-    fn failed(&self, what: &str, error: &KafkaError) -> Error {
-        if is_fenced(error) {
-            let id = self.settings.producer.transactional_id.as_deref().unwrap_or_default();
-            return Error::retry(
-                "this process no longer writes to Kafka",
-                format!("another source with the transactional id '{id}' has taken over, and fenced this one"),
-                "stop one of the two, or give it another name; this one waits until the slot is free",
-            );
-        }
-        kafka_error(what, error, self.producer.context().complaint.last())
     }
 
     /// The record as it was or will be written.

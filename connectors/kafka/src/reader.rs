@@ -245,7 +245,12 @@ impl KafkaReader {
         let table = topic.table.clone();
         let index = match (&schema, self.open.get(&table)) {
             (None, Some(&index)) => index,
-            (Some(schema), Some(&index)) if Arc::ptr_eq(&self.batch.tables[index].schema, schema) => index,
+            // An event of the whole table stands alone: what it does to the table comes before what follows.
+            (Some(schema), Some(&index))
+                if record.key().is_some() && Arc::ptr_eq(&self.batch.tables[index].schema, schema) =>
+            {
+                index
+            }
             (None, None) => return Ok(()),
             (Some(schema), _) => {
                 self.batch.tables.push(TableEvents::new(schema.clone()));

@@ -166,6 +166,9 @@ impl Registry {
         let path = format!("compatibility/subjects/{}/versions/latest?verbose=true", escaped(subject));
         match self.ask(Method::POST, &path, Some(body)).await? {
             Answer::Found(answer) if answer.get("is_compatible").and_then(Value::as_bool) == Some(false) => {
+                if self.is_relaxed(subject).await? {
+                    return Ok(());
+                }
                 let messages = answer.get("messages").and_then(Value::as_array).cloned().unwrap_or_default();
                 let why = messages.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
                 Err(self.incompatible(subject, schema, &why).await)
@@ -173,6 +176,14 @@ impl Registry {
             // Found compatible, or nothing to be compatible with; registering has the last word.
             _ => Ok(()),
         }
+    }
+
+    /// Whether a subject takes any schema. Some registries do not look at that when they are asked.
+    async fn is_relaxed(&self, subject: &str) -> Result<bool> {
+        Ok(match self.ask(Method::GET, &format!("config/{}", escaped(subject)), None).await? {
+            Answer::Found(answer) => answer.get("compatibilityLevel").and_then(Value::as_str) == Some("NONE"),
+            Answer::Missing(_) | Answer::Refused(..) => false,
+        })
     }
 
     async fn incompatible(&self, subject: &str, schema: &str, why: &str) -> Error {

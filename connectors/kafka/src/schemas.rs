@@ -18,14 +18,12 @@ type Ids = (Option<u32>, u32);
 pub struct SchemaCache {
     registry: Registry,
     known: HashMap<(TableName, Ids), Arc<EventSchema>>,
-    /// The key's id, for events that have no key.
-    key_ids: HashMap<TableName, u32>,
 }
 
 impl SchemaCache {
     /// Nothing known yet.
     pub fn new(registry: Registry) -> SchemaCache {
-        SchemaCache { registry, known: HashMap::new(), key_ids: HashMap::new() }
+        SchemaCache { registry, known: HashMap::new() }
     }
 
     /// The schemas of an event; none for a tombstone.
@@ -41,15 +39,8 @@ impl SchemaCache {
             })
         };
         let value_id = id(value)?;
-        let key_id = match record.key() {
-            Some(key) => {
-                let key_id = id(key)?;
-                self.key_ids.insert(table.clone(), key_id);
-                Some(key_id)
-            }
-            // An event of the whole table; its key's schema is that of the other events.
-            None => self.key_ids.get(table).copied(),
-        };
+        // An event of the whole table has none.
+        let key_id = record.key().map(id).transpose()?;
         let ids = (key_id, value_id);
         if let Some(schema) = self.known.get(&(table.clone(), ids)) {
             return Ok(Some(schema.clone()));

@@ -1,0 +1,154 @@
+//! librdkafka's transactional producer: messages go in, are delivered, and become visible all at once or not at all.
+//!
+//! Without a transactional id there are no transactions; then a commit only waits until everything is delivered.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Error, Result};
+
+use crate::deliveries::{Deliveries, Gathered};
+use crate::errors::{is_fenced, kafka_error};
+use crate::settings::KafkaSettings;
+
+/// How long brokers may be away before the pipeline starts over.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Messages that wait inside librdkafka, in KiB.
+const QUEUE_KBYTES: usize = 32 << 10;
+
+/// The producer. Messages carry the number of their table.
+pub struct Transactions {
+    producer: BaseProducer<Deliveries>,
+    id: Option<String>,
+    /// When the open transaction began.
+    open_since: Option<Instant>,
+    /// Messages given to librdkafka so far.
+    sent: u64,
+}
+
+impl Transactions {
+    /// Connects. Fences all other producers of the same id, and waits until their transactions have ended.
+    /// `topic_limits` are the largest messages that the topics take, in bytes.
+    pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<Transactions> {
+        let (least, most) = (topic_limits.iter().min(), topic_limits.iter().max());
+        let mut config = settings.client_config("sooner-source");
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        config.set("compression.codec", &settings.producer.compression);
+        config.set("linger.ms", "2");
+        config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
+        config.set("queue.buffering.max.messages", "500000");
+        config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
+        config.set("message.max.bytes", most.unwrap_or(&1_000_000).max(&1_000_000).to_string());
+        // The broker's limit is for a whole batch.
+        config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
+        let id = settings.producer.transactional_id.clone();
+        if let Some(id) = &id {
+            config.set("transactional.id", id);
+            config.set("transaction.timeout.ms", PATIENCE.as_millis().to_string());
+        }
+        let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
+            .map_err(|error| kafka_error("cannot set up a Kafka producer", &error, None))?;
+        let opened = Transactions { producer, id, open_since: None, sent: 0 };
+        if opened.id.is_some() {
+            let begun = opened.producer.init_transactions(PATIENCE);
+            begun.map_err(|error| opened.failed("cannot begin transactions with Kafka", &error))?;
+        }
+        Ok(opened)
+    }
+
+    /// When the open transaction began; none if there is none.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.open_since
+    }
+
+    /// Begins a transaction, if none is open.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.open_since.is_none() {
+            if self.id.is_some() {
+                let begun = self.producer.begin_transaction();
+                begun.map_err(|error| self.failed("cannot begin a Kafka transaction", &error))?;
+            }
+            self.open_since = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Gives a message to librdkafka; waits while its queue is full.
+    pub fn send(&mut self, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            match self.producer.send(message) {
+                Ok(()) => {
+                    self.sent += 1;
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if asked.elapsed() < PATIENCE => {
+                    self.producer.poll(Duration::from_millis(20));
+                    message = back;
+                }
+                Err((error, _)) => return Err(self.failed("cannot write an event to Kafka", &error)),
+            }
+        }
+    }
+
+    /// Lets librdkafka hand over what it has to say.
+    pub fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until each message that was sent has its report, and tells them.
+    pub fn deliver(&self) -> Result<Gathered> {
+        let asked = Instant::now();
+        while self.producer.context().reports() < self.sent {
+            if asked.elapsed() >= PATIENCE * 2 {
+                let error = KafkaError::Flush(Code::OperationTimedOut);
+                return Err(self.failed("cannot write events to Kafka", &error));
+            }
+            // Wakes those who gather messages into batches.
+            let _ = self.producer.flush(Duration::ZERO);
+            self.producer.poll(Duration::from_millis(1));
+        }
+        let gathered = self.producer.context().take();
+        match &gathered.failed {
+            Some(error) => Err(self.failed("cannot write events to Kafka", error)),
+            None => Ok(gathered),
+        }
+    }
+
+    /// Makes what was sent visible.
+    pub fn commit(&mut self) -> Result<()> {
+        match self.id {
+            Some(_) => self.commit_transaction()?,
+            None => drop(self.deliver()?),
+        }
+        self.open_since = None;
+        Ok(())
+    }
+
+    fn commit_transaction(&self) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            match self.producer.commit_transaction(Duration::from_secs(10)) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && asked.elapsed() < PATIENCE => {}
+                Err(error) => return Err(self.failed("cannot commit a Kafka transaction", &error)),
+            }
+        }
+    }
+
+    fn failed(&self, what: &str, error: &KafkaError) -> Error {
+        if is_fenced(error) {
+            let id = self.id.as_deref().unwrap_or_default();
+            return Error::retry(
+                "this process no longer writes to Kafka",
+                format!("another source with the transactional id '{id}' has taken over, and fenced this one"),
+                "stop one of the two, or give it another name; this one waits until the slot is free",
+            );
+        }
+        kafka_error(what, error, self.producer.context().complaint.last())
+    }
+}
