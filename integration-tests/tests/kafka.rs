@@ -10,6 +10,8 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
+use sooner::status::Status;
+use sooner_api::TablePhase;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_flows_through_topics_into_the_lake() {
@@ -26,4 +28,70 @@ async fn a_database_flows_through_topics_into_the_lake() {
         assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
     }
     assert!(pipeline.stop() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncates_and_changes_of_shape_pass_through_topics() {
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    postgres.sql("CREATE TABLE t (id integer PRIMARY KEY, v text); CREATE TABLE other (id integer PRIMARY KEY)").await;
+    postgres.sql("INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 500) AS i").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let equal = |tables: &[&str]| assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, tables);
+    equal(&["public.t", "public.other"]);
+
+    // Rows from before and after a truncate lie in all partitions.
+    postgres.sql("INSERT INTO t SELECT i, 'gone' FROM generate_series(501, 900) AS i").await;
+    postgres.sql("TRUNCATE t").await;
+    postgres.sql("INSERT INTO t SELECT i, 'kept' FROM generate_series(700, 800) AS i").await;
+    postgres
+        .sql("BEGIN; INSERT INTO t VALUES (1, 'x'); TRUNCATE t, other; INSERT INTO t VALUES (2, 'y'), (3, 'z'); COMMIT")
+        .await;
+    pipeline.catch_up(&postgres).await;
+    equal(&["public.t", "public.other"]);
+
+    // A column that older rows have no value in flows through; one that they have a value in brings all rows anew.
+    postgres.sql("ALTER TABLE t ADD COLUMN a integer; UPDATE t SET a = id WHERE id = 2").await;
+    pipeline.catch_up(&postgres).await;
+    equal(&["public.t"]);
+    postgres.sql("ALTER TABLE t ADD COLUMN b integer DEFAULT 7; INSERT INTO t VALUES (4, 'w', 1, 2)").await;
+    pipeline.wait_for_log("is copied anew", Duration::from_secs(60)).await;
+    pipeline.catch_up(&postgres).await;
+    equal(&["public.t", "public.other"]);
+
+    // A dropped column parks the table at the source; resumed, it has its new shape.
+    postgres.sql("ALTER TABLE t DROP COLUMN v; INSERT INTO t VALUES (5, 5, 5); INSERT INTO other VALUES (1)").await;
+    let parked = |status: &Status| status.tables["public.t"].phase == TablePhase::Parked;
+    let status = pipeline.wait_for("it is parked", Duration::from_secs(60), parked).await;
+    let reason = status.tables["public.t"].reason.clone().unwrap();
+    assert!(reason.contains("column 'v' was dropped") && reason.contains("sooner resume public.t"), "{reason}");
+    assert!(pipeline.output("resume", &["public.t"]).status.success());
+    let streaming = |status: &Status| status.tables["public.t"].phase == TablePhase::Streaming;
+    pipeline.wait_for("it streams again", Duration::from_secs(60), streaming).await;
+    postgres.sql("DELETE FROM t WHERE id = 2").await;
+    pipeline.catch_up(&postgres).await;
+    equal(&["public.t", "public.other"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_once_is_applied_once() {
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    postgres.sql(load::SCHEMA).await;
+    let settings = "partitions = 3\ndelivery = \"at-least-once\"\ngroup_protocol = \"consumer\"";
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, settings);
+    let mut sink = source.beside();
+    sink.start_command("sink", &[]);
+    source.start_command("source", &[]);
+    source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
+    let load = Load::start(postgres.url(), 22);
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        source.kill();
+        source.start_command("source", &[]);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.stop().await;
+    sink.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &load::TABLES);
 }

@@ -45,6 +45,8 @@ struct Held {
     tables: Vec<DeltaTable>,
     names: HashMap<String, TableName>,
     positions: Positions,
+    /// Up to where the tables of topics are complete, where that is known.
+    applied: HashMap<String, Lsn>,
     /// Topics whose tables cannot go on, and why.
     closed: HashMap<String, String>,
 }
@@ -114,7 +116,7 @@ impl KafkaSink {
             self.board.update(|status| status.trouble = None);
             tracing::info!(partitions = held.positions.len(), tables = held.tables.len(), "reading");
             reader.ready = None;
-            reader.reader.settle(&held.names, held.positions, held.closed)?;
+            reader.reader.settle(&held.names, held.positions, &held.applied, held.closed)?;
             let settings = SinkSettings {
                 worker: WorkerSettings {
                     freshness: self.lake_config.freshness,
@@ -201,7 +203,7 @@ impl KafkaSink {
     ) -> Result<()> {
         let tells_watermark = self.kafka.written_by == WrittenBy::Sooner;
         let whole = mine.len() as i32 == partitions;
-        let app_ids = AppIds::topic(&self.config.name, topic, partitions, whole && tells_watermark);
+        let app_ids = AppIds::topic(&self.config.name, topic, partitions, whole, tells_watermark);
         let table = match known {
             Some(mut known) if known.is_current().await? => {
                 known.set_app_ids(app_ids);
@@ -230,6 +232,9 @@ impl KafkaSink {
                 held.closed.insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
             held.positions.insert(place, from.clamp(first, end));
+        }
+        if let Some(lsn) = table.watermark_lsn().filter(|_| whole) {
+            held.applied.insert(topic.to_owned(), lsn);
         }
         held.tables.push(table);
         Ok(())

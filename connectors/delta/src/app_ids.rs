@@ -11,6 +11,8 @@ pub struct AppIds {
     /// LSN up to which the table is complete; none where its writer tells no LSN, or several sinks share it.
     watermark: Option<String>,
     positions: Positions,
+    /// Events of the whole table can be put in order with all others: everything they concern is read here.
+    orders_whole_table: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -27,17 +29,24 @@ impl AppIds {
         AppIds {
             watermark: Some(format!("sooner/{pipeline}/{slot}/watermark")),
             positions: Positions::Slot(format!("sooner/{pipeline}/{slot}")),
+            orders_whole_table: true,
         }
     }
 
-    /// Of a pipeline that reads a topic of so many partitions. `complete` says whether all of them are read here, and
-    /// the writer tells how far it is.
-    pub fn topic(pipeline: &str, topic: &str, partitions: i32, complete: bool) -> AppIds {
+    /// Of a pipeline that reads a topic of so many partitions. `whole` says whether all of them are read here, and
+    /// `in_order` whether they are read in commit order, up to watermarks.
+    pub fn topic(pipeline: &str, topic: &str, partitions: i32, whole: bool, in_order: bool) -> AppIds {
         let ids = (0..partitions).map(|partition| (partition, format!("sooner/{pipeline}/{topic}/{partition}")));
         AppIds {
-            watermark: complete.then(|| format!("sooner/{pipeline}/{topic}/watermark")),
+            watermark: (whole && in_order).then(|| format!("sooner/{pipeline}/{topic}/watermark")),
             positions: Positions::Topic(ids.collect()),
+            orders_whole_table: whole && (in_order || partitions == 1),
         }
+    }
+
+    /// Whether an event of the whole table, such as a truncate, can be applied.
+    pub fn orders_whole_table(&self) -> bool {
+        self.orders_whole_table
     }
 
     /// Whether events come from a topic.
@@ -60,6 +69,11 @@ impl AppIds {
             Positions::Slot(id) => txns.get(id).map(|version| Lsn(version.cast_unsigned())),
             Positions::Topic(ids) => ids.values().any(|id| txns.contains_key(id)).then_some(Lsn::ZERO),
         }
+    }
+
+    /// The LSN up to which a table's log says that it is complete.
+    pub fn watermark(&self, txns: &HashMap<String, i64>) -> Option<Lsn> {
+        txns.get(self.watermark.as_deref()?).map(|version| Lsn(version.cast_unsigned()))
     }
 
     /// The offsets that a table's log says.

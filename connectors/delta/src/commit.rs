@@ -328,6 +328,7 @@ impl DeltaTable {
             staging.last_lsn.max(self.applied.unwrap_or_default())
         });
         self.next_offsets.extend(&staging.next_offsets);
+        self.watermark = Some(watermark.commit_lsn);
         self.version = Some(version);
         self.update_index(staging);
         self.commits_since_checkpoint += 1;

@@ -36,6 +36,8 @@ pub struct DeltaTable {
     pub(crate) applied: Option<Lsn>,
     /// Of the partitions that its events come from: the offset after the last event that is in it.
     pub(crate) next_offsets: BTreeMap<i32, i64>,
+    /// The table is complete up to here, where that is known.
+    pub(crate) watermark: Option<Lsn>,
     /// None until the first event needs it.
     pub(crate) index: Option<KeyIndex>,
     pub(crate) staging: Staging,
@@ -69,6 +71,7 @@ impl DeltaTable {
             files: LiveFiles::default(),
             applied: None,
             next_offsets: BTreeMap::new(),
+            watermark: None,
             index: None,
             staging: Staging::new(),
             secret: rand::random(),
@@ -76,6 +79,7 @@ impl DeltaTable {
         if let Some(snapshot) = table.location.load(&table.app_ids.all()).await? {
             table.applied = table.app_ids.applied(&snapshot.txns);
             table.next_offsets = table.app_ids.next_offsets(&snapshot.txns);
+            table.watermark = table.app_ids.watermark(&snapshot.txns);
             if table.applied.is_some() {
                 let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
                 let adopted = usable.and_then(|()| table.adopt_metadata(snapshot.metadata));
@@ -91,6 +95,11 @@ impl DeltaTable {
     /// Of the partitions that its events come from: the offset after the last event that is in it.
     pub fn next_offsets(&self) -> &BTreeMap<i32, i64> {
         &self.next_offsets
+    }
+
+    /// The LSN up to which the table is complete, where that is known.
+    pub fn watermark_lsn(&self) -> Option<Lsn> {
+        self.watermark
     }
 
     /// Goes on under other names: more or fewer partitions are read here.
@@ -340,6 +349,9 @@ impl DeltaTable {
         let Some(first) = events.events.first() else { return Ok(Staged::Taken) };
         let of_whole_table = matches!(first.op, Op::CopyStart | Op::Truncate);
         assert!(!of_whole_table || events.events.len() == 1, "an event of the whole table stands alone");
+        if of_whole_table && self.version.is_some() && !self.app_ids.orders_whole_table() {
+            return Err(self.cannot_order());
+        }
         match first.op {
             Op::CopyStart => {
                 let next_offsets = std::mem::take(&mut self.staging.next_offsets);
@@ -363,6 +375,16 @@ impl DeltaTable {
             self.index = Some(KeyIndex::default());
         }
         self.stage_from(events, 0).await
+    }
+
+    fn cannot_order(&self) -> Error {
+        Error::operator(
+            format!("cannot truncate {}, or copy it anew", self.name),
+            "its topic's partitions are not all read here in commit order, so rows of other partitions that are older \
+             cannot be told from newer ones",
+            "stop the other sinks until this one has done it (it goes on by itself then); topics that Debezium writes \
+             must have one partition for it",
+        )
     }
 
     pub(crate) fn made_by_somebody_else(&self) -> Error {

@@ -32,8 +32,21 @@ struct Topic {
     merge: TopicMerge,
     /// Why its events are dropped, until a copy starts.
     closed: bool,
-    /// By partition: events at or below it have been applied already. Only set where a writer may repeat events.
-    applied: HashMap<i32, Position>,
+    /// By partition: events at or below it have been handed on. A writer without transactions repeats some.
+    seen: HashMap<i32, Position>,
+}
+
+impl Topic {
+    /// Whether an event was handed on before; notes it if not. A tombstone stands where its delete does, and is no
+    /// event of its own.
+    fn has_seen(&mut self, partition: i32, position: Position) -> bool {
+        let last = self.seen.get(&partition);
+        if last.is_some_and(|last| position <= *last) {
+            return true;
+        }
+        self.seen.insert(partition, position);
+        false
+    }
 }
 
 /// The exit.
@@ -122,11 +135,13 @@ impl KafkaReader {
     }
 
     /// Answers a change: reads what is held, from these positions on. `tables` names each topic's table.
-    /// `closed` says of which topics no event is taken until a copy starts, and why.
+    /// `applied` says up to where tables are complete, and `closed` of which topics no event is taken until a copy
+    /// starts, and why.
     pub fn settle(
         &mut self,
         tables: &HashMap<String, TableName>,
         positions: Positions,
+        applied: &HashMap<String, Lsn>,
         closed: HashMap<String, String>,
     ) -> Result<()> {
         let mut by_topic: HashMap<&str, Vec<(i32, i64)>> = HashMap::new();
@@ -136,8 +151,11 @@ impl KafkaReader {
         self.topics = BTreeMap::new();
         for (topic, positions) in by_topic {
             let Some(table) = tables.get(topic) else { continue };
+            // A table is complete between transactions, so all events of the last one are in it.
+            let complete = applied.get(topic).map(|lsn| Position { commit_lsn: *lsn, ordinal: u64::MAX });
+            let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete?))).collect();
             let merge = TopicMerge::new(positions);
-            let topic_state = Topic { table: table.clone(), merge, closed: false, applied: HashMap::new() };
+            let topic_state = Topic { table: table.clone(), merge, closed: false, seen };
             self.topics.insert(topic.to_owned(), topic_state);
         }
         self.batch = EventBatch::default();
@@ -234,11 +252,9 @@ impl KafkaReader {
         let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
         if record.headers.copy_start {
             topic.closed = false;
-            topic.applied.remove(&record.partition);
+            topic.seen.clear();
         }
-        let repeated = record
-            .position()
-            .is_some_and(|position| topic.applied.get(&record.partition).is_some_and(|applied| position <= *applied));
+        let repeated = record.position().is_some_and(|position| topic.has_seen(record.partition, position));
         if topic.closed {
             return Ok(());
         }
@@ -279,6 +295,11 @@ impl KafkaReader {
 
     /// Everything that a record covers is in the batches.
     fn reach(&mut self, target: &TopicProgress) {
+        let moved = self.reached.as_ref().is_some_and(|former| former.record.system_id != target.record.system_id);
+        if moved {
+            // Another server counts from another start.
+            self.last_watermark = None;
+        }
         for (name, table) in &target.record.tables {
             let Some((schema, short)) = name.split_once('.') else { continue };
             let name = TableName::new(schema, short);
@@ -292,7 +313,9 @@ impl KafkaReader {
         }
         // While a table is copied, the stream stands still; its watermark says nothing about that table.
         let copying = target.record.tables.values().any(|table| table.phase == TablePhase::Copying);
-        if let Some(watermark) = target.watermark().filter(|_| !copying) {
+        let former = self.last_watermark.map_or(Lsn::ZERO, |watermark| watermark.commit_lsn);
+        let watermark = target.watermark().filter(|watermark| !copying && watermark.commit_lsn >= former);
+        if let Some(watermark) = watermark {
             self.batch.watermark = Some(watermark);
             self.delivered.push_back((watermark.end_lsn, self.positions()));
         }
