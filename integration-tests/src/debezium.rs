@@ -1,6 +1,6 @@
 //! A real Debezium on Kafka Connect, with Confluent's Avro converter: the peer whose consumers ours must satisfy.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,31 @@ use crate::{free_port, stack};
 
 /// A running worker with one connector.
 pub struct Debezium {
-    folder: TempDir,
+    folder: PathBuf,
     process: Child,
+    /// Goes with it.
+    _scratch: Option<TempDir>,
 }
 
 impl Debezium {
     /// Starts to capture all tables of a database under a topic prefix; `settings` are more of the connector's.
     pub fn start(postgres: &Postgres, kafka: &Kafka, registry: &Registry, prefix: &str, settings: &[&str]) -> Debezium {
         let folder = tempfile::Builder::new().prefix("sooner-debezium-").tempdir().expect("a folder");
+        let path = folder.path().to_owned();
+        let mut started = Debezium::start_in(postgres, kafka, registry, prefix, settings, &path);
+        started._scratch = Some(folder);
+        started
+    }
+
+    /// The same with its offsets in a folder that stays, so that another one goes on from there.
+    pub fn start_in(
+        postgres: &Postgres,
+        kafka: &Kafka,
+        registry: &Registry,
+        prefix: &str,
+        settings: &[&str],
+        folder: &Path,
+    ) -> Debezium {
         let converter = |part: &str| {
             format!(
                 "{part}.converter=io.confluent.connect.avro.AvroConverter\n{part}.converter.schema.registry.url={}",
@@ -31,7 +48,7 @@ impl Debezium {
             format!("bootstrap.servers={}", kafka.brokers()),
             converter("key"),
             converter("value"),
-            format!("offset.storage.file.filename={}", folder.path().join("offsets").display()),
+            format!("offset.storage.file.filename={}", folder.join("offsets").display()),
             "offset.flush.interval.ms=1000".to_owned(),
             format!("plugin.path={}", stack().join("connect-plugins").display()),
             "plugin.discovery=only_scan".to_owned(),
@@ -52,21 +69,21 @@ impl Debezium {
             format!("slot.name={prefix}"),
             format!("publication.name={prefix}"),
         ];
-        write(folder.path(), "worker.properties", &worker.join("\n"));
+        write(folder, "worker.properties", &worker.join("\n"));
         let settings: String = settings.iter().map(|setting| format!("\n{setting}")).collect();
-        write(folder.path(), "connector.properties", &(connector.join("\n") + &settings));
-        let log = std::fs::File::create(folder.path().join("log")).expect("writable");
+        write(folder, "connector.properties", &(connector.join("\n") + &settings));
+        let log = std::fs::File::create(folder.join("log")).expect("writable");
         let process = Command::new("java")
             .args(["-Xms256m", "-Xmx1g", "-cp"])
             .arg(stack().join("kafka-jars/*"))
             .arg("org.apache.kafka.connect.cli.ConnectStandalone")
-            .args([folder.path().join("worker.properties"), folder.path().join("connector.properties")])
+            .args([folder.join("worker.properties"), folder.join("connector.properties")])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
             .spawn()
             .expect("Java is installed");
-        Debezium { folder, process }
+        Debezium { folder: folder.to_owned(), process, _scratch: None }
     }
 
     /// The worker's process id.
@@ -76,7 +93,7 @@ impl Debezium {
 
     /// What the worker logged.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Waits until the snapshot is over and the slot streams.

@@ -132,6 +132,11 @@ impl Pipeline {
         assert!(signalled.success());
     }
 
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("started").id()
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().expect("a child").is_none())

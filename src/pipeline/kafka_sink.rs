@@ -4,6 +4,7 @@
 //! tables of what is held are opened, and the loop starts again from their positions.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use sooner_api::{Class, Error, EventReader, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore};
@@ -17,6 +18,7 @@ use sooner_kafka::schemas::SchemaCache;
 use sooner_schemas::event::EventBatch;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::sink::{SinkLoop, SinkSettings};
 use super::worker::WorkerSettings;
@@ -26,6 +28,9 @@ use crate::clock::SystemClock;
 use crate::config::{Config, KafkaConfig, LakeConfig, WrittenBy};
 use crate::ledger::Ledger;
 use crate::status::StatusBoard;
+
+/// How often topics that Debezium made are looked for.
+const TOPICS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The sink's side.
 pub struct KafkaSink {
@@ -105,13 +110,28 @@ impl KafkaSink {
         mut halted: watch::Receiver<bool>,
     ) -> Result<()> {
         let budget = MemoryBudget::new(self.config.memory_bytes / 2);
-        let mut reader = Budgeted { reader, budget: budget.clone(), ready: None, halted: halted.clone() };
+        let mut look = tokio::time::interval(TOPICS_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let known = topics.keys().cloned().collect();
+        let mut reader = Budgeted {
+            reader,
+            budget: budget.clone(),
+            ready: None,
+            halted: halted.clone(),
+            // A source of ours tells of new topics in its progress records.
+            new_topics: (self.kafka.written_by == WrittenBy::Debezium).then_some(NewTopics { look, known }),
+            admin,
+            kafka: self.kafka.clone(),
+        };
         loop {
             let places = tokio::select! {
                 _ = halted.wait_for(|halted| *halted) => return Ok(()),
                 places = reader.reader.changed() => places?,
             };
             topics.extend(reader.reader.topics());
+            if self.kafka.written_by == WrittenBy::Debezium {
+                topics.extend(topics_by_name(admin, &self.kafka)?);
+            }
             let held = self.open(admin, &topics, places).await?;
             self.board.update(|status| status.trouble = None);
             tracing::info!(partitions = held.positions.len(), tables = held.tables.len(), "reading");
@@ -137,10 +157,10 @@ impl KafkaSink {
 
     /// The topics to read, and each one's table.
     async fn topics(&self, admin: &Admin) -> Result<HashMap<String, TableName>> {
-        let existing = admin.list()?;
         let settings = &self.kafka.settings;
         match self.kafka.written_by {
             WrittenBy::Sooner => {
+                let existing = admin.list()?;
                 admin.check_progress_topic(&existing).await?;
                 match progress::load(settings)? {
                     Some(record) => Ok(record.tables_by_topic()),
@@ -148,9 +168,7 @@ impl KafkaSink {
                 }
             }
             WrittenBy::Debezium => {
-                let fitting = existing.keys().filter(|topic| **topic != settings.topics.progress);
-                let named = fitting.filter_map(|topic| Some((topic.clone(), self.kafka.topics.table(topic)?)));
-                let found: HashMap<_, _> = named.collect();
+                let found = topics_by_name(admin, &self.kafka)?;
                 if found.is_empty() {
                     return Err(Error::retry(
                         "there is nothing to read",
@@ -241,6 +259,13 @@ impl KafkaSink {
     }
 }
 
+/// Topics whose names fit the pattern, and each one's table.
+fn topics_by_name(admin: &Admin, kafka: &KafkaConfig) -> Result<HashMap<String, TableName>> {
+    let existing = admin.list()?;
+    let fitting = existing.keys().filter(|topic| **topic != kafka.settings.topics.progress);
+    Ok(fitting.filter_map(|topic| Some((topic.clone(), kafka.topics.table(topic)?))).collect())
+}
+
 fn removed(topic: &str, partition: i32, from: i64, first: i64, table: &TableName) -> Error {
     Error::operator(
         format!("events of {table} are gone before they were read"),
@@ -262,21 +287,65 @@ async fn pass_on(mut stop: watch::Receiver<bool>, halt: watch::Sender<bool>) {
     halt.send_replace(true);
 }
 
-/// A reader whose batches take room from the sink's budget; ends when it is told to.
-struct Budgeted {
+/// A reader whose batches take room from the sink's budget, and that looks for new topics; ends when it is told to.
+struct Budgeted<'a> {
     reader: KafkaReader,
     budget: MemoryBudget,
     ready: Option<EventBatch>,
     halted: watch::Receiver<bool>,
+    new_topics: Option<NewTopics>,
+    admin: &'a Admin,
+    kafka: KafkaConfig,
 }
 
-impl EventReader for Budgeted {
+/// Where nobody tells of new topics, they are looked for.
+struct NewTopics {
+    look: Interval,
+    known: BTreeSet<String>,
+}
+
+impl Budgeted<'_> {
+    fn look_for_topics(&mut self) -> Result<()> {
+        let Some(NewTopics { known, .. }) = &mut self.new_topics else { return Ok(()) };
+        let found: BTreeSet<String> = topics_by_name(self.admin, &self.kafka)?.into_keys().collect();
+        if !found.is_subset(known) {
+            tracing::info!(topics = found.len(), "there are new topics");
+            known.extend(found);
+            self.reader.subscribe(known.iter().cloned().collect());
+        }
+        Ok(())
+    }
+}
+
+/// The next time to look; never, if there is nothing to look for.
+async fn next_look(new_topics: &mut Option<NewTopics>) {
+    match new_topics {
+        Some(NewTopics { look, .. }) => drop(look.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+impl EventReader for Budgeted<'_> {
     async fn next(&mut self) -> Result<Option<EventBatch>> {
-        if self.ready.is_none() {
-            self.ready = tokio::select! {
-                _ = self.halted.wait_for(|halted| *halted) => None,
-                batch = self.reader.next() => batch?,
+        while self.ready.is_none() {
+            let look = tokio::select! {
+                halted = self.halted.wait_for(|halted| *halted) => {
+                    // The sender's end counts as a halt.
+                    drop(halted);
+                    return Ok(None);
+                }
+                () = next_look(&mut self.new_topics) => true,
+                batch = self.reader.next() => match batch? {
+                    Some(batch) => {
+                        self.ready = Some(batch);
+                        false
+                    }
+                    None => return Ok(None),
+                },
             };
+            if look {
+                self.look_for_topics()?;
+            }
         }
         if let Some(batch) = &mut self.ready {
             self.budget.reserve(batch).await;

@@ -6,6 +6,7 @@
 
 mod codec;
 mod copy;
+mod kafka;
 mod latency;
 mod merge;
 mod stream;
@@ -40,6 +41,9 @@ async fn main() {
     }
     if wanted("latency") {
         lines.extend(latency::run().await);
+    }
+    if wanted("kafka") {
+        lines.extend(kafka::run().await);
     }
     print(&lines);
 }
