@@ -46,20 +46,13 @@ python_packages() {
     cat "$here"/requirements-*.txt >"$stamp"
 }
 
-spark_jars() {
-    cmp -s "$here/spark-jars.xml" "$stack/spark-jars.stamp" && return
-    echo "installing jars for Spark"
-    mvn -q -f "$here/spark-jars.xml" dependency:copy-dependencies -DincludeScope=runtime \
-        -DoutputDirectory="$stack/spark-jars"
-    cp "$here/spark-jars.xml" "$stack/spark-jars.stamp"
-}
-
-kafka_jars() {
-    cmp -s "$here/kafka-jars.xml" "$stack/kafka-jars.stamp" && return
-    echo "installing jars of Kafka"
-    mvn -q -f "$here/kafka-jars.xml" dependency:copy-dependencies -DincludeScope=runtime \
-        -DoutputDirectory="$stack/kafka-jars"
-    cp "$here/kafka-jars.xml" "$stack/kafka-jars.stamp"
+# The jars that a list of dependencies names, of "spark" or "kafka".
+jars() {
+    local list=$here/$1-jars.xml stamp=$stack/$1-jars.stamp
+    cmp -s "$list" "$stamp" && return
+    echo "installing jars of $1"
+    mvn -q -f "$list" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$stack/$1-jars"
+    cp "$list" "$stamp"
 }
 
 # A schema registry with Confluent's API.
@@ -118,11 +111,11 @@ PYTHON
 debian_packages
 python_packages
 if [ "$want" != demo ]; then
-    kafka_jars
+    jars kafka
     registry
 fi
 if [ "$want" = test ]; then
     debezium
-    spark_jars
+    jars spark
     postgres_18
 fi
