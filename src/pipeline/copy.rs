@@ -1,37 +1,21 @@
-//! The initial copy: tables side by side, each committed at once when it is complete.
-
-use std::sync::Arc;
+//! The initial copy in direct mode: tables side by side, each committed at once when it is complete.
 
 use futures::StreamExt;
 use sooner_api::{Class, Error, LakeTable, ProgressStore, Result, SchemaRegistry, TablePhase};
-use sooner_postgres::ConnectOptions;
 use sooner_postgres::catalog::Table;
-use sooner_postgres::decode::{EncoderFactory, now_micros};
-use sooner_postgres::slot::ExportedSnapshot;
 use sooner_postgres::snapshot::TableCopy;
-use sooner_schemas::event::{TableEvents, Watermark};
+use sooner_schemas::event::TableEvents;
 use tokio::sync::mpsc;
 
+use super::copy_source::{CopySource, QUEUE_BATCHES};
 use crate::ledger::Ledger;
-use crate::status::StatusBoard;
-
-/// Batches between reading and writing.
-const QUEUE_BATCHES: usize = 2;
 
 /// What the copies share.
 pub struct CopyJob<R> {
-    /// Where to copy from.
-    pub connect: ConnectOptions,
-    /// As of when.
-    pub snapshot: ExportedSnapshot,
-    /// How rows become events.
-    pub encoders: Arc<EncoderFactory<R>>,
+    /// What is copied from.
+    pub from: CopySource<R>,
     /// Bytes of events that a table may hold before they are sealed.
     pub seal_bytes: usize,
-    /// Tables at the same time.
-    pub tables_at_once: usize,
-    /// Where to tell how far it is.
-    pub board: StatusBoard,
 }
 
 impl<R: SchemaRegistry> CopyJob<R> {
@@ -42,7 +26,7 @@ impl<R: SchemaRegistry> CopyJob<R> {
         ledger: &mut Ledger<P>,
     ) -> Result<Vec<T>> {
         let copies = tables.into_iter().map(|(table, lake)| self.copy(table, lake));
-        let mut copies = futures::stream::iter(copies).buffer_unordered(self.tables_at_once);
+        let mut copies = futures::stream::iter(copies).buffer_unordered(self.from.tables_at_once);
         let mut done = Vec::new();
         while let Some((table, lake, result)) = copies.next().await {
             let name = table.relation.name;
@@ -55,7 +39,7 @@ impl<R: SchemaRegistry> CopyJob<R> {
                 tracing::error!(table = %name, reason, "the table stopped");
             }
             ledger.set_phase(&name, phase, reason.clone()).await?;
-            self.board.table(&name, |status| {
+            self.from.board.table(&name, |status| {
                 status.phase = phase;
                 status.reason = reason;
             });
@@ -74,12 +58,8 @@ impl<R: SchemaRegistry> CopyJob<R> {
 
     async fn copy_rows<T: LakeTable>(&self, table: &Table, lake: &mut T) -> Result<()> {
         let name = &table.relation.name;
-        let watermark = Watermark {
-            commit_lsn: self.snapshot.last_commit_lsn(),
-            end_lsn: self.snapshot.consistent_lsn,
-            commit_micros: now_micros(),
-        };
-        let copy = TableCopy::start(&self.connect, &self.snapshot, table, &self.encoders).await?;
+        let watermark = self.from.watermark();
+        let copy = self.from.start(table).await?;
         lake.begin_copy(copy.schema().clone()).await?;
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         let (read, written) = tokio::join!(tokio::spawn(read(copy, sender)), self.write(name, lake, receiver));
@@ -88,8 +68,8 @@ impl<R: SchemaRegistry> CopyJob<R> {
             Err(Error::fatal(format!("cannot copy {name}"), format!("its reader ended: {panic}"), "report this"))
         })?;
         let committed = lake.commit(watermark).await?;
-        self.board.table(name, |status| status.table_version = Some(committed.table_version));
-        self.board.reached(name, watermark);
+        self.from.board.table(name, |status| status.table_version = Some(committed.table_version));
+        self.from.board.reached(name, watermark);
         tracing::info!(table = %name, rows = committed.rows_written, "copied");
         Ok(())
     }
@@ -106,7 +86,7 @@ impl<R: SchemaRegistry> CopyJob<R> {
             if lake.staged_bytes() >= self.seal_bytes {
                 lake.seal().await?;
             }
-            self.board.table(name, |status| status.rows_copied += rows);
+            self.from.board.table(name, |status| status.rows_copied += rows);
         }
         Ok(())
     }

@@ -10,13 +10,14 @@ use std::thread;
 use sooner_api::{Class, Error, Lake, LakeTable, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeProgress, LakeStore};
 use sooner_postgres::catalog::Table;
-use sooner_postgres::decode::EncoderFactory;
+use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::slot;
 use sooner_postgres::stream::{PostgresStream, StreamSettings};
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{oneshot, watch};
 
 use super::copy::CopyJob;
+use super::copy_source::CopySource;
 use super::prepare::{self, Prepared, in_phase};
 use super::sink::{SinkEnd, SinkLoop, SinkSettings};
 use super::worker::WorkerSettings;
@@ -119,18 +120,10 @@ impl DirectPipeline {
         if to_copy.is_empty() {
             return Ok(ready);
         }
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => slot::snapshot(&self.source.connect).await?,
-        };
-        tracing::info!(tables = to_copy.len(), lsn = %snapshot.consistent_lsn, "copying");
+        let (encoders, board) = (self.encoders.clone(), self.board.clone());
         let job = CopyJob {
-            connect: self.source.connect.clone(),
-            snapshot,
-            encoders: self.encoders.clone(),
+            from: CopySource::open(&self.source, snapshot, encoders, board, to_copy.len()).await?,
             seal_bytes: self.config.memory_bytes / 4 / self.source.copy_tables_at_once,
-            tables_at_once: self.source.copy_tables_at_once,
-            board: self.board.clone(),
         };
         ready.extend(job.run(to_copy, ledger).await?);
         Ok(ready)

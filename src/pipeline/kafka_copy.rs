@@ -1,47 +1,24 @@
 //! The initial copy to topics: tables side by side, their rows through one writer.
 
-use std::sync::Arc;
-
 use futures::StreamExt;
 use sooner_api::{Class, EventWriter, Result, SchemaRegistry};
-use sooner_postgres::ConnectOptions;
 use sooner_postgres::catalog::Table;
-use sooner_postgres::decode::{EncoderFactory, now_micros};
-use sooner_postgres::slot::ExportedSnapshot;
-use sooner_postgres::snapshot::TableCopy;
 use sooner_schemas::event::{EventBatch, Poisoned, Watermark};
 use tokio::sync::mpsc;
 
-use crate::status::StatusBoard;
+use super::copy_source::{CopySource, QUEUE_BATCHES};
 
-/// Batches between reading and writing.
-const QUEUE_BATCHES: usize = 2;
-
-/// A table to copy, and whether its topic has events from before, which the copy replaces.
+/// A table to copy, and whether the copy has to replace what may be there of it.
 pub struct ToCopy {
     /// Table.
     pub table: Table,
-    /// Its topic has events.
+    /// Its topic, or the lake, may have something of it.
     pub replaces: bool,
 }
 
-/// What the copies share.
-pub struct KafkaCopy<R> {
-    /// Where to copy from.
-    pub connect: ConnectOptions,
-    /// As of when.
-    pub snapshot: ExportedSnapshot,
-    /// How rows become events.
-    pub encoders: Arc<EncoderFactory<R>>,
-    /// Tables at the same time.
-    pub tables_at_once: usize,
-    /// Where to tell how far it is.
-    pub board: StatusBoard,
-}
-
-impl<R: SchemaRegistry> KafkaCopy<R> {
-    /// Copies all tables. One that cannot be copied is parked by the writer, and the others go on.
-    pub async fn run<W: EventWriter>(&self, tables: Vec<ToCopy>, log: &mut W) -> Result<()> {
+impl<R: SchemaRegistry> CopySource<R> {
+    /// Copies all tables to their topics. One that cannot be copied is parked by the writer, and the others go on.
+    pub async fn copy_to_topics<W: EventWriter>(&self, tables: Vec<ToCopy>, log: &mut W) -> Result<()> {
         let (sender, mut batches) = mpsc::channel(QUEUE_BATCHES);
         let copies = tables.into_iter().map(|table| self.copy(table, sender.clone()));
         let mut copies = futures::stream::iter(copies).buffer_unordered(self.tables_at_once);
@@ -77,7 +54,7 @@ impl<R: SchemaRegistry> KafkaCopy<R> {
 
     async fn copy_rows(&self, table: ToCopy, batches: &mpsc::Sender<EventBatch>) -> Result<Watermark> {
         let name = &table.table.relation.name;
-        let mut copy = TableCopy::start(&self.connect, &self.snapshot, &table.table, &self.encoders).await?;
+        let mut copy = self.start(&table.table).await?;
         let mut rows = 0;
         let mut next = match table.replaces {
             true => Some(copy.start_event()),
@@ -93,10 +70,6 @@ impl<R: SchemaRegistry> KafkaCopy<R> {
             next = copy.next().await?;
         }
         tracing::info!(table = %name, rows, "copied to its topic");
-        Ok(Watermark {
-            commit_lsn: self.snapshot.last_commit_lsn(),
-            end_lsn: self.snapshot.consistent_lsn,
-            commit_micros: now_micros(),
-        })
+        Ok(self.watermark())
     }
 }

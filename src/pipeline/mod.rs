@@ -1,10 +1,13 @@
 //! A running pipeline: attempts, one after the other, until it is told to stop or a person is needed.
 //!
 //! [`direct`] is one process without a broker. With Kafka there are two sides, which may run in one process or on
-//! different machines: [`kafka_source`] and [`kafka_sink`]. The loops are the same: [`source`] and [`sink`].
+//! different machines: [`kafka_source`], and [`kafka_sink`], which reads through [`budgeted`]. The loops are the same:
+//! [`source`] and [`sink`].
 
+pub mod budgeted;
 pub mod control;
 pub mod copy;
+pub mod copy_source;
 pub mod direct;
 pub mod kafka_copy;
 pub mod kafka_sink;

@@ -6,16 +6,18 @@ use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
 /// The names of one table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppIds {
     /// LSN up to which the table is complete; none where its writer tells no LSN, or several sinks share it.
     watermark: Option<String>,
     positions: Positions,
     /// Events of the whole table can be put in order with all others: everything they concern is read here.
     orders_whole_table: bool,
+    /// Which topic of its name it is; and the name under which a table's log says so. None where its writer does not tell.
+    generation: Option<(String, i64)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Positions {
     /// Commit LSN up to which events are in the table.
     Slot(String),
@@ -30,6 +32,7 @@ impl AppIds {
             watermark: Some(format!("sooner/{pipeline}/{slot}/watermark")),
             positions: Positions::Slot(format!("sooner/{pipeline}/{slot}")),
             orders_whole_table: true,
+            generation: None,
         }
     }
 
@@ -41,7 +44,23 @@ impl AppIds {
             watermark: (whole && in_order).then(|| format!("sooner/{pipeline}/{topic}/watermark")),
             positions: Positions::Topic(ids.collect()),
             orders_whole_table: whole && (in_order || partitions == 1),
+            generation: None,
         }
+    }
+
+    /// Of a topic whose writer tells its generation: offsets of another one are of another topic of this name.
+    pub fn with_generation(self, pipeline: &str, topic: &str, generation: i64) -> AppIds {
+        AppIds { generation: Some((format!("sooner/{pipeline}/{topic}/generation"), generation)), ..self }
+    }
+
+    /// Which topic of its name it is.
+    pub fn generation(&self) -> Option<i64> {
+        self.generation.as_ref().map(|(_, generation)| *generation)
+    }
+
+    /// The generation that a table's log says.
+    pub fn generation_in(&self, txns: &HashMap<String, i64>) -> Option<i64> {
+        txns.get(&self.generation.as_ref()?.0).copied()
     }
 
     /// Whether an event of the whole table, such as a truncate, can be applied.
@@ -60,7 +79,8 @@ impl AppIds {
             Positions::Slot(id) => vec![id.as_str()],
             Positions::Topic(ids) => ids.values().map(String::as_str).collect(),
         };
-        positions.into_iter().chain(self.watermark.as_deref()).collect()
+        let generation = self.generation.as_ref().map(|(id, _)| id.as_str());
+        positions.into_iter().chain(self.watermark.as_deref()).chain(generation).collect()
     }
 
     /// The commit LSN up to which a table's log says that events are in it. For a topic: zero if it is ours.
@@ -106,6 +126,7 @@ impl AppIds {
                 .collect(),
         };
         versions.extend(self.watermark.as_deref().map(|id| (id, watermark.commit_lsn.0)));
+        versions.extend(self.generation.as_ref().map(|(id, generation)| (id.as_str(), generation.cast_unsigned())));
         versions
     }
 }

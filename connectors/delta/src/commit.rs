@@ -251,8 +251,11 @@ impl DeltaTable {
             // Another sink of this pipeline, which has other partitions, was first.
             self.applied = Some(Lsn::ZERO);
             self.staging.columns = None;
+            // What began the table here began it there, too; its rows are of other keys than ours.
+            (self.staging.replaces, self.staging.copying) = (false, false);
         }
         self.next_offsets.extend(beside_us);
+        self.generation = self.app_ids.generation_in(&other.txns).or(self.generation);
         tracing::info!(table = %self.name, version, "another writer committed; following it");
         if let Some(protocol) = other.protocol {
             self.protocol = protocol;
@@ -328,6 +331,7 @@ impl DeltaTable {
             staging.last_lsn.max(self.applied.unwrap_or_default())
         });
         self.next_offsets.extend(&staging.next_offsets);
+        self.generation = self.app_ids.generation().or(self.generation);
         self.watermark = Some(watermark.commit_lsn);
         self.version = Some(version);
         self.update_index(staging);

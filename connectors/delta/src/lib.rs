@@ -1,7 +1,7 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! In reading order: [`lake`] opens tables in a [`store`], [`table`] takes events, `pending` collapses them, `seal` turns
-//! them into rows, `commit` makes them visible. [`columns`] maps types, [`key`] and [`index`] find rows,
+//! In reading order: [`lake`] opens tables in a [`store`], [`table`] is one of them, `intake` takes events, `pending`
+//! collapses them, `seal` turns them into rows, `commit` makes them visible. [`columns`] maps types, [`key`] and [`index`] find rows,
 //! [`deletion_vector`] and [`data_file`] are formats, `snapshot` and `actions` are the log.
 
 mod actions;
@@ -12,6 +12,7 @@ mod commit;
 pub mod data_file;
 pub mod deletion_vector;
 pub mod index;
+mod intake;
 pub mod key;
 pub mod lake;
 mod live_files;

@@ -7,19 +7,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use object_store::ObjectStore;
 use serde_json::Value;
 use sooner_api::{Committed, Error, LakeTable, Result, Staged};
-use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
+use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::actions::{check_protocol, log_path};
 use crate::app_ids::AppIds;
-use crate::columns::{Difference, LakeColumn, columns_of, compare, parse_schema_string, widen};
+use crate::columns::{LakeColumn, parse_schema_string};
 use crate::data_file;
 use crate::index::{KeyIndex, RowAddress};
-use crate::key::KeyPlan;
 use crate::live_files::{LiveFile, LiveFiles};
-use crate::rows::RowReader;
 use crate::snapshot::TableLocation;
-use crate::staging::{Shape, Staging};
+use crate::staging::Staging;
 use crate::store::get;
 
 /// One table of the lake.
@@ -36,14 +34,16 @@ pub struct DeltaTable {
     pub(crate) applied: Option<Lsn>,
     /// Of the partitions that its events come from: the offset after the last event that is in it.
     pub(crate) next_offsets: BTreeMap<i32, i64>,
+    /// Which topic of its name they are of, where that is known.
+    pub(crate) generation: Option<i64>,
     /// The table is complete up to here, where that is known.
     pub(crate) watermark: Option<Lsn>,
     /// None until the first event needs it.
     pub(crate) index: Option<KeyIndex>,
     pub(crate) staging: Staging,
-    secret: (u64, u64),
+    pub(crate) secret: (u64, u64),
     /// Why events cannot be merged into the table as it lies there. Copying it anew mends that.
-    unusable: Option<Error>,
+    pub(crate) unusable: Option<Error>,
     pub(crate) commits_since_checkpoint: u64,
     /// Size at which a data file is closed, and the next one begins.
     pub(crate) part_bytes: usize,
@@ -71,6 +71,7 @@ impl DeltaTable {
             files: LiveFiles::default(),
             applied: None,
             next_offsets: BTreeMap::new(),
+            generation: None,
             watermark: None,
             index: None,
             staging: Staging::new(),
@@ -79,6 +80,7 @@ impl DeltaTable {
         if let Some(snapshot) = table.location.load(&table.app_ids.all()).await? {
             table.applied = table.app_ids.applied(&snapshot.txns);
             table.next_offsets = table.app_ids.next_offsets(&snapshot.txns);
+            table.generation = table.app_ids.generation_in(&snapshot.txns);
             table.watermark = table.app_ids.watermark(&snapshot.txns);
             if table.applied.is_some() {
                 let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
@@ -102,9 +104,14 @@ impl DeltaTable {
         self.watermark
     }
 
-    /// Goes on under other names: more or fewer partitions are read here.
-    pub fn set_app_ids(&mut self, app_ids: AppIds) {
-        self.app_ids = app_ids;
+    /// Whether what its log says of positions is of another topic of the same name: they mean nothing for this one.
+    pub fn is_of_former_topic(&self) -> bool {
+        self.generation.is_some() && self.generation != self.app_ids.generation()
+    }
+
+    /// The names under which it keeps positions.
+    pub fn app_ids(&self) -> &AppIds {
+        &self.app_ids
     }
 
     /// Whether nobody has committed since this was opened or last committed.
@@ -130,60 +137,8 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// Learns how the events of a schema are read; says so if the table has to be copied for it.
-    async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
-        if self.staging.shape.as_ref().is_some_and(|shape| Arc::ptr_eq(&shape.schema, schema)) {
-            return Ok(Staged::Taken);
-        }
-        self.seal_pending().await?;
-        let columns = columns_of(schema)?;
-        match compare(self.next_columns(), &columns) {
-            Difference::None => {}
-            Difference::Widened => {
-                let added = &columns[self.next_columns().len().min(columns.len())..];
-                let filled = |added: &&LakeColumn| !added.nullable || schema.columns_with_default.contains(&added.name);
-                // A topic's writer has the rows copied anew where that is needed, before it sends the new shape.
-                if let Some(column) = added.iter().find(filled).filter(|_| !self.app_ids.are_of_topic()) {
-                    let why =
-                        format!("rows older than the column '{}' hold values that no event tells of", column.name);
-                    return Ok(Staged::NeedsCopy(why));
-                }
-                // The open part has the former columns.
-                self.close_part().await?;
-                self.staging.columns = Some(widen(self.next_columns(), &columns));
-            }
-            Difference::Incompatible(what) => return Err(self.changed_shape(&what)),
-        }
-        self.set_shape(schema)?;
-        Ok(Staged::Taken)
-    }
-
-    fn set_shape(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
-        let Some(key) = &schema.key else {
-            return Err(Error::operator(
-                format!("cannot merge {} into the lake", self.name),
-                "the table has neither a primary key nor a replica identity index, so its rows cannot be told apart",
-                format!("ALTER TABLE {} ADD PRIMARY KEY (…), or leave the table out (exclude)", self.name),
-            ));
-        };
-        let keys = KeyPlan::new(&self.name, key, self.secret)?;
-        if self.staging.shape.as_ref().is_some_and(|shape| !shape.keys.same_columns(&keys)) {
-            return Err(self.changed_shape("its key changed"));
-        }
-        self.staging.shape = Some(Shape { schema: schema.clone(), rows: RowReader::new(schema)?, keys });
-        Ok(())
-    }
-
-    fn changed_shape(&self, what: &str) -> Error {
-        Error::operator(
-            format!("cannot merge {} into the lake", self.name),
-            format!("the table's shape changed: {what}"),
-            format!("`sooner resume {}` copies the table anew in its new shape", self.name),
-        )
-    }
-
     /// Builds the key index from the key columns of all live files.
-    async fn build_index(&mut self) -> Result<()> {
+    pub(crate) async fn build_index(&mut self) -> Result<()> {
         if self.index.is_some() || self.staging.replaces {
             return Ok(());
         }
@@ -220,49 +175,8 @@ impl DeltaTable {
         .await
     }
 
-    fn copy_anew(&self) -> String {
+    pub(crate) fn copy_anew(&self) -> String {
         format!("`sooner resume {}` copies the table anew", self.name)
-    }
-
-    fn take_events(&mut self, events: TableEvents, first: usize) -> Result<()> {
-        let count = events.events.len();
-        self.staging.last_lsn = events.events.last().map_or(Lsn::ZERO, |event| event.position.commit_lsn);
-        let mut scratch = Vec::new();
-        let batch = self.staging.pending.open_batch(events);
-        let mut batch = Some(batch);
-        for index in first..count {
-            let Some(number) = batch else { break };
-            let events = self.staging.pending.batch(number);
-            if matches!(events.events[index].op, Op::Truncate | Op::CopyStart) {
-                batch = self.truncate_at(number, index);
-                continue;
-            }
-            let (key, old_key) = self.keys_of(number, index, &mut scratch)?;
-            self.staging.pending.push(number, index as u32, key, old_key);
-        }
-        Ok(())
-    }
-
-    /// Drops what was staged before a truncate; what follows it in its batch stays.
-    fn truncate_at(&mut self, batch: u32, index: usize) -> Option<u32> {
-        let rest = self.staging.pending.take_batch(batch);
-        self.staging.truncate();
-        (index + 1 < rest.events.len()).then(|| self.staging.pending.open_batch(rest))
-    }
-
-    fn keys_of(&self, batch: u32, index: usize, scratch: &mut Vec<u8>) -> Result<(u128, Option<u128>)> {
-        let malformed = |why| {
-            let what = format!("cannot read the key of an event of {}", self.name);
-            Error::operator(what, why, self.copy_anew())
-        };
-        let Some(shape) = &self.staging.shape else {
-            return Err(Error::fatal("cannot stage events", "their schema is not known", "report this"));
-        };
-        let events = self.staging.pending.batch(batch);
-        let event = &events.events[index];
-        let key = shape.keys.hash_message(&events.bytes[event.key.clone()], scratch).map_err(malformed)?;
-        let old_key = event.old_key.clone().map(|range| shape.keys.hash_message(&events.bytes[range], scratch));
-        Ok((key, old_key.transpose().map_err(malformed)?))
     }
 }
 
@@ -285,15 +199,10 @@ impl LakeTable for DeltaTable {
     }
 
     async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
-        if self.app_ids.are_of_topic() {
-            return self.stage_from_topic(events).await;
+        match self.app_ids.are_of_topic() {
+            true => self.stage_from_topic(events).await,
+            false => self.stage_from_stream(events).await,
         }
-        let applied = self.applied.filter(|_| !self.staging.copying).unwrap_or(Lsn::ZERO);
-        let first = events.events.partition_point(|event| event.position.commit_lsn <= applied);
-        if first == events.events.len() {
-            return Ok(Staged::Taken);
-        }
-        self.stage_from(events, first).await
     }
 
     fn staged_bytes(&self) -> usize {
@@ -315,78 +224,6 @@ impl LakeTable for DeltaTable {
 }
 
 impl DeltaTable {
-    fn begin_copy_of(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
-        if self.version.is_some() && self.applied.is_none() {
-            return Err(self.made_by_somebody_else());
-        }
-        check_protocol(&self.name.to_string(), &self.protocol, &Value::Null)?;
-        self.unusable = None;
-        self.index = None;
-        self.staging = Staging::new();
-        self.staging.replaces = true;
-        self.staging.copying = true;
-        self.staging.columns = Some(columns_of(schema)?);
-        Ok(())
-    }
-
-    async fn stage_from(&mut self, events: TableEvents, first: usize) -> Result<Staged> {
-        if let Some(error) = &self.unusable {
-            return Err(error.clone());
-        }
-        if let Staged::NeedsCopy(why) = self.adopt_schema(&events.schema).await? {
-            return Ok(Staged::NeedsCopy(why));
-        }
-        self.build_index().await?;
-        self.take_events(events, first)?;
-        Ok(Staged::Taken)
-    }
-
-    /// Events of a topic say themselves when a copy starts; and a table that is not there yet starts with the first.
-    async fn stage_from_topic(&mut self, events: TableEvents) -> Result<Staged> {
-        for (partition, next) in &events.next_offsets {
-            self.staging.next_offsets.insert(*partition, *next);
-        }
-        let Some(first) = events.events.first() else { return Ok(Staged::Taken) };
-        let of_whole_table = matches!(first.op, Op::CopyStart | Op::Truncate);
-        assert!(!of_whole_table || events.events.len() == 1, "an event of the whole table stands alone");
-        if of_whole_table && self.version.is_some() && !self.app_ids.orders_whole_table() {
-            return Err(self.cannot_order());
-        }
-        match first.op {
-            Op::CopyStart => {
-                let next_offsets = std::mem::take(&mut self.staging.next_offsets);
-                self.begin_copy_of(&events.schema)?;
-                self.staging.next_offsets = next_offsets;
-                return Ok(Staged::Taken);
-            }
-            _ if self.version.is_some() && !self.staging.replaces && self.applied.is_none() => {
-                return Err(self.made_by_somebody_else());
-            }
-            Op::Truncate if events.schema.key.is_none() => {
-                if self.version.is_some() || self.staging.columns.is_some() {
-                    self.staging.truncate();
-                }
-                return Ok(Staged::Taken);
-            }
-            _ => {}
-        }
-        if self.version.is_none() && self.staging.columns.is_none() {
-            self.staging.columns = Some(columns_of(&events.schema)?);
-            self.index = Some(KeyIndex::default());
-        }
-        self.stage_from(events, 0).await
-    }
-
-    fn cannot_order(&self) -> Error {
-        Error::operator(
-            format!("cannot truncate {}, or copy it anew", self.name),
-            "its topic's partitions are not all read here in commit order, so rows of other partitions that are older \
-             cannot be told from newer ones",
-            "stop the other sinks until this one has done it (it goes on by itself then); topics that Debezium writes \
-             must have one partition for it",
-        )
-    }
-
     pub(crate) fn made_by_somebody_else(&self) -> Error {
         Error::operator(
             format!("cannot write {} to the lake", self.name),

@@ -17,8 +17,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::catalog;
 use crate::client::{Client, Mode, quote_name, quote_text, read_more};
-use crate::decode::{Decoder, EncoderFactory, now_micros};
+use crate::decode::{Decoder, now_micros};
 use crate::dial::Duplex;
+use crate::encoders::EncoderFactory;
 use crate::errors::connection_lost;
 use crate::incoming::{Incoming, Pause};
 use crate::options::ConnectOptions;
