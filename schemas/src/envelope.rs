@@ -5,10 +5,14 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::default_value::DefaultValue;
 use crate::relation::{Column, ColumnType, Relation, Scalar};
 
 /// Property that keeps a column's name where Avro allows only a changed one.
 pub const NAME_PROPERTY: &str = "sooner.name";
+
+/// Property of a type that holds its column's default.
+const DEFAULT_PROPERTY: &str = "connect.default";
 
 /// The key record's schema; none for a table without a key.
 pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
@@ -19,7 +23,8 @@ pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
     let field_names = field_names(relation);
     let fields = relation.key.iter().map(|&index| {
         let column = &relation.columns[index];
-        named(column, &field_names[index], names.column_type(&column.column_type), None)
+        let (declared, default) = with_default(column, names.column_type(&column.column_type));
+        named(column, &field_names[index], declared, default)
     });
     Some(row_record(topic, "Key", fields.collect()))
 }
@@ -28,11 +33,12 @@ pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
 pub fn value_schema(topic: &str, relation: &Relation) -> Value {
     let mut names = DeclaredNames::default();
     let fields = relation.columns.iter().zip(field_names(relation)).map(|(column, name)| {
-        let declared = names.column_type(&column.column_type);
-        if column.nullable {
-            named(column, &name, json!(["null", declared]), Some(Value::Null))
-        } else {
-            named(column, &name, declared, None)
+        let (declared, default) = with_default(column, names.column_type(&column.column_type));
+        match (column.nullable, default) {
+            (false, default) => named(column, &name, declared, default),
+            // A default is of the union's first branch.
+            (true, Some(default)) => named(column, &name, json!([declared, "null"]), Some(default)),
+            (true, None) => named(column, &name, json!(["null", declared]), Some(Value::Null)),
         }
     });
     let mut row = row_record(topic, "Value", fields.collect());
@@ -158,6 +164,32 @@ fn named(column: &Column, name: &str, declared: Value, default: Option<Value>) -
         field.insert(NAME_PROPERTY.to_owned(), json!(column.name));
     }
     Value::Object(field)
+}
+
+/// A column's type with its default, and the default of its field.
+fn with_default(column: &Column, declared: Value) -> (Value, Option<Value>) {
+    let Some((parameter, default)) = column.default.as_ref().and_then(DefaultValue::json) else {
+        return (declared, None);
+    };
+    let properties = match declared {
+        Value::Object(properties) => properties,
+        name => Map::from_iter([("type".to_owned(), name)]),
+    };
+    let mut with = Map::new();
+    let mut parameter = Some(parameter);
+    for (name, value) in properties {
+        // Its place among the attributes.
+        if matches!(name.as_str(), "connect.name" | "connect.type")
+            && let Some(parameter) = parameter.take()
+        {
+            with.insert(DEFAULT_PROPERTY.to_owned(), parameter);
+        }
+        with.insert(name, value);
+    }
+    if let Some(parameter) = parameter {
+        with.insert(DEFAULT_PROPERTY.to_owned(), parameter);
+    }
+    (Value::Object(with), Some(default))
 }
 
 fn optional_long(name: &str) -> Value {

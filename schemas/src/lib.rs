@@ -1,11 +1,13 @@
 //! What a change event is, and how its bytes are written and read. No I/O.
 //!
 //! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro schemas,
+//! with each [`default_value`],
 //! [`naming`] names their topics and subjects, [`encode`] writes a Postgres row under them, [`event`] carries the bytes,
 //! [`avro`] and [`wire`] read them back.
 
 pub mod array;
 pub mod avro;
+pub mod default_value;
 pub mod encode;
 pub mod envelope;
 pub mod event;
@@ -17,5 +19,6 @@ pub mod relation;
 pub mod temporal;
 pub mod wire;
 
+pub use default_value::DefaultValue;
 pub use lsn::{Lsn, Position};
 pub use relation::{Column, ColumnType, Relation, Scalar, TableName};

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::default_value::DefaultValue;
+
 /// A table's schema-qualified name, unquoted. Shown as `schema.table`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableName {
@@ -17,6 +19,11 @@ impl TableName {
     /// Builds a name from its two parts.
     pub fn new(schema: impl Into<String>, table: impl Into<String>) -> TableName {
         TableName { schema: schema.into(), table: table.into() }
+    }
+
+    /// Reads `schema.table`, as [`fmt::Display`] shows it. A schema whose own name has a dot is not read back.
+    pub fn parse(text: &str) -> Option<TableName> {
+        text.split_once('.').map(|(schema, table)| TableName::new(schema, table))
     }
 }
 
@@ -92,6 +99,8 @@ pub struct Column {
     pub nullable: bool,
     /// It has, or had, a default: rows older than the column may hold a value that no event tells of.
     pub has_default: bool,
+    /// The default that its schemas tell.
+    pub default: Option<DefaultValue>,
     /// Its number at the source, which a column of the same name that was dropped and added again does not share.
     pub number: Option<i16>,
 }

@@ -107,6 +107,7 @@ proptest! {
                 column_type: column_type.clone(),
                 nullable: *nullable,
                 has_default: false,
+                default: None,
         number: None,
             }).collect(),
             key: vec![],
@@ -176,6 +177,7 @@ fn shop_products() -> Relation {
         column_type: ColumnType::Scalar(scalar),
         nullable,
         has_default: false,
+        default: None,
         number: None,
     };
     Relation {

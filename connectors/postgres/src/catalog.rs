@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use sooner_api::Result;
-use sooner_schemas::{Column, ColumnType, Relation, Scalar, TableName};
+use sooner_schemas::{Column, ColumnType, DefaultValue, Relation, Scalar, TableName};
 
 use crate::client::{Client, Row, quote_text};
 use crate::pgoutput::RelationShape;
@@ -76,12 +76,15 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
     let known = found.as_ref().map(|table| &table.relation);
     let columns = shape.columns.iter().map(|column| {
         let same = known.and_then(|relation| relation.columns.iter().find(|known| known.name == column.name));
+        let column_type = types.resolve(column.type_oid, column.modifier);
         Column {
             name: column.name.clone(),
-            column_type: types.resolve(column.type_oid, column.modifier),
             nullable: same.is_none_or(|same| same.nullable),
             has_default: same.is_none_or(|same| same.has_default),
+            // The catalog may have moved on.
+            default: same.filter(|same| same.column_type == column_type).and_then(|same| same.default.clone()),
             number: same.and_then(|same| same.number),
+            column_type,
         }
     });
     let columns: Vec<_> = columns.collect();
@@ -138,6 +141,11 @@ impl Types {
         }
     }
 
+    /// Whether schemas tell the defaults of columns of a type. As with Debezium, not those of domains, `name` and `"char"`.
+    fn tells_default(&self, oid: u32) -> bool {
+        !self.domains.contains_key(&oid) && !matches!(oid, 18 | 19)
+    }
+
     fn without_domain(&self, mut oid: u32, mut modifier: i32) -> (u32, i32) {
         while let Some(&(base, base_modifier)) = self.domains.get(&oid) {
             (oid, modifier) = (base, if base_modifier == -1 { modifier } else { base_modifier });
@@ -191,12 +199,15 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
         .query(&format!(
             "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
                     {size}, coalesce(pg_catalog.pg_relation_filenode(c.oid), 0), \
-                    a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.atthasdef OR a.atthasmissing, \
+                    a.attname, a.atttypid, a.atttypmod, a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), \
+                    a.atthasdef OR a.atthasmissing, \
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
-                    array_position(k.indkey::int2[], a.attnum), a.attnum \
+                    array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid) \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum \
              LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid \
                   AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \
                   AND k.indimmediate AND k.indisvalid \
@@ -220,9 +231,12 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
             key.push((number(row, 13)?, table.relation.columns.len()));
         }
         table.types.push((type_oid, modifier));
+        let column_type = types.resolve(type_oid, modifier);
+        let expression = row.get(15).and_then(Option::as_deref).filter(|_| types.tells_default(type_oid));
         table.relation.columns.push(Column {
             name: text(row, 7)?.to_owned(),
-            column_type: types.resolve(type_oid, modifier),
+            default: expression.and_then(|expression| DefaultValue::of_expression(&column_type, expression)),
+            column_type,
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
             number: Some(number(row, 14)?),

@@ -9,6 +9,7 @@ mod value;
 
 pub use encoder::{Encoder, Origin, SchemaIds, Snapshot};
 pub use row::{RowPlan, UNEXPECTED_NULL};
+pub(crate) use value::write_value;
 pub use value::{PLACEHOLDER, UUID_PLACEHOLDER};
 
 /// Why a value has no place in its target type. A phrase that follows "because".

@@ -20,8 +20,29 @@ struct FieldPlan {
     index: usize,
     name: String,
     column_type: ColumnType,
-    nullable: bool,
+    null: Null,
     in_key: bool,
+    /// Avro bytes of the column's default.
+    default: Option<Vec<u8>>,
+}
+
+/// Whether a field may be null, and where in its union null stands: a default is of the union's first branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Null {
+    Never,
+    First,
+    Second,
+}
+
+impl Null {
+    /// The index of the branch of null; none if there is none.
+    fn branch(self) -> Option<i64> {
+        match self {
+            Null::Never => None,
+            Null::First => Some(0),
+            Null::Second => Some(1),
+        }
+    }
 }
 
 impl RowPlan {
@@ -51,8 +72,10 @@ impl RowPlan {
         for field in &self.fields {
             match row[field.index] {
                 TupleValue::Text(text) => field.write(out, text)?,
-                TupleValue::Null if field.nullable => write_long(out, 0),
-                TupleValue::Null => return Err(field.error(UNEXPECTED_NULL)),
+                TupleValue::Null => match field.null.branch() {
+                    Some(null) => write_long(out, null),
+                    None => return Err(field.error(UNEXPECTED_NULL)),
+                },
                 TupleValue::Unavailable => {
                     unavailable.push(field.index as u16);
                     field.write_unavailable(out);
@@ -71,13 +94,13 @@ impl RowPlan {
         }
     }
 
-    /// Appends a row of which only the key is known: the other columns are null, or a fallback where they cannot be.
+    /// Appends a row of which only the key is known: the other columns are null, or their default or a fallback where they
+    /// cannot be.
     pub fn write_key_only(&self, out: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
         for field in &self.fields {
             match row[field.index] {
                 TupleValue::Text(text) if field.in_key => field.write(out, text)?,
-                _ if field.nullable => write_long(out, 0),
-                _ => write_fallback(out, &field.column_type),
+                _ => field.write_nothing(out),
             }
         }
         Ok(())
@@ -87,25 +110,32 @@ impl RowPlan {
 impl FieldPlan {
     #[inline]
     fn write(&self, out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
-        if self.nullable {
-            write_long(out, 1);
-        }
+        self.write_branch(out);
         write_value(out, &self.column_type, text).map_err(|reason| self.error(reason))
     }
 
     fn write_unavailable(&self, out: &mut Vec<u8>) {
         let start = out.len();
-        if self.nullable {
-            write_long(out, 1);
-        }
+        self.write_branch(out);
         if write_placeholder(out, &self.column_type) {
             return;
         }
         out.truncate(start);
-        if self.nullable {
-            write_long(out, 0);
-        } else {
-            write_fallback(out, &self.column_type);
+        self.write_nothing(out);
+    }
+
+    /// The branch of a value.
+    fn write_branch(&self, out: &mut Vec<u8>) {
+        if let Some(null) = self.null.branch() {
+            write_long(out, 1 - null);
+        }
+    }
+
+    fn write_nothing(&self, out: &mut Vec<u8>) {
+        match (self.null.branch(), &self.default) {
+            (Some(null), _) => write_long(out, null),
+            (None, Some(default)) => out.extend_from_slice(default),
+            (None, None) => write_fallback(out, &self.column_type),
         }
     }
 
@@ -120,7 +150,12 @@ fn field(relation: &Relation, index: usize, nullable: bool) -> FieldPlan {
         index,
         name: column.name.clone(),
         column_type: column.column_type.clone(),
-        nullable,
+        null: match (nullable, &column.default) {
+            (false, _) => Null::Never,
+            (true, None) => Null::First,
+            (true, Some(_)) => Null::Second,
+        },
         in_key: relation.is_key(index),
+        default: column.default.as_ref().map(|default| default.avro().to_vec()),
     }
 }
