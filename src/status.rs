@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sooner_api::{TablePhase, TableProgress};
+use sooner_kafka::lag::PartitionOffsets;
 use sooner_postgres::catalog::Table;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -48,6 +49,12 @@ pub struct TableStatus {
     pub lag_bytes: u64,
     /// Age of the oldest event that is not visible yet, in seconds.
     pub lag_seconds: f64,
+    /// With Kafka: messages of its topic, in the partitions that are read here, that have not been read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_messages: Option<u64>,
+    /// With Kafka: where those partitions stand.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partitions: BTreeMap<i32, PartitionOffsets>,
     /// Version of the lake table.
     pub table_version: Option<u64>,
     /// The table is complete up to here.
@@ -70,6 +77,8 @@ impl Default for TableStatus {
             events: 0,
             lag_bytes: 0,
             lag_seconds: 0.0,
+            lag_messages: None,
+            partitions: BTreeMap::new(),
             table_version: None,
             watermark_lsn: Lsn::ZERO,
             watermark_micros: 0,

@@ -53,8 +53,8 @@ fn render(status: &Status) -> String {
     );
     let width = status.tables.keys().map(String::len).max().unwrap_or(5).max(5);
     text.push_str(&format!(
-        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>7}  watermark\n",
-        "table", "phase", "rows copied", "events", "lag", "lag s", "version"
+        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  watermark\n",
+        "table", "phase", "rows copied", "events", "lag", "lag s", "unread", "version"
     ));
     for (name, table) in &status.tables {
         text.push_str(&line(name, table, width));
@@ -74,8 +74,10 @@ fn line(name: &str, table: &TableStatus, width: usize) -> String {
         TablePhase::Parked => "PARKED",
     };
     let version = table.table_version.map_or("-".to_owned(), |version| version.to_string());
+    // Only a topic has messages.
+    let unread = table.lag_messages.map_or("-".to_owned(), |unread| unread.to_string());
     format!(
-        "{name:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8.1}  {version:>7}  {}\n",
+        "{name:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8.1}  {unread:>8}  {version:>7}  {}\n",
         table.rows_copied,
         table.events,
         ByteSize(table.lag_bytes).to_string(),

@@ -201,15 +201,17 @@ fn read_producer(section: &mut Section, name: &str) -> ProducerSettings {
 fn read_consumer(section: &mut Section, name: &str, memory_bytes: usize) -> ConsumerSettings {
     let group = section.optional("group", |text| Ok(text.to_owned()));
     let protocol = section.optional("group_protocol", |text| match text {
+        "auto" => Ok(GroupProtocol::Auto),
         "classic" => Ok(GroupProtocol::Classic),
         "consumer" => Ok(GroupProtocol::Consumer),
-        _ => Err("expected \"classic\" or \"consumer\" (KIP-848)".to_owned()),
+        _ => Err("expected \"auto\", \"classic\" or \"consumer\" (KIP-848)".to_owned()),
     });
     ConsumerSettings {
         group: group.unwrap_or_else(|| format!("sooner-{name}")),
         instance: section.optional("group_instance", |text| Ok(text.to_owned())),
-        protocol: protocol.unwrap_or(GroupProtocol::Classic),
+        protocol: protocol.unwrap_or(GroupProtocol::Auto),
         fetch_bytes: memory_bytes / 8,
+        dead_letters: section.optional("dead_letter_topic", |text| Ok(text.to_owned())),
     }
 }
 

@@ -4,33 +4,30 @@
 //! tables of what is held are opened, and the loop starts again from their positions.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
-use sooner_api::{Class, Error, EventReader, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
+use sooner_api::{Class, Error, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore};
 use sooner_kafka::admin::{Admin, nothing_written, topic_gone};
+use sooner_kafka::dead_letters::DeadLetters;
 use sooner_kafka::follow::ProgressFollower;
-use sooner_kafka::group::{GroupMember, Place, Positions};
-use sooner_kafka::progress;
-use sooner_kafka::reader::{KafkaReader, Writer};
+use sooner_kafka::group::{GroupMember, Place};
+use sooner_kafka::lag::{LagGauge, PartitionOffsets};
+use sooner_kafka::progress::{self, TopicOffsets};
+use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
 use sooner_kafka::registry::Registry;
 use sooner_kafka::schemas::SchemaCache;
-use sooner_schemas::event::EventBatch;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior};
 
+use super::budgeted::{Budgeted, topics_by_name};
 use super::sink::{SinkLoop, SinkSettings};
 use super::worker::WorkerSettings;
-use super::{CONFIRM_INTERVAL, End, attempts, control, halt_on_request};
+use super::{CONFIRM_INTERVAL, End, LOOK_INTERVAL, attempts, control, halt_on_request};
 use crate::budget::MemoryBudget;
 use crate::clock::SystemClock;
 use crate::config::{Config, KafkaConfig, LakeConfig, WrittenBy};
 use crate::ledger::Ledger;
 use crate::status::StatusBoard;
-
-/// How often topics that Debezium made are looked for.
-const TOPICS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The sink's side.
 pub struct KafkaSink {
@@ -48,12 +45,7 @@ pub struct KafkaSink {
 #[derive(Default)]
 struct Held {
     tables: Vec<DeltaTable>,
-    names: HashMap<String, TableName>,
-    positions: Positions,
-    /// Up to where the tables of topics are complete, where that is known.
-    applied: HashMap<String, Lsn>,
-    /// Topics whose tables cannot go on, and why.
-    closed: HashMap<String, String>,
+    settlement: Settlement,
 }
 
 impl KafkaSink {
@@ -82,7 +74,8 @@ impl KafkaSink {
             WrittenBy::Debezium => Writer::Debezium,
         };
         let schemas = SchemaCache::new(Registry::new(self.kafka.registry.clone())?);
-        let mut reader = KafkaReader::new(GroupMember::join(&self.kafka.settings)?, writer, schemas);
+        let dead_letters = self.dead_letters(&admin).await?;
+        let mut reader = KafkaReader::new(self.join(&admin).await?, writer, schemas, dead_letters);
         reader.subscribe(topics.keys().cloned().collect());
         // In one process with a source, requests are the source's: it copies the table anew, and the copy's start
         // lets the table go on here too.
@@ -95,10 +88,25 @@ impl KafkaSink {
             true => tokio::spawn(halt_on_request(halt, stop.clone(), self.config.state_dir.clone())),
             false => tokio::spawn(pass_on(stop.clone(), halt)),
         };
+        let shown = tokio::spawn(show_lag(self.board.clone(), reader.lag(), self.kafka.clone()));
         let ended = self.follow(&admin, topics, reader, halted).await;
         watcher.abort();
+        shown.abort();
         ended?;
         Ok(if *stop.borrow() { End::Stopped } else { End::Again })
+    }
+
+    async fn join(&self, admin: &Admin) -> Result<GroupMember> {
+        let mut settings = self.kafka.settings.clone();
+        settings.consumer.protocol = admin.group_protocol().await?;
+        GroupMember::join(&settings)
+    }
+
+    async fn dead_letters(&self, admin: &Admin) -> Result<Option<DeadLetters>> {
+        let settings = &self.kafka.settings;
+        let Some(topic) = &settings.consumer.dead_letters else { return Ok(None) };
+        let limit_bytes = admin.ensure_dead_letter_topic(topic).await?;
+        DeadLetters::open(settings, topic, limit_bytes).map(Some)
     }
 
     /// Runs the sink loop from one change of partitions to the next.
@@ -110,19 +118,8 @@ impl KafkaSink {
         mut halted: watch::Receiver<bool>,
     ) -> Result<()> {
         let budget = MemoryBudget::new(self.config.memory_bytes / 2);
-        let mut look = tokio::time::interval(TOPICS_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let known = topics.keys().cloned().collect();
-        let mut reader = Budgeted {
-            reader,
-            budget: budget.clone(),
-            ready: None,
-            halted: halted.clone(),
-            // A source of ours tells of new topics in its progress records.
-            new_topics: (self.kafka.written_by == WrittenBy::Debezium).then_some(NewTopics { look, known }),
-            admin,
-            kafka: self.kafka.clone(),
-        };
+        let mut reader = Budgeted::new(reader, budget.clone(), halted.clone(), admin, &self.kafka, known);
         loop {
             let places = tokio::select! {
                 _ = halted.wait_for(|halted| *halted) => return Ok(()),
@@ -134,9 +131,13 @@ impl KafkaSink {
             }
             let held = self.open(admin, &topics, places).await?;
             self.board.update(|status| status.trouble = None);
-            tracing::info!(partitions = held.positions.len(), tables = held.tables.len(), "reading");
-            reader.ready = None;
-            reader.reader.settle(&held.names, held.positions, &held.applied, held.closed)?;
+            tracing::info!(partitions = held.settlement.positions.len(), tables = held.tables.len(), "reading");
+            reader.start_over();
+            if let Err(error) = reader.reader.settle(held.settlement) {
+                // They took long to open, and are asked for again in a moment.
+                self.keep(held.tables);
+                return Err(error);
+            }
             let settings = SinkSettings {
                 worker: WorkerSettings {
                     freshness: self.lake_config.freshness,
@@ -148,11 +149,16 @@ impl KafkaSink {
             let ledger = Ledger::open(Nowhere, ProgressRecord::default()).await?;
             let sink = SinkLoop::start(held.tables, settings, ledger, budget.clone(), self.board.clone(), SystemClock);
             let (_, tables) = sink.run(&mut reader).await?;
-            self.open_tables.extend(tables.into_iter().map(|table| (table.name().clone(), table)));
+            self.keep(tables);
             if *halted.borrow() {
                 return Ok(());
             }
         }
+    }
+
+    /// Keeps tables that are in good order, so that their key indexes need not be built again.
+    fn keep(&mut self, tables: Vec<DeltaTable>) {
+        self.open_tables.extend(tables.into_iter().map(|table| (table.name().clone(), table)));
     }
 
     /// The topics to read, and each one's table.
@@ -188,14 +194,19 @@ impl KafkaSink {
             by_topic.entry(topic).or_default().insert(partition);
         }
         let partitions = admin.list()?;
+        let record = match self.kafka.written_by {
+            WrittenBy::Sooner => progress::load(&self.kafka.settings)?,
+            WrittenBy::Debezium => None,
+        };
         let mut held = Held::default();
         let mut former = std::mem::take(&mut self.open_tables);
         for (topic, mine) in by_topic {
             let Some(name) = topics.get(&topic) else { continue };
-            held.names.insert(topic.clone(), name.clone());
+            held.settlement.tables.insert(topic.clone(), name.clone());
             let all = partitions.get(&topic).copied().unwrap_or_default();
             let known = former.remove(name);
-            let phase = match self.open_table(admin, &topic, name, all, &mine, known, &mut held).await {
+            let recorded = record.as_ref().and_then(|record| record.topic(&topic));
+            let phase = match self.open_table(admin, &topic, name, all, &mine, recorded, known, &mut held).await {
                 Ok(()) => (TablePhase::Streaming, None),
                 Err(error) if error.class == Class::Operator => {
                     tracing::error!(table = %name, %error, "the table stopped");
@@ -216,17 +227,20 @@ impl KafkaSink {
         name: &TableName,
         partitions: i32,
         mine: &BTreeSet<i32>,
+        recorded: Option<&TopicOffsets>,
         known: Option<DeltaTable>,
         held: &mut Held,
     ) -> Result<()> {
         let tells_watermark = self.kafka.written_by == WrittenBy::Sooner;
         let whole = mine.len() as i32 == partitions;
-        let app_ids = AppIds::topic(&self.config.name, topic, partitions, whole, tells_watermark);
+        let mut app_ids = AppIds::topic(&self.config.name, topic, partitions, whole, tells_watermark);
+        if let Some(recorded) = recorded {
+            app_ids = app_ids.with_generation(&self.config.name, topic, recorded.generation);
+            held.settlement.generations.insert(topic.to_owned(), recorded.generation);
+        }
         let table = match known {
-            Some(mut known) if known.is_current().await? => {
-                known.set_app_ids(app_ids);
-                known
-            }
+            // Under other names, its log says something else.
+            Some(known) if *known.app_ids() == app_ids && known.is_current().await? => known,
             _ => self.lake.open_as(name, app_ids).await?,
         };
         let most = table.next_offsets().keys().max().map_or(0, |partition| partition + 1);
@@ -237,33 +251,45 @@ impl KafkaSink {
         for partition in mine {
             let place = (topic.to_owned(), *partition);
             let (first, end) = admin.offsets(topic, *partition)?;
-            let (from, unread) = match table.next_offsets().get(partition) {
-                Some(next) => (*next, *next < first),
+            // Up to here there were events; none where nobody tells, or nothing was written.
+            let written = recorded.and_then(|recorded| recorded.next_offsets.get(*partition as usize)).copied();
+            let next = table.next_offsets().get(partition).filter(|_| !table.is_of_former_topic()).copied();
+            let (from, unread) = match next {
+                Some(next) => (next, next < first && written.is_none_or(|written| next < written)),
                 // Debezium's topics are read from what is left of them; ours start with the table's first event.
-                None if tells_watermark => (0, first > 0),
+                None if tells_watermark => {
+                    let from = recorded.map_or(0, |recorded| recorded.first_offset(*partition));
+                    (from, first > from && written.is_none_or(|written| written > from))
+                }
                 None => (first, false),
             };
             if from > end {
                 let why = format!("partition {partition} ends at offset {end}, and the table has events up to {from}");
-                held.closed.insert(topic.to_owned(), topic_gone(topic, &why).to_string());
+                held.settlement.closed.insert(topic.to_owned(), topic_gone(topic, &why).to_string());
             } else if unread {
-                held.closed.insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
+                held.settlement
+                    .closed
+                    .insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
-            held.positions.insert(place, from.clamp(first, end));
+            held.settlement.positions.insert(place, from.clamp(first, end));
         }
-        if let Some(lsn) = table.watermark_lsn().filter(|_| whole) {
-            held.applied.insert(topic.to_owned(), lsn);
+        if table.is_of_former_topic() {
+            held.settlement.closed.entry(topic.to_owned()).or_insert_with(|| waits_for_copy(topic).to_string());
+        } else if let Some(lsn) = table.watermark_lsn().filter(|_| whole) {
+            held.settlement.applied.insert(topic.to_owned(), lsn);
         }
         held.tables.push(table);
         Ok(())
     }
 }
 
-/// Topics whose names fit the pattern, and each one's table.
-fn topics_by_name(admin: &Admin, kafka: &KafkaConfig) -> Result<HashMap<String, TableName>> {
-    let existing = admin.list()?;
-    let fitting = existing.keys().filter(|topic| **topic != kafka.settings.topics.progress);
-    Ok(fitting.filter_map(|topic| Some((topic.clone(), kafka.topics.table(topic)?))).collect())
+/// The table's positions are of another topic of the same name.
+fn waits_for_copy(topic: &str) -> Error {
+    Error::operator(
+        format!("topic {topic} is not the one that the table was read from"),
+        "its writer began anew; the start of a copy comes first",
+        "nothing, if it goes on by itself in a moment; otherwise start the source with --recopy",
+    )
 }
 
 fn removed(topic: &str, partition: i32, from: i64, first: i64, table: &TableName) -> Error {
@@ -280,82 +306,26 @@ fn removed(topic: &str, partition: i32, from: i64, first: i64, table: &TableName
     )
 }
 
+/// Shows how many messages of each table have not been read.
+async fn show_lag(board: StatusBoard, lag: LagGauge, kafka: KafkaConfig) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        board.update(|status| {
+            for (name, table) in &mut status.tables {
+                let Some(name) = TableName::parse(name) else { continue };
+                table.partitions = lag.of_topic(&kafka.topics.topic(&name));
+                let unread = |offsets: &PartitionOffsets| offsets.unread(kafka.written_by == WrittenBy::Sooner);
+                table.lag_messages = Some(table.partitions.values().map(unread).sum());
+            }
+        });
+    }
+}
+
 /// Passes a stop on.
 async fn pass_on(mut stop: watch::Receiver<bool>, halt: watch::Sender<bool>) {
     // The sender's end counts as a stop.
     let _ = stop.wait_for(|stop| *stop).await;
     halt.send_replace(true);
-}
-
-/// A reader whose batches take room from the sink's budget, and that looks for new topics; ends when it is told to.
-struct Budgeted<'a> {
-    reader: KafkaReader,
-    budget: MemoryBudget,
-    ready: Option<EventBatch>,
-    halted: watch::Receiver<bool>,
-    new_topics: Option<NewTopics>,
-    admin: &'a Admin,
-    kafka: KafkaConfig,
-}
-
-/// Where nobody tells of new topics, they are looked for.
-struct NewTopics {
-    look: Interval,
-    known: BTreeSet<String>,
-}
-
-impl Budgeted<'_> {
-    fn look_for_topics(&mut self) -> Result<()> {
-        let Some(NewTopics { known, .. }) = &mut self.new_topics else { return Ok(()) };
-        let found: BTreeSet<String> = topics_by_name(self.admin, &self.kafka)?.into_keys().collect();
-        if !found.is_subset(known) {
-            tracing::info!(topics = found.len(), "there are new topics");
-            known.extend(found);
-            self.reader.subscribe(known.iter().cloned().collect());
-        }
-        Ok(())
-    }
-}
-
-/// The next time to look; never, if there is nothing to look for.
-async fn next_look(new_topics: &mut Option<NewTopics>) {
-    match new_topics {
-        Some(NewTopics { look, .. }) => drop(look.tick().await),
-        None => std::future::pending().await,
-    }
-}
-
-impl EventReader for Budgeted<'_> {
-    async fn next(&mut self) -> Result<Option<EventBatch>> {
-        while self.ready.is_none() {
-            let look = tokio::select! {
-                halted = self.halted.wait_for(|halted| *halted) => {
-                    // The sender's end counts as a halt.
-                    drop(halted);
-                    return Ok(None);
-                }
-                () = next_look(&mut self.new_topics) => true,
-                batch = self.reader.next() => match batch? {
-                    Some(batch) => {
-                        self.ready = Some(batch);
-                        false
-                    }
-                    None => return Ok(None),
-                },
-            };
-            if look {
-                self.look_for_topics()?;
-            }
-        }
-        if let Some(batch) = &mut self.ready {
-            self.budget.reserve(batch).await;
-        }
-        Ok(self.ready.take())
-    }
-
-    fn applied(&mut self, durable_lsn: Lsn) {
-        self.reader.applied(durable_lsn);
-    }
 }
 
 /// A sink has nothing to store beside its tables.

@@ -13,13 +13,16 @@ use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
 use sooner_kafka::registry::Registry;
 use sooner_kafka::writer::{KafkaWriter, WriterProgress};
 use sooner_postgres::catalog::Table;
-use sooner_postgres::decode::EncoderFactory;
+use sooner_postgres::decode::now_micros;
+use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::slot::{self, ExportedSnapshot};
 use sooner_postgres::stream::{PostgresStream, StreamSettings};
+use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
 
-use super::kafka_copy::{KafkaCopy, ToCopy};
+use super::copy_source::CopySource;
+use super::kafka_copy::ToCopy;
 use super::prepare::{SourceView, find_free_slot, look, next_record, slot_gone};
 use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
 use crate::config::{Config, KafkaConfig, SourceConfig};
@@ -40,6 +43,8 @@ struct Route {
     table: Table,
     lane: Lane,
     offsets: TopicOffsets,
+    /// Lake tables may hold something that a copy has to replace.
+    written: bool,
 }
 
 /// What is known before anything is written.
@@ -73,17 +78,23 @@ impl KafkaSource {
     async fn attempt(&mut self, mut stop: watch::Receiver<bool>) -> Result<End> {
         let resume = control::requested(&self.config.state_dir);
         let mut ready = self.prepare(&resume).await?;
-        self.recopy = false;
-        if let Err(error) = control::forget(&self.config.state_dir, &resume) {
-            tracing::warn!(%error, "cannot remove a granted request; its table will be copied once more");
-        }
         let tables: Vec<_> = ready.routes.iter().map(|route| route.table.clone()).collect();
         let to_copy = to_copy(&ready);
         let lanes = ready.routes.into_iter().map(|route| route.lane).collect();
         let record = ready.record.clone();
         self.board.show_tables(&record.record.tables, &tables);
         ready.producer.start(ready.record, lanes)?;
+        // Only now is it stored what has to be copied.
+        self.recopy = false;
+        if let Err(error) = control::forget(&self.config.state_dir, &resume) {
+            tracing::warn!(%error, "cannot remove a granted request; its table will be copied once more");
+        }
         let (start_lsn, snapshot) = self.slot(ready.slot, record.record.confirmed_lsn).await?;
+        if let Some(snapshot) = &snapshot {
+            // From here on a slot that is gone is missed.
+            let (commit_lsn, end_lsn) = (snapshot.last_commit_lsn(), snapshot.consistent_lsn);
+            ready.producer.start_from(Watermark { commit_lsn, end_lsn, commit_micros: now_micros() })?;
+        }
         let mut writer = KafkaWriter::start(ready.producer);
         let shown = tokio::spawn(show_progress(self.board.clone(), writer.progress()));
         let until = stop.clone();
@@ -109,19 +120,9 @@ impl KafkaSource {
         stop: watch::Receiver<bool>,
     ) -> Result<End> {
         if !to_copy.is_empty() {
-            let snapshot = match snapshot {
-                Some(snapshot) => snapshot,
-                None => slot::snapshot(&self.source.connect).await?,
-            };
-            tracing::info!(tables = to_copy.len(), lsn = %snapshot.consistent_lsn, "copying");
-            let copy = KafkaCopy {
-                connect: self.source.connect.clone(),
-                snapshot,
-                encoders: self.encoders.clone(),
-                tables_at_once: self.source.copy_tables_at_once,
-                board: self.board.clone(),
-            };
-            copy.run(to_copy, writer).await?;
+            let (encoders, board) = (self.encoders.clone(), self.board.clone());
+            let copy = CopySource::open(&self.source, snapshot, encoders, board, to_copy.len()).await?;
+            copy.copy_to_topics(to_copy, writer).await?;
             writer.settled().await?;
         }
         self.board.update(|status| status.trouble = None);
@@ -187,7 +188,14 @@ impl KafkaSource {
         let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
         let lane = Lane::new(name.clone(), topic.clone(), state.partitions, state.max_message_bytes);
         let next_offsets = vec![0; state.partitions as usize];
-        Ok(Route { table, lane, offsets: TopicOffsets { topic, next_offsets, columns: Vec::new() } })
+        let offsets = TopicOffsets {
+            topic,
+            generation: now_micros(),
+            first_offsets: next_offsets.clone(),
+            next_offsets,
+            columns: Vec::new(),
+        };
+        Ok(Route { table, lane, offsets, written: true })
     }
 
     /// Each topic's offsets: as recorded, if the topic still is what it was; otherwise as it stands.
@@ -202,6 +210,8 @@ impl KafkaSource {
             let name = route.table.relation.name.to_string();
             let known = former.and_then(|former| former.topics.get(&name));
             let known = known.filter(|known| *known.topic == *route.lane.topic);
+            // Of what nobody recorded it is not known what a lake has of it.
+            route.written = known.is_none();
             for partition in 0..route.lane.partitions {
                 let (_, end) = admin.offsets(&route.lane.topic, partition)?;
                 let recorded = known.and_then(|known| known.next_offsets.get(partition as usize)).copied();
@@ -209,9 +219,15 @@ impl KafkaSource {
                     let why = format!("partition {partition} ends at offset {end}, and {recorded} was used before");
                     return Err(topic_gone(&route.lane.topic, &why));
                 }
+                route.written |= end > 0;
                 route.offsets.next_offsets[partition as usize] = recorded.unwrap_or(end);
+                route.offsets.first_offsets[partition as usize] = end;
             }
-            route.offsets.columns = known.map(|known| known.columns.clone()).unwrap_or_default();
+            if let Some(known) = known {
+                route.offsets.columns.clone_from(&known.columns);
+                route.offsets.generation = known.generation;
+                route.offsets.first_offsets.clone_from(&known.first_offsets);
+            }
             topics.insert(name, route.offsets.clone());
         }
         Ok(topics)
@@ -261,6 +277,13 @@ fn check_former(
 fn check_distinct(routes: &[Route]) -> Result<()> {
     let mut seen: HashMap<&str, &TableName> = HashMap::new();
     for Route { lane, .. } in routes {
+        if lane.table.schema.contains('.') {
+            return Err(Error::operator(
+                format!("{} cannot go through Kafka", lane.table),
+                "the name of its schema has a dot, so schema and table cannot be told apart in a topic's name",
+                "rename the schema, or leave its tables out (exclude)",
+            ));
+        }
         if let Some(other) = seen.insert(&lane.topic, &lane.table) {
             return Err(Error::operator(
                 format!("{other} and {} would share the topic {}", lane.table, lane.topic),
@@ -277,10 +300,8 @@ fn to_copy(ready: &Ready) -> Vec<ToCopy> {
         let progress = ready.record.record.tables.get(&route.table.relation.name.to_string());
         progress.is_some_and(|progress| progress.phase == TablePhase::Copying)
     };
-    let to_copy = ready.routes.iter().filter(copying).map(|route| ToCopy {
-        table: route.table.clone(),
-        replaces: route.offsets.next_offsets.iter().any(|offset| *offset > 0),
-    });
+    let to_copy =
+        ready.routes.iter().filter(copying).map(|route| ToCopy { table: route.table.clone(), replaces: route.written });
     to_copy.collect()
 }
 

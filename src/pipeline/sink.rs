@@ -120,6 +120,10 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
     fn deliver(&mut self, batch: EventBatch) {
         let EventBatch { tables, poisoned, completed, watermark, server_end } = batch;
         let completed: HashMap<TableName, Watermark> = completed.into_iter().collect();
+        let mut parts: HashMap<TableName, usize> = HashMap::new();
+        for events in tables.iter().filter(|events| !events.events.is_empty()) {
+            *parts.entry(events.schema.table.clone()).or_default() += 1;
+        }
         for events in tables {
             // A copy may be of a later moment than the stream has got to.
             let copied = completed.get(&events.schema.table).copied();
@@ -130,6 +134,12 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 self.budget.release_events(&events);
                 continue;
             };
+            // A table's events are complete only with their last part.
+            let left = parts.get_mut(&lane.name).map_or(0, |left| {
+                *left -= 1;
+                *left
+            });
+            let watermark = watermark.filter(|_| left == 0);
             lane.delivered = last;
             lane.open = watermark.is_none();
             // A worker that has failed has reported it; the report ends the loop.

@@ -1,21 +1,26 @@
 //! Topics: looked at, created as configured, verified, and never altered.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode as Code;
-use sooner_api::{Error, Result};
+use sooner_api::{Class, Error, Result};
 
 use crate::context::{Complaint, PlainContext};
 use crate::errors::kafka_error;
-use crate::settings::KafkaSettings;
+use crate::settings::{GroupProtocol, KafkaSettings};
 
 /// How long the brokers may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// A client does not give up by itself where it is not let in, so it is asked what it has heard this often.
+const PIECE: Duration = Duration::from_secs(2);
+/// How long it takes until clients have reported why brokers cannot be reached.
+const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
 /// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
 const PROGRESS_SEGMENT_BYTES: &str = "16777216";
 /// The same, by time.
@@ -62,22 +67,38 @@ impl Admin {
 
     /// All topics of the cluster, with their numbers of partitions.
     pub fn list(&self) -> Result<HashMap<String, i32>> {
-        let metadata = self.consumer.fetch_metadata(None, TIMEOUT);
-        // Reports reach us while we poll.
-        let _ = self.consumer.poll(Duration::ZERO);
-        let metadata = metadata
-            .map_err(|error| self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error))?;
+        let metadata = self.metadata()?;
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
     }
 
     /// Number of brokers.
     pub fn brokers(&self) -> Result<usize> {
-        let metadata = self.consumer.fetch_metadata(None, TIMEOUT);
-        let _ = self.consumer.poll(Duration::ZERO);
-        metadata
-            .map(|metadata| metadata.brokers().len())
-            .map_err(|error| self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error))
+        Ok(self.metadata()?.brokers().len())
+    }
+
+    /// Asks until there is an answer, or it is known that there will be none.
+    fn metadata(&self) -> Result<Metadata> {
+        let asked = Instant::now();
+        loop {
+            let error = match self.consumer.fetch_metadata(None, PIECE) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            self.listen();
+            let failed = self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error);
+            if failed.class != Class::Retry || asked.elapsed() > TIMEOUT {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// Reports of why connections failed reach us while we poll.
+    fn listen(&self) {
+        let asked = Instant::now();
+        while asked.elapsed() < REPORTS_TIMEOUT {
+            let _ = self.consumer.poll(Duration::from_millis(20));
+        }
     }
 
     /// The first offset that is still there, and the one after the last.
@@ -105,6 +126,34 @@ impl Admin {
             max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
             retention_ms: value("retention.ms").parse().unwrap_or(-1),
         })
+    }
+
+    /// The protocol that the group is to speak: the configured one, or what a broker has. One that does not let itself be
+    /// asked is taken for one without.
+    pub async fn group_protocol(&self) -> Result<GroupProtocol> {
+        let configured = self.settings.consumer.protocol;
+        if configured != GroupProtocol::Auto {
+            return Ok(configured);
+        }
+        let metadata = self.metadata()?;
+        let Some(broker) = metadata.brokers().first() else { return Ok(GroupProtocol::Classic) };
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let asked = self.client.describe_configs(&[ResourceSpecifier::Broker(broker.id())], &options).await;
+        let protocols = asked.ok().and_then(|resources| {
+            let resource = resources.into_iter().next()?.ok()?;
+            resource.get("group.coordinator.rebalance.protocols")?.value.clone()
+        });
+        let has_it = protocols.is_some_and(|protocols| protocols.split(',').any(|name| name.trim() == "consumer"));
+        Ok(if has_it { GroupProtocol::Consumer } else { GroupProtocol::Classic })
+    }
+
+    /// Makes sure that the topic for dead letters is there. Returns the largest message that it takes, in bytes.
+    pub async fn ensure_dead_letter_topic(&self, topic: &str) -> Result<usize> {
+        let existing = self.list()?;
+        if !existing.contains_key(topic) {
+            self.create(topic, 1, &[("cleanup.policy", "delete")]).await?;
+        }
+        Ok(self.describe(topic, 1).await?.max_message_bytes)
     }
 
     /// Makes sure that a data topic is there, and as it should be. `recorded` is its number of partitions as the progress

@@ -1,25 +1,45 @@
 //! What every client of ours does with librdkafka's messages: log them, and remember the last complaint.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// The last thing that a client reported about its connections.
+use crate::errors::code_of;
+
+/// For how long a report explains what fails.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// The last thing that a client reported about its connections, while it is fresh.
 #[derive(Clone, Debug, Default)]
-pub struct Complaint(Arc<Mutex<Option<String>>>);
+pub struct Complaint(Arc<Mutex<Option<Report>>>);
+
+#[derive(Debug)]
+struct Report {
+    text: String,
+    /// It says why a connection failed, not only that it did.
+    telling: bool,
+    at: Instant,
+}
 
 impl Complaint {
-    /// Remembers a report.
-    pub fn note(&self, report: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(strip_addresses(report));
+    /// Remembers a report. One that only says that brokers are away does not displace one that says why.
+    pub fn note(&self, error: &KafkaError, report: &str) {
+        let telling = !matches!(code_of(error), Some(Code::AllBrokersDown | Code::BrokerTransportFailure));
+        let text = report.trim().trim_end_matches('.').to_owned();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if telling || last.as_ref().is_none_or(|last| !last.telling || last.at.elapsed() > MEMORY) {
+            *last = Some(Report { text, telling, at: Instant::now() });
+        }
     }
 
     /// The last report.
     pub fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|last| last.at.elapsed() < MEMORY).map(|last| last.text.clone())
     }
 }
 
@@ -45,7 +65,7 @@ impl ConsumerContext for PlainContext {}
 /// Notes an error event.
 pub fn note_error(complaint: &Complaint, error: &KafkaError, reason: &str) {
     tracing::debug!(%error, reason, "librdkafka reports");
-    complaint.note(reason);
+    complaint.note(error, reason);
 }
 
 /// Passes a log line of librdkafka on.
@@ -57,9 +77,4 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What matters of these comes back as an error of a call.
         _ => tracing::debug!(facility, message, "librdkafka"),
     }
-}
-
-/// Reports start with the connection's name and state; a person wants what follows.
-fn strip_addresses(report: &str) -> String {
-    report.trim().trim_end_matches('.').to_owned()
 }

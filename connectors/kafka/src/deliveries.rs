@@ -12,8 +12,8 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::context::{Complaint, log, note_error};
 
-/// The number that a message of the progress topic carries; others carry their table's.
-pub const PROGRESS: usize = usize::MAX;
+/// The number that a message carries which is no table's event; others carry their table's.
+pub const NO_TABLE: usize = usize::MAX;
 
 /// A producer's context: gathers delivery reports.
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl ProducerContext for Deliveries {
         self.reports.fetch_add(1, Ordering::Relaxed);
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(message) if table != PROGRESS => {
+            Ok(message) if table != NO_TABLE => {
                 let next = gathered.next_offsets.entry((table, message.partition())).or_default();
                 *next = (*next).max(message.offset() + 1);
             }

@@ -5,11 +5,13 @@ use sooner_api::{Class, Error};
 
 /// An error of the brokers or the client. `said` is what the client last reported about its connections.
 pub fn kafka_error(what: impl Into<String>, error: &KafkaError, said: Option<String>) -> Error {
-    let why = match &said {
-        Some(said) => format!("{} ({said})", plain(error)),
-        None => plain(error),
-    };
     let code = code_of(error);
+    let why = match (code, said) {
+        // Says only that there is no connection; the report says why.
+        (Some(Code::BrokerTransportFailure | Code::AllBrokersDown), Some(said)) => said,
+        (_, Some(said)) => format!("{} ({said})", plain(error)),
+        (_, None) => plain(error),
+    };
     let (class, remedy) = judge(code, &why);
     Error { class, what: what.into(), why, remedy: remedy.to_owned() }
 }
@@ -37,6 +39,9 @@ fn plain(error: &KafkaError) -> String {
     }
 }
 
+/// How a token's provider says no for good.
+const REFUSALS: [&str; 4] = ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"];
+
 fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
     use Code::*;
     let login = "check user, password and mechanism in sasl of [kafka]";
@@ -56,7 +61,14 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
             (Class::Fatal, login)
         }
-        _ if why.contains("certificate verify failed") || why.contains("SSL handshake failed") => (Class::Fatal, tls),
+        // RFC 6749, section 5.2.
+        _ if why.contains("OAUTHBEARER token") && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
+            (Class::Fatal, "check token_url, client_id and client_secret in sasl of [kafka]")
+        }
+        _ if why.contains("OAUTHBEARER token") => {
+            (Class::Retry, "check token_url in sasl of [kafka] and that tokens are given there; it is tried again")
+        }
+        _ if why.contains("SSL handshake failed") || why.contains("SSL routines") => (Class::Fatal, tls),
         _ => (Class::Retry, "check brokers of [kafka] and that they can be reached; it is tried again"),
     }
 }

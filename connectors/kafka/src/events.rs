@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use sooner_api::{Error, Result};
 use sooner_schemas::Position;
-use sooner_schemas::avro::Record as AvroRecord;
+use sooner_schemas::avro::{Field, Record as AvroRecord};
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
 use sooner_schemas::placeholder::find_placeholders;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 use crate::record::Record;
+
+/// What to do about a message that cannot be read.
+pub const ON_WITHOUT_IT: &str = "let nothing but change events in Debezium's envelope go to this topic; then `sooner resume` \
+                                 the table at its source, or set dead_letter_topic of [kafka] to set such messages aside";
 
 /// Appends a message's event. `arrived` numbers messages whose writer gave them no position.
 pub fn append(out: &mut TableEvents, record: &Record, arrived: u64) -> Result<()> {
@@ -31,11 +35,10 @@ pub fn append(out: &mut TableEvents, record: &Record, arrived: u64) -> Result<()
 }
 
 /// Notes up to where a partition is read.
-pub fn advance(out: &mut TableEvents, record: &Record) {
-    let next = record.offset + 1;
-    match out.next_offsets.iter_mut().find(|(partition, _)| *partition == record.partition) {
+pub fn advance(out: &mut TableEvents, partition: i32, next: i64) {
+    match out.next_offsets.iter_mut().find(|(known, _)| *known == partition) {
         Some((_, known)) => *known = next,
-        None => out.next_offsets.push((record.partition, next)),
+        None => out.next_offsets.push((partition, next)),
     }
 }
 
@@ -53,30 +56,52 @@ fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::resul
     let (_, datum) = split_header(value).map_err(|why| why.to_string())?;
     let mut reader = Reader::new(datum);
     let malformed = |why: Malformed| why.to_string();
-    for field in &envelope.fields[..after] {
-        field.schema.skip(&mut reader).map_err(malformed)?;
-    }
+    skip_fields(&envelope.fields[..after], &mut reader).map_err(malformed)?;
     let null = envelope.fields[after].schema.without_null().1;
     let gone = match null {
         Some(null) => reader.length().map_err(malformed)? == null,
         None => false,
     };
-    if record.key().is_none() {
-        return match (gone, record.headers.copy_start) {
-            (true, true) => Ok((Op::CopyStart, Vec::new())),
-            (true, false) => Ok((Op::Truncate, Vec::new())),
-            (false, _) => Err("it has no key, so its row cannot be told from others".to_owned()),
-        };
+    let mut unavailable = Vec::new();
+    if !gone && record.position().is_none() {
+        unavailable = find_placeholders(row, &mut reader).map_err(malformed)?;
+    } else if !gone {
+        skip_fields(&row.fields, &mut reader).map_err(malformed)?;
     }
-    if gone {
-        return Ok((Op::Delete, Vec::new()));
+    // Whoever decodes the row later could not tell any more at which place it stood.
+    skip_fields(&envelope.fields[after + 1..], &mut reader).map_err(malformed)?;
+    if !reader.rest().is_empty() {
+        return Err(format!("{} bytes are left over after its value", reader.rest().len()));
     }
-    let unavailable = match (&record.headers.unavailable, record.position()) {
-        (Some(fields), _) => listed(row, fields)?,
-        (None, Some(_)) => Vec::new(),
-        (None, None) => find_placeholders(row, &mut reader).map_err(malformed)?,
-    };
-    Ok((Op::Update, unavailable))
+    check_key(schema, record.key())?;
+    if let Some(fields) = &record.headers.unavailable {
+        unavailable = listed(row, fields)?;
+    }
+    match (record.key(), gone, record.headers.copy_start) {
+        (Some(_), true, _) => Ok((Op::Delete, Vec::new())),
+        (Some(_), false, _) => Ok((Op::Update, unavailable)),
+        (None, true, true) => Ok((Op::CopyStart, Vec::new())),
+        (None, true, false) => Ok((Op::Truncate, Vec::new())),
+        (None, false, _) => Err("it has no key, so its row cannot be told from others".to_owned()),
+    }
+}
+
+fn skip_fields(fields: &[Field], reader: &mut Reader<'_>) -> std::result::Result<(), Malformed> {
+    fields.iter().try_for_each(|field| field.schema.skip(reader))
+}
+
+fn check_key(schema: &EventSchema, key: Option<&[u8]>) -> std::result::Result<(), String> {
+    let (Some(key), Some(schema)) = (key, &schema.key) else { return Ok(()) };
+    let read = split_header(key).and_then(|(_, datum)| {
+        let mut reader = Reader::new(datum);
+        schema.skip(&mut reader)?;
+        Ok(reader.rest().len())
+    });
+    match read {
+        Ok(0) => Ok(()),
+        Ok(left) => Err(format!("{left} bytes are left over after its key")),
+        Err(why) => Err(format!("its key: {why}")),
+    }
 }
 
 fn listed(row: &AvroRecord, fields: &str) -> std::result::Result<Vec<u16>, String> {
@@ -88,9 +113,5 @@ fn listed(row: &AvroRecord, fields: &str) -> std::result::Result<Vec<u16>, Strin
 }
 
 fn unreadable(record: &Record, why: String) -> Error {
-    Error::operator(
-        format!("cannot read the message at {}", record.place()),
-        why,
-        "let nothing but change events in Debezium's envelope go to this topic",
-    )
+    Error::operator(format!("cannot read the message at {}", record.place()), why, ON_WITHOUT_IT)
 }

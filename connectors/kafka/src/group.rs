@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
+use rdkafka::{Message, Statistics};
 use sooner_api::{Error, Result};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::context::{Complaint, log, note_error};
 use crate::errors::kafka_error;
 use crate::headers::FoundHeaders;
+use crate::lag::LagGauge;
 use crate::record::Record;
 use crate::settings::{GroupProtocol, KafkaSettings};
 
@@ -70,21 +71,33 @@ enum Order {
 pub struct GroupMember {
     incoming: Receiver<Incoming>,
     orders: StdSender<Order>,
+    lag: LagGauge,
 }
 
 impl GroupMember {
-    /// Joins the group once topics are subscribed to.
+    /// Joins the group once topics are subscribed to. The protocol must be known: [`Admin::group_protocol`] tells it.
+    ///
+    /// [`Admin::group_protocol`]: crate::admin::Admin::group_protocol
     pub fn join(settings: &KafkaSettings) -> Result<GroupMember> {
         let (sender, incoming) = tokio::sync::mpsc::channel(QUEUE);
         let (orders, received) = channel();
-        let complaint = Complaint::default();
-        let context =
-            GroupContext { incoming: sender.clone(), complaint: complaint.clone(), changed: Mutex::default() };
+        let (complaint, lag) = (Complaint::default(), LagGauge::default());
+        let context = GroupContext {
+            incoming: sender.clone(),
+            complaint: complaint.clone(),
+            lag: lag.clone(),
+            changed: Mutex::default(),
+        };
         let consumer = BaseConsumer::from_config_and_context(&group_config(settings), context)
             .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))?;
         let poller = Poller { consumer, incoming: sender, orders: received, topics: HashMap::new(), complaint };
         thread::spawn(move || poller.run());
-        Ok(GroupMember { incoming, orders })
+        Ok(GroupMember { incoming, orders, lag })
+    }
+
+    /// How far each partition is read.
+    pub fn lag(&self) -> LagGauge {
+        self.lag.clone()
     }
 
     /// Subscribes to topics, in place of those before.
@@ -122,13 +135,15 @@ fn group_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
     config.set("queued.max.messages.kbytes", (group.fetch_bytes / 1024).max(1024).to_string());
     config.set("fetch.message.max.bytes", (1 << 20).min(group.fetch_bytes).to_string());
     config.set("max.poll.interval.ms", "300000");
+    // Tells where partitions end.
+    config.set("statistics.interval.ms", "1000");
     if let Some(instance) = &group.instance {
         config.set("group.instance.id", instance);
     }
     match group.protocol {
         // The brokers set the session's timeout.
         GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
-        GroupProtocol::Classic => {
+        GroupProtocol::Classic | GroupProtocol::Auto => {
             config.set("partition.assignment.strategy", "cooperative-sticky");
             config.set("heartbeat.interval.ms", "2000");
             config.set("session.timeout.ms", "10000")
@@ -140,6 +155,7 @@ fn group_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
 struct GroupContext {
     incoming: Sender<Incoming>,
     complaint: Complaint,
+    lag: LagGauge,
     /// Set by a change: partitions that were held before it, and have to be read again from here; or why it failed.
     changed: Mutex<Option<std::result::Result<Positions, KafkaError>>>,
 }
@@ -151,6 +167,10 @@ impl ClientContext for GroupContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(&self.complaint, &error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.lag.hear(&statistics);
     }
 }
 

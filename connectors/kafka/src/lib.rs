@@ -3,10 +3,13 @@
 //! In reading order: [`settings`] reaches the brokers, [`admin`] looks after topics, [`registry`] gives schemas ids.
 //! [`writer`] takes batches in; its thread has a [`producer`] that gathers them into Kafka [`transactions`], each with a
 //! [`progress`] record. On the other side [`group`] polls the brokers, [`follow`] reads progress records, [`merge`] puts
-//! partitions into commit order, and [`reader`] makes batches of that.
+//! partitions into commit order, and [`reader`] makes batches of that (by `assembly`); what cannot be read goes to
+//! [`dead_letters`], if so configured.
 
 pub mod admin;
+mod assembly;
 mod context;
+pub mod dead_letters;
 mod deliveries;
 mod errors;
 mod events;
@@ -14,6 +17,7 @@ pub mod follow;
 pub mod group;
 mod headers;
 mod key_text;
+pub mod lag;
 pub mod lanes;
 pub mod merge;
 pub mod partition;

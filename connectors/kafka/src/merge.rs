@@ -23,8 +23,8 @@ struct Queue {
 /// What comes next.
 #[derive(Debug)]
 pub enum Step {
-    /// This record.
-    Record(Record),
+    /// This record; and where its copies stood: partitions, each with the offset after its copy.
+    Record(Record, Vec<(i32, i64)>),
     /// Something that is not here yet.
     Wait,
     /// Nothing: all is read up to where it should be.
@@ -83,10 +83,11 @@ impl TopicMerge {
             Choice::Reached => return Step::Reached,
         };
         let Some(record) = self.partitions.get_mut(&partition).and_then(Queue::pop) else { return Step::Wait };
-        if record.key().is_none() && record.position().is_some() {
-            self.drop_copies(&record);
-        }
-        Step::Record(record)
+        let copies = match record.key().is_none() && record.position().is_some() {
+            true => self.drop_copies(&record),
+            false => Vec::new(),
+        };
+        Step::Record(record, copies)
     }
 
     fn choose(&self, targets: Option<&[i64]>) -> Choice {
@@ -113,13 +114,16 @@ impl TopicMerge {
     }
 
     /// An event without a key stands in every partition; it is handed on once.
-    fn drop_copies(&mut self, record: &Record) {
-        for queue in self.partitions.values_mut() {
+    fn drop_copies(&mut self, record: &Record) -> Vec<(i32, i64)> {
+        let mut dropped = Vec::new();
+        for (partition, queue) in &mut self.partitions {
             let head = queue.records.front();
             if head.is_some_and(|head| head.key().is_none() && head.position() == record.position()) {
                 queue.pop();
+                dropped.push((*partition, queue.next_offset));
             }
         }
+        dropped
     }
 }
 
@@ -149,7 +153,7 @@ mod tests {
 
     fn read(merge: &mut TopicMerge, targets: &[i64]) -> Vec<(i32, i64)> {
         let mut seen = Vec::new();
-        while let Step::Record(record) = merge.next(Some(targets)) {
+        while let Step::Record(record, _) = merge.next(Some(targets)) {
             seen.push((record.partition, record.offset));
         }
         seen
@@ -176,7 +180,10 @@ mod tests {
         {
             merge.push(record(partition, offset, lsn, keyed));
         }
-        assert_eq!(read(&mut merge, &[1, 3]), [(1, 0), (0, 0), (1, 2)]);
+        assert_eq!(read(&mut merge, &[0, 1]), [(1, 0)]);
+        let Step::Record(record, copies) = merge.next(Some(&[1, 3])) else { panic!("all heads are there") };
+        assert_eq!((record.partition, record.offset, copies), (0, 0, vec![(1, 2)]));
+        assert_eq!(read(&mut merge, &[1, 3]), [(1, 2)]);
         assert_eq!(merge.next_offsets().collect::<Vec<_>>(), [(0, 1), (1, 3)]);
     }
 

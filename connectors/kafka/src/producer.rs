@@ -10,7 +10,7 @@ use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
 
 use crate::admin::topic_gone;
-use crate::deliveries::PROGRESS;
+use crate::deliveries::NO_TABLE;
 use crate::headers::{EventHeaders, unavailable_fields};
 use crate::key_text::key_text;
 use crate::lanes::{Lane, ShapeChange};
@@ -38,8 +38,8 @@ pub struct EventProducer {
     dirty: bool,
     /// And somebody waits for that.
     urgent: bool,
-    /// The record was committed, and nobody has asked for it since.
-    news: bool,
+    /// The record as it was committed last, if nobody has asked for it since.
+    news: Option<TopicProgress>,
     /// A table has to be copied before the stream goes on.
     needs_copy: Option<Error>,
 }
@@ -58,7 +58,7 @@ impl EventProducer {
             recorded: Instant::now(),
             dirty: false,
             urgent: false,
-            news: false,
+            news: None,
             needs_copy: None,
         })
     }
@@ -80,6 +80,12 @@ impl EventProducer {
         self.former = progress.covered();
         self.progress = progress;
         self.dirty = true;
+        self.commit()
+    }
+
+    /// Records that nothing is written before the slot's first position.
+    pub fn start_from(&mut self, watermark: Watermark) -> Result<()> {
+        self.reach(watermark);
         self.commit()
     }
 
@@ -130,19 +136,21 @@ impl EventProducer {
         if self.transactions.open_since().is_none() && !self.dirty {
             return Ok(());
         }
+        let started = Instant::now();
         self.transactions.begin()?;
         self.take_offsets()?;
         let record = self.progress.to_json()?;
         let topic = self.settings.topics.progress.clone();
         let key = self.progress.record.slot.clone();
-        let message = BaseRecord::with_opaque_to(&topic, PROGRESS).partition(0);
+        let message = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0);
         self.transactions.send(message.key(key.as_bytes()).payload(record.as_slice()))?;
         self.transactions.commit()?;
+        tracing::debug!(bytes = self.open_bytes, took = ?started.elapsed(), "committed a Kafka transaction");
         self.open_bytes = 0;
         self.dirty = false;
         self.urgent = false;
         self.recorded = Instant::now();
-        self.news = true;
+        self.news = Some(self.progress.clone());
         Ok(())
     }
 
@@ -242,6 +250,8 @@ impl EventProducer {
             let lane = &self.lanes[number];
             let topic = self.progress.topics.entry(lane.table.to_string()).or_insert_with(|| TopicOffsets {
                 topic: lane.topic.to_string(),
+                generation: 0,
+                first_offsets: Vec::new(),
                 next_offsets: vec![0; lane.partitions.max(1) as usize],
                 columns: Vec::new(),
             });
@@ -289,6 +299,10 @@ impl EventProducer {
     }
 
     fn complete_copy(&mut self, table: &TableName, watermark: Watermark) {
+        // Parked on the way: some of its rows were dropped.
+        if self.by_name.get(table).is_some_and(|&number| self.lanes[number].closed) {
+            return;
+        }
         self.change_table(table, |progress| {
             progress.phase = TablePhase::Streaming;
             progress.reason = None;
@@ -303,7 +317,9 @@ impl EventProducer {
             return;
         }
         self.dirty |= watermark.end_lsn > progress.record.confirmed_lsn;
-        if progress.split.take().is_some() {
+        // The stream may stand before the transaction that was split, after a restart.
+        if progress.split.is_some_and(|split| split.commit_lsn <= watermark.commit_lsn) {
+            progress.split = None;
             self.dirty = true;
             // Events of the transaction are on the topics already, and readers wait for its end.
             self.urgent |= self.transactions.open_since().is_none();
@@ -320,7 +336,7 @@ impl EventProducer {
 
     /// The record, once after each commit.
     pub fn committed(&mut self) -> Option<TopicProgress> {
-        std::mem::take(&mut self.news).then(|| self.progress.clone())
+        self.news.take()
     }
 }
 

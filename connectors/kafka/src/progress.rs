@@ -60,10 +60,10 @@ pub struct Covered {
 impl Covered {
     /// Whether an event is written.
     pub fn covers(&self, position: Position) -> bool {
-        position.commit_lsn <= self.commit_lsn
-            || self
-                .split
-                .is_some_and(|split| position.commit_lsn == split.commit_lsn && position.ordinal < split.next_ordinal)
+        let Position { commit_lsn, ordinal } = position;
+        // Transactions come in commit order: those before the split one are written, too.
+        let in_split = |split: Split| (commit_lsn, ordinal) < (split.commit_lsn, split.next_ordinal);
+        commit_lsn <= self.commit_lsn || self.split.is_some_and(in_split)
     }
 }
 
@@ -72,6 +72,13 @@ impl Covered {
 pub struct TopicOffsets {
     /// Name.
     pub topic: String,
+    /// When its offsets began to be recorded, in microseconds since 1970: those of another generation are of another topic
+    /// of this name. What is written first is the start of a copy.
+    #[serde(default)]
+    pub generation: i64,
+    /// For each partition, where the generation begins.
+    #[serde(default)]
+    pub first_offsets: Vec<i64>,
     /// For each partition, the offset after its last event.
     pub next_offsets: Vec<i64>,
     /// The columns of the last events.
@@ -87,6 +94,13 @@ pub struct ColumnMark {
     /// Its number at the source, where that is known: stays when the column is renamed, and is never used again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub number: Option<i16>,
+}
+
+impl TopicOffsets {
+    /// Where a partition's generation begins.
+    pub fn first_offset(&self, partition: i32) -> i64 {
+        usize::try_from(partition).ok().and_then(|index| self.first_offsets.get(index)).copied().unwrap_or(0)
+    }
 }
 
 impl TopicProgress {
@@ -114,13 +128,18 @@ impl TopicProgress {
 
     /// Each topic's table.
     pub fn tables_by_topic(&self) -> HashMap<String, TableName> {
-        let split = |name: &str| name.split_once('.').map(|(schema, table)| TableName::new(schema, table));
-        self.topics.iter().filter_map(|(name, offsets)| Some((offsets.topic.clone(), split(name)?))).collect()
+        let topics = self.topics.iter();
+        topics.filter_map(|(name, offsets)| Some((offsets.topic.clone(), TableName::parse(name)?))).collect()
     }
 
-    /// The offsets of a topic; none of a topic that was not written to.
-    pub fn offsets_of(&self, topic: &str) -> &[i64] {
-        let found = self.topics.values().find(|offsets| offsets.topic == topic);
+    /// What is recorded of a topic; nothing of one that was not written to.
+    pub fn topic(&self, topic: &str) -> Option<&TopicOffsets> {
+        self.topics.values().find(|offsets| offsets.topic == topic)
+    }
+
+    /// The offsets of a topic; none of a topic that was not written to, or that is of another generation.
+    pub fn offsets_of(&self, topic: &str, generation: i64) -> &[i64] {
+        let found = self.topic(topic).filter(|offsets| offsets.generation == generation);
         found.map(|offsets| offsets.next_offsets.as_slice()).unwrap_or_default()
     }
 
@@ -247,6 +266,7 @@ mod tests {
         }
         let covered = split.covered();
         assert!(covered.covers(at(150, 7)) && !covered.covers(at(150, 8)) && !covered.covers(at(151, 0)));
+        assert!(covered.covers(at(140, 20)), "a whole transaction before the split one");
         assert!(split.watermark().is_none());
     }
 

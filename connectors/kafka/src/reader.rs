@@ -3,20 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use sooner_api::{Error, EventReader, Result, TablePhase};
-use sooner_schemas::event::{EventBatch, Poisoned, TableEvents, Watermark};
+use sooner_api::{Class, Error, EventReader, Result, TablePhase};
+use sooner_schemas::event::{EventBatch, EventSchema, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
 
-use crate::events::{advance, append};
+use crate::assembly::Assembly;
+use crate::dead_letters::DeadLetters;
 use crate::follow::ProgressFollower;
 use crate::group::{Change, GroupMember, Incoming, Place, Positions};
+use crate::lag::LagGauge;
 use crate::merge::{Step, TopicMerge};
 use crate::progress::TopicProgress;
 use crate::record::Record;
 use crate::schemas::SchemaCache;
-
-/// A batch of this size goes out.
-const BATCH_BYTES: usize = 512 << 10;
 
 /// Who writes the topics.
 pub enum Writer {
@@ -26,10 +25,26 @@ pub enum Writer {
     Debezium,
 }
 
+/// What is read after partitions have come or gone.
+#[derive(Default)]
+pub struct Settlement {
+    /// Each topic's table.
+    pub tables: HashMap<String, TableName>,
+    /// Where to read from, for all that is held.
+    pub positions: Positions,
+    /// Up to where tables of topics are complete, where that is known.
+    pub applied: HashMap<String, Lsn>,
+    /// Topics of which no event is taken until a copy starts, and why.
+    pub closed: HashMap<String, String>,
+    /// Which topic of its name each is, where its writer tells.
+    pub generations: HashMap<String, i64>,
+}
+
 /// One topic that is read.
 struct Topic {
     table: TableName,
     merge: TopicMerge,
+    generation: i64,
     /// Why its events are dropped, until a copy starts.
     closed: bool,
     /// By partition: events at or below it have been handed on. A writer without transactions repeats some.
@@ -37,15 +52,18 @@ struct Topic {
 }
 
 impl Topic {
-    /// Whether an event was handed on before; notes it if not. A tombstone stands where its delete does, and is no
-    /// event of its own.
-    fn has_seen(&mut self, partition: i32, position: Position) -> bool {
-        let last = self.seen.get(&partition);
-        if last.is_some_and(|last| position <= *last) {
-            return true;
+    /// Whether an event was handed on before. A tombstone stands where its delete does, and is no event of its own.
+    fn has_seen(&self, record: &Record) -> bool {
+        let last = self.seen.get(&record.partition);
+        record.position().is_some_and(|position| last.is_some_and(|last| position <= *last))
+    }
+
+    /// Notes an event that was handed on.
+    fn note(&mut self, record: &Record) {
+        if let Some(position) = record.position() {
+            let last = self.seen.entry(record.partition).or_insert(position);
+            *last = position.max(*last);
         }
-        self.seen.insert(partition, position);
-        false
     }
 }
 
@@ -63,22 +81,26 @@ pub struct KafkaReader {
     target: Option<TopicProgress>,
     /// The one before it, in case that its events have to be read again.
     reached: Option<TopicProgress>,
-    batch: EventBatch,
-    batch_bytes: usize,
-    /// Where in the batch a table's events go.
-    open: HashMap<TableName, usize>,
+    assembly: Assembly,
+    /// Where messages go that cannot be read; without it, they stop their table.
+    dead_letters: Option<DeadLetters>,
+    lag: LagGauge,
     /// What the last record said of each table's copy.
     copied: HashMap<TableName, Lsn>,
     /// Watermarks on their way, each with the offsets that it covers.
     delivered: VecDeque<(Lsn, Positions)>,
     last_watermark: Option<Watermark>,
-    /// Messages without a position so far.
-    arrived: u64,
 }
 
 impl KafkaReader {
-    /// Reads what a member of the group is given.
-    pub fn new(member: GroupMember, writer: Writer, schemas: SchemaCache) -> KafkaReader {
+    /// Reads what a member of the group is given. Messages that cannot be read go to the dead letters, if there are any.
+    pub fn new(
+        member: GroupMember,
+        writer: Writer,
+        schemas: SchemaCache,
+        dead_letters: Option<DeadLetters>,
+    ) -> KafkaReader {
+        let lag = member.lag();
         KafkaReader {
             member,
             writer,
@@ -89,14 +111,18 @@ impl KafkaReader {
             change: None,
             target: None,
             reached: None,
-            batch: EventBatch::default(),
-            batch_bytes: 0,
-            open: HashMap::new(),
+            assembly: Assembly::default(),
+            dead_letters,
+            lag,
             copied: HashMap::new(),
             delivered: VecDeque::new(),
             last_watermark: None,
-            arrived: 0,
         }
+    }
+
+    /// How far each partition is read.
+    pub fn lag(&self) -> LagGauge {
+        self.lag.clone()
     }
 
     /// Subscribes to topics, in place of those before.
@@ -112,12 +138,20 @@ impl KafkaReader {
     }
 
     /// Takes a progress record. One that tells of other topics than those before has the group read them too.
-    fn follow(&mut self, progress: TopicProgress) {
+    fn follow(&mut self, progress: TopicProgress) -> Result<()> {
+        let is_newer = |(name, topic): &(&String, &Topic)| {
+            progress.topic(name).is_some_and(|recorded| recorded.generation > topic.generation)
+        };
+        if let Some((name, _)) = self.topics.iter().find(is_newer) {
+            let why = "its writer writes all tables anew";
+            return Err(Error::retry(format!("topic {name} begins anew"), why, "nothing; it is read from there"));
+        }
         let topics: BTreeSet<String> = progress.topics.values().map(|offsets| offsets.topic.clone()).collect();
         if !topics.is_subset(&self.subscribed) {
             self.subscribe(topics.union(&self.subscribed).cloned().collect());
         }
         self.target = Some(progress);
+        Ok(())
     }
 
     /// Waits for the first or the next change of partitions, and tells what is held from then on.
@@ -134,16 +168,9 @@ impl KafkaReader {
         self.change.as_ref().is_some_and(|change| change.without_asking)
     }
 
-    /// Answers a change: reads what is held, from these positions on. `tables` names each topic's table.
-    /// `applied` says up to where tables are complete, and `closed` of which topics no event is taken until a copy
-    /// starts, and why.
-    pub fn settle(
-        &mut self,
-        tables: &HashMap<String, TableName>,
-        positions: Positions,
-        applied: &HashMap<String, Lsn>,
-        closed: HashMap<String, String>,
-    ) -> Result<()> {
+    /// Answers a change: reads what is held, from its positions on.
+    pub fn settle(&mut self, settlement: Settlement) -> Result<()> {
+        let Settlement { tables, positions, applied, closed, generations } = settlement;
         let mut by_topic: HashMap<&str, Vec<(i32, i64)>> = HashMap::new();
         for ((topic, partition), offset) in &positions {
             by_topic.entry(topic).or_default().push((*partition, *offset));
@@ -154,13 +181,12 @@ impl KafkaReader {
             // A table is complete between transactions, so all events of the last one are in it.
             let complete = applied.get(topic).map(|lsn| Position { commit_lsn: *lsn, ordinal: u64::MAX });
             let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete?))).collect();
-            let merge = TopicMerge::new(positions);
-            let topic_state = Topic { table: table.clone(), merge, closed: false, seen };
+            let (merge, generation) = (TopicMerge::new(positions), generations.get(topic).copied().unwrap_or_default());
+            let topic_state = Topic { table: table.clone(), merge, generation, closed: false, seen };
             self.topics.insert(topic.to_owned(), topic_state);
         }
-        self.batch = EventBatch::default();
-        self.batch_bytes = 0;
-        self.open.clear();
+        drop(self.assembly.take());
+        self.lag.start(&positions);
         self.delivered.clear();
         self.copied.clear();
         self.last_watermark = None;
@@ -201,7 +227,7 @@ impl KafkaReader {
         let names: Vec<String> = self.topics.keys().cloned().collect();
         for name in names {
             reached &= self.gather_topic(&name).await?;
-            if self.batch_bytes >= BATCH_BYTES {
+            if self.assembly.is_full() {
                 return Ok(());
             }
         }
@@ -215,74 +241,62 @@ impl KafkaReader {
     /// Whether the topic is read up to where it should be.
     async fn gather_topic(&mut self, name: &str) -> Result<bool> {
         loop {
-            let targets = match (&self.writer, &self.target) {
-                (Writer::Debezium, _) => None,
-                (Writer::Sooner(_), None) => return Ok(true),
-                (Writer::Sooner(_), Some(target)) => Some(target.offsets_of(name)),
-            };
+            if matches!(self.writer, Writer::Sooner(_)) && self.target.is_none() {
+                return Ok(true);
+            }
             let Some(topic) = self.topics.get_mut(name) else { return Ok(true) };
-            let Some(head) = topic.merge.peek(targets) else {
+            let targets = targets_of(&self.writer, &self.target, name, topic.generation);
+            let Some(head) = topic.merge.peek(targets).cloned() else {
                 return Ok(matches!(topic.merge.next(targets), Step::Reached));
             };
-            let schema = match topic.closed && !head.headers.copy_start {
-                true => Ok(None),
-                false => self.schemas.find(&topic.table, head).await,
-            };
-            let Step::Record(record) = topic.merge.next(targets) else { return Ok(false) };
-            let taken = match schema {
-                Ok(schema) => self.take_record(name, &record, schema),
-                Err(error) => Err(error),
-            };
-            match taken {
-                Err(error) if error.class == sooner_api::Class::Operator => self.close(name, error.to_string()),
-                taken => taken?,
+            // It stays where it is until it is dealt with: what is cancelled on the way begins again.
+            self.deal_with(name, &head).await?;
+            let Some(topic) = self.topics.get_mut(name) else { return Ok(true) };
+            let targets = targets_of(&self.writer, &self.target, name, topic.generation);
+            if let Step::Record(record, copies) = topic.merge.next(targets) {
+                self.assembly.pass(&topic.table, &record, &copies);
             }
-            if self.batch_bytes >= BATCH_BYTES {
+            if self.assembly.is_full() {
                 return Ok(false);
             }
         }
     }
 
-    fn take_record(
-        &mut self,
-        name: &str,
-        record: &Record,
-        schema: Option<Arc<sooner_schemas::event::EventSchema>>,
-    ) -> Result<()> {
+    /// Hands a message's event on, or what cannot be read to the dead letters, or stops its table.
+    async fn deal_with(&mut self, name: &str, record: &Record) -> Result<()> {
+        let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
+        let schema = match topic.closed && !record.headers.copy_start {
+            true => return Ok(()),
+            false => self.schemas.find(&topic.table, record).await,
+        };
+        let taken = schema.and_then(|schema| self.take_record(name, record, schema));
+        match taken {
+            Err(error) if error.class == Class::Operator => self.set_aside(name, record, &error).await,
+            taken => taken,
+        }
+    }
+
+    fn take_record(&mut self, name: &str, record: &Record, schema: Option<Arc<EventSchema>>) -> Result<()> {
         let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
         if record.headers.copy_start {
             topic.closed = false;
             topic.seen.clear();
         }
-        let repeated = record.position().is_some_and(|position| topic.has_seen(record.partition, position));
-        if topic.closed {
-            return Ok(());
-        }
-        let table = topic.table.clone();
-        let index = match (&schema, self.open.get(&table)) {
-            (None, Some(&index)) => index,
-            // An event of the whole table stands alone: what it does to the table comes before what follows.
-            (Some(schema), Some(&index))
-                if record.key().is_some() && Arc::ptr_eq(&self.batch.tables[index].schema, schema) =>
-            {
-                index
-            }
-            (None, None) => return Ok(()),
-            (Some(schema), _) => {
-                self.batch.tables.push(TableEvents::new(schema.clone()));
-                let index = self.batch.tables.len() - 1;
-                self.open.insert(table, index);
-                index
-            }
+        self.assembly.append(&topic.table, record, schema, topic.has_seen(record))?;
+        topic.note(record);
+        Ok(())
+    }
+
+    async fn set_aside(&mut self, name: &str, record: &Record, error: &Error) -> Result<()> {
+        let buried = match &mut self.dead_letters {
+            None => Err(error.clone()),
+            Some(letters) => letters.bury(record, &format!("{}: {}", error.what, error.why)).await,
         };
-        let out = &mut self.batch.tables[index];
-        let before = out.bytes.len();
-        advance(out, record);
-        if !repeated {
-            self.arrived += 1;
-            append(out, record, self.arrived)?;
+        match buried {
+            Ok(()) => tracing::warn!(place = record.place(), %error, "the message went to the dead letters"),
+            Err(error) if error.class == Class::Operator => self.close(name, error.to_string()),
+            Err(error) => return Err(error),
         }
-        self.batch_bytes += out.bytes.len() - before + 64;
         Ok(())
     }
 
@@ -290,34 +304,45 @@ impl KafkaReader {
     fn close(&mut self, name: &str, reason: String) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.closed = true;
-        self.batch.poisoned.push(Poisoned { table: topic.table.clone(), reason });
+        self.assembly.poison(topic.table.clone(), reason);
     }
 
     /// Everything that a record covers is in the batches.
     fn reach(&mut self, target: &TopicProgress) {
-        let moved = self.reached.as_ref().is_some_and(|former| former.record.system_id != target.record.system_id);
+        let origin = |progress: &TopicProgress| (progress.record.system_id.clone(), progress.record.timeline);
+        let moved = self.reached.as_ref().is_some_and(|former| origin(former) != origin(target));
         if moved {
             // Another server counts from another start.
             self.last_watermark = None;
         }
-        for (name, table) in &target.record.tables {
-            let Some((schema, short)) = name.split_once('.') else { continue };
-            let name = TableName::new(schema, short);
-            if let (TablePhase::Streaming, Some(lsn)) = (table.phase, table.copied_lsn)
-                && self.copied.insert(name.clone(), lsn) != Some(lsn)
-            {
-                let watermark =
-                    Watermark { commit_lsn: lsn, end_lsn: Lsn(lsn.0 + 1), commit_micros: target.commit_micros };
-                self.batch.completed.push((name, watermark));
-            }
+        // Of a transaction that is split, some of its events may be here.
+        if target.split.is_none() {
+            self.complete_copies(target);
         }
         // While a table is copied, the stream stands still; its watermark says nothing about that table.
         let copying = target.record.tables.values().any(|table| table.phase == TablePhase::Copying);
         let former = self.last_watermark.map_or(Lsn::ZERO, |watermark| watermark.commit_lsn);
         let watermark = target.watermark().filter(|watermark| !copying && watermark.commit_lsn >= former);
         if let Some(watermark) = watermark {
-            self.batch.watermark = Some(watermark);
-            self.delivered.push_back((watermark.end_lsn, self.positions()));
+            self.assembly.batch.watermark = Some(watermark);
+            let positions = self.positions();
+            self.lag.read_to(&positions);
+            self.delivered.push_back((watermark.end_lsn, positions));
+        }
+    }
+
+    /// Tells of tables whose copy ends with what has been read.
+    fn complete_copies(&mut self, target: &TopicProgress) {
+        for (name, table) in &target.record.tables {
+            let Some(name) = TableName::parse(name) else { continue };
+            if let (TablePhase::Streaming, Some(copied)) = (table.phase, table.copied_lsn)
+                && self.copied.insert(name.clone(), copied) != Some(copied)
+            {
+                let lsn = copied.max(target.commit_lsn);
+                let watermark =
+                    Watermark { commit_lsn: lsn, end_lsn: Lsn(lsn.0 + 1), commit_micros: target.commit_micros };
+                self.assembly.batch.completed.push((name, watermark));
+            }
         }
     }
 
@@ -332,23 +357,36 @@ impl KafkaReader {
 
     /// The batch, if there is something in it.
     fn ready(&mut self) -> Option<EventBatch> {
-        if matches!(self.writer, Writer::Debezium) && !self.batch.tables.is_empty() {
-            let lsn = Lsn(self.arrived);
-            self.batch.watermark = Some(Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros: 0 });
-            self.delivered.push_back((lsn, self.positions()));
+        if matches!(self.writer, Writer::Debezium) && !self.assembly.batch.tables.is_empty() {
+            let lsn = Lsn(self.assembly.arrived());
+            self.assembly.batch.watermark = Some(Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros: 0 });
+            let positions = self.positions();
+            self.lag.read_to(&positions);
+            self.delivered.push_back((lsn, positions));
         }
-        let EventBatch { tables, poisoned, completed, watermark, .. } = &self.batch;
+        let EventBatch { tables, poisoned, completed, watermark, .. } = &mut self.assembly.batch;
         let news = watermark.is_some() && *watermark != self.last_watermark;
         if tables.is_empty() && poisoned.is_empty() && completed.is_empty() && !news {
-            self.batch.watermark = None;
+            *watermark = None;
             return None;
         }
         self.last_watermark = watermark.or(self.last_watermark);
-        self.batch_bytes = 0;
-        self.open.clear();
-        let mut batch = std::mem::take(&mut self.batch);
+        let mut batch = self.assembly.take();
         batch.server_end = batch.watermark.map_or(Lsn::ZERO, |watermark| watermark.end_lsn);
         Some(batch)
+    }
+}
+
+/// Up to which offsets a topic is to be read; without a bound if nobody tells.
+fn targets_of<'a>(
+    writer: &Writer,
+    target: &'a Option<TopicProgress>,
+    topic: &str,
+    generation: i64,
+) -> Option<&'a [i64]> {
+    match writer {
+        Writer::Debezium => None,
+        Writer::Sooner(_) => target.as_ref().map(|target| target.offsets_of(topic, generation)),
     }
 }
 
@@ -366,7 +404,7 @@ impl EventReader for KafkaReader {
                 Writer::Sooner(follower) if self.target.is_none() => {
                     tokio::select! {
                         incoming = self.member.next() => self.take(incoming)?,
-                        progress = follower.next() => self.follow(progress?),
+                        progress = follower.next() => self.follow(progress?)?,
                     }
                 }
                 _ => {

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Error, Result};
+use sooner_api::{Class, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::wire::split_header;
+use tokio::task::JoinHandle;
 
+use crate::events::ON_WITHOUT_IT;
 use crate::record::Record;
 use crate::registry::Registry;
 
@@ -16,14 +18,16 @@ type Ids = (Option<u32>, u32);
 
 /// Schemas by table and ids. Events of the same schemas share one.
 pub struct SchemaCache {
-    registry: Registry,
+    registry: Arc<Registry>,
     known: HashMap<(TableName, Ids), Arc<EventSchema>>,
+    /// Questions by id. Who asks may be cancelled and ask again; the registry is asked once.
+    under_way: HashMap<u32, JoinHandle<Result<Arc<str>>>>,
 }
 
 impl SchemaCache {
     /// Nothing known yet.
     pub fn new(registry: Registry) -> SchemaCache {
-        SchemaCache { registry, known: HashMap::new() }
+        SchemaCache { registry: Arc::new(registry), known: HashMap::new(), under_way: HashMap::new() }
     }
 
     /// The schemas of an event; none for a tombstone.
@@ -31,11 +35,7 @@ impl SchemaCache {
         let Some(value) = record.value() else { return Ok(None) };
         let id = |message| {
             split_header(message).map(|(id, _)| id).map_err(|why| {
-                Error::operator(
-                    format!("cannot read the message at {}", record.place()),
-                    why,
-                    "let nothing but events in Avro with schema ids go to this topic",
-                )
+                Error::operator(format!("cannot read the message at {}", record.place()), why, ON_WITHOUT_IT)
             })
         };
         let value_id = id(value)?;
@@ -46,19 +46,36 @@ impl SchemaCache {
             return Ok(Some(schema.clone()));
         }
         let key = match key_id {
-            Some(id) => Some(self.registry.schema(id).await?),
+            Some(id) => Some(self.fetch(id, record).await?),
             None => None,
         };
-        let value = self.registry.schema(value_id).await?;
+        let value = self.fetch(value_id, record).await?;
         let parsed = EventSchema::parse(table.clone(), key.as_deref(), &value).map_err(|why| {
             Error::operator(
                 format!("cannot read the message at {}", record.place()),
                 format!("its schema (id {value_id}) cannot be read: {why}"),
-                "let nothing but events in Debezium's envelope go to this topic",
+                ON_WITHOUT_IT,
             )
         })?;
         let schema = Arc::new(parsed);
         self.known.insert((table.clone(), ids), schema.clone());
         Ok(Some(schema))
+    }
+
+    /// A schema by its id. What is wrong with one message says which one.
+    async fn fetch(&mut self, id: u32, record: &Record) -> Result<Arc<str>> {
+        let registry = self.registry.clone();
+        let asked = self.under_way.entry(id).or_insert_with(|| tokio::spawn(async move { registry.schema(id).await }));
+        let answer = asked.await;
+        self.under_way.remove(&id);
+        let answer = answer.unwrap_or_else(|panic| Err(Error::fatal("cannot read a schema", panic, "report this")));
+        answer.map_err(|error| match error.class {
+            Class::Operator => Error::operator(
+                format!("cannot read the message at {}", record.place()),
+                format!("{}: {}", error.what, error.why),
+                error.remedy,
+            ),
+            _ => error,
+        })
     }
 }

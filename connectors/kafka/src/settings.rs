@@ -131,11 +131,15 @@ pub struct ConsumerSettings {
     pub protocol: GroupProtocol,
     /// Bytes of messages that wait to be merged.
     pub fetch_bytes: usize,
+    /// Topic for messages that cannot be read; none stops their table.
+    pub dead_letters: Option<String>,
 }
 
 /// How members of a group agree on partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupProtocol {
+    /// What the brokers have: theirs, or else that of members.
+    Auto,
     /// Members decide, by the cooperative-sticky assignor.
     Classic,
     /// The broker decides (KIP-848, Kafka 4.0 and newer).

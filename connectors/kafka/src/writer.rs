@@ -54,8 +54,8 @@ impl WriterProgress {
 
 impl KafkaWriter {
     /// Starts the thread. Once the writer is dropped, the thread commits what it has and ends.
-    pub fn start(producer: EventProducer) -> KafkaWriter {
-        let progress = producer.progress().clone();
+    pub fn start(mut producer: EventProducer) -> KafkaWriter {
+        let progress = producer.committed().unwrap_or_else(|| producer.progress().clone());
         let shared = Arc::new(Shared {
             durable: AtomicU64::new(progress.record.confirmed_lsn.0),
             progress: Mutex::new(progress),
@@ -116,6 +116,15 @@ impl EventWriter for KafkaWriter {
     }
 }
 
+/// Tells whoever waits that the thread has ended, also by a panic.
+struct Ended(Arc<Semaphore>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 struct Worker {
     producer: EventProducer,
     orders: Receiver<Order>,
@@ -125,11 +134,10 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let result = self.work();
-        if let Err(error) = result {
+        let _ended = Ended(self.room.clone());
+        if let Err(error) = self.work() {
             *self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
-        self.room.close();
     }
 
     fn work(&mut self) -> Result<()> {

@@ -1,0 +1,80 @@
+//! How many messages of each partition have not been read yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::Statistics;
+use serde::{Deserialize, Serialize};
+
+use crate::group::{Place, Positions};
+
+/// Where one partition stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionOffsets {
+    /// The offset after the last message that was read.
+    pub next_offset: i64,
+    /// The offset after the last message that may be read: of a transaction that has ended. None before brokers told.
+    pub end_offset: Option<i64>,
+}
+
+impl PartitionOffsets {
+    /// Messages between the two. The end of a transaction takes an offset too, after its last message; the last one of
+    /// these is left out, so that nothing is left where all has been read.
+    pub fn unread(&self, in_transactions: bool) -> u64 {
+        let offsets = self.end_offset.map_or(0, |end| (end - self.next_offset).max(0));
+        u64::try_from(if in_transactions { offsets - 1 } else { offsets }).unwrap_or(0)
+    }
+}
+
+/// The partitions that are read, shared by who reads, who hears from brokers, and who shows it.
+#[derive(Clone, Debug, Default)]
+pub struct LagGauge(Arc<Mutex<HashMap<Place, PartitionOffsets>>>);
+
+impl LagGauge {
+    /// Where each partition of a topic stands.
+    pub fn of_topic(&self, topic: &str) -> BTreeMap<i32, PartitionOffsets> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_topic = known.iter().filter(|((name, _), _)| name == topic);
+        of_topic.map(|((_, partition), offsets)| (*partition, *offsets)).collect()
+    }
+
+    /// These partitions are read from now on, from these offsets.
+    pub(crate) fn start(&self, positions: &Positions) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|place, _| positions.contains_key(place));
+        drop(known);
+        self.read_to(positions);
+    }
+
+    /// They are read up to these offsets.
+    pub(crate) fn read_to(&self, positions: &Positions) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, offset) in positions {
+            known.entry(place.clone()).or_default().next_offset = *offset;
+        }
+    }
+
+    /// What brokers last told. Less than zero stands for nothing.
+    pub(crate) fn hear(&self, statistics: &Statistics) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((topic, partition), offsets) in known.iter_mut() {
+            let told = statistics.topics.get(topic).and_then(|topic| topic.partitions.get(partition));
+            offsets.end_offset = told.map(|told| told.ls_offset).filter(|end| *end >= 0).or(offsets.end_offset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_last_transaction_is_no_message() {
+        let at = |next_offset, end_offset| PartitionOffsets { next_offset, end_offset };
+        assert_eq!(at(10, None).unread(true), 0);
+        assert_eq!(at(10, Some(10)).unread(true), 0);
+        assert_eq!(at(10, Some(11)).unread(true), 0);
+        assert_eq!(at(10, Some(15)).unread(true), 4);
+        assert_eq!(at(10, Some(15)).unread(false), 5);
+    }
+}
