@@ -1,7 +1,7 @@
 //! A real Debezium on Kafka Connect, with Confluent's Avro converter: the peer whose consumers ours must satisfy.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -9,12 +9,12 @@ use tempfile::TempDir;
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 use crate::registry::Registry;
+use crate::server::Server;
 use crate::{free_port, stack};
 
 /// A running worker with one connector.
 pub struct Debezium {
-    folder: PathBuf,
-    process: Child,
+    server: Server,
     /// Goes with it.
     _scratch: Option<TempDir>,
 }
@@ -72,28 +72,20 @@ impl Debezium {
         write(folder, "worker.properties", &worker.join("\n"));
         let settings: String = settings.iter().map(|setting| format!("\n{setting}")).collect();
         write(folder, "connector.properties", &(connector.join("\n") + &settings));
-        let log = std::fs::File::create(folder.join("log")).expect("writable");
-        let process = Command::new("java")
+        let mut command = Command::new("java");
+        command
             .args(["-Xms256m", "-Xmx1g", "-cp"])
             .arg(stack().join("kafka-jars/*"))
             .arg("org.apache.kafka.connect.cli.ConnectStandalone")
-            .args([folder.join("worker.properties"), folder.join("connector.properties")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file"))
-            .stderr(log)
-            .spawn()
-            .expect("Java is installed");
-        Debezium { folder: folder.to_owned(), process, _scratch: None }
+            .args([folder.join("worker.properties"), folder.join("connector.properties")]);
+        let mut server = Server::new(folder.join("log"));
+        server.launch(&mut command);
+        Debezium { server, _scratch: None }
     }
 
     /// The worker's process id.
     pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// What the worker logged.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        self.server.pid()
     }
 
     /// Waits until the snapshot is over and the slot streams.
@@ -101,16 +93,13 @@ impl Debezium {
         let asked = Instant::now();
         let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active");
         while postgres.value(&sql).await != "1" {
-            assert!(asked.elapsed() < Duration::from_secs(90), "Debezium does not stream; its log:\n{}", self.log());
+            assert!(
+                asked.elapsed() < Duration::from_secs(90),
+                "Debezium does not stream; its log:\n{}",
+                self.server.log()
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
-}
-
-impl Drop for Debezium {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -1,69 +1,146 @@
 //! A real Kafka broker, in KRaft mode, with its data in a folder that goes with it.
 
+use std::collections::HashMap;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
+use crate::identity::Identity;
+use crate::server::Server;
 use crate::{free_port, stack};
 
 /// How long the broker may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// What every broker is started with.
+const SETTINGS: &[&str] = &[
+    "process.roles=broker,controller",
+    "node.id=1",
+    "controller.listener.names=CONTROLLER",
+    "inter.broker.listener.name=PLAINTEXT",
+    "auto.create.topics.enable=false",
+    "num.partitions=1",
+    "default.replication.factor=1",
+    "offsets.topic.replication.factor=1",
+    "offsets.topic.num.partitions=4",
+    "transaction.state.log.replication.factor=1",
+    "transaction.state.log.min.isr=1",
+    "transaction.state.log.num.partitions=4",
+    "group.initial.rebalance.delay.ms=0",
+    // A killed member is missed after ten seconds rather than 45.
+    "group.consumer.min.session.timeout.ms=10000",
+    "group.consumer.session.timeout.ms=10000",
+    "group.consumer.min.heartbeat.interval.ms=1000",
+    "group.consumer.heartbeat.interval.ms=1000",
+    "share.coordinator.state.topic.replication.factor=1",
+];
+
+/// Protected listeners, and what they speak.
+const LISTENERS: [(&str, &str); 4] =
+    [("TLS", "SSL"), ("MTLS", "SSL"), ("SASL", "SASL_PLAINTEXT"), ("SASLTLS", "SASL_SSL")];
+
 /// A running broker.
 pub struct Kafka {
+    server: Server,
     folder: TempDir,
     /// TCP port on 127.0.0.1.
     pub port: u16,
-    process: Option<Child>,
+    /// Those of protected listeners.
+    ports: HashMap<&'static str, u16>,
+    java_options: String,
 }
 
 impl Kafka {
     /// Starts a broker without protection.
     pub fn start() -> Kafka {
-        Kafka::start_with(&[])
+        Kafka::start_with(Vec::new(), HashMap::new(), &[], String::new())
     }
 
-    /// Starts a broker with more settings.
-    pub fn start_with(settings: &[String]) -> Kafka {
+    /// Starts a broker with a listener for each way to be protected, beside the open one; see [`Kafka::listener`]. Users are
+    /// `sooner` with the password `secret`, and whoever the identity provider gives a token.
+    pub fn start_protected(certificates: &Certificates, identity: &Identity) -> Kafka {
+        let ports: HashMap<_, _> = LISTENERS.iter().map(|(name, _)| (*name, free_port())).collect();
+        let mut settings = vec![
+            "ssl.keystore.type=PEM".to_owned(),
+            format!("ssl.keystore.location={}", certificates.key_store("broker").display()),
+            "ssl.truststore.type=PEM".to_owned(),
+            format!("ssl.truststore.location={}", certificates.path("root.crt").display()),
+            "listener.name.mtls.ssl.client.auth=required".to_owned(),
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
+        ];
+        let module = "org.apache.kafka.common.security";
+        for name in ["sasl", "sasltls"] {
+            let listener = format!("listener.name.{name}");
+            settings.extend([
+                format!(
+                    "{listener}.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_sooner=\"secret\";"
+                ),
+                format!("{listener}.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;"),
+                format!("{listener}.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;"),
+                format!(
+                    "{listener}.oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuthBearerLoginModule required \
+                     unsecuredLoginStringClaim_sub=\"broker\";"
+                ),
+                format!(
+                    "{listener}.oauthbearer.sasl.server.callback.handler.class=\
+                     {module}.oauthbearer.OAuthBearerValidatorCallbackHandler"
+                ),
+                format!("{listener}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={}/jwks", identity.url()),
+                format!("{listener}.oauthbearer.sasl.oauthbearer.expected.audience=test"),
+            ]);
+        }
+        let scram = |hash: &str| format!("SCRAM-SHA-{hash}=[name=sooner,password=secret]");
+        let users = ["--add-scram", &scram("256"), "--add-scram", &scram("512")].map(str::to_owned);
+        // Brokers ask only such addresses for the keys of tokens as are named.
+        let options = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}/jwks", identity.url());
+        Kafka::start_with(settings, ports, &users, options)
+    }
+
+    fn start_with(
+        settings: Vec<String>,
+        ports: HashMap<&'static str, u16>,
+        users: &[String],
+        java_options: String,
+    ) -> Kafka {
         let folder = tempfile::Builder::new().prefix("sooner-kafka-").tempdir().expect("a folder");
         let (port, controller) = (free_port(), free_port());
-        let mut properties = vec![
-            "process.roles=broker,controller".to_owned(),
-            "node.id=1".to_owned(),
-            format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-            "controller.listener.names=CONTROLLER".to_owned(),
-            format!("log.dirs={}", folder.path().join("data").display()),
-            "auto.create.topics.enable=false".to_owned(),
-            "num.partitions=1".to_owned(),
-            "default.replication.factor=1".to_owned(),
-            "offsets.topic.replication.factor=1".to_owned(),
-            "offsets.topic.num.partitions=4".to_owned(),
-            "transaction.state.log.replication.factor=1".to_owned(),
-            "transaction.state.log.min.isr=1".to_owned(),
-            "transaction.state.log.num.partitions=4".to_owned(),
-            "share.coordinator.state.topic.replication.factor=1".to_owned(),
-            "share.coordinator.state.topic.min.isr=1".to_owned(),
-            "group.initial.rebalance.delay.ms=0".to_owned(),
-        ];
-        if !settings.iter().any(|setting| setting.starts_with("listeners=")) {
-            properties.push(format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"));
-            properties.push(format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"));
-            properties.push("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned());
+        let open = |name, port| (name, "PLAINTEXT", "127.0.0.1", port);
+        let mut listeners = vec![open("PLAINTEXT", port), open("CONTROLLER", controller)];
+        for (name, protocol) in LISTENERS {
+            listeners.extend(ports.get(name).map(|port| (name, protocol, "localhost", *port)));
         }
-        let fill = |setting: &String| {
-            setting.replace("{port}", &port.to_string()).replace("{controller}", &controller.to_string())
-        };
-        properties.extend(settings.iter().map(fill));
+        let join = |texts: Vec<String>| texts.join(",");
+        let address = |(name, _, host, port): &(&str, &str, &str, u16)| format!("{name}://{host}:{port}");
+        let clients = listeners.iter().filter(|(name, ..)| *name != "CONTROLLER");
+        let mut properties: Vec<String> = SETTINGS.iter().map(|setting| (*setting).to_owned()).collect();
+        properties.extend([
+            format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+            format!("log.dirs={}", folder.path().join("data").display()),
+            format!("listeners={}", join(listeners.iter().map(address).collect())),
+            format!("advertised.listeners={}", join(clients.map(address).collect())),
+            format!(
+                "listener.security.protocol.map={}",
+                join(listeners.iter().map(|(name, protocol, ..)| format!("{name}:{protocol}")).collect())
+            ),
+        ]);
+        properties.extend(settings);
         std::fs::write(folder.path().join("server.properties"), properties.join("\n")).expect("writable");
-        let mut kafka = Kafka { folder, port, process: None };
-        kafka.format(&[]);
+        let server = Server::new(folder.path().join("log"));
+        let mut kafka = Kafka { server, folder, port, ports, java_options };
+        kafka.format(users);
         kafka.launch();
         kafka
+    }
+
+    /// `host:port` of a protected listener: `TLS`, `MTLS`, `SASL` or `SASLTLS`.
+    pub fn listener(&self, name: &str) -> String {
+        format!("localhost:{}", self.ports[name])
     }
 
     /// `host:port` for clients.
@@ -75,40 +152,25 @@ impl Kafka {
         self.folder.path().join("server.properties").display().to_string()
     }
 
-    fn format(&self, arguments: &[&str]) {
+    fn format(&self, arguments: &[String]) {
         let id = self.java("kafka.tools.StorageTool", &["random-uuid"]);
         let mut format = vec!["format", "-t", id.trim(), "-c"];
         let properties = self.properties();
         format.push(&properties);
-        format.extend(arguments);
+        format.extend(arguments.iter().map(String::as_str));
         self.java("kafka.tools.StorageTool", &format);
     }
 
     /// Starts the broker, after it was killed.
     pub fn launch(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
-        let log = log.expect("writable");
-        let process = command("kafka.Kafka")
-            .arg(self.properties())
-            .stdout(log.try_clone().expect("a file"))
-            .stderr(log)
-            .spawn()
-            .expect("Java is installed");
-        self.process = Some(process);
-        let asked = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(asked.elapsed() < START_LIMIT, "the broker does not listen; its log:\n{}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut broker = command("kafka.Kafka");
+        self.server.launch(broker.arg(self.properties()).env("JDK_JAVA_OPTIONS", &self.java_options));
+        self.server.wait_until(START_LIMIT, || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
     /// Kills the broker, as `kill -9` does.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.server.kill();
     }
 
     /// Runs one of Kafka's own tools, and returns what it prints.
@@ -126,9 +188,7 @@ impl Kafka {
         all.extend(arguments);
         self.java("org.apache.kafka.tools.TopicCommand", &all)
     }
-}
 
-impl Kafka {
     /// Changes a topic's setting, as `kafka-configs.sh` does.
     pub fn alter_topic(&self, topic: &str, setting: &str) {
         let brokers = self.brokers();
@@ -136,11 +196,11 @@ impl Kafka {
         self.java("kafka.admin.ConfigCommand", &[&arguments[..], &["--add-config", setting]].concat());
     }
 
-    /// Writes a text to a topic without a key, as `kafka-console-producer.sh` does.
-    pub fn produce(&self, topic: &str, text: &str) {
+    /// Writes a message to partition 0 of a topic.
+    pub fn produce(&self, topic: &str, key: &[u8], value: &[u8]) {
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", self.brokers()).create().expect("a producer");
-        let record = BaseRecord::<str, str>::to(topic).key("k").payload(text);
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(0).key(key).payload(value);
         producer.send(record).map_err(|(error, _)| error).expect("sent");
         while producer.in_flight_count() > 0 {
             producer.poll(Duration::from_millis(20));
@@ -155,12 +215,6 @@ impl Kafka {
         let (brokers, file) = (self.brokers(), file.display().to_string());
         let arguments = ["--bootstrap-server", &brokers, "--offset-json-file", &file];
         self.java("org.apache.kafka.tools.DeleteRecordsCommand", &arguments);
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -5,7 +5,9 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod avro_json;
+pub mod certificates;
 pub mod debezium;
+pub mod identity;
 pub mod kafka;
 pub mod load;
 pub mod pipeline;
@@ -13,6 +15,7 @@ pub mod postgres;
 pub mod readers;
 pub mod registry;
 pub mod s3;
+pub mod server;
 pub mod simulation;
 pub mod topics;
 

@@ -61,6 +61,17 @@ impl Pipeline {
         Pipeline::with(folder, &postgres.url(), lake, "", &settings)
     }
 
+    /// Goes another way between source and lake from the next start on.
+    pub fn reroute(&self, postgres: &Postgres, kafka: &str, registry: &str) {
+        let text = format!(
+            "name = \"shop\"\n[source]\nurl = \"{}\"\n[lake]\nurl = \"{}\"\nfreshness = \"200ms\"\n\
+             [kafka]\n{kafka}\n[registry]\n{registry}\n",
+            postgres.url(),
+            self.lake
+        );
+        std::fs::write(self.folder.path().join("sooner.toml"), text).expect("writable");
+    }
+
     /// Another process of the same pipeline, with a state of its own.
     pub fn beside(&self) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
@@ -172,8 +183,13 @@ impl Pipeline {
 
     /// Waits until the process has logged a phrase.
     pub async fn wait_for_log(&self, phrase: &str, limit: Duration) {
+        self.wait_for_log_times(phrase, 1, limit).await;
+    }
+
+    /// Waits until the process has logged a phrase so many times.
+    pub async fn wait_for_log_times(&self, phrase: &str, times: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while !self.log().contains(phrase) {
+        while self.log().matches(phrase).count() < times {
             assert!(Instant::now() < deadline, "not in {limit:?}: '{phrase}'; log:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -188,6 +204,12 @@ impl Pipeline {
             status.durable_lsn >= end && Some(status.pid) == pid && !status.tables.is_empty()
         })
         .await;
+    }
+
+    /// No table has stopped.
+    pub fn assert_all_stream(&self) {
+        let stopped = |status: &Status| status.tables.values().find_map(|table| table.reason.clone());
+        assert_eq!(self.status().as_ref().and_then(stopped), None, "log:\n{}", self.log());
     }
 
     /// What the process logged, all starts together.

@@ -1,6 +1,7 @@
 //! Independent readers, compared with Postgres row by row.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::postgres::Postgres;
 use crate::{python, root};
@@ -48,4 +49,13 @@ pub fn compare(
         return Ok(());
     }
     Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Waits until the tables are equal: where partitions change hands, nothing else tells when all have been read.
+pub async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {
+    let asked = Instant::now();
+    while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, &crate::load::TABLES) {
+        assert!(asked.elapsed() < Duration::from_secs(90), "{difference}\n{}", log());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

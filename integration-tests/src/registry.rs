@@ -2,12 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use sooner_schemas::avro::Schema;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
+use crate::identity::Identity;
+use crate::server::Server;
 use crate::{free_port, stack};
 
 /// How long the registry may take to answer.
@@ -15,17 +18,51 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A running registry.
 pub struct Registry {
+    server: Server,
     folder: TempDir,
     /// TCP port on 127.0.0.1.
     pub port: u16,
-    process: Option<Child>,
+    /// The port for TLS.
+    pub tls_port: u16,
+    settings: Vec<String>,
+    /// What the harness shows of itself, where not everybody is let in.
+    token: Option<String>,
 }
 
 impl Registry {
     /// Starts a registry that asks for backward compatibility, as Confluent's does.
     pub fn start() -> Registry {
+        Registry::start_with(Vec::new(), None)
+    }
+
+    /// Starts one that lets in only whom an identity provider knows: by a token, or by id and secret as user and password.
+    /// What one may do is in the token's roles: `sr-admin`, `sr-developer`, `sr-readonly`. It speaks TLS as `localhost`, with
+    /// the certificate `registry`.
+    pub fn start_protected(identity: &Identity, certificates: &Certificates, admin: &str) -> Registry {
+        let url = identity.url();
+        let settings = [
+            "quarkus.oidc.tenant-enabled=true".to_owned(),
+            format!("quarkus.oidc.auth-server-url={url}"),
+            "quarkus.oidc.discovery-enabled=false".to_owned(),
+            "quarkus.oidc.jwks-path=/jwks".to_owned(),
+            format!("quarkus.oidc.token-path={url}/token"),
+            format!("quarkus.oidc.token.issuer={url}"),
+            format!("quarkus.oidc.client-id={admin}"),
+            format!("apicurio.auth.token.endpoint={url}/token"),
+            "quarkus.oidc.roles.role-claim-path=realm_access/roles".to_owned(),
+            "apicurio.auth.role-based-authorization=true".to_owned(),
+            "apicurio.authn.basic-client-credentials.enabled=true".to_owned(),
+            format!("quarkus.http.ssl.certificate.files={}", certificates.path("registry.crt").display()),
+            format!("quarkus.http.ssl.certificate.key-files={}", certificates.path("registry.key").display()),
+        ];
+        Registry::start_with(settings.to_vec(), Some(identity.token(admin)))
+    }
+
+    fn start_with(settings: Vec<String>, token: Option<String>) -> Registry {
         let folder = tempfile::Builder::new().prefix("sooner-registry-").tempdir().expect("a folder");
-        let mut registry = Registry { folder, port: free_port(), process: None };
+        let server = Server::new(folder.path().join("log"));
+        let (port, tls_port) = (free_port(), free_port());
+        let mut registry = Registry { server, folder, port, tls_port, settings, token };
         registry.launch();
         let answer = registry.ask("PUT", "/config", r#"{"compatibility":"BACKWARD"}"#);
         assert!(answer.contains("BACKWARD"), "{answer}");
@@ -37,40 +74,35 @@ impl Registry {
         format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port)
     }
 
+    /// The API's URL under TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://localhost:{}/apis/ccompat/v7", self.tls_port)
+    }
+
     /// Starts the registry, after it was killed.
     pub fn launch(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
-        let log = log.expect("writable");
         let database = self.folder.path().join("schemas").display().to_string();
-        let process = Command::new("java")
-            .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"])
+        let mut command = Command::new("java");
+        command
+            .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(self.settings.iter().map(|setting| format!("-D{setting}")))
+            .arg("-jar")
             .arg(stack().join("registry/apicurio-registry-app-3.0.9-runner.jar"))
             .env("QUARKUS_HTTP_PORT", self.port.to_string())
+            .env("QUARKUS_HTTP_SSL_PORT", self.tls_port.to_string())
             .env("QUARKUS_HTTP_HOST", "127.0.0.1")
             .env("APICURIO_STORAGE_KIND", "sql")
             .env("APICURIO_STORAGE_SQL_KIND", "h2")
             .env("APICURIO_DATASOURCE_URL", format!("jdbc:h2:file:{database}"))
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file"))
-            .stderr(log)
-            .spawn()
-            .expect("Java is installed");
-        self.process = Some(process);
-        let asked = Instant::now();
-        while !self.try_ask("GET", "/subjects", "").is_some_and(|answer| answer.contains(" 200 ")) {
-            let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(asked.elapsed() < START_LIMIT, "the registry does not answer; its log:\n{}", log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            .current_dir(self.folder.path());
+        self.server.launch(&mut command);
+        let answers = || self.try_ask("GET", "/subjects", "").is_some_and(|answer| answer.contains(" 200 "));
+        self.server.wait_until(START_LIMIT, answers);
     }
 
     /// Kills the registry, as `kill -9` does.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.server.kill();
     }
 
     /// The schema of an id.
@@ -95,20 +127,16 @@ impl Registry {
     fn try_ask(&self, method: &str, path: &str, body: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        let authorization = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "{method} /apis/ccompat/v7{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+            "{method} /apis/ccompat/v7{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\
              Content-Type: application/vnd.schemaregistry.v1+json\r\nContent-Length: {}\r\n\r\n{body}",
+            authorization.unwrap_or_default(),
             body.len()
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

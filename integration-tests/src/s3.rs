@@ -2,17 +2,24 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tempfile::TempDir;
+
+use crate::server::Server;
 use crate::{free_port, python};
+
+/// How long the server may take to answer.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running server with a bucket `lake`.
 pub struct S3 {
-    process: Child,
+    server: Server,
+    _folder: TempDir,
     /// TCP port on 127.0.0.1.
     pub port: u16,
 }
@@ -30,48 +37,31 @@ impl S3 {
 
     fn start_with(environment: &[(&str, &str)]) -> S3 {
         let port = free_port();
-        let process = Command::new(python().with_file_name("moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("moto_server is installed");
-        let server = S3 { process, port };
-        server.create_bucket("lake");
-        server
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Server::new(folder.path().join("log"));
+        let mut command = Command::new(python().with_file_name("moto_server"));
+        server.launch(command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).envs(environment.iter().copied()));
+        let s3 = S3 { server, _folder: folder, port };
+        s3.server.wait_until(START_LIMIT, || s3.create_bucket("lake"));
+        s3
     }
 
-    fn create_bucket(&self, name: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-                let authority = "Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
-                let request = format!(
-                    "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                    self.port
-                );
-                let mut answer = String::new();
-                let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
-                if asked.is_ok() && answer.starts_with("HTTP/1.1 200") {
-                    return;
-                }
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        panic!("the S3 server did not start");
+    /// Whether the server answers, and has the bucket now.
+    fn create_bucket(&self, name: &str) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let authority = "Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
+        let request = format!(
+            "PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            self.port
+        );
+        let mut answer = String::new();
+        let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        asked.is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
     /// Its endpoint.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -9,6 +9,7 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
+use integration_tests::topics::read_topic;
 use sooner::status::Status;
 use sooner_api::TablePhase;
 
@@ -68,29 +69,124 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &tables);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn garbage_on_a_topic_parks_its_table_with_the_place_named() {
+/// Writes messages that cannot be read to the tables' topics; each with what is said of it.
+fn spoil(kafka: &Kafka) -> [(&'static str, Vec<u8>, &'static str); 4] {
+    let event = |table: &str| {
+        let seen = read_topic(kafka, &format!("shop.public.{table}"));
+        (seen[0].key.clone(), seen[0].value.clone().unwrap())
+    };
+    let cut = event("cut").1;
+    let mut longer = event("longer").1;
+    longer.push(0);
+    let spoilt = [
+        ("garbage", b"this is no Avro".to_vec(), "Confluent header"),
+        ("unknown", [&[0, 0x7F, 0xFF, 0xFF, 0xFF], &cut[5..]].concat(), "schema id 2147483647"),
+        ("cut", cut[..cut.len() - 2].to_vec(), "end in the middle of a value"),
+        ("longer", longer, "left over after its value"),
+    ];
+    for (table, value, _) in &spoilt {
+        kafka.produce(&format!("shop.public.{table}"), &event(table).0, value);
+    }
+    spoilt
+}
+
+const SPOILT: [&str; 5] = ["public.garbage", "public.unknown", "public.cut", "public.longer", "public.fine"];
+
+async fn start_spoilt(kafka_settings: &str) -> (Postgres, Kafka, Registry, Pipeline) {
     let (postgres, kafka, registry) = stack().await;
-    postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); CREATE TABLE b (id integer PRIMARY KEY)").await;
-    postgres.sql("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)").await;
-    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
+    for table in SPOILT {
+        postgres.sql(&format!("CREATE TABLE {table} (id integer PRIMARY KEY, v text)")).await;
+        postgres.sql(&format!("INSERT INTO {table} VALUES (1, 'v')")).await;
+    }
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, kafka_settings);
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    kafka.produce("shop.public.a", "this is no Avro");
-    postgres.sql("INSERT INTO a VALUES (2); INSERT INTO b VALUES (2)").await;
-    let parked = |status: &Status| reason(status, "public.a").is_some();
+    (postgres, kafka, registry, pipeline)
+}
+
+async fn insert_everywhere(postgres: &Postgres, id: i32) {
+    for table in SPOILT {
+        postgres.sql(&format!("INSERT INTO {table} VALUES ({id}, 'v')")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
+    let (postgres, kafka, _registry, pipeline) = start_spoilt("").await;
+    let spoilt = spoil(&kafka);
+    insert_everywhere(&postgres, 2).await;
+    for (table, _, expected) in &spoilt {
+        let name = format!("public.{table}");
+        let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, &name).is_some()).await;
+        let why = reason(&status, &name).unwrap();
+        let place = format!("shop.public.{table}/0 offset ");
+        assert!(why.contains(&place) && why.contains(expected) && why.contains("dead_letter_topic"), "{why}");
+    }
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
+    // The topics' rows come anew, behind what cannot be read.
+    for (table, ..) in &spoilt {
+        assert!(pipeline.output("resume", &[&format!("public.{table}")]).status.success());
+    }
+    let streaming = |status: &Status| status.tables.values().all(|table| table.phase == TablePhase::Streaming);
+    pipeline.wait_for("they go on", LIMIT, streaming).await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_cannot_be_read_go_to_the_dead_letters_if_so_configured() {
+    let (postgres, kafka, _registry, mut pipeline) = start_spoilt("dead_letter_topic = \"shop.dead\"").await;
+    let spoilt = spoil(&kafka);
+    insert_everywhere(&postgres, 2).await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+    // Killed and started again, it goes on behind them.
+    pipeline.kill();
+    pipeline.start();
+    insert_everywhere(&postgres, 3).await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+    let letters = read_topic(&kafka, "shop.dead");
+    for (table, value, expected) in &spoilt {
+        let topic = format!("shop.public.{table}");
+        let of_topic: Vec<_> = letters.iter().filter(|letter| letter.header("sooner.dead.topic") == topic).collect();
+        let [letter] = of_topic[..] else { panic!("{topic}: {of_topic:?}") };
+        assert_eq!(letter.value.as_ref(), Some(value));
+        assert!(letter.header("sooner.dead.reason").contains(expected), "{letter:?}");
+        let offset: i64 = letter.header("sooner.dead.offset").parse().unwrap();
+        let original = read_topic(&kafka, &topic).into_iter().find(|seen| seen.offset == offset).unwrap();
+        assert_eq!((letter.header("sooner.dead.partition").as_str(), original.value.as_ref()), ("0", Some(value)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
+    let (postgres, kafka, registry) = stack().await;
+    postgres.sql("CREATE TABLE large (id integer PRIMARY KEY, body text)").await;
+    postgres.sql("INSERT INTO large SELECT i, 'small' FROM generate_series(1, 1000) AS i").await;
+    postgres.sql("UPDATE large SET body = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 50000) AS i) WHERE id = 500").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
+    pipeline.start();
+    let parked = |status: &Status| reason(status, "public.large").is_some();
     let status = pipeline.wait_for("it is parked", LIMIT, parked).await;
-    let why = reason(&status, "public.a").unwrap();
-    assert!(why.contains("shop.public.a/0 offset ") && why.contains("Confluent header"), "{why}");
-    postgres.sql("INSERT INTO b VALUES (3)").await;
+    let why = reason(&status, "public.large").unwrap();
+    assert!(why.contains("id=500") && why.contains("max.message.bytes"), "{why}");
+    // It stays so over a restart.
+    pipeline.kill();
+    pipeline.start();
+    postgres.sql("INSERT INTO large VALUES (2000, 'x')").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.b"]);
-    // The topic's rows come anew, behind the garbage.
-    assert!(pipeline.output("resume", &["public.a"]).status.success());
-    let streaming = |status: &Status| status.tables["public.a"].phase == TablePhase::Streaming;
-    pipeline.wait_for("it goes on", LIMIT, streaming).await;
+    assert!(reason(&pipeline.status().unwrap(), "public.large").is_some());
+    kafka.alter_topic("shop.public.large", "max.message.bytes=4194304");
+    assert!(pipeline.output("resume", &["public.large"]).status.success());
+    let streaming = |status: &Status| {
+        let table = &status.tables["public.large"];
+        table.phase == TablePhase::Streaming && table.source_phase == Some(TablePhase::Streaming)
+    };
+    pipeline.wait_for("it streams", LIMIT, streaming).await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a", "public.b"]);
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.large"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +225,9 @@ async fn topics_that_are_not_what_they_were_are_refused() {
     let log = pipeline.wait_for_end(LIMIT);
     assert!(log.contains("the progress topic sooner.shop.progress is missing, and the slot"), "{log}");
 
-    // What all of these messages say: start over, from the source.
+    // What all of these messages say: start over, from the source. Meanwhile rows have gone and come, so that the new topic is
+    // longer than the table's positions in the old one.
+    postgres.sql("DELETE FROM a WHERE id > 50; INSERT INTO a SELECT generate_series(1000, 3000)").await;
     pipeline.start_with(&["--recopy"]);
     pipeline.catch_up(&postgres).await;
     postgres.sql("DELETE FROM a WHERE id < 10").await;
@@ -141,12 +239,15 @@ async fn topics_that_are_not_what_they_were_are_refused() {
 async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() {
     let (postgres, kafka, registry) = stack().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 100)").await;
+    postgres.sql("CREATE TABLE quiet (id integer PRIMARY KEY); INSERT INTO quiet VALUES (1)").await;
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "");
     let mut sink = source.beside();
     source.start_command("source", &[]);
     sink.start_command("sink", &[]);
     sink.catch_up(&postgres).await;
     sink.stop();
+    // The end of the last transaction is behind the last event.
+    kafka.delete_records("shop.public.quiet", -1);
     postgres.sql("INSERT INTO a SELECT generate_series(101, 200)").await;
     let end = postgres.end_lsn().await;
     source.wait_for("written", LIMIT, |status| status.confirmed_flush_lsn >= end).await;
@@ -156,11 +257,14 @@ async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() 
     let status = sink.wait_for("it is parked", LIMIT, parked).await;
     let why = reason(&status, "public.a").unwrap();
     assert!(why.contains("shop.public.a/0 starts at offset 150") && why.contains("retention removed"), "{why}");
+    assert_eq!(reason(&status, "public.quiet"), None, "nothing of it was left to read");
     assert!(source.output("resume", &["public.a"]).status.success());
     let streaming = |status: &Status| status.tables["public.a"].phase == TablePhase::Streaming;
     sink.wait_for("it goes on", LIMIT, streaming).await;
     sink.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.a"]);
+    postgres.sql("INSERT INTO quiet VALUES (2)").await;
+    sink.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.a", "public.quiet"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +290,13 @@ async fn check_tells_what_is_between_source_and_lake() {
     let text = String::from_utf8_lossy(&after.stdout).into_owned();
     assert!(!after.status.success());
     assert!(text.contains("cannot reach Kafka at") && text.contains("check brokers of [kafka]"), "{text}");
+    pipeline.start();
+    let says_so = |status: &Status| status.trouble.as_ref().is_some_and(|why| why.contains("cannot reach Kafka at"));
+    pipeline.wait_for("it is told while it runs, too", LIMIT, says_so).await;
+    kafka.launch();
+    postgres.sql("INSERT INTO a VALUES (1)").await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal, compare};
+use integration_tests::readers::{Reader, assert_equal, wait_until_equal};
 use integration_tests::registry::Registry;
-use integration_tests::topics::Judge;
+use integration_tests::topics::{Judge, assert_once_and_in_order, read_topic};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -76,14 +76,6 @@ async fn everything_dies_again_and_again() {
 }
 
 /// Several sinks share the partitions; which of them hold all, nobody tells. So the tables are looked at.
-async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {
-    let asked = Instant::now();
-    while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, &load::TABLES) {
-        assert!(asked.elapsed() < Duration::from_secs(90), "{difference}\n{}", log());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sinks_come_and_go_while_they_share_partitions() {
     let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
@@ -153,4 +145,61 @@ async fn a_source_that_wakes_up_as_a_zombie_is_fenced_and_so_is_a_sink() {
     wait_until_equal(&postgres, &source.lake, logs).await;
     assert!(other_source.is_running() && source.is_running());
     judge.assert_complete(&postgres, &kafka, &registry, &load::TABLES[..2]).await;
+}
+
+/// Rows that each commit of a local table added, in the order of its versions.
+fn rows_added(lake: &str, table: &str) -> Vec<u64> {
+    let log = std::path::Path::new(lake).join(table).join("_delta_log");
+    let mut entries: Vec<_> = std::fs::read_dir(log).unwrap().flatten().map(|entry| entry.path()).collect();
+    entries.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    entries.sort();
+    let rows = |line: &str| {
+        let action: serde_json::Value = serde_json::from_str(line).unwrap();
+        let statistics = action["add"]["stats"].as_str()?;
+        serde_json::from_str::<serde_json::Value>(statistics).unwrap()["numRecords"].as_u64()
+    };
+    entries.iter().map(|path| std::fs::read_to_string(path).unwrap().lines().filter_map(rows).sum()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_split_appears_whole() {
+    const ROWS: u64 = 60_000;
+    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    postgres
+        .sql("CREATE TABLE big (id integer PRIMARY KEY, v text); CREATE TABLE other (id integer PRIMARY KEY)")
+        .await;
+    let settings = "partitions = 3\ntransaction_bytes = \"128KiB\"";
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, settings);
+    let mut sink = source.beside();
+    source.start_command("source", &[]);
+    sink.start_command("sink", &[]);
+    sink.catch_up(&postgres).await;
+    source.kill();
+    for id in 0..50 {
+        postgres.sql(&format!("INSERT INTO other VALUES ({id})")).await;
+    }
+    postgres
+        .sql(&format!("INSERT INTO big SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, {ROWS}) AS i"))
+        .await;
+    postgres.sql("INSERT INTO other VALUES (100)").await;
+    // Each start gets somewhat further, and all but the last end within the transaction.
+    for round in 0..8 {
+        source.start_command("source", &[]);
+        source.wait_for_log_times("streaming to Kafka", round + 2, Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_millis(60 * round as u64)).await;
+        source.kill();
+        if round == 4 {
+            sink.kill();
+            sink.start_command("sink", &[]);
+        }
+    }
+    source.start_command("source", &[]);
+    sink.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.big", "public.other"]);
+    let added: Vec<_> = rows_added(&sink.lake, "public/big").into_iter().filter(|rows| *rows > 0).collect();
+    assert_eq!(added, [ROWS], "no version has a part of the transaction");
+    for topic in ["shop.public.big", "shop.public.other"] {
+        let seen = read_topic(&kafka, topic);
+        assert_once_and_in_order(topic, &seen);
+    }
 }

@@ -103,6 +103,7 @@ fn encoder(table: usize) -> Encoder {
         column_type: ColumnType::Scalar(Scalar::Int8),
         nullable,
         has_default: false,
+        default: None,
         number: None,
     };
     let columns = vec![column("id", false), column("value", false)];
@@ -139,8 +140,10 @@ impl SimulatedSource {
     fn encode(&self, batch: &mut EventBatch, transaction: &Transaction, index: usize) {
         let change = &transaction.changes[index];
         let encoder = &self.database.encoders[change.table];
-        let found = batch.tables.iter().position(|table| table.schema.table == table_name(change.table));
-        let place = found.unwrap_or_else(|| {
+        let found = batch.tables.iter().rposition(|table| table.schema.table == table_name(change.table));
+        // As after a change of shape, a table may have several parts in a batch.
+        let apart = draw(&self.chance, |random| random.random_ratio(1, 20));
+        let place = found.filter(|_| !apart).unwrap_or_else(|| {
             batch.tables.push(TableEvents::new(encoder.schema().clone()));
             batch.tables.len() - 1
         });

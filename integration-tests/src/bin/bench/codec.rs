@@ -23,6 +23,7 @@ fn relation() -> Relation {
         column_type: ColumnType::Scalar(scalar),
         nullable: true,
         has_default: false,
+        default: None,
         number: None,
     };
     let columns = vec![

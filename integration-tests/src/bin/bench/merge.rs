@@ -88,6 +88,7 @@ fn encoder() -> (Encoder, Arc<EventSchema>) {
         column_type: ColumnType::Scalar(scalar),
         nullable: false,
         has_default: false,
+        default: None,
         number: None,
     };
     let columns = vec![

@@ -10,7 +10,7 @@ use integration_tests::postgres::{Postgres, Version};
 use sooner::direct::LocalSchemas;
 use sooner_api::Source;
 use sooner_postgres::ConnectOptions;
-use sooner_postgres::decode::EncoderFactory;
+use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::stream::{PostgresStream, StreamSettings};
 use sooner_schemas::{Lsn, TableName};
 

@@ -1,0 +1,66 @@
+//! Certificates of a test, made by openssl: two authorities, a server's name and a client's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A folder of PEM files, `NAME.crt` and `NAME.key`: authorities `root` and `other`, and what `root` has signed.
+pub struct Certificates(TempDir);
+
+impl Certificates {
+    /// Makes the authorities.
+    pub fn new() -> Certificates {
+        let made = Certificates(tempfile::Builder::new().prefix("sooner-certificates-").tempdir().expect("a folder"));
+        for root in ["root", "other"] {
+            let (key, certificate, subject) =
+                (format!("{root}.key"), format!("{root}.crt"), format!("/CN=Test {root}"));
+            let names = ["-subj", &subject, "-keyout", &key, "-out", &certificate];
+            made.openssl(&[&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"][..], &names].concat());
+        }
+        made
+    }
+
+    /// Signs a certificate for these names, such as `DNS:localhost`.
+    pub fn issue(&self, name: &str, alternative_names: &str) {
+        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+        let subject = format!("/CN={name}");
+        let names = ["-subj", &subject, "-keyout", &key, "-out", &request];
+        self.openssl(&[&["req", "-newkey", "rsa:2048", "-nodes"][..], &names].concat());
+        let extensions = format!("subjectAltName={alternative_names}\nbasicConstraints=CA:FALSE\n");
+        std::fs::write(self.path("extensions"), extensions).expect("writable");
+        let authority = ["-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial", "-days", "2"];
+        let files = ["-in", &request, "-extfile", "extensions", "-out", &certificate];
+        self.openssl(&[&["x509", "-req"][..], &authority, &files].concat());
+    }
+
+    /// A file of the folder.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    /// Key and certificate in one file, as Java wants them.
+    pub fn key_store(&self, name: &str) -> PathBuf {
+        let read = |kind: &str| std::fs::read_to_string(self.path(&format!("{name}.{kind}"))).expect("issued");
+        let path = self.path(&format!("{name}.pem"));
+        std::fs::write(&path, read("key") + &read("crt")).expect("writable");
+        path
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        openssl(self.0.path(), arguments);
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Certificates {
+        Certificates::new()
+    }
+}
+
+/// Runs openssl in a folder, and returns what it printed.
+pub fn openssl(folder: &Path, arguments: &[&str]) -> Vec<u8> {
+    let done = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    done.stdout
+}
