@@ -36,8 +36,8 @@ pub trait EventWriter: Send {
 
 /// The event log's exit.
 pub trait EventReader: Send {
-    /// Waits for the next events, in the order in which they were appended; `None` when the writer is gone and all has
-    /// been read. Cancelling loses nothing.
+    /// Waits for the next events, in the order in which they were appended; `None` when the log ends here: its writer is gone
+    /// and all has been read, or what is read has changed hands. Cancelling loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Option<EventBatch>>> + Send;
 
     /// Reports that everything before this LSN is in the lake.
