@@ -10,7 +10,7 @@ demo-kafka: stack-kafka build
 	.stack/venv/bin/python integration-tests/demo/demo.py --kafka
 
 test: stack-test build
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 bench: stack-test build
 	target/debug/bench

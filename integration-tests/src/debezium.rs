@@ -88,10 +88,13 @@ impl Debezium {
         self.server.pid()
     }
 
-    /// Waits until the snapshot is over and the slot streams.
+    /// Waits until the snapshot is over and the slot streams. It is active before, too: while its snapshot is exported.
     pub async fn wait_until_streaming(&self, postgres: &Postgres, slot: &str) {
         let asked = Instant::now();
-        let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active");
+        let sql = format!(
+            "SELECT count(*) FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid \
+             WHERE slot_name = '{slot}' AND state = 'streaming'"
+        );
         while postgres.value(&sql).await != "1" {
             assert!(
                 asked.elapsed() < Duration::from_secs(90),

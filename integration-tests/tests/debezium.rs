@@ -13,7 +13,7 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{self, compare};
 use integration_tests::registry::Registry;
-use integration_tests::topics::{Seen, read_topic};
+use integration_tests::topics::{Seen, find_topic, read_topic};
 use serde_json::Value;
 use sooner_schemas::wire::{Reader, split_header};
 
@@ -88,12 +88,12 @@ const CHANGES: &str = "
 const TABLES: [&str; 10] =
     ["numbers", "texts", "times", "arrays", "pairs", "whole", "toasted", "defaults", "Odd-Names", "emptied"];
 
-/// Waits until a topic has so many messages, and returns them.
+/// Waits until a topic, which its writer may not have made yet, has so many messages, and returns them.
 async fn wait_for(kafka: &Kafka, topic: &str, count: usize) -> Vec<Seen> {
     let asked = Instant::now();
     loop {
-        let seen = read_topic(kafka, topic);
-        if seen.len() >= count || asked.elapsed() > Duration::from_secs(40) {
+        let seen = find_topic(kafka, topic).unwrap_or_default();
+        if seen.len() >= count || asked.elapsed() > Duration::from_secs(90) {
             return seen;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
