@@ -31,9 +31,10 @@ const PIECE_BYTES: usize = 1 << 20;
 const POLL: Duration = Duration::from_millis(100);
 /// How long settling may take. The brokers allow five minutes between two polls.
 const SETTLE_LIMIT: Duration = Duration::from_secs(240);
-
 /// How long going back may take.
 const SEEK_LIMIT: Duration = Duration::from_secs(20);
+/// How long leaving may take, before the brokers have to miss the member.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Topic and partition.
 pub type Place = (String, i32);
@@ -67,11 +68,13 @@ enum Order {
     Commit(Positions),
 }
 
-/// A member of the group.
+/// A member of the group. Once it is dropped it leaves, so that others need not wait until it is missed.
 pub struct GroupMember {
     incoming: Receiver<Incoming>,
     orders: StdSender<Order>,
     lag: LagGauge,
+    /// Closed when the thread has ended.
+    left: StdReceiver<()>,
 }
 
 impl GroupMember {
@@ -91,8 +94,12 @@ impl GroupMember {
         let consumer = BaseConsumer::from_config_and_context(&group_config(settings), context)
             .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))?;
         let poller = Poller { consumer, incoming: sender, orders: received, topics: HashMap::new(), complaint };
-        thread::spawn(move || poller.run());
-        Ok(GroupMember { incoming, orders, lag })
+        let (leaving, left) = channel();
+        thread::spawn(move || {
+            poller.run();
+            drop(leaving);
+        });
+        Ok(GroupMember { incoming, orders, lag, left })
     }
 
     /// How far each partition is read.
@@ -120,6 +127,15 @@ impl GroupMember {
                 "report this",
             ))
         })
+    }
+}
+
+impl Drop for GroupMember {
+    fn drop(&mut self) {
+        // Whoever waits there for an answer is told that none will come.
+        self.incoming.close();
+        while self.incoming.try_recv().is_ok() {}
+        let _ = self.left.recv_timeout(LEAVE_LIMIT);
     }
 }
 

@@ -69,14 +69,14 @@ impl Topic {
 
 /// The exit.
 pub struct KafkaReader {
+    /// A change of partitions that has not been settled. Before the member, which waits for the answer when it is dropped.
+    change: Option<Change>,
     member: GroupMember,
     writer: Writer,
     schemas: SchemaCache,
     topics: BTreeMap<String, Topic>,
     subscribed: BTreeSet<String>,
     held: Vec<Place>,
-    /// A change of partitions that has not been settled.
-    change: Option<Change>,
     /// The progress record that is being read up to.
     target: Option<TopicProgress>,
     /// The one before it, in case that its events have to be read again.
@@ -102,13 +102,13 @@ impl KafkaReader {
     ) -> KafkaReader {
         let lag = member.lag();
         KafkaReader {
+            change: None,
             member,
             writer,
             schemas,
             topics: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             held: Vec::new(),
-            change: None,
             target: None,
             reached: None,
             assembly: Assembly::default(),
