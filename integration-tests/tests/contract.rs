@@ -230,6 +230,7 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
     let offsets = TopicOffsets {
         topic: topic.clone(),
         generation: 1,
+        begun_over: false,
         first_offsets: Vec::new(),
         next_offsets: vec![0; state.partitions as usize],
         columns: Vec::new(),

@@ -229,7 +229,14 @@ async fn topics_that_are_not_what_they_were_are_refused() {
     // longer than the table's positions in the old one.
     postgres.sql("DELETE FROM a WHERE id > 50; INSERT INTO a SELECT generate_series(1000, 3000)").await;
     pipeline.start_with(&["--recopy"]);
-    pipeline.catch_up(&postgres).await;
+    let copied = |status: &Status| {
+        status.tables.get("public.a").is_some_and(|table| {
+            table.phase == TablePhase::Streaming
+                && table.source_phase == Some(TablePhase::Streaming)
+                && table.events > 2000
+        })
+    };
+    pipeline.wait_for("it is copied anew", LIMIT, copied).await;
     postgres.sql("DELETE FROM a WHERE id < 10").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
@@ -275,15 +282,34 @@ async fn check_tells_what_is_between_source_and_lake() {
     let before = pipeline.output("check", &[]);
     let text = String::from_utf8_lossy(&before.stdout).into_owned();
     assert!(before.status.success(), "{text}");
-    for expected in ["1 broker(s)", "does not exist yet; the source creates it", "compatibility is BACKWARD"] {
+    let unseen = "0 registered, 0 that would follow a compatible one, 2 the first of their subject";
+    for expected in ["1 broker(s)", "does not exist yet; the source creates it", "compatibility is BACKWARD", unseen] {
         assert!(text.contains(expected), "'{expected}' is not in:\n{text}");
     }
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let text = String::from_utf8_lossy(&pipeline.output("check", &[]).stdout).into_owned();
-    for expected in ["shop.public.a", "2 partition(s)", "the topics are complete to"] {
+    let seen = "2 registered, 0 that would follow";
+    for expected in ["shop.public.a", "2 partition(s)", "lz4 compression", "the topics are complete to", seen] {
         assert!(text.contains(expected), "'{expected}' is not in:\n{text}");
     }
+    // What would not go on, and what is not as it should be.
+    postgres.sql("CREATE TABLE b (id integer PRIMARY KEY); ALTER TABLE a ALTER id TYPE bigint").await;
+    postgres.sql("ALTER TABLE a ALTER id TYPE text").await;
+    kafka.alter_topic("shop.public.a", "compression.type=zstd");
+    let after = pipeline.output("check", &[]);
+    let text = String::from_utf8_lossy(&after.stdout).into_owned();
+    assert!(!after.status.success());
+    for expected in ["'id' was int and is string", "compression.type is zstd (configured: lz4)", "2 the first of"] {
+        assert!(text.contains(expected), "'{expected}' is not in:\n{text}");
+    }
+    let asked = registry.ask("GET", "/subjects", "");
+    assert!(
+        asked.contains("shop.public.a-key") && !asked.contains("shop.public.b-key"),
+        "nothing was registered: {asked}"
+    );
+    kafka.alter_topic("shop.public.a", "compression.type=lz4");
+    postgres.sql("DROP TABLE b; ALTER TABLE a ALTER id TYPE integer USING id::integer").await;
     pipeline.stop();
     kafka.kill();
     let after = pipeline.output("check", &[]);

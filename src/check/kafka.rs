@@ -7,11 +7,11 @@ use sooner_kafka::admin::Admin;
 use sooner_kafka::progress;
 use sooner_kafka::registry::Registry;
 
-use super::Finding;
-use crate::config::{KafkaConfig, WrittenBy};
+use super::{Finding, Verdict, schemas};
+use crate::config::{KafkaConfig, SourceConfig, WrittenBy};
 
-/// Looks at brokers, topics and registry.
-pub async fn look(kafka: &KafkaConfig) -> Vec<Finding> {
+/// Looks at brokers, topics and registry; and, where the source is known, at the schemas of its tables.
+pub async fn look(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match Admin::new(&kafka.settings).and_then(|admin| Ok((admin.brokers()?, admin.list()?, admin))) {
         Err(error) => findings.push(Finding::error("kafka", &error)),
@@ -23,7 +23,12 @@ pub async fn look(kafka: &KafkaConfig) -> Vec<Finding> {
             }
         }
     }
-    findings.push(registry(kafka).await);
+    let registry = registry(kafka).await;
+    let reached = registry.verdict != Verdict::Failed;
+    findings.push(registry);
+    if let Some(source) = source.filter(|_| reached) {
+        findings.extend(schemas::look(kafka, source).await);
+    }
     findings
 }
 
@@ -57,21 +62,20 @@ async fn look_at_topics(
             ..0 => "kept for ever".to_owned(),
             millis => format!("kept {} h", millis / 3_600_000),
         };
-        let policy = &state.cleanup_policy;
         let found = format!(
-            "{partitions} partition(s), {events} offsets, {policy}, {kept}, messages up to {} bytes",
-            state.max_message_bytes
+            "{partitions} partition(s), {events} offsets, {}, {kept}, {} compression, messages up to {} bytes",
+            state.cleanup_policy, state.compression, state.max_message_bytes
         );
-        let as_configured = *policy == wanted.cleanup_policy || kafka.written_by == WrittenBy::Debezium;
-        findings.push(match as_configured {
+        let differences = match kafka.written_by {
+            WrittenBy::Sooner => state.differences(wanted),
+            WrittenBy::Debezium => Vec::new(),
+        };
+        findings.push(match differences.is_empty() {
             true => Finding::ok(topic.clone(), found),
             false => Finding::warning(
                 topic.clone(),
-                found,
-                format!(
-                    "cleanup_policy of [kafka] is \"{}\"; a topic is never altered: change one of the two",
-                    wanted.cleanup_policy
-                ),
+                differences.join(", "),
+                "a topic is never altered: change it, or [kafka]",
             ),
         });
     }

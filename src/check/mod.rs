@@ -3,6 +3,7 @@
 
 mod kafka;
 mod lake;
+mod schemas;
 mod source;
 
 use serde::Serialize;
@@ -63,7 +64,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
         findings.extend(source::look(source).await);
     }
     if let Some(kafka) = &config.kafka {
-        findings.extend(kafka::look(kafka).await);
+        findings.extend(kafka::look(kafka, config.source.as_ref()).await);
     }
     if let Some(lake) = &config.lake {
         findings.extend(lake::look(lake).await);

@@ -8,6 +8,7 @@ use sooner_kafka::registry::{Login, RegistrySettings};
 use sooner_kafka::settings::{
     ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
 };
+use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use super::reader::Section;
@@ -39,6 +40,19 @@ pub enum WrittenBy {
     Sooner,
     /// Debezium, or another producer of its events.
     Debezium,
+}
+
+impl KafkaConfig {
+    /// What makes events of a database's tables.
+    pub fn encoders<R>(&self, registry: R, database: &str) -> EncoderFactory<R> {
+        EncoderFactory {
+            registry,
+            prefix: self.prefix.clone(),
+            topics: self.topics.clone(),
+            subjects: self.subjects,
+            database: database.to_owned(),
+        }
+    }
 }
 
 impl std::fmt::Debug for KafkaConfig {
@@ -162,12 +176,17 @@ fn read_topics(section: &mut Section, name: &str) -> TopicSettings {
         "delete" | "compact" | "compact,delete" => Ok(text.to_owned()),
         _ => Err("expected \"delete\", \"compact\" or \"compact,delete\"".to_owned()),
     });
+    let compression = section.optional("compression", |text| match text {
+        "none" | "gzip" | "snappy" | "lz4" | "zstd" => Ok(text.to_owned()),
+        _ => Err("expected \"none\", \"gzip\", \"snappy\", \"lz4\" or \"zstd\"".to_owned()),
+    });
     let progress = section.optional("progress_topic", |text| Ok(text.to_owned()));
     TopicSettings {
         create: section.flag("create_topics", true),
         partitions: section.count("partitions", 1, 1..=10_000) as i32,
         replication: (replication > 0).then_some(replication as i32),
         cleanup_policy: cleanup_policy.unwrap_or_else(|| "delete".to_owned()),
+        compression: compression.unwrap_or_else(|| "lz4".to_owned()),
         retention,
         max_message_bytes: (max_message_bytes > 0).then_some(max_message_bytes),
         progress: progress.unwrap_or_else(|| format!("sooner.{name}.progress")),
@@ -180,10 +199,6 @@ fn read_producer(section: &mut Section, name: &str) -> ProducerSettings {
         "at-least-once" => Ok(false),
         _ => Err("expected \"exactly-once\" or \"at-least-once\"".to_owned()),
     });
-    let compression = section.optional("compression", |text| match text {
-        "none" | "gzip" | "snappy" | "lz4" | "zstd" => Ok(text.to_owned()),
-        _ => Err("expected \"none\", \"gzip\", \"snappy\", \"lz4\" or \"zstd\"".to_owned()),
-    });
     let columns = section.list("partition_by", |text| Ok(text.to_owned()));
     let interval = section.duration("transaction_interval", Duration::from_millis(20), Duration::from_millis(1));
     if interval > Duration::from_secs(10) {
@@ -193,7 +208,6 @@ fn read_producer(section: &mut Section, name: &str) -> ProducerSettings {
         transactional_id: exactly_once.unwrap_or(true).then(|| format!("sooner-{name}")),
         transaction_bytes: section.size("transaction_bytes", 8 << 20, LEAST_TRANSACTION_BYTES),
         transaction_interval: interval,
-        compression: compression.unwrap_or_else(|| "lz4".to_owned()),
         partition_by: columns.map_or(PartitionBy::Key, PartitionBy::Columns),
     }
 }

@@ -59,13 +59,7 @@ impl KafkaSource {
     /// Sets the source's side up; touches nothing yet.
     pub fn new(config: Config, recopy: bool, board: StatusBoard) -> Result<KafkaSource> {
         let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
-        let encoders = EncoderFactory {
-            registry: Registry::new(kafka.registry.clone())?,
-            prefix: kafka.prefix.clone(),
-            topics: kafka.topics.clone(),
-            subjects: kafka.subjects,
-            database: source.connect.database.clone(),
-        };
+        let encoders = kafka.encoders(Registry::new(kafka.registry.clone())?, &source.connect.database);
         Ok(KafkaSource { config, source, kafka, encoders: Arc::new(encoders), board, recopy })
     }
 
@@ -191,11 +185,12 @@ impl KafkaSource {
         let offsets = TopicOffsets {
             topic,
             generation: now_micros(),
+            begun_over: self.recopy,
             first_offsets: next_offsets.clone(),
             next_offsets,
             columns: Vec::new(),
         };
-        Ok(Route { table, lane, offsets, written: true })
+        Ok(Route { table, lane, offsets, written: false })
     }
 
     /// Each topic's offsets: as recorded, if the topic still is what it was; otherwise as it stands.
@@ -210,8 +205,6 @@ impl KafkaSource {
             let name = route.table.relation.name.to_string();
             let known = former.and_then(|former| former.topics.get(&name));
             let known = known.filter(|known| *known.topic == *route.lane.topic);
-            // Of what nobody recorded it is not known what a lake has of it.
-            route.written = known.is_none();
             for partition in 0..route.lane.partitions {
                 let (_, end) = admin.offsets(&route.lane.topic, partition)?;
                 let recorded = known.and_then(|known| known.next_offsets.get(partition as usize)).copied();
@@ -224,10 +217,13 @@ impl KafkaSource {
                 route.offsets.first_offsets[partition as usize] = end;
             }
             if let Some(known) = known {
+                route.offsets.begun_over = known.begun_over;
                 route.offsets.columns.clone_from(&known.columns);
                 route.offsets.generation = known.generation;
                 route.offsets.first_offsets.clone_from(&known.first_offsets);
             }
+            // Otherwise nothing but events that Debezium would send stands at the beginning of a topic.
+            route.written |= route.offsets.begun_over;
             topics.insert(name, route.offsets.clone());
         }
         Ok(topics)

@@ -14,6 +14,7 @@ use sooner_api::{Class, Error, Result};
 use crate::context::{Complaint, PlainContext};
 use crate::errors::kafka_error;
 use crate::settings::{GroupProtocol, KafkaSettings};
+use crate::topic_state::TopicState;
 
 /// How long the brokers may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -25,19 +26,6 @@ const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
 const PROGRESS_SEGMENT_BYTES: &str = "16777216";
 /// The same, by time.
 const PROGRESS_SEGMENT_MS: &str = "600000";
-
-/// A topic as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicState {
-    /// Partitions.
-    pub partitions: i32,
-    /// `cleanup.policy`.
-    pub cleanup_policy: String,
-    /// `max.message.bytes`.
-    pub max_message_bytes: usize,
-    /// `retention.ms`; less than zero for ever.
-    pub retention_ms: i64,
-}
 
 /// Asks and tells brokers about topics.
 pub struct Admin {
@@ -122,10 +110,19 @@ impl Admin {
         let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
         Ok(TopicState {
             partitions,
+            replication: self.replication(topic),
             cleanup_policy: value("cleanup.policy"),
+            compression: value("compression.type"),
             max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
             retention_ms: value("retention.ms").parse().unwrap_or(-1),
         })
+    }
+
+    /// Copies of the topic's partitions: the fewest that one has. None while brokers do not know the topic yet.
+    fn replication(&self, topic: &str) -> Option<i32> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), PIECE).ok()?;
+        let partitions = metadata.topics().first()?.partitions();
+        partitions.iter().map(|partition| partition.replicas().len() as i32).min()
     }
 
     /// The protocol that the group is to speak: the configured one, or what a broker has. One that does not let itself be
@@ -171,7 +168,10 @@ impl Admin {
             }
             let retention = settings.retention.map(|retention| retention.as_millis().to_string());
             let largest = settings.max_message_bytes.map(|bytes| bytes.to_string());
-            let mut configs = vec![("cleanup.policy", settings.cleanup_policy.as_str())];
+            let mut configs = vec![
+                ("cleanup.policy", settings.cleanup_policy.as_str()),
+                ("compression.type", settings.compression_type()),
+            ];
             configs.extend(retention.as_deref().map(|retention| ("retention.ms", retention)));
             configs.extend(largest.as_deref().map(|largest| ("max.message.bytes", largest)));
             self.create(topic, settings.partitions, &configs).await?;
@@ -190,13 +190,10 @@ impl Admin {
             ));
         }
         let state = self.describe(topic, partitions).await?;
-        if state.cleanup_policy != settings.cleanup_policy {
-            tracing::warn!(
-                topic,
-                found = state.cleanup_policy,
-                configured = settings.cleanup_policy,
-                "the topic's cleanup.policy is not the configured one; it is left as it is"
-            );
+        let differences = state.differences(settings);
+        if !differences.is_empty() {
+            let differences = differences.join(", ");
+            tracing::warn!(topic, differences, "the topic is not as configured; it is left as it is");
         }
         Ok(state)
     }

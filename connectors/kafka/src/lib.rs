@@ -30,5 +30,6 @@ pub mod registry;
 mod schema_difference;
 pub mod schemas;
 pub mod settings;
+pub mod topic_state;
 pub mod transactions;
 pub mod writer;

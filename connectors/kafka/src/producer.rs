@@ -251,6 +251,7 @@ impl EventProducer {
             let topic = self.progress.topics.entry(lane.table.to_string()).or_insert_with(|| TopicOffsets {
                 topic: lane.topic.to_string(),
                 generation: 0,
+                begun_over: false,
                 first_offsets: Vec::new(),
                 next_offsets: vec![0; lane.partitions.max(1) as usize],
                 columns: Vec::new(),

@@ -73,9 +73,12 @@ pub struct TopicOffsets {
     /// Name.
     pub topic: String,
     /// When its offsets began to be recorded, in microseconds since 1970: those of another generation are of another topic
-    /// of this name. What is written first is the start of a copy.
+    /// of this name.
     #[serde(default)]
     pub generation: i64,
+    /// It was begun over an older one (`--recopy`): a lake may have something of that, which a copy has to replace.
+    #[serde(default)]
+    pub begun_over: bool,
     /// For each partition, where the generation begins.
     #[serde(default)]
     pub first_offsets: Vec<i64>,

@@ -71,6 +71,24 @@ enum Answer {
     Refused(StatusCode, String),
 }
 
+/// A schema beside what its subject has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// It is there.
+    Registered,
+    /// It would be the next one: those before it allow it.
+    Compatible,
+    /// It would be the first one.
+    First,
+}
+
+/// Where a schema was looked for.
+enum Lookup {
+    Known(u32),
+    OtherSchemas,
+    NoSubject,
+}
+
 impl Registry {
     /// Sets a client up; nothing is asked yet.
     pub fn new(settings: RegistrySettings) -> Result<Registry> {
@@ -133,26 +151,25 @@ impl Registry {
         }
     }
 
-    async fn find_or_register(&self, subject: &str, schema: &str) -> Result<u32> {
-        let what = format!("cannot register a schema under subject {subject}");
-        let body = json!({"schema": escape_braces(schema)});
-        let path = format!("subjects/{}?normalize=true", escaped(subject));
-        let known = match self.ask(Method::POST, &path, Some(&body)).await? {
-            Answer::Found(answer) => return id_of(&answer, &what),
-            Answer::Missing(code) => code != SUBJECT_NOT_FOUND,
-            // Some registries do not look for what they would not take.
-            Answer::Refused(StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT, _) => true,
-            Answer::Refused(status, why) => return Err(self.refused(&what, status, &why)),
-        };
-        if !self.settings.register {
-            return Err(Error::operator(
-                what,
-                "it is not registered, and register of [registry] is off",
-                "have the schema registered, or set register = true",
-            ));
+    /// What became of a schema under a subject if it were registered; registers nothing.
+    pub async fn examine(&self, subject: &str, schema: &str) -> Result<SchemaState> {
+        let (what, body) = (cannot_register(subject), body_of(schema));
+        match self.find(subject, &what, &body).await? {
+            Lookup::Known(_) => Ok(SchemaState::Registered),
+            Lookup::OtherSchemas => {
+                self.check_compatibility(subject, schema, &body).await?;
+                Ok(SchemaState::Compatible)
+            }
+            Lookup::NoSubject => Ok(SchemaState::First),
         }
-        if known {
-            self.check_compatibility(subject, schema, &body).await?;
+    }
+
+    async fn find_or_register(&self, subject: &str, schema: &str) -> Result<u32> {
+        let (what, body) = (cannot_register(subject), body_of(schema));
+        match self.find(subject, &what, &body).await? {
+            Lookup::Known(id) => return Ok(id),
+            Lookup::OtherSchemas => self.check_compatibility(subject, schema, &body).await?,
+            Lookup::NoSubject => {}
         }
         let path = format!("subjects/{}/versions?normalize=true", escaped(subject));
         match self.ask(Method::POST, &path, Some(&body)).await? {
@@ -163,13 +180,32 @@ impl Registry {
         }
     }
 
+    /// Looks for a schema under its subject. One that is missing is an error where none are registered.
+    async fn find(&self, subject: &str, what: &str, body: &Value) -> Result<Lookup> {
+        let path = format!("subjects/{}?normalize=true", escaped(subject));
+        let missing = match self.ask(Method::POST, &path, Some(body)).await? {
+            Answer::Found(answer) => return id_of(&answer, what).map(Lookup::Known),
+            Answer::Missing(SUBJECT_NOT_FOUND) => Lookup::NoSubject,
+            // Some registries do not look for what they would not take.
+            Answer::Missing(_) | Answer::Refused(StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT, _) => {
+                Lookup::OtherSchemas
+            }
+            Answer::Refused(status, why) => return Err(self.refused(what, status, &why)),
+        };
+        if !self.settings.register {
+            return Err(Error::operator(
+                what,
+                "it is not registered, and register of [registry] is off",
+                "have the schema registered, or set register = true; then `sooner resume` the table",
+            ));
+        }
+        Ok(missing)
+    }
+
     async fn check_compatibility(&self, subject: &str, schema: &str, body: &Value) -> Result<()> {
         let path = format!("compatibility/subjects/{}/versions/latest?verbose=true", escaped(subject));
         match self.ask(Method::POST, &path, Some(body)).await? {
             Answer::Found(answer) if answer.get("is_compatible").and_then(Value::as_bool) == Some(false) => {
-                if self.is_relaxed(subject).await? {
-                    return Ok(());
-                }
                 let messages = answer.get("messages").and_then(Value::as_array).cloned().unwrap_or_default();
                 let why = messages.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
                 Err(self.incompatible(subject, schema, &why).await)
@@ -177,14 +213,6 @@ impl Registry {
             // Found compatible, or nothing to be compatible with; registering has the last word.
             _ => Ok(()),
         }
-    }
-
-    /// Whether a subject takes any schema. Some registries do not look at that when they are asked.
-    async fn is_relaxed(&self, subject: &str) -> Result<bool> {
-        Ok(match self.ask(Method::GET, &format!("config/{}", escaped(subject)), None).await? {
-            Answer::Found(answer) => answer.get("compatibilityLevel").and_then(Value::as_str) == Some("NONE"),
-            Answer::Missing(_) | Answer::Refused(..) => false,
-        })
     }
 
     async fn incompatible(&self, subject: &str, schema: &str, why: &str) -> Error {
@@ -286,6 +314,14 @@ impl SchemaRegistry for Registry {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(key, id);
         Ok(id)
     }
+}
+
+fn cannot_register(subject: &str) -> String {
+    format!("cannot register a schema under subject {subject}")
+}
+
+fn body_of(schema: &str) -> Value {
+    json!({"schema": escape_braces(schema)})
 }
 
 fn id_of(answer: &Value, what: &str) -> Result<u32> {

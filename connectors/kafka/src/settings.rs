@@ -97,12 +97,21 @@ pub struct TopicSettings {
     pub replication: Option<i32>,
     /// `cleanup.policy`.
     pub cleanup_policy: String,
+    /// How producers compress, and topics keep it: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
     /// `retention.ms`; the brokers' default if none.
     pub retention: Option<Duration>,
     /// `max.message.bytes`; the brokers' default if none.
     pub max_message_bytes: Option<usize>,
     /// The pipeline's progress topic.
     pub progress: String,
+}
+
+impl TopicSettings {
+    /// `compression.type`, which has a name of its own for none.
+    pub fn compression_type(&self) -> &str {
+        if self.compression == "none" { "uncompressed" } else { &self.compression }
+    }
 }
 
 /// How events are written.
@@ -114,8 +123,6 @@ pub struct ProducerSettings {
     pub transaction_bytes: usize,
     /// Age after which a transaction is committed.
     pub transaction_interval: Duration,
-    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
-    pub compression: String,
     /// Which partition an event goes to.
     pub partition_by: PartitionBy,
 }

@@ -37,7 +37,7 @@ impl Transactions {
         let mut config = settings.client_config("sooner-source");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
-        config.set("compression.codec", &settings.producer.compression);
+        config.set("compression.codec", &settings.topics.compression);
         config.set("linger.ms", "2");
         config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
         config.set("queue.buffering.max.messages", "500000");

@@ -1,0 +1,100 @@
+//! A topic as the brokers have it, and what of it is not as configured.
+
+use crate::settings::TopicSettings;
+
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    /// Partitions.
+    pub partitions: i32,
+    /// Copies of each partition; none where brokers did not tell.
+    pub replication: Option<i32>,
+    /// `cleanup.policy`.
+    pub cleanup_policy: String,
+    /// `compression.type`.
+    pub compression: String,
+    /// `max.message.bytes`.
+    pub max_message_bytes: usize,
+    /// `retention.ms`; less than zero for ever.
+    pub retention_ms: i64,
+}
+
+impl TopicState {
+    /// What is not as configured: `partitions is 1 (configured: 6)`. What is not configured may be anything.
+    pub fn differences(&self, settings: &TopicSettings) -> Vec<String> {
+        let retention = settings.retention.map(|retention| retention.as_millis().to_string());
+        // Brokers leave messages of such a topic as producers compressed them.
+        let compression = Some(settings.compression_type().to_owned()).filter(|_| self.compression != "producer");
+        let compared = [
+            ("partitions", self.partitions.to_string(), Some(settings.partitions.to_string())),
+            (
+                "replication",
+                self.replication.map(|copies| copies.to_string()).unwrap_or_default(),
+                settings.replication.filter(|_| self.replication.is_some()).map(|copies| copies.to_string()),
+            ),
+            ("cleanup.policy", sorted(&self.cleanup_policy), Some(sorted(&settings.cleanup_policy))),
+            ("compression.type", self.compression.clone(), compression),
+            ("retention.ms", self.retention_ms.to_string(), retention),
+            (
+                "max.message.bytes",
+                self.max_message_bytes.to_string(),
+                settings.max_message_bytes.map(|bytes| bytes.to_string()),
+            ),
+        ];
+        let differing = compared.into_iter().filter_map(|(name, found, configured)| {
+            let configured = configured.filter(|configured| *configured != found)?;
+            Some(format!("{name} is {found} (configured: {configured})"))
+        });
+        differing.collect()
+    }
+}
+
+/// Brokers may tell a list's parts in another order.
+fn sorted(list: &str) -> String {
+    let mut parts: Vec<_> = list.split(',').map(str::trim).collect();
+    parts.sort_unstable();
+    parts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_configured_is_compared_and_nothing_else() {
+        let mut settings = TopicSettings {
+            create: true,
+            partitions: 6,
+            replication: None,
+            cleanup_policy: "compact,delete".into(),
+            compression: "lz4".into(),
+            retention: None,
+            max_message_bytes: None,
+            progress: "p".into(),
+        };
+        let state = TopicState {
+            partitions: 6,
+            replication: Some(3),
+            cleanup_policy: "delete,compact".into(),
+            compression: "producer".into(),
+            max_message_bytes: 1_048_588,
+            retention_ms: 604_800_000,
+        };
+        assert!(state.differences(&settings).is_empty());
+        settings.partitions = 12;
+        settings.replication = Some(2);
+        settings.retention = Some(Duration::from_secs(3600));
+        let zstd = TopicState { compression: "zstd".into(), ..state };
+        assert_eq!(
+            zstd.differences(&settings),
+            [
+                "partitions is 6 (configured: 12)",
+                "replication is 3 (configured: 2)",
+                "compression.type is zstd (configured: lz4)",
+                "retention.ms is 604800000 (configured: 3600000)"
+            ]
+        );
+    }
+}

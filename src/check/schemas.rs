@@ -1,0 +1,62 @@
+//! The schemas of the source's tables, beside what the registry has: what would happen if they were registered now.
+
+use std::sync::{Mutex, PoisonError};
+
+use sooner_api::{Result, SchemaRegistry};
+use sooner_kafka::registry::{Registry, SchemaState};
+use sooner_postgres::Client;
+use sooner_postgres::catalog::{self, Table};
+use sooner_postgres::client::Mode;
+
+use super::Finding;
+use crate::config::{KafkaConfig, SourceConfig};
+
+/// A registry that is asked what it thinks of schemas, and given none.
+struct Examiner {
+    registry: Registry,
+    found: Mutex<Vec<SchemaState>>,
+}
+
+impl SchemaRegistry for Examiner {
+    async fn register(&self, subject: &str, schema: &str) -> Result<u32> {
+        let state = self.registry.examine(subject, schema).await?;
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+        Ok(0)
+    }
+}
+
+/// Looks at each table's schemas. Where the database cannot be reached, its own findings say so.
+pub async fn look(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
+    let Ok(tables) = tables(source).await else { return Vec::new() };
+    let registry = match Registry::new(kafka.registry.clone()) {
+        Ok(registry) => registry,
+        Err(error) => return vec![Finding::error("schemas", &error)],
+    };
+    let examiner = Examiner { registry, found: Mutex::default() };
+    let encoders = kafka.encoders(examiner, &source.connect.database);
+    let mut findings = Vec::new();
+    for table in &tables {
+        if let Err(error) = encoders.build(&table.relation).await {
+            findings.push(Finding::error(format!("{} schemas", table.relation.name), &error));
+        }
+    }
+    let found = encoders.registry.found.lock().unwrap_or_else(PoisonError::into_inner);
+    findings.push(Finding::ok("schemas", summary(&found)));
+    findings
+}
+
+async fn tables(source: &SourceConfig) -> Result<Vec<Table>> {
+    let mut tables = catalog::tables(&mut Client::connect(&source.connect, Mode::Sql).await?).await?;
+    tables.retain(|table| source.selects(&table.relation.name));
+    Ok(tables)
+}
+
+fn summary(found: &[SchemaState]) -> String {
+    let count = |state| found.iter().filter(|found| **found == state).count();
+    format!(
+        "{} registered, {} that would follow a compatible one, {} the first of their subject",
+        count(SchemaState::Registered),
+        count(SchemaState::Compatible),
+        count(SchemaState::First)
+    )
+}
