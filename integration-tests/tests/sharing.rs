@@ -1,31 +1,47 @@
-//! Two sinks that share a topic's partitions write one table.
+//! Sinks that share a topic's partitions write one table; and what comes between the two events of a changed key.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use sooner::direct::LocalSchemas;
-use sooner_api::LakeTable;
-use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore, S3Settings};
+use sooner_api::{Class, LakeTable};
+use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore, S3Settings, data_file};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar, TableName};
 
-async fn encoder() -> Encoder {
-    let column = Column {
-        name: "id".into(),
-        column_type: ColumnType::Scalar(Scalar::Int8),
-        nullable: false,
+const WATERMARK: Watermark = Watermark { commit_lsn: Lsn(11), end_lsn: Lsn(12), commit_micros: 0 };
+const PARTITIONS: i32 = 3;
+
+fn column(name: &str, scalar: Scalar, nullable: bool) -> Column {
+    Column {
+        name: name.into(),
+        column_type: ColumnType::Scalar(scalar),
+        nullable,
         has_default: false,
         default: None,
         number: None,
-    };
-    let relation = Relation { name: TableName::new("public", "t"), columns: vec![column], key: vec![0] };
+    }
+}
+
+/// Of a table `t` with an `id` and these text columns.
+async fn encoder(texts: &[&str]) -> Encoder {
+    let mut columns = vec![column("id", Scalar::Int8, false)];
+    columns.extend(texts.iter().map(|name| column(name, Scalar::Text, true)));
+    let relation = Relation { name: TableName::new("public", "t"), columns, key: vec![0] };
     EncoderFactory::new(LocalSchemas::default(), "shop", "db").build(&relation).await.unwrap()
 }
 
-fn origin(lsn: u64) -> Origin {
+fn origin(lsn: u64, ordinal: u64) -> Origin {
     Origin {
-        position: Position { commit_lsn: Lsn(lsn), ordinal: 0 },
+        position: Position { commit_lsn: Lsn(lsn), ordinal },
         lsn: Lsn(lsn),
         xid: 1,
         source_micros: 0,
@@ -34,54 +50,257 @@ fn origin(lsn: u64) -> Origin {
     }
 }
 
-/// The start of a copy at offset 0 of a partition, and a row behind it.
-async fn stage_copy(table: &mut DeltaTable, encoder: &Encoder, partition: i32, id: &str) {
-    let mut start = TableEvents::new(encoder.schema().clone());
-    encoder.copy_start(&mut start, &origin(10));
-    start.next_offsets.push((partition, 1));
-    table.stage(start).await.unwrap();
-    let mut row = TableEvents::new(encoder.schema().clone());
-    encoder.insert(&mut row, &origin(11), &[TupleValue::Text(id.as_bytes())]).unwrap();
-    row.next_offsets.push((partition, 2));
-    table.stage(row).await.unwrap();
+/// A lake, and how sinks open its table: each holds some partitions of the topic, or all.
+struct Shared {
+    folder: tempfile::TempDir,
+    lake: DeltaLake,
 }
 
-fn has_removes(lake: &std::path::Path, version: u32) -> bool {
-    let entry = lake.join(format!("public/t/_delta_log/{version:020}.json"));
-    std::fs::read_to_string(entry).unwrap().contains("\"remove\"")
+impl Shared {
+    fn new() -> Shared {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LakeStore::open(&folder.path().display().to_string(), &S3Settings::default()).unwrap();
+        let lake = DeltaLake::new(store, AppIds::direct("shop", ""), 1 << 20);
+        Shared { folder, lake }
+    }
+
+    async fn open(&self, whole: bool) -> DeltaTable {
+        let app_ids = AppIds::topic("shop", "t", PARTITIONS, whole, true).with_generation("shop", "t", 7);
+        self.lake.open_as(&TableName::new("public", "t"), app_ids).await.unwrap()
+    }
+
+    fn table(&self) -> std::path::PathBuf {
+        self.folder.path().join("public/t")
+    }
+
+    fn log_entry(&self, version: u64) -> String {
+        std::fs::read_to_string(self.table().join(format!("_delta_log/{version:020}.json"))).unwrap()
+    }
+}
+
+fn text(value: &str) -> TupleValue<'_> {
+    TupleValue::Text(value.as_bytes())
+}
+
+fn events(encoder: &Encoder, partition: i32, next: i64) -> TableEvents {
+    let mut events = TableEvents::new(encoder.schema().clone());
+    events.next_offsets.push((partition, next));
+    events
+}
+
+/// Stages a row that lies right before an offset of a partition.
+async fn stage_row(
+    table: &mut DeltaTable,
+    encoder: &Encoder,
+    (partition, next): (i32, i64),
+    row: &[&str],
+) -> sooner_api::Result<()> {
+    let mut events = events(encoder, partition, next);
+    let row: Vec<_> = row.iter().map(|value| text(value)).collect();
+    encoder.insert(&mut events, &origin(11, next as u64), &row).unwrap();
+    table.stage(events).await.map(|_| ())
+}
+
+/// The start of a copy at offset 0 of a partition, and a row behind it.
+async fn stage_copy(table: &mut DeltaTable, encoder: &Encoder, partition: i32, id: &str) {
+    let mut start = events(encoder, partition, 1);
+    encoder.copy_start(&mut start, &origin(10, 0));
+    table.stage(start).await.unwrap();
+    stage_row(table, encoder, (partition, 2), &[id]).await.unwrap();
+}
+
+/// The live rows' ids, each with its column `a`.
+async fn rows(table: &Path, live: usize) -> BTreeMap<i64, Option<String>> {
+    let store: std::sync::Arc<dyn ObjectStore> = std::sync::Arc::new(LocalFileSystem::new_with_prefix(table).unwrap());
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(table).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        let (name, size) = (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len());
+        if !name.ends_with(".parquet") {
+            continue;
+        }
+        let path = name.as_str().into();
+        let mut ids = Vec::new();
+        let read = data_file::read(&store, &path, size, &["id"], None, |batch| {
+            ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+            Ok(())
+        });
+        read.await.unwrap();
+        found.extend(ids.iter().map(|id| (*id, None)));
+        // Files that are older than the column lack it.
+        let read = data_file::read(&store, &path, size, &["a"], None, |batch| {
+            let texts = batch.columns().first().map(|column| column.as_string::<i32>().clone());
+            found.extend(ids.iter().zip(texts.iter().flatten()).map(|(id, text)| (*id, text.map(str::to_owned))));
+            Ok(())
+        });
+        let _ = read.await;
+    }
+    assert_eq!(found.len(), live);
+    found
 }
 
 #[tokio::test]
 async fn a_table_that_two_sinks_begin_keeps_the_rows_of_both() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = LakeStore::open(&folder.path().display().to_string(), &S3Settings::default()).unwrap();
-    let app_ids = || AppIds::topic("shop", "t", 3, false, true).with_generation("shop", "t", 7);
-    let lake = DeltaLake::new(store, app_ids(), 1 << 20);
-    let open = || async { lake.open_as(&TableName::new("public", "t"), app_ids()).await.unwrap() };
-    let encoder = encoder().await;
-    let watermark = Watermark { commit_lsn: Lsn(11), end_lsn: Lsn(12), commit_micros: 0 };
+    let shared = Shared::new();
+    let encoder = encoder(&[]).await;
 
     // Both find no table; the second one's commit meets the first one's.
-    let (mut first, mut second) = (open().await, open().await);
+    let (mut first, mut second) = (shared.open(false).await, shared.open(false).await);
     stage_copy(&mut first, &encoder, 0, "1").await;
     stage_copy(&mut second, &encoder, 1, "2").await;
-    assert_eq!(first.commit(watermark).await.unwrap().table_version, 0);
-    let committed = second.commit(watermark).await.unwrap();
+    assert_eq!(first.commit(WATERMARK).await.unwrap().table_version, 0);
+    let committed = second.commit(WATERMARK).await.unwrap();
     assert_eq!((committed.table_version, committed.rows_written, committed.rows_removed), (1, 1, 0));
-    assert!(!has_removes(folder.path(), 1));
+    assert!(!shared.log_entry(1).contains("\"remove\""));
 
     // A third one, of another partition, finds the table begun.
-    let mut third = open().await;
+    let mut third = shared.open(false).await;
     stage_copy(&mut third, &encoder, 2, "3").await;
-    let committed = third.commit(watermark).await.unwrap();
+    let committed = third.commit(WATERMARK).await.unwrap();
     assert_eq!((committed.table_version, committed.rows_written, committed.rows_removed), (2, 1, 0));
-    let offsets = open().await.next_offsets().clone();
+    let offsets = shared.open(false).await.next_offsets().clone();
     assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 2)]);
 
     // A later start of a copy would need all partitions.
-    let mut late = TableEvents::new(encoder.schema().clone());
-    encoder.copy_start(&mut late, &origin(20));
-    late.next_offsets.push((1, 3));
-    let error = open().await.stage(late).await.unwrap_err();
+    let mut late = events(&encoder, 1, 3);
+    encoder.copy_start(&mut late, &origin(20, 0));
+    let error = shared.open(false).await.stage(late).await.unwrap_err();
     assert!(error.why.contains("not all read here"), "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_tells_a_watermark_only_if_all_partitions_are_in_it() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    for (version, whole) in [(0, false), (1, true)] {
+        let mut table = shared.open(whole).await;
+        stage_row(&mut table, &encoder, (0, version + 1), &["1"]).await.unwrap();
+        assert_eq!(table.commit(WATERMARK).await.unwrap().table_version, version as u64);
+        assert_eq!(shared.log_entry(version as u64).contains("\"watermark\":\"0/B\""), whole);
+    }
+}
+
+#[tokio::test]
+async fn sinks_see_an_added_column_at_different_times() {
+    let (shared, narrow, wide) = (Shared::new(), encoder(&[]).await, encoder(&["a"]).await);
+    let mut begun = shared.open(false).await;
+    stage_row(&mut begun, &narrow, (0, 1), &["1"]).await.unwrap();
+    begun.commit(WATERMARK).await.unwrap();
+
+    // One has got to the new column. The other one has not, and meets its commit; then it gets there, too.
+    let (mut first, mut second) = (begun, shared.open(false).await);
+    stage_row(&mut first, &wide, (0, 2), &["2", "x"]).await.unwrap();
+    stage_row(&mut second, &narrow, (1, 1), &["3"]).await.unwrap();
+    first.commit(WATERMARK).await.unwrap();
+    assert_eq!(second.commit(WATERMARK).await.unwrap().table_version, 2);
+    stage_row(&mut second, &narrow, (1, 2), &["4"]).await.unwrap();
+    stage_row(&mut second, &wide, (1, 3), &["5", "y"]).await.unwrap();
+    second.commit(WATERMARK).await.unwrap();
+
+    // Whoever opens the table as it is now, and is still behind, goes on as well.
+    let mut third = shared.open(false).await;
+    stage_row(&mut third, &narrow, (2, 1), &["6"]).await.unwrap();
+    third.commit(WATERMARK).await.unwrap();
+    let some = |text: &str| Some(text.to_owned());
+    let expected = [(1, None), (2, some("x")), (3, None), (4, None), (5, some("y")), (6, None)];
+    assert_eq!(rows(&shared.table(), 6).await, BTreeMap::from(expected));
+
+    // Both stage the same new column before either has committed it.
+    let wider = encoder(&["a", "b"]).await;
+    let (mut first, mut second) = (shared.open(false).await, shared.open(false).await);
+    stage_row(&mut first, &wider, (0, 3), &["7", "z", "b"]).await.unwrap();
+    stage_row(&mut second, &wider, (1, 4), &["8", "z", "b"]).await.unwrap();
+    first.commit(WATERMARK).await.unwrap();
+    second.commit(WATERMARK).await.unwrap();
+    assert_eq!(rows(&shared.table(), 8).await[&8], some("z"));
+}
+
+#[tokio::test]
+async fn a_sink_that_was_quiet_follows_all_that_others_committed() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    let mut busy = shared.open(false).await;
+    stage_row(&mut busy, &encoder, (0, 1), &["0"]).await.unwrap();
+    busy.commit(WATERMARK).await.unwrap();
+    let mut quiet = shared.open(false).await;
+    for next in 2..=120 {
+        stage_row(&mut busy, &encoder, (0, next), &[&next.to_string()]).await.unwrap();
+        busy.commit(WATERMARK).await.unwrap();
+    }
+    stage_row(&mut quiet, &encoder, (1, 1), &["1000"]).await.unwrap();
+    assert_eq!(quiet.commit(WATERMARK).await.unwrap().table_version, 120);
+}
+
+#[tokio::test]
+async fn a_zombies_commit_of_a_partition_that_has_moved_is_not_overwritten() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    let mut zombie = shared.open(false).await;
+    stage_row(&mut zombie, &encoder, (1, 1), &["1"]).await.unwrap();
+    zombie.commit(WATERMARK).await.unwrap();
+
+    // It sleeps; its partition goes to somebody who has not got to its events yet when it wakes up.
+    let mut heir = shared.open(true).await;
+    stage_row(&mut zombie, &encoder, (1, 5), &["5"]).await.unwrap();
+    zombie.commit(WATERMARK).await.unwrap();
+    stage_row(&mut heir, &encoder, (0, 1), &["100"]).await.unwrap();
+    heir.commit(WATERMARK).await.unwrap();
+    let error = stage_row(&mut heir, &encoder, (1, 3), &["3"]).await.unwrap_err();
+    assert!(error.class == Class::Retry && error.what.contains("partition 1"), "{error}");
+    let offsets = shared.open(true).await.next_offsets().clone();
+    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [(0, 1), (1, 5)]);
+}
+
+#[tokio::test]
+async fn a_value_left_out_of_a_changed_key_is_found_though_the_old_row_was_sealed_away() {
+    let (shared, encoder) = (Shared::new(), encoder(&["a"]).await);
+    let mut table = shared.open(true).await;
+    stage_row(&mut table, &encoder, (0, 1), &["1", "of the lake"]).await.unwrap();
+    table.commit(WATERMARK).await.unwrap();
+    stage_row(&mut table, &encoder, (0, 2), &["2", "of a part"]).await.unwrap();
+    table.seal().await.unwrap();
+    // Each key changes; what Postgres left out lies in the old row, whose end is sealed before the new one comes.
+    for (index, (old, new)) in [("1", "11"), ("2", "12")].into_iter().enumerate() {
+        let next = 3 + 2 * index as i64;
+        let mut gone = events(&encoder, 0, next);
+        encoder.delete(&mut gone, &origin(12, next as u64), &[text(old), TupleValue::Null], false).unwrap();
+        table.stage(gone).await.unwrap();
+        table.seal().await.unwrap();
+        let mut renamed = events(&encoder, 0, next + 1);
+        let row = [text(new), TupleValue::Unavailable];
+        encoder
+            .insert_renamed(&mut renamed, &origin(12, next as u64 + 1), &[text(old), TupleValue::Null], &row)
+            .unwrap();
+        table.stage(renamed).await.unwrap();
+        table.seal().await.unwrap();
+    }
+    let committed = table.commit(WATERMARK).await.unwrap();
+    assert_eq!((committed.rows_written, committed.rows_removed), (2, 1));
+    let found = rows(&shared.table(), 4).await;
+    assert_eq!(found[&11].as_deref(), Some("of the lake"));
+    assert_eq!(found[&12].as_deref(), Some("of a part"));
+}
+
+#[tokio::test]
+async fn a_table_that_the_pipeline_filled_another_way_waits_for_a_copy() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    let direct = AppIds::direct("shop", "slot");
+    let mut table = shared.lake.open_as(&TableName::new("public", "t"), direct).await.unwrap();
+    table.begin_copy(encoder.schema().clone()).await.unwrap();
+    let mut row = TableEvents::new(encoder.schema().clone());
+    encoder.insert(&mut row, &origin(11, 0), &[text("1")]).unwrap();
+    table.stage(row).await.unwrap();
+    table.commit(WATERMARK).await.unwrap();
+
+    let mut table = shared.open(true).await;
+    assert!(table.is_of_former_topic());
+    let mut start = events(&encoder, 0, 1);
+    encoder.copy_start(&mut start, &origin(20, 0));
+    table.stage(start).await.unwrap();
+    stage_row(&mut table, &encoder, (0, 2), &["2"]).await.unwrap();
+    let committed = table.commit(WATERMARK).await.unwrap();
+    assert_eq!((committed.rows_written, committed.rows_removed), (1, 1));
+    assert!(!shared.open(true).await.is_of_former_topic());
+
+    // Another pipeline's is left alone.
+    let other = AppIds::topic("other", "t", 1, true, true);
+    let mut table = shared.lake.open_as(&TableName::new("public", "t"), other).await.unwrap();
+    let error = stage_row(&mut table, &encoder, (0, 1), &["3"]).await.unwrap_err();
+    assert!(error.why.contains("this pipeline did not make it"), "{error}");
 }

@@ -80,16 +80,25 @@ pub fn protocol() -> Value {
     })
 }
 
-/// The metadata of a table that we create.
-pub fn metadata(columns: &[LakeColumn], created_millis: i64) -> Value {
+/// The table property that says which pipeline made a table.
+const PIPELINE_PROPERTY: &str = "sooner.pipeline";
+
+/// The metadata of a table that a pipeline creates.
+pub fn metadata(pipeline: &str, columns: &[LakeColumn], created_millis: i64) -> Value {
     json!({
         "id": uuid::Uuid::new_v4(),
         "format": {"provider": "parquet", "options": {}},
         "schemaString": schema_string(columns),
         "partitionColumns": [],
-        "configuration": {"delta.enableDeletionVectors": "true"},
+        "configuration": {"delta.enableDeletionVectors": "true", PIPELINE_PROPERTY: pipeline},
         "createdTime": created_millis,
     })
+}
+
+/// Whether a pipeline made the table of this metadata.
+pub fn is_made_by(pipeline: &str, metadata: &Value) -> bool {
+    let maker = metadata.get("configuration").and_then(|all| all.get(PIPELINE_PROPERTY));
+    maker.and_then(Value::as_str) == Some(pipeline)
 }
 
 /// The same metadata with other columns.

@@ -8,6 +8,8 @@ use sooner_schemas::event::Watermark;
 /// The names of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppIds {
+    /// Who made the table.
+    pipeline: String,
     /// LSN up to which the table is complete; none where its writer tells no LSN, or several sinks share it.
     watermark: Option<String>,
     positions: Positions,
@@ -29,6 +31,7 @@ impl AppIds {
     /// Of a pipeline that reads a slot directly.
     pub fn direct(pipeline: &str, slot: &str) -> AppIds {
         AppIds {
+            pipeline: pipeline.to_owned(),
             watermark: Some(format!("sooner/{pipeline}/{slot}/watermark")),
             positions: Positions::Slot(format!("sooner/{pipeline}/{slot}")),
             orders_whole_table: true,
@@ -41,6 +44,7 @@ impl AppIds {
     pub fn topic(pipeline: &str, topic: &str, partitions: i32, whole: bool, in_order: bool) -> AppIds {
         let ids = (0..partitions).map(|partition| (partition, format!("sooner/{pipeline}/{topic}/{partition}")));
         AppIds {
+            pipeline: pipeline.to_owned(),
             watermark: (whole && in_order).then(|| format!("sooner/{pipeline}/{topic}/watermark")),
             positions: Positions::Topic(ids.collect()),
             orders_whole_table: whole && (in_order || partitions == 1),
@@ -51,6 +55,16 @@ impl AppIds {
     /// Of a topic whose writer tells its generation: offsets of another one are of another topic of this name.
     pub fn with_generation(self, pipeline: &str, topic: &str, generation: i64) -> AppIds {
         AppIds { generation: Some((format!("sooner/{pipeline}/{topic}/generation"), generation)), ..self }
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Whether what a commit is told of a watermark is true of the whole table.
+    pub fn knows_watermark(&self) -> bool {
+        self.watermark.is_some()
     }
 
     /// Which topic of its name it is.

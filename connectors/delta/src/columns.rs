@@ -215,13 +215,22 @@ pub fn compare(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
     if widened { Difference::Widened } else { Difference::None }
 }
 
+/// The same for events that may be older than the table's last columns, which then may be null.
+pub fn compare_older(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
+    let newer = table.get(events.len()..).unwrap_or_default();
+    match newer.iter().all(|column| column.nullable) {
+        true => compare(&table[..table.len() - newer.len()], events),
+        false => compare(table, events),
+    }
+}
+
 /// The columns after widening: added ones are there, and what may be null anywhere may be null.
 pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     let merged = events.iter().enumerate().map(|(index, event)| {
         let nullable = event.nullable || table.get(index).is_none_or(|column| column.nullable);
         LakeColumn { nullable, ..event.clone() }
     });
-    merged.collect()
+    merged.chain(table.iter().skip(events.len()).cloned()).collect()
 }
 
 /// Delta's `schemaString`.
@@ -367,5 +376,10 @@ mod tests {
             let Difference::Incompatible(what) = with(&events) else { panic!("{events:?} must be refused") };
             assert!(what.contains(expected), "{what}");
         }
+        // Of a partition that is behind, but not where the missing column needs a value.
+        assert_eq!(compare_older(&table, &table[..1]), Difference::None);
+        assert_eq!(compare_older(&table, &[column("a", LakeType::Integer, true)]), Difference::Widened);
+        let required = [table[0].clone(), column("b", LakeType::String, false)];
+        assert!(matches!(compare_older(&required, &table[..1]), Difference::Incompatible(_)));
     }
 }

@@ -13,6 +13,7 @@ use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
 use crate::actions::{self, Commit, check_protocol, line, log_path, txn};
+use crate::columns::{Difference, LakeColumn, compare_older, widen};
 use crate::deletion_vector::VectorWriter;
 use crate::index::FileId;
 use crate::live_files::LiveFile;
@@ -56,12 +57,12 @@ impl DeltaTable {
             return Ok(Committed { table_version: self.version.unwrap_or_default(), ..Committed::default() });
         }
         for _ in 0..MAX_CONFLICTS {
-            let version = self.version.map_or(0, |version| version + 1);
+            let version = self.next_version();
             let plan = self.plan().await?;
             let text = self.log_text(&plan, watermark);
             match self.put_version(version, text).await? {
                 Outcome::Committed => return Ok(self.apply(version, plan, watermark)),
-                Outcome::Conflict(other) => self.follow(version, *other).await?,
+                Outcome::Conflict(other) => self.follow_all(*other).await?,
             }
         }
         Err(Error::retry(
@@ -164,7 +165,7 @@ impl DeltaTable {
             (_, true) => "TRUNCATE",
             _ => "MERGE",
         };
-        json!({
+        let mut info = json!({
             "timestamp": now,
             "operation": operation,
             "operationParameters": {},
@@ -176,18 +177,18 @@ impl DeltaTable {
             "isBlindAppend": false,
             "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),
             "txnId": self.staging.commit_id,
-            "sooner": {
-                "watermark": watermark.commit_lsn,
-                "commitMicros": watermark.commit_micros,
-            },
-        })
+        });
+        if self.app_ids.knows_watermark() {
+            info["sooner"] = json!({"watermark": watermark.commit_lsn, "commitMicros": watermark.commit_micros});
+        }
+        info
     }
 
     fn next_metadata(&self) -> Option<Value> {
         let columns = self.staging.columns.as_ref()?;
         if self.version.is_none() {
             // A table that is new gets its id here, once for the log and for what follows.
-            return Some(actions::metadata(columns, now_millis()));
+            return Some(actions::metadata(self.app_ids.pipeline(), columns, now_millis()));
         }
         (*columns != self.columns).then(|| actions::with_columns(&self.metadata, columns))
     }
@@ -234,6 +235,21 @@ impl DeltaTable {
         )
     }
 
+    fn next_version(&self) -> u64 {
+        self.version.map_or(0, |version| version + 1)
+    }
+
+    /// Takes in the next version, and all that have come after it.
+    async fn follow_all(&mut self, mut other: Commit) -> Result<()> {
+        loop {
+            self.follow(self.next_version(), other).await?;
+            match self.read_version(self.next_version()).await? {
+                Some(Outcome::Conflict(next)) => other = *next,
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Takes in what somebody else committed, so that the next attempt builds on it.
     async fn follow(&mut self, version: u64, other: Commit) -> Result<()> {
         if self.app_ids.collide(&other.txns, &self.staging.next_offsets) {
@@ -244,13 +260,13 @@ impl DeltaTable {
             ));
         }
         let beside_us = self.app_ids.next_offsets(&other.txns);
+        let is_ours = !beside_us.is_empty();
         if self.version.is_none() {
-            if beside_us.is_empty() {
+            if !is_ours {
                 return Err(self.made_by_somebody_else());
             }
             // Another sink of this pipeline, which has other partitions, was first.
             self.applied = Some(Lsn::ZERO);
-            self.staging.columns = None;
             // What began the table here began it there, too; its rows are of other keys than ours.
             (self.staging.replaces, self.staging.copying) = (false, false);
         }
@@ -264,12 +280,8 @@ impl DeltaTable {
         if let Some(metadata) = other.metadata {
             let before = self.columns.clone();
             self.adopt_metadata(metadata)?;
-            if self.columns != before && !before.is_empty() && !self.staging.copying {
-                return Err(Error::operator(
-                    format!("cannot merge into the lake table {}", self.name),
-                    "somebody else changed its columns",
-                    format!("`sooner resume {}` copies the table anew", self.name),
-                ));
+            if self.columns != before && !self.staging.copying {
+                self.follow_columns(before, is_ours)?;
             }
         }
         for remove in &other.removes {
@@ -291,6 +303,25 @@ impl DeltaTable {
             }
         }
         self.version = Some(version);
+        Ok(())
+    }
+
+    /// The table has other columns now. Another sink of this pipeline sees a column that was added when its partitions get there,
+    /// before us or after; what is staged may have them, or may not.
+    fn follow_columns(&mut self, before: Vec<LakeColumn>, is_ours: bool) -> Result<()> {
+        let what = format!("cannot merge into the lake table {}", self.name);
+        if !is_ours {
+            let remedy = format!("`sooner resume {}` copies the table anew", self.name);
+            return Err(Error::operator(what, "somebody else changed its columns", remedy));
+        }
+        let staged = self.staging.columns.take().unwrap_or(before);
+        match compare_older(&self.columns, &staged) {
+            Difference::None => {}
+            Difference::Widened => self.staging.columns = Some(widen(&self.columns, &staged)),
+            Difference::Incompatible(why) => {
+                return Err(Error::retry(what, why, "nothing; what is in the lake is looked up anew"));
+            }
+        }
         Ok(())
     }
 

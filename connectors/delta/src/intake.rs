@@ -9,7 +9,7 @@ use sooner_schemas::Lsn;
 use sooner_schemas::event::{EventSchema, Op, TableEvents};
 
 use crate::actions::check_protocol;
-use crate::columns::{Difference, LakeColumn, columns_of, compare, widen};
+use crate::columns::{Difference, LakeColumn, columns_of, compare, compare_older, widen};
 use crate::index::KeyIndex;
 use crate::key::KeyPlan;
 use crate::rows::RowReader;
@@ -29,6 +29,7 @@ impl DeltaTable {
 
     /// Events of a topic say themselves when a copy starts; and a table that is not there yet starts with the first.
     pub(crate) async fn stage_from_topic(&mut self, events: TableEvents) -> Result<Staged> {
+        self.check_not_overtaken(&events)?;
         for (partition, next) in &events.next_offsets {
             self.staging.next_offsets.insert(*partition, *next);
         }
@@ -68,7 +69,7 @@ impl DeltaTable {
 
     /// The next commit replaces all rows and the columns.
     pub(crate) fn begin_copy_of(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
-        if self.version.is_some() && self.applied.is_none() {
+        if self.is_foreign() {
             return Err(self.made_by_somebody_else());
         }
         check_protocol(&self.name.to_string(), &self.protocol, &Value::Null)?;
@@ -100,7 +101,7 @@ impl DeltaTable {
         }
         self.seal_pending().await?;
         let columns = columns_of(schema)?;
-        match compare(self.next_columns(), &columns) {
+        match self.compare_columns(&columns) {
             Difference::None => {}
             Difference::Widened => {
                 let added = &columns[self.next_columns().len().min(columns.len())..];
@@ -119,6 +120,30 @@ impl DeltaTable {
         }
         self.set_shape(schema)?;
         Ok(Staged::Taken)
+    }
+
+    /// How columns of events differ from the table's. A source of ours copies the rows anew when a column goes; so events that lack
+    /// the last columns are older than those, from a partition that is behind others.
+    pub(crate) fn compare_columns(&self, columns: &[LakeColumn]) -> Difference {
+        match self.app_ids.generation() {
+            Some(_) => compare_older(self.next_columns(), columns),
+            None => compare(self.next_columns(), columns),
+        }
+    }
+
+    /// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just committed
+    /// them, and is not to be overwritten.
+    fn check_not_overtaken(&self, events: &TableEvents) -> Result<()> {
+        let overtaken =
+            |(partition, next): &&(i32, i64)| self.next_offsets.get(partition).is_some_and(|has| has >= next);
+        let found = events.next_offsets.iter().find(overtaken).filter(|_| !self.is_of_former_topic());
+        found.map_or(Ok(()), |(partition, _)| {
+            Err(Error::retry(
+                format!("cannot merge events of partition {partition} into the lake table {}", self.name),
+                "a process that held the partition before has committed them meanwhile",
+                "nothing; what is in the lake is looked up anew",
+            ))
+        })
     }
 
     /// Learns how the rows and keys of a schema are read.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_cast::cast;
 use arrow_schema::ArrowError;
 use arrow_select::interleave::interleave;
@@ -105,6 +105,9 @@ impl DeltaTable {
             }
         }
         let mut arrays = finish(&mut builders);
+        // Of events that are older than the table's last columns.
+        let newer = schema.fields().iter().skip(arrays.len());
+        arrays.extend(newer.map(|field| new_null_array(field.data_type(), states.len())));
         for (column, gaps) in gaps {
             arrays[column] = self.fill(column, &arrays[column], &gaps).await?;
         }
@@ -165,12 +168,13 @@ impl DeltaTable {
         }
     }
 
-    /// Where a key's row lies, as of what is sealed.
+    /// Where a key's row lies, as of what is sealed; or lay, if it is gone: only the second event of a changed key, whose first
+    /// one was sealed, asks for such a row.
     fn find_row(&self, key: KeyHash) -> Option<RowAddress> {
-        if let Some(row) = self.staging.moved.get(key) {
+        if let Some(row) = self.staging.moved.get(key).or_else(|| self.staging.gone_rows.get(&key).copied()) {
             return Some(row);
         }
-        if self.staging.replaces || self.staging.gone.contains(&key) {
+        if self.staging.replaces {
             return None;
         }
         let row = self.index.as_ref()?.get(key)?;

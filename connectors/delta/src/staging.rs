@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::columns::LakeColumn;
 use crate::data_file::DataFileWriter;
 use crate::index::{FileId, KeyIndex, RowAddress};
-use crate::key::{KeyHash, KeyPlan, KeySet};
+use crate::key::{KeyHash, KeyMap, KeyPlan, KeySet};
 use crate::live_files::LiveFile;
 use crate::pending::Pending;
 use crate::rows::RowReader;
@@ -58,6 +58,8 @@ pub struct Staging {
     pub moved: KeyIndex,
     /// Keys that have no row any more.
     pub gone: KeySet,
+    /// Where the rows of such keys lay, if in a part: the second event of a changed key may need a value of it.
+    pub gone_rows: KeyMap<RowAddress>,
     /// The last event's commit LSN.
     pub last_lsn: Lsn,
     /// For events from a topic: partitions, each with the offset after the last event.
@@ -79,6 +81,7 @@ impl Staging {
             superseded: BTreeMap::new(),
             moved: KeyIndex::default(),
             gone: KeySet::default(),
+            gone_rows: KeyMap::default(),
             last_lsn: Lsn::ZERO,
             next_offsets: BTreeMap::new(),
         }
@@ -98,6 +101,7 @@ impl Staging {
         self.superseded.clear();
         self.moved = KeyIndex::default();
         self.gone.clear();
+        self.gone_rows.clear();
     }
 
     /// Notes that a key's row lies in a part now, or nowhere.
@@ -111,7 +115,9 @@ impl Staging {
             }
             None => {
                 self.gone.insert(key);
-                self.moved.remove(key)
+                let former = self.moved.remove(key);
+                self.gone_rows.extend(former.map(|row| (key, row)));
+                former
             }
         };
         if let Some(former) = former {

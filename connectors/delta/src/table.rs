@@ -10,7 +10,7 @@ use sooner_api::{Committed, Error, LakeTable, Result, Staged};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
-use crate::actions::{check_protocol, log_path};
+use crate::actions::{check_protocol, is_made_by, log_path};
 use crate::app_ids::AppIds;
 use crate::columns::{LakeColumn, parse_schema_string};
 use crate::data_file;
@@ -82,7 +82,7 @@ impl DeltaTable {
             table.next_offsets = table.app_ids.next_offsets(&snapshot.txns);
             table.generation = table.app_ids.generation_in(&snapshot.txns);
             table.watermark = table.app_ids.watermark(&snapshot.txns);
-            if table.applied.is_some() {
+            if table.applied.is_some() || is_made_by(table.app_ids.pipeline(), &snapshot.metadata) {
                 let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
                 let adopted = usable.and_then(|()| table.adopt_metadata(snapshot.metadata));
                 table.unusable = adopted.err();
@@ -104,9 +104,16 @@ impl DeltaTable {
         self.watermark
     }
 
-    /// Whether what its log says of positions is of another topic of the same name: they mean nothing for this one.
+    /// Whether this pipeline filled it from somewhere else before: from another topic, or another one of the same name. What its
+    /// log says of positions means nothing then, until a copy replaces its rows.
     pub fn is_of_former_topic(&self) -> bool {
-        self.generation.is_some() && self.generation != self.app_ids.generation()
+        let of_other_generation = self.generation.is_some() && self.generation != self.app_ids.generation();
+        of_other_generation || (self.version.is_some() && self.applied.is_none() && !self.is_foreign())
+    }
+
+    /// Whether somebody else made it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.version.is_some() && self.applied.is_none() && !is_made_by(self.app_ids.pipeline(), &self.metadata)
     }
 
     /// The names under which it keeps positions.
