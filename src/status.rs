@@ -52,6 +52,9 @@ pub struct TableStatus {
     /// With Kafka: messages of its topic, in the partitions that are read here, that have not been read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_messages: Option<u64>,
+    /// With Kafka: the time of what is being read at the moment, in microseconds since 1970; none where all has been read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_micros: Option<i64>,
     /// With Kafka: where those partitions stand.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub partitions: BTreeMap<i32, PartitionOffsets>,
@@ -78,6 +81,7 @@ impl Default for TableStatus {
             lag_bytes: 0,
             lag_seconds: 0.0,
             lag_messages: None,
+            unread_micros: None,
             partitions: BTreeMap::new(),
             table_version: None,
             watermark_lsn: Lsn::ZERO,

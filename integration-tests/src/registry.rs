@@ -100,6 +100,11 @@ impl Registry {
         self.server.wait_until(START_LIMIT, answers);
     }
 
+    /// Sends the registry a signal, such as STOP.
+    pub fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
     /// Kills the registry, as `kill -9` does.
     pub fn kill(&mut self) {
         self.server.kill();

@@ -41,6 +41,12 @@ impl Server {
         }
     }
 
+    /// Sends it a signal, such as STOP.
+    pub fn signal(&self, name: &str) {
+        let signalled = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().expect("kill");
+        assert!(signalled.success());
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("started").id()

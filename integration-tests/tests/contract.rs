@@ -226,7 +226,7 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
     admin.ensure_progress_topic(&existing).await.unwrap();
     let state = admin.ensure_data_topic(&topic, &existing, None).await.unwrap();
     let mut producer = EventProducer::open(settings, &[state.max_message_bytes]).unwrap();
-    let lane = Lane::new(table(), topic.clone(), state.partitions, state.max_message_bytes);
+    let lane = Lane::new(table(), topic.clone(), &state);
     let offsets = TopicOffsets {
         topic: topic.clone(),
         generation: 1,
@@ -254,7 +254,7 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
     let mut member_settings = settings.clone();
     member_settings.consumer.protocol = admin.group_protocol().await.unwrap();
     let member = GroupMember::join(&member_settings).unwrap();
-    let mut reader = KafkaReader::new(member, Writer::Sooner(follower), schemas, None);
+    let mut reader = KafkaReader::new(member, Writer::Sooner(follower), schemas, None, 1 << 20);
     reader.subscribe(vec![topic.clone()]);
     let mut reader = SettledReader { reader, topic };
     reader.settle().await.unwrap();

@@ -172,12 +172,16 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     let status = pipeline.wait_for("it is parked", LIMIT, parked).await;
     let why = reason(&status, "public.large").unwrap();
     assert!(why.contains("id=500") && why.contains("max.message.bytes"), "{why}");
+    // The rows before it are on the topic; without the others they are never to be seen.
+    pipeline.catch_up(&postgres).await;
+    assert!(!std::path::Path::new(&pipeline.lake).join("public/large/_delta_log").exists());
     // It stays so over a restart.
     pipeline.kill();
     pipeline.start();
     postgres.sql("INSERT INTO large VALUES (2000, 'x')").await;
     pipeline.catch_up(&postgres).await;
     assert!(reason(&pipeline.status().unwrap(), "public.large").is_some());
+    assert!(!std::path::Path::new(&pipeline.lake).join("public/large/_delta_log").exists());
     kafka.alter_topic("shop.public.large", "max.message.bytes=4194304");
     assert!(pipeline.output("resume", &["public.large"]).status.success());
     let streaming = |status: &Status| {
@@ -187,6 +191,78 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     pipeline.wait_for("it streams", LIMIT, streaming).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.large"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise() {
+    let (postgres, kafka, registry) = stack().await;
+    postgres.sql("CREATE TABLE empty (id integer PRIMARY KEY); CREATE TABLE emptied (id integer PRIMARY KEY)").await;
+    postgres.sql("CREATE TABLE toasted (id integer PRIMARY KEY, n integer, body text)").await;
+    postgres.sql("ALTER TABLE toasted ALTER body SET STORAGE EXTERNAL; INSERT INTO emptied VALUES (1)").await;
+    postgres.sql("INSERT INTO toasted SELECT 1, 1, repeat('x', 5000)").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "cleanup_policy = \"compact\"");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_all_stream();
+    postgres.sql("INSERT INTO empty VALUES (1), (2); DELETE FROM empty WHERE id = 1").await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(
+        Reader::DuckDb,
+        &postgres,
+        &pipeline.lake,
+        None,
+        &["public.empty", "public.emptied", "public.toasted"],
+    );
+    postgres.sql("TRUNCATE emptied; UPDATE toasted SET n = 2").await;
+    for (table, expected) in
+        [("public.emptied", "a truncate has no key"), ("public.toasted", "left an unchanged large value")]
+    {
+        let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, table).is_some()).await;
+        let why = reason(&status, table).unwrap();
+        assert!(why.contains(expected) && why.contains("cleanup.policy=delete"), "{why}");
+    }
+    postgres.sql("INSERT INTO empty VALUES (3)").await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.empty"]);
+    // As the messages say.
+    for table in ["emptied", "toasted"] {
+        kafka.alter_topic(&format!("shop.public.{table}"), "cleanup.policy=delete");
+        assert!(pipeline.output("resume", &[&format!("public.{table}")]).status.success());
+    }
+    pipeline.stop();
+    pipeline.start();
+    let streaming = |status: &Status| {
+        ["public.emptied", "public.toasted"].iter().all(|table| {
+            status.tables.get(*table).is_some_and(|table| {
+                table.phase == TablePhase::Streaming && table.source_phase == Some(TablePhase::Streaming)
+            })
+        })
+    };
+    pipeline.wait_for("they stream", LIMIT, streaming).await;
+    pipeline.catch_up(&postgres).await;
+    assert_equal(
+        Reader::DuckDb,
+        &postgres,
+        &pipeline.lake,
+        None,
+        &["public.empty", "public.emptied", "public.toasted"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_loses_its_key_is_parked_and_keeps_its_rows() {
+    let (postgres, kafka, registry) = stack().await;
+    postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1), (2), (3)").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a REPLICA IDENTITY FULL").await;
+    postgres.sql("DELETE FROM a WHERE id = 2").await;
+    let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, "public.a").is_some()).await;
+    let why = reason(&status, "public.a").unwrap();
+    assert!(why.contains("it has no key") && why.contains("needs a primary key"), "{why}");
+    let added = std::fs::read_dir(std::path::Path::new(&pipeline.lake).join("public/a/_delta_log")).unwrap().count();
+    assert_eq!(added, 1, "no commit came after the copy's");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,6 +281,12 @@ async fn topics_that_are_not_what_they_were_are_refused() {
         log.contains("another number of partitions") && log.contains("it has 3, and events were written to 2"),
         "{log}"
     );
+
+    kafka.topics(&["--delete", "--topic", "shop.public.a"]);
+    kafka.topics(&["--create", "--topic", "shop.public.a", "--partitions", "1"]);
+    pipeline.start();
+    let log = pipeline.wait_for_end(LIMIT);
+    assert!(log.contains("it has 1, and events were written to 2"), "{log}");
 
     kafka.topics(&["--delete", "--topic", "shop.public.a"]);
     kafka.topics(&["--create", "--topic", "shop.public.a", "--partitions", "2"]);

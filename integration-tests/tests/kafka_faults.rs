@@ -35,7 +35,11 @@ async fn everything_dies_again_and_again() {
     for round in 0..20 {
         source.start_command("source", &[]);
         sink.start_command("sink", &[]);
-        pause(&mut random, if round < 6 { 600..2500 } else { 1500..4000 }).await;
+        // The first kills come during the copy; each kill of a sink meets one that reads.
+        if round > 0 {
+            sink.wait_for_log_times("\"reading\"", round, Duration::from_secs(60)).await;
+        }
+        pause(&mut random, if round < 6 { 300..2000 } else { 1000..3000 }).await;
         assert!(source.is_running(), "it ended by itself:\n{}", source.log());
         assert!(sink.is_running(), "it ended by itself:\n{}", sink.log());
         match round % 4 {
@@ -138,7 +142,7 @@ async fn a_source_that_wakes_up_as_a_zombie_is_fenced_and_so_is_a_sink() {
     pause(&mut random, 3000..4000).await;
     source.signal("CONT");
     sink.signal("CONT");
-    source.wait_for_log("interrupted", Duration::from_secs(60)).await;
+    source.wait_for_log("has taken over, and fenced this one", Duration::from_secs(60)).await;
     pause(&mut random, 4000..5000).await;
     load.stop().await;
     let logs = || [&source, &sink, &other_source, &other_sink].map(Pipeline::log).join("\n\n");

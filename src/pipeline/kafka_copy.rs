@@ -14,6 +14,8 @@ pub struct ToCopy {
     pub table: Table,
     /// Its topic, or the lake, may have something of it.
     pub replaces: bool,
+    /// One without rows is told of by the mark of a copy, which has no key; a compacted topic takes none.
+    pub tells_if_empty: bool,
 }
 
 impl<R: SchemaRegistry> CopySource<R> {
@@ -59,7 +61,7 @@ impl<R: SchemaRegistry> CopySource<R> {
         let mut next = match table.replaces {
             true => Some(copy.start_event()),
             // An empty table sends nothing else that would tell of it.
-            false => Some(copy.next().await?.unwrap_or_else(|| copy.start_event())),
+            false => copy.next().await?.or_else(|| table.tells_if_empty.then(|| copy.start_event())),
         };
         while let Some(events) = next {
             rows += events.events.len() as u64;

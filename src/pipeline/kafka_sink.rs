@@ -15,6 +15,7 @@ use sooner_kafka::lag::{LagGauge, PartitionOffsets};
 use sooner_kafka::progress::{self, TopicOffsets};
 use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
 use sooner_kafka::registry::Registry;
+use sooner_kafka::remainder::has_messages_from;
 use sooner_kafka::schemas::SchemaCache;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
@@ -75,7 +76,8 @@ impl KafkaSink {
         };
         let schemas = SchemaCache::new(Registry::new(self.kafka.registry.clone())?);
         let dead_letters = self.dead_letters(&admin).await?;
-        let mut reader = KafkaReader::new(self.join(&admin).await?, writer, schemas, dead_letters);
+        let fetch_bytes = self.kafka.settings.consumer.fetch_bytes;
+        let mut reader = KafkaReader::new(self.join(&admin).await?, writer, schemas, dead_letters, fetch_bytes);
         reader.subscribe(topics.keys().cloned().collect());
         // In one process with a source, requests are the source's: it copies the table anew, and the copy's start
         // lets the table go on here too.
@@ -271,7 +273,17 @@ impl KafkaSink {
                     .closed
                     .insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
-            held.settlement.positions.insert(place, from.clamp(first, end));
+            let from = from.clamp(first, end);
+            let rest = written.filter(|written| *written > from);
+            // Compaction may have left nothing of the last events: nobody is to wait for them.
+            let from = match rest {
+                Some(written) if self.kafka.settings.topics.is_compacted() => {
+                    let settings = &self.kafka.settings;
+                    if has_messages_from(settings, topic, *partition, from)? { from } else { written }
+                }
+                _ => from,
+            };
+            held.settlement.positions.insert(place, from);
         }
         if table.is_of_former_topic() {
             held.settlement.closed.entry(topic.to_owned()).or_insert_with(|| waits_for_copy(topic).to_string());
@@ -315,7 +327,9 @@ async fn show_lag(board: StatusBoard, lag: LagGauge, kafka: KafkaConfig) {
                 let Some(name) = TableName::parse(name) else { continue };
                 table.partitions = lag.of_topic(&kafka.topics.topic(&name));
                 let unread = |offsets: &PartitionOffsets| offsets.unread(kafka.written_by == WrittenBy::Sooner);
-                table.lag_messages = Some(table.partitions.values().map(unread).sum());
+                let messages = table.partitions.values().map(unread).sum();
+                table.lag_messages = Some(messages);
+                table.unread_micros = lag.reading_micros().filter(|_| messages > 0);
             }
         });
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sooner_api::{Error, ProgressRecord, Result, TablePhase};
+use sooner_api::{Error, ProgressRecord, Result, TablePhase, TableProgress};
 use sooner_kafka::admin::{Admin, topic_gone};
 use sooner_kafka::lanes::Lane;
 use sooner_kafka::producer::EventProducer;
@@ -83,11 +83,15 @@ impl KafkaSource {
         if let Err(error) = control::forget(&self.config.state_dir, &resume) {
             tracing::warn!(%error, "cannot remove a granted request; its table will be copied once more");
         }
-        let (start_lsn, snapshot) = self.slot(ready.slot, record.record.confirmed_lsn).await?;
-        if let Some(snapshot) = &snapshot {
-            // From here on a slot that is gone is missed.
-            let (commit_lsn, end_lsn) = (snapshot.last_commit_lsn(), snapshot.consistent_lsn);
-            ready.producer.start_from(Watermark { commit_lsn, end_lsn, commit_micros: now_micros() })?;
+        let known = record.record.confirmed_lsn;
+        let (start_lsn, snapshot) = tokio::select! {
+            // Postgres creates a slot only once all transactions that run have ended.
+            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            slot = self.slot(ready.slot, known) => slot?,
+        };
+        if known == Lsn::ZERO {
+            // From here on a slot that is gone, or that somebody advanced, is missed.
+            ready.producer.start_from(before(start_lsn))?;
         }
         let mut writer = KafkaWriter::start(ready.producer);
         let shown = tokio::spawn(show_progress(self.board.clone(), writer.progress()));
@@ -98,6 +102,9 @@ impl KafkaSource {
         };
         let finished = writer.finish().await;
         shown.abort();
+        if let (Err(_), Err(error)) = (&ended, &finished) {
+            tracing::warn!(%error, "the writer to Kafka has failed, too");
+        }
         let end = ended?;
         finished?;
         Ok(end)
@@ -143,6 +150,9 @@ impl KafkaSource {
         let admin = Admin::new(&self.kafka.settings)?;
         let existing = admin.list()?;
         let missing = !existing.contains_key(&self.kafka.settings.topics.progress);
+        if missing {
+            admin.check_not_hidden(&self.kafka.settings.topics.progress)?;
+        }
         let former = if missing { None } else { progress::load(&self.kafka.settings)? }.filter(|_| !self.recopy);
         if former.is_none() && slot.is_some() && !self.recopy {
             return Err(self.no_record(missing));
@@ -162,7 +172,10 @@ impl KafkaSource {
         }
         let tables: Vec<_> = routes.iter().map(|route| route.table.clone()).collect();
         let known = former.as_ref().map(|former| former.record.clone());
-        let record = next_record(known, identity, &self.source.slot, Lsn::ZERO, &tables, resume);
+        let mut record = next_record(known, identity, &self.source.slot, Lsn::ZERO, &tables, resume);
+        if let Some(former) = &former {
+            begin_moved_topics(former, &mut routes, &mut record);
+        }
         let topics = self.topics(&admin, former.as_ref(), &mut routes)?;
         let record = TopicProgress { record, topics, ..former.unwrap_or_default() };
         Ok(Ready { routes, producer, record, slot })
@@ -180,7 +193,7 @@ impl KafkaSource {
         let known = former.and_then(|former| former.topics.get(&name.to_string()));
         let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
         let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
-        let lane = Lane::new(name.clone(), topic.clone(), state.partitions, state.max_message_bytes);
+        let lane = Lane::new(name.clone(), topic.clone(), &state);
         let next_offsets = vec![0; state.partitions as usize];
         let offsets = TopicOffsets {
             topic,
@@ -217,12 +230,15 @@ impl KafkaSource {
                 route.offsets.first_offsets[partition as usize] = end;
             }
             if let Some(known) = known {
-                route.offsets.begun_over = known.begun_over;
+                let former = former.and_then(|former| former.record.tables.get(&name));
+                // Sinks drop what comes to a parked table until a copy's mark.
+                let was_parked = former.is_some_and(|table| table.phase == TablePhase::Parked);
+                route.offsets.begun_over = known.begun_over || was_parked;
                 route.offsets.columns.clone_from(&known.columns);
                 route.offsets.generation = known.generation;
                 route.offsets.first_offsets.clone_from(&known.first_offsets);
             }
-            // Otherwise nothing but events that Debezium would send stands at the beginning of a topic.
+            // Otherwise a topic begins with rows, as Debezium would send them.
             route.written |= route.offsets.begun_over;
             topics.insert(name, route.offsets.clone());
         }
@@ -254,6 +270,11 @@ impl KafkaSource {
     }
 }
 
+/// The watermark of a stream that begins at an LSN: a transaction whose commit record starts right there is still to come.
+fn before(start_lsn: Lsn) -> Watermark {
+    Watermark { commit_lsn: Lsn(start_lsn.0.saturating_sub(1)), end_lsn: start_lsn, commit_micros: now_micros() }
+}
+
 /// A record from before the first slot was created knows of no position.
 fn check_former(
     former: &ProgressRecord,
@@ -265,8 +286,22 @@ fn check_former(
         return Ok(());
     }
     match slot {
-        Some(confirmed) => slot::check_continuity(former, identity, confirmed),
+        Some(confirmed) => slot::check_continuity(former, slot_name, identity, confirmed),
         None => Err(slot_gone(slot_name, former.confirmed_lsn)),
+    }
+}
+
+/// A table that is to go to another topic than before is copied there: whoever reads that one has nothing of it.
+fn begin_moved_topics(former: &TopicProgress, routes: &mut [Route], record: &mut ProgressRecord) {
+    for route in routes {
+        let name = route.table.relation.name.to_string();
+        let Some(known) = former.topics.get(&name).filter(|known| *known.topic != *route.lane.topic) else { continue };
+        tracing::warn!(table = name, from = known.topic, to = %route.lane.topic, "another topic: the table is copied there");
+        route.offsets.begun_over = true;
+        if let Some(progress) = record.tables.get_mut(&name) {
+            let oid = progress.oid;
+            *progress = TableProgress { phase: TablePhase::Copying, reason: None, oid, copied_lsn: None };
+        }
     }
 }
 
@@ -296,8 +331,11 @@ fn to_copy(ready: &Ready) -> Vec<ToCopy> {
         let progress = ready.record.record.tables.get(&route.table.relation.name.to_string());
         progress.is_some_and(|progress| progress.phase == TablePhase::Copying)
     };
-    let to_copy =
-        ready.routes.iter().filter(copying).map(|route| ToCopy { table: route.table.clone(), replaces: route.written });
+    let to_copy = ready.routes.iter().filter(copying).map(|route| ToCopy {
+        table: route.table.clone(),
+        replaces: route.written,
+        tells_if_empty: !route.lane.is_compacted,
+    });
     to_copy.collect()
 }
 

@@ -111,7 +111,7 @@ async fn find_or_create_slot(
 ) -> Result<(Lsn, Option<ExportedSnapshot>)> {
     if let Some(confirmed) = find_free_slot(source, client).await? {
         if let Some(record) = record {
-            slot::check_continuity(record, identity, confirmed)?;
+            slot::check_continuity(record, &source.slot, identity, confirmed)?;
         }
         return Ok((confirmed, None));
     }

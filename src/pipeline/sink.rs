@@ -120,6 +120,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
     fn deliver(&mut self, batch: EventBatch) {
         let EventBatch { tables, poisoned, completed, watermark, server_end } = batch;
         let completed: HashMap<TableName, Watermark> = completed.into_iter().collect();
+        let is_poisoned = |table: &TableName| poisoned.iter().any(|poisoned| poisoned.table == *table);
         let mut parts: HashMap<TableName, usize> = HashMap::new();
         for events in tables.iter().filter(|events| !events.events.is_empty()) {
             *parts.entry(events.schema.table.clone()).or_default() += 1;
@@ -139,20 +140,25 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 *left -= 1;
                 *left
             });
-            let watermark = watermark.filter(|_| left == 0);
+            // Nor if something of them was left out: what is told of positions is beyond that.
+            let watermark = watermark.filter(|_| left == 0 && !is_poisoned(&lane.name));
+            if lane.is_clean() && self.delivered.commit_lsn > lane.applied.commit_lsn {
+                // It was complete to here, without a commit of its own.
+                lane.applied = self.delivered;
+            }
             lane.delivered = last;
             lane.open = watermark.is_none();
             // A worker that has failed has reported it; the report ends the loop.
             let _ = lane.orders.send(Order::Events(events, watermark));
         }
-        for poisoned in poisoned {
+        for poisoned in &poisoned {
             if let Some(&number) = self.by_name.get(&poisoned.table) {
                 // Not clean until it is stored that the table stopped: the slot must not pass the event before.
                 self.lanes[number].delivered = Lsn(u64::MAX);
-                let _ = self.lanes[number].orders.send(Order::Stop(poisoned.reason));
+                let _ = self.lanes[number].orders.send(Order::Stop(poisoned.reason.clone()));
             }
         }
-        for (table, watermark) in completed {
+        for (table, watermark) in completed.into_iter().filter(|(table, _)| !is_poisoned(table)) {
             let lane = self.by_name.get(&table).map(|&number| &mut self.lanes[number]);
             if let Some(lane) = lane.filter(|lane| lane.open) {
                 lane.open = false;
@@ -234,8 +240,12 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
                 let end = status.server_end_lsn;
                 let Some(table) = status.tables.get_mut(&lane.name.to_string()) else { continue };
                 table.lag_bytes = end.bytes_since(reached.end_lsn);
-                let age = now.saturating_sub(reached.commit_micros).max(0) as f64 / 1e6;
-                table.lag_seconds = if lane.is_clean() || reached.commit_micros == 0 { 0.0 } else { age };
+                // What is visible is as old as the last of it; or, where all that was read is, as what is being read.
+                let from = match lane.is_clean() {
+                    true => table.unread_micros,
+                    false => Some(reached.commit_micros).filter(|micros| *micros > 0),
+                };
+                table.lag_seconds = from.map_or(0.0, |from| now.saturating_sub(from).max(0) as f64 / 1e6);
                 if lane.is_clean() {
                     table.watermark_lsn = delivered.commit_lsn;
                     table.watermark_micros = delivered.commit_micros;

@@ -22,6 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const PIECE: Duration = Duration::from_secs(2);
 /// How long it takes until clients have reported why brokers cannot be reached.
 const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
+/// A progress record names all tables and their columns.
+const PROGRESS_MESSAGE_BYTES: &str = "16777216";
 /// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
 const PROGRESS_SEGMENT_BYTES: &str = "16777216";
 /// The same, by time.
@@ -118,6 +120,18 @@ impl Admin {
         })
     }
 
+    /// Brokers leave a topic that we may not see out of their list; asked for it by name, they say so.
+    pub fn check_not_hidden(&self, topic: &str) -> Result<()> {
+        let what = || format!("cannot look at topic {topic}");
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| self.failed(what(), &error))?;
+        let code = metadata.topics().first().and_then(|topic| topic.error()).map(Code::from);
+        match code {
+            Some(code @ Code::TopicAuthorizationFailed) => Err(self.failed(what(), &KafkaError::AdminOp(code))),
+            _ => Ok(()),
+        }
+    }
+
     /// Copies of the topic's partitions: the fewest that one has. None while brokers do not know the topic yet.
     fn replication(&self, topic: &str) -> Option<i32> {
         let metadata = self.consumer.fetch_metadata(Some(topic), PIECE).ok()?;
@@ -131,6 +145,10 @@ impl Admin {
         let configured = self.settings.consumer.protocol;
         if configured != GroupProtocol::Auto {
             return Ok(configured);
+        }
+        // In the brokers' protocol a static member that was killed keeps its successor out until the session times out.
+        if self.settings.consumer.instance.is_some() {
+            return Ok(GroupProtocol::Classic);
         }
         let metadata = self.metadata()?;
         let Some(broker) = metadata.brokers().first() else { return Ok(GroupProtocol::Classic) };
@@ -163,6 +181,7 @@ impl Admin {
     ) -> Result<TopicState> {
         let settings = &self.settings.topics;
         let Some(&partitions) = existing.get(topic) else {
+            self.check_not_hidden(topic)?;
             if recorded.is_some() {
                 return Err(topic_gone(topic, "it does not exist any more"));
             }
@@ -204,6 +223,7 @@ impl Admin {
         if !existing.contains_key(topic) {
             let configs = [
                 ("cleanup.policy", "compact"),
+                ("max.message.bytes", PROGRESS_MESSAGE_BYTES),
                 ("segment.bytes", PROGRESS_SEGMENT_BYTES),
                 ("segment.ms", PROGRESS_SEGMENT_MS),
                 ("min.cleanable.dirty.ratio", "0.1"),
@@ -217,6 +237,7 @@ impl Admin {
     pub async fn check_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
         let topic = &self.settings.topics.progress;
         let Some(&partitions) = existing.get(topic) else {
+            self.check_not_hidden(topic)?;
             return Err(nothing_written(topic, "is missing"));
         };
         if partitions != 1 {

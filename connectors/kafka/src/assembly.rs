@@ -24,12 +24,18 @@ pub struct Assembly {
     open: HashMap<TableName, usize>,
     /// Events whose writer gave them no position so far.
     arrived: u64,
+    written_micros: Option<i64>,
 }
 
 impl Assembly {
-    /// The batch should go out before more is read.
+    /// The batch should go out before more is read: it is large, or stops a table, which comes before what follows.
     pub fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES
+        self.bytes >= BATCH_BYTES || !self.batch.poisoned.is_empty()
+    }
+
+    /// When the last event was written, in microseconds since 1970.
+    pub fn written_micros(&self) -> Option<i64> {
+        self.written_micros
     }
 
     /// Number of events so far, over all batches.
@@ -48,6 +54,7 @@ impl Assembly {
         let Some(index) = self.place(table, record, schema) else { return Ok(()) };
         let out = &mut self.batch.tables[index];
         let before = out.bytes.len();
+        self.written_micros = record.written_micros.or(self.written_micros);
         if !repeated {
             append(out, record, self.arrived + 1)?;
             self.arrived += 1;

@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::context::{Complaint, log, note_error};
+use crate::errors::code_of;
 
 /// The number that a message carries which is no table's event; others carry their table's.
 pub const NO_TABLE: usize = usize::MAX;
@@ -45,6 +46,10 @@ impl Deliveries {
     }
 }
 
+fn is_purge(error: &KafkaError) -> bool {
+    matches!(code_of(error), Some(Code::PurgeQueue | Code::PurgeInflight))
+}
+
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
@@ -67,7 +72,9 @@ impl ProducerContext for Deliveries {
                 *next = (*next).max(message.offset() + 1);
             }
             Ok(_) => {}
-            Err((error, _)) => drop(gathered.failed.get_or_insert_with(|| error.clone())),
+            // That others were thrown away because of it says less than the first real reason.
+            Err((error, _)) if gathered.failed.as_ref().is_none_or(is_purge) => gathered.failed = Some(error.clone()),
+            Err(_) => {}
         }
     }
 }

@@ -6,30 +6,53 @@ use sooner_api::{Class, Error};
 /// An error of the brokers or the client. `said` is what the client last reported about its connections.
 pub fn kafka_error(what: impl Into<String>, error: &KafkaError, said: Option<String>) -> Error {
     let code = code_of(error);
+    // Says only that there is no connection, or no answer; the report says why.
+    let said = said.filter(|_| code.is_none_or(is_mute));
     let why = match (code, said) {
-        // Says only that there is no connection; the report says why.
         (Some(Code::BrokerTransportFailure | Code::AllBrokersDown), Some(said)) => said,
         (_, Some(said)) => format!("{} ({said})", plain(error)),
         (_, None) => plain(error),
     };
-    let (class, remedy) = judge(code, &why);
+    let (class, remedy) = match error {
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
+            (Class::Operator, "correct [kafka.properties], and the files in tls of [kafka]")
+        }
+        _ => judge(code, &why),
+    };
     Error { class, what: what.into(), why, remedy: remedy.to_owned() }
+}
+
+fn is_mute(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        BrokerTransportFailure
+            | AllBrokersDown
+            | RequestTimedOut
+            | OperationTimedOut
+            | MessageTimedOut
+            | TimedOutQueue
+            | WaitingForCoordinator
+    )
 }
 
 /// The code behind an error.
 pub fn code_of(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::Transaction(error) => Some(error.code()),
+        KafkaError::AdminOp(code) => Some(*code),
         error => error.rdkafka_error_code(),
     }
 }
 
 /// Whether another producer of the same `transactional.id` has taken over.
 pub fn is_fenced(error: &KafkaError) -> bool {
-    matches!(
-        code_of(error),
-        Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping)
-    )
+    code_of(error).is_some_and(is_fencing)
+}
+
+/// The same of a code.
+pub fn is_fencing(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping)
 }
 
 fn plain(error: &KafkaError) -> String {
@@ -58,6 +81,21 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         Some(TransactionalIdAuthorizationFailed) => {
             (Class::Fatal, "grant the user Write and Describe on the transactional id (kafka-acls.sh)")
         }
+        Some(InvalidReplicationFactor | InvalidPartitions | InvalidConfig | InvalidTopic | PolicyViolation) => (
+            Class::Operator,
+            "correct partitions, replication, retention and max_message_bytes of [kafka]; or create the topic",
+        ),
+        Some(InvalidTransactionTimeout) => {
+            (Class::Operator, "raise transaction.max.timeout.ms of the brokers to a minute or more")
+        }
+        Some(MessageSizeTooLarge | InvalidRecord) => {
+            (Class::Operator, "raise max.message.bytes of the topic (kafka-configs.sh), and start again")
+        }
+        // The other end went away in the middle of it; that says nothing about who we are.
+        _ if why.contains("Disconnected") || why.contains("SaslAuthenticateRequest failed") => (
+            Class::Retry,
+            "check brokers of [kafka] and that they can be reached, and whether they speak TLS and SASL there; it is tried again",
+        ),
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
             (Class::Fatal, login)
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sooner_api::{Error, Result};
 use sooner_schemas::Position;
-use sooner_schemas::avro::{Field, Record as AvroRecord};
+use sooner_schemas::avro::{Field, Record as AvroRecord, Shape};
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
 use sooner_schemas::placeholder::find_placeholders;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
@@ -69,7 +69,7 @@ fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::resul
         skip_fields(&row.fields, &mut reader).map_err(malformed)?;
     }
     // Whoever decodes the row later could not tell any more at which place it stood.
-    skip_fields(&envelope.fields[after + 1..], &mut reader).map_err(malformed)?;
+    let truncates = read_op(&envelope.fields[after + 1..], &mut reader).map_err(malformed)? == Some("t");
     if !reader.rest().is_empty() {
         return Err(format!("{} bytes are left over after its value", reader.rest().len()));
     }
@@ -81,13 +81,27 @@ fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::resul
         (Some(_), true, _) => Ok((Op::Delete, Vec::new())),
         (Some(_), false, _) => Ok((Op::Update, unavailable)),
         (None, true, true) => Ok((Op::CopyStart, Vec::new())),
-        (None, true, false) => Ok((Op::Truncate, Vec::new())),
-        (None, false, _) => Err("it has no key, so its row cannot be told from others".to_owned()),
+        (None, true, false) if truncates => Ok((Op::Truncate, Vec::new())),
+        (None, ..) => {
+            Err("it has no key, so its row cannot be told from others: the table needs a primary key".to_owned())
+        }
     }
 }
 
 fn skip_fields(fields: &[Field], reader: &mut Reader<'_>) -> std::result::Result<(), Malformed> {
     fields.iter().try_for_each(|field| field.schema.skip(reader))
+}
+
+/// What happened, as the envelope's `op` says, if it has one; the other fields are passed.
+fn read_op<'a>(fields: &[Field], reader: &mut Reader<'a>) -> std::result::Result<Option<&'a str>, Malformed> {
+    let mut op = None;
+    for field in fields {
+        match &field.schema.shape {
+            Shape::String if field.name == "op" => op = Some(reader.string()?),
+            _ => field.schema.skip(reader)?,
+        }
+    }
+    Ok(op)
 }
 
 fn check_key(schema: &EventSchema, key: Option<&[u8]>) -> std::result::Result<(), String> {

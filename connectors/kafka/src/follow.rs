@@ -33,7 +33,7 @@ impl ProgressFollower {
         };
         let (first, _) =
             consumer.fetch_watermarks(&topic, 0, Duration::from_secs(15)).map_err(|error| failed(&error))?;
-        assign(&consumer, &topic, first).map_err(|error| failed(&error))?;
+        assign(&consumer, &topic, 0, first).map_err(|error| failed(&error))?;
         let (sender, records) = channel(QUEUE);
         thread::spawn(move || {
             while !sender.is_closed() {

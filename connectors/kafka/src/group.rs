@@ -19,8 +19,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::context::{Complaint, log, note_error};
 use crate::errors::kafka_error;
-use crate::headers::FoundHeaders;
 use crate::lag::LagGauge;
+use crate::piece::Piece;
 use crate::record::Record;
 use crate::settings::{GroupProtocol, KafkaSettings};
 
@@ -66,6 +66,8 @@ pub struct Change {
 enum Order {
     Subscribe(Vec<String>),
     Commit(Positions),
+    Pause(Vec<Place>),
+    Resume(Vec<Place>),
 }
 
 /// A member of the group. Once it is dropped it leaves, so that others need not wait until it is missed.
@@ -118,6 +120,16 @@ impl GroupMember {
         let _ = self.orders.send(Order::Commit(positions));
     }
 
+    /// Fetches no more of these partitions, which have enough waiting.
+    pub fn pause(&self, places: Vec<Place>) {
+        let _ = self.orders.send(Order::Pause(places));
+    }
+
+    /// Fetches them again.
+    pub fn resume(&self, places: Vec<Place>) {
+        let _ = self.orders.send(Order::Resume(places));
+    }
+
     /// What comes next. Cancelling loses nothing.
     pub async fn next(&mut self) -> Incoming {
         self.incoming.recv().await.unwrap_or_else(|| {
@@ -147,24 +159,35 @@ fn group_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "error");
     config.set("isolation.level", "read_committed");
-    config.set("fetch.wait.max.ms", "100");
-    config.set("queued.max.messages.kbytes", (group.fetch_bytes / 1024).max(1024).to_string());
-    config.set("fetch.message.max.bytes", (1 << 20).min(group.fetch_bytes).to_string());
-    config.set("max.poll.interval.ms", "300000");
+    config.set("check.crcs", "true");
+    settings.set_default(&mut config, &["fetch.wait.max.ms"], "100");
+    settings.set_default(
+        &mut config,
+        &["queued.max.messages.kbytes"],
+        (group.fetch_bytes / 1024).max(1024).to_string(),
+    );
+    settings.set_default(
+        &mut config,
+        &["fetch.message.max.bytes", "max.partition.fetch.bytes"],
+        (1 << 20).min(group.fetch_bytes).to_string(),
+    );
+    settings.set_default(&mut config, &["max.poll.interval.ms"], "300000");
     // Tells where partitions end.
-    config.set("statistics.interval.ms", "1000");
+    settings.set_default(&mut config, &["statistics.interval.ms"], "1000");
     if let Some(instance) = &group.instance {
         config.set("group.instance.id", instance);
     }
     match group.protocol {
         // The brokers set the session's timeout.
-        GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+        GroupProtocol::Consumer => {
+            config.set("group.protocol", "consumer");
+        }
         GroupProtocol::Classic | GroupProtocol::Auto => {
             config.set("partition.assignment.strategy", "cooperative-sticky");
-            config.set("heartbeat.interval.ms", "2000");
-            config.set("session.timeout.ms", "10000")
+            settings.set_default(&mut config, &["heartbeat.interval.ms"], "2000");
+            settings.set_default(&mut config, &["session.timeout.ms"], "10000");
         }
-    };
+    }
     config
 }
 
@@ -240,6 +263,14 @@ impl GroupContext {
     }
 }
 
+fn list(places: &[Place]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in places {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
 fn places(partitions: &TopicPartitionList) -> Vec<Place> {
     partitions.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
 }
@@ -262,6 +293,10 @@ impl Poller {
                 return;
             }
         }
+        // The last offsets are still to be told.
+        if let Err(error) = self.obey() {
+            tracing::debug!(%error, "the consumer ends");
+        }
     }
 
     fn obey(&self) -> std::result::Result<(), KafkaError> {
@@ -276,10 +311,13 @@ impl Poller {
                     for ((topic, partition), offset) in positions {
                         partitions.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
                     }
+                    // Committed before the member leaves, too.
                     if let Err(error) = self.consumer.commit(&partitions, CommitMode::Async) {
                         tracing::debug!(%error, "could not commit the group's offsets");
                     }
                 }
+                Order::Pause(places) => self.consumer.pause(&list(&places))?,
+                Order::Resume(places) => self.consumer.resume(&list(&places))?,
             }
         }
         Ok(())
@@ -288,13 +326,13 @@ impl Poller {
     fn poll(&mut self) -> std::result::Result<(), KafkaError> {
         let mut piece = Piece::default();
         let mut wait = POLL;
-        while piece.bytes.len() < PIECE_BYTES {
+        while piece.bytes() < PIECE_BYTES {
             let polled = self.consumer.poll(wait);
             wait = Duration::ZERO;
             match polled {
                 Some(Ok(message)) => {
                     let topic = intern(&mut self.topics, message.topic());
-                    piece.take(topic, &message);
+                    piece.take(&topic, &message);
                 }
                 Some(Err(error)) if passes(&error) => tracing::debug!(%error, "the consumer reports"),
                 Some(Err(error)) => return Err(error),
@@ -353,38 +391,4 @@ fn passes(error: &KafkaError) -> bool {
                 | Code::OffsetNotAvailable
         ) | KafkaError::PartitionEOF(_)
     )
-}
-
-#[derive(Default)]
-struct Piece {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-}
-
-struct Entry {
-    place: (Arc<str>, i32, i64),
-    headers: FoundHeaders,
-    key: Option<std::ops::Range<usize>>,
-    value: Option<std::ops::Range<usize>>,
-}
-
-impl Piece {
-    fn take<M: Message>(&mut self, topic: Arc<str>, message: &M) {
-        let key = message.key().map(|key| self.append(key));
-        let value = message.payload().map(|value| self.append(value));
-        let headers = FoundHeaders::read(message.headers());
-        self.entries.push(Entry { place: (topic, message.partition(), message.offset()), headers, key, value });
-    }
-
-    fn append(&mut self, part: &[u8]) -> std::ops::Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(part);
-        start..self.bytes.len()
-    }
-
-    fn finish(self) -> Vec<Record> {
-        let bytes = Arc::new(self.bytes);
-        let records = self.entries.into_iter();
-        records.map(|entry| Record::new(entry.place, entry.headers, bytes.clone(), entry.key, entry.value)).collect()
-    }
 }

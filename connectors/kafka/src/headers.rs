@@ -23,7 +23,7 @@ pub struct EventHeaders<'a> {
     /// Where the event stands.
     pub position: Position,
     /// Names of fields that hold a placeholder, separated by commas.
-    pub unavailable: Option<&'a str>,
+    pub unavailable: Option<String>,
     /// A copy begins.
     pub copy_start: bool,
     /// Key message that the row has from now on.
@@ -33,6 +33,12 @@ pub struct EventHeaders<'a> {
 }
 
 impl EventHeaders<'_> {
+    /// Bytes of those values that may be long.
+    pub fn size_bytes(&self) -> usize {
+        let keys = [self.new_key, self.old_key].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
+        keys + self.unavailable.as_ref().map_or(0, String::len)
+    }
+
     /// As librdkafka takes them.
     pub fn to_owned_headers(&self) -> OwnedHeaders {
         let mut lsn = Text::default();
@@ -43,7 +49,7 @@ impl EventHeaders<'_> {
         let mut headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: COMMIT_LSN, value: Some(lsn) })
             .insert(Header { key: ORDINAL, value: Some(ordinal) });
-        if let Some(fields) = self.unavailable {
+        if let Some(fields) = &self.unavailable {
             headers = headers.insert(Header { key: UNAVAILABLE, value: Some(fields) });
         }
         if self.copy_start {
@@ -129,7 +135,7 @@ mod tests {
         let position = Position { commit_lsn: Lsn(0x16_B374_D848), ordinal: u64::MAX };
         let written = EventHeaders {
             position,
-            unavailable: Some("body,payload"),
+            unavailable: Some("body,payload".into()),
             copy_start: true,
             new_key: None,
             old_key: Some(&[0, 1]),

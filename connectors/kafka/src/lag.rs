@@ -28,20 +28,37 @@ impl PartitionOffsets {
 
 /// The partitions that are read, shared by who reads, who hears from brokers, and who shows it.
 #[derive(Clone, Debug, Default)]
-pub struct LagGauge(Arc<Mutex<HashMap<Place, PartitionOffsets>>>);
+pub struct LagGauge(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    partitions: HashMap<Place, PartitionOffsets>,
+    reading_micros: Option<i64>,
+}
 
 impl LagGauge {
     /// Where each partition of a topic stands.
     pub fn of_topic(&self, topic: &str) -> BTreeMap<i32, PartitionOffsets> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_topic = known.iter().filter(|((name, _), _)| name == topic);
+        let of_topic = known.partitions.iter().filter(|((name, _), _)| name == topic);
         of_topic.map(|((_, partition), offsets)| (*partition, *offsets)).collect()
+    }
+
+    /// The time of what is being read at the moment, in microseconds since 1970; none where all has been read that its writer
+    /// told of.
+    pub fn reading_micros(&self) -> Option<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros
+    }
+
+    /// What is read from now on is of this time.
+    pub(crate) fn reading(&self, micros: Option<i64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros = micros.filter(|micros| *micros > 0);
     }
 
     /// These partitions are read from now on, from these offsets.
     pub(crate) fn start(&self, positions: &Positions) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|place, _| positions.contains_key(place));
+        known.partitions.retain(|place, _| positions.contains_key(place));
         drop(known);
         self.read_to(positions);
     }
@@ -50,14 +67,14 @@ impl LagGauge {
     pub(crate) fn read_to(&self, positions: &Positions) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, offset) in positions {
-            known.entry(place.clone()).or_default().next_offset = *offset;
+            known.partitions.entry(place.clone()).or_default().next_offset = *offset;
         }
     }
 
     /// What brokers last told. Less than zero stands for nothing.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((topic, partition), offsets) in known.iter_mut() {
+        for ((topic, partition), offsets) in &mut known.partitions {
             let told = statistics.topics.get(topic).and_then(|topic| topic.partitions.get(partition));
             offsets.end_offset = told.map(|told| told.ls_offset).filter(|end| *end >= 0).or(offsets.end_offset);
         }

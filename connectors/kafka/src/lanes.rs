@@ -9,6 +9,8 @@ use sooner_schemas::wire::Malformed;
 
 use crate::partition::{PartitionBy, column_bytes, partition_of};
 use crate::progress::ColumnMark;
+use crate::topic_state::TopicState;
+use crate::transactions::LARGEST_MESSAGE;
 
 /// One table's lane.
 pub struct Lane {
@@ -20,6 +22,8 @@ pub struct Lane {
     pub partitions: i32,
     /// The largest message that the topic takes, in bytes.
     pub limit_bytes: usize,
+    /// The topic is compacted.
+    pub is_compacted: bool,
     /// Events are dropped: the table is parked, or waits to be copied.
     pub closed: bool,
     /// The columns of the last events; empty before the first.
@@ -42,12 +46,13 @@ pub enum ShapeChange {
 
 impl Lane {
     /// A lane to a topic.
-    pub fn new(table: TableName, topic: String, partitions: i32, limit_bytes: usize) -> Lane {
+    pub fn new(table: TableName, topic: String, state: &TopicState) -> Lane {
         Lane {
             table,
             topic: topic.into(),
-            partitions,
-            limit_bytes,
+            partitions: state.partitions,
+            limit_bytes: state.max_message_bytes.min(LARGEST_MESSAGE),
+            is_compacted: state.is_compacted(),
             closed: false,
             columns: Vec::new(),
             schema: None,
@@ -149,7 +154,15 @@ mod tests {
     }
 
     fn change(from: &[(&str, i16, bool)], to: &[(&str, i16, bool)]) -> ShapeChange {
-        let mut lane = Lane::new(TableName::new("public", "t"), "t".into(), 1, 1000);
+        let state = TopicState {
+            partitions: 1,
+            replication: None,
+            cleanup_policy: "delete".into(),
+            compression: "producer".into(),
+            max_message_bytes: 1000,
+            retention_ms: -1,
+        };
+        let mut lane = Lane::new(TableName::new("public", "t"), "t".into(), &state);
         assert_eq!(lane.adopt(&schema(from)), ShapeChange::None);
         lane.adopt(&schema(to))
     }

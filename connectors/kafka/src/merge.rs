@@ -16,6 +16,7 @@ pub struct TopicMerge {
 #[derive(Default)]
 struct Queue {
     records: VecDeque<Record>,
+    bytes: usize,
     /// The offset after the last record that was handed on.
     next_offset: i64,
 }
@@ -41,7 +42,7 @@ enum Choice {
 impl TopicMerge {
     /// Reads these partitions, each from its offset on.
     pub fn new(positions: impl IntoIterator<Item = (i32, i64)>) -> TopicMerge {
-        let queue = |next_offset| Queue { records: VecDeque::new(), next_offset };
+        let queue = |next_offset| Queue { next_offset, ..Queue::default() };
         let partitions = positions.into_iter().map(|(partition, offset)| (partition, queue(offset)));
         TopicMerge { partitions: partitions.collect() }
     }
@@ -51,22 +52,25 @@ impl TopicMerge {
         if let Some(queue) = self.partitions.get_mut(&record.partition)
             && record.offset >= queue.records.back().map_or(queue.next_offset, |last| last.offset + 1)
         {
+            queue.bytes += record.size_bytes();
             queue.records.push_back(record);
         }
     }
 
-    /// Says that a partition has nothing before this offset, because what was there has been compacted away.
-    pub fn skip_to(&mut self, partition: i32, offset: i64) {
-        if let Some(queue) = self.partitions.get_mut(&partition)
-            && queue.records.is_empty()
-        {
-            queue.next_offset = queue.next_offset.max(offset);
-        }
+    /// Bytes of records that wait, by partition.
+    pub fn waiting_bytes(&self) -> impl Iterator<Item = (i32, usize)> {
+        self.partitions.iter().map(|(partition, queue)| (*partition, queue.bytes))
     }
 
     /// The partitions, each with the offset after the last record that was handed on.
     pub fn next_offsets(&self) -> impl Iterator<Item = (i32, i64)> {
         self.partitions.iter().map(|(partition, queue)| (*partition, queue.next_offset))
+    }
+
+    /// Whether a partition is read further than these offsets.
+    pub fn is_beyond(&self, offsets: &[i64]) -> bool {
+        let of = |partition: i32| offsets.get(partition as usize).copied().unwrap_or(0);
+        self.next_offsets().any(|(partition, next)| next > of(partition))
     }
 
     /// The record that [`TopicMerge::next`] would hand on.
@@ -131,6 +135,7 @@ impl Queue {
     fn pop(&mut self) -> Option<Record> {
         let record = self.records.pop_front()?;
         self.next_offset = record.offset + 1;
+        self.bytes -= record.size_bytes();
         Some(record)
     }
 }
@@ -148,7 +153,7 @@ mod tests {
         let position = Some(Position { commit_lsn: Lsn(lsn), ordinal: 0 });
         let headers = FoundHeaders { position, ..FoundHeaders::default() };
         let key = keyed.then_some(0..1);
-        Record::new(("t".into(), partition, offset), headers, Arc::new(vec![0]), key, None)
+        Record::new(("t".into(), partition, offset), None, headers, Arc::new(vec![0]), key, None)
     }
 
     fn read(merge: &mut TopicMerge, targets: &[i64]) -> Vec<(i32, i64)> {
@@ -170,6 +175,7 @@ mod tests {
         merge.push(record(1, 2, 50, true));
         assert_eq!(read(&mut merge, &[2, 2]), [(0, 0), (1, 0), (1, 1), (0, 1)]);
         assert!(matches!(merge.next(Some(&[2, 2])), Step::Reached));
+        assert!(merge.is_beyond(&[2, 1]) && merge.is_beyond(&[2]) && !merge.is_beyond(&[2, 2]));
         assert_eq!(read(&mut merge, &[2, 3]), [(1, 2)]);
     }
 
@@ -193,9 +199,10 @@ mod tests {
         merge.push(record(0, 4, 10, true));
         merge.push(record(0, 9, 11, true));
         merge.push(record(0, 9, 11, true));
+        let waiting: Vec<_> = merge.waiting_bytes().collect();
+        assert_eq!(waiting, [(0, record(0, 9, 11, true).size_bytes())]);
         assert_eq!(read(&mut merge, &[10]), [(0, 9)]);
+        assert_eq!(merge.waiting_bytes().collect::<Vec<_>>(), [(0, 0)]);
         assert!(matches!(merge.next(Some(&[12])), Step::Wait));
-        merge.skip_to(0, 12);
-        assert!(matches!(merge.next(Some(&[12])), Step::Reached));
     }
 }

@@ -12,9 +12,9 @@ use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
 use crate::admin::topic_gone;
 use crate::deliveries::NO_TABLE;
 use crate::headers::{EventHeaders, unavailable_fields};
-use crate::key_text::key_text;
 use crate::lanes::{Lane, ShapeChange};
 use crate::progress::{Covered, TopicOffsets, TopicProgress};
+use crate::refusals::{changed_shape, compacted, too_large, unfit_for_compaction};
 use crate::settings::KafkaSettings;
 use crate::transactions::Transactions;
 
@@ -203,15 +203,24 @@ impl EventProducer {
         let key = &events.bytes[event.key.clone()];
         let value = &events.bytes[event.value.clone()];
         let lane = &self.lanes[number];
+        if lane.is_compacted
+            && let Some(why) = unfit_for_compaction(event)
+        {
+            let (table, reason) = (lane.table.clone(), compacted(lane, why));
+            self.park(&table, reason);
+            return Ok(());
+        }
         if matches!(event.op, Op::Truncate | Op::CopyStart) {
-            let headers = headers_of(event, lane, events, None);
+            let headers = headers_of(event, lane, events, None).to_owned_headers();
             for partition in 0..lane.partitions {
                 self.produce(number, partition, None, Some(value), headers.clone())?;
             }
             return Ok(());
         }
-        if key.len() + value.len() + OVERHEAD_BYTES > lane.limit_bytes {
-            let reason = too_large(lane, key, value);
+        let headers = headers_of(event, lane, events, events.events.get(index + 1));
+        let size = key.len() + value.len() + headers.size_bytes() + OVERHEAD_BYTES;
+        if size > lane.limit_bytes {
+            let reason = too_large(lane, key, size);
             let table = lane.table.clone();
             self.park(&table, reason);
             return Ok(());
@@ -219,12 +228,14 @@ impl EventProducer {
         let partition = lane.partition(&self.settings.producer.partition_by, key).map_err(|why| {
             Error::fatal(format!("cannot read the key of an event of {}", lane.table), why, "report this")
         })?;
-        let headers = headers_of(event, lane, events, events.events.get(index + 1));
-        if event.op == Op::Delete {
-            self.produce(number, partition, Some(key), Some(value), headers.clone())?;
-            return self.produce(number, partition, Some(key), None, headers);
+        let headers = headers.to_owned_headers();
+        // Rows of a table without a key have none.
+        let key = Some(key).filter(|key| !key.is_empty());
+        if event.op == Op::Delete && key.is_some() {
+            self.produce(number, partition, key, Some(value), headers.clone())?;
+            return self.produce(number, partition, key, None, headers);
         }
-        self.produce(number, partition, Some(key), Some(value), headers)
+        self.produce(number, partition, key, Some(value), headers)
     }
 
     fn produce(
@@ -294,7 +305,11 @@ impl EventProducer {
     fn copy_anew(&mut self, number: usize, why: String) -> Result<()> {
         let table = self.lanes[number].table.clone();
         self.lanes[number].closed = true;
-        self.change_table(&table, |progress| progress.phase = TablePhase::Copying);
+        self.change_table(&table, |progress| {
+            progress.phase = TablePhase::Copying;
+            // Until it is copied, what came of it before the copy's end is not all.
+            progress.copied_lsn = None;
+        });
         self.needs_copy = Some(Error::retry(format!("{table} is copied anew"), why, "nothing"));
         Ok(())
     }
@@ -341,34 +356,16 @@ impl EventProducer {
     }
 }
 
-fn headers_of(event: &Event, lane: &Lane, events: &TableEvents, next: Option<&Event>) -> OwnedHeaders {
-    let unavailable = unavailable_fields(event, lane.fields());
+fn headers_of<'a>(event: &Event, lane: &Lane, events: &'a TableEvents, next: Option<&Event>) -> EventHeaders<'a> {
     // The second event of a change of key is the next ordinal, and knows the first one's key.
     let renamed = next.filter(|next| {
         event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
     });
     EventHeaders {
         position: event.position,
-        unavailable: unavailable.as_deref(),
+        unavailable: unavailable_fields(event, lane.fields()),
         copy_start: event.op == Op::CopyStart,
         new_key: renamed.map(|next| &events.bytes[next.key.clone()]),
         old_key: event.old_key.as_ref().map(|range| &events.bytes[range.clone()]),
     }
-    .to_owned_headers()
-}
-
-fn too_large(lane: &Lane, key: &[u8], value: &[u8]) -> String {
-    let key_text = lane.key_schema().map(|schema| key_text(schema, key)).unwrap_or_default();
-    let (table, topic, limit) = (&lane.table, &lane.topic, lane.limit_bytes);
-    let size = key.len() + value.len() + OVERHEAD_BYTES;
-    format!(
-        "the row {key_text} makes a message of {size} bytes, and topic {topic} takes {limit}. To do: raise the topic's \
-         max.message.bytes (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
-         max.message.bytes={}), then `sooner resume {table}`.",
-        size.next_power_of_two()
-    )
-}
-
-fn changed_shape(table: &TableName, what: &str) -> String {
-    format!("the table's shape changed: {what}. To do: `sooner resume {table}` copies the table anew in its new shape.")
 }

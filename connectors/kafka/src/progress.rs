@@ -76,7 +76,8 @@ pub struct TopicOffsets {
     /// of this name.
     #[serde(default)]
     pub generation: i64,
-    /// It was begun over an older one (`--recopy`): a lake may have something of that, which a copy has to replace.
+    /// It was begun over an older one (`--recopy`), or its table was parked: a lake may have something of that, and sinks wait for the
+    /// mark of a copy.
     #[serde(default)]
     pub begun_over: bool,
     /// For each partition, where the generation begins.
@@ -175,7 +176,7 @@ pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
     let mut look_back = LOOK_BACK;
     while start > first {
         start = (end - look_back).max(first);
-        assign(&consumer, topic, start).map_err(|error| failed(&error))?;
+        assign(&consumer, topic, 0, start).map_err(|error| failed(&error))?;
         if let Some(found) = last_record(&consumer, topic, end, failed)? {
             return Ok(Some(found));
         }
@@ -191,6 +192,7 @@ pub(crate) fn open_reader(settings: &KafkaSettings) -> Result<BaseConsumer<Plain
     config.set("enable.auto.commit", "false");
     config.set("auto.offset.reset", "earliest");
     config.set("isolation.level", "read_committed");
+    config.set("check.crcs", "true");
     config.set("enable.partition.eof", "true");
     config.set("fetch.wait.max.ms", "50");
     BaseConsumer::from_config_and_context(&config, PlainContext::default())
@@ -200,10 +202,11 @@ pub(crate) fn open_reader(settings: &KafkaSettings) -> Result<BaseConsumer<Plain
 pub(crate) fn assign(
     consumer: &BaseConsumer<PlainContext>,
     topic: &str,
+    partition: i32,
     offset: i64,
 ) -> std::result::Result<(), KafkaError> {
     let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(topic, 0, Offset::Offset(offset))?;
+    partitions.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     consumer.assign(&partitions)
 }
 

@@ -9,6 +9,10 @@ const SECRET: &str = "secrets do not belong in the file; use tls and sasl of [ka
 const TOPICS: &str = "topics are created as configured or verified, never made in passing";
 const ROUTING: &str = "events of one key must stay in one partition; use partition_by of [kafka]";
 
+const FORMATS: &str = "old versions of the protocol know nothing of transactions, headers and isolation";
+const SIZES: &str =
+    "it follows from what the topics take, so that a row too large parks its table and stops nothing else";
+
 const FORBIDDEN: &[(&str, &str)] = &[
     ("enable.idempotence", IDEMPOTENCE),
     ("enable.gapless.guarantee", IDEMPOTENCE),
@@ -22,6 +26,15 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("message.timeout.ms", IDEMPOTENCE),
     ("delivery.timeout.ms", IDEMPOTENCE),
     ("queuing.strategy", IDEMPOTENCE),
+    ("delivery.report.only.error", "nothing would tell which events are durable"),
+    ("dr_cb", "nothing would tell which events are durable"),
+    ("message.max.bytes", SIZES),
+    ("batch.size", SIZES),
+    ("queue.buffering.max.kbytes", SIZES),
+    ("api.version.request", FORMATS),
+    ("api.version.fallback.ms", FORMATS),
+    ("broker.version.fallback", FORMATS),
+    ("topic.blacklist", "topics would look as if they had been deleted"),
     ("isolation.level", "events of transactions that never committed would be merged"),
     ("check.crcs", "damaged messages would go unnoticed"),
     ("auto.offset.reset", POSITIONS),
@@ -49,6 +62,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("sasl.password", SECRET),
     ("sasl.oauthbearer.config", SECRET),
     ("sasl.oauthbearer.client.secret", SECRET),
+    ("sasl.oauthbearer.client.credentials.client.secret", SECRET),
+    ("sasl.oauthbearer.assertion.private.key.pem", SECRET),
+    ("sasl.oauthbearer.assertion.private.key.passphrase", SECRET),
     ("ssl.key.password", SECRET),
     ("ssl.key.pem", SECRET),
     ("ssl.keystore.password", SECRET),

@@ -1,21 +1,25 @@
 //! The event log's exit: topics merged into batches, each topic in commit order, up to what a progress record covers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sooner_api::{Class, Error, EventReader, Result, TablePhase};
 use sooner_schemas::event::{EventBatch, EventSchema, Watermark};
-use sooner_schemas::{Lsn, Position, TableName};
+use sooner_schemas::{Lsn, TableName};
 
 use crate::assembly::Assembly;
+use crate::copies::{Copies, broken_copies};
 use crate::dead_letters::DeadLetters;
+use crate::delivered::Delivered;
+use crate::flow::{Flow, FlowChange};
 use crate::follow::ProgressFollower;
 use crate::group::{Change, GroupMember, Incoming, Place, Positions};
 use crate::lag::LagGauge;
-use crate::merge::{Step, TopicMerge};
+use crate::merge::Step;
 use crate::progress::TopicProgress;
 use crate::record::Record;
 use crate::schemas::SchemaCache;
+use crate::topic::Topic;
 
 /// Who writes the topics.
 pub enum Writer {
@@ -40,33 +44,6 @@ pub struct Settlement {
     pub generations: HashMap<String, i64>,
 }
 
-/// One topic that is read.
-struct Topic {
-    table: TableName,
-    merge: TopicMerge,
-    generation: i64,
-    /// Why its events are dropped, until a copy starts.
-    closed: bool,
-    /// By partition: events at or below it have been handed on. A writer without transactions repeats some.
-    seen: HashMap<i32, Position>,
-}
-
-impl Topic {
-    /// Whether an event was handed on before. A tombstone stands where its delete does, and is no event of its own.
-    fn has_seen(&self, record: &Record) -> bool {
-        let last = self.seen.get(&record.partition);
-        record.position().is_some_and(|position| last.is_some_and(|last| position <= *last))
-    }
-
-    /// Notes an event that was handed on.
-    fn note(&mut self, record: &Record) {
-        if let Some(position) = record.position() {
-            let last = self.seen.entry(record.partition).or_insert(position);
-            *last = position.max(*last);
-        }
-    }
-}
-
 /// The exit.
 pub struct KafkaReader {
     /// A change of partitions that has not been settled. Before the member, which waits for the answer when it is dropped.
@@ -85,20 +62,21 @@ pub struct KafkaReader {
     /// Where messages go that cannot be read; without it, they stop their table.
     dead_letters: Option<DeadLetters>,
     lag: LagGauge,
-    /// What the last record said of each table's copy.
-    copied: HashMap<TableName, Lsn>,
-    /// Watermarks on their way, each with the offsets that it covers.
-    delivered: VecDeque<(Lsn, Positions)>,
+    copies: Copies,
+    delivered: Delivered,
+    flow: Flow,
     last_watermark: Option<Watermark>,
 }
 
 impl KafkaReader {
-    /// Reads what a member of the group is given. Messages that cannot be read go to the dead letters, if there are any.
+    /// Reads what a member of the group is given. Messages that cannot be read go to the dead letters, if there are any. About
+    /// `fetch_bytes` of messages may wait to be merged.
     pub fn new(
         member: GroupMember,
         writer: Writer,
         schemas: SchemaCache,
         dead_letters: Option<DeadLetters>,
+        fetch_bytes: usize,
     ) -> KafkaReader {
         let lag = member.lag();
         KafkaReader {
@@ -114,8 +92,9 @@ impl KafkaReader {
             assembly: Assembly::default(),
             dead_letters,
             lag,
-            copied: HashMap::new(),
-            delivered: VecDeque::new(),
+            copies: Copies::default(),
+            delivered: Delivered::default(),
+            flow: Flow::new(fetch_bytes),
             last_watermark: None,
         }
     }
@@ -150,6 +129,7 @@ impl KafkaReader {
         if !topics.is_subset(&self.subscribed) {
             self.subscribe(topics.union(&self.subscribed).cloned().collect());
         }
+        self.lag.reading(Some(progress.commit_micros));
         self.target = Some(progress);
         Ok(())
     }
@@ -178,17 +158,18 @@ impl KafkaReader {
         self.topics = BTreeMap::new();
         for (topic, positions) in by_topic {
             let Some(table) = tables.get(topic) else { continue };
-            // A table is complete between transactions, so all events of the last one are in it.
-            let complete = applied.get(topic).map(|lsn| Position { commit_lsn: *lsn, ordinal: u64::MAX });
-            let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete?))).collect();
-            let (merge, generation) = (TopicMerge::new(positions), generations.get(topic).copied().unwrap_or_default());
-            let topic_state = Topic { table: table.clone(), merge, generation, closed: false, seen };
-            self.topics.insert(topic.to_owned(), topic_state);
+            let generation = generations.get(topic).copied().unwrap_or_default();
+            let state = Topic::new(table.clone(), generation, positions, applied.get(topic).copied());
+            self.topics.insert(topic.to_owned(), state);
         }
         drop(self.assembly.take());
+        let paused = self.flow.start_over();
+        if !paused.is_empty() {
+            self.member.resume(paused);
+        }
         self.lag.start(&positions);
         self.delivered.clear();
-        self.copied.clear();
+        self.copies = Copies::default();
         self.last_watermark = None;
         self.target = self.target.take().or(self.reached.take());
         for (topic, reason) in closed {
@@ -210,6 +191,7 @@ impl KafkaReader {
                         topic.merge.push(record);
                     }
                 }
+                self.regulate();
             }
             Incoming::Changed(change) => {
                 self.held.retain(|place| !change.lost.contains(place));
@@ -219,6 +201,20 @@ impl KafkaReader {
             Incoming::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Pauses partitions that have enough waiting, and resumes those that do not.
+    fn regulate(&mut self) {
+        let waiting = self.topics.iter().flat_map(|(name, topic)| {
+            topic.merge.waiting_bytes().map(move |(partition, bytes)| (name.as_str(), partition, bytes))
+        });
+        let FlowChange { pause, resume } = self.flow.look(waiting, self.held.len());
+        if !pause.is_empty() {
+            self.member.pause(pause);
+        }
+        if !resume.is_empty() {
+            self.member.resume(resume);
+        }
     }
 
     /// Moves what can be handed on into the batch. Cancelling loses nothing.
@@ -241,6 +237,9 @@ impl KafkaReader {
     /// Whether the topic is read up to where it should be.
     async fn gather_topic(&mut self, name: &str) -> Result<bool> {
         loop {
+            if self.assembly.is_full() {
+                return Ok(false);
+            }
             if matches!(self.writer, Writer::Sooner(_)) && self.target.is_none() {
                 return Ok(true);
             }
@@ -255,9 +254,6 @@ impl KafkaReader {
             let targets = targets_of(&self.writer, &self.target, name, topic.generation);
             if let Step::Record(record, copies) = topic.merge.next(targets) {
                 self.assembly.pass(&topic.table, &record, &copies);
-            }
-            if self.assembly.is_full() {
-                return Ok(false);
             }
         }
     }
@@ -279,8 +275,7 @@ impl KafkaReader {
     fn take_record(&mut self, name: &str, record: &Record, schema: Option<Arc<EventSchema>>) -> Result<()> {
         let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
         if record.headers.copy_start {
-            topic.closed = false;
-            topic.seen.clear();
+            topic.begin_copy();
         }
         self.assembly.append(&topic.table, record, schema, topic.has_seen(record))?;
         topic.note(record);
@@ -315,9 +310,11 @@ impl KafkaReader {
             // Another server counts from another start.
             self.last_watermark = None;
         }
+        self.lag.reading(None);
+        self.stop_broken_copies(target);
         // Of a transaction that is split, some of its events may be here.
         if target.split.is_none() {
-            self.complete_copies(target);
+            self.assembly.batch.completed.extend(self.copies.ended(target));
         }
         // While a table is copied, the stream stands still; its watermark says nothing about that table.
         let copying = target.record.tables.values().any(|table| table.phase == TablePhase::Copying);
@@ -325,23 +322,24 @@ impl KafkaReader {
         let watermark = target.watermark().filter(|watermark| !copying && watermark.commit_lsn >= former);
         if let Some(watermark) = watermark {
             self.assembly.batch.watermark = Some(watermark);
-            let positions = self.positions();
-            self.lag.read_to(&positions);
-            self.delivered.push_back((watermark.end_lsn, positions));
+            self.note_delivered(watermark.end_lsn);
         }
     }
 
-    /// Tells of tables whose copy ends with what has been read.
-    fn complete_copies(&mut self, target: &TopicProgress) {
-        for (name, table) in &target.record.tables {
-            let Some(name) = TableName::parse(name) else { continue };
-            if let (TablePhase::Streaming, Some(copied)) = (table.phase, table.copied_lsn)
-                && self.copied.insert(name.clone(), copied) != Some(copied)
-            {
-                let lsn = copied.max(target.commit_lsn);
-                let watermark =
-                    Watermark { commit_lsn: lsn, end_lsn: Lsn(lsn.0 + 1), commit_micros: target.commit_micros };
-                self.assembly.batch.completed.push((name, watermark));
+    /// Notes which offsets a watermark covers.
+    fn note_delivered(&mut self, end_lsn: Lsn) {
+        let positions = self.positions();
+        self.lag.read_to(&positions);
+        self.delivered.note(end_lsn, positions);
+    }
+
+    /// Stops tables that their source has stopped in the middle of a copy: what came of them is not all, and is never to be seen.
+    fn stop_broken_copies(&mut self, target: &TopicProgress) {
+        for (topic, reason) in broken_copies(target) {
+            let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };
+            // What is read beyond the record has been copied since.
+            if !state.merge.is_beyond(target.offsets_of(topic, state.generation)) {
+                self.close(topic, reason);
             }
         }
     }
@@ -359,10 +357,10 @@ impl KafkaReader {
     fn ready(&mut self) -> Option<EventBatch> {
         if matches!(self.writer, Writer::Debezium) && !self.assembly.batch.tables.is_empty() {
             let lsn = Lsn(self.assembly.arrived());
-            self.assembly.batch.watermark = Some(Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros: 0 });
-            let positions = self.positions();
-            self.lag.read_to(&positions);
-            self.delivered.push_back((lsn, positions));
+            let commit_micros = self.assembly.written_micros().unwrap_or_default();
+            self.lag.reading(Some(commit_micros));
+            self.assembly.batch.watermark = Some(Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros });
+            self.note_delivered(lsn);
         }
         let EventBatch { tables, poisoned, completed, watermark, .. } = &mut self.assembly.batch;
         let news = watermark.is_some() && *watermark != self.last_watermark;
@@ -397,14 +395,17 @@ impl EventReader for KafkaReader {
                 return Ok(None);
             }
             self.gather().await?;
+            self.regulate();
             if let Some(batch) = self.ready() {
                 return Ok(Some(batch));
             }
             match &mut self.writer {
                 Writer::Sooner(follower) if self.target.is_none() => {
                     tokio::select! {
-                        incoming = self.member.next() => self.take(incoming)?,
+                        biased;
+                        // First: messages that no record covers yet would only wait in memory.
                         progress = follower.next() => self.follow(progress?)?,
+                        incoming = self.member.next() => self.take(incoming)?,
                     }
                 }
                 _ => {
@@ -416,11 +417,7 @@ impl EventReader for KafkaReader {
     }
 
     fn applied(&mut self, durable_lsn: Lsn) {
-        let mut reached = None;
-        while self.delivered.front().is_some_and(|(lsn, _)| *lsn <= durable_lsn) {
-            reached = self.delivered.pop_front();
-        }
-        if let Some((_, positions)) = reached {
+        if let Some(positions) = self.delivered.take(durable_lsn) {
             self.member.commit(positions);
         }
     }

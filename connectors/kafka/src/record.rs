@@ -16,6 +16,8 @@ pub struct Record {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
+    /// When it was written, in microseconds since 1970; none where brokers do not tell.
+    pub written_micros: Option<i64>,
     /// What stands beside key and value.
     pub headers: FoundHeaders,
     bytes: Arc<Vec<u8>>,
@@ -27,13 +29,19 @@ impl Record {
     /// A message whose key and value lie in shared bytes.
     pub fn new(
         place: (Arc<str>, i32, i64),
+        written_micros: Option<i64>,
         headers: FoundHeaders,
         bytes: Arc<Vec<u8>>,
         key: Option<Range<usize>>,
         value: Option<Range<usize>>,
     ) -> Record {
         let (topic, partition, offset) = place;
-        Record { topic, partition, offset, headers, bytes, key, value }
+        Record { topic, partition, offset, written_micros, headers, bytes, key, value }
+    }
+
+    /// Memory that it holds, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Record>() + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
     }
 
     /// Key message.

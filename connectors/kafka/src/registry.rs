@@ -114,7 +114,11 @@ impl Registry {
         let what = || format!("cannot read an event with schema id {id}");
         match self.ask(Method::GET, &format!("schemas/ids/{id}"), None).await? {
             Answer::Found(answer) => {
-                let schema: Arc<str> = answer.get("schema").and_then(Value::as_str).unwrap_or_default().into();
+                let Some(schema) = answer.get("schema").and_then(Value::as_str) else {
+                    let why = format!("the answer of {} has no schema", self.settings.url);
+                    return Err(Error::fatal(what(), why, "check url of [registry], and its path"));
+                };
+                let schema: Arc<str> = schema.into();
                 self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, schema.clone());
                 Ok(schema)
             }

@@ -108,10 +108,20 @@ pub struct TopicSettings {
 }
 
 impl TopicSettings {
+    /// Whether topics are made compacted.
+    pub fn is_compacted(&self) -> bool {
+        is_compacted(&self.cleanup_policy)
+    }
+
     /// `compression.type`, which has a name of its own for none.
     pub fn compression_type(&self) -> &str {
         if self.compression == "none" { "uncompressed" } else { &self.compression }
     }
+}
+
+/// Whether a `cleanup.policy` removes messages whose key comes again. Brokers refuse messages without a key then.
+pub fn is_compacted(cleanup_policy: &str) -> bool {
+    cleanup_policy.split(',').any(|policy| policy.trim() == "compact")
 }
 
 /// How events are written.
@@ -157,11 +167,14 @@ impl KafkaSettings {
     /// The properties that all clients share.
     pub fn client_config(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", client_id);
         config.set("client.software.name", "sooner");
         config.set("socket.keepalive.enable", "true");
         config.set("reconnect.backoff.max.ms", "2000");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
         config.set("allow.auto.create.topics", "false");
         config.set("log.connection.close", "false");
         config.set("security.protocol", self.security_protocol());
@@ -171,10 +184,17 @@ impl KafkaSettings {
         if let Some(sasl) = &self.sasl {
             set_sasl(&mut config, sasl);
         }
-        for (name, value) in &self.properties {
-            config.set(name, value);
-        }
         config
+    }
+
+    /// Sets a property unless the user has, under this name or an alias of it.
+    pub fn set_default(&self, config: &mut ClientConfig, names: &[&str], value: impl Into<String>) {
+        let is_set = |name: &&str| self.properties.iter().any(|(known, _)| known == name);
+        if let [name, ..] = names
+            && !names.iter().any(is_set)
+        {
+            config.set(*name, value);
+        }
     }
 
     fn security_protocol(&self) -> &'static str {

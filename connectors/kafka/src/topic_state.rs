@@ -1,6 +1,6 @@
 //! A topic as the brokers have it, and what of it is not as configured.
 
-use crate::settings::TopicSettings;
+use crate::settings::{TopicSettings, is_compacted};
 
 /// A topic as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,11 @@ pub struct TopicState {
 }
 
 impl TopicState {
+    /// Whether it is compacted.
+    pub fn is_compacted(&self) -> bool {
+        is_compacted(&self.cleanup_policy)
+    }
+
     /// What is not as configured: `partitions is 1 (configured: 6)`. What is not configured may be anything.
     pub fn differences(&self, settings: &TopicSettings) -> Vec<String> {
         let retention = settings.retention.map(|retention| retention.as_millis().to_string());

@@ -10,14 +10,17 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use sooner_api::{Error, Result};
 
-use crate::deliveries::{Deliveries, Gathered};
-use crate::errors::{is_fenced, kafka_error};
+use crate::deliveries::{Deliveries, Gathered, NO_TABLE};
+use crate::errors::{is_fenced, is_fencing, kafka_error};
 use crate::settings::KafkaSettings;
 
 /// How long brokers may be away before the pipeline starts over.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Messages that wait inside librdkafka, in KiB.
 const QUEUE_KBYTES: usize = 32 << 10;
+
+/// The largest message that can be sent: it has to fit into that queue.
+pub const LARGEST_MESSAGE: usize = 30 << 20;
 
 /// The producer. Messages carry the number of their table.
 pub struct Transactions {
@@ -38,17 +41,17 @@ impl Transactions {
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
         config.set("compression.codec", &settings.topics.compression);
-        config.set("linger.ms", "2");
+        settings.set_default(&mut config, &["linger.ms", "queue.buffering.max.ms"], "2");
         config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
-        config.set("queue.buffering.max.messages", "500000");
+        settings.set_default(&mut config, &["queue.buffering.max.messages"], "500000");
         config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
-        config.set("message.max.bytes", most.unwrap_or(&1_000_000).max(&1_000_000).to_string());
+        config.set("message.max.bytes", most.unwrap_or(&1_000_000).clamp(&1_000_000, &LARGEST_MESSAGE).to_string());
         // The broker's limit is for a whole batch.
         config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
         let id = settings.producer.transactional_id.clone();
         if let Some(id) = &id {
             config.set("transactional.id", id);
-            config.set("transaction.timeout.ms", PATIENCE.as_millis().to_string());
+            settings.set_default(&mut config, &["transaction.timeout.ms"], PATIENCE.as_millis().to_string());
         }
         let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
             .map_err(|error| kafka_error("cannot set up a Kafka producer", &error, None))?;
@@ -89,6 +92,9 @@ impl Transactions {
                 Err((KafkaError::MessageProduction(Code::QueueFull), back)) if asked.elapsed() < PATIENCE => {
                     self.producer.poll(Duration::from_millis(20));
                     message = back;
+                }
+                Err((error, back)) if back.delivery_opaque == NO_TABLE => {
+                    return Err(self.failed(&format!("cannot write to topic {}", back.topic), &error));
                 }
                 Err((error, _)) => return Err(self.failed("cannot write an event to Kafka", &error)),
             }
@@ -142,14 +148,19 @@ impl Transactions {
     }
 
     fn failed(&self, what: &str, error: &KafkaError) -> Error {
-        if is_fenced(error) {
+        // What broke the producer for good says more than what that does to the next call.
+        let fatal = self.producer.client().fatal_error();
+        let fenced = is_fenced(error) || fatal.as_ref().is_some_and(|(code, _)| is_fencing(*code));
+        if fenced {
             let id = self.id.as_deref().unwrap_or_default();
             return Error::retry(
                 "this process no longer writes to Kafka",
                 format!("another source with the transactional id '{id}' has taken over, and fenced this one"),
-                "stop one of the two, or give it another name; this one waits until the slot is free",
+                "stop one of the two, or give it another name; this one waits until the slot is free. Where there is no other, \
+                 brokers were away for so long that they gave the transaction up: nothing then",
             );
         }
-        kafka_error(what, error, self.producer.context().complaint.last())
+        let gathered = self.producer.context().take();
+        kafka_error(what, gathered.failed.as_ref().unwrap_or(error), self.producer.context().complaint.last())
     }
 }

@@ -19,6 +19,8 @@ pub struct SystemIdentity {
     pub system_id: String,
     /// Changes with every promotion or recovery to a point in time.
     pub timeline: u32,
+    /// Its log is flushed up to here.
+    pub flushed_lsn: Lsn,
 }
 
 /// A slot as `pg_replication_slots` shows it.
@@ -58,7 +60,13 @@ impl ExportedSnapshot {
 pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
     let rows = replication.query("IDENTIFY_SYSTEM").await?;
     let row = rows.first().cloned().unwrap_or_default();
-    Ok(SystemIdentity { system_id: text(&row, 0)?.to_owned(), timeline: number(&row, 1)? })
+    let flushed_lsn = text(&row, 2)?.parse();
+    Ok(SystemIdentity {
+        system_id: text(&row, 0)?.to_owned(),
+        timeline: number(&row, 1)?,
+        flushed_lsn: flushed_lsn
+            .map_err(|error| crate::errors::protocol("cannot understand the server's position", error))?,
+    })
 }
 
 /// Looks a slot up; none if it does not exist.
@@ -140,8 +148,13 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
     })
 }
 
-/// Compares what was stored about the pipeline with the server that it now meets.
-pub fn check_continuity(record: &ProgressRecord, identity: &SystemIdentity, confirmed_flush_lsn: Lsn) -> Result<()> {
+/// Compares what was stored about the pipeline with the server and the slot that it now meets.
+pub fn check_continuity(
+    record: &ProgressRecord,
+    slot: &str,
+    identity: &SystemIdentity,
+    confirmed_flush_lsn: Lsn,
+) -> Result<()> {
     let refuse =
         |why: String, remedy: &str| Err(Error::operator("cannot go on from where the pipeline was", why, remedy));
     let recopy = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
@@ -154,6 +167,26 @@ pub fn check_continuity(record: &ProgressRecord, identity: &SystemIdentity, conf
         let why = format!(
             "the server is on timeline {}, but it read from timeline {}: after a failover or a recovery changes may differ",
             identity.timeline, record.timeline
+        );
+        return refuse(why, recopy);
+    }
+    if record.slot != slot {
+        let why = format!(
+            "the slot is '{slot}', but what is stored was read from the slot '{}': by this pipeline under another setting, or by \
+             another pipeline that stores it in the same place",
+            record.slot
+        );
+        return refuse(
+            why,
+            "set slot of [source] back, or give each pipeline a name and a progress_topic of its own; or start \
+                            with --recopy, which copies all tables anew",
+        );
+    }
+    if record.confirmed_lsn > identity.flushed_lsn {
+        let why = format!(
+            "the server's log ends at {}, but it was read to {}: the server was set back to an earlier state, and what it does \
+             from there on was never read",
+            identity.flushed_lsn, record.confirmed_lsn
         );
         return refuse(why, recopy);
     }
@@ -184,20 +217,28 @@ mod tests {
     }
 
     fn identity(system_id: &str, timeline: u32) -> SystemIdentity {
-        SystemIdentity { system_id: system_id.into(), timeline }
+        SystemIdentity { system_id: system_id.into(), timeline, flushed_lsn: Lsn(100) }
     }
 
     #[test]
     fn the_slot_may_lag_but_not_lead() {
-        assert!(check_continuity(&record(), &identity("7", 1), Lsn(100)).is_ok());
-        assert!(check_continuity(&record(), &identity("7", 1), Lsn(99)).is_ok());
-        let error = check_continuity(&record(), &identity("7", 1), Lsn(101)).unwrap_err();
+        assert!(check_continuity(&record(), "s", &identity("7", 1), Lsn(100)).is_ok());
+        assert!(check_continuity(&record(), "s", &identity("7", 1), Lsn(99)).is_ok());
+        let error = check_continuity(&record(), "s", &identity("7", 1), Lsn(101)).unwrap_err();
         assert!(error.why.contains("0/65") && error.why.contains("0/64"), "{error}");
     }
 
     #[test]
     fn another_system_or_timeline_is_named() {
-        assert!(check_continuity(&record(), &identity("8", 1), Lsn(1)).unwrap_err().why.contains("system 8"));
-        assert!(check_continuity(&record(), &identity("7", 2), Lsn(1)).unwrap_err().why.contains("timeline 2"));
+        assert!(check_continuity(&record(), "s", &identity("8", 1), Lsn(1)).unwrap_err().why.contains("system 8"));
+        assert!(check_continuity(&record(), "s", &identity("7", 2), Lsn(1)).unwrap_err().why.contains("timeline 2"));
+    }
+    #[test]
+    fn another_slot_and_a_server_that_was_set_back_are_named() {
+        let error = check_continuity(&record(), "t", &identity("7", 1), Lsn(1)).unwrap_err();
+        assert!(error.why.contains("'t'") && error.why.contains("'s'"), "{error}");
+        let behind = SystemIdentity { flushed_lsn: Lsn(99), ..identity("7", 1) };
+        let error = check_continuity(&record(), "s", &behind, Lsn(1)).unwrap_err();
+        assert!(error.why.contains("ends at 0/63") && error.why.contains("read to 0/64"), "{error}");
     }
 }

@@ -1,0 +1,67 @@
+//! Which offsets each watermark covers, until it is durable: for the group's offsets, which only tools that show lag read.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use sooner_schemas::Lsn;
+
+use crate::group::Positions;
+
+/// How often a watermark is noted.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many are kept while nothing gets durable.
+const MOST: usize = 64;
+
+/// Watermarks on their way, each with the offsets that it covers.
+#[derive(Default)]
+pub struct Delivered {
+    notes: VecDeque<(Lsn, Positions)>,
+    last: Option<Instant>,
+}
+
+impl Delivered {
+    /// Notes a watermark. One that comes soon after the last one takes its place.
+    pub fn note(&mut self, end_lsn: Lsn, positions: Positions) {
+        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) || self.notes.len() >= MOST {
+            self.notes.pop_back();
+        } else {
+            self.last = Some(Instant::now());
+        }
+        self.notes.push_back((end_lsn, positions));
+    }
+
+    /// Takes the offsets of the last watermark that is durable; none if none has become so.
+    pub fn take(&mut self, durable_lsn: Lsn) -> Option<Positions> {
+        let mut reached = None;
+        while self.notes.front().is_some_and(|(lsn, _)| *lsn <= durable_lsn) {
+            reached = self.notes.pop_front();
+        }
+        reached.map(|(_, positions)| positions)
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Delivered::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_durable_is_taken_and_the_rest_stays_bounded() {
+        let mut delivered = Delivered::default();
+        let at = |offset| Positions::from([(("t".to_owned(), 0), offset)]);
+        delivered.note(Lsn(10), at(1));
+        assert_eq!(delivered.take(Lsn(9)), None);
+        delivered.note(Lsn(20), at(2));
+        assert_eq!(delivered.take(Lsn(15)), None, "the later one took its place");
+        assert_eq!(delivered.take(Lsn(20)), Some(at(2)));
+        for lsn in 0..1000 {
+            delivered.last = None;
+            delivered.note(Lsn(lsn), at(0));
+        }
+        assert_eq!(delivered.notes.len(), MOST);
+    }
+}

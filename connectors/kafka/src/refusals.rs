@@ -1,0 +1,55 @@
+//! Why the source stops a table: what its topic cannot take, in a person's words, with the way on.
+
+use sooner_schemas::TableName;
+use sooner_schemas::event::{Event, Op};
+
+use crate::key_text::key_text;
+use crate::lanes::Lane;
+use crate::transactions::LARGEST_MESSAGE;
+
+/// Why an event must not go to a compacted topic; none if it may.
+pub fn unfit_for_compaction(event: &Event) -> Option<&'static str> {
+    match event.op {
+        Op::Truncate => Some("a truncate has no key, and brokers refuse such messages there"),
+        Op::CopyStart => Some("the start of a copy has no key, and brokers refuse such messages there"),
+        // Whoever reads later would take an older value for it.
+        _ if !event.unavailable.is_empty() => Some(
+            "Postgres left an unchanged large value out of a row, and compaction may remove the event that has it (REPLICA \
+             IDENTITY FULL keeps it in each event)",
+        ),
+        _ => None,
+    }
+}
+
+/// Of a lane to a compacted topic.
+pub fn compacted(lane: &Lane, why: &str) -> String {
+    let (table, topic) = (&lane.table, &lane.topic);
+    format!(
+        "topic {topic} is compacted: {why}. To do: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
+         --add-config cleanup.policy=delete, and cleanup_policy = \"delete\" in [kafka]; restart the source, then `sooner \
+         resume {table}`."
+    )
+}
+
+/// Of a row that makes a message of so many bytes.
+pub fn too_large(lane: &Lane, key: &[u8], size: usize) -> String {
+    let key_text = lane.key_schema().map(|schema| key_text(schema, key)).unwrap_or_default();
+    let (table, topic, limit) = (&lane.table, &lane.topic, lane.limit_bytes);
+    if size > LARGEST_MESSAGE {
+        return format!(
+            "the row {key_text} makes a message of {size} bytes, and {LARGEST_MESSAGE} is the most that can be sent. To do: \
+             make the row smaller, then `sooner resume {table}`; or leave the table out (exclude)."
+        );
+    }
+    format!(
+        "the row {key_text} makes a message of {size} bytes, and topic {topic} takes {limit}. To do: raise the topic's \
+         max.message.bytes (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
+         max.message.bytes={}), then `sooner resume {table}`.",
+        size.next_power_of_two()
+    )
+}
+
+/// Of a table whose columns went or moved.
+pub fn changed_shape(table: &TableName, what: &str) -> String {
+    format!("the table's shape changed: {what}. To do: `sooner resume {table}` copies the table anew in its new shape.")
+}
