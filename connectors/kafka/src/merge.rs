@@ -23,6 +23,7 @@ struct Queue {
 
 /// What comes next.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and a box would be one allocation an event")]
 pub enum Step {
     /// This record; and where its copies stood: partitions, each with the offset after its copy.
     Record(Record, Vec<(i32, i64)>),
