@@ -70,7 +70,7 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
 }
 
 /// Writes messages that cannot be read to the tables' topics; each with what is said of it.
-fn spoil(kafka: &Kafka) -> [(&'static str, Vec<u8>, &'static str); 4] {
+fn spoil(kafka: &Kafka) -> [(&'static str, Vec<u8>, &'static str); 5] {
     let event = |table: &str| {
         let seen = read_topic(kafka, &format!("shop.public.{table}"));
         (seen[0].key.clone(), seen[0].value.clone().unwrap())
@@ -78,11 +78,16 @@ fn spoil(kafka: &Kafka) -> [(&'static str, Vec<u8>, &'static str); 4] {
     let cut = event("cut").1;
     let mut longer = event("longer").1;
     longer.push(0);
+    let mut text = event("text").1;
+    // The row's own `v`, with its length before it.
+    let at = text.windows(2).position(|bytes| bytes == [2, b'v']).unwrap();
+    text[at + 1] = 0xFF;
     let spoilt = [
         ("garbage", b"this is no Avro".to_vec(), "Confluent header"),
         ("unknown", [&[0, 0x7F, 0xFF, 0xFF, 0xFF], &cut[5..]].concat(), "schema id 2147483647"),
         ("cut", cut[..cut.len() - 2].to_vec(), "end in the middle of a value"),
         ("longer", longer, "left over after its value"),
+        ("text", text, "UTF-8"),
     ];
     for (table, value, _) in &spoilt {
         kafka.produce(&format!("shop.public.{table}"), &event(table).0, value);
@@ -90,7 +95,8 @@ fn spoil(kafka: &Kafka) -> [(&'static str, Vec<u8>, &'static str); 4] {
     spoilt
 }
 
-const SPOILT: [&str; 5] = ["public.garbage", "public.unknown", "public.cut", "public.longer", "public.fine"];
+const SPOILT: [&str; 6] =
+    ["public.garbage", "public.unknown", "public.cut", "public.longer", "public.text", "public.fine"];
 
 async fn start_spoilt(kafka_settings: &str) -> (Postgres, Kafka, Registry, Pipeline) {
     let (postgres, kafka, registry) = stack().await;

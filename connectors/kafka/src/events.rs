@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sooner_api::{Error, Result};
 use sooner_schemas::Position;
-use sooner_schemas::avro::{Field, Record as AvroRecord, Shape};
+use sooner_schemas::avro::{Field, Record as AvroRecord, Schema, Shape};
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
 use sooner_schemas::placeholder::find_placeholders;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
@@ -63,10 +63,12 @@ fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::resul
         None => false,
     };
     let mut unavailable = Vec::new();
-    if !gone && record.position().is_none() {
-        unavailable = find_placeholders(row, &mut reader).map_err(malformed)?;
-    } else if !gone {
-        skip_fields(&row.fields, &mut reader).map_err(malformed)?;
+    if !gone {
+        let mut row_reader = reader;
+        row.fields.iter().try_for_each(|field| pass(&field.schema, &mut reader)).map_err(malformed)?;
+        if record.position().is_none() {
+            unavailable = find_placeholders(row, &mut row_reader).map_err(malformed)?;
+        }
     }
     // Whoever decodes the row later could not tell any more at which place it stood.
     let truncates = read_op(&envelope.fields[after + 1..], &mut reader).map_err(malformed)? == Some("t");
@@ -102,6 +104,15 @@ fn read_op<'a>(fields: &[Field], reader: &mut Reader<'a>) -> std::result::Result
         }
     }
     Ok(op)
+}
+
+/// Passes a value of a row. Texts are looked at, as whoever decodes them later could not tell where the message lies.
+fn pass(schema: &Schema, reader: &mut Reader<'_>) -> std::result::Result<(), Malformed> {
+    match &schema.shape {
+        Shape::String => reader.string().map(drop),
+        Shape::Union(branches) => pass(branches.get(reader.length()?).ok_or(Malformed::NoSuchBranch)?, reader),
+        _ => schema.skip(reader),
+    }
 }
 
 fn check_key(schema: &EventSchema, key: Option<&[u8]>) -> std::result::Result<(), String> {

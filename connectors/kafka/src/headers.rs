@@ -3,7 +3,8 @@
 //! Every event says where it stands: `sooner.commit_lsn` (`0/16B3748`) and `sooner.ordinal` (`12`), together unique and
 //! in commit order. `sooner.unavailable` lists the fields that hold a placeholder, because Postgres left their value
 //! out. `sooner.copy` (`start`) marks a truncate after which all rows come anew. A change of a key carries Debezium's
-//! `__debezium.newkey` on the delete, and `__debezium.oldkey` on the create.
+//! `__debezium.newkey` on the delete, and `__debezium.oldkey` on the create, as text; and there `sooner.old_key`, the same as a key
+//! message, for a sink that needs the former row.
 
 use std::io::Write;
 
@@ -15,8 +16,9 @@ const COMMIT_LSN: &str = "sooner.commit_lsn";
 const ORDINAL: &str = "sooner.ordinal";
 const UNAVAILABLE: &str = "sooner.unavailable";
 const COPY: &str = "sooner.copy";
-const NEW_KEY: &str = "__debezium.newkey";
-const OLD_KEY: &str = "__debezium.oldkey";
+const OLD_KEY: &str = "sooner.old_key";
+const NEW_KEY_TEXT: &str = "__debezium.newkey";
+const OLD_KEY_TEXT: &str = "__debezium.oldkey";
 
 /// What is written beside key and value.
 pub struct EventHeaders<'a> {
@@ -26,17 +28,19 @@ pub struct EventHeaders<'a> {
     pub unavailable: Option<String>,
     /// A copy begins.
     pub copy_start: bool,
-    /// Key message that the row has from now on.
-    pub new_key: Option<&'a [u8]>,
-    /// Key message that the row had before.
+    /// The key that the row has from now on, as text.
+    pub new_key_text: Option<String>,
+    /// The key that it had before, as text.
+    pub old_key_text: Option<String>,
+    /// The same as a key message.
     pub old_key: Option<&'a [u8]>,
 }
 
 impl EventHeaders<'_> {
     /// Bytes of those values that may be long.
     pub fn size_bytes(&self) -> usize {
-        let keys = [self.new_key, self.old_key].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
-        keys + self.unavailable.as_ref().map_or(0, String::len)
+        let texts = [&self.unavailable, &self.new_key_text, &self.old_key_text];
+        texts.into_iter().flatten().map(String::len).sum::<usize>() + self.old_key.map_or(0, <[u8]>::len)
     }
 
     /// As librdkafka takes them.
@@ -55,10 +59,13 @@ impl EventHeaders<'_> {
         if self.copy_start {
             headers = headers.insert(Header { key: COPY, value: Some("start") });
         }
-        for (name, key) in [(NEW_KEY, self.new_key), (OLD_KEY, self.old_key)] {
-            if key.is_some() {
-                headers = headers.insert(Header { key: name, value: key });
+        for (name, key) in [(NEW_KEY_TEXT, &self.new_key_text), (OLD_KEY_TEXT, &self.old_key_text)] {
+            if let Some(text) = key {
+                headers = headers.insert(Header { key: name, value: Some(text) });
             }
+        }
+        if let Some(key) = self.old_key {
+            headers = headers.insert(Header { key: OLD_KEY, value: Some(key) });
         }
         headers
     }
@@ -137,7 +144,8 @@ mod tests {
             position,
             unavailable: Some("body,payload".into()),
             copy_start: true,
-            new_key: None,
+            new_key_text: None,
+            old_key_text: Some("{\"id\":1}".into()),
             old_key: Some(&[0, 1]),
         };
         let found = FoundHeaders::read(Some(&written.to_owned_headers()));

@@ -7,6 +7,7 @@ use sooner_schemas::avro::{Record, Schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::wire::Malformed;
 
+use crate::key_text::key_header;
 use crate::partition::{PartitionBy, column_bytes, partition_of};
 use crate::progress::ColumnMark;
 use crate::topic_state::TopicState;
@@ -97,6 +98,11 @@ impl Lane {
         let (PartitionBy::Columns(columns), Some(schema)) = (by, self.key_schema()) else { return Vec::new() };
         let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
         columns.iter().filter(|column| !fields.iter().any(|field| field.column == **column)).cloned().collect()
+    }
+
+    /// A key message as the header of an event that changes it.
+    pub fn key_header(&self, key: &[u8]) -> Option<String> {
+        key_header(self.key_schema()?, key).ok()
     }
 
     /// The schema of the table's keys.

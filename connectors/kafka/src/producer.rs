@@ -361,11 +361,13 @@ fn headers_of<'a>(event: &Event, lane: &Lane, events: &'a TableEvents, next: Opt
     let renamed = next.filter(|next| {
         event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
     });
+    let old_key = event.old_key.as_ref().map(|range| &events.bytes[range.clone()]);
     EventHeaders {
         position: event.position,
         unavailable: unavailable_fields(event, lane.fields()),
         copy_start: event.op == Op::CopyStart,
-        new_key: renamed.map(|next| &events.bytes[next.key.clone()]),
-        old_key: event.old_key.as_ref().map(|range| &events.bytes[range.clone()]),
+        new_key_text: renamed.and_then(|next| lane.key_header(&events.bytes[next.key.clone()])),
+        old_key_text: old_key.and_then(|key| lane.key_header(key)),
+        old_key,
     }
 }
