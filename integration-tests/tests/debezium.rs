@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use integration_tests::avro_json::{differences, to_json};
+use integration_tests::between;
 use integration_tests::debezium::Debezium;
 use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{self, compare};
 use integration_tests::registry::Registry;
 use integration_tests::topics::{Seen, find_topic, read_topic};
@@ -180,7 +180,7 @@ impl Side<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_of_debezium_find_what_they_know() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql(SCHEMA).await;
     let settings = [
         "table.include.list=public.*",
@@ -263,7 +263,7 @@ async fn consumers_of_debezium_find_what_they_know() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_builds_the_same_tables_from_topics_that_debezium_writes() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql(load::SCHEMA).await;
     // Debezium leaves the values that an UPDATE did not touch out of the event that changes a key, and says so nowhere
     // else: with the whole old row they are there.

@@ -4,18 +4,16 @@
 
 use std::time::Duration;
 
-use integration_tests::kafka::Kafka;
+use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, wait_until_equal};
-use integration_tests::registry::Registry;
 use sooner::status::Status;
 use sooner_api::TablePhase;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_flows_through_topics_into_the_lake() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql(load::SCHEMA).await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
     pipeline.start();
@@ -32,7 +30,7 @@ async fn a_database_flows_through_topics_into_the_lake() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn truncates_and_changes_of_shape_pass_through_topics() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE t (id integer PRIMARY KEY, v text); CREATE TABLE other (id integer PRIMARY KEY)").await;
     postgres.sql("INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 500) AS i").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
@@ -84,7 +82,7 @@ async fn truncates_and_changes_of_shape_pass_through_topics() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_least_once_is_applied_once() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql(load::SCHEMA).await;
     let settings = "partitions = 3\ndelivery = \"at-least-once\"\ngroup_protocol = \"consumer\"";
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, settings);
@@ -109,7 +107,7 @@ async fn at_least_once_is_applied_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_concerns_a_whole_table_is_applied_once() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE t (id integer PRIMARY KEY)").await;
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
     let mut sink = source.beside();

@@ -2,31 +2,18 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::Duration;
-
+use integration_tests::between::{self, LIMIT, parked};
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
+use integration_tests::postgres::Postgres;
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
 use integration_tests::topics::read_topic;
 use sooner::status::Status;
-use sooner_api::TablePhase;
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-async fn stack() -> (Postgres, Kafka, Registry) {
-    (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
-}
-
-fn reason(status: &Status, table: &str) -> Option<String> {
-    let table = status.tables.get(table)?;
-    (table.phase == TablePhase::Parked).then(|| table.reason.clone()).flatten()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE large (id integer PRIMARY KEY, body text)").await;
     postgres.sql("CREATE TABLE changed (id integer PRIMARY KEY, n integer)").await;
     postgres.sql("CREATE TABLE fine (id integer PRIMARY KEY, v text)").await;
@@ -38,12 +25,9 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     postgres.sql("INSERT INTO large SELECT 7, string_agg(md5(i::text), '') FROM generate_series(1, 50000) AS i").await;
     postgres.sql("ALTER TABLE changed ALTER n TYPE text USING n::text; INSERT INTO changed VALUES (2, 'two')").await;
     postgres.sql("INSERT INTO fine VALUES (2, 'b')").await;
-    let parked =
-        |status: &Status| reason(status, "public.large").is_some() && reason(status, "public.changed").is_some();
-    let status = pipeline.wait_for("both are parked", LIMIT, parked).await;
-    let large = reason(&status, "public.large").unwrap();
+    let large = pipeline.wait_until_parked("public.large").await;
     assert!(large.contains("id=7") && large.contains("max.message.bytes"), "{large}");
-    let changed = reason(&status, "public.changed").unwrap();
+    let changed = pipeline.wait_until_parked("public.changed").await;
     assert!(changed.contains("'n' was int") && changed.contains("shop.public.changed-value"), "{changed}");
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
@@ -54,15 +38,9 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     let relaxed = registry.ask("PUT", "/config", r#"{"compatibility":"NONE"}"#);
     assert!(relaxed.contains("NONE"), "{relaxed}");
     for table in ["public.large", "public.changed"] {
-        assert!(pipeline.output("resume", &[table]).status.success());
+        pipeline.resume(table);
     }
-    let streaming = |status: &Status| {
-        ["public.large", "public.changed"].iter().all(|table| {
-            status.tables[*table].phase == TablePhase::Streaming
-                && status.tables[*table].source_phase == Some(TablePhase::Streaming)
-        })
-    };
-    pipeline.wait_for("both stream again", LIMIT, streaming).await;
+    pipeline.wait_until_streaming(&["public.large", "public.changed"]).await;
     postgres.sql("INSERT INTO changed VALUES (3, 'three'); UPDATE large SET body = 'short' WHERE id = 1").await;
     pipeline.catch_up(&postgres).await;
     let tables = ["public.fine", "public.large", "public.changed"];
@@ -99,7 +77,7 @@ const SPOILT: [&str; 6] =
     ["public.garbage", "public.unknown", "public.cut", "public.longer", "public.text", "public.fine"];
 
 async fn start_spoilt(kafka_settings: &str) -> (Postgres, Kafka, Registry, Pipeline) {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     for table in SPOILT {
         postgres.sql(&format!("CREATE TABLE {table} (id integer PRIMARY KEY, v text)")).await;
         postgres.sql(&format!("INSERT INTO {table} VALUES (1, 'v')")).await;
@@ -123,8 +101,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
     insert_everywhere(&postgres, 2).await;
     for (table, _, expected) in &spoilt {
         let name = format!("public.{table}");
-        let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, &name).is_some()).await;
-        let why = reason(&status, &name).unwrap();
+        let why = pipeline.wait_until_parked(&name).await;
         let place = format!("shop.public.{table}/0 offset ");
         assert!(why.contains(&place) && why.contains(expected) && why.contains("dead_letter_topic"), "{why}");
     }
@@ -132,10 +109,9 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
     // The topics' rows come anew, behind what cannot be read.
     for (table, ..) in &spoilt {
-        assert!(pipeline.output("resume", &[&format!("public.{table}")]).status.success());
+        pipeline.resume(&format!("public.{table}"));
     }
-    let streaming = |status: &Status| status.tables.values().all(|table| table.phase == TablePhase::Streaming);
-    pipeline.wait_for("they go on", LIMIT, streaming).await;
+    pipeline.wait_until_streaming(&SPOILT).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
 }
@@ -168,15 +144,13 @@ async fn messages_that_cannot_be_read_go_to_the_dead_letters_if_so_configured() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE large (id integer PRIMARY KEY, body text)").await;
     postgres.sql("INSERT INTO large SELECT i, 'small' FROM generate_series(1, 1000) AS i").await;
     postgres.sql("UPDATE large SET body = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 50000) AS i) WHERE id = 500").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     pipeline.start();
-    let parked = |status: &Status| reason(status, "public.large").is_some();
-    let status = pipeline.wait_for("it is parked", LIMIT, parked).await;
-    let why = reason(&status, "public.large").unwrap();
+    let why = pipeline.wait_until_parked("public.large").await;
     assert!(why.contains("id=500") && why.contains("max.message.bytes"), "{why}");
     // The rows before it are on the topic; without the others they are never to be seen.
     pipeline.catch_up(&postgres).await;
@@ -186,22 +160,18 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     pipeline.start();
     postgres.sql("INSERT INTO large VALUES (2000, 'x')").await;
     pipeline.catch_up(&postgres).await;
-    assert!(reason(&pipeline.status().unwrap(), "public.large").is_some());
+    assert!(parked(&pipeline.status().unwrap(), "public.large").is_some());
     assert!(!std::path::Path::new(&pipeline.lake).join("public/large/_delta_log").exists());
     kafka.alter_topic("shop.public.large", "max.message.bytes=4194304");
-    assert!(pipeline.output("resume", &["public.large"]).status.success());
-    let streaming = |status: &Status| {
-        let table = &status.tables["public.large"];
-        table.phase == TablePhase::Streaming && table.source_phase == Some(TablePhase::Streaming)
-    };
-    pipeline.wait_for("it streams", LIMIT, streaming).await;
+    pipeline.resume("public.large");
+    pipeline.wait_until_streaming(&["public.large"]).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.large"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE empty (id integer PRIMARY KEY); CREATE TABLE emptied (id integer PRIMARY KEY)").await;
     postgres.sql("CREATE TABLE toasted (id integer PRIMARY KEY, n integer, body text)").await;
     postgres.sql("ALTER TABLE toasted ALTER body SET STORAGE EXTERNAL; INSERT INTO emptied VALUES (1)").await;
@@ -223,8 +193,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     for (table, expected) in
         [("public.emptied", "a truncate has no key"), ("public.toasted", "left an unchanged large value")]
     {
-        let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, table).is_some()).await;
-        let why = reason(&status, table).unwrap();
+        let why = pipeline.wait_until_parked(table).await;
         assert!(why.contains(expected) && why.contains("cleanup.policy=delete"), "{why}");
     }
     postgres.sql("INSERT INTO empty VALUES (3)").await;
@@ -233,18 +202,11 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     // As the messages say.
     for table in ["emptied", "toasted"] {
         kafka.alter_topic(&format!("shop.public.{table}"), "cleanup.policy=delete");
-        assert!(pipeline.output("resume", &[&format!("public.{table}")]).status.success());
+        pipeline.resume(&format!("public.{table}"));
     }
     pipeline.stop();
     pipeline.start();
-    let streaming = |status: &Status| {
-        ["public.emptied", "public.toasted"].iter().all(|table| {
-            status.tables.get(*table).is_some_and(|table| {
-                table.phase == TablePhase::Streaming && table.source_phase == Some(TablePhase::Streaming)
-            })
-        })
-    };
-    pipeline.wait_for("they stream", LIMIT, streaming).await;
+    pipeline.wait_until_streaming(&["public.emptied", "public.toasted"]).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(
         Reader::DuckDb,
@@ -257,15 +219,14 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_loses_its_key_is_parked_and_keeps_its_rows() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1), (2), (3)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     postgres.sql("ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a REPLICA IDENTITY FULL").await;
     postgres.sql("DELETE FROM a WHERE id = 2").await;
-    let status = pipeline.wait_for("it is parked", LIMIT, |status| reason(status, "public.a").is_some()).await;
-    let why = reason(&status, "public.a").unwrap();
+    let why = pipeline.wait_until_parked("public.a").await;
     assert!(why.contains("it has no key") && why.contains("needs a primary key"), "{why}");
     let added = std::fs::read_dir(std::path::Path::new(&pipeline.lake).join("public/a/_delta_log")).unwrap().count();
     assert_eq!(added, 1, "no commit came after the copy's");
@@ -273,7 +234,7 @@ async fn a_table_that_loses_its_key_is_parked_and_keeps_its_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_are_not_what_they_were_are_refused() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 100)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
     pipeline.start();
@@ -317,14 +278,7 @@ async fn topics_that_are_not_what_they_were_are_refused() {
     // longer than the table's positions in the old one.
     postgres.sql("DELETE FROM a WHERE id > 50; INSERT INTO a SELECT generate_series(1000, 3000)").await;
     pipeline.start_with(&["--recopy"]);
-    let copied = |status: &Status| {
-        status.tables.get("public.a").is_some_and(|table| {
-            table.phase == TablePhase::Streaming
-                && table.source_phase == Some(TablePhase::Streaming)
-                && table.events > 2000
-        })
-    };
-    pipeline.wait_for("it is copied anew", LIMIT, copied).await;
+    pipeline.wait_until_copied("public.a").await;
     postgres.sql("DELETE FROM a WHERE id < 10").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
@@ -332,7 +286,7 @@ async fn topics_that_are_not_what_they_were_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 100)").await;
     postgres.sql("CREATE TABLE quiet (id integer PRIMARY KEY); INSERT INTO quiet VALUES (1)").await;
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "");
@@ -348,14 +302,11 @@ async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() 
     source.wait_for("written", LIMIT, |status| status.confirmed_flush_lsn >= end).await;
     kafka.delete_records("shop.public.a", 150);
     sink.start_command("sink", &[]);
-    let parked = |status: &Status| reason(status, "public.a").is_some();
-    let status = sink.wait_for("it is parked", LIMIT, parked).await;
-    let why = reason(&status, "public.a").unwrap();
+    let why = sink.wait_until_parked("public.a").await;
     assert!(why.contains("shop.public.a/0 starts at offset 150") && why.contains("retention removed"), "{why}");
-    assert_eq!(reason(&status, "public.quiet"), None, "nothing of it was left to read");
+    assert_eq!(parked(&sink.status().unwrap(), "public.quiet"), None, "nothing of it was left to read");
     assert!(source.output("resume", &["public.a"]).status.success());
-    let streaming = |status: &Status| status.tables["public.a"].phase == TablePhase::Streaming;
-    sink.wait_for("it goes on", LIMIT, streaming).await;
+    sink.wait_until_streaming(&["public.a"]).await;
     sink.catch_up(&postgres).await;
     postgres.sql("INSERT INTO quiet VALUES (2)").await;
     sink.catch_up(&postgres).await;
@@ -364,7 +315,7 @@ async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_what_is_between_source_and_lake() {
-    let (postgres, mut kafka, registry) = stack().await;
+    let (postgres, mut kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
     let before = pipeline.output("check", &[]);

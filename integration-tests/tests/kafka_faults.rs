@@ -4,12 +4,10 @@
 
 use std::time::Duration;
 
-use integration_tests::kafka::Kafka;
+use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, wait_until_equal};
-use integration_tests::registry::Registry;
 use integration_tests::topics::{Judge, assert_once_and_in_order, read_topic};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -23,7 +21,7 @@ async fn pause(random: &mut StdRng, millis: std::ops::Range<u64>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_dies_again_and_again() {
-    let (postgres, mut kafka, mut registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, mut kafka, mut registry) = between::start().await;
     let judge = Judge::start(&postgres).await;
     postgres.sql(load::SCHEMA).await;
     // Large enough that the first kills come during the copy.
@@ -82,7 +80,7 @@ async fn everything_dies_again_and_again() {
 /// Several sinks share the partitions; which of them hold all, nobody tells. So the tables are looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn sinks_come_and_go_while_they_share_partitions() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql(load::SCHEMA).await;
     // A changed key may change its partition; what Postgres leaves out of such an event lies with another sink then.
     postgres.sql("ALTER TABLE documents REPLICA IDENTITY FULL").await;
@@ -113,7 +111,7 @@ async fn sinks_come_and_go_while_they_share_partitions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_wakes_up_as_a_zombie_is_fenced_and_so_is_a_sink() {
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     let judge = Judge::start(&postgres).await;
     postgres.sql(load::SCHEMA).await;
     // For a while both sinks have some of the partitions.
@@ -168,7 +166,7 @@ fn rows_added(lake: &str, table: &str) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_is_split_appears_whole() {
     const ROWS: u64 = 60_000;
-    let (postgres, kafka, registry) = (Postgres::start(Version::V15).await, Kafka::start(), Registry::start());
+    let (postgres, kafka, registry) = between::start().await;
     postgres
         .sql("CREATE TABLE big (id integer PRIMARY KEY, v text); CREATE TABLE other (id integer PRIMARY KEY)")
         .await;

@@ -4,31 +4,16 @@
 
 use std::time::{Duration, Instant};
 
+use integration_tests::between::{self, LIMIT};
 use integration_tests::identity::Identity;
-use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
-use integration_tests::registry::Registry;
-use sooner::status::Status;
-use sooner_api::TablePhase;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const ADVANCE: &str = "SELECT pg_replication_slot_advance('sooner_shop', pg_current_wal_lsn())";
-
-async fn stack() -> (Postgres, Kafka, Registry) {
-    (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
-}
-
-fn copied(status: &Status) -> bool {
-    status.tables.get("public.a").is_some_and(|table| {
-        table.phase == TablePhase::Streaming && table.source_phase == Some(TablePhase::Streaming) && table.events > 0
-    })
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_between_slot_and_topics_is_refused() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 100)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
     pipeline.start();
@@ -44,7 +29,7 @@ async fn a_gap_between_slot_and_topics_is_refused() {
 
     // Started over with the slot that is there, it has a position from the start on: before a table is copied, or after.
     pipeline.start_with(&["--recopy"]);
-    pipeline.wait_for("it is copied anew", LIMIT, copied).await;
+    pipeline.wait_until_copied("public.a").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
     pipeline.stop();
@@ -71,7 +56,7 @@ async fn a_gap_between_slot_and_topics_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_set_back_is_refused() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     pipeline.start();
@@ -104,7 +89,7 @@ async fn a_server_that_was_set_back_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_database_never_holds_its_log() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)").await;
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "");
     source.start_command("source", &[]);
@@ -131,7 +116,7 @@ async fn an_idle_database_never_holds_its_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_hangs_or_is_none_stops_nothing_for_good() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     // Who does not hear from the reader for so long ends its connection.
     postgres.sql("ALTER SYSTEM SET wal_sender_timeout = '4s'").await;
     postgres.sql("SELECT pg_reload_conf()").await;
@@ -167,7 +152,7 @@ async fn a_registry_that_hangs_or_is_none_stops_nothing_for_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_turns_from_direct_to_kafka() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 100)").await;
     let mut pipeline = Pipeline::local(&postgres);
     pipeline.start();
@@ -180,7 +165,7 @@ async fn a_pipeline_turns_from_direct_to_kafka() {
     let log = pipeline.wait_for_end(LIMIT);
     assert!(log.contains("cannot tell what is on the topics already") && log.contains("--recopy"), "{log}");
     pipeline.start_with(&["--recopy"]);
-    pipeline.wait_for("it is copied", LIMIT, copied).await;
+    pipeline.wait_until_copied("public.a").await;
     postgres.sql("INSERT INTO a VALUES (1)").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);

@@ -235,10 +235,14 @@ async fn a_zombies_commit_of_a_partition_that_has_moved_is_not_overwritten() {
     stage_row(&mut zombie, &encoder, (1, 1), &["1"]).await.unwrap();
     zombie.commit(WATERMARK).await.unwrap();
 
-    // It sleeps; its partition goes to somebody who has not got to its events yet when it wakes up.
-    let mut heir = shared.open(true).await;
+    // It sleeps; its partition goes to somebody who has not got to its events yet when it wakes up: to one who holds all, whose
+    // commits tell a watermark, or one who shares.
+    let (mut all, mut heir) = (shared.open(true).await, shared.open(false).await);
     stage_row(&mut zombie, &encoder, (1, 5), &["5"]).await.unwrap();
     zombie.commit(WATERMARK).await.unwrap();
+    stage_row(&mut all, &encoder, (0, 1), &["100"]).await.unwrap();
+    let error = all.commit(WATERMARK).await.unwrap_err();
+    assert!(error.class == Class::Retry && error.why.contains("another process"), "{error}");
     stage_row(&mut heir, &encoder, (0, 1), &["100"]).await.unwrap();
     heir.commit(WATERMARK).await.unwrap();
     let error = stage_row(&mut heir, &encoder, (1, 3), &["3"]).await.unwrap_err();

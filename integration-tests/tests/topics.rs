@@ -6,34 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use integration_tests::avro_json::to_json;
+use integration_tests::between::{self, LIMIT};
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
-use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
-use integration_tests::registry::Registry;
 use integration_tests::topics::read_topic;
 use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use sooner::status::Status;
-use sooner_api::TablePhase;
 use sooner_schemas::wire::{Reader as AvroReader, split_header};
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-async fn stack() -> (Postgres, Kafka, Registry) {
-    (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
-}
-
-fn parked(status: &Status, table: &str) -> Option<String> {
-    let table = status.tables.get(table)?;
-    (table.phase == TablePhase::Parked).then(|| table.reason.clone()).flatten()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_are_made_as_configured_or_left_as_they_are() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)").await;
     let settings = "topic = \"cdc-{schema}.{table}\"\npartitions = 4\nreplication = 1\nretention = \"3days\"\n\
                     cleanup_policy = \"compact,delete\"\ncompression = \"zstd\"\nmax_message_bytes = \"2MiB\"";
@@ -70,7 +56,7 @@ async fn topics_are_made_as_configured_or_left_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_and_schemas_that_may_not_be_made_are_asked_for() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "create_topics = false");
     pipeline.start();
@@ -86,24 +72,16 @@ async fn topics_and_schemas_that_may_not_be_made_are_asked_for() {
     let registering = |register: bool| format!("url = \"{}\"\nregister = {register}", registry.url());
     pipeline.reroute(&postgres, &brokers, &registering(false));
     pipeline.start();
-    let status = pipeline.wait_for("it is parked", LIMIT, |status| parked(status, "public.a").is_some()).await;
-    let why = parked(&status, "public.a").unwrap();
+    let why = pipeline.wait_until_parked("public.a").await;
     assert!(why.contains("shop.public.a-key") && why.contains("register of [registry] is off"), "{why}");
     pipeline.stop();
     let schema = r#"{"type":"record","name":"Key","namespace":"shop.public.a","fields":[{"name":"id","type":"int"}],"connect.name":"shop.public.a.Key"}"#;
     let body = serde_json::json!({"schema": schema}).to_string();
     assert!(registry.ask("POST", "/subjects/shop.public.a-key/versions", &body).contains("\"id\""));
     pipeline.reroute(&postgres, &brokers, &registering(true));
-    assert!(pipeline.output("resume", &["public.a"]).status.success());
+    pipeline.resume("public.a");
     pipeline.start();
-    let streams = |status: &Status| {
-        status.tables.get("public.a").is_some_and(|table| {
-            table.phase == TablePhase::Streaming
-                && table.source_phase == Some(TablePhase::Streaming)
-                && table.events > 0
-        })
-    };
-    pipeline.wait_for("it streams", LIMIT, streams).await;
+    pipeline.wait_until_copied("public.a").await;
     pipeline.stop();
     // What is registered now is found.
     pipeline.reroute(&postgres, &brokers, &registering(false));
@@ -115,7 +93,7 @@ async fn topics_and_schemas_that_may_not_be_made_are_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subjects_are_named_by_each_strategy() {
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (1)").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     for (prefix, strategy, expected) in [
@@ -129,14 +107,7 @@ async fn subjects_are_named_by_each_strategy() {
         pipeline.reroute(&postgres, &brokers, &registry_lines);
         pipeline.start();
         let topic = format!("{prefix}.public.a");
-        let copied = |status: &Status| {
-            status.tables.get("public.a").is_some_and(|table| {
-                table.source_phase == Some(TablePhase::Streaming)
-                    && table.phase == TablePhase::Streaming
-                    && table.events > 0
-            })
-        };
-        pipeline.wait_for("it is copied", LIMIT, copied).await;
+        pipeline.wait_until_copied("public.a").await;
         postgres
             .sql(&format!("INSERT INTO a SELECT count(*) + 1 FROM a; UPDATE a SET id = -id WHERE '{prefix}' = 'two'"))
             .await;
@@ -183,7 +154,7 @@ fn by_another_client(kafka: &Kafka, partitions: i32, keys: &BTreeSet<Vec<u8>>) -
 #[tokio::test(flavor = "multi_thread")]
 async fn an_events_partition_is_the_keys_or_that_of_the_named_columns() {
     const PARTITIONS: i32 = 5;
-    let (postgres, kafka, registry) = stack().await;
+    let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (tenant integer, id integer, v text, PRIMARY KEY (tenant, id))").await;
     postgres.sql("INSERT INTO a SELECT i % 7, i, 'v' FROM generate_series(1, 300) AS i").await;
     for prefix in ["whole", "named"] {

@@ -12,7 +12,7 @@ use sooner_kafka::dead_letters::DeadLetters;
 use sooner_kafka::follow::ProgressFollower;
 use sooner_kafka::group::{GroupMember, Place};
 use sooner_kafka::lag::{LagGauge, PartitionOffsets};
-use sooner_kafka::progress::{self, TopicOffsets};
+use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
 use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
 use sooner_kafka::registry::Registry;
 use sooner_kafka::remainder::has_messages_from;
@@ -200,6 +200,9 @@ impl KafkaSink {
             WrittenBy::Sooner => progress::load(&self.kafka.settings)?,
             WrittenBy::Debezium => None,
         };
+        // Topics that the source wrote to before are none of a table's any more.
+        let current = record.as_ref().map(TopicProgress::tables_by_topic);
+        let topics = current.as_ref().unwrap_or(topics);
         let mut held = Held::default();
         let mut former = std::mem::take(&mut self.open_tables);
         for (topic, mine) in by_topic {
@@ -274,34 +277,48 @@ impl KafkaSink {
                     .insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
             let from = from.clamp(first, end);
-            let rest = written.filter(|written| *written > from);
-            // Compaction may have left nothing of the last events: nobody is to wait for them.
-            let from = match rest {
-                Some(written) if self.kafka.settings.topics.is_compacted() => {
-                    let settings = &self.kafka.settings;
-                    if has_messages_from(settings, topic, *partition, from)? { from } else { written }
-                }
-                _ => from,
+            let from = match written.filter(|written| *written > from) {
+                Some(written) => self.skip_compacted(admin, topic, *partition, from, written).await?,
+                None => from,
             };
             held.settlement.positions.insert(place, from);
         }
         if table.is_of_former_topic() {
-            held.settlement.closed.entry(topic.to_owned()).or_insert_with(|| waits_for_copy(topic).to_string());
+            let why = waits_for_copy(topic, name, self.kafka.written_by).to_string();
+            held.settlement.closed.entry(topic.to_owned()).or_insert(why);
         } else if let Some(lsn) = table.watermark_lsn().filter(|_| whole) {
             held.settlement.applied.insert(topic.to_owned(), lsn);
         }
         held.tables.push(table);
         Ok(())
     }
+
+    /// Where to read from: compaction may have left nothing of the last events, and nobody is to wait for them.
+    async fn skip_compacted(&self, admin: &Admin, topic: &str, partition: i32, from: i64, written: i64) -> Result<i64> {
+        let settings = &self.kafka.settings;
+        // Who may not ask for a topic's settings goes by its own.
+        let described = admin.describe(topic, partition + 1).await;
+        let is_compacted = described.map_or(settings.topics.is_compacted(), |state| state.is_compacted());
+        let is_there = !is_compacted || has_messages_from(settings, topic, partition, from)?;
+        Ok(if is_there { from } else { written })
+    }
 }
 
-/// The table's positions are of another topic of the same name.
-fn waits_for_copy(topic: &str) -> Error {
-    Error::operator(
-        format!("topic {topic} is not the one that the table was read from"),
-        "its writer began anew; the start of a copy comes first",
-        "nothing, if it goes on by itself in a moment; otherwise start the source with --recopy",
-    )
+/// What the table holds came another way: from another topic, or in direct mode.
+fn waits_for_copy(topic: &str, table: &TableName, written_by: WrittenBy) -> Error {
+    let what = format!("the lake table {table} was not read from this topic {topic}");
+    match written_by {
+        WrittenBy::Sooner => Error::operator(
+            what,
+            "its writer began anew, so the start of a copy comes first",
+            format!("nothing, if it goes on by itself in a moment; otherwise `sooner resume {table}` at the source"),
+        ),
+        WrittenBy::Debezium => Error::operator(
+            what,
+            "this pipeline filled it another way before, and nothing in the topic says where that ends",
+            "move the table away; it is built anew from the topic",
+        ),
+    }
 }
 
 fn removed(topic: &str, partition: i32, from: i64, first: i64, table: &TableName) -> Error {

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use super::copy_source::CopySource;
 use super::kafka_copy::ToCopy;
-use super::prepare::{SourceView, find_free_slot, look, next_record, slot_gone};
+use super::prepare::{SourceView, find_free_slot, identify, look, next_record, slot_gone};
 use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
 use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::status::StatusBoard;
@@ -145,7 +145,7 @@ impl KafkaSource {
 
     /// Every check that could show a gap, before anything is written; the publication and the topics, which may be made.
     async fn prepare(&self, resume: &[String]) -> Result<Ready> {
-        let SourceView { mut client, tables, identity } = look(&self.source).await?;
+        let SourceView { mut client, tables } = look(&self.source).await?;
         let slot = find_free_slot(&self.source, &mut client).await?;
         let admin = Admin::new(&self.kafka.settings)?;
         let existing = admin.list()?;
@@ -167,6 +167,7 @@ impl KafkaSource {
         // From here on nobody else of this name writes; what they wrote last is known only now.
         let producer = EventProducer::open(&self.kafka.settings, &limits)?;
         let former = progress::load(&self.kafka.settings)?.filter(|_| !self.recopy);
+        let identity = identify(&self.source).await?;
         if let Some(former) = &former {
             check_former(&former.record, &self.source.slot, &identity, slot)?;
         }

@@ -35,11 +35,9 @@ pub struct SourceView {
     pub client: Client,
     /// The tables that take part.
     pub tables: Vec<Table>,
-    /// Which server it is.
-    pub identity: SystemIdentity,
 }
 
-/// Looks at the source: its version, its tables, the publication (made if it is missing), and who it is.
+/// Looks at the source: its version, its tables, and the publication (made if it is missing).
 pub async fn look(source: &SourceConfig) -> Result<SourceView> {
     let mut client = Client::connect(&source.connect, Mode::Sql).await?;
     if client.server_version() < OLDEST_VERSION {
@@ -57,8 +55,12 @@ pub async fn look(source: &SourceConfig) -> Result<SourceView> {
     }
     let names: Vec<_> = tables.iter().map(|table| table.relation.name.clone()).collect();
     publication::ensure(&mut client, &source.publication, &names).await?;
-    let identity = slot::identify(&mut Client::connect(&source.connect, Mode::Replication).await?).await?;
-    Ok(SourceView { client, tables, identity })
+    Ok(SourceView { client, tables })
+}
+
+/// Which server it is, and where its log ends. Asked once it is known what was read of it: its log has got further than that.
+pub async fn identify(source: &SourceConfig) -> Result<SystemIdentity> {
+    slot::identify(&mut Client::connect(&source.connect, Mode::Replication).await?).await
 }
 
 /// The slot's confirmed position, if it exists. One that somebody streams from is left alone.
@@ -94,9 +96,10 @@ pub async fn prepare(
     recopy: bool,
 ) -> Result<Prepared> {
     lake.probe().await?;
-    let SourceView { mut client, tables, identity } = look(source).await?;
+    let SourceView { mut client, tables } = look(source).await?;
     let mut progress = LakeProgress::new(lake.clone(), pipeline);
     let record = progress.load().await?.filter(|_| !recopy);
+    let identity = identify(source).await?;
     let (start_lsn, snapshot) = find_or_create_slot(source, &mut client, record.as_ref(), &identity).await?;
     let record = next_record(record, identity, &source.slot, start_lsn, &tables, resume);
     let ledger = Ledger::open(progress, record).await?;

@@ -88,7 +88,9 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
             workers.spawn(worker.run(received));
             lanes.push(Lane { name, orders, delivered: Lsn::ZERO, applied: start, open: false, stopped: false });
         }
-        let by_name = lanes.iter().enumerate().map(|(number, lane)| (lane.name.clone(), number)).collect();
+        let by_name: HashMap<_, _> =
+            lanes.iter().enumerate().map(|(number, lane)| (lane.name.clone(), number)).collect();
+        assert_eq!(by_name.len(), lanes.len(), "a table is opened once");
         let mut confirm = interval(settings.confirm_interval);
         confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
         SinkLoop { lanes, by_name, reports, workers, ledger, budget, board, clock, delivered: start, confirm }

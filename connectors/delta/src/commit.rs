@@ -252,15 +252,17 @@ impl DeltaTable {
 
     /// Takes in what somebody else committed, so that the next attempt builds on it.
     async fn follow(&mut self, version: u64, other: Commit) -> Result<()> {
-        if self.app_ids.collide(&other.txns, &self.staging.next_offsets) {
+        let beside_us = self.app_ids.next_offsets(&other.txns);
+        let is_ours = !beside_us.is_empty();
+        // Where all partitions are ours, nobody else is to commit any of them.
+        let intrudes = is_ours && self.app_ids.knows_watermark();
+        if intrudes || self.app_ids.collide(&other.txns, &self.staging.next_offsets) {
             return Err(Error::retry(
                 format!("cannot commit to the lake table {}", self.name),
                 "another process of the same pipeline has committed to it, or this one before it was interrupted",
                 "if two processes run, stop one or give it another name; what is in the lake is looked up anew",
             ));
         }
-        let beside_us = self.app_ids.next_offsets(&other.txns);
-        let is_ours = !beside_us.is_empty();
         if self.version.is_none() {
             if !is_ours {
                 return Err(self.made_by_somebody_else());

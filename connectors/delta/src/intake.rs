@@ -122,8 +122,8 @@ impl DeltaTable {
         Ok(Staged::Taken)
     }
 
-    /// How columns of events differ from the table's. A source of ours copies the rows anew when a column goes; so events that lack
-    /// the last columns are older than those, from a partition that is behind others.
+    /// How columns of events differ from the table's. A source of ours copies the rows anew when a column goes; so events
+    /// that lack the last columns are older than those, from a partition that is behind others.
     pub(crate) fn compare_columns(&self, columns: &[LakeColumn]) -> Difference {
         match self.app_ids.generation() {
             Some(_) => compare_older(self.next_columns(), columns),
@@ -131,8 +131,8 @@ impl DeltaTable {
         }
     }
 
-    /// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just committed
-    /// them, and is not to be overwritten.
+    /// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just
+    /// committed them, and is not to be overwritten.
     fn check_not_overtaken(&self, events: &TableEvents) -> Result<()> {
         let overtaken =
             |(partition, next): &&(i32, i64)| self.next_offsets.get(partition).is_some_and(|has| has >= next);

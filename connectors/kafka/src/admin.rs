@@ -15,6 +15,7 @@ use crate::context::{Complaint, PlainContext};
 use crate::errors::kafka_error;
 use crate::settings::{GroupProtocol, KafkaSettings};
 use crate::topic_state::TopicState;
+use crate::transactions::PROGRESS_BYTES;
 
 /// How long the brokers may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -22,8 +23,6 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const PIECE: Duration = Duration::from_secs(2);
 /// How long it takes until clients have reported why brokers cannot be reached.
 const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
-/// A progress record names all tables and their columns.
-const PROGRESS_MESSAGE_BYTES: &str = "16777216";
 /// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
 const PROGRESS_SEGMENT_BYTES: &str = "16777216";
 /// The same, by time.
@@ -221,9 +220,10 @@ impl Admin {
     pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
         let topic = &self.settings.topics.progress;
         if !existing.contains_key(topic) {
+            let largest = PROGRESS_BYTES.to_string();
             let configs = [
                 ("cleanup.policy", "compact"),
-                ("max.message.bytes", PROGRESS_MESSAGE_BYTES),
+                ("max.message.bytes", &largest),
                 ("segment.bytes", PROGRESS_SEGMENT_BYTES),
                 ("segment.ms", PROGRESS_SEGMENT_MS),
                 ("min.cleanable.dirty.ratio", "0.1"),

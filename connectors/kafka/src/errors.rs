@@ -81,7 +81,11 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         Some(TransactionalIdAuthorizationFailed) => {
             (Class::Fatal, "grant the user Write and Describe on the transactional id (kafka-acls.sh)")
         }
-        Some(InvalidReplicationFactor | InvalidPartitions | InvalidConfig | InvalidTopic | PolicyViolation) => (
+        // Passes by itself where brokers are still starting.
+        Some(InvalidReplicationFactor) => {
+            (Class::Retry, "correct replication of [kafka], if there are not so many brokers; it is tried again")
+        }
+        Some(InvalidPartitions | InvalidConfig | InvalidTopic | PolicyViolation) => (
             Class::Operator,
             "correct partitions, replication, retention and max_message_bytes of [kafka]; or create the topic",
         ),

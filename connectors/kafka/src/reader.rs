@@ -163,10 +163,9 @@ impl KafkaReader {
             self.topics.insert(topic.to_owned(), state);
         }
         drop(self.assembly.take());
-        let paused = self.flow.start_over();
-        if !paused.is_empty() {
-            self.member.resume(paused);
-        }
+        self.flow.start_over();
+        // Whatever became of former orders: nothing waits any more, so nothing is paused.
+        self.member.resume(self.held.clone());
         self.lag.start(&positions);
         self.delivered.clear();
         self.copies = Copies::default();
@@ -337,8 +336,9 @@ impl KafkaReader {
     fn stop_broken_copies(&mut self, target: &TopicProgress) {
         for (topic, reason) in broken_copies(target) {
             let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };
+            let of_this_one = target.topic(topic).is_some_and(|offsets| offsets.generation == state.generation);
             // What is read beyond the record has been copied since.
-            if !state.merge.is_beyond(target.offsets_of(topic, state.generation)) {
+            if of_this_one && !state.merge.is_beyond(target.offsets_of(topic, state.generation)) {
                 self.close(topic, reason);
             }
         }

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Messages that wait inside librdkafka, in KiB.
 const QUEUE_KBYTES: usize = 32 << 10;
 
+/// A progress record names all tables and their columns, and may take so much. Rows are measured against their topic's limit.
+pub const PROGRESS_BYTES: usize = 16 << 20;
 /// The largest message that can be sent: it has to fit into that queue.
 pub const LARGEST_MESSAGE: usize = 30 << 20;
 
@@ -45,7 +47,7 @@ impl Transactions {
         config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
         settings.set_default(&mut config, &["queue.buffering.max.messages"], "500000");
         config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
-        config.set("message.max.bytes", most.unwrap_or(&1_000_000).clamp(&1_000_000, &LARGEST_MESSAGE).to_string());
+        config.set("message.max.bytes", most.unwrap_or(&0).clamp(&PROGRESS_BYTES, &LARGEST_MESSAGE).to_string());
         // The broker's limit is for a whole batch.
         config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
         let id = settings.producer.transactional_id.clone();

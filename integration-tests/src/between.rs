@@ -1,0 +1,57 @@
+//! What stands at both ends and between: a database, a broker and a registry; and what a pipeline says of a table on its way.
+
+use std::time::Duration;
+
+use sooner::status::Status;
+use sooner_api::TablePhase;
+
+use crate::kafka::Kafka;
+use crate::pipeline::Pipeline;
+use crate::postgres::{Postgres, Version};
+use crate::registry::Registry;
+
+/// How long a pipeline may take to get somewhere.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts all three.
+pub async fn start() -> (Postgres, Kafka, Registry) {
+    (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
+}
+
+/// Why a table is parked; none if it is not.
+pub fn parked(status: &Status, table: &str) -> Option<String> {
+    let table = status.tables.get(table)?;
+    (table.phase == TablePhase::Parked).then(|| table.reason.clone()).flatten()
+}
+
+/// Whether a table streams, on all sides that tell of it.
+pub fn streams(status: &Status, table: &str) -> bool {
+    let streaming = |phase| phase == TablePhase::Streaming;
+    status.tables.get(table).is_some_and(|table| streaming(table.phase) && table.source_phase.is_none_or(streaming))
+}
+
+impl Pipeline {
+    /// Waits until a table is parked, and returns why.
+    pub async fn wait_until_parked(&self, table: &str) -> String {
+        let status = self.wait_for("it is parked", LIMIT, |status| parked(status, table).is_some()).await;
+        parked(&status, table).expect("parked")
+    }
+
+    /// Waits until tables stream.
+    pub async fn wait_until_streaming(&self, tables: &[&str]) {
+        let all = |status: &Status| tables.iter().all(|table| streams(status, table));
+        self.wait_for(&format!("{tables:?} stream"), LIMIT, all).await;
+    }
+
+    /// Waits until a table streams, after all of its rows have come anew since the process started.
+    pub async fn wait_until_copied(&self, table: &str) {
+        let copied = |status: &Status| streams(status, table) && status.tables[table].events > 0;
+        self.wait_for(&format!("{table} is copied"), LIMIT, copied).await;
+    }
+
+    /// Asks for a table to be copied anew.
+    pub fn resume(&self, table: &str) {
+        let output = self.output("resume", &[table]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
