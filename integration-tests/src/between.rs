@@ -45,7 +45,8 @@ impl Pipeline {
 
     /// Waits until a table streams, after all of its rows have come anew since the process started.
     pub async fn wait_until_copied(&self, table: &str) {
-        let copied = |status: &Status| streams(status, table) && status.tables[table].events > 0;
+        let pid = self.pid();
+        let copied = |status: &Status| status.pid == pid && streams(status, table) && status.tables[table].events > 0;
         self.wait_for(&format!("{table} is copied"), LIMIT, copied).await;
     }
 

@@ -195,9 +195,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits until everything that is committed now is in the lake.
+    /// Waits until everything that is committed now is in the lake, where tables stream. A table that is being copied anew waits
+    /// behind what was durable before: let something follow that is to be waited for.
     pub async fn catch_up(&self, postgres: &Postgres) {
-        // A commit of something: on an idle server nothing would move the watermark past an aborted end.
         let end: Lsn = postgres.end_lsn().await;
         let pid = self.process.as_ref().map(Child::id);
         self.wait_for(&format!("durable to {end}"), Duration::from_secs(90), |status| {

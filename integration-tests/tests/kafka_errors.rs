@@ -112,6 +112,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
         pipeline.resume(&format!("public.{table}"));
     }
     pipeline.wait_until_streaming(&SPOILT).await;
+    insert_everywhere(&postgres, 3).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
 }
@@ -165,6 +166,7 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     kafka.alter_topic("shop.public.large", "max.message.bytes=4194304");
     pipeline.resume("public.large");
     pipeline.wait_until_streaming(&["public.large"]).await;
+    postgres.sql("INSERT INTO large VALUES (2001, 'y')").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.large"]);
 }
@@ -200,13 +202,16 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.empty"]);
     // As the messages say.
+    pipeline.stop();
     for table in ["emptied", "toasted"] {
         kafka.alter_topic(&format!("shop.public.{table}"), "cleanup.policy=delete");
         pipeline.resume(&format!("public.{table}"));
     }
-    pipeline.stop();
     pipeline.start();
-    pipeline.wait_until_streaming(&["public.emptied", "public.toasted"]).await;
+    for table in ["public.emptied", "public.toasted"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    postgres.sql("INSERT INTO emptied VALUES (7); INSERT INTO toasted VALUES (7, 7, 'x')").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(
         Reader::DuckDb,
