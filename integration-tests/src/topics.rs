@@ -100,7 +100,9 @@ pub fn assert_once_and_in_order(topic: &str, seen: &[Seen]) {
         let (position, tombstone) = (message.position(), message.value.is_none());
         if let Some((former, former_tombstone)) = last.insert(message.partition, (position, tombstone)) {
             let follows = position > former || (position == former && tombstone && !former_tombstone);
-            assert!(follows, "{topic}/{} at {}: {position:?} after {former:?}", message.partition, message.offset);
+            let place = (message.partition, message.offset);
+            let same = || seen.iter().filter(|other| other.position() == position).map(|other| other.offset);
+            assert!(follows, "{topic} {place:?}: {position:?}, at {:?}, after {former:?}", same().collect::<Vec<_>>());
         }
         let whole_table = message.key.is_empty();
         let new = positions.insert((position, tombstone, whole_table.then_some(message.partition)));

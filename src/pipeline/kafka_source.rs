@@ -165,8 +165,9 @@ impl KafkaSource {
         check_distinct(&routes)?;
         let limits: Vec<_> = routes.iter().map(|route| route.lane.limit_bytes).collect();
         // From here on nobody else of this name writes; what they wrote last is known only now.
-        let producer = EventProducer::open(&self.kafka.settings, &limits)?;
-        let former = progress::load(&self.kafka.settings)?.filter(|_| !self.recopy);
+        let mut producer = EventProducer::open(&self.kafka.settings, &limits)?;
+        let mark = producer.mark()?;
+        let former = progress::load_up_to(&self.kafka.settings, Some(mark))?.filter(|_| !self.recopy);
         let identity = identify(&self.source).await?;
         if let Some(former) = &former {
             check_former(&former.record, &self.source.slot, &identity, slot)?;

@@ -20,6 +20,8 @@ use crate::transactions::Transactions;
 
 /// What a message takes beside key, value and header values, at most.
 const OVERHEAD_BYTES: usize = 256;
+/// The key of a mark on the progress topic, which has no value.
+const MARK: &[u8] = b"mark";
 /// An idle source records where it is this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,19 @@ impl EventProducer {
             news: None,
             needs_copy: None,
         })
+    }
+
+    /// Writes a mark to the progress topic, and returns its offset: whoever reads up to there has read all records before, also of
+    /// a broker that has just come back.
+    pub fn mark(&mut self) -> Result<i64> {
+        self.transactions.begin()?;
+        let topic = self.settings.topics.progress.clone();
+        let mark = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0);
+        self.transactions.send(mark.key(MARK))?;
+        let offset = self.transactions.deliver()?.other_offset;
+        self.transactions.commit()?;
+        let what = format!("cannot read the progress topic {topic}");
+        offset.ok_or_else(|| Error::fatal(what, "the mark that was written has no offset", "report this"))
     }
 
     /// Sets what is written where, and records it.

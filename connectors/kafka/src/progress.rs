@@ -166,18 +166,24 @@ impl TopicProgress {
 
 /// Reads the last committed record; none if there never was one. May take seconds: call it where blocking is allowed.
 pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
+    load_up_to(settings, None)
+}
+
+/// The same, and certainly all of what lies before a message that was written at this offset.
+pub fn load_up_to(settings: &KafkaSettings, mark: Option<i64>) -> Result<Option<TopicProgress>> {
     let topic = &settings.topics.progress;
     let consumer = open_reader(settings)?;
     let failed = |error: &KafkaError| {
         kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
     };
     let (first, end) = consumer.fetch_watermarks(topic, 0, TIMEOUT).map_err(|error| failed(&error))?;
+    let end = end.max(mark.map_or(0, |mark| mark + 1));
     let mut start = end;
     let mut look_back = LOOK_BACK;
     while start > first {
         start = (end - look_back).max(first);
         assign(&consumer, topic, 0, start).map_err(|error| failed(&error))?;
-        if let Some(found) = last_record(&consumer, topic, end, failed)? {
+        if let Some(found) = last_record(&consumer, topic, end, mark, failed)? {
             return Ok(Some(found));
         }
         look_back *= 16;
@@ -215,6 +221,7 @@ fn last_record(
     consumer: &BaseConsumer<PlainContext>,
     topic: &str,
     end: i64,
+    mark: Option<i64>,
     failed: impl Fn(&KafkaError) -> Error,
 ) -> Result<Option<TopicProgress>> {
     let mut found = None;
@@ -225,11 +232,13 @@ fn last_record(
                 if let Some(json) = message.payload() {
                     found = Some(TopicProgress::from_json(topic, message.offset(), json)?);
                 }
-                if message.offset() >= end - 1 {
+                if mark.map_or(message.offset() >= end - 1, |mark| message.offset() >= mark) {
                     return Ok(found);
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
+            // A broker that has just come back may tell of an end that is too low.
+            Some(Err(KafkaError::PartitionEOF(_))) if mark.is_none() => return Ok(found),
+            Some(Err(KafkaError::PartitionEOF(_))) if started.elapsed() <= TIMEOUT => {}
             Some(Err(error)) => return Err(failed(&error)),
             None if started.elapsed() > TIMEOUT => {
                 return Err(failed(&KafkaError::MessageConsumption(
