@@ -11,6 +11,7 @@ pub mod columns;
 mod commit;
 pub mod data_file;
 pub mod deletion_vector;
+mod foreign_commits;
 pub mod index;
 mod intake;
 pub mod key;
