@@ -94,13 +94,15 @@ fn headers<M: Message>(message: &M) -> BTreeMap<String, Vec<u8>> {
 
 /// Each partition in order of commit, and no event twice.
 pub fn assert_once_and_in_order(topic: &str, seen: &[Seen]) {
+    let place = |message: &Seen| (message.partition, message.offset);
+    assert!(seen.is_sorted_by(|one, next| place(one) < place(next)), "{topic}: the consumer went back");
     let mut last: BTreeMap<i32, ((u64, u64), bool)> = BTreeMap::new();
     let mut positions = std::collections::BTreeSet::new();
     for message in seen {
         let (position, tombstone) = (message.position(), message.value.is_none());
         if let Some((former, former_tombstone)) = last.insert(message.partition, (position, tombstone)) {
             let follows = position > former || (position == former && tombstone && !former_tombstone);
-            let place = (message.partition, message.offset);
+            let place = place(message);
             let same = || seen.iter().filter(|other| other.position() == position).map(|other| other.offset);
             assert!(follows, "{topic} {place:?}: {position:?}, at {:?}, after {former:?}", same().collect::<Vec<_>>());
         }
