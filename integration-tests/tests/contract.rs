@@ -248,7 +248,7 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
         topics: BTreeMap::from([(table().to_string(), offsets)]),
         ..TopicProgress::default()
     };
-    producer.start(progress, vec![lane]).unwrap();
+    producer.start(progress, vec![lane], &[]).unwrap();
     let follower = ProgressFollower::start(settings).unwrap();
     let schemas = SchemaCache::new(RegistryClient::new(config.registry.clone()).unwrap());
     let mut member_settings = settings.clone();

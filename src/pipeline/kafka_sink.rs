@@ -277,7 +277,8 @@ impl KafkaSink {
                     .insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
             let from = from.clamp(first, end);
-            let from = match written.filter(|written| *written > from) {
+            // Behind the end there may be a transaction that has not ended.
+            let from = match written.filter(|written| *written > from && *written <= end) {
                 Some(written) => self.skip_compacted(admin, topic, *partition, from, written).await?,
                 None => from,
             };

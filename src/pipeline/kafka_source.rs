@@ -11,6 +11,7 @@ use sooner_kafka::lanes::Lane;
 use sooner_kafka::producer::EventProducer;
 use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
 use sooner_kafka::registry::Registry;
+use sooner_kafka::tails::{OwnedMessage, Tails};
 use sooner_kafka::writer::{KafkaWriter, WriterProgress};
 use sooner_postgres::catalog::Table;
 use sooner_postgres::decode::now_micros;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use super::copy_source::CopySource;
 use super::kafka_copy::ToCopy;
 use super::prepare::{SourceView, find_free_slot, identify, look, next_record, slot_gone};
+use super::takeover::{end_open_transactions, find_lack, last_record, watch_for_hanging};
 use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
 use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::status::StatusBoard;
@@ -52,6 +54,8 @@ struct Ready {
     routes: Vec<Route>,
     producer: EventProducer,
     record: TopicProgress,
+    /// Messages that were written before, and are not to be seen.
+    again: Vec<OwnedMessage>,
     slot: Option<Lsn>,
 }
 
@@ -77,7 +81,7 @@ impl KafkaSource {
         let lanes = ready.routes.into_iter().map(|route| route.lane).collect();
         let record = ready.record.clone();
         self.board.show_tables(&record.record.tables, &tables);
-        ready.producer.start(ready.record, lanes)?;
+        ready.producer.start(ready.record, lanes, &ready.again)?;
         // Only now is it stored what has to be copied.
         self.recopy = false;
         if let Err(error) = control::forget(&self.config.state_dir, &resume) {
@@ -137,7 +141,11 @@ impl KafkaSource {
         tracing::info!(lsn = %start_lsn, "streaming to Kafka");
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), self.config.state_dir.clone()));
-        let streamed = source::run(&mut stream, writer, halted).await;
+        let written = writer.progress();
+        let streamed = tokio::select! {
+            streamed = source::run(&mut stream, writer, halted) => streamed,
+            error = watch_for_hanging(self.kafka.settings.clone(), written) => Err(error),
+        };
         watcher.abort();
         streamed?;
         Ok(if *stop.borrow() { End::Stopped } else { End::Again })
@@ -166,8 +174,14 @@ impl KafkaSource {
         let limits: Vec<_> = routes.iter().map(|route| route.lane.limit_bytes).collect();
         // From here on nobody else of this name writes; what they wrote last is known only now.
         let mut producer = EventProducer::open(&self.kafka.settings, &limits)?;
-        let mark = producer.mark()?;
-        let former = progress::load_up_to(&self.kafka.settings, Some(mark))?.filter(|_| !self.recopy);
+        let tails = match &self.kafka.settings.producer.transactional_id {
+            Some(_) => Some(Tails::open(&self.kafka.settings)?),
+            None => None,
+        };
+        if let Some(tails) = &tails {
+            end_open_transactions(tails, &mut producer, &self.places(&routes)).await?;
+        }
+        let former = last_record(&self.kafka.settings)?.filter(|_| !self.recopy);
         let identity = identify(&self.source).await?;
         if let Some(former) = &former {
             check_former(&former.record, &self.source.slot, &identity, slot)?;
@@ -179,8 +193,22 @@ impl KafkaSource {
             begin_moved_topics(former, &mut routes, &mut record);
         }
         let topics = self.topics(&admin, former.as_ref(), &mut routes)?;
-        let record = TopicProgress { record, topics, ..former.unwrap_or_default() };
-        Ok(Ready { routes, producer, record, slot })
+        let mut record = TopicProgress { record, topics, ..former.unwrap_or_default() };
+        let again = match &tails {
+            Some(tails) => find_lack(tails, &mut record)?,
+            None => Vec::new(),
+        };
+        Ok(Ready { routes, producer, record, again, slot })
+    }
+
+    /// All partitions that are written to.
+    fn places(&self, routes: &[Route]) -> Vec<(String, i32)> {
+        let of_route = |route: &Route| {
+            let topic = route.lane.topic.to_string();
+            (0..route.lane.partitions).map(move |partition| (topic.clone(), partition))
+        };
+        let progress = (self.kafka.settings.topics.progress.clone(), 0);
+        routes.iter().flat_map(of_route).chain([progress]).collect()
     }
 
     async fn route(

@@ -30,8 +30,6 @@ pub struct Deliveries {
 pub struct Gathered {
     /// By table and partition: the offset after the last delivered message.
     pub next_offsets: HashMap<(usize, i32), i64>,
-    /// The offset of the last message that is no table's.
-    pub other_offset: Option<i64>,
     /// The first message that was not delivered.
     pub failed: Option<KafkaError>,
 }
@@ -73,7 +71,7 @@ impl ProducerContext for Deliveries {
                 let next = gathered.next_offsets.entry((table, message.partition())).or_default();
                 *next = (*next).max(message.offset() + 1);
             }
-            Ok(message) => gathered.other_offset = Some(message.offset()),
+            Ok(_) => {}
             // That others were thrown away because of it says less than the first real reason.
             Err((error, _)) if gathered.failed.as_ref().is_none_or(is_purge) => gathered.failed = Some(error.clone()),
             Err(_) => {}

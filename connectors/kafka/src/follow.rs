@@ -11,7 +11,8 @@ use sooner_api::{Error, Result};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::errors::kafka_error;
-use crate::progress::{TopicProgress, assign, open_reader};
+use crate::pieces::{Sees, assign, open_reader};
+use crate::progress::TopicProgress;
 use crate::settings::KafkaSettings;
 
 /// Records that wait to be taken.
@@ -27,7 +28,7 @@ impl ProgressFollower {
     /// Starts at the first record that compaction has left.
     pub fn start(settings: &KafkaSettings) -> Result<ProgressFollower> {
         let topic = settings.topics.progress.clone();
-        let consumer = open_reader(settings)?;
+        let consumer = open_reader(settings, Sees::Committed)?;
         let failed = |error: &KafkaError| {
             kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
         };

@@ -31,6 +31,8 @@ pub enum Step {
     Wait,
     /// Nothing: all is read up to where it should be.
     Reached,
+    /// Nothing: something that should be there is not. It is written again, and comes with a later record.
+    Missed,
 }
 
 /// Where the next record is.
@@ -38,6 +40,7 @@ enum Choice {
     Partition(i32),
     Wait,
     Reached,
+    Missed,
 }
 
 impl TopicMerge {
@@ -86,6 +89,7 @@ impl TopicMerge {
             Choice::Partition(partition) => partition,
             Choice::Wait => return Step::Wait,
             Choice::Reached => return Step::Reached,
+            Choice::Missed => return Step::Missed,
         };
         let Some(record) = self.partitions.get_mut(&partition).and_then(Queue::pop) else { return Step::Wait };
         let copies = match record.key().is_none() && record.position().is_some() {
@@ -101,6 +105,7 @@ impl TopicMerge {
             return filled.map_or(Choice::Wait, |(partition, _)| Choice::Partition(*partition));
         };
         let mut best = None;
+        let mut otherwise = Choice::Reached;
         for (partition, queue) in &self.partitions {
             let target = targets.get(*partition as usize).copied().unwrap_or(0);
             if queue.next_offset >= target {
@@ -108,6 +113,8 @@ impl TopicMerge {
             }
             let Some(head) = queue.records.front() else { return Choice::Wait };
             if head.offset >= target {
+                // The record's last message was never seen.
+                otherwise = Choice::Missed;
                 continue;
             }
             let position = head.position();
@@ -115,7 +122,7 @@ impl TopicMerge {
                 best = Some((position, *partition));
             }
         }
-        best.map_or(Choice::Reached, |(_, partition)| Choice::Partition(partition))
+        best.map_or(otherwise, |(_, partition)| Choice::Partition(partition))
     }
 
     /// An event without a key stands in every partition; it is handed on once.
@@ -205,5 +212,9 @@ mod tests {
         assert_eq!(read(&mut merge, &[10]), [(0, 9)]);
         assert_eq!(merge.waiting_bytes().collect::<Vec<_>>(), [(0, 0)]);
         assert!(matches!(merge.next(Some(&[12])), Step::Wait));
+        merge.push(record(0, 13, 12, true));
+        assert!(matches!(merge.next(Some(&[12])), Step::Missed), "the message at offset 11 never came");
+        assert_eq!(read(&mut merge, &[14]), [(0, 13)]);
+        assert!(matches!(merge.next(Some(&[14])), Step::Reached));
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::message::OwnedHeaders;
+use rdkafka::Message;
+use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 use sooner_api::{Error, Result, TablePhase, TableProgress};
 use sooner_schemas::TableName;
@@ -20,7 +21,7 @@ use crate::transactions::Transactions;
 
 /// What a message takes beside key, value and header values, at most.
 const OVERHEAD_BYTES: usize = 256;
-/// The key of a mark on the progress topic, which has no value.
+/// The key of a mark, which has no value.
 const MARK: &[u8] = b"mark";
 /// An idle source records where it is this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -65,21 +66,19 @@ impl EventProducer {
         })
     }
 
-    /// Writes a mark to the progress topic, and returns its offset: whoever reads up to there has read all records before, also of
-    /// a broker that has just come back.
-    pub fn mark(&mut self) -> Result<i64> {
+    /// Ends transactions of this id that hang in partitions, as aborted ones: a mark in each, of a transaction that is aborted.
+    pub fn end_open(&mut self, places: &[(String, i32)]) -> Result<()> {
         self.transactions.begin()?;
-        let topic = self.settings.topics.progress.clone();
-        let mark = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0);
-        self.transactions.send(mark.key(MARK))?;
-        let offset = self.transactions.deliver()?.other_offset;
-        self.transactions.commit()?;
-        let what = format!("cannot read the progress topic {topic}");
-        offset.ok_or_else(|| Error::fatal(what, "the mark that was written has no offset", "report this"))
+        for (topic, partition) in places {
+            let mark = BaseRecord::with_opaque_to(topic, NO_TABLE).partition(*partition);
+            self.transactions.send(mark.key(MARK))?;
+        }
+        self.transactions.deliver()?;
+        self.transactions.abort()
     }
 
-    /// Sets what is written where, and records it.
-    pub fn start(&mut self, progress: TopicProgress, mut lanes: Vec<Lane>) -> Result<()> {
+    /// Sets what is written where, and records it; together with messages that are to be written again.
+    pub fn start(&mut self, progress: TopicProgress, mut lanes: Vec<Lane>, again: &[OwnedMessage]) -> Result<()> {
         for lane in &mut lanes {
             let name = lane.table.to_string();
             let phase = progress.record.tables.get(&name).map(|table| table.phase);
@@ -95,7 +94,17 @@ impl EventProducer {
         self.former = progress.covered();
         self.progress = progress;
         self.dirty = true;
+        for message in again {
+            self.write_again(message)?;
+        }
         self.commit()
+    }
+
+    fn write_again(&mut self, message: &OwnedMessage) -> Result<()> {
+        let Some(number) = self.lanes.iter().position(|lane| *lane.topic == *message.topic()) else { return Ok(()) };
+        self.transactions.begin()?;
+        let headers = message.headers().cloned().unwrap_or_default();
+        self.produce(number, message.partition(), message.key(), message.payload(), headers)
     }
 
     /// Records that nothing is written before the slot's first position.

@@ -3,24 +3,17 @@
 //! It says: every event with `commit_lsn` at or below the watermark lies below these offsets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
 
 use rdkafka::Message;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use sooner_api::{Error, ProgressRecord, Result};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Position, TableName};
 
-use crate::context::PlainContext;
-use crate::errors::kafka_error;
+use crate::pieces::{PieceReader, Sees};
 use crate::settings::KafkaSettings;
 
-/// How long the brokers may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(15);
 /// Records that are read at the topic's end, at first, to find the last one.
 const LOOK_BACK: i64 = 64;
 
@@ -166,88 +159,33 @@ impl TopicProgress {
 
 /// Reads the last committed record; none if there never was one. May take seconds: call it where blocking is allowed.
 pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
-    load_up_to(settings, None)
+    load_last(settings, Sees::Committed)
 }
 
-/// The same, and certainly all of what lies before a message that was written at this offset.
-pub fn load_up_to(settings: &KafkaSettings, mark: Option<i64>) -> Result<Option<TopicProgress>> {
+/// The last record that was written, whatever became of its transaction. For a source that has fenced its predecessors: all
+/// events that the record covers had been written before it.
+pub fn load_written(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
+    load_last(settings, Sees::All)
+}
+
+fn load_last(settings: &KafkaSettings, sees: Sees) -> Result<Option<TopicProgress>> {
     let topic = &settings.topics.progress;
-    let consumer = open_reader(settings)?;
-    let failed = |error: &KafkaError| {
-        kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
-    };
-    let (first, end) = consumer.fetch_watermarks(topic, 0, TIMEOUT).map_err(|error| failed(&error))?;
-    let end = end.max(mark.map_or(0, |mark| mark + 1));
+    let reader = PieceReader::open(settings, sees)?;
+    let (first, end) = reader.bounds(topic, 0)?;
     let mut start = end;
     let mut look_back = LOOK_BACK;
-    while start > first {
+    let mut found = None;
+    while start > first && found.is_none() {
         start = (end - look_back).max(first);
-        assign(&consumer, topic, 0, start).map_err(|error| failed(&error))?;
-        if let Some(found) = last_record(&consumer, topic, end, mark, failed)? {
-            return Ok(Some(found));
-        }
+        reader.read(topic, 0, start..end, |message| {
+            if let Some(json) = message.payload() {
+                found = Some(TopicProgress::from_json(topic, message.offset(), json)?);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
         look_back *= 16;
     }
-    Ok(None)
-}
-
-/// A consumer of committed records that tells where the end is.
-pub(crate) fn open_reader(settings: &KafkaSettings) -> Result<BaseConsumer<PlainContext>> {
-    let mut config = settings.client_config("sooner-progress");
-    config.set("group.id", format!("{}-progress", settings.consumer.group));
-    config.set("enable.auto.commit", "false");
-    config.set("auto.offset.reset", "earliest");
-    config.set("isolation.level", "read_committed");
-    config.set("check.crcs", "true");
-    config.set("enable.partition.eof", "true");
-    config.set("fetch.wait.max.ms", "50");
-    BaseConsumer::from_config_and_context(&config, PlainContext::default())
-        .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))
-}
-
-pub(crate) fn assign(
-    consumer: &BaseConsumer<PlainContext>,
-    topic: &str,
-    partition: i32,
-    offset: i64,
-) -> std::result::Result<(), KafkaError> {
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-    consumer.assign(&partitions)
-}
-
-/// The last record before an end that may move on meanwhile.
-fn last_record(
-    consumer: &BaseConsumer<PlainContext>,
-    topic: &str,
-    end: i64,
-    mark: Option<i64>,
-    failed: impl Fn(&KafkaError) -> Error,
-) -> Result<Option<TopicProgress>> {
-    let mut found = None;
-    let started = Instant::now();
-    loop {
-        match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                if let Some(json) = message.payload() {
-                    found = Some(TopicProgress::from_json(topic, message.offset(), json)?);
-                }
-                if mark.map_or(message.offset() >= end - 1, |mark| message.offset() >= mark) {
-                    return Ok(found);
-                }
-            }
-            // A broker that has just come back may tell of an end that is too low.
-            Some(Err(KafkaError::PartitionEOF(_))) if mark.is_none() => return Ok(found),
-            Some(Err(KafkaError::PartitionEOF(_))) if started.elapsed() <= TIMEOUT => {}
-            Some(Err(error)) => return Err(failed(&error)),
-            None if started.elapsed() > TIMEOUT => {
-                return Err(failed(&KafkaError::MessageConsumption(
-                    rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
-                )));
-            }
-            None => {}
-        }
-    }
+    Ok(found)
 }
 
 #[cfg(test)]

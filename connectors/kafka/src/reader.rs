@@ -221,7 +221,14 @@ impl KafkaReader {
         let mut reached = true;
         let names: Vec<String> = self.topics.keys().cloned().collect();
         for name in names {
-            reached &= self.gather_topic(&name).await?;
+            match self.gather_topic(&name).await? {
+                Reach::Target => {}
+                Reach::NotYet => reached = false,
+                Reach::Missed => {
+                    self.target = None;
+                    return Ok(());
+                }
+            }
             if self.assembly.is_full() {
                 return Ok(());
             }
@@ -233,23 +240,26 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Whether the topic is read up to where it should be.
-    async fn gather_topic(&mut self, name: &str) -> Result<bool> {
+    async fn gather_topic(&mut self, name: &str) -> Result<Reach> {
         loop {
             if self.assembly.is_full() {
-                return Ok(false);
+                return Ok(Reach::NotYet);
             }
             if matches!(self.writer, Writer::Sooner(_)) && self.target.is_none() {
-                return Ok(true);
+                return Ok(Reach::Target);
             }
-            let Some(topic) = self.topics.get_mut(name) else { return Ok(true) };
+            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
             let targets = targets_of(&self.writer, &self.target, name, topic.generation);
             let Some(head) = topic.merge.peek(targets).cloned() else {
-                return Ok(matches!(topic.merge.next(targets), Step::Reached));
+                return Ok(match topic.merge.next(targets) {
+                    Step::Reached => Reach::Target,
+                    Step::Missed => Reach::Missed,
+                    Step::Wait | Step::Record(..) => Reach::NotYet,
+                });
             };
             // It stays where it is until it is dealt with: what is cancelled on the way begins again.
             self.deal_with(name, &head).await?;
-            let Some(topic) = self.topics.get_mut(name) else { return Ok(true) };
+            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
             let targets = targets_of(&self.writer, &self.target, name, topic.generation);
             if let Step::Record(record, copies) = topic.merge.next(targets) {
                 self.assembly.pass(&topic.table, &record, &copies);
@@ -373,6 +383,16 @@ impl KafkaReader {
         batch.server_end = batch.watermark.map_or(Lsn::ZERO, |watermark| watermark.end_lsn);
         Some(batch)
     }
+}
+
+/// How far a topic is read.
+enum Reach {
+    /// Up to where it should be.
+    Target,
+    /// Something is still to come.
+    NotYet,
+    /// Beyond that, without having seen all: the next record tells where the rest is.
+    Missed,
 }
 
 /// Up to which offsets a topic is to be read; without a bound if nobody tells.

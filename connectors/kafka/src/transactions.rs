@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use sooner_api::{Error, Result};
@@ -139,12 +139,25 @@ impl Transactions {
     }
 
     fn commit_transaction(&self) -> Result<()> {
+        self.end("cannot commit a Kafka transaction", |limit| self.producer.commit_transaction(limit))
+    }
+
+    /// Lets nobody ever see what was sent.
+    pub fn abort(&mut self) -> Result<()> {
+        if self.id.is_some() && self.open_since.is_some() {
+            self.end("cannot abort a Kafka transaction", |limit| self.producer.abort_transaction(limit))?;
+        }
+        self.open_since = None;
+        Ok(())
+    }
+
+    fn end(&self, what: &str, ask: impl Fn(Duration) -> KafkaResult<()>) -> Result<()> {
         let asked = Instant::now();
         loop {
-            match self.producer.commit_transaction(Duration::from_secs(10)) {
+            match ask(Duration::from_secs(10)) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && asked.elapsed() < PATIENCE => {}
-                Err(error) => return Err(self.failed("cannot commit a Kafka transaction", &error)),
+                Err(error) => return Err(self.failed(what, &error)),
             }
         }
     }

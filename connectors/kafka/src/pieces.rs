@@ -1,0 +1,119 @@
+//! Reading a piece of a partition.
+
+use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Error, Result};
+
+use crate::context::PlainContext;
+use crate::errors::kafka_error;
+use crate::settings::KafkaSettings;
+
+/// How long the brokers may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which messages a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sees {
+    /// Those of committed transactions.
+    Committed,
+    /// All that were written, whatever became of their transactions.
+    All,
+}
+
+/// Reads pieces of partitions, one after the other.
+pub(crate) struct PieceReader {
+    consumer: BaseConsumer<PlainContext>,
+}
+
+impl PieceReader {
+    /// Sets a consumer up; nothing is asked yet.
+    pub fn open(settings: &KafkaSettings, sees: Sees) -> Result<PieceReader> {
+        Ok(PieceReader { consumer: open_reader(settings, sees)? })
+    }
+
+    /// The first offset that is still there, and the one after the last message that may be seen.
+    pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        let bounds = self.consumer.fetch_watermarks(topic, partition, TIMEOUT);
+        bounds.map_err(|error| self.failed(topic, partition, &error))
+    }
+
+    /// Hands over each message at these offsets, until told to break; ends early where nothing more is to be seen. May take
+    /// seconds: call it where blocking is allowed.
+    pub fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        offsets: Range<i64>,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        assign(&self.consumer, topic, partition, offsets.start)
+            .map_err(|error| self.failed(topic, partition, &error))?;
+        let mut heard = Instant::now();
+        loop {
+            match self.consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    let offset = message.offset();
+                    let ended = offsets.contains(&offset) && take(&message)?.is_break();
+                    if ended || offset >= offsets.end - 1 {
+                        return Ok(());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => return Err(self.failed(topic, partition, &error)),
+                None if heard.elapsed() > TIMEOUT => {
+                    return Err(self.failed(
+                        topic,
+                        partition,
+                        &KafkaError::MessageConsumption(Code::OperationTimedOut),
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn failed(&self, topic: &str, partition: i32, error: &KafkaError) -> Error {
+        kafka_error(format!("cannot read {topic}/{partition}"), error, self.consumer.context().complaint.last())
+    }
+}
+
+/// A consumer that tells where the end is.
+pub(crate) fn open_reader(settings: &KafkaSettings, sees: Sees) -> Result<BaseConsumer<PlainContext>> {
+    let isolation = match sees {
+        Sees::Committed => "read_committed",
+        Sees::All => "read_uncommitted",
+    };
+    let mut config = settings.client_config("sooner-progress");
+    config.set("group.id", format!("{}-progress", settings.consumer.group));
+    config.set("enable.auto.commit", "false");
+    config.set("auto.offset.reset", "earliest");
+    config.set("isolation.level", isolation);
+    config.set("check.crcs", "true");
+    config.set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", "50");
+    BaseConsumer::from_config_and_context(&config, PlainContext::default())
+        .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))
+}
+
+pub(crate) fn assign(
+    consumer: &BaseConsumer<PlainContext>,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> std::result::Result<(), KafkaError> {
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    consumer.assign(&partitions)
+}
