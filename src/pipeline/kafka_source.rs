@@ -9,7 +9,7 @@ use sooner_api::{Error, ProgressRecord, Result, TablePhase, TableProgress};
 use sooner_kafka::admin::{Admin, topic_gone};
 use sooner_kafka::lanes::Lane;
 use sooner_kafka::producer::EventProducer;
-use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
+use sooner_kafka::progress::{TopicOffsets, TopicProgress};
 use sooner_kafka::registry::Registry;
 use sooner_kafka::tails::{OwnedMessage, Tails};
 use sooner_kafka::writer::{KafkaWriter, WriterProgress};
@@ -161,7 +161,7 @@ impl KafkaSource {
         if missing {
             admin.check_not_hidden(&self.kafka.settings.topics.progress)?;
         }
-        let former = if missing { None } else { progress::load(&self.kafka.settings)? }.filter(|_| !self.recopy);
+        let former = if missing { None } else { last_record(&self.kafka.settings)? }.filter(|_| !self.recopy);
         if former.is_none() && slot.is_some() && !self.recopy {
             return Err(self.no_record(missing));
         }

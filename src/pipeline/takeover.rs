@@ -79,8 +79,11 @@ pub fn find_lack(tails: &Tails, progress: &mut TopicProgress) -> Result<Vec<Owne
     Ok(again)
 }
 
-/// Returns only when a committed transaction hangs: then the source has to start over, which mends it.
+/// Returns only when a committed transaction of this source hangs: then the source has to start over, which mends it.
 pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress) -> Error {
+    if settings.producer.transactional_id.is_none() {
+        return std::future::pending().await;
+    }
     let tails = match Tails::open(&settings) {
         Ok(tails) => Arc::new(tails),
         Err(error) => return error,
