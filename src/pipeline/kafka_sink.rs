@@ -15,7 +15,7 @@ use sooner_kafka::lag::{LagGauge, PartitionOffsets};
 use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
 use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
 use sooner_kafka::registry::Registry;
-use sooner_kafka::remainder::has_messages_from;
+use sooner_kafka::remainder::has_messages;
 use sooner_kafka::schemas::SchemaCache;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
@@ -277,8 +277,7 @@ impl KafkaSink {
                     .insert(topic.to_owned(), removed(topic, *partition, from, first, name).to_string());
             }
             let from = from.clamp(first, end);
-            // Behind the end there may be a transaction that has not ended.
-            let from = match written.filter(|written| *written > from && *written <= end) {
+            let from = match written.filter(|written| *written > from) {
                 Some(written) => self.skip_compacted(admin, topic, *partition, from, written).await?,
                 None => from,
             };
@@ -300,7 +299,7 @@ impl KafkaSink {
         // Who may not ask for a topic's settings goes by its own.
         let described = admin.describe(topic, partition + 1).await;
         let is_compacted = described.map_or(settings.topics.is_compacted(), |state| state.is_compacted());
-        let is_there = !is_compacted || has_messages_from(settings, topic, partition, from)?;
+        let is_there = !is_compacted || has_messages(settings, topic, partition, from..written)?;
         Ok(if is_there { from } else { written })
     }
 }

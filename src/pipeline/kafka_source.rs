@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::copy_source::CopySource;
 use super::kafka_copy::ToCopy;
 use super::prepare::{SourceView, find_free_slot, identify, look, next_record, slot_gone};
-use super::takeover::{end_open_transactions, find_lack, last_record, watch_for_hanging};
+use super::takeover::{end_open_transactions, last_record, take_lost, watch_for_hanging};
 use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
 use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::status::StatusBoard;
@@ -195,7 +195,7 @@ impl KafkaSource {
         let topics = self.topics(&admin, former.as_ref(), &mut routes)?;
         let mut record = TopicProgress { record, topics, ..former.unwrap_or_default() };
         let again = match &tails {
-            Some(tails) => find_lack(tails, &mut record)?,
+            Some(tails) => take_lost(tails, &mut record, routes.iter().map(|route| &route.lane))?,
             None => Vec::new(),
         };
         Ok(Ready { routes, producer, record, again, slot })

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Error, Result, TablePhase};
+use sooner_api::{Error, Result};
+use sooner_kafka::lanes::Lane;
 use sooner_kafka::producer::EventProducer;
 use sooner_kafka::progress::{self, TopicProgress};
 use sooner_kafka::settings::KafkaSettings;
-use sooner_kafka::tails::{Lack, OwnedMessage, Tails};
+use sooner_kafka::tails::{OwnedMessage, Tails};
 use sooner_kafka::writer::WriterProgress;
 
 /// How long the end of a transaction may take to reach all its partitions.
@@ -21,6 +22,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A partition: topic and number.
 type Place = (String, i32);
+/// Partitions in which something cannot be seen, each with its stable end.
+type Behind = BTreeMap<Place, i64>;
 
 /// Ends transactions that hang. The producer has fenced its predecessors, so nothing else is open.
 pub async fn end_open_transactions(tails: &Tails, producer: &mut EventProducer, places: &[Place]) -> Result<()> {
@@ -56,25 +59,20 @@ fn find_open(tails: &Tails, places: &[Place]) -> Result<Vec<Place>> {
     Ok(open)
 }
 
-/// What is to be written again. A table that lacks rows of its copy is to be copied anew.
-pub fn find_lack(tails: &Tails, progress: &mut TopicProgress) -> Result<Vec<OwnedMessage>> {
-    let names: Vec<_> = progress.record.tables.keys().cloned().collect();
+/// What is to be written again. Afterwards the record counts what is seen.
+pub fn take_lost<'a>(
+    tails: &Tails,
+    progress: &mut TopicProgress,
+    lanes: impl Iterator<Item = &'a Lane>,
+) -> Result<Vec<OwnedMessage>> {
     let mut again = Vec::new();
-    for name in names {
-        match tails.lack(progress, &name)? {
-            Lack::Messages(messages) if messages.is_empty() => {}
-            Lack::Messages(messages) => {
-                tracing::info!(table = name, events = messages.len(), "events of a lost transaction are written again");
-                again.extend(messages);
-            }
-            Lack::Copy => {
-                tracing::warn!(table = name, "rows of its copy were lost with a transaction; it is copied anew");
-                if let Some(table) = progress.record.tables.get_mut(&name) {
-                    table.phase = TablePhase::Copying;
-                    table.copied_lsn = None;
-                }
-            }
+    for lane in lanes {
+        let name = lane.table.to_string();
+        let lost = tails.take_lost(progress, &name, lane.is_compacted)?;
+        if !lost.is_empty() {
+            tracing::info!(table = name, messages = lost.len(), "what was lost with a transaction is written again");
         }
+        again.extend(lost);
     }
     Ok(again)
 }
@@ -88,17 +86,15 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
         Ok(tails) => Arc::new(tails),
         Err(error) => return error,
     };
-    let mut former = BTreeMap::new();
+    let mut former = Behind::new();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let (tails, topic, written) = (tails.clone(), settings.topics.progress.clone(), progress.read());
+        let (tails, topic, written, before) =
+            (tails.clone(), settings.topics.progress.clone(), progress.read(), former.clone());
         let (sender, looked) = tokio::sync::oneshot::channel();
         // A thread that nobody waits for when the process ends.
-        std::thread::spawn(move || sender.send(find_behind(&tails, topic, &written)));
-        let Ok(Ok(behind)) = looked.await else {
-            // Brokers that are away are the writer's to tell.
-            continue;
-        };
+        std::thread::spawn(move || sender.send(find_behind(&tails, &topic, &written, &before)));
+        let behind = looked.await.unwrap_or_default();
         if let Some(((topic, partition), _)) = behind.iter().find(|(place, end)| former.get(*place) == Some(*end)) {
             return Error::retry(
                 format!("what was committed to {topic}/{partition} cannot be seen"),
@@ -110,22 +106,28 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
     }
 }
 
-/// Partitions whose committed events are not all to be seen, each with its stable end.
-fn find_behind(tails: &Tails, progress_topic: String, progress: &TopicProgress) -> Result<BTreeMap<Place, i64>> {
-    let mut behind = BTreeMap::new();
-    for offsets in progress.topics.values() {
-        for (partition, next) in (0..).zip(&offsets.next_offsets) {
-            let end = tails.stable_end(&offsets.topic, partition)?;
-            if end < *next {
-                behind.insert((offsets.topic.clone(), partition), end);
-            }
+/// Partitions whose committed events are not all to be seen, each with its stable end. Of one that cannot be asked, what was known before.
+fn find_behind(tails: &Tails, progress_topic: &str, progress: &TopicProgress, former: &Behind) -> Behind {
+    let events = progress.topics.values().flat_map(|offsets| {
+        let numbered = (0..).zip(&offsets.next_offsets);
+        numbered.map(|(partition, next)| ((offsets.topic.clone(), partition), Some(*next)))
+    });
+    let records = ((progress_topic.to_owned(), 0), None);
+    let mut behind = Behind::new();
+    for (place, next) in events.chain([records]) {
+        let (topic, partition) = &place;
+        let asked = tails.stable_end(topic, *partition).and_then(|end| {
+            let is_behind = match next {
+                Some(next) => end < next,
+                None => tails.is_open(topic, *partition)?,
+            };
+            Ok(is_behind.then_some(end))
+        });
+        if let Some(end) = asked.unwrap_or_else(|_| former.get(&place).copied()) {
+            behind.insert(place, end);
         }
     }
-    if tails.is_open(&progress_topic, 0)? {
-        let end = tails.stable_end(&progress_topic, 0)?;
-        behind.insert((progress_topic, 0), end);
-    }
-    Ok(behind)
+    behind
 }
 
 /// The last record of this source's predecessors.

@@ -372,7 +372,7 @@ fn intern(names: &mut HashMap<String, Arc<str>>, name: &str) -> Arc<str> {
 }
 
 /// What the client mends by itself.
-fn passes(error: &KafkaError) -> bool {
+pub(crate) fn passes(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(

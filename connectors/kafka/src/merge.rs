@@ -93,7 +93,7 @@ impl TopicMerge {
         };
         let Some(record) = self.partitions.get_mut(&partition).and_then(Queue::pop) else { return Step::Wait };
         let copies = match record.key().is_none() && record.position().is_some() {
-            true => self.drop_copies(&record),
+            true => self.drop_copies(&record, targets),
             false => Vec::new(),
         };
         Step::Record(record, copies)
@@ -104,32 +104,32 @@ impl TopicMerge {
             let filled = self.partitions.iter().find(|(_, queue)| !queue.records.is_empty());
             return filled.map_or(Choice::Wait, |(partition, _)| Choice::Partition(*partition));
         };
+        let behind = || {
+            let queues =
+                self.partitions.iter().map(|(partition, queue)| (*partition, queue, target_of(targets, *partition)));
+            queues.filter(|(_, queue, target)| queue.next_offset < *target)
+        };
+        // The last message was never seen. Events of other partitions have to wait: it may come before them.
+        if behind().any(|(_, queue, target)| queue.records.front().is_some_and(|head| head.offset >= target)) {
+            return Choice::Missed;
+        }
         let mut best = None;
-        let mut otherwise = Choice::Reached;
-        for (partition, queue) in &self.partitions {
-            let target = targets.get(*partition as usize).copied().unwrap_or(0);
-            if queue.next_offset >= target {
-                continue;
-            }
+        for (partition, queue, _) in behind() {
             let Some(head) = queue.records.front() else { return Choice::Wait };
-            if head.offset >= target {
-                // The record's last message was never seen.
-                otherwise = Choice::Missed;
-                continue;
-            }
             let position = head.position();
             if best.is_none_or(|(smallest, _)| position < smallest) {
-                best = Some((position, *partition));
+                best = Some((position, partition));
             }
         }
-        best.map_or(otherwise, |(_, partition)| Choice::Partition(partition))
+        best.map_or(Choice::Reached, |(_, partition)| Choice::Partition(partition))
     }
 
     /// An event without a key stands in every partition; it is handed on once.
-    fn drop_copies(&mut self, record: &Record) -> Vec<(i32, i64)> {
+    fn drop_copies(&mut self, record: &Record, targets: Option<&[i64]>) -> Vec<(i32, i64)> {
         let mut dropped = Vec::new();
         for (partition, queue) in &mut self.partitions {
-            let head = queue.records.front();
+            let target = targets.map_or(i64::MAX, |targets| target_of(targets, *partition));
+            let head = queue.records.front().filter(|head| head.offset < target);
             if head.is_some_and(|head| head.key().is_none() && head.position() == record.position()) {
                 queue.pop();
                 dropped.push((*partition, queue.next_offset));
@@ -137,6 +137,10 @@ impl TopicMerge {
         }
         dropped
     }
+}
+
+fn target_of(targets: &[i64], partition: i32) -> i64 {
+    targets.get(partition as usize).copied().unwrap_or(0)
 }
 
 impl Queue {
@@ -199,6 +203,21 @@ mod tests {
         assert_eq!((record.partition, record.offset, copies), (0, 0, vec![(1, 2)]));
         assert_eq!(read(&mut merge, &[1, 3]), [(1, 2)]);
         assert_eq!(merge.next_offsets().collect::<Vec<_>>(), [(0, 1), (1, 3)]);
+    }
+
+    #[test]
+    fn nothing_is_handed_on_before_what_was_missed() {
+        let mut merge = TopicMerge::new([(0, 0), (1, 0)]);
+        // In partition 0 two messages were lost, and written again.
+        for (partition, offset, lsn, keyed) in [(1, 0, 20, false), (1, 1, 30, true)] {
+            merge.push(record(partition, offset, lsn, keyed));
+        }
+        assert!(matches!(merge.next(Some(&[2, 2])), Step::Wait));
+        merge.push(record(0, 2, 10, true));
+        merge.push(record(0, 3, 20, false));
+        assert!(matches!(merge.next(Some(&[2, 2])), Step::Missed));
+        assert_eq!(read(&mut merge, &[4, 2]), [(0, 2), (0, 3), (1, 1)]);
+        assert!(matches!(merge.next(Some(&[4, 2])), Step::Reached));
     }
 
     #[test]

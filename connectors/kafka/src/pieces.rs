@@ -14,6 +14,7 @@ use sooner_api::{Error, Result};
 
 use crate::context::PlainContext;
 use crate::errors::kafka_error;
+use crate::group::passes;
 use crate::settings::KafkaSettings;
 
 /// How long the brokers may take to answer.
@@ -45,17 +46,17 @@ impl PieceReader {
         bounds.map_err(|error| self.failed(topic, partition, &error))
     }
 
-    /// Hands over each message at these offsets, until told to break; ends early where nothing more is to be seen. May take
-    /// seconds: call it where blocking is allowed.
+    /// Hands over each message at these offsets, until told to break; ends early where nothing more is to be seen. Returns whether
+    /// it got to their end. May take seconds: call it where blocking is allowed.
     pub fn read(
         &self,
         topic: &str,
         partition: i32,
         offsets: Range<i64>,
         mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if offsets.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         assign(&self.consumer, topic, partition, offsets.start)
             .map_err(|error| self.failed(topic, partition, &error))?;
@@ -67,10 +68,11 @@ impl PieceReader {
                     let offset = message.offset();
                     let ended = offsets.contains(&offset) && take(&message)?.is_break();
                     if ended || offset >= offsets.end - 1 {
-                        return Ok(());
+                        return Ok(true);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(false),
+                Some(Err(error)) if passes(&error) && heard.elapsed() <= TIMEOUT => {}
                 Some(Err(error)) => return Err(self.failed(topic, partition, &error)),
                 None if heard.elapsed() > TIMEOUT => {
                     return Err(self.failed(

@@ -6,10 +6,12 @@
 //! and the next marker of its producer ends it, also one that says the opposite.
 
 use std::ops::{ControlFlow, Range};
+use std::thread;
+use std::time::Duration;
 
 use rdkafka::Message;
 pub use rdkafka::message::OwnedMessage;
-use sooner_api::{Result, TablePhase};
+use sooner_api::{Error, Result, TablePhase};
 use sooner_schemas::{Lsn, Position};
 
 use crate::headers::FoundHeaders;
@@ -19,20 +21,13 @@ use crate::settings::KafkaSettings;
 
 /// Messages that are read at a partition's end, at first, to find the last one that is seen.
 const LOOK_BACK: i64 = 64;
+/// How long a leader may take to know all that it has.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Looks at the ends of partitions. Its calls take seconds where brokers are slow: call them where blocking is allowed.
 pub struct Tails {
     committed: PieceReader,
     all: PieceReader,
-}
-
-/// What a table's topic lacks.
-#[derive(Debug)]
-pub enum Lack {
-    /// These messages, of each partition in order; mostly none.
-    Messages(Vec<OwnedMessage>),
-    /// Rows of the table's copy.
-    Copy,
 }
 
 impl Tails {
@@ -52,48 +47,76 @@ impl Tails {
         Ok(self.stable_end(topic, partition)? < self.all.bounds(topic, partition)?.1)
     }
 
-    /// What the record counts as written, and nobody sees. Without open transactions, and for the writer alone.
-    pub fn lack(&self, progress: &TopicProgress, table: &str) -> Result<Lack> {
+    /// Finds what the record counts as written, and nobody sees, of a table; without open transactions. Afterwards the record counts what is
+    /// seen. Returns what is to be written again, of each partition in order.
+    pub fn take_lost(
+        &self,
+        progress: &mut TopicProgress,
+        table: &str,
+        is_compacted: bool,
+    ) -> Result<Vec<OwnedMessage>> {
+        let covered = progress.covered();
+        let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
+        // What is parked or being copied is copied anew, so it is owed nothing.
         let state = progress.record.tables.get(table).filter(|state| state.phase == TablePhase::Streaming);
-        let (Some(state), Some(offsets)) = (state, progress.topics.get(table)) else {
-            // What is parked is copied when it is resumed.
-            return Ok(Lack::Messages(Vec::new()));
-        };
-        let copied_lsn = state.copied_lsn.unwrap_or_default();
-        let mut lacking = Vec::new();
-        for (partition, next) in (0..).zip(&offsets.next_offsets) {
-            let hidden = self.hidden(&offsets.topic, partition, offsets.first_offset(partition)..*next)?;
-            match hidden.owed(progress.covered(), copied_lsn) {
-                Lack::Messages(messages) => lacking.extend(messages),
-                Lack::Copy => return Ok(Lack::Copy),
+        let copied_lsn = state.map(|state| state.copied_lsn.unwrap_or_default());
+        let mut again = Vec::new();
+        let first_offsets: Vec<_> =
+            (0..offsets.next_offsets.len() as i32).map(|partition| offsets.first_offset(partition)).collect();
+        for ((partition, first), next) in (0..).zip(first_offsets).zip(&mut offsets.next_offsets) {
+            let Hidden { start, seen, messages } =
+                self.hidden(&offsets.topic, partition, first..*next, is_compacted)?;
+            *next = start;
+            if let Some(copied_lsn) = copied_lsn {
+                again.extend(owed(seen, messages, covered, copied_lsn));
             }
         }
-        Ok(Lack::Messages(lacking))
+        Ok(again)
     }
 
-    fn hidden(&self, topic: &str, partition: i32, offsets: Range<i64>) -> Result<Hidden<OwnedMessage>> {
+    fn hidden(&self, topic: &str, partition: i32, offsets: Range<i64>, is_compacted: bool) -> Result<Hidden> {
         let (first, _) = self.all.bounds(topic, partition)?;
-        let offsets = offsets.start.max(first)..offsets.end;
-        let mut last_seen = None;
-        let mut look_back = 1;
-        let mut start = offsets.end;
-        while start > offsets.start && last_seen.is_none() {
-            start = (offsets.end - look_back).max(offsets.start);
-            self.committed.read(topic, partition, start..offsets.end, |message| {
-                last_seen = Some((message.offset(), FoundHeaders::read(message.headers()).position));
-                Ok(ControlFlow::Continue(()))
-            })?;
-            look_back *= LOOK_BACK;
+        let offsets = offsets.start.max(first).min(offsets.end)..offsets.end;
+        let mut last = self.last_seen(topic, partition, &offsets)?;
+        if last.is_none_or(|(offset, _)| offset + 1 < offsets.end) && !offsets.is_empty() {
+            // A leader that has just taken over may serve less at first.
+            thread::sleep(PAUSE);
+            last = self.last_seen(topic, partition, &offsets)?;
         }
-        let behind = last_seen.map_or(offsets.start, |(offset, _)| offset + 1);
+        let hidden = last.map_or(offsets.start, |(offset, _)| offset + 1)..offsets.end;
         let mut messages = Vec::new();
-        self.all.read(topic, partition, behind..offsets.end, |message| {
+        let is_read = self.all.read(topic, partition, hidden.clone(), |message| {
             if let Some(position) = FoundHeaders::read(message.headers()).position {
                 messages.push((Place { position, is_tombstone: message.payload().is_none() }, message.detach()));
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(Hidden { seen: last_seen.and_then(|(_, position)| position), messages })
+        if !is_read && !is_compacted {
+            return Err(Error::retry(
+                format!("cannot read what was written to {topic}/{partition}"),
+                format!("it ends before offset {}", offsets.end),
+                "nothing; it is tried again",
+            ));
+        }
+        Ok(Hidden { start: hidden.start, seen: last.map(|(_, position)| position), messages })
+    }
+
+    /// The last event at these offsets that is seen.
+    fn last_seen(&self, topic: &str, partition: i32, offsets: &Range<i64>) -> Result<Option<(i64, Position)>> {
+        let mut last = None;
+        let mut look_back = 1;
+        let mut start = offsets.end;
+        while start > offsets.start && last.is_none() {
+            start = (offsets.end - look_back).max(offsets.start);
+            self.committed.read(topic, partition, start..offsets.end, |message| {
+                if let Some(position) = FoundHeaders::read(message.headers()).position {
+                    last = Some((message.offset(), position));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            look_back *= LOOK_BACK;
+        }
+        Ok(last)
     }
 }
 
@@ -105,35 +128,24 @@ struct Place {
 }
 
 /// Messages at a partition's end that nobody sees: of a transaction whose commit got lost, and of aborted ones before it.
-struct Hidden<M> {
-    /// The last event before them that is seen.
+struct Hidden {
+    /// The offset after the last event that is seen.
+    start: i64,
+    /// That event.
     seen: Option<Position>,
-    messages: Vec<(Place, M)>,
+    messages: Vec<(Place, OwnedMessage)>,
 }
 
-impl Hidden<OwnedMessage> {
-    fn owed(self, covered: Covered, copied_lsn: Lsn) -> Lack {
-        match owed(self, covered, copied_lsn) {
-            Some(messages) => Lack::Messages(messages),
-            None => Lack::Copy,
-        }
-    }
-}
-
-/// Each message that is owed, once: a source that starts over writes the same events again. None if rows of the copy are among them.
-fn owed<M>(hidden: Hidden<M>, covered: Covered, copied_lsn: Lsn) -> Option<Vec<M>> {
-    let Hidden { seen, mut messages } = hidden;
-    messages.retain(|(Place { position, .. }, _)| {
+/// Of hidden messages each that is owed, once: a source that starts over writes the same events again. Rows of former copies are not.
+fn owed<M>(seen: Option<Position>, mut hidden: Vec<(Place, M)>, covered: Covered, copied_lsn: Lsn) -> Vec<M> {
+    hidden.retain(|(Place { position, .. }, _)| {
         let is_of_copy = position.commit_lsn == copied_lsn;
         let is_written = position.commit_lsn > copied_lsn && covered.covers(*position);
         seen.is_none_or(|seen| *position > seen) && (is_of_copy || is_written)
     });
-    if messages.iter().any(|(place, _)| place.position.commit_lsn == copied_lsn) {
-        return None;
-    }
-    messages.sort_by_key(|(place, _)| *place);
-    messages.dedup_by_key(|(place, _)| *place);
-    Some(messages.into_iter().map(|(_, message)| message).collect())
+    hidden.sort_by_key(|(place, _)| *place);
+    hidden.dedup_by_key(|(place, _)| *place);
+    hidden.into_iter().map(|(_, message)| message).collect()
 }
 
 #[cfg(test)]
@@ -147,14 +159,14 @@ mod tests {
         Place { position: Position { commit_lsn: Lsn(commit_lsn), ordinal }, is_tombstone: false }
     }
 
-    fn owed_of(seen: Option<Place>, messages: &[Place]) -> Option<Vec<Place>> {
-        let covered = TopicProgress {
+    fn owed_of(seen: Option<Place>, messages: &[Place]) -> Vec<Place> {
+        let progress = TopicProgress {
             commit_lsn: Lsn(120),
             split: Some(Split { commit_lsn: Lsn(130), next_ordinal: 4 }),
             ..TopicProgress::default()
         };
         let messages = messages.iter().map(|place| (*place, *place)).collect();
-        owed(Hidden { seen: seen.map(|place| place.position), messages }, covered.covered(), COPIED)
+        owed(seen.map(|place| place.position), messages, progress.covered(), COPIED)
     }
 
     #[test]
@@ -163,14 +175,14 @@ mod tests {
         // An attempt that was aborted had come further, with other batches.
         let hidden =
             [at(110, 0), tombstone, at(120, 2), at(130, 2), at(130, 4), at(140, 0), at(110, 0), tombstone, at(130, 2)];
-        assert_eq!(owed_of(None, &hidden), Some(vec![at(110, 0), tombstone, at(120, 2), at(130, 2)]));
-        assert_eq!(owed_of(Some(at(110, 0)), &hidden), Some(vec![at(120, 2), at(130, 2)]));
+        assert_eq!(owed_of(None, &hidden), [at(110, 0), tombstone, at(120, 2), at(130, 2)]);
+        assert_eq!(owed_of(Some(at(110, 0)), &hidden), [at(120, 2), at(130, 2)]);
     }
 
     #[test]
-    fn rows_of_the_last_copy_are_copied_anew_and_those_of_former_ones_left() {
-        assert_eq!(owed_of(None, &[at(98, 1), at(98, 2), at(130, 0)]), Some(vec![at(130, 0)]));
-        assert_eq!(owed_of(None, &[at(99, 7), at(130, 0)]), None);
-        assert_eq!(owed_of(Some(at(99, 9)), &[at(99, 7), at(130, 0)]), Some(vec![at(130, 0)]));
+    fn rows_are_owed_of_the_last_copy_alone() {
+        assert_eq!(owed_of(None, &[at(98, 1), at(98, 2), at(130, 0)]), [at(130, 0)]);
+        assert_eq!(owed_of(None, &[at(99, 7), at(99, 8), at(130, 0)]), [at(99, 7), at(99, 8), at(130, 0)]);
+        assert_eq!(owed_of(Some(at(99, 9)), &[at(99, 7), at(130, 0)]), [at(130, 0)]);
     }
 }
