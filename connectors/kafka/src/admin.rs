@@ -21,6 +21,8 @@ use crate::transactions::PROGRESS_BYTES;
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A client does not give up by itself where it is not let in, so it is asked what it has heard this often.
 const PIECE: Duration = Duration::from_secs(2);
+/// How long it takes until a broker knows a new topic's settings.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it takes until clients have reported why brokers cannot be reached.
 const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
 /// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
@@ -95,6 +97,20 @@ impl Admin {
         self.consumer
             .fetch_watermarks(topic, partition, TIMEOUT)
             .map_err(|error| self.failed(format!("cannot read the offsets of {topic}/{partition}"), &error))
+    }
+
+    /// The settings of a topic that has just been created. A broker that is busy may still tell of its own for it.
+    async fn describe_new(&self, topic: &str) -> Result<TopicState> {
+        let settings = &self.settings.topics;
+        let asked = Instant::now();
+        loop {
+            let state = self.describe(topic, settings.partitions).await?;
+            if state.cleanup_policy == settings.cleanup_policy || asked.elapsed() > SETTLE_TIMEOUT {
+                return Ok(state);
+            }
+            tracing::debug!(topic, ?state, "the topic is not as it was created yet");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// A topic's settings, `partitions` being known from [`Admin::list`].
@@ -193,7 +209,7 @@ impl Admin {
             configs.extend(retention.as_deref().map(|retention| ("retention.ms", retention)));
             configs.extend(largest.as_deref().map(|largest| ("max.message.bytes", largest)));
             self.create(topic, settings.partitions, &configs).await?;
-            return self.describe(topic, settings.partitions).await;
+            return self.describe_new(topic).await;
         };
         if let Some(recorded) = recorded
             && recorded != partitions
