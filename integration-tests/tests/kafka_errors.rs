@@ -220,6 +220,12 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
         None,
         &["public.empty", "public.emptied", "public.toasted"],
     );
+    // Compacted while the source runs.
+    kafka.alter_topic("shop.public.emptied", "cleanup.policy=compact");
+    postgres.sql("TRUNCATE emptied").await;
+    let why = pipeline.wait_until_parked("public.emptied").await;
+    assert!(why.contains("a truncate has no key"), "{why}");
+    assert!(pipeline.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,9 +92,14 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         Some(InvalidTransactionTimeout) => {
             (Class::Operator, "raise transaction.max.timeout.ms of the brokers to a minute or more")
         }
-        Some(MessageSizeTooLarge | InvalidRecord) => {
+        Some(MessageSizeTooLarge) => {
             (Class::Operator, "raise max.message.bytes of the topic (kafka-configs.sh), and start again")
         }
+        // A source that looks again parks the table, and says why.
+        Some(InvalidRecord) => (
+            Class::Retry,
+            "see whether a topic has been altered, since compacted ones take no message without a key; it is looked at again",
+        ),
         // The other end went away in the middle of it; that says nothing about who we are.
         _ if why.contains("Disconnected") || why.contains("SaslAuthenticateRequest failed") => (
             Class::Retry,
