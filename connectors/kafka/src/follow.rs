@@ -17,6 +17,8 @@ use crate::settings::KafkaSettings;
 
 /// Records that wait to be taken.
 const QUEUE: usize = 16;
+/// How long brokers wait for the next record, before they are asked again.
+const WAIT: Duration = Duration::from_millis(50);
 const POLL: Duration = Duration::from_millis(100);
 
 /// The records to come.
@@ -28,7 +30,7 @@ impl ProgressFollower {
     /// Starts at the first record that compaction has left.
     pub fn start(settings: &KafkaSettings) -> Result<ProgressFollower> {
         let topic = settings.topics.progress.clone();
-        let consumer = open_reader(settings, Sees::Committed)?;
+        let consumer = open_reader(settings, Sees::Committed, WAIT)?;
         let failed = |error: &KafkaError| {
             kafka_error(format!("cannot read the progress topic {topic}"), error, consumer.context().complaint.last())
         };

@@ -20,6 +20,9 @@ use crate::settings::KafkaSettings;
 /// How long the brokers may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The next piece waits for the answer to the last question about the former one.
+const PIECE_WAIT: Duration = Duration::from_millis(2);
+
 /// Which messages a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sees {
@@ -37,7 +40,7 @@ pub(crate) struct PieceReader {
 impl PieceReader {
     /// Sets a consumer up; nothing is asked yet.
     pub fn open(settings: &KafkaSettings, sees: Sees) -> Result<PieceReader> {
-        Ok(PieceReader { consumer: open_reader(settings, sees)? })
+        Ok(PieceReader { consumer: open_reader(settings, sees, PIECE_WAIT)? })
     }
 
     /// The first offset that is still there, and the one after the last message that may be seen.
@@ -53,11 +56,23 @@ impl PieceReader {
         topic: &str,
         partition: i32,
         offsets: Range<i64>,
-        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+        take: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<bool> {
         if offsets.is_empty() {
             return Ok(true);
         }
+        let read = self.read_assigned(topic, partition, offsets, take);
+        self.consumer.unassign().map_err(|error| self.failed(topic, partition, &error))?;
+        read
+    }
+
+    fn read_assigned(
+        &self,
+        topic: &str,
+        partition: i32,
+        offsets: Range<i64>,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<bool> {
         assign(&self.consumer, topic, partition, offsets.start)
             .map_err(|error| self.failed(topic, partition, &error))?;
         let mut heard = Instant::now();
@@ -91,8 +106,8 @@ impl PieceReader {
     }
 }
 
-/// A consumer that tells where the end is.
-pub(crate) fn open_reader(settings: &KafkaSettings, sees: Sees) -> Result<BaseConsumer<PlainContext>> {
+/// A consumer that tells where the end is. Its brokers wait so long for more.
+pub(crate) fn open_reader(settings: &KafkaSettings, sees: Sees, wait: Duration) -> Result<BaseConsumer<PlainContext>> {
     let isolation = match sees {
         Sees::Committed => "read_committed",
         Sees::All => "read_uncommitted",
@@ -104,7 +119,7 @@ pub(crate) fn open_reader(settings: &KafkaSettings, sees: Sees) -> Result<BaseCo
     config.set("isolation.level", isolation);
     config.set("check.crcs", "true");
     config.set("enable.partition.eof", "true");
-    config.set("fetch.wait.max.ms", "50");
+    config.set("fetch.wait.max.ms", wait.as_millis().to_string());
     BaseConsumer::from_config_and_context(&config, PlainContext::default())
         .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))
 }
