@@ -89,11 +89,10 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
     let mut former = Behind::new();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        let (tails, topic, written, before) =
-            (tails.clone(), settings.topics.progress.clone(), progress.read(), former.clone());
+        let (tails, topic, written) = (tails.clone(), settings.topics.progress.clone(), progress.read());
         let (sender, looked) = tokio::sync::oneshot::channel();
         // A thread that nobody waits for when the process ends.
-        std::thread::spawn(move || sender.send(find_behind(&tails, &topic, &written, &before)));
+        std::thread::spawn(move || sender.send(find_behind(&tails, &topic, &written)));
         let behind = looked.await.unwrap_or_default();
         if let Some(((topic, partition), _)) = behind.iter().find(|(place, end)| former.get(*place) == Some(*end)) {
             return Error::retry(
@@ -106,8 +105,8 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
     }
 }
 
-/// Partitions whose committed events are not all to be seen, each with its stable end. Of one that cannot be asked, what was known before.
-fn find_behind(tails: &Tails, progress_topic: &str, progress: &TopicProgress, former: &Behind) -> Behind {
+/// Partitions whose committed events are not all to be seen, each with its stable end. One that cannot be asked is left out.
+fn find_behind(tails: &Tails, progress_topic: &str, progress: &TopicProgress) -> Behind {
     let events = progress.topics.values().flat_map(|offsets| {
         let numbered = (0..).zip(&offsets.next_offsets);
         numbered.map(|(partition, next)| ((offsets.topic.clone(), partition), Some(*next)))
@@ -123,7 +122,7 @@ fn find_behind(tails: &Tails, progress_topic: &str, progress: &TopicProgress, fo
             };
             Ok(is_behind.then_some(end))
         });
-        if let Some(end) = asked.unwrap_or_else(|_| former.get(&place).copied()) {
+        if let Ok(Some(end)) = asked {
             behind.insert(place, end);
         }
     }
