@@ -57,9 +57,12 @@ impl Tails {
     ) -> Result<Vec<OwnedMessage>> {
         let covered = progress.covered();
         let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
-        // What is parked or being copied is copied anew, so it is owed nothing.
-        let state = progress.record.tables.get(table).filter(|state| state.phase == TablePhase::Streaming);
-        let copied_lsn = state.map(|state| state.copied_lsn.unwrap_or_default());
+        // What has no whole copy is copied anew, so it is owed nothing. What was parked is owed its events before that.
+        let copied_lsn = progress.record.tables.get(table).and_then(|state| match state.phase {
+            TablePhase::Streaming => Some(state.copied_lsn.unwrap_or_default()),
+            TablePhase::Parked => state.copied_lsn,
+            TablePhase::Copying => None,
+        });
         let mut again = Vec::new();
         let first_offsets: Vec<_> =
             (0..offsets.next_offsets.len() as i32).map(|partition| offsets.first_offset(partition)).collect();
