@@ -13,42 +13,42 @@ use crate::wire::{Malformed, Reader};
 /// The structure of a value.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// Nothing.
+    /// `null`: no bytes.
     Null,
-    /// One byte.
+    /// `boolean`: one byte.
     Boolean,
-    /// 32 bits, variable length.
+    /// `int`: 32 bits, of variable length when encoded.
     Int,
-    /// 64 bits, variable length.
+    /// `long`: 64 bits, of variable length when encoded.
     Long,
-    /// 4 bytes.
+    /// `float`: 4 bytes.
     Float,
-    /// 8 bytes.
+    /// `double`: 8 bytes.
     Double,
-    /// Length and content.
+    /// `bytes`: length and content.
     Bytes,
-    /// Length and UTF-8 content.
+    /// `string`: length and UTF-8 content.
     String,
-    /// This many bytes.
+    /// `fixed`: this many bytes.
     Fixed(usize),
-    /// An index into the symbols.
+    /// `enum`: an index into the symbols.
     Enum,
-    /// Blocks of items.
+    /// `array`: blocks of items.
     Array(Box<Schema>),
-    /// Blocks of string keys and values.
+    /// `map`: blocks of string keys and values.
     Map(Box<Schema>),
-    /// A branch index and the branch's value.
+    /// `union`: a branch index and the branch's value.
     Union(Vec<Schema>),
-    /// Fields in order.
+    /// `record`: the values of its fields, in order.
     Record(Arc<Record>),
 }
 
-/// A record's fields.
+/// A record's name and fields.
 #[derive(Debug)]
 pub struct Record {
-    /// Full name.
+    /// Full name, including the namespace.
     pub name: String,
-    /// Fields in the order of the schema, which is that of the bytes.
+    /// Fields in the order of the schema, which is also the order of their bytes.
     pub fields: Vec<Field>,
 }
 
@@ -57,7 +57,7 @@ pub struct Record {
 pub struct Field {
     /// Name.
     pub name: String,
-    /// Name of the source's column, where Avro's rules made the field's name differ from it.
+    /// Name of the source's column; differs from `name` where Avro's rules do not allow the column's name.
     pub column: String,
     /// Type.
     pub schema: Schema,
@@ -66,7 +66,7 @@ pub struct Field {
 /// A schema: a shape, and the properties that give it a meaning.
 #[derive(Clone, Debug)]
 pub struct Schema {
-    /// Structure of the bytes.
+    /// Structure of the encoded bytes.
     pub shape: Shape,
     /// `connect.name`: Kafka Connect's name for the meaning, such as `io.debezium.time.Date`.
     pub semantic: Option<String>,
@@ -76,13 +76,13 @@ pub struct Schema {
     pub decimal: Option<(u16, u16)>,
 }
 
-/// The JSON is not an Avro schema that can be read.
+/// Error: the text is not an Avro schema that can be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSchema {
-    /// Not JSON.
+    /// The text is not JSON.
     #[error("the schema is not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// JSON, but not a schema.
+    /// The text is JSON, but not a valid schema.
     #[error("the schema is not valid Avro: {0}")]
     Avro(String),
 }
@@ -94,7 +94,7 @@ impl Schema {
         Parser { named: HashMap::new() }.schema(&value, "")
     }
 
-    /// The record, if this is one, or the one record of a nullable union.
+    /// The record, if the schema is one or is a nullable union with one.
     pub fn as_record(&self) -> Option<&Arc<Record>> {
         match &self.without_null().0.shape {
             Shape::Record(record) => Some(record),
@@ -102,7 +102,8 @@ impl Schema {
         }
     }
 
-    /// A nullable union's other branch, with the index of its null; itself, with none, if it is not nullable.
+    /// The other branch of a nullable union, with the index of its null branch; the schema itself, with none, if it
+    /// is not nullable.
     pub fn without_null(&self) -> (&Schema, Option<usize>) {
         match &self.shape {
             Shape::Union(branches) if branches.len() == 2 => match (&branches[0].shape, &branches[1].shape) {
@@ -114,7 +115,7 @@ impl Schema {
         }
     }
 
-    /// Moves the reader past one value.
+    /// Moves the reader past one value of this schema.
     pub fn skip(&self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
         match &self.shape {
             Shape::Null => {}
@@ -144,13 +145,14 @@ impl Schema {
 }
 
 impl Record {
-    /// Index of a field by name.
+    /// Index of the field with this name.
     pub fn field_index(&self, name: &str) -> Option<usize> {
         self.fields.iter().position(|field| field.name == name)
     }
 }
 
-/// Calls `item` once for each item of an array or map; a negative block count is followed by the block's size in bytes.
+/// Calls `item` for each item of an array or map. In Avro a negative block count is followed by the block's size in
+/// bytes. Items that take no bytes are refused in blocks of more than 2^20.
 pub fn read_blocks<'a>(
     reader: &mut Reader<'a>,
     mut item: impl FnMut(&mut Reader<'a>) -> Result<(), Malformed>,

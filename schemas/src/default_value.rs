@@ -1,8 +1,10 @@
-//! A column's default value, as Debezium puts it into schemas: read off the default's expression, never evaluated.
+//! A column's default value, as Debezium puts it into schemas: derived from the text of the default's expression,
+//! which is never evaluated.
 //!
-//! The rules are those of Debezium 3.6's `PostgresDefaultValueConverter`: a literal counts as itself; a function's result
-//! is not known, so a zero of the type stands for it; anything else has no default, or for texts the first literal in it.
-//! Where that would make a default that its type cannot hold (NaN, infinity), there is none.
+//! The rules are those of Debezium 3.6's `PostgresDefaultValueConverter`: a literal stands for itself; a function's
+//! result is not known, so the type's zero value replaces it; any other expression has no default, except that for
+//! texts its first literal is used. Where that would yield a value that the type cannot hold (NaN, infinity), there
+//! is no default.
 
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ use crate::encode::write_value;
 use crate::relation::{ColumnType, Scalar};
 use crate::wire::Reader;
 
-/// A default, as the Avro bytes of a value of its column.
+/// A column's default, held as the Avro bytes of a value of that column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultValue {
     scalar: Scalar,
@@ -18,7 +20,7 @@ pub struct DefaultValue {
 }
 
 impl DefaultValue {
-    /// The default that an expression stands for, as `pg_get_expr` shows it; none if there is none.
+    /// Derives the default from an expression as `pg_get_expr` shows it; none if the schemas declare none for it.
     pub fn of_expression(column_type: &ColumnType, expression: &str) -> Option<DefaultValue> {
         let ColumnType::Scalar(scalar) = column_type else { return None };
         let text = value_text(scalar, expression.trim())?;
@@ -30,12 +32,13 @@ impl DefaultValue {
         (!json.is_null()).then_some(default)
     }
 
-    /// The value's Avro bytes.
+    /// Avro bytes of the default.
     pub fn avro(&self) -> &[u8] {
         &self.avro
     }
 
-    /// As JSON: for the type's `connect.default`, and for the field's `default`. They differ in how a `real` is shown.
+    /// The default as JSON, first for the type's `connect.default`, then for the field's `default`. The two differ
+    /// only in how a `real` is shown. None for types whose defaults the schemas do not declare.
     pub fn json(&self) -> Option<(Value, Value)> {
         let mut reader = Reader::new(&self.avro);
         let both = |value: Value| Some((value.clone(), value));
@@ -50,7 +53,7 @@ impl DefaultValue {
                 Some((json!(shortest), json!(f64::from(value))))
             }
             Scalar::Float8 => both(json!(reader.double().ok()?)),
-            // Avro shows bytes as the characters of these numbers.
+            // In JSON, Avro writes bytes as a text whose characters have the bytes' values as code points.
             Scalar::Decimal { .. } => {
                 both(json!(reader.bytes().ok()?.iter().map(|byte| char::from(*byte)).collect::<String>()))
             }
@@ -62,7 +65,7 @@ impl DefaultValue {
     }
 }
 
-/// Postgres' text for the value.
+/// Postgres' text for the value that an expression stands for; none if it stands for none.
 fn value_text(scalar: &Scalar, expression: &str) -> Option<String> {
     if expression.starts_with("NULL::") {
         return None;
@@ -82,7 +85,7 @@ fn value_text(scalar: &Scalar, expression: &str) -> Option<String> {
     }
 }
 
-/// What stands for a value that only the database can work out.
+/// Text that replaces a value which only the database can compute; none for types without one.
 fn unknown_result(scalar: &Scalar) -> Option<&'static str> {
     Some(match scalar {
         Scalar::Bool => "false",
@@ -98,7 +101,8 @@ fn unknown_result(scalar: &Scalar) -> Option<&'static str> {
     })
 }
 
-/// An identifier and parentheses at the start, maybe after one more parenthesis.
+/// Whether an expression starts with a function call: an identifier and parentheses, possibly after one opening
+/// parenthesis.
 fn is_function(expression: &str) -> bool {
     let rest = expression.strip_prefix('(').unwrap_or(expression);
     let name =
@@ -112,7 +116,7 @@ fn is_keyword(expression: &str) -> bool {
     KEYWORDS.iter().any(|keyword| expression.eq_ignore_ascii_case(keyword))
 }
 
-/// The first quoted text, in which two quotes stand for one.
+/// The content of the expression's first quoted literal, in which two quotes stand for one.
 fn first_literal(expression: &str) -> Option<String> {
     let start = expression.find('\'')? + 1;
     let mut literal = String::new();
@@ -129,7 +133,7 @@ fn first_literal(expression: &str) -> Option<String> {
     }
 }
 
-/// Nothing but a label and its cast.
+/// The enum's label, if the expression starts with that label and a cast.
 fn enum_label(labels: &[String], expression: &str) -> Option<String> {
     let label = first_literal(expression)?;
     let quoted = format!("'{}'::", label.replace('\'', "''"));

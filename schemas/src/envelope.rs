@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use crate::default_value::DefaultValue;
 use crate::relation::{Column, ColumnType, Relation, Scalar};
 
-/// Property that keeps a column's name where Avro allows only a changed one.
+/// Property of a field that keeps the column's name where Avro's rules do not allow it as the field's name.
 pub const NAME_PROPERTY: &str = "sooner.name";
 
 /// Property of a type that holds its column's default.
 const DEFAULT_PROPERTY: &str = "connect.default";
 
-/// The key record's schema; none for a table without a key.
+/// Schema of the key record; none for a table without a key.
 pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
     if relation.key.is_empty() {
         return None;
@@ -29,14 +29,14 @@ pub fn key_schema(topic: &str, relation: &Relation) -> Option<Value> {
     Some(row_record(topic, "Key", fields.collect()))
 }
 
-/// The envelope's schema.
+/// Schema of the envelope, which is the message's value.
 pub fn value_schema(topic: &str, relation: &Relation) -> Value {
     let mut names = DeclaredNames::default();
     let fields = relation.columns.iter().zip(field_names(relation)).map(|(column, name)| {
         let (declared, default) = with_default(column, names.column_type(&column.column_type));
         match (column.nullable, default) {
             (false, default) => named(column, &name, declared, default),
-            // A default is of the union's first branch.
+            // In Avro a field's default has the type of the union's first branch.
             (true, Some(default)) => named(column, &name, json!([declared, "null"]), Some(default)),
             (true, None) => named(column, &name, json!(["null", declared]), Some(Value::Null)),
         }
@@ -65,7 +65,7 @@ pub fn value_schema(topic: &str, relation: &Relation) -> Value {
     })
 }
 
-/// The `source` block.
+/// Schema of the envelope's `source` block.
 pub fn source_schema() -> Value {
     json!({
         "type": "record",
@@ -101,7 +101,7 @@ pub fn source_schema() -> Value {
     })
 }
 
-/// The `transaction` block.
+/// Schema of the envelope's `transaction` block.
 pub fn transaction_schema() -> Value {
     json!({
         "type": "record",
@@ -117,7 +117,8 @@ pub fn transaction_schema() -> Value {
     })
 }
 
-/// A name in the form that Avro allows: letters, digits and underscores, no digit first.
+/// Adjusts a name to what Avro allows: letters, digits and underscores, no digit first. Other characters become
+/// underscores.
 pub fn avro_name(name: &str) -> String {
     let mut adjusted: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     if adjusted.starts_with(|first: char| first.is_ascii_digit()) || adjusted.is_empty() {
@@ -141,7 +142,7 @@ fn row_record(topic: &str, name: &str, fields: Vec<Value>) -> Value {
     })
 }
 
-/// Each column's name in Avro's form; where two would be the same, the later one gets a number.
+/// Field names in column order: each column's name in Avro's form; a name that is already taken gets a number appended.
 fn field_names(relation: &Relation) -> Vec<String> {
     let mut names: Vec<String> = Vec::with_capacity(relation.columns.len());
     for column in &relation.columns {
@@ -166,7 +167,7 @@ fn named(column: &Column, name: &str, declared: Value, default: Option<Value>) -
     Value::Object(field)
 }
 
-/// A column's type with its default, and the default of its field.
+/// Adds a column's default to its declared type; also returns the default of its field, if there is one.
 fn with_default(column: &Column, declared: Value) -> (Value, Option<Value>) {
     let Some((parameter, default)) = column.default.as_ref().and_then(DefaultValue::json) else {
         return (declared, None);
@@ -178,7 +179,7 @@ fn with_default(column: &Column, declared: Value) -> (Value, Option<Value>) {
     let mut with = Map::new();
     let mut parameter = Some(parameter);
     for (name, value) in properties {
-        // Its place among the attributes.
+        // `AvroData` writes the default before these attributes.
         if matches!(name.as_str(), "connect.name" | "connect.type")
             && let Some(parameter) = parameter.take()
         {
@@ -196,7 +197,7 @@ fn optional_long(name: &str) -> Value {
     json!({"name": name, "type": ["null", "long"], "default": null})
 }
 
-/// Named types already declared in a schema: Avro declares each once and refers to it by name afterwards.
+/// Named types that a schema has already declared: Avro declares each once and then refers to it by name.
 #[derive(Default)]
 struct DeclaredNames {
     variable_scale: bool,

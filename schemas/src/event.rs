@@ -1,4 +1,4 @@
-//! Change events in batches: the bytes that go through the event log, and where they stand.
+//! Change events in batches: the bytes that travel through the event log, and the position of each event.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,22 +10,23 @@ use crate::relation::TableName;
 /// What happened to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Read by the initial copy.
+    /// A row was read by the initial copy.
     Read,
-    /// Inserted.
+    /// A row was inserted.
     Create,
-    /// Updated.
+    /// A row was updated.
     Update,
-    /// Deleted. On a topic, a tombstone follows: the same key without a value.
+    /// A row was deleted. On a topic, a tombstone follows: the same key without a value.
     Delete,
-    /// All rows of the table removed.
+    /// All rows of the table were removed.
     Truncate,
-    /// All rows come anew after this, maybe in another shape. On a topic, a truncate with a header that says so.
+    /// The table is copied again: all its rows follow, possibly under another schema. On a topic this is a truncate
+    /// with a header that marks it.
     CopyStart,
 }
 
 impl Op {
-    /// Debezium's letter.
+    /// Debezium's one-letter code for the operation.
     pub fn code(self) -> &'static str {
         match self {
             Op::Read => "r",
@@ -37,23 +38,23 @@ impl Op {
     }
 }
 
-/// The two schemas of a table's events.
+/// Key and value schemas of a table's events.
 #[derive(Debug)]
 pub struct EventSchema {
-    /// Table.
+    /// Table whose events they describe.
     pub table: TableName,
-    /// Key record; none for a table without a key.
+    /// Schema of the key record; none for a table without a key.
     pub key: Option<Schema>,
-    /// Envelope.
+    /// Schema of the envelope, which is the message's value.
     pub value: Schema,
-    /// Columns that rows older than them may hold a value in that no event tells of.
+    /// Columns that have, or had, a default: rows older than such a column may hold a value that no event carries.
     pub columns_with_default: Vec<String>,
-    /// Each column's number at the source, where it is known.
+    /// Each column's attribute number at the source, where it is known.
     pub column_numbers: Vec<Option<i16>>,
 }
 
 impl EventSchema {
-    /// Parses the schemas' JSON texts.
+    /// Parses the JSON texts of the schemas; without columns that have a default, and without column numbers.
     pub fn parse(table: TableName, key: Option<&str>, value: &str) -> Result<EventSchema, BadSchema> {
         let key = key.map(Schema::parse).transpose()?;
         Ok(EventSchema {
@@ -66,35 +67,35 @@ impl EventSchema {
     }
 }
 
-/// One event: where it stands, and where its bytes lie in its batch.
+/// One event: its position in commit order, and the ranges of its bytes in the batch.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// Position in commit order.
     pub position: Position,
-    /// What happened.
+    /// What happened to the row or the table.
     pub op: Op,
-    /// Key message with its header; empty for a truncate or a table without a key.
+    /// Range of the key message with its header; empty for a truncate, a copy start, or a table without a key.
     pub key: Range<usize>,
-    /// Value message with its header.
+    /// Range of the value message with its header.
     pub value: Range<usize>,
-    /// Indexes of columns of the row whose value Postgres left out; the value holds placeholders there.
+    /// Indexes of the row's columns whose value Postgres left out; the value message holds placeholders there.
     pub unavailable: Box<[u16]>,
-    /// Key message of the row that this one was before its key changed.
+    /// For a row whose key was changed by an update: range of the key message that it had before.
     pub old_key: Option<Range<usize>>,
 }
 
 /// Events of one table under one pair of schemas, in commit order.
 #[derive(Debug)]
 pub struct TableEvents {
-    /// The schemas.
+    /// Schemas under which the events are written.
     pub schema: Arc<EventSchema>,
     /// Key and value messages, back to back.
     pub bytes: Vec<u8>,
     /// Positions and ranges into `bytes`.
     pub events: Vec<Event>,
-    /// What of the memory budget is reserved for this; whoever drops the events gives it back.
+    /// Bytes of the memory budget that are reserved for this batch; whoever drops the events must release them.
     pub reserved_bytes: usize,
-    /// For events from a topic: partitions, each with the offset after the last of its events here.
+    /// For events read from a topic: its partitions, each with the offset after the last of its events in this batch.
     pub next_offsets: Vec<(i32, i64)>,
 }
 
@@ -104,7 +105,7 @@ impl TableEvents {
         TableEvents { schema, bytes: Vec::new(), events: Vec::new(), reserved_bytes: 0, next_offsets: Vec::new() }
     }
 
-    /// Memory that the batch holds, in bytes.
+    /// Memory that the table's events hold, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.capacity() + self.events.capacity() * size_of::<Event>()
     }
@@ -115,33 +116,35 @@ impl TableEvents {
 pub struct Watermark {
     /// Every event with `commit_lsn` at or below this one has been delivered.
     pub commit_lsn: Lsn,
-    /// Where the next transaction's records start at the earliest; what may be confirmed once all is applied.
+    /// Commit records of later transactions start at or after this LSN, so it may be confirmed to the slot once
+    /// every event before it is applied.
     pub end_lsn: Lsn,
-    /// Commit time of the last transaction, in microseconds since 1970; the time of the report if there was none.
+    /// Commit time of the last transaction, in microseconds since 1970; if there was none, the time of the report.
     pub commit_micros: i64,
 }
 
-/// A table whose next event cannot be carried.
+/// A table whose next event cannot be represented, so that its events stop here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poisoned {
-    /// Table.
+    /// Table that stops.
     pub table: TableName,
-    /// Why, for a person.
+    /// Reason, as a text for the operator.
     pub reason: String,
 }
 
-/// What the source hands on at once: events of several tables, and the watermark reached with them.
+/// What a source returns at once: events of several tables, and the watermark reached with them.
 #[derive(Debug, Default)]
 pub struct EventBatch {
     /// Each table's events, in order within a table.
     pub tables: Vec<TableEvents>,
-    /// Tables that cannot go on, after what `tables` holds of them.
+    /// Tables that cannot be carried any further; their events in `tables` come before the failure.
     pub poisoned: Vec<Poisoned>,
-    /// Tables whose copy ends with this batch, each with what it is complete to; the stream's watermark stays.
+    /// Tables whose copy ends with this batch, each with the watermark to which the copy is complete; the stream's
+    /// watermark is unaffected.
     pub completed: Vec<(TableName, Watermark)>,
-    /// Set when the batch ends between transactions.
+    /// Watermark of the stream; set only if the batch ends between transactions.
     pub watermark: Option<Watermark>,
-    /// How far the server has written its log, for measuring lag.
+    /// LSN up to which the server has written its log, for measuring lag.
     pub server_end: Lsn,
 }
 
@@ -151,7 +154,7 @@ impl EventBatch {
         self.tables.iter().map(TableEvents::size_bytes).sum()
     }
 
-    /// Number of events.
+    /// Number of events in the batch, over all tables.
     pub fn event_count(&self) -> usize {
         self.tables.iter().map(|table| table.events.len()).sum()
     }

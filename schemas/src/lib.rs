@@ -1,9 +1,8 @@
-//! What a change event is, and how its bytes are written and read. No I/O.
+//! Defines change events, and how their bytes are written and read. No I/O.
 //!
-//! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro schemas,
-//! with each [`default_value`],
-//! [`naming`] names their topics and subjects, [`encode`] writes a Postgres row under them, [`event`] carries the bytes,
-//! [`avro`] and [`wire`] read them back.
+//! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro
+//! schemas with each column's [`default_value`], [`naming`] names their topics and subjects, [`encode`] writes a
+//! Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back.
 
 pub mod array;
 pub mod avro;

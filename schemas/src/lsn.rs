@@ -28,7 +28,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The text was not two hexadecimal halves with a slash between.
+/// Error: the text is not two hexadecimal numbers with a slash between.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("'{0}' is not an LSN; expected two hexadecimal numbers with a slash between, such as 16/B374D848")]
 pub struct BadLsn(String);
@@ -59,7 +59,7 @@ impl TryFrom<String> for Lsn {
     }
 }
 
-/// Where an event stands: unique, and totally ordered in commit order.
+/// Position of an event: unique, and totally ordered in commit order.
 ///
 /// A per-row LSN would not do: rows share LSNs, and the LSNs of concurrent transactions interleave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

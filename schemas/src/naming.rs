@@ -1,6 +1,7 @@
 //! Names of topics and of registry subjects.
 //!
-//! Topics: <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-topic-names>; subjects:
+//! Topics: <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-topic-names>;
+//! subjects:
 //! <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#subject-name-strategy>
 
 use std::fmt;
@@ -9,10 +10,10 @@ use crate::relation::TableName;
 
 const SCHEMA: &str = "{schema}";
 const TABLE: &str = "{table}";
-/// Kafka's limit for a topic's name.
+/// Kafka's limit for the length of a topic's name, in characters.
 const LONGEST_TOPIC: usize = 249;
 
-/// Which topic a table's events go to: a text with `{schema}` and `{table}` in it.
+/// Pattern of topic names: a text with `{schema}` and `{table}`, which maps a table to the topic of its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPattern {
     before: String,
@@ -20,13 +21,13 @@ pub struct TopicPattern {
     after: String,
 }
 
-/// A pattern that does not tell tables apart, or makes no topic's name.
+/// Error: the pattern does not distinguish tables, or yields an invalid topic name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPattern {
-    /// A part is missing, or the order is another.
+    /// `{schema}` or `{table}` is missing, they are in the other order, or no text separates them.
     #[error("expected {{schema}} and then {{table}}, with a text between that keeps them apart")]
     Parts,
-    /// A character that topics do not have.
+    /// The pattern has a character that topic names may not contain.
     #[error("the character '{0}' is not allowed in a topic's name (letters, digits, '.', '_' and '-' are)")]
     Character(char),
 }
@@ -46,12 +47,12 @@ impl TopicPattern {
         Ok(TopicPattern { before: before.into(), between: between.into(), after: after.into() })
     }
 
-    /// Debezium's: `<prefix>.<schema>.<table>`.
+    /// Debezium's pattern: `<prefix>.<schema>.<table>`.
     pub fn debezium(prefix: &str) -> TopicPattern {
         TopicPattern { before: format!("{prefix}."), between: ".".into(), after: String::new() }
     }
 
-    /// The topic of a table. Characters that topics do not have become underscores.
+    /// The topic of a table. Characters that topic names may not contain become underscores; longer names are cut.
     pub fn topic(&self, table: &TableName) -> String {
         let name = [&self.before, &table.schema, &self.between, &table.table, &self.after].map(String::as_str).concat();
         name.chars().map(|c| if is_allowed(c) { c } else { '_' }).take(LONGEST_TOPIC).collect()
@@ -69,7 +70,7 @@ fn is_allowed(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// How subjects are named.
+/// Strategy by which registry subjects are named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SubjectStrategy {
     /// `<topic>-key` and `<topic>-value`.
@@ -81,12 +82,12 @@ pub enum SubjectStrategy {
     TopicRecord,
 }
 
-/// Which message a schema is of.
+/// Part of a message that a schema describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Key.
+    /// The message's key.
     Key,
-    /// Value.
+    /// The message's value.
     Value,
 }
 
@@ -100,7 +101,7 @@ impl fmt::Display for Part {
 }
 
 impl SubjectStrategy {
-    /// The subject of a schema whose record has this full name.
+    /// The subject of a schema whose record has the full name `record`.
     pub fn subject(self, topic: &str, part: Part, record: &str) -> String {
         match self {
             SubjectStrategy::Topic => format!("{topic}-{part}"),

@@ -7,17 +7,17 @@ use num_bigint::BigInt;
 use crate::encode::Unholdable;
 use crate::wire::{write_bytes, write_long};
 
-/// Digits that always fit an `i128`.
+/// Number of decimal digits that always fits an `i128`.
 const SMALL_DIGITS: usize = 38;
 
-/// A decimal's text, taken apart: sign, digits before and after the point.
+/// A decimal's text, split into sign, digits before and digits after the point.
 struct Digits<'a> {
     negative: bool,
     whole: &'a [u8],
     fraction: &'a [u8],
 }
 
-/// Appends `text` as an Avro decimal with the given scale.
+/// Appends `text` as an Avro decimal of this scale; refuses NaN, infinity, and more fraction digits than that.
 pub fn write_decimal(out: &mut Vec<u8>, text: &[u8], scale: u16) -> Result<(), Unholdable> {
     let digits = parse(text)?;
     let scale = usize::from(scale);
@@ -27,14 +27,14 @@ pub fn write_decimal(out: &mut Vec<u8>, text: &[u8], scale: u16) -> Result<(), U
     write_unscaled(out, &digits, scale - digits.fraction.len())
 }
 
-/// Appends `text` as Debezium's `VariableScaleDecimal`: its own scale, then the unscaled bytes.
+/// Appends `text` as Debezium's `VariableScaleDecimal`: the value's own scale, then its unscaled bytes.
 pub fn write_variable_scale(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unholdable> {
     let digits = parse(text)?;
     write_long(out, digits.fraction.len() as i64);
     write_unscaled(out, &digits, 0)
 }
 
-/// Unscaled big-endian bytes as an integer, if it fits.
+/// Converts unscaled big-endian bytes to an integer; none if they are empty or more than 16.
 pub fn small_unscaled(bytes: &[u8]) -> Option<i128> {
     let negative = *bytes.first()? & 0x80 != 0;
     if bytes.len() > 16 {
@@ -45,7 +45,7 @@ pub fn small_unscaled(bytes: &[u8]) -> Option<i128> {
     Some(i128::from_be_bytes(wide))
 }
 
-/// Postgres' text for unscaled big-endian bytes with this many fraction digits.
+/// Formats unscaled big-endian bytes as Postgres' text, with `scale` fraction digits.
 pub fn decimal_text(unscaled: &[u8], scale: usize) -> String {
     let digits = match small_unscaled(unscaled) {
         Some(small) => small.to_string(),

@@ -1,10 +1,12 @@
-//! Recognises Debezium's placeholders for values that Postgres left out, in events whose writer lists them nowhere.
+//! Recognises Debezium's placeholders for values that Postgres left out, in events whose writer does not list those
+//! columns.
 
 use crate::avro::{Record, Schema, Shape, read_blocks};
 use crate::encode::{PLACEHOLDER, UUID_PLACEHOLDER};
 use crate::wire::{Malformed, Reader};
 
-/// The indexes of a row's fields that hold a placeholder. The reader stands at the row's first field.
+/// Indexes of a row's fields that hold a placeholder. Reads from the row's first field, and leaves the reader after
+/// the row.
 pub fn find_placeholders(row: &Record, reader: &mut Reader<'_>) -> Result<Vec<u16>, Malformed> {
     let mut found = Vec::new();
     for (index, field) in row.fields.iter().enumerate() {
@@ -31,7 +33,7 @@ fn is_placeholder(schema: &Schema, reader: &mut Reader<'_>) -> Result<bool, Malf
     }
 }
 
-/// One text, or the placeholder's bytes as numbers.
+/// Whether an array is a placeholder: a single text, or the placeholder's bytes as numbers.
 fn is_placeholder_array(items: &Schema, reader: &mut Reader<'_>) -> Result<bool, Malformed> {
     let (item, null) = items.without_null();
     let mut count = 0;

@@ -21,7 +21,8 @@ impl TableName {
         TableName { schema: schema.into(), table: table.into() }
     }
 
-    /// Reads `schema.table`, as [`fmt::Display`] shows it. A schema whose own name has a dot is not read back.
+    /// Parses `schema.table`, as [`fmt::Display`] shows it; none without a dot. A schema whose name contains a dot
+    /// is not read back correctly.
     pub fn parse(text: &str) -> Option<TableName> {
         text.split_once('.').map(|(schema, table)| TableName::new(schema, table))
     }
@@ -33,7 +34,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// A type without dimensions.
+/// A column's type without array dimensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scalar {
     /// `boolean`
@@ -75,14 +76,14 @@ pub enum Scalar {
     Json,
     /// An enum, with its labels in order.
     Enum(Vec<String>),
-    /// Anything else: Postgres' own text for the value.
+    /// Any other type, carried as Postgres' own text for the value.
     Other,
 }
 
 /// A column's type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnType {
-    /// One value.
+    /// A single value.
     Scalar(Scalar),
     /// A one-dimensional array of values, each of which may be null.
     Array(Scalar),
@@ -97,18 +98,18 @@ pub struct Column {
     pub column_type: ColumnType,
     /// False if declared NOT NULL.
     pub nullable: bool,
-    /// It has, or had, a default: rows older than the column may hold a value that no event tells of.
+    /// Whether the column has, or had, a default: rows older than the column may hold a value that no event carries.
     pub has_default: bool,
-    /// The default that its schemas tell.
+    /// Default that the event schemas declare for the column, if any.
     pub default: Option<DefaultValue>,
-    /// Its number at the source, which a column of the same name that was dropped and added again does not share.
+    /// Attribute number at the source, if known; it differs for a column dropped and added again by the same name.
     pub number: Option<i16>,
 }
 
 /// A source table: its name and its columns in the order in which Postgres sends them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
-    /// Name.
+    /// Schema-qualified name.
     pub name: TableName,
     /// Columns in attribute order.
     pub columns: Vec<Column>,
@@ -118,7 +119,7 @@ pub struct Relation {
 }
 
 impl Relation {
-    /// Whether this column identifies a row.
+    /// Whether the column at this index is part of the key.
     pub fn is_key(&self, column: usize) -> bool {
         self.key.contains(&column)
     }

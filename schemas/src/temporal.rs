@@ -1,4 +1,4 @@
-//! Dates and times: from Postgres' ISO text (`datestyle = ISO`, `timezone = UTC`) to numbers, and back.
+//! Converts dates and times from Postgres' ISO text (`datestyle = ISO`, `timezone = UTC`) to numbers, and back.
 //!
 //! Postgres counts years without a zero and marks the era (`0044-03-15 BC`); numbers and ISO 8601 count through zero.
 
@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use crate::encode::Unholdable;
 
-/// Microseconds of a day.
+/// Microseconds in a day.
 const DAY_MICROS: i64 = 86_400_000_000;
 
 const BAD: Unholdable = Unholdable("it is not in Postgres' ISO form");
@@ -186,7 +186,7 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     (year, month, day)
 }
 
-/// A short text built without allocating.
+/// Buffer for a text of at most 32 bytes, built without allocating.
 #[derive(Default)]
 struct ArrayText {
     bytes: [u8; 32],

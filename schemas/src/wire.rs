@@ -1,18 +1,18 @@
 //! Avro's binary encoding, primitive by primitive, and the Confluent header before a datum.
 //!
-//! <https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>;
-//! header: <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format>
+//! <https://avro.apache.org/docs/1.12.0/specification/#binary-encoding>; header:
+//! <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format>
 
-/// Bytes before the datum: a zero and a big-endian schema id.
+/// Length of the Confluent header before a datum: a zero byte and a big-endian schema id of four bytes.
 pub const HEADER_BYTES: usize = 5;
 
-/// The bytes end early, or are not what the schema says.
+/// Error: the bytes end early, or do not match their schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A value runs past the end.
     #[error("the bytes end in the middle of a value")]
     Truncated,
-    /// A variable-length integer has more than ten bytes, or a length is negative.
+    /// An integer does not fit its type, or a length is negative.
     #[error("an integer or a length is out of range")]
     OutOfRange,
     /// A union names a branch that its schema does not have.
@@ -26,13 +26,13 @@ pub enum Malformed {
     NoHeader,
 }
 
-/// Appends the Confluent header.
+/// Appends the Confluent header: a zero byte and the schema id.
 pub fn write_header(out: &mut Vec<u8>, schema_id: u32) {
     out.push(0);
     out.extend_from_slice(&schema_id.to_be_bytes());
 }
 
-/// Splits a message into schema id and datum.
+/// Splits a message into schema id and datum; fails if it does not start with a whole Confluent header.
 pub fn split_header(message: &[u8]) -> Result<(u32, &[u8]), Malformed> {
     match message {
         [0, a, b, c, d, datum @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         Reader { rest: datum }
     }
 
-    /// What has not been read yet.
+    /// Bytes that have not been read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         i32::try_from(self.long()?).map_err(|_| Malformed::OutOfRange)
     }
 
-    /// Reads a length or an index.
+    /// Reads a length or an index, which must not be negative.
     #[inline]
     pub fn length(&mut self) -> Result<usize, Malformed> {
         usize::try_from(self.long()?).map_err(|_| Malformed::OutOfRange)
@@ -126,20 +126,20 @@ impl<'a> Reader<'a> {
         Ok(f64::from_le_bytes(bytes))
     }
 
-    /// Reads bytes.
+    /// Reads bytes: a length, then that many bytes.
     #[inline]
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.length()?;
         self.take(length)
     }
 
-    /// Reads a string.
+    /// Reads a string: a length, then that many bytes of UTF-8.
     #[inline]
     pub fn string(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::NotUtf8)
     }
 
-    /// Reads this many bytes as they are.
+    /// Takes the next `count` bytes as they are.
     #[inline]
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed::Truncated)?;

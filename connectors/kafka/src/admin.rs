@@ -1,4 +1,4 @@
-//! Topics: looked at, created as configured, verified, and never altered.
+//! Topics: inspected, created as configured, verified, and never altered.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,20 +17,21 @@ use crate::settings::{GroupProtocol, KafkaSettings};
 use crate::topic_state::TopicState;
 use crate::transactions::PROGRESS_BYTES;
 
-/// How long the brokers may take to answer.
+/// How long brokers may take to answer a request.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// A client does not give up by itself where it is not let in, so it is asked what it has heard this often.
+/// Length of one attempt to fetch metadata. A client does not give up by itself when it is refused, so its reports
+/// are inspected after each attempt.
 const PIECE: Duration = Duration::from_secs(2);
-/// How long it takes until a broker knows a new topic's settings.
+/// How long to wait until a broker reports a new topic's settings as they were created.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it takes until clients have reported why brokers cannot be reached.
+/// How long to poll for a client's reports of why brokers cannot be reached.
 const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
-/// A progress topic's log is cut into pieces of this size, so that compaction gets at them.
+/// `segment.bytes` of the progress topic: small, because compaction leaves the active segment alone.
 const PROGRESS_SEGMENT_BYTES: &str = "16777216";
-/// The same, by time.
+/// `segment.ms` of the progress topic: cuts segments by age too, because compaction leaves the active one alone.
 const PROGRESS_SEGMENT_MS: &str = "600000";
 
-/// Asks and tells brokers about topics.
+/// Client that inspects and creates topics.
 pub struct Admin {
     settings: KafkaSettings,
     client: AdminClient<PlainContext>,
@@ -39,7 +40,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Sets a client up; nothing is asked yet.
+    /// Sets up the clients; no request is sent yet.
     pub fn new(settings: &KafkaSettings) -> Result<Admin> {
         let context = PlainContext::default();
         let config = settings.client_config("sooner-admin");
@@ -56,19 +57,20 @@ impl Admin {
         kafka_error(what, error, self.complaint.last())
     }
 
-    /// All topics of the cluster, with their numbers of partitions.
+    /// Topics of the cluster that this user may see, each with its number of partitions.
     pub fn list(&self) -> Result<HashMap<String, i32>> {
         let metadata = self.metadata()?;
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
     }
 
-    /// Number of brokers.
+    /// Number of brokers in the cluster.
     pub fn brokers(&self) -> Result<usize> {
         Ok(self.metadata()?.brokers().len())
     }
 
-    /// Asks until there is an answer, or it is known that there will be none.
+    /// Fetches the cluster's metadata. Tries again until brokers answer, the error is not one to retry, or
+    /// [`TIMEOUT`] is over.
     fn metadata(&self) -> Result<Metadata> {
         let asked = Instant::now();
         loop {
@@ -84,7 +86,7 @@ impl Admin {
         }
     }
 
-    /// Reports of why connections failed reach us while we poll.
+    /// Polls for a while: only then does the client hand over its reports of why connections failed.
     fn listen(&self) {
         let asked = Instant::now();
         while asked.elapsed() < REPORTS_TIMEOUT {
@@ -92,14 +94,15 @@ impl Admin {
         }
     }
 
-    /// The first offset that is still there, and the one after the last.
+    /// Bounds of a partition: the first offset that is still there, and the offset after the last.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         self.consumer
             .fetch_watermarks(topic, partition, TIMEOUT)
             .map_err(|error| self.failed(format!("cannot read the offsets of {topic}/{partition}"), &error))
     }
 
-    /// The settings of a topic that has just been created. A broker that is busy may still tell of its own for it.
+    /// Settings of a topic that has just been created. Asks again for up to [`SETTLE_TIMEOUT`], because a busy
+    /// broker may still report its own defaults for the topic.
     async fn describe_new(&self, topic: &str) -> Result<TopicState> {
         let settings = &self.settings.topics;
         let asked = Instant::now();
@@ -113,7 +116,7 @@ impl Admin {
         }
     }
 
-    /// A topic's settings, `partitions` being known from [`Admin::list`].
+    /// Settings of a topic. `partitions` is its number of partitions, known from [`Admin::list`].
     pub async fn describe(&self, topic: &str, partitions: i32) -> Result<TopicState> {
         let what = || format!("cannot read the settings of topic {topic}");
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
@@ -135,7 +138,8 @@ impl Admin {
         })
     }
 
-    /// Brokers leave a topic that we may not see out of their list; asked for it by name, they say so.
+    /// Checks that a topic missing from the brokers' list is not one that this user may not see: brokers leave such
+    /// topics out of the list, but report the missing right when asked for the topic by name.
     pub fn check_not_hidden(&self, topic: &str) -> Result<()> {
         let what = || format!("cannot look at topic {topic}");
         let metadata =
@@ -147,21 +151,24 @@ impl Admin {
         }
     }
 
-    /// Copies of the topic's partitions: the fewest that one has. None while brokers do not know the topic yet.
+    /// Number of replicas of a topic's partitions: the smallest that any partition has. None while brokers do not
+    /// know the topic yet.
     fn replication(&self, topic: &str) -> Option<i32> {
         let metadata = self.consumer.fetch_metadata(Some(topic), PIECE).ok()?;
         let partitions = metadata.topics().first()?.partitions();
         partitions.iter().map(|partition| partition.replicas().len() as i32).min()
     }
 
-    /// The protocol that the group is to speak: the configured one, or what a broker has. One that does not let itself be
-    /// asked is taken for one without.
+    /// Group protocol for the consumer: the configured one, or for `auto` the `consumer` protocol if a broker
+    /// offers it and no group instance is configured. A broker whose settings cannot be read counts as one that
+    /// does not offer it.
     pub async fn group_protocol(&self) -> Result<GroupProtocol> {
         let configured = self.settings.consumer.protocol;
         if configured != GroupProtocol::Auto {
             return Ok(configured);
         }
-        // In the brokers' protocol a static member that was killed keeps its successor out until the session times out.
+        // With the `consumer` protocol, a static member that was killed keeps its successor out until its session
+        // times out.
         if self.settings.consumer.instance.is_some() {
             return Ok(GroupProtocol::Classic);
         }
@@ -177,7 +184,8 @@ impl Admin {
         Ok(if has_it { GroupProtocol::Consumer } else { GroupProtocol::Classic })
     }
 
-    /// Makes sure that the topic for dead letters is there. Returns the largest message that it takes, in bytes.
+    /// Makes sure that the dead-letter topic exists, creating it if not. Returns the largest message that it takes,
+    /// in bytes.
     pub async fn ensure_dead_letter_topic(&self, topic: &str) -> Result<usize> {
         let existing = self.list()?;
         if !existing.contains_key(topic) {
@@ -186,8 +194,10 @@ impl Admin {
         Ok(self.describe(topic, 1).await?.max_message_bytes)
     }
 
-    /// Makes sure that a data topic is there, and as it should be. `recorded` is its number of partitions as the progress
-    /// record has it.
+    /// Makes sure that a data topic exists, creating it as configured if no events were written to it before.
+    /// `existing` is from [`Admin::list`]; `recorded` is the number of partitions in the progress record. A topic
+    /// that is gone or has another number of partitions than recorded is an operator error; other differences from
+    /// the configuration are only logged.
     pub async fn ensure_data_topic(
         &self,
         topic: &str,
@@ -232,7 +242,8 @@ impl Admin {
         Ok(state)
     }
 
-    /// Makes sure that the progress topic is there: one partition, compacted and nothing else.
+    /// Makes sure that the progress topic exists, creating it with one partition and compaction only. One that
+    /// exists already is checked by [`Admin::check_progress_topic`].
     pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
         let topic = &self.settings.topics.progress;
         if !existing.contains_key(topic) {
@@ -249,7 +260,8 @@ impl Admin {
         self.check_progress_topic(existing).await
     }
 
-    /// Checks the progress topic.
+    /// Checks that the progress topic exists, has one partition, and is compacted only. A missing topic is an error
+    /// to retry; another number of partitions or cleanup policy is an operator error.
     pub async fn check_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
         let topic = &self.settings.topics.progress;
         let Some(&partitions) = existing.get(topic) else {
@@ -307,7 +319,8 @@ impl Admin {
     }
 }
 
-/// There is nothing to read yet.
+/// Error to retry: the progress topic holds no record yet. `state` completes the sentence: "is missing", "is
+/// empty".
 pub fn nothing_written(topic: &str, state: &str) -> Error {
     Error::retry(
         format!("the progress topic {topic} {state}"),
@@ -316,7 +329,8 @@ pub fn nothing_written(topic: &str, state: &str) -> Error {
     )
 }
 
-/// A topic that events were written to is not the one that is there now.
+/// Operator error: the topic that events were written to was deleted, or deleted and created again. `why` says what
+/// shows it.
 pub fn topic_gone(topic: &str, why: &str) -> Error {
     Error::operator(
         format!("topic {topic} was deleted, or deleted and created again"),

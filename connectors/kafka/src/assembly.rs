@@ -1,4 +1,4 @@
-//! The batch that is being filled: each table's events, one after the other.
+//! The batch that is being filled: the events of each table, in order within the table.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,40 +10,42 @@ use sooner_schemas::event::{EventBatch, EventSchema, Poisoned, TableEvents};
 use crate::events::{advance, append};
 use crate::record::Record;
 
-/// A batch of this size goes out.
+/// Size from which a batch is handed on, in bytes.
 const BATCH_BYTES: usize = 512 << 10;
-/// What an event takes beside its bytes, about.
+/// Approximate size of an event beside its bytes in the batch.
 const EVENT_BYTES: usize = 64;
 
-/// A batch, and where in it each table's events go.
+/// A batch being filled, with the place in it where each table's next events go.
 #[derive(Default)]
 pub struct Assembly {
-    /// What is there so far.
+    /// The batch as filled so far.
     pub batch: EventBatch,
     bytes: usize,
     open: HashMap<TableName, usize>,
-    /// Events whose writer gave them no position so far.
+    /// Messages appended so far, over all batches: numbers events whose writer gave them no position.
     arrived: u64,
     written_micros: Option<i64>,
 }
 
 impl Assembly {
-    /// The batch should go out before more is read: it is large, or stops a table, which comes before what follows.
+    /// Whether the batch should be handed on before more is read: it is large, or it stops a table, which has to
+    /// take effect before the events that follow.
     pub fn is_full(&self) -> bool {
         self.bytes >= BATCH_BYTES || !self.batch.poisoned.is_empty()
     }
 
-    /// When the last event was written, in microseconds since 1970.
+    /// Timestamp of the last message that had one, in microseconds since 1970; none before the first.
     pub fn written_micros(&self) -> Option<i64> {
         self.written_micros
     }
 
-    /// Number of events so far, over all batches.
+    /// Number of messages appended so far, over all batches, without repeated ones.
     pub fn arrived(&self) -> u64 {
         self.arrived
     }
 
-    /// Appends a message's event, if it was not handed on before. A tombstone has no schema.
+    /// Appends a message's event; one that is `repeated` was handed on before and is left out. `schema` is none for
+    /// a tombstone.
     pub fn append(
         &mut self,
         table: &TableName,
@@ -63,7 +65,8 @@ impl Assembly {
         Ok(())
     }
 
-    /// Notes that a message was read, in its own partition and where its copies stood.
+    /// Advances the table's next offsets past a message that was read: in its own partition, and in those that held
+    /// copies of it. `copies` are partitions, each with the offset after its copy.
     pub fn pass(&mut self, table: &TableName, record: &Record, copies: &[(i32, i64)]) {
         if let Some(&index) = self.open.get(table) {
             let out = &mut self.batch.tables[index];
@@ -72,11 +75,12 @@ impl Assembly {
         }
     }
 
-    /// Where a message goes; nowhere if nothing is known of its table yet.
+    /// Index in the batch of the table's events that a message belongs to. None for a message without a schema
+    /// whose table has no events in this batch.
     fn place(&mut self, table: &TableName, record: &Record, schema: Option<Arc<EventSchema>>) -> Option<usize> {
         let open = self.open.get(table).copied();
         let Some(schema) = schema else { return open };
-        // An event of the whole table stands alone: what it does to the table comes before what follows.
+        // An event of the whole table opens a new entry: what it does to the table comes before what follows.
         let fits = |index: &usize| record.key().is_some() && Arc::ptr_eq(&self.batch.tables[*index].schema, &schema);
         if let Some(index) = open.filter(fits) {
             return Some(index);
@@ -87,12 +91,12 @@ impl Assembly {
         Some(index)
     }
 
-    /// Stops a table.
+    /// Marks a table as stopped after its events in this batch; `reason` is for a person.
     pub fn poison(&mut self, table: TableName, reason: String) {
         self.batch.poisoned.push(Poisoned { table, reason });
     }
 
-    /// Takes the batch.
+    /// Takes the batch and begins an empty one.
     pub fn take(&mut self) -> EventBatch {
         self.bytes = 0;
         self.open.clear();

@@ -1,4 +1,5 @@
-//! What every client of ours does with librdkafka's messages: log them, and remember the last complaint.
+//! What all Kafka clients here do with librdkafka's messages: log them, and remember a client's last report about
+//! its connections.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,23 +11,24 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::errors::code_of;
 
-/// For how long a report explains what fails.
+/// How long a report counts as the explanation of a failure.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// The last thing that a client reported about its connections, while it is fresh.
+/// The last report of a client about its connections. Clones share it; it counts only while it is fresh.
 #[derive(Clone, Debug, Default)]
 pub struct Complaint(Arc<Mutex<Option<Report>>>);
 
 #[derive(Debug)]
 struct Report {
     text: String,
-    /// It says why a connection failed, not only that it did.
+    /// Whether the report says why a connection failed, not only that it did.
     telling: bool,
     at: Instant,
 }
 
 impl Complaint {
-    /// Remembers a report. One that only says that brokers are away does not displace one that says why.
+    /// Remembers a report. One that only says that brokers are unreachable does not displace a fresh one that says
+    /// why.
     pub fn note(&self, error: &KafkaError, report: &str) {
         let telling = !matches!(code_of(error), Some(Code::AllBrokersDown | Code::BrokerTransportFailure));
         let text = report.trim().trim_end_matches('.').to_owned();
@@ -36,17 +38,17 @@ impl Complaint {
         }
     }
 
-    /// The last report.
+    /// Text of the last report; none if there was none, or if it is no longer fresh.
     pub fn last(&self) -> Option<String> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|last| last.at.elapsed() < MEMORY).map(|last| last.text.clone())
     }
 }
 
-/// A client that does nothing special.
+/// Context of a client that only logs and remembers reports.
 #[derive(Clone, Debug, Default)]
 pub struct PlainContext {
-    /// What it last reported.
+    /// The client's last report about its connections.
     pub complaint: Complaint,
 }
 
@@ -62,19 +64,19 @@ impl ClientContext for PlainContext {
 
 impl ConsumerContext for PlainContext {}
 
-/// Notes an error event.
+/// Logs an error event of librdkafka and remembers it as a report.
 pub fn note_error(complaint: &Complaint, error: &KafkaError, reason: &str) {
     tracing::debug!(%error, reason, "librdkafka reports");
     complaint.note(error, reason);
 }
 
-/// Passes a log line of librdkafka on.
+/// Passes a log line of librdkafka on to our log. Only critical ones are logged as errors.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(facility, message, "librdkafka");
         }
-        // What matters of these comes back as an error of a call.
+        // What matters of the other levels is also returned as an error of a call.
         _ => tracing::debug!(facility, message, "librdkafka"),
     }
 }

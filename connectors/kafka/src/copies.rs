@@ -1,4 +1,4 @@
-//! What progress records say of tables' copies.
+//! Copies of tables, as progress records report them: which have ended, and which were broken off.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,15 @@ use sooner_schemas::{Lsn, TableName};
 
 use crate::progress::TopicProgress;
 
-/// The copies whose end has been told.
+/// Remembers the copies whose end has been reported, by table.
 #[derive(Default)]
 pub struct Copies {
     told: HashMap<TableName, Lsn>,
 }
 
 impl Copies {
-    /// Tables whose copy ends with what a record covers, each with the watermark that it is complete to then.
+    /// Tables whose copy is complete with what this record covers and was not reported before. Each comes with the
+    /// watermark up to which the table is complete then.
     pub fn ended(&mut self, record: &TopicProgress) -> Vec<(TableName, Watermark)> {
         let mut ended = Vec::new();
         for (name, table) in &record.record.tables {
@@ -33,7 +34,7 @@ impl Copies {
     }
 }
 
-/// Topics whose table was stopped before its copy ended, each with the reason.
+/// Topics whose table was parked before its copy ended, each with the reason.
 pub fn broken_copies(record: &TopicProgress) -> impl Iterator<Item = (&str, String)> {
     let broken = record
         .record

@@ -1,7 +1,9 @@
-//! Where messages go that cannot be read, if so configured: a topic of their own, each as it was, with its place and why.
+//! The dead-letter topic, if one is configured: takes messages that cannot be read, each unchanged, with its place
+//! and the reason.
 //!
-//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`. A sink that is killed
-//! right after may write a letter once more: the place tells.
+//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`. A sink that
+//! is killed right after a write may write the same message again; the place in its headers shows that it is a
+//! duplicate.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,17 +17,17 @@ use crate::record::Record;
 use crate::settings::KafkaSettings;
 use crate::transactions::Transactions;
 
-/// What a letter takes beside key, value and reason, at most.
+/// Upper bound of what a dead letter takes beside key, value and reason, in bytes.
 const OVERHEAD_BYTES: usize = 1024;
 
-/// A writer of dead letters.
+/// Writer of a dead-letter topic.
 pub struct DeadLetters {
     desk: Desk,
-    /// The place of a message that is being written.
+    /// The write under way: the place of its message, and its task.
     under_way: Option<(String, JoinHandle<Result<()>>)>,
 }
 
-/// What writes one.
+/// The blocking part of the writer: its topic, that topic's limit, and the producer.
 #[derive(Clone)]
 struct Desk {
     topic: Arc<str>,
@@ -34,18 +36,19 @@ struct Desk {
 }
 
 impl DeadLetters {
-    /// Sets a writer to a topic up; nothing is sent yet. `limit_bytes` is the largest message that the topic takes.
+    /// Sets up a writer to a topic; nothing is sent yet. `limit_bytes` is the largest message that the topic takes.
     pub fn open(settings: &KafkaSettings, topic: &str, limit_bytes: usize) -> Result<DeadLetters> {
         let mut settings = settings.clone();
-        // Each letter is durable on its own, before the sink goes on.
+        // No transactions: each dead letter is durable on its own, before the sink goes on.
         settings.producer.transactional_id = None;
         let producer = Transactions::open(&settings, &[limit_bytes])?;
         let desk = Desk { topic: topic.into(), limit_bytes, producer: Arc::new(Mutex::new(producer)) };
         Ok(DeadLetters { desk, under_way: None })
     }
 
-    /// Writes a message, and waits until it is durable. If that is cancelled, it is to be asked again for the same message:
-    /// then it waits for the one that is under way.
+    /// Sends a message to the dead-letter topic, and waits until it is durable there. After a cancellation, call it
+    /// again for the same message: it then waits for the write under way and starts no other. A message that is too
+    /// large for the topic is an operator error.
     pub async fn bury(&mut self, record: &Record, reason: &str) -> Result<()> {
         let place = record.place();
         let under_way = match self.under_way.take().filter(|(known, _)| *known == place) {

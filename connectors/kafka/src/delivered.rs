@@ -1,4 +1,5 @@
-//! Which offsets each watermark covers, until it is durable: for the group's offsets, which only tools that show lag read.
+//! Offsets that each watermark covers, kept until the watermark is durable and then committed to the consumer
+//! group. Only tools that show lag read the group's offsets.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,12 +8,12 @@ use sooner_schemas::Lsn;
 
 use crate::group::Positions;
 
-/// How often a watermark is noted.
+/// A note is added at most this often; one that comes sooner replaces the latest.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many are kept while nothing gets durable.
+/// Most notes that are kept while no watermark becomes durable.
 const MOST: usize = 64;
 
-/// Watermarks on their way, each with the offsets that it covers.
+/// Watermarks that were handed on and are not durable yet, each with the offsets that it covers.
 #[derive(Default)]
 pub struct Delivered {
     notes: VecDeque<(Lsn, Positions)>,
@@ -20,7 +21,8 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// Notes a watermark. One that comes soon after the last one takes its place.
+    /// Notes the offsets that a watermark covers. Soon after the last note that was added, or when no more can be
+    /// kept, the new one replaces the latest.
     pub fn note(&mut self, end_lsn: Lsn, positions: Positions) {
         if self.last.is_some_and(|last| last.elapsed() < INTERVAL) || self.notes.len() >= MOST {
             self.notes.pop_back();
@@ -30,7 +32,8 @@ impl Delivered {
         self.notes.push_back((end_lsn, positions));
     }
 
-    /// Takes the offsets of the last watermark that is durable; none if none has become so.
+    /// Takes the offsets of the last watermark at or below `durable_lsn`; none if no watermark has become durable
+    /// since the last call.
     pub fn take(&mut self, durable_lsn: Lsn) -> Option<Positions> {
         let mut reached = None;
         while self.notes.front().is_some_and(|(lsn, _)| *lsn <= durable_lsn) {
@@ -39,7 +42,7 @@ impl Delivered {
         reached.map(|(_, positions)| positions)
     }
 
-    /// Forgets all.
+    /// Forgets all notes.
     pub fn clear(&mut self) {
         *self = Delivered::default();
     }

@@ -1,4 +1,4 @@
-//! What brokers answer to our messages: the offset of each, or the first error.
+//! Delivery reports of our messages: the offset of each, or the first error.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,34 +13,34 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use crate::context::{Complaint, log, note_error};
 use crate::errors::code_of;
 
-/// The number that a message carries which is no table's event; others carry their table's.
+/// Opaque number of a message that is no table's event; events carry the number of their table.
 pub const NO_TABLE: usize = usize::MAX;
 
-/// A producer's context: gathers delivery reports.
+/// Context of a producer: gathers delivery reports.
 #[derive(Default)]
 pub struct Deliveries {
-    /// What the client last reported about its connections.
+    /// The client's last report about its connections.
     pub complaint: Complaint,
     gathered: Mutex<Gathered>,
     reports: AtomicU64,
 }
 
-/// Reports since they were last taken.
+/// Delivery reports gathered since they were last taken.
 #[derive(Default)]
 pub struct Gathered {
-    /// By table and partition: the offset after the last delivered message.
+    /// The offset after the last delivered message, by table number and partition.
     pub next_offsets: HashMap<(usize, i32), i64>,
-    /// The first message that was not delivered.
+    /// Error of the first message that was not delivered; a purge counts only while there is no other error.
     pub failed: Option<KafkaError>,
 }
 
 impl Deliveries {
-    /// Number of reports so far.
+    /// Number of delivery reports received so far, of delivered and of failed messages.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Relaxed)
     }
 
-    /// Takes what has been gathered.
+    /// Takes the reports gathered since the last call.
     pub fn take(&self) -> Gathered {
         std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -72,7 +72,7 @@ impl ProducerContext for Deliveries {
                 *next = (*next).max(message.offset() + 1);
             }
             Ok(_) => {}
-            // That others were thrown away because of it says less than the first real reason.
+            // A purge is only a consequence: it says less than the first real reason.
             Err((error, _)) if gathered.failed.as_ref().is_none_or(is_purge) => gathered.failed = Some(error.clone()),
             Err(_) => {}
         }

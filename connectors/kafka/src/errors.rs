@@ -1,12 +1,13 @@
-//! What librdkafka reports, in the three classes.
+//! Maps librdkafka's errors to ours, each with its class: retry, operator or fatal.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use sooner_api::{Class, Error};
 
-/// An error of the brokers or the client. `said` is what the client last reported about its connections.
+/// Error for a failure of the brokers or the client. `what` says what failed; `said` is the client's last report
+/// about its connections.
 pub fn kafka_error(what: impl Into<String>, error: &KafkaError, said: Option<String>) -> Error {
     let code = code_of(error);
-    // Says only that there is no connection, or no answer; the report says why.
+    // Such an error says only that there is no connection, or no answer; the client's report says why.
     let said = said.filter(|_| code.is_none_or(is_mute));
     let why = match (code, said) {
         (Some(Code::BrokerTransportFailure | Code::AllBrokersDown), Some(said)) => said,
@@ -36,7 +37,7 @@ fn is_mute(code: Code) -> bool {
     )
 }
 
-/// The code behind an error.
+/// librdkafka's code of an error; none for an error without one.
 pub fn code_of(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::Transaction(error) => Some(error.code()),
@@ -45,12 +46,12 @@ pub fn code_of(error: &KafkaError) -> Option<Code> {
     }
 }
 
-/// Whether another producer of the same `transactional.id` has taken over.
+/// Whether an error means fencing: another producer with the same `transactional.id` has taken over.
 pub fn is_fenced(error: &KafkaError) -> bool {
     code_of(error).is_some_and(is_fencing)
 }
 
-/// The same of a code.
+/// Whether an error code means fencing: another producer with the same `transactional.id` has taken over.
 pub fn is_fencing(code: Code) -> bool {
     matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping)
 }
@@ -62,7 +63,7 @@ fn plain(error: &KafkaError) -> String {
     }
 }
 
-/// How a token's provider says no for good.
+/// OAuth error codes by which a token endpoint refuses a client for good.
 const REFUSALS: [&str; 4] = ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"];
 
 fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
@@ -81,7 +82,7 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         Some(TransactionalIdAuthorizationFailed) => {
             (Class::Fatal, "grant the user Write and Describe on the transactional id (kafka-acls.sh)")
         }
-        // Passes by itself where brokers are still starting.
+        // Also reported while brokers are still starting, and passes by itself then.
         Some(InvalidReplicationFactor) => {
             (Class::Retry, "correct replication of [kafka], if there are not so many brokers; it is tried again")
         }
@@ -95,12 +96,12 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         Some(MessageSizeTooLarge) => {
             (Class::Operator, "raise max.message.bytes of the topic (kafka-configs.sh), and start again")
         }
-        // A source that looks again parks the table, and says why.
+        // A source that starts again inspects its topics, parks the table of a compacted one, and reports why.
         Some(InvalidRecord) => (
             Class::Retry,
             "see whether a topic has been altered, since compacted ones take no message without a key; it is looked at again",
         ),
-        // The other end went away in the middle of it; that says nothing about who we are.
+        // The broker closed the connection midway; that says nothing about our credentials.
         _ if why.contains("Disconnected") || why.contains("SaslAuthenticateRequest failed") => (
             Class::Retry,
             "check brokers of [kafka] and that they can be reached, and whether they speak TLS and SASL there; it is tried again",
@@ -108,7 +109,7 @@ fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
             (Class::Fatal, login)
         }
-        // RFC 6749, section 5.2.
+        // Error codes of RFC 6749, section 5.2.
         _ if why.contains("OAUTHBEARER token") && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
             (Class::Fatal, "check token_url, client_id and client_secret in sasl of [kafka]")
         }

@@ -1,4 +1,4 @@
-//! From a message of a topic to an event for its table.
+//! Turns a message of a topic into an event of its table.
 
 use std::sync::Arc;
 
@@ -11,11 +11,12 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 use crate::record::Record;
 
-/// What to do about a message that cannot be read.
+/// Remedy of the error for a message that cannot be read.
 pub const ON_WITHOUT_IT: &str = "let nothing but change events in Debezium's envelope go to this topic; then `sooner resume` \
                                  the table at its source, or set dead_letter_topic of [kafka] to set such messages aside";
 
-/// Appends a message's event. `arrived` numbers messages whose writer gave them no position.
+/// Appends a message's event; a tombstone has none. `arrived` takes the place of the commit LSN for a message whose
+/// writer gave it no position. A message that cannot be read is an operator error, and nothing is appended.
 pub fn append(out: &mut TableEvents, record: &Record, arrived: u64) -> Result<()> {
     let Some(value) = record.value() else { return Ok(()) };
     let (op, unavailable) = judge(&out.schema, record, value).map_err(|why| unreadable(record, why))?;
@@ -34,7 +35,8 @@ pub fn append(out: &mut TableEvents, record: &Record, arrived: u64) -> Result<()
     Ok(())
 }
 
-/// Notes up to where a partition is read.
+/// Sets the offset up to which a partition is read in a table's events; `next` is the offset after the last
+/// message.
 pub fn advance(out: &mut TableEvents, partition: i32, next: i64) {
     match out.next_offsets.iter_mut().find(|(known, _)| *known == partition) {
         Some((_, known)) => *known = next,
@@ -48,7 +50,8 @@ fn append_bytes(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<usize> {
     start..bytes.len()
 }
 
-/// What happened, and which fields hold placeholders.
+/// The operation of a message's event, and the indexes of the row's fields that hold placeholders; or why the
+/// message cannot be read.
 fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::result::Result<(Op, Vec<u16>), String> {
     let envelope = schema.value.as_record().ok_or("its schema is no record")?;
     let after = envelope.field_index("after").ok_or("its schema has no 'after'")?;
@@ -70,7 +73,7 @@ fn judge(schema: &Arc<EventSchema>, record: &Record, value: &[u8]) -> std::resul
             unavailable = find_placeholders(row, &mut row_reader).map_err(malformed)?;
         }
     }
-    // Whoever decodes the row later could not tell any more at which place it stood.
+    // The value is read to its end: whoever decodes the row later no longer knows the message's place.
     let truncates = read_op(&envelope.fields[after + 1..], &mut reader).map_err(malformed)? == Some("t");
     if !reader.rest().is_empty() {
         return Err(format!("{} bytes are left over after its value", reader.rest().len()));
@@ -94,7 +97,7 @@ fn skip_fields(fields: &[Field], reader: &mut Reader<'_>) -> std::result::Result
     fields.iter().try_for_each(|field| field.schema.skip(reader))
 }
 
-/// What happened, as the envelope's `op` says, if it has one; the other fields are passed.
+/// The envelope's `op`, if it has that field; other fields are skipped.
 fn read_op<'a>(fields: &[Field], reader: &mut Reader<'a>) -> std::result::Result<Option<&'a str>, Malformed> {
     let mut op = None;
     for field in fields {
@@ -106,7 +109,8 @@ fn read_op<'a>(fields: &[Field], reader: &mut Reader<'a>) -> std::result::Result
     Ok(op)
 }
 
-/// Passes a value of a row. Texts are looked at, as whoever decodes them later could not tell where the message lies.
+/// Skips a value of a row. Texts are checked to be UTF-8 here, since whoever decodes them later no longer knows the
+/// message's place.
 fn pass(schema: &Schema, reader: &mut Reader<'_>) -> std::result::Result<(), Malformed> {
     match &schema.shape {
         Shape::String => reader.string().map(drop),

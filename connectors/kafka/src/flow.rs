@@ -1,36 +1,38 @@
-//! Which partitions are fetched. Those that have enough waiting are paused: so neither a backlog nor a partition that is fuller
-//! than those it is merged with grows in memory.
+//! Back-pressure on partitions: those with enough waiting are paused, so that memory stays bounded for a backlog,
+//! and for a partition that is fuller than those it is merged with.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::group::Place;
 
-/// A partition that has less than this waiting is fetched, however many there are.
+/// Smallest share of a partition, in bytes: with no more than this waiting it is not paused, however many
+/// partitions there are.
 const LEAST_BYTES: usize = 128 << 10;
 
-/// The partitions that are paused.
+/// Knows which partitions are paused, and decides which to pause and to resume.
 pub struct Flow {
     limit_bytes: usize,
     paused: HashMap<String, BTreeSet<i32>>,
 }
 
-/// What has changed.
+/// Partitions to pause and to resume.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FlowChange {
-    /// To fetch no more.
+    /// Partitions to be fetched no longer.
     pub pause: Vec<Place>,
-    /// To fetch again.
+    /// Partitions to be fetched again.
     pub resume: Vec<Place>,
 }
 
 impl Flow {
-    /// All together may have about so much waiting.
+    /// Starts with no partition paused. `limit_bytes` is about what all partitions together may have waiting.
     pub fn new(limit_bytes: usize) -> Flow {
         Flow { limit_bytes, paused: HashMap::new() }
     }
 
-    /// Looks at what waits of each partition, in bytes; `count` is their number. One that has nothing waiting is never
-    /// paused: what is missing is on its way.
+    /// Decides what to pause and resume. `waiting` has the bytes that wait for each partition, `count` is the
+    /// number of partitions. A partition is paused above its share and resumed at half of it; one with nothing
+    /// waiting is never left paused, since what is missing is on its way.
     pub fn look<'a>(&mut self, waiting: impl Iterator<Item = (&'a str, i32, usize)>, count: usize) -> FlowChange {
         let most = (self.limit_bytes / count.max(1)).max(LEAST_BYTES);
         let mut change = FlowChange::default();
@@ -47,7 +49,7 @@ impl Flow {
         change
     }
 
-    /// Nothing waits any more, and all are fetched.
+    /// Forgets all pauses: nothing waits any more, and all partitions are fetched.
     pub fn start_over(&mut self) {
         self.paused.clear();
     }

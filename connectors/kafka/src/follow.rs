@@ -1,4 +1,4 @@
-//! Follows the progress topic: every record that is committed, in order.
+//! Follows the progress topic: yields every committed record, in order.
 
 use std::thread;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::pieces::{Sees, assign, open_reader};
 use crate::progress::TopicProgress;
 use crate::settings::KafkaSettings;
 
-/// Records that wait to be taken.
+/// Most records that wait to be taken.
 const QUEUE: usize = 16;
-/// How long brokers wait for the next record, before they are asked again.
+/// How long brokers wait for the next record before they answer a fetch.
 const WAIT: Duration = Duration::from_millis(50);
 const POLL: Duration = Duration::from_millis(100);
 
-/// The records to come.
+/// Receiver of committed progress records, which a thread reads from the topic until this is dropped.
 pub struct ProgressFollower {
     records: Receiver<Result<TopicProgress>>,
 }
 
 impl ProgressFollower {
-    /// Starts at the first record that compaction has left.
+    /// Starts a thread that reads from the first record that compaction has left.
     pub fn start(settings: &KafkaSettings) -> Result<ProgressFollower> {
         let topic = settings.topics.progress.clone();
         let consumer = open_reader(settings, Sees::Committed, WAIT)?;
@@ -53,7 +53,7 @@ impl ProgressFollower {
                         );
                         return;
                     }
-                    // The client mends the rest by itself.
+                    // Nothing was polled, or the client recovers from the error by itself.
                     _ => {}
                 }
             }
@@ -61,7 +61,8 @@ impl ProgressFollower {
         Ok(ProgressFollower { records })
     }
 
-    /// The next record. Cancelling loses nothing.
+    /// Waits for the next record, in the order of the topic. Cancelling loses nothing. A record that cannot be
+    /// understood is an error, and the next call goes on after it; after any other error no record follows.
     pub async fn next(&mut self) -> Result<TopicProgress> {
         self.records.recv().await.unwrap_or_else(|| {
             Err(Error::fatal(
@@ -74,7 +75,7 @@ impl ProgressFollower {
 }
 
 fn send(sender: &Sender<Result<TopicProgress>>, record: Result<TopicProgress>) {
-    // Nobody listens any more only when the pipeline ends.
+    // Sending fails only when the pipeline ends and nobody receives any more.
     let _ = sender.blocking_send(record);
 }
 

@@ -1,5 +1,5 @@
-//! Membership in the consumer group: a thread polls the brokers; when partitions come or go, it waits until whoever
-//! reads has settled what that means.
+//! Membership in the consumer group. A thread polls the brokers; at a rebalance it waits until the reader has
+//! answered where to read from.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver as StdReceiver, Sender as StdSender, channel};
@@ -24,42 +24,45 @@ use crate::piece::Piece;
 use crate::record::Record;
 use crate::settings::{GroupProtocol, KafkaSettings};
 
-/// Pieces of records that wait to be taken.
+/// Pieces of records that may wait to be taken.
 const QUEUE: usize = 4;
-/// Size of a piece.
+/// Size from which a piece is handed on, in bytes of keys and values.
 const PIECE_BYTES: usize = 1 << 20;
 const POLL: Duration = Duration::from_millis(100);
-/// How long settling may take. The brokers allow five minutes between two polls.
+/// How long the answer to a rebalance may take. By default the consumer may take five minutes between two polls
+/// (`max.poll.interval.ms`).
 const SETTLE_LIMIT: Duration = Duration::from_secs(240);
-/// How long going back may take.
+/// How long seeking back may take, per partition.
 const SEEK_LIMIT: Duration = Duration::from_secs(20);
-/// How long leaving may take, before the brokers have to miss the member.
+/// How long leaving the group may take. After that, the brokers notice that the member is gone only by its session
+/// timeout.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Topic and partition.
+/// A partition: its topic and its number.
 pub type Place = (String, i32);
-/// Where to read each partition from.
+/// The offset of the next message to read, by partition.
 pub type Positions = HashMap<Place, i64>;
 
-/// What the thread tells.
+/// What the polling thread reports.
 pub enum Incoming {
-    /// Messages; of each partition in order.
+    /// Messages that were read, in offset order within each partition.
     Records(Vec<Record>),
-    /// Partitions came or went. Nothing is polled until the answer: where to read from, for all that are held now.
+    /// Partitions were assigned or revoked. Nothing is polled until [`Change::settled`] is answered.
     Changed(Change),
-    /// The consumer cannot go on.
+    /// The consumer cannot go on; no records or changes follow.
     Failed(Error),
 }
 
-/// A change of what is held.
+/// A rebalance: the partitions assigned to this member, or revoked from it.
 pub struct Change {
-    /// Came.
+    /// Partitions newly assigned to this member.
     pub gained: Vec<Place>,
-    /// Went.
+    /// Partitions revoked from this member.
     pub lost: Vec<Place>,
-    /// They went without asking: somebody else may have them already.
+    /// The assignment was lost rather than revoked: other members may own these partitions already.
     pub without_asking: bool,
-    /// Where the answer goes.
+    /// Takes the answer: where to read from, for all partitions that are held after the change. Without an answer
+    /// in time the consumer fails.
     pub settled: StdSender<Positions>,
 }
 
@@ -70,17 +73,19 @@ enum Order {
     Resume(Vec<Place>),
 }
 
-/// A member of the group. Once it is dropped it leaves, so that others need not wait until it is missed.
+/// A member of the consumer group. Dropping it leaves the group, waiting for that a few seconds at most, so that
+/// others need not wait for its session to time out.
 pub struct GroupMember {
     incoming: Receiver<Incoming>,
     orders: StdSender<Order>,
     lag: LagGauge,
-    /// Closed when the thread has ended.
+    /// Disconnected when the thread has ended.
     left: StdReceiver<()>,
 }
 
 impl GroupMember {
-    /// Joins the group once topics are subscribed to. The protocol must be known: [`Admin::group_protocol`] tells it.
+    /// Starts a member, which joins the group with its first subscription. The group protocol must be known:
+    /// [`Admin::group_protocol`] decides it.
     ///
     /// [`Admin::group_protocol`]: crate::admin::Admin::group_protocol
     pub fn join(settings: &KafkaSettings) -> Result<GroupMember> {
@@ -104,33 +109,35 @@ impl GroupMember {
         Ok(GroupMember { incoming, orders, lag, left })
     }
 
-    /// How far each partition is read.
+    /// Gauge of how far each partition is read.
     pub fn lag(&self) -> LagGauge {
         self.lag.clone()
     }
 
-    /// Subscribes to topics, in place of those before.
+    /// Subscribes to these topics, in place of those subscribed to before.
     pub fn subscribe(&self, topics: Vec<String>) {
-        // If the thread has ended, it has said why.
+        // If the thread has ended, it has reported why.
         let _ = self.orders.send(Order::Subscribe(topics));
     }
 
-    /// Tells the group how far we are. Nothing relies on it but tools that show lag.
+    /// Commits offsets to the group, without waiting for the outcome. Nothing but tools that show lag relies on
+    /// them.
     pub fn commit(&self, positions: Positions) {
         let _ = self.orders.send(Order::Commit(positions));
     }
 
-    /// Fetches no more of these partitions, which have enough waiting.
+    /// Pauses fetching of these partitions, which have enough waiting.
     pub fn pause(&self, places: Vec<Place>) {
         let _ = self.orders.send(Order::Pause(places));
     }
 
-    /// Fetches them again.
+    /// Resumes fetching of these partitions.
     pub fn resume(&self, places: Vec<Place>) {
         let _ = self.orders.send(Order::Resume(places));
     }
 
-    /// What comes next. Cancelling loses nothing.
+    /// Waits for the thread's next report. Cancelling loses nothing. After [`Incoming::Failed`] every call returns
+    /// a failure.
     pub async fn next(&mut self) -> Incoming {
         self.incoming.recv().await.unwrap_or_else(|| {
             Incoming::Failed(Error::fatal(
@@ -144,7 +151,7 @@ impl GroupMember {
 
 impl Drop for GroupMember {
     fn drop(&mut self) {
-        // Whoever waits there for an answer is told that none will come.
+        // Drops queued changes with their answer channels, so that the thread does not wait for an answer.
         self.incoming.close();
         while self.incoming.try_recv().is_ok() {}
         let _ = self.left.recv_timeout(LEAVE_LIMIT);
@@ -172,13 +179,13 @@ fn group_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
         (1 << 20).min(group.fetch_bytes).to_string(),
     );
     settings.set_default(&mut config, &["max.poll.interval.ms"], "300000");
-    // Tells where partitions end.
+    // Statistics report the ends of partitions, for the lag.
     settings.set_default(&mut config, &["statistics.interval.ms"], "1000");
     if let Some(instance) = &group.instance {
         config.set("group.instance.id", instance);
     }
     match group.protocol {
-        // The brokers set the session's timeout.
+        // In this protocol the brokers set the session timeout.
         GroupProtocol::Consumer => {
             config.set("group.protocol", "consumer");
         }
@@ -195,7 +202,8 @@ struct GroupContext {
     incoming: Sender<Incoming>,
     complaint: Complaint,
     lag: LagGauge,
-    /// Set by a change: partitions that were held before it, and have to be read again from here; or why it failed.
+    /// Outcome of the last rebalance, until the thread has acted on it: partitions that were held before, each with
+    /// the offset to seek to; or why it failed.
     changed: Mutex<Option<std::result::Result<Positions, KafkaError>>>,
 }
 
@@ -237,7 +245,8 @@ impl ConsumerContext for GroupContext {
 }
 
 impl GroupContext {
-    /// Waits for the answer, and sets where to read from. Returns the positions of partitions that were held before.
+    /// Reports a rebalance, waits for the answer, and sets where to read newly assigned partitions from. Returns
+    /// the positions of partitions that were held before.
     fn settle(
         &self,
         places: Vec<Place>,
@@ -249,13 +258,13 @@ impl GroupContext {
         let (settled, answer) = channel();
         let change = Change { gained, lost, without_asking: !gains && assignment_lost, settled };
         let unanswered = KafkaError::Rebalance(Code::OperationTimedOut);
-        // Nobody answers any more only when the pipeline ends.
+        // Sending fails only when the pipeline ends and nobody answers any more.
         self.incoming.blocking_send(Incoming::Changed(change)).map_err(|_| unanswered.clone())?;
         let mut positions = answer.recv_timeout(SETTLE_LIMIT).map_err(|_| unanswered)?;
         if gains {
             for mut element in partitions.elements() {
                 let place = (element.topic().to_owned(), element.partition());
-                // A partition without a position is one that nobody here reads.
+                // Nobody here reads a partition without a position; it starts at its end.
                 element.set_offset(positions.remove(&place).map_or(Offset::End, Offset::Offset))?;
             }
         }
@@ -279,7 +288,7 @@ struct Poller {
     consumer: BaseConsumer<GroupContext>,
     incoming: Sender<Incoming>,
     orders: StdReceiver<Order>,
-    /// Names, each held once.
+    /// Topic names, each held once and shared by records.
     topics: HashMap<String, Arc<str>>,
     complaint: Complaint,
 }
@@ -293,7 +302,7 @@ impl Poller {
                 return;
             }
         }
-        // The last offsets are still to be told.
+        // The last offsets are still to be committed.
         if let Err(error) = self.obey() {
             tracing::debug!(%error, "the consumer ends");
         }
@@ -311,7 +320,7 @@ impl Poller {
                     for ((topic, partition), offset) in positions {
                         partitions.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
                     }
-                    // Committed before the member leaves, too.
+                    // An asynchronous commit is still sent before the member leaves.
                     if let Err(error) = self.consumer.commit(&partitions, CommitMode::Async) {
                         tracing::debug!(%error, "could not commit the group's offsets");
                     }
@@ -336,24 +345,24 @@ impl Poller {
                 }
                 Some(Err(error)) if passes(&error) => tracing::debug!(%error, "the consumer reports"),
                 Some(Err(error)) => return Err(error),
-                // Also after a change of partitions.
+                // A poll also returns nothing after a rebalance.
                 None => break,
             }
         }
         let changed = self.consumer.context().changed.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(changed) = changed {
-            // What was polled before the change is read again, or is no longer ours.
+            // What was polled before the rebalance is read again, or belongs to another member now.
             return self.rewind(&changed?);
         }
         let records = piece.finish();
         if !records.is_empty() {
-            // Nobody listens any more only when the pipeline ends.
+            // Sending fails only when the pipeline ends and nobody receives any more.
             let _ = self.incoming.blocking_send(Incoming::Records(records));
         }
         Ok(())
     }
 
-    /// Goes back. To go on without it would leave events out.
+    /// Seeks to these positions. Going on without it would leave events out, so a failure is an error.
     fn rewind(&self, positions: &Positions) -> std::result::Result<(), KafkaError> {
         for ((topic, partition), offset) in positions {
             self.consumer.seek(topic, *partition, Offset::Offset(*offset), SEEK_LIMIT)?;
@@ -371,7 +380,8 @@ fn intern(names: &mut HashMap<String, Arc<str>>, name: &str) -> Arc<str> {
     known
 }
 
-/// What the client mends by itself.
+/// Whether polling goes on after this error: the client recovers from it by itself, or it only reports a
+/// partition's end.
 pub(crate) fn passes(error: &KafkaError) -> bool {
     matches!(
         error,

@@ -1,10 +1,10 @@
 //! The headers of an event's message.
 //!
-//! Every event says where it stands: `sooner.commit_lsn` (`0/16B3748`) and `sooner.ordinal` (`12`), together unique and
-//! in commit order. `sooner.unavailable` lists the fields that hold a placeholder, because Postgres left their value
-//! out. `sooner.copy` (`start`) marks a truncate after which all rows come anew. A change of a key carries Debezium's
-//! `__debezium.newkey` on the delete, and `__debezium.oldkey` on the create, as text; and there `sooner.old_key`, the same as a key
-//! message, for a sink that needs the former row.
+//! Every event states its position: `sooner.commit_lsn` (`0/16B3748`) and `sooner.ordinal` (`12`), together unique
+//! and in commit order. `sooner.unavailable` lists the fields that hold a placeholder, because Postgres left their
+//! value out. `sooner.copy` (`start`) marks a truncate after which all rows are copied again. A change of a key
+//! carries Debezium's `__debezium.newkey` on the delete, and `__debezium.oldkey` on the create, as text. The create
+//! also carries `sooner.old_key`, the former key as a key message, for a sink that needs the former row.
 
 use std::io::Write;
 
@@ -20,30 +20,30 @@ const OLD_KEY: &str = "sooner.old_key";
 const NEW_KEY_TEXT: &str = "__debezium.newkey";
 const OLD_KEY_TEXT: &str = "__debezium.oldkey";
 
-/// What is written beside key and value.
+/// Headers of an event's message, to be written.
 pub struct EventHeaders<'a> {
-    /// Where the event stands.
+    /// The event's position in commit order.
     pub position: Position,
     /// Names of fields that hold a placeholder, separated by commas.
     pub unavailable: Option<String>,
     /// A copy begins.
     pub copy_start: bool,
-    /// The key that the row has from now on, as text.
+    /// On the delete of a changed key: the key that the row has from now on, as text.
     pub new_key_text: Option<String>,
-    /// The key that it had before, as text.
+    /// On the create of a changed key: the key that the row had before, as text.
     pub old_key_text: Option<String>,
-    /// The same as a key message.
+    /// On the create of a changed key: the key that the row had before, as a key message.
     pub old_key: Option<&'a [u8]>,
 }
 
 impl EventHeaders<'_> {
-    /// Bytes of those values that may be long.
+    /// Size of those header values that may be long, in bytes.
     pub fn size_bytes(&self) -> usize {
         let texts = [&self.unavailable, &self.new_key_text, &self.old_key_text];
         texts.into_iter().flatten().map(String::len).sum::<usize>() + self.old_key.map_or(0, <[u8]>::len)
     }
 
-    /// As librdkafka takes them.
+    /// These headers in librdkafka's form.
     pub fn to_owned_headers(&self) -> OwnedHeaders {
         let mut lsn = Text::default();
         let mut ordinal = Text::default();
@@ -71,7 +71,7 @@ impl EventHeaders<'_> {
     }
 }
 
-/// Room for a short text, so that none is allocated.
+/// Buffer on the stack for a short text, which saves an allocation.
 #[derive(Default)]
 struct Text {
     bytes: [u8; 24],
@@ -88,21 +88,21 @@ impl Text {
     }
 }
 
-/// What a reader finds beside key and value; nothing of it where somebody else wrote the message.
+/// Headers that a reader finds in a message; all empty if it has none of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundHeaders {
-    /// Where the event stands.
+    /// The event's position in commit order; none if the writer gave none.
     pub position: Option<Position>,
-    /// Names of fields that hold a placeholder.
+    /// Names of fields that hold a placeholder, separated by commas.
     pub unavailable: Option<String>,
     /// A copy begins.
     pub copy_start: bool,
-    /// Key message that the row had before.
+    /// Key message that the row had before its key changed.
     pub old_key: Option<Vec<u8>>,
 }
 
 impl FoundHeaders {
-    /// Reads a message's headers.
+    /// Reads a message's headers. Unknown headers are ignored.
     pub fn read<H: Headers>(headers: Option<&H>) -> FoundHeaders {
         let mut found = FoundHeaders::default();
         let (mut commit_lsn, mut ordinal) = (None, None);

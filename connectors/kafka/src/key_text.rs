@@ -1,7 +1,6 @@
-//! A key message as text: for a person, `id=7, region=eu`; and for the headers of a changed key as Kafka Connect's default header
-//! converter writes it, `{"id":7,"region":"eu"}`.
-//!
-//! `org.apache.kafka.connect.data.Values#convertToString`.
+//! A key message as text: for a person, `id=7, region=eu`; and for the headers of a changed key, as Kafka Connect's
+//! default header converter writes it, `{"id":7,"region":"eu"}`
+//! (`org.apache.kafka.connect.data.Values#convertToString`).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -9,7 +8,8 @@ use sooner_schemas::avro::{Record, Schema, Shape};
 use sooner_schemas::numeric::decimal_text;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
-/// The columns of a key, for a person. What cannot be read is left out.
+/// Columns of a key message as text for a person, `id=7, region=eu`. Ends before the first column that cannot be
+/// read.
 pub fn key_text(schema: &Schema, message: &[u8]) -> String {
     let mut parts = Vec::new();
     let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
@@ -23,13 +23,13 @@ pub fn key_text(schema: &Schema, message: &[u8]) -> String {
     parts.join(", ")
 }
 
-/// A key as the header of an event that changes it.
+/// A key message as the text of a header, `{"id":7,"region":"eu"}`, for an event that changes the key.
 pub fn key_header(schema: &Schema, message: &[u8]) -> Result<String, Malformed> {
     let (_, datum) = split_header(message)?;
     value_text(schema, &mut Reader::new(datum), Quotes::Double)
 }
 
-/// How texts are told from numbers.
+/// How texts are marked, to distinguish them from numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quotes {
     None,

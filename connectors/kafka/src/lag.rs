@@ -1,4 +1,4 @@
-//! How many messages of each partition have not been read yet.
+//! Lag: how many messages of each partition have not been read yet.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,25 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::group::{Place, Positions};
 
-/// Where one partition stands.
+/// How far one partition has been read, and where it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionOffsets {
     /// The offset after the last message that was read.
     pub next_offset: i64,
-    /// The offset after the last message that may be read: of a transaction that has ended. None before brokers told.
+    /// The last stable offset: the offset after the last message that may be read, of a transaction that has ended.
+    /// None until brokers have reported it.
     pub end_offset: Option<i64>,
 }
 
 impl PartitionOffsets {
-    /// Messages between the two. The end of a transaction takes an offset too, after its last message; the last one of
-    /// these is left out, so that nothing is left where all has been read.
+    /// Number of messages between the two offsets. With `in_transactions` one offset is left out: the end of a
+    /// transaction takes one too, after its last message, so that nothing is left where all has been read.
     pub fn unread(&self, in_transactions: bool) -> u64 {
         let offsets = self.end_offset.map_or(0, |end| (end - self.next_offset).max(0));
         u64::try_from(if in_transactions { offsets - 1 } else { offsets }).unwrap_or(0)
     }
 }
 
-/// The partitions that are read, shared by who reads, who hears from brokers, and who shows it.
+/// Offsets of the partitions that are read, shared by the reader, the consumer's statistics, and whoever shows the
+/// lag.
 #[derive(Clone, Debug, Default)]
 pub struct LagGauge(Arc<Mutex<Known>>);
 
@@ -37,25 +39,25 @@ struct Known {
 }
 
 impl LagGauge {
-    /// Where each partition of a topic stands.
+    /// Offsets of a topic's partitions, by partition number.
     pub fn of_topic(&self, topic: &str) -> BTreeMap<i32, PartitionOffsets> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_topic = known.partitions.iter().filter(|((name, _), _)| name == topic);
         of_topic.map(|((_, partition), offsets)| (*partition, *offsets)).collect()
     }
 
-    /// The time of what is being read at the moment, in microseconds since 1970; none where all has been read that its writer
-    /// told of.
+    /// Time of the events that are being read, in microseconds since 1970; none where all has been read that their
+    /// writer has reported.
     pub fn reading_micros(&self) -> Option<i64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros
     }
 
-    /// What is read from now on is of this time.
+    /// Sets the time of the events that are read from now on. A time of zero or less counts as none.
     pub(crate) fn reading(&self, micros: Option<i64>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros = micros.filter(|micros| *micros > 0);
     }
 
-    /// These partitions are read from now on, from these offsets.
+    /// Starts measuring: exactly these partitions are read from now on, from these offsets.
     pub(crate) fn start(&self, positions: &Positions) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.partitions.retain(|place, _| positions.contains_key(place));
@@ -63,7 +65,7 @@ impl LagGauge {
         self.read_to(positions);
     }
 
-    /// They are read up to these offsets.
+    /// Notes that partitions have been read up to these offsets.
     pub(crate) fn read_to(&self, positions: &Positions) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, offset) in positions {
@@ -71,7 +73,8 @@ impl LagGauge {
         }
     }
 
-    /// What brokers last told. Less than zero stands for nothing.
+    /// Takes the last stable offsets from librdkafka's statistics. A negative one means that it is not known; the
+    /// former one stays.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for ((topic, partition), offsets) in &mut known.partitions {

@@ -1,4 +1,4 @@
-//! A table's way to its topic: shape, partition, size limit, and whether its events are taken at all.
+//! A table's lane to its topic: row shape, partitioning, size limit, and whether its events are written or dropped.
 
 use std::sync::Arc;
 
@@ -13,40 +13,40 @@ use crate::progress::ColumnMark;
 use crate::topic_state::TopicState;
 use crate::transactions::LARGEST_MESSAGE;
 
-/// One table's lane.
+/// Lane of one table to its topic: what the producer needs to know to write the table's events.
 pub struct Lane {
-    /// Table.
+    /// Table whose events go through the lane.
     pub table: TableName,
-    /// Topic.
+    /// Name of the table's topic.
     pub topic: Arc<str>,
-    /// Partitions.
+    /// Number of the topic's partitions.
     pub partitions: i32,
-    /// The largest message that the topic takes, in bytes.
+    /// Largest message that can be sent to the topic, in bytes.
     pub limit_bytes: usize,
-    /// The topic is compacted.
+    /// Whether the topic is compacted.
     pub is_compacted: bool,
-    /// Events are dropped: the table is parked, or waits to be copied.
+    /// Whether events are dropped, because the table is parked or waits to be copied.
     pub closed: bool,
-    /// The columns of the last events; empty before the first.
+    /// Columns of the last written events; empty before the first.
     pub columns: Vec<ColumnMark>,
     schema: Option<Arc<EventSchema>>,
-    /// The row's fields, as the schema names them.
+    /// Names of the row's fields, as in the schema.
     fields: Vec<String>,
 }
 
-/// What became of a table's shape.
+/// What a change of a table's row shape requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShapeChange {
-    /// Nothing that matters.
+    /// Nothing: the shape is the first known, is unchanged, or gained only nullable columns without a default.
     None,
-    /// Rows that are there already hold values that no event tells of.
+    /// A copy of the table, since older rows hold values in an added column that no event carries; holds the reason.
     NeedsCopy(String),
-    /// Events can no longer be merged; says why.
+    /// A stop, since events can no longer be merged with older ones; holds the reason.
     Broken(String),
 }
 
 impl Lane {
-    /// A lane to a topic.
+    /// An open lane of `table` to `topic`, with the partition count and limits of the topic's `state`.
     pub fn new(table: TableName, topic: String, state: &TopicState) -> Lane {
         Lane {
             table,
@@ -61,7 +61,7 @@ impl Lane {
         }
     }
 
-    /// Learns the shape of events to come.
+    /// Adopts the schema of the events that follow, and returns what the change of shape requires.
     pub fn adopt(&mut self, schema: &Arc<EventSchema>) -> ShapeChange {
         if self.schema.as_ref().is_some_and(|known| Arc::ptr_eq(known, schema)) {
             return ShapeChange::None;
@@ -78,12 +78,12 @@ impl Lane {
         if former.is_empty() { ShapeChange::None } else { compare(&former, &self.columns, schema, row) }
     }
 
-    /// The row's fields.
+    /// Names of the row's fields, in schema order.
     pub fn fields(&self) -> &[String] {
         &self.fields
     }
 
-    /// The partition of a key.
+    /// Partition of a key message under a partitioning rule. Fails if the key's columns cannot be decoded.
     pub fn partition(&self, by: &PartitionBy, key: &[u8]) -> Result<i32, Malformed> {
         match (by, self.key_schema()) {
             (PartitionBy::Columns(columns), Some(schema)) => {
@@ -93,19 +93,19 @@ impl Lane {
         }
     }
 
-    /// The columns that a rule of partitioning asks for and that the key does not have.
+    /// Columns that a partitioning rule names and the key does not have; empty for a table without a key.
     pub fn missing_columns(&self, by: &PartitionBy) -> Vec<String> {
         let (PartitionBy::Columns(columns), Some(schema)) = (by, self.key_schema()) else { return Vec::new() };
         let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
         columns.iter().filter(|column| !fields.iter().any(|field| field.column == **column)).cloned().collect()
     }
 
-    /// A key message as the header of an event that changes it.
+    /// Text of a key message, for the header of an event that changes the key; none if it cannot be decoded.
     pub fn key_header(&self, key: &[u8]) -> Option<String> {
         key_header(self.key_schema()?, key).ok()
     }
 
-    /// The schema of the table's keys.
+    /// Schema of the table's keys; none for a table without a key, and before a schema is adopted.
     pub fn key_schema(&self) -> Option<&Schema> {
         self.schema.as_ref()?.key.as_ref()
     }
@@ -116,7 +116,8 @@ fn row_of(schema: &EventSchema) -> Option<&Arc<Record>> {
     envelope.fields[envelope.field_index("after")?].schema.as_record()
 }
 
-/// Columns that were added flow through, unless older rows hold a value in them; anything else needs the rows anew.
+/// Compares two shapes. Added columns flow through, unless older rows hold a value in them; any other change
+/// requires that the rows are copied again.
 fn compare(former: &[ColumnMark], now: &[ColumnMark], schema: &EventSchema, row: Option<&Arc<Record>>) -> ShapeChange {
     for (index, was) in former.iter().enumerate() {
         let Some(is) = now.get(index).filter(|is| is.name == was.name) else {

@@ -1,10 +1,10 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! In reading order: [`settings`] reaches the brokers, [`admin`] looks after topics, [`registry`] gives schemas ids.
-//! [`writer`] takes batches in; its thread has a [`producer`] that gathers them into Kafka [`transactions`], each with a
-//! [`progress`] record. On the other side [`group`] polls the brokers, [`follow`] reads progress records, [`merge`] puts
-//! partitions into commit order, and [`reader`] makes batches of that (by `assembly`); what cannot be read goes to
-//! [`dead_letters`], if so configured.
+//! In reading order: [`settings`] configures the clients, [`admin`] inspects and creates topics, and [`registry`]
+//! registers schemas. [`writer`] accepts batches; its thread owns a [`producer`] that gathers them into Kafka
+//! [`transactions`], each with a [`progress`] record. On the other side [`group`] polls the brokers, [`follow`]
+//! reads progress records, [`merge`] puts partitions into commit order, and [`reader`] makes batches of them (with
+//! `assembly`). Messages that cannot be read are sent to [`dead_letters`], if so configured.
 
 pub mod admin;
 mod assembly;

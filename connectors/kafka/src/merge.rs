@@ -1,13 +1,14 @@
-//! One topic's partitions, read as one sequence in commit order.
+//! Merges the partitions of one topic into one sequence in commit order.
 //!
-//! Each partition is in commit order. A progress record tells up to which offset each of them goes; until all have got
-//! there, the next event is the one with the smallest position among the heads, and no head may be missing.
+//! Each partition is in commit order. A progress record gives each partition a target offset. The next event is the
+//! one with the smallest position among the heads of the partitions that are below their targets, and none of these
+//! heads may be missing.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::record::Record;
 
-/// The partitions of a topic that are read here.
+/// Merge of the partitions of one topic that this reader holds.
 #[derive(Default)]
 pub struct TopicMerge {
     partitions: BTreeMap<i32, Queue>,
@@ -17,25 +18,26 @@ pub struct TopicMerge {
 struct Queue {
     records: VecDeque<Record>,
     bytes: usize,
-    /// The offset after the last record that was handed on.
+    /// Offset after the last record handed on; at first, where reading starts.
     next_offset: i64,
 }
 
-/// What comes next.
+/// Outcome of [`TopicMerge::next`].
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, and a box would be one allocation an event")]
 pub enum Step {
-    /// This record; and where its copies stood: partitions, each with the offset after its copy.
+    /// The next record, and the partitions in which a copy of it was dropped, each with the offset after the copy.
     Record(Record, Vec<(i32, i64)>),
-    /// Something that is not here yet.
+    /// No record: one that may come first has not arrived yet.
     Wait,
-    /// Nothing: all is read up to where it should be.
+    /// No record: every partition has been read up to its target.
     Reached,
-    /// Nothing: something that should be there is not. It is written again, and comes with a later record.
+    /// No record: the last message below a target is missing. It is written again, and a later progress record
+    /// covers it.
     Missed,
 }
 
-/// Where the next record is.
+/// Choice of the partition that holds the next record, or why there is none.
 enum Choice {
     Partition(i32),
     Wait,
@@ -44,14 +46,14 @@ enum Choice {
 }
 
 impl TopicMerge {
-    /// Reads these partitions, each from its offset on.
+    /// A merge of these partitions, each read from its offset on.
     pub fn new(positions: impl IntoIterator<Item = (i32, i64)>) -> TopicMerge {
         let queue = |next_offset| Queue { next_offset, ..Queue::default() };
         let partitions = positions.into_iter().map(|(partition, offset)| (partition, queue(offset)));
         TopicMerge { partitions: partitions.collect() }
     }
 
-    /// Takes a record in. One of a partition that is not read here, or that was read before, is dropped.
+    /// Queues a record. It is dropped if its partition is not read here, or if it was queued or handed on before.
     pub fn push(&mut self, record: Record) {
         if let Some(queue) = self.partitions.get_mut(&record.partition)
             && record.offset >= queue.records.back().map_or(queue.next_offset, |last| last.offset + 1)
@@ -61,29 +63,30 @@ impl TopicMerge {
         }
     }
 
-    /// Bytes of records that wait, by partition.
+    /// Bytes of queued records, by partition.
     pub fn waiting_bytes(&self) -> impl Iterator<Item = (i32, usize)> {
         self.partitions.iter().map(|(partition, queue)| (*partition, queue.bytes))
     }
 
-    /// The partitions, each with the offset after the last record that was handed on.
+    /// The partitions, each with the offset after its last record handed on.
     pub fn next_offsets(&self) -> impl Iterator<Item = (i32, i64)> {
         self.partitions.iter().map(|(partition, queue)| (*partition, queue.next_offset))
     }
 
-    /// Whether a partition is read further than these offsets.
+    /// Whether any partition has been read beyond its offset in `offsets`, which is indexed by partition.
     pub fn is_beyond(&self, offsets: &[i64]) -> bool {
         let of = |partition: i32| offsets.get(partition as usize).copied().unwrap_or(0);
         self.next_offsets().any(|(partition, next)| next > of(partition))
     }
 
-    /// The record that [`TopicMerge::next`] would hand on.
+    /// The record that [`TopicMerge::next`] would hand on, left in its queue.
     pub fn peek(&self, targets: Option<&[i64]>) -> Option<&Record> {
         let Choice::Partition(partition) = self.choose(targets) else { return None };
         self.partitions.get(&partition)?.records.front()
     }
 
-    /// Hands the next record on, up to the target offsets; without targets, whatever is there.
+    /// Hands on the next record. With targets, indexed by partition: in commit order, and only records below them.
+    /// Without targets: any record that is queued, in order within its partition.
     pub fn next(&mut self, targets: Option<&[i64]>) -> Step {
         let partition = match self.choose(targets) {
             Choice::Partition(partition) => partition,
@@ -109,7 +112,7 @@ impl TopicMerge {
                 self.partitions.iter().map(|(partition, queue)| (*partition, queue, target_of(targets, *partition)));
             queues.filter(|(_, queue, target)| queue.next_offset < *target)
         };
-        // The last message was never seen. Events of other partitions have to wait: it may come before them.
+        // The last message below a target was never seen. Events of other partitions wait: it may precede them.
         if behind().any(|(_, queue, target)| queue.records.front().is_some_and(|head| head.offset >= target)) {
             return Choice::Missed;
         }
@@ -124,7 +127,8 @@ impl TopicMerge {
         best.map_or(Choice::Reached, |(_, partition)| Choice::Partition(partition))
     }
 
-    /// An event without a key stands in every partition; it is handed on once.
+    /// Drops the copies of an event without a key, which is written to every partition and handed on once. Returns
+    /// the partitions of the copies, each with the offset after its copy.
     fn drop_copies(&mut self, record: &Record, targets: Option<&[i64]>) -> Vec<(i32, i64)> {
         let mut dropped = Vec::new();
         for (partition, queue) in &mut self.partitions {

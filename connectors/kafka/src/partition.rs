@@ -1,11 +1,12 @@
-//! Which partition an event goes to: by its key, as Java clients choose.
+//! Chooses an event's partition by its key, as Java clients do.
 //!
-//! `org.apache.kafka.common.utils.Utils.murmur2`, and the default partitioner's `toPositive(murmur2(key)) % partitions`.
+//! Reference: `org.apache.kafka.common.utils.Utils.murmur2`, and the default partitioner's
+//! `toPositive(murmur2(key)) % partitions`.
 
 use sooner_schemas::avro::Schema;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
-/// What of the key decides.
+/// Part of the key that determines the partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionBy {
     /// The whole key message, as it is on the topic.
@@ -14,12 +15,13 @@ pub enum PartitionBy {
     Columns(Vec<String>),
 }
 
-/// The partition of a key message.
+/// Partition of a key message, or of the column values that [`column_bytes`] returns.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7FFF_FFFF) as i32 % partitions.max(1)
 }
 
-/// The values of some key columns in a row, as Avro, in the columns' order.
+/// Avro values of some of a key's columns, concatenated in the order of `columns`. Fails if the key message is
+/// malformed.
 pub fn column_bytes(schema: &Schema, key: &[u8], columns: &[String]) -> Result<Vec<u8>, Malformed> {
     let (_, datum) = split_header(key)?;
     let mut reader = Reader::new(datum);
@@ -61,7 +63,7 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The values of Kafka's own `UtilsTest.testMurmur2`.
+    /// Expected hashes are those of Kafka's own `UtilsTest.testMurmur2`.
     #[test]
     fn hashes_are_those_of_java_clients() {
         let known: [(&str, i32); 6] = [

@@ -1,5 +1,5 @@
-//! Messages as they are polled, out of librdkafka's hands. Those of one partition share their bytes, so that none holds memory
-//! for others that are needed sooner or later than it.
+//! Polled messages, copied out of librdkafka's memory. Messages share a buffer only with others of their partition,
+//! so that none keeps memory alive for others that are needed sooner or later than it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use rdkafka::Message;
 use crate::headers::FoundHeaders;
 use crate::record::Record;
 
-/// What has been polled since the last one.
+/// Messages polled since the previous piece.
 #[derive(Default)]
 pub struct Piece {
     runs: Vec<Run>,
     bytes: usize,
 }
 
-/// Messages of one partition.
+/// Messages of one partition, in offset order.
 struct Run {
     topic: Arc<str>,
     partition: i32,
@@ -33,12 +33,12 @@ struct Entry {
 }
 
 impl Piece {
-    /// Bytes of keys and values.
+    /// Total size of the piece's keys and values, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Copies a message.
+    /// Copies a message of `topic` into the piece.
     pub fn take<M: Message>(&mut self, topic: &Arc<str>, message: &M) {
         let run = self.run(topic, message.partition());
         let before = run.bytes.len();
@@ -60,7 +60,7 @@ impl Piece {
         &mut self.runs[index]
     }
 
-    /// The messages; of each partition in order.
+    /// The piece's messages as records, in order within each partition.
     pub fn finish(self) -> Vec<Record> {
         self.runs.into_iter().flat_map(Run::records).collect()
     }

@@ -1,4 +1,4 @@
-//! Reading a piece of a partition.
+//! Reads ranges of a partition's offsets.
 
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
@@ -17,40 +17,42 @@ use crate::errors::kafka_error;
 use crate::group::passes;
 use crate::settings::KafkaSettings;
 
-/// How long the brokers may take to answer.
+/// How long the brokers may take to answer a request, and a reader may go without a message.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The next piece waits for the answer to the last question about the former one.
+/// How long brokers may hold a fetch open. Kept short, because the next range has to wait for the answer to the
+/// last fetch of the former one.
 const PIECE_WAIT: Duration = Duration::from_millis(2);
 
-/// Which messages a reader sees.
+/// Isolation level: which messages a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sees {
-    /// Those of committed transactions.
+    /// Only messages of committed transactions.
     Committed,
-    /// All that were written, whatever became of their transactions.
+    /// All messages that were written, whatever the outcome of their transactions.
     All,
 }
 
-/// Reads pieces of partitions, one after the other.
+/// Reads ranges of partitions' offsets, one after the other.
 pub(crate) struct PieceReader {
     consumer: BaseConsumer<PlainContext>,
 }
 
 impl PieceReader {
-    /// Sets a consumer up; nothing is asked yet.
+    /// Sets up a consumer; nothing is read yet.
     pub fn open(settings: &KafkaSettings, sees: Sees) -> Result<PieceReader> {
         Ok(PieceReader { consumer: open_reader(settings, sees, PIECE_WAIT)? })
     }
 
-    /// The first offset that is still there, and the one after the last message that may be seen.
+    /// First offset that the partition still has, and its end offset as seen at the reader's isolation level: the
+    /// last stable offset for [`Sees::Committed`].
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         let bounds = self.consumer.fetch_watermarks(topic, partition, TIMEOUT);
         bounds.map_err(|error| self.failed(topic, partition, &error))
     }
 
-    /// Hands over each message at these offsets, until told to break; ends early where nothing more is to be seen. Returns whether
-    /// it got to their end. May take seconds: call it where blocking is allowed.
+    /// Passes each message in `offsets` to `take`, until `take` breaks or the range ends. Returns `false` if the
+    /// partition ended before the range did, otherwise `true`. May take seconds: call it where blocking is allowed.
     pub fn read(
         &self,
         topic: &str,
@@ -106,7 +108,8 @@ impl PieceReader {
     }
 }
 
-/// A consumer that tells where the end is. Its brokers wait so long for more.
+/// A consumer that reports the end of a partition. Brokers hold a fetch open for at most `wait` when there is
+/// nothing new.
 pub(crate) fn open_reader(settings: &KafkaSettings, sees: Sees, wait: Duration) -> Result<BaseConsumer<PlainContext>> {
     let isolation = match sees {
         Sees::Committed => "read_committed",

@@ -1,4 +1,4 @@
-//! Kafka transactions: events of whole Postgres transactions, and the progress record that covers them, all or none.
+//! Writes events and the progress record that covers them in Kafka transactions: all become visible, or none.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,36 +19,37 @@ use crate::refusals::{changed_shape, compacted, too_large, unfit_for_compaction}
 use crate::settings::KafkaSettings;
 use crate::transactions::Transactions;
 
-/// What a message takes beside key, value and header values, at most.
+/// Upper bound of a message's size beside key, value and header values, in bytes.
 const OVERHEAD_BYTES: usize = 256;
-/// The key of a mark, which has no value.
+/// Key of a mark: the message without a value that [`EventProducer::end_open`] writes and aborts.
 const MARK: &[u8] = b"mark";
-/// An idle source records where it is this often.
+/// How often an idle source records its progress.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A producer that has fenced its predecessors.
+/// Producer of a source's events and progress records, which has fenced its predecessors if it is transactional.
 pub struct EventProducer {
     transactions: Transactions,
     settings: KafkaSettings,
     lanes: Vec<Lane>,
     by_name: HashMap<TableName, usize>,
     progress: TopicProgress,
-    /// What was written before this producer started. The stream repeats some of it.
+    /// Part of the stream that was written before this producer started. The stream repeats some of it.
     former: Covered,
     open_bytes: usize,
     recorded: Instant,
-    /// The record has changed since it was last written.
+    /// Whether the progress record has changed since it was last written.
     dirty: bool,
-    /// And somebody waits for that.
+    /// Whether the changed progress record is to be committed at the next tick, because somebody waits for it.
     urgent: bool,
-    /// The record as it was committed last, if nobody has asked for it since.
+    /// Last committed progress record, until [`EventProducer::committed`] takes it.
     news: Option<TopicProgress>,
-    /// A table has to be copied before the stream goes on.
+    /// Set when a table has to be copied before the stream goes on; the error that reports it.
     needs_copy: Option<Error>,
 }
 
 impl EventProducer {
-    /// Connects. A transactional producer fences all others of its id, and waits until their transactions have ended.
+    /// Connects to the brokers. A transactional producer fences all others of its id, and waits until their
+    /// transactions have ended. `topic_limits` are the largest messages that the topics take, in bytes.
     pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<EventProducer> {
         Ok(EventProducer {
             transactions: Transactions::open(settings, topic_limits)?,
@@ -66,7 +67,8 @@ impl EventProducer {
         })
     }
 
-    /// Ends transactions of this id that hang in partitions, as aborted ones: a mark in each, of a transaction that is aborted.
+    /// Aborts transactions of this id that hang in partitions: writes a mark to each partition in a new
+    /// transaction, and aborts that one.
     pub fn end_open(&mut self, places: &[(String, i32)]) -> Result<()> {
         self.transactions.begin()?;
         for (topic, partition) in places {
@@ -77,7 +79,8 @@ impl EventProducer {
         self.transactions.abort()
     }
 
-    /// Sets what is written where, and records it; together with messages that are to be written again.
+    /// Takes over the progress record and the lanes, and commits the record together with `again`, the messages
+    /// that are to be written again.
     pub fn start(&mut self, progress: TopicProgress, mut lanes: Vec<Lane>, again: &[OwnedMessage]) -> Result<()> {
         for lane in &mut lanes {
             let name = lane.table.to_string();
@@ -107,19 +110,20 @@ impl EventProducer {
         self.produce(number, message.partition(), message.key(), message.payload(), headers)
     }
 
-    /// Records that nothing is written before the slot's first position.
+    /// Commits a progress record at the slot's first position, before which nothing is written.
     pub fn start_from(&mut self, watermark: Watermark) -> Result<()> {
         self.reach(watermark);
         self.commit()
     }
 
-    /// When the open transaction must be committed.
+    /// When the open transaction must be committed; none if none is open.
     pub fn due(&self) -> Option<Instant> {
         let interval = self.settings.producer.transaction_interval;
         self.transactions.open_since().map(|since| since + interval)
     }
 
-    /// Hands a batch to Kafka; it becomes visible with a commit.
+    /// Sends a batch's events to Kafka; they become visible with the next commit. If a table has to be copied
+    /// first, commits what was sent and returns a retryable error.
     pub fn append(&mut self, batch: EventBatch) -> Result<()> {
         for events in &batch.tables {
             self.append_events(events)?;
@@ -140,7 +144,8 @@ impl EventProducer {
         Ok(())
     }
 
-    /// Commits if it is time: the transaction is large or old enough, or the record has changed while nothing came.
+    /// Commits if the open transaction is large or old enough, if somebody waits for the progress record, or if the
+    /// record has changed while the stream was idle.
     pub fn tick(&mut self) -> Result<()> {
         self.transactions.poll();
         let now = Instant::now();
@@ -155,7 +160,7 @@ impl EventProducer {
         Ok(())
     }
 
-    /// Commits what is there.
+    /// Commits the sent events together with the progress record; does nothing if there is nothing new to commit.
     pub fn commit(&mut self) -> Result<()> {
         if self.transactions.open_since().is_none() && !self.dirty {
             return Ok(());
@@ -253,7 +258,7 @@ impl EventProducer {
             Error::fatal(format!("cannot read the key of an event of {}", lane.table), why, "report this")
         })?;
         let headers = headers.to_owned_headers();
-        // Rows of a table without a key have none.
+        // Messages of a table without a key carry no key.
         let key = Some(key).filter(|key| !key.is_empty());
         if event.op == Op::Delete && key.is_some() {
             self.produce(number, partition, key, Some(value), headers.clone())?;
@@ -278,7 +283,8 @@ impl EventProducer {
         self.transactions.send(message)
     }
 
-    /// Takes over the offsets of what was delivered. They only grow, unless somebody made a topic anew.
+    /// Takes the offsets of delivered messages into the progress record. Offsets only grow, unless somebody has
+    /// re-created a topic, which is an error.
     fn take_offsets(&mut self) -> Result<()> {
         let gathered = self.transactions.deliver()?;
         for ((number, partition), next) in gathered.next_offsets {
@@ -315,7 +321,7 @@ impl EventProducer {
         }
     }
 
-    /// Stops a table until it is resumed; its events are dropped meanwhile.
+    /// Parks a table: its events are dropped until it is resumed.
     fn park(&mut self, table: &TableName, reason: String) {
         let Some(&number) = self.by_name.get(table) else { return };
         tracing::error!(%table, reason, "the table stopped");
@@ -331,7 +337,7 @@ impl EventProducer {
         self.lanes[number].closed = true;
         self.change_table(&table, |progress| {
             progress.phase = TablePhase::Copying;
-            // Until it is copied, what came of it before the copy's end is not all.
+            // Until the copy has ended, the table's events on the topic are incomplete.
             progress.copied_lsn = None;
         });
         self.needs_copy = Some(Error::retry(format!("{table} is copied anew"), why, "nothing"));
@@ -339,7 +345,7 @@ impl EventProducer {
     }
 
     fn complete_copy(&mut self, table: &TableName, watermark: Watermark) {
-        // Parked on the way: some of its rows were dropped.
+        // The table was parked during its copy, so some of its rows were dropped.
         if self.by_name.get(table).is_some_and(|&number| self.lanes[number].closed) {
             return;
         }
@@ -350,14 +356,14 @@ impl EventProducer {
         });
     }
 
-    /// Whole transactions are written up to here.
+    /// Advances the progress record to a watermark, up to which all transactions are written whole.
     fn reach(&mut self, watermark: Watermark) {
         let progress = &mut self.progress;
         if watermark.end_lsn < progress.record.confirmed_lsn {
             return;
         }
         self.dirty |= watermark.end_lsn > progress.record.confirmed_lsn;
-        // The stream may stand before the transaction that was split, after a restart.
+        // After a restart, the stream may still be before the transaction that was split.
         if progress.split.is_some_and(|split| split.commit_lsn <= watermark.commit_lsn) {
             progress.split = None;
             self.dirty = true;
@@ -369,19 +375,19 @@ impl EventProducer {
         progress.record.confirmed_lsn = watermark.end_lsn;
     }
 
-    /// The record as it was or will be written.
+    /// The progress record as it was last committed, or will be with the next commit.
     pub fn progress(&self) -> &TopicProgress {
         &self.progress
     }
 
-    /// The record, once after each commit.
+    /// The last committed progress record, returned once after each commit.
     pub fn committed(&mut self) -> Option<TopicProgress> {
         self.news.take()
     }
 }
 
 fn headers_of<'a>(event: &Event, lane: &Lane, events: &'a TableEvents, next: Option<&Event>) -> EventHeaders<'a> {
-    // The second event of a change of key is the next ordinal, and knows the first one's key.
+    // A change of key is a delete and an event with the next ordinal, which carries the old key.
     let renamed = next.filter(|next| {
         event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
     });

@@ -1,6 +1,7 @@
-//! The progress record: one compacted topic, one key, written in the same Kafka transaction as the events it covers.
+//! The progress record, kept under one key of one compacted topic, and written in the same Kafka transaction as the
+//! events that it covers.
 //!
-//! It says: every event with `commit_lsn` at or below the watermark lies below these offsets.
+//! It states that every event with `commit_lsn` at or below the watermark lies below the recorded offsets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -14,20 +15,20 @@ use sooner_schemas::{Lsn, Position, TableName};
 use crate::pieces::{PieceReader, Sees};
 use crate::settings::KafkaSettings;
 
-/// Records that are read at the topic's end, at first, to find the last one.
+/// Offsets at the topic's end that are read first to find the last record; more are read if it is not among them.
 const LOOK_BACK: i64 = 64;
 
-/// What a source has written, and how far.
+/// Progress record of a source: how far the stream is written, and the offsets that its events reach on each topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicProgress {
-    /// The pipeline, its slot and its tables. `confirmed_lsn` is where the slot may be confirmed to.
+    /// The server, its slot and its tables. `confirmed_lsn` is the LSN up to which the slot may be confirmed.
     #[serde(flatten)]
     pub record: ProgressRecord,
-    /// Every event with `commit_lsn` at or below it is written.
+    /// Every event with a commit LSN at or below this one is written.
     pub commit_lsn: Lsn,
     /// Commit time of the last transaction at the source, in microseconds since 1970.
     pub commit_micros: i64,
-    /// A transaction was split: of the one at this `commit_lsn`, events below `ordinal` are written.
+    /// How far a split transaction is written; none while all transactions are written whole.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub split: Option<Split>,
     /// Each table's topic and offsets, by `schema.table`.
@@ -37,13 +38,13 @@ pub struct TopicProgress {
 /// How far a split transaction is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Split {
-    /// Its commit LSN.
+    /// Commit LSN of the split transaction.
     pub commit_lsn: Lsn,
-    /// The first event that is not written yet.
+    /// Ordinal of the transaction's first event that is not written yet.
     pub next_ordinal: u64,
 }
 
-/// What of the stream is written: whole transactions, and the beginning of one more.
+/// Part of the stream that is written: whole transactions, and maybe the beginning of one more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Covered {
     commit_lsn: Lsn,
@@ -51,7 +52,7 @@ pub struct Covered {
 }
 
 impl Covered {
-    /// Whether an event is written.
+    /// Whether the event at a position is written.
     pub fn covers(&self, position: Position) -> bool {
         let Position { commit_lsn, ordinal } = position;
         // Transactions come in commit order: those before the split one are written, too.
@@ -60,48 +61,48 @@ impl Covered {
     }
 }
 
-/// A table's topic.
+/// Topic of a table, with the offsets that the progress record covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicOffsets {
-    /// Name.
+    /// Name of the topic.
     pub topic: String,
-    /// When its offsets began to be recorded, in microseconds since 1970: those of another generation are of another topic
-    /// of this name.
+    /// Generation: when the topic's offsets began to be recorded, in microseconds since 1970. Offsets of another
+    /// generation belong to another topic of this name.
     #[serde(default)]
     pub generation: i64,
-    /// It was begun over an older one (`--recopy`), or its table was parked: a lake may have something of that, and sinks wait for the
-    /// mark of a copy.
+    /// Whether the topic was begun over an older one (`--recopy`), or its table was parked. A lake may hold
+    /// something of the former state then, so sinks wait for the start of a copy.
     #[serde(default)]
     pub begun_over: bool,
-    /// For each partition, where the generation begins.
+    /// Offset at which the generation begins, for each partition.
     #[serde(default)]
     pub first_offsets: Vec<i64>,
-    /// For each partition, the offset after its last event.
+    /// Offset after the last event, for each partition.
     pub next_offsets: Vec<i64>,
-    /// The columns of the last events.
+    /// Columns of the table's last events.
     #[serde(default)]
     pub columns: Vec<ColumnMark>,
 }
 
-/// What a column is recognised by.
+/// Name and number by which a column is recognised when its table's shape changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnMark {
-    /// Name.
+    /// Name of the column.
     pub name: String,
-    /// Its number at the source, where that is known: stays when the column is renamed, and is never used again.
+    /// Number of the column at the source, where known. It stays when the column is renamed, and is never reused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub number: Option<i16>,
 }
 
 impl TopicOffsets {
-    /// Where a partition's generation begins.
+    /// Offset at which the generation begins in a partition; 0 where none is recorded.
     pub fn first_offset(&self, partition: i32) -> i64 {
         usize::try_from(partition).ok().and_then(|index| self.first_offsets.get(index)).copied().unwrap_or(0)
     }
 }
 
 impl TopicProgress {
-    /// The watermark; none while a transaction is split.
+    /// Watermark of the record; none while a transaction is split.
     pub fn watermark(&self) -> Option<Watermark> {
         let watermark = Watermark {
             commit_lsn: self.commit_lsn,
@@ -111,41 +112,42 @@ impl TopicProgress {
         self.split.is_none().then_some(watermark)
     }
 
-    /// What of the stream is written.
+    /// Part of the stream that the record covers.
     pub fn covered(&self) -> Covered {
         Covered { commit_lsn: self.commit_lsn, split: self.split }
     }
 
-    /// Notes an event that is written while its transaction may go on.
+    /// Notes that the event at a position is written, while its transaction may go on.
     pub fn note(&mut self, position: Position) {
         let Position { commit_lsn, ordinal } = position;
         let noted = Split { commit_lsn, next_ordinal: ordinal + 1 };
         self.split = Some(self.split.map_or(noted, |known| known.max(noted)));
     }
 
-    /// Each topic's table.
+    /// Tables by the name of their topic.
     pub fn tables_by_topic(&self) -> HashMap<String, TableName> {
         let topics = self.topics.iter();
         topics.filter_map(|(name, offsets)| Some((offsets.topic.clone(), TableName::parse(name)?))).collect()
     }
 
-    /// What is recorded of a topic; nothing of one that was not written to.
+    /// Recorded offsets of a topic; none for a topic that is not in the record.
     pub fn topic(&self, topic: &str) -> Option<&TopicOffsets> {
         self.topics.values().find(|offsets| offsets.topic == topic)
     }
 
-    /// The offsets of a topic; none of a topic that was not written to, or that is of another generation.
+    /// Offset after the last event in each partition of a topic; empty for a topic that is not in the record, or is
+    /// of another generation.
     pub fn offsets_of(&self, topic: &str, generation: i64) -> &[i64] {
         let found = self.topic(topic).filter(|offsets| offsets.generation == generation);
         found.map(|offsets| offsets.next_offsets.as_slice()).unwrap_or_default()
     }
 
-    /// As it stands on the topic.
+    /// The record as JSON, as it is written to the progress topic.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|error| Error::fatal("cannot write the progress record", error, "report this"))
     }
 
-    /// From a message of the topic.
+    /// Parses a record from a message of the progress topic; `topic` and `offset` name the message in an error.
     pub fn from_json(topic: &str, offset: i64, json: &[u8]) -> Result<TopicProgress> {
         serde_json::from_slice(json).map_err(|error| {
             Error::operator(
@@ -157,13 +159,15 @@ impl TopicProgress {
     }
 }
 
-/// Reads the last committed record; none if there never was one. May take seconds: call it where blocking is allowed.
+/// Reads the last committed progress record; none if there is none. May take seconds: call it where blocking is
+/// allowed.
 pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
     load_last(settings, Sees::Committed)
 }
 
-/// The last record that was written, whatever became of its transaction. For a source that has fenced its predecessors: all
-/// events that the record covers had been written before it.
+/// Reads the last written progress record, whatever the outcome of its transaction. For a source that has fenced
+/// its predecessors: all events that the record covers were written before it. May take seconds: call it where
+/// blocking is allowed.
 pub fn load_written(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
     load_last(settings, Sees::All)
 }

@@ -1,4 +1,4 @@
-//! Properties of librdkafka that may not be passed through, each with the reason.
+//! Properties of librdkafka that users may not set, each with the reason.
 //!
 //! <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
@@ -70,7 +70,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("ssl.keystore.password", SECRET),
 ];
 
-/// Why a property may not be set; none if it may.
+/// Reason why a property of librdkafka may not be set; none if it may.
 pub fn refusal(name: &str) -> Option<&'static str> {
     FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name).map(|(_, why)| *why)
 }

@@ -1,4 +1,5 @@
-//! The event log's exit: topics merged into batches, each topic in commit order, up to what a progress record covers.
+//! Reading side of the event log: merges topics into batches, each topic in commit order, up to what a progress
+//! record covers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,32 +22,33 @@ use crate::record::Record;
 use crate::schemas::SchemaCache;
 use crate::topic::Topic;
 
-/// Who writes the topics.
+/// Producer that writes the topics.
 pub enum Writer {
-    /// A source of ours, which says in a progress topic how far it is.
+    /// A source of this project, which records its progress in a progress topic.
     Sooner(ProgressFollower),
-    /// Another producer of Debezium's events.
+    /// Another producer of events in Debezium's envelope, without a progress topic.
     Debezium,
 }
 
-/// What is read after partitions have come or gone.
+/// What to read after a rebalance: the answer to a change of the assigned partitions.
 #[derive(Default)]
 pub struct Settlement {
-    /// Each topic's table.
+    /// Tables by the name of their topic.
     pub tables: HashMap<String, TableName>,
-    /// Where to read from, for all that is held.
+    /// Offset to read from, for each partition that is held.
     pub positions: Positions,
-    /// Up to where tables of topics are complete, where that is known.
+    /// LSN up to which a topic's table is complete, by topic, where known.
     pub applied: HashMap<String, Lsn>,
-    /// Topics of which no event is taken until a copy starts, and why.
+    /// Topics whose events are dropped until a copy starts, each with the reason.
     pub closed: HashMap<String, String>,
-    /// Which topic of its name each is, where its writer tells.
+    /// Generation of each topic, where its writer records one: tells the topic from its predecessor of the same name.
     pub generations: HashMap<String, i64>,
 }
 
-/// The exit.
+/// Reads the events of the partitions that a consumer group assigns to its member.
 pub struct KafkaReader {
-    /// A change of partitions that has not been settled. Before the member, which waits for the answer when it is dropped.
+    /// Rebalance that has not been settled yet. Declared before the member, so that it is dropped first: a member
+    /// that is dropped waits for the answer.
     change: Option<Change>,
     member: GroupMember,
     writer: Writer,
@@ -54,12 +56,12 @@ pub struct KafkaReader {
     topics: BTreeMap<String, Topic>,
     subscribed: BTreeSet<String>,
     held: Vec<Place>,
-    /// The progress record that is being read up to.
+    /// Progress record that is being read up to.
     target: Option<TopicProgress>,
-    /// The one before it, in case that its events have to be read again.
+    /// Last progress record that was reached, in case its events have to be read again.
     reached: Option<TopicProgress>,
     assembly: Assembly,
-    /// Where messages go that cannot be read; without it, they stop their table.
+    /// Sends messages that cannot be read to the dead-letter topic; without it, they stop their table.
     dead_letters: Option<DeadLetters>,
     lag: LagGauge,
     copies: Copies,
@@ -69,8 +71,8 @@ pub struct KafkaReader {
 }
 
 impl KafkaReader {
-    /// Reads what a member of the group is given. Messages that cannot be read go to the dead letters, if there are any. About
-    /// `fetch_bytes` of messages may wait to be merged.
+    /// A reader of the partitions that are assigned to `member`. Messages that cannot be read are sent to the
+    /// dead-letter topic, if there is one. About `fetch_bytes` of messages may wait to be merged.
     pub fn new(
         member: GroupMember,
         writer: Writer,
@@ -99,24 +101,25 @@ impl KafkaReader {
         }
     }
 
-    /// How far each partition is read.
+    /// Gauge of how far each partition has been read.
     pub fn lag(&self) -> LagGauge {
         self.lag.clone()
     }
 
-    /// Subscribes to topics, in place of those before.
+    /// Subscribes to topics, in place of the former subscription.
     pub fn subscribe(&mut self, topics: Vec<String>) {
         self.subscribed = topics.iter().cloned().collect();
         self.member.subscribe(topics);
     }
 
-    /// The tables of topics that progress records told of since the start.
+    /// Tables by topic, as named by the progress record that is being read up to and by the last one reached.
     pub fn topics(&self) -> HashMap<String, TableName> {
         let records = self.target.iter().chain(&self.reached);
         records.flat_map(TopicProgress::tables_by_topic).collect()
     }
 
-    /// Takes a progress record. One that tells of other topics than those before has the group read them too.
+    /// Takes a progress record as the target, and subscribes to topics that are new in it. A topic of a newer
+    /// generation than the one being read is a retryable error.
     fn follow(&mut self, progress: TopicProgress) -> Result<()> {
         let is_newer = |(name, topic): &(&String, &Topic)| {
             progress.topic(name).is_some_and(|recorded| recorded.generation > topic.generation)
@@ -134,7 +137,7 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Waits for the first or the next change of partitions, and tells what is held from then on.
+    /// Waits for the first or the next rebalance, and returns the partitions that are held from then on.
     pub async fn changed(&mut self) -> Result<Vec<Place>> {
         while self.change.is_none() {
             let incoming = self.member.next().await;
@@ -143,12 +146,13 @@ impl KafkaReader {
         Ok(self.held.clone())
     }
 
-    /// Whether partitions went without asking: somebody else may have them already.
+    /// Whether partitions were lost without being revoked first: another member may own them already.
     pub fn lost_without_asking(&self) -> bool {
         self.change.as_ref().is_some_and(|change| change.without_asking)
     }
 
-    /// Answers a change: reads what is held, from its positions on.
+    /// Answers a rebalance: reads the held partitions from their positions on. Fails, retryably, if the consumer no
+    /// longer waits for the answer.
     pub fn settle(&mut self, settlement: Settlement) -> Result<()> {
         let Settlement { tables, positions, applied, closed, generations } = settlement;
         let mut by_topic: HashMap<&str, Vec<(i32, i64)>> = HashMap::new();
@@ -164,7 +168,7 @@ impl KafkaReader {
         }
         drop(self.assembly.take());
         self.flow.start_over();
-        // Whatever became of former orders: nothing waits any more, so nothing is paused.
+        // Whether or not earlier pauses were carried out: nothing is queued any more, so nothing is to stay paused.
         self.member.resume(self.held.clone());
         self.lag.start(&positions);
         self.delivered.clear();
@@ -202,7 +206,7 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Pauses partitions that have enough waiting, and resumes those that do not.
+    /// Applies back-pressure: pauses partitions that have enough messages queued, and resumes those that do not.
     fn regulate(&mut self) {
         let waiting = self.topics.iter().flat_map(|(name, topic)| {
             topic.merge.waiting_bytes().map(move |(partition, bytes)| (name.as_str(), partition, bytes))
@@ -216,7 +220,7 @@ impl KafkaReader {
         }
     }
 
-    /// Moves what can be handed on into the batch. Cancelling loses nothing.
+    /// Moves records that can be handed on into the batch. Cancelling loses nothing.
     async fn gather(&mut self) -> Result<()> {
         let mut reached = true;
         let names: Vec<String> = self.topics.keys().cloned().collect();
@@ -257,7 +261,7 @@ impl KafkaReader {
                     Step::Wait | Step::Record(..) => Reach::NotYet,
                 });
             };
-            // It stays where it is until it is dealt with: what is cancelled on the way begins again.
+            // The record stays queued until it is handled, so that a cancelled attempt starts again with it.
             self.deal_with(name, &head).await?;
             let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
             let targets = targets_of(&self.writer, &self.target, name, topic.generation);
@@ -267,7 +271,7 @@ impl KafkaReader {
         }
     }
 
-    /// Hands a message's event on, or what cannot be read to the dead letters, or stops its table.
+    /// Hands on a message's event. A message that cannot be read is sent to the dead-letter topic, or stops its table.
     async fn deal_with(&mut self, name: &str, record: &Record) -> Result<()> {
         let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
         let schema = match topic.closed && !record.headers.copy_start {
@@ -304,24 +308,24 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Stops a topic: its events are dropped until a copy starts.
+    /// Closes a topic and stops its table: its events are dropped until a copy starts.
     fn close(&mut self, name: &str, reason: String) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         topic.closed = true;
         self.assembly.poison(topic.table.clone(), reason);
     }
 
-    /// Everything that a record covers is in the batches.
+    /// Ends the copies and sets the watermark of a progress record, once everything that it covers is in the batches.
     fn reach(&mut self, target: &TopicProgress) {
         let origin = |progress: &TopicProgress| (progress.record.system_id.clone(), progress.record.timeline);
         let moved = self.reached.as_ref().is_some_and(|former| origin(former) != origin(target));
         if moved {
-            // Another server counts from another start.
+            // LSNs of another server or timeline cannot be compared with the former ones.
             self.last_watermark = None;
         }
         self.lag.reading(None);
         self.stop_broken_copies(target);
-        // Of a transaction that is split, some of its events may be here.
+        // While a transaction is split, only some of its events may be here.
         if target.split.is_none() {
             self.assembly.batch.completed.extend(self.copies.ended(target));
         }
@@ -335,19 +339,20 @@ impl KafkaReader {
         }
     }
 
-    /// Notes which offsets a watermark covers.
+    /// Notes the offsets that the watermark at `end_lsn` covers, to be committed once it is durable.
     fn note_delivered(&mut self, end_lsn: Lsn) {
         let positions = self.positions();
         self.lag.read_to(&positions);
         self.delivered.note(end_lsn, positions);
     }
 
-    /// Stops tables that their source has stopped in the middle of a copy: what came of them is not all, and is never to be seen.
+    /// Stops tables that the source has parked in the middle of a copy: their rows are incomplete, and must never
+    /// become visible.
     fn stop_broken_copies(&mut self, target: &TopicProgress) {
         for (topic, reason) in broken_copies(target) {
             let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };
             let of_this_one = target.topic(topic).is_some_and(|offsets| offsets.generation == state.generation);
-            // What is read beyond the record has been copied since.
+            // A topic that has been read beyond the record has been copied since.
             if of_this_one && !state.merge.is_beyond(target.offsets_of(topic, state.generation)) {
                 self.close(topic, reason);
             }
@@ -363,7 +368,7 @@ impl KafkaReader {
             .collect()
     }
 
-    /// The batch, if there is something in it.
+    /// The assembled batch; none if it has no content and no new watermark.
     fn ready(&mut self) -> Option<EventBatch> {
         if matches!(self.writer, Writer::Debezium) && !self.assembly.batch.tables.is_empty() {
             let lsn = Lsn(self.assembly.arrived());
@@ -385,17 +390,17 @@ impl KafkaReader {
     }
 }
 
-/// How far a topic is read.
+/// How far a topic has been read towards its target offsets.
 enum Reach {
-    /// Up to where it should be.
+    /// The targets are reached, or the topic has none to reach now.
     Target,
-    /// Something is still to come.
+    /// Records below the targets are still to come.
     NotYet,
-    /// Beyond that, without having seen all: the next record tells where the rest is.
+    /// A message below a target is missing: the next progress record says where it was written again.
     Missed,
 }
 
-/// Up to which offsets a topic is to be read; without a bound if nobody tells.
+/// Target offsets of a topic, indexed by partition; none, for an unbounded read, if its writer records no progress.
 fn targets_of<'a>(
     writer: &Writer,
     target: &'a Option<TopicProgress>,
@@ -423,7 +428,7 @@ impl EventReader for KafkaReader {
                 Writer::Sooner(follower) if self.target.is_none() => {
                     tokio::select! {
                         biased;
-                        // First: messages that no record covers yet would only wait in memory.
+                        // Progress records first: messages that none covers yet would only wait in memory.
                         progress = follower.next() => self.follow(progress?)?,
                         incoming = self.member.next() => self.take(incoming)?,
                     }

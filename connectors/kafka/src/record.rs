@@ -1,4 +1,4 @@
-//! A message of a data topic, out of librdkafka's hands.
+//! A message of a data topic, copied out of librdkafka's memory.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use sooner_schemas::Position;
 
 use crate::headers::FoundHeaders;
 
-/// One message.
+/// One message of a data topic. Clones share the bytes of its key and value.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Topic.
+    /// Name of the message's topic.
     pub topic: Arc<str>,
-    /// Partition.
+    /// Number of the message's partition.
     pub partition: i32,
-    /// Offset.
+    /// Offset of the message in its partition.
     pub offset: i64,
-    /// When it was written, in microseconds since 1970; none where brokers do not tell.
+    /// When the message was written, in microseconds since 1970; none where brokers do not report it.
     pub written_micros: Option<i64>,
-    /// What stands beside key and value.
+    /// Headers of the message that are of interest here.
     pub headers: FoundHeaders,
     bytes: Arc<Vec<u8>>,
     key: Option<Range<usize>>,
@@ -26,7 +26,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A message whose key and value lie in shared bytes.
+    /// A message whose key and value are ranges of shared `bytes`; `place` is its topic, partition and offset.
     pub fn new(
         place: (Arc<str>, i32, i64),
         written_micros: Option<i64>,
@@ -39,12 +39,12 @@ impl Record {
         Record { topic, partition, offset, written_micros, headers, bytes, key, value }
     }
 
-    /// Memory that it holds, in bytes.
+    /// Memory that the record accounts for, in bytes: itself, its key and its value.
     pub fn size_bytes(&self) -> usize {
         size_of::<Record>() + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
     }
 
-    /// Key message.
+    /// Key message; none for an event without a key.
     pub fn key(&self) -> Option<&[u8]> {
         self.key.clone().map(|range| &self.bytes[range])
     }
@@ -54,12 +54,12 @@ impl Record {
         self.value.clone().map(|range| &self.bytes[range])
     }
 
-    /// Where the event stands in commit order, if its writer said so.
+    /// Position of the event in commit order; none if its writer gave none.
     pub fn position(&self) -> Option<Position> {
         self.headers.position
     }
 
-    /// `topic/partition offset 7`, for messages.
+    /// Place of the message, for error texts: `topic/partition offset 7`.
     pub fn place(&self) -> String {
         format!("{}/{} offset {}", self.topic, self.partition, self.offset)
     }

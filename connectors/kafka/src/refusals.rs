@@ -1,4 +1,5 @@
-//! Why the source stops a table: what its topic cannot take, in a person's words, with the way on.
+//! Reasons for which the source parks a table, in words for the operator: what cannot be written, and what to do
+//! about it.
 
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, Op};
@@ -12,7 +13,7 @@ pub fn unfit_for_compaction(event: &Event) -> Option<&'static str> {
     match event.op {
         Op::Truncate => Some("a truncate has no key, and brokers refuse such messages there"),
         Op::CopyStart => Some("the start of a copy has no key, and brokers refuse such messages there"),
-        // Whoever reads later would take an older value for it.
+        // A later reader would take an older value for the one that was left out.
         _ if !event.unavailable.is_empty() => Some(
             "Postgres left an unchanged large value out of a row, and compaction may remove the event that has it (REPLICA \
              IDENTITY FULL keeps it in each event)",
@@ -21,7 +22,7 @@ pub fn unfit_for_compaction(event: &Event) -> Option<&'static str> {
     }
 }
 
-/// Of a lane to a compacted topic.
+/// Park reason for a table whose topic is compacted and cannot take an event; `why` is from [`unfit_for_compaction`].
 pub fn compacted(lane: &Lane, why: &str) -> String {
     let (table, topic) = (&lane.table, &lane.topic);
     format!(
@@ -31,7 +32,7 @@ pub fn compacted(lane: &Lane, why: &str) -> String {
     )
 }
 
-/// Of a row that makes a message of so many bytes.
+/// Park reason for a table with a row whose message, of `size` bytes, is too large for its topic or to be sent at all.
 pub fn too_large(lane: &Lane, key: &[u8], size: usize) -> String {
     let key_text = lane.key_schema().map(|schema| key_text(schema, key)).unwrap_or_default();
     let (table, topic, limit) = (&lane.table, &lane.topic, lane.limit_bytes);
@@ -49,7 +50,7 @@ pub fn too_large(lane: &Lane, key: &[u8], size: usize) -> String {
     )
 }
 
-/// Of a table whose columns went or moved.
+/// Park reason for a table whose columns were dropped, renamed or moved.
 pub fn changed_shape(table: &TableName, what: &str) -> String {
     format!("the table's shape changed: {what}. To do: `sooner resume {table}` copies the table anew in its new shape.")
 }

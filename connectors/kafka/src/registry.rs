@@ -1,7 +1,7 @@
-//! The schema registry: ids for schemas, and schemas for ids.
+//! Client of the schema registry: ids for schemas, and schemas for ids.
 //!
-//! <https://docs.confluent.io/platform/current/schema-registry/develop/api.html>. Compatibility is asked before a schema
-//! is registered. What passes by itself is tried again for a while; meanwhile the caller waits.
+//! <https://docs.confluent.io/platform/current/schema-registry/develop/api.html>. Compatibility is checked before a
+//! schema is registered. Transient failures are retried for about a minute; meanwhile the caller waits.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,39 +15,39 @@ use sooner_api::{Class, Error, Result, SchemaRegistry};
 
 use crate::schema_difference::difference;
 
-/// How long one answer may take.
+/// Time limit of one request to the registry.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between attempts, which add up to about a minute.
+/// First pause between attempts. Pauses double up to [`LONGEST_PAUSE`], and add up to about a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const ATTEMPTS: u32 = 12;
 
-/// Error codes of the API.
+/// Error codes of the registry's API for something that does not exist.
 const SUBJECT_NOT_FOUND: i64 = 40401;
 const VERSION_NOT_FOUND: i64 = 40402;
 const SCHEMA_NOT_FOUND: i64 = 40403;
 
-/// How to reach a registry.
+/// How to reach a schema registry, and whether schemas may be registered.
 #[derive(Clone)]
 pub struct RegistrySettings {
-    /// `http://host:port`, with a path if there is one.
+    /// URL of the registry: `http://host:port`, with a path if there is one.
     pub url: String,
-    /// Who we are.
+    /// Credentials for the registry.
     pub login: Login,
-    /// Root certificates as a PEM file, beside the system's.
+    /// Root certificates as a PEM file, trusted in addition to the system's.
     pub ca: Option<PathBuf>,
-    /// Whether unknown schemas are registered.
+    /// Whether unknown schemas are registered; otherwise they are an error.
     pub register: bool,
 }
 
-/// Who we are.
+/// Credentials for the registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
-    /// Nobody.
+    /// No authentication.
     None,
     /// Basic authentication.
     Basic {
-        /// Name.
+        /// User name.
         user: String,
         /// Password.
         password: String,
@@ -56,7 +56,7 @@ pub enum Login {
     Token(String),
 }
 
-/// A registry's client. Ids never change, so they are kept for good.
+/// Client of a schema registry. Ids never change, so they are cached without a limit in time.
 pub struct Registry {
     settings: RegistrySettings,
     http: reqwest::Client,
@@ -64,25 +64,25 @@ pub struct Registry {
     schemas: Mutex<HashMap<u32, Arc<str>>>,
 }
 
-/// What the registry answered, if it is not an error of its own.
+/// Answer of the registry to a request. Server errors and throttling are errors instead.
 enum Answer {
     Found(Value),
     Missing(i64),
     Refused(StatusCode, String),
 }
 
-/// A schema beside what its subject has.
+/// State of a schema relative to the schemas of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaState {
-    /// It is there.
+    /// The schema is registered under the subject.
     Registered,
-    /// It would be the next one: those before it allow it.
+    /// The schema is not registered; it would be the subject's next one, and is compatible with those before it.
     Compatible,
-    /// It would be the first one.
+    /// The subject has no schema yet; this would be the first one.
     First,
 }
 
-/// Where a schema was looked for.
+/// Result of looking up a schema under its subject.
 enum Lookup {
     Known(u32),
     OtherSchemas,
@@ -90,7 +90,7 @@ enum Lookup {
 }
 
 impl Registry {
-    /// Sets a client up; nothing is asked yet.
+    /// Sets up a client; sends no request yet. Fails if the root certificates cannot be read.
     pub fn new(settings: RegistrySettings) -> Result<Registry> {
         let mut builder = reqwest::Client::builder().timeout(ANSWER_TIMEOUT);
         if let Some(path) = &settings.ca {
@@ -106,7 +106,7 @@ impl Registry {
         Ok(Registry { settings, http, ids: Mutex::default(), schemas: Mutex::default() })
     }
 
-    /// The schema of an id.
+    /// Schema of an id, as JSON text. An id that the registry does not know is an error for the operator.
     pub async fn schema(&self, id: u32) -> Result<Arc<str>> {
         if let Some(schema) = self.schemas.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(schema.clone());
@@ -132,7 +132,8 @@ impl Registry {
         }
     }
 
-    /// Asks something harmless, to see whether the registry answers and lets us in. Tells its compatibility level.
+    /// Checks, with one harmless request, that the registry answers and accepts the credentials. Returns its
+    /// compatibility level.
     pub async fn probe(&self) -> Result<String> {
         let what = "cannot use the schema registry";
         match self.attempt(&Method::GET, "config", None).await? {
@@ -145,7 +146,7 @@ impl Registry {
         }
     }
 
-    /// The newest schema of a subject, if there is one.
+    /// Latest schema of a subject, as JSON text; none if the subject does not exist.
     pub async fn latest(&self, subject: &str) -> Result<Option<String>> {
         let path = format!("subjects/{}/versions/latest", escaped(subject));
         match self.ask(Method::GET, &path, None).await? {
@@ -155,7 +156,8 @@ impl Registry {
         }
     }
 
-    /// What became of a schema under a subject if it were registered; registers nothing.
+    /// Examines a schema against its subject without registering it. Fails where registering it would fail because
+    /// it is incompatible, or because registering is off.
     pub async fn examine(&self, subject: &str, schema: &str) -> Result<SchemaState> {
         let (what, body) = (cannot_register(subject), body_of(schema));
         match self.find(subject, &what, &body).await? {
@@ -184,13 +186,13 @@ impl Registry {
         }
     }
 
-    /// Looks for a schema under its subject. One that is missing is an error where none are registered.
+    /// Looks up a schema under its subject. A missing schema is an error where registering is off.
     async fn find(&self, subject: &str, what: &str, body: &Value) -> Result<Lookup> {
         let path = format!("subjects/{}?normalize=true", escaped(subject));
         let missing = match self.ask(Method::POST, &path, Some(body)).await? {
             Answer::Found(answer) => return id_of(&answer, what).map(Lookup::Known),
             Answer::Missing(SUBJECT_NOT_FOUND) => Lookup::NoSubject,
-            // Some registries do not look for what they would not take.
+            // Some registries do not look up a schema that they would not accept.
             Answer::Missing(_) | Answer::Refused(StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT, _) => {
                 Lookup::OtherSchemas
             }
@@ -214,7 +216,7 @@ impl Registry {
                 let why = messages.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
                 Err(self.incompatible(subject, schema, &why).await)
             }
-            // Found compatible, or nothing to be compatible with; registering has the last word.
+            // The schema is compatible, or there is nothing to compare it with; the registration itself decides.
             _ => Ok(()),
         }
     }
@@ -234,7 +236,7 @@ impl Registry {
         )
     }
 
-    /// Asks until there is an answer; what passes by itself is tried again for about a minute.
+    /// Sends a request until there is an answer; transient failures are retried for about a minute.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
@@ -298,7 +300,7 @@ impl Registry {
     fn refused(&self, what: &str, status: StatusCode, why: &str) -> Error {
         let why = format!("the schema registry at {} answers {status}: {}", self.settings.url, one_line(why));
         match status {
-            // Not a matter of one table: nothing can go on.
+            // This concerns all tables, not just one: the pipeline cannot go on.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Error::fatal(what, why, "give [registry] a user and password, or a token, that may read and register")
             }
@@ -333,7 +335,8 @@ fn id_of(answer: &Value, what: &str) -> Result<u32> {
     id.ok_or_else(|| Error::fatal(what, "the registry's answer has no id", "check url of [registry], and its path"))
 }
 
-/// The same JSON. Apicurio (seen in 3.0.9) does not recognise a schema as Avro that has this default, of a `jsonb` column.
+/// Equivalent JSON in which the braces of a default `"{}"`, of a `jsonb` column, are escaped. Apicurio (seen in
+/// 3.0.9) does not recognise a schema with that default as Avro.
 fn escape_braces(schema: &str) -> String {
     schema.replace(r#""default":"{}""#, r#""default":"\u007b\u007d""#)
 }

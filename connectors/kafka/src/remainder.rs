@@ -1,4 +1,4 @@
-//! What compaction has left of a partition.
+//! Inspects what compaction has left of a partition.
 
 use std::ops::{ControlFlow, Range};
 
@@ -7,8 +7,8 @@ use sooner_api::Result;
 use crate::pieces::{PieceReader, Sees};
 use crate::settings::KafkaSettings;
 
-/// Whether there is a message at these offsets, be it of a transaction that was aborted or has not ended. May take seconds: call
-/// it where blocking is allowed.
+/// Whether there is any message at these offsets, including those of aborted and open transactions. May take
+/// seconds: call it where blocking is allowed.
 pub fn has_messages(settings: &KafkaSettings, topic: &str, partition: i32, offsets: Range<i64>) -> Result<bool> {
     let mut found = false;
     PieceReader::open(settings, Sees::All)?.read(topic, partition, offsets, |_| {

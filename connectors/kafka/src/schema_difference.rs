@@ -1,8 +1,8 @@
-//! What changed between two schemas of a table's events, in a person's words.
+//! Describes what changed between two schemas of a table's events, in words for the operator.
 
 use sooner_schemas::avro::{Field, Schema};
 
-/// The columns that came, went or changed their type; or that it is something else.
+/// Describes the columns that were added, dropped or changed in type, or says that something else differs.
 pub fn difference(former: &str, now: &str) -> String {
     let (Ok(former), Ok(now)) = (Schema::parse(former), Schema::parse(now)) else {
         return "one of the two is not an Avro schema that can be read".to_owned();
@@ -27,7 +27,7 @@ pub fn difference(former: &str, now: &str) -> String {
     }
 }
 
-/// A key's fields, or those of a row inside an envelope.
+/// Fields of a key, or of the row inside an envelope.
 fn columns(schema: &Schema) -> Vec<Field> {
     let Some(record) = schema.as_record() else { return Vec::new() };
     let row = record.field_index("after").and_then(|after| record.fields[after].schema.as_record());

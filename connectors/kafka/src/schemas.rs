@@ -1,4 +1,4 @@
-//! The schemas that events were written under, found by the ids in their messages.
+//! Cache of the schemas that events were written under, found by the ids in their messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::events::ON_WITHOUT_IT;
 use crate::record::Record;
 use crate::registry::Registry;
 
-/// Ids of key and value.
+/// Schema ids of a message's key, if it has one, and value.
 type Ids = (Option<u32>, u32);
 
-/// Schemas by table and ids. Events of the same schemas share one.
+/// Event schemas by table and schema ids. Events with the same table and ids share one instance.
 pub struct SchemaCache {
     registry: Arc<Registry>,
     known: HashMap<(TableName, Ids), Arc<EventSchema>>,
-    /// Questions by id. Who asks may be cancelled and ask again; the registry is asked once.
+    /// Requests in flight, by schema id. A caller may be cancelled and ask again; the registry is asked once.
     under_way: HashMap<u32, JoinHandle<Result<Arc<str>>>>,
 }
 
 impl SchemaCache {
-    /// Nothing known yet.
+    /// An empty cache of schemas from a registry.
     pub fn new(registry: Registry) -> SchemaCache {
         SchemaCache { registry: Arc::new(registry), known: HashMap::new(), under_way: HashMap::new() }
     }
 
-    /// The schemas of an event; none for a tombstone.
+    /// Schemas of a message's event; none for a tombstone. May be cancelled and called again.
     pub async fn find(&mut self, table: &TableName, record: &Record) -> Result<Option<Arc<EventSchema>>> {
         let Some(value) = record.value() else { return Ok(None) };
         let id = |message| {
@@ -39,7 +39,7 @@ impl SchemaCache {
             })
         };
         let value_id = id(value)?;
-        // An event of the whole table has none.
+        // An event of the whole table has no key.
         let key_id = record.key().map(id).transpose()?;
         let ids = (key_id, value_id);
         if let Some(schema) = self.known.get(&(table.clone(), ids)) {
@@ -62,7 +62,7 @@ impl SchemaCache {
         Ok(Some(schema))
     }
 
-    /// A schema by its id. What is wrong with one message says which one.
+    /// Fetches a schema by its id. An error for the operator names the message that has the id.
     async fn fetch(&mut self, id: u32, record: &Record) -> Result<Arc<str>> {
         let registry = self.registry.clone();
         let asked = self.under_way.entry(id).or_insert_with(|| tokio::spawn(async move { registry.schema(id).await }));

@@ -1,4 +1,5 @@
-//! How to reach the brokers: addresses, TLS, SASL, and librdkafka's own properties.
+//! Settings for Kafka: how to reach the brokers (addresses, TLS, SASL, librdkafka's own properties), and how
+//! topics, producer and consumer are set up.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,18 +8,18 @@ use rdkafka::config::ClientConfig;
 
 use crate::partition::PartitionBy;
 
-/// Everything about the brokers and the topics.
+/// Settings of the brokers, the topics, and the clients that write and read them.
 #[derive(Clone)]
 pub struct KafkaSettings {
-    /// `host:port`, several separated by commas.
+    /// Addresses of brokers: `host:port`, several separated by commas.
     pub brokers: String,
-    /// TLS; none for an unprotected connection.
+    /// TLS settings; none for an unencrypted connection.
     pub tls: Option<Tls>,
-    /// Who we are; none for nobody.
+    /// SASL credentials; none to connect without SASL.
     pub sasl: Option<Sasl>,
-    /// Properties of librdkafka that are passed through.
+    /// Properties of librdkafka that are passed through, each with its value.
     pub properties: Vec<(String, String)>,
-    /// How topics are made.
+    /// How topics are created and verified.
     pub topics: TopicSettings,
     /// How events are written.
     pub producer: ProducerSettings,
@@ -26,57 +27,57 @@ pub struct KafkaSettings {
     pub consumer: ConsumerSettings,
 }
 
-/// TLS with the brokers.
+/// TLS settings of connections to the brokers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Root certificates as a PEM file; the system's if none.
     pub ca: Option<PathBuf>,
-    /// Our own certificate as a PEM file.
+    /// Client certificate as a PEM file.
     pub certificate: Option<PathBuf>,
-    /// Its private key as a PEM file.
+    /// Private key of the client certificate, as a PEM file.
     pub key: Option<PathBuf>,
-    /// The password of that file.
+    /// Password of the private key's file.
     pub key_password: Option<String>,
 }
 
-/// SASL with the brokers.
+/// SASL credentials for the brokers.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Sasl {
-    /// A name and a password.
+    /// A user name and a password.
     Password {
-        /// How they are sent.
+        /// SASL mechanism by which the password is sent.
         mechanism: PasswordMechanism,
-        /// Name.
+        /// User name.
         user: String,
         /// Password.
         password: String,
     },
-    /// Tokens from an OpenID provider, by client credentials.
+    /// Tokens from an OpenID provider, obtained with client credentials.
     OauthBearer {
-        /// The provider's token endpoint.
+        /// URL of the provider's token endpoint.
         token_url: String,
-        /// Client.
+        /// Client id at the provider.
         client_id: String,
-        /// Its secret.
+        /// Secret of the client.
         client_secret: String,
-        /// What is asked for.
+        /// Scope that is requested; none to request none.
         scope: Option<String>,
     },
 }
 
-/// How a password is sent.
+/// SASL mechanism by which a password is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PasswordMechanism {
-    /// As it is.
+    /// `PLAIN`: the password is sent as it is.
     Plain,
-    /// By challenge and response.
+    /// `SCRAM-SHA-256`: challenge and response.
     ScramSha256,
-    /// By challenge and response.
+    /// `SCRAM-SHA-512`: challenge and response.
     ScramSha512,
 }
 
 impl PasswordMechanism {
-    /// The protocol's name.
+    /// Name of the mechanism in the SASL protocol.
     pub fn name(self) -> &'static str {
         match self {
             PasswordMechanism::Plain => "PLAIN",
@@ -86,85 +87,86 @@ impl PasswordMechanism {
     }
 }
 
-/// How data topics are made, and what they are verified against.
+/// How data topics are created, and what existing ones are verified against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
     /// Whether missing topics are created.
     pub create: bool,
-    /// Partitions.
+    /// Number of partitions of each topic.
     pub partitions: i32,
-    /// Copies of each; the brokers' default if none.
+    /// Number of replicas of each partition; the brokers' default if none.
     pub replication: Option<i32>,
-    /// `cleanup.policy`.
+    /// `cleanup.policy` of the topics.
     pub cleanup_policy: String,
-    /// How producers compress, and topics keep it: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    /// Compression by producers, and in topics: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: String,
-    /// `retention.ms`; the brokers' default if none.
+    /// `retention.ms` of the topics; the brokers' default if none.
     pub retention: Option<Duration>,
-    /// `max.message.bytes`; the brokers' default if none.
+    /// `max.message.bytes` of the topics; the brokers' default if none.
     pub max_message_bytes: Option<usize>,
-    /// The pipeline's progress topic.
+    /// Name of the pipeline's progress topic.
     pub progress: String,
 }
 
 impl TopicSettings {
-    /// Whether topics are made compacted.
+    /// Whether topics are created compacted.
     pub fn is_compacted(&self) -> bool {
         is_compacted(&self.cleanup_policy)
     }
 
-    /// `compression.type`, which has a name of its own for none.
+    /// `compression.type` of the topics, where no compression is called `uncompressed`.
     pub fn compression_type(&self) -> &str {
         if self.compression == "none" { "uncompressed" } else { &self.compression }
     }
 }
 
-/// Whether a `cleanup.policy` removes messages whose key comes again. Brokers refuse messages without a key then.
+/// Whether a `cleanup.policy` compacts, that is, removes messages whose key is written again. Brokers refuse
+/// messages without a key on such a topic.
 pub fn is_compacted(cleanup_policy: &str) -> bool {
     cleanup_policy.split(',').any(|policy| policy.trim() == "compact")
 }
 
-/// How events are written.
+/// Settings of the producer: how events are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerSettings {
-    /// `transactional.id`; none writes at least once.
+    /// `transactional.id`; without one, events are written at least once.
     pub transactional_id: Option<String>,
-    /// Bytes of events after which a transaction is committed.
+    /// Bytes of events after which a Kafka transaction is committed.
     pub transaction_bytes: usize,
-    /// Age after which a transaction is committed.
+    /// Age after which a Kafka transaction is committed.
     pub transaction_interval: Duration,
-    /// Which partition an event goes to.
+    /// Rule by which an event's partition is chosen.
     pub partition_by: PartitionBy,
 }
 
-/// How events are read.
+/// Settings of the consumer: how events are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerSettings {
-    /// Consumer group.
+    /// Name of the consumer group.
     pub group: String,
-    /// `group.instance.id`: a member that comes back under it within the session timeout keeps its partitions.
+    /// `group.instance.id`: a member that rejoins under it within the session timeout keeps its partitions.
     pub instance: Option<String>,
-    /// Which protocol the group speaks.
+    /// Rebalance protocol of the group.
     pub protocol: GroupProtocol,
-    /// Bytes of messages that wait to be merged.
+    /// Bytes of messages that may wait to be merged.
     pub fetch_bytes: usize,
-    /// Topic for messages that cannot be read; none stops their table.
+    /// Dead-letter topic, for messages that cannot be read; without one, such a message stops its table.
     pub dead_letters: Option<String>,
 }
 
-/// How members of a group agree on partitions.
+/// Rebalance protocol: how the partitions are assigned to a group's members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupProtocol {
-    /// What the brokers have: theirs, or else that of members.
+    /// The brokers' protocol (`Consumer`) if they have it, or else that of the members (`Classic`).
     Auto,
-    /// Members decide, by the cooperative-sticky assignor.
+    /// Members assign partitions, by the cooperative-sticky assignor.
     Classic,
-    /// The broker decides (KIP-848, Kafka 4.0 and newer).
+    /// The broker assigns partitions (KIP-848, Kafka 4.0 and newer).
     Consumer,
 }
 
 impl KafkaSettings {
-    /// The properties that all clients share.
+    /// Configuration that all clients share, including the properties that are passed through.
     pub fn client_config(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("client.id", client_id);
@@ -187,7 +189,8 @@ impl KafkaSettings {
         config
     }
 
-    /// Sets a property unless the user has, under this name or an alias of it.
+    /// Sets the first of `names` to a default value, unless the user has set it under any of them: the rest are
+    /// aliases.
     pub fn set_default(&self, config: &mut ClientConfig, names: &[&str], value: impl Into<String>) {
         let is_set = |name: &&str| self.properties.iter().any(|(known, _)| known == name);
         if let [name, ..] = names

@@ -1,9 +1,11 @@
-//! The ends of partitions: whether a transaction hangs there, and whether all is to be seen that the record counts as written.
+//! Inspects the ends of partitions: whether a transaction hangs there, and whether everything is visible that the
+//! progress record counts as written.
 //!
-//! The end of a transaction, committed or aborted, is a marker in each of its partitions. A broker can leave markers out:
-//! Apache Kafka 4.3 and 4.4 do for a partition that has no leader just then, so where the last of its replicas has died
-//! (<https://issues.apache.org/jira/browse/KAFKA-20734>). Then the transaction hangs there. Readers of committed messages stop before it,
-//! and the next marker of its producer ends it, also one that says the opposite.
+//! A transaction ends, committed or aborted, with a marker in each of its partitions. A broker can leave markers
+//! out: Apache Kafka 4.3 and 4.4 do so for a partition that has no leader at that moment, as when the last of its
+//! replicas has died (<https://issues.apache.org/jira/browse/KAFKA-20734>). The transaction then hangs in that
+//! partition: readers of committed messages stop before it, and the next marker of its producer ends it, even one
+//! with the opposite outcome.
 
 use std::ops::{ControlFlow, Range};
 use std::thread;
@@ -19,36 +21,37 @@ use crate::pieces::{PieceReader, Sees};
 use crate::progress::{Covered, TopicProgress};
 use crate::settings::KafkaSettings;
 
-/// Messages that are read at a partition's end, at first, to find the last one that is seen.
+/// Factor by which the range read at a partition's end grows, from one offset, until it has an event that is visible.
 const LOOK_BACK: i64 = 64;
-/// How long a leader may take to know all that it has.
+/// How long a new leader may take until it serves all messages that it has.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Looks at the ends of partitions. Its calls take seconds where brokers are slow: call them where blocking is allowed.
+/// Inspects the ends of partitions. Its calls take seconds where brokers are slow: call them where blocking is allowed.
 pub struct Tails {
     committed: PieceReader,
     all: PieceReader,
 }
 
 impl Tails {
-    /// Sets consumers up; nothing is asked yet.
+    /// Sets up the consumers; nothing is read yet.
     pub fn open(settings: &KafkaSettings) -> Result<Tails> {
         let open = |sees| PieceReader::open(settings, sees);
         Ok(Tails { committed: open(Sees::Committed)?, all: open(Sees::All)? })
     }
 
-    /// The offset after the last message whose transaction has ended, as have all before it ("last stable offset").
+    /// Last stable offset of a partition: all transactions with messages before it have ended.
     pub fn stable_end(&self, topic: &str, partition: i32) -> Result<i64> {
         Ok(self.committed.bounds(topic, partition)?.1)
     }
 
-    /// Whether a transaction has not ended in a partition.
+    /// Whether a partition has a transaction that has not ended.
     pub fn is_open(&self, topic: &str, partition: i32) -> Result<bool> {
         Ok(self.stable_end(topic, partition)? < self.all.bounds(topic, partition)?.1)
     }
 
-    /// Finds what the record counts as written, and nobody sees, of a table; without open transactions. Afterwards the record counts what is
-    /// seen. Returns what is to be written again, of each partition in order.
+    /// Finds messages of a table that the progress record counts as written but that are not visible. No
+    /// transaction may be open. Afterwards the record counts only what is visible. Returns the messages that are to
+    /// be written again, in order within each partition.
     pub fn take_lost(
         &self,
         progress: &mut TopicProgress,
@@ -57,7 +60,8 @@ impl Tails {
     ) -> Result<Vec<OwnedMessage>> {
         let covered = progress.covered();
         let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
-        // What has no whole copy is copied anew, so it is owed nothing. What was parked is owed its events before that.
+        // A table without a complete copy is copied again, so it is owed nothing. A parked table is owed the events
+        // before it was parked.
         let copied_lsn = progress.record.tables.get(table).and_then(|state| match state.phase {
             TablePhase::Streaming => Some(state.copied_lsn.unwrap_or_default()),
             TablePhase::Parked => state.copied_lsn,
@@ -104,7 +108,7 @@ impl Tails {
         Ok(Hidden { start: hidden.start, seen: last.map(|(_, position)| position), messages })
     }
 
-    /// The last event at these offsets that is seen.
+    /// Offset and position of the last visible event at these offsets; none if there is none.
     fn last_seen(&self, topic: &str, partition: i32, offsets: &Range<i64>) -> Result<Option<(i64, Position)>> {
         let mut last = None;
         let mut look_back = 1;
@@ -123,23 +127,25 @@ impl Tails {
     }
 }
 
-/// Where a message stands in its partition: a tombstone follows its delete.
+/// Order of a message in its partition: by position, and a tombstone after its delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     position: Position,
     is_tombstone: bool,
 }
 
-/// Messages at a partition's end that nobody sees: of a transaction whose commit got lost, and of aborted ones before it.
+/// Messages at a partition's end that are not visible: of a transaction whose commit marker was lost, and of
+/// aborted transactions before it.
 struct Hidden {
-    /// The offset after the last event that is seen.
+    /// Offset after the last visible event.
     start: i64,
-    /// That event.
+    /// Position of the last visible event; none if there is none.
     seen: Option<Position>,
     messages: Vec<(Place, OwnedMessage)>,
 }
 
-/// Of hidden messages each that is owed, once: a source that starts over writes the same events again. Rows of former copies are not.
+/// Hidden messages that are owed, in order. Each is returned once, although a source that starts over writes the
+/// same events again. Rows of former copies are not owed.
 fn owed<M>(seen: Option<Position>, mut hidden: Vec<(Place, M)>, covered: Covered, copied_lsn: Lsn) -> Vec<M> {
     hidden.retain(|(Place { position, .. }, _)| {
         let is_of_copy = position.commit_lsn == copied_lsn;

@@ -1,4 +1,4 @@
-//! One topic that is read: its partitions, and what of it was handed on before.
+//! State of one topic that is read: its partitions, and which of its events have been handed on.
 
 use std::collections::HashMap;
 
@@ -7,22 +7,24 @@ use sooner_schemas::{Lsn, Position, TableName};
 use crate::merge::TopicMerge;
 use crate::record::Record;
 
-/// One topic that is read.
+/// State of one topic that is read.
 pub struct Topic {
-    /// Its table.
+    /// Table whose events are on the topic.
     pub table: TableName,
-    /// Its partitions.
+    /// Merge of the topic's partitions.
     pub merge: TopicMerge,
-    /// Which topic of its name it is.
+    /// Generation: tells the topic from its predecessor of the same name.
     pub generation: i64,
-    /// Its events are dropped, until a copy starts.
+    /// Whether events are dropped, until a copy starts.
     pub closed: bool,
-    /// By partition: events at or below it have been handed on. A writer without transactions repeats some.
+    /// Position, by partition, at or below which events have been handed on. A writer without transactions repeats
+    /// some.
     seen: HashMap<i32, Position>,
 }
 
 impl Topic {
-    /// Read from these offsets on. `applied` is the LSN up to which its table is complete, where that is known.
+    /// A topic that is read from these offsets on, each with its partition. `applied` is the LSN up to which its
+    /// table is complete, where that is known.
     pub fn new(table: TableName, generation: i64, positions: Vec<(i32, i64)>, applied: Option<Lsn>) -> Topic {
         // A table is complete between transactions, so all events of the last one are in it.
         let complete = applied.map(|commit_lsn| Position { commit_lsn, ordinal: u64::MAX });
@@ -30,19 +32,20 @@ impl Topic {
         Topic { table, merge: TopicMerge::new(positions), generation, closed: false, seen }
     }
 
-    /// From the mark of a copy on all is taken again.
+    /// Starts a copy: from here on, all events are taken again.
     pub fn begin_copy(&mut self) {
         self.closed = false;
         self.seen.clear();
     }
 
-    /// Whether an event was handed on before. A tombstone stands where its delete does, and is no event of its own.
+    /// Whether a record's event was handed on before. A tombstone has the position of its delete, and is no event
+    /// of its own.
     pub fn has_seen(&self, record: &Record) -> bool {
         let last = self.seen.get(&record.partition);
         record.position().is_some_and(|position| last.is_some_and(|last| position <= *last))
     }
 
-    /// Notes an event that was handed on.
+    /// Notes that a record's event was handed on.
     pub fn note(&mut self, record: &Record) {
         if let Some(position) = record.position() {
             let last = self.seen.entry(record.partition).or_insert(position);

@@ -1,34 +1,35 @@
-//! A topic as the brokers have it, and what of it is not as configured.
+//! A topic as the brokers describe it, and how it differs from its configuration.
 
 use crate::settings::{TopicSettings, is_compacted};
 
-/// A topic as it is.
+/// Partitions and configuration of a topic, as the brokers describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicState {
-    /// Partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// Copies of each partition; none where brokers did not tell.
+    /// Number of replicas of each partition; none where brokers did not report it.
     pub replication: Option<i32>,
-    /// `cleanup.policy`.
+    /// `cleanup.policy` of the topic.
     pub cleanup_policy: String,
-    /// `compression.type`.
+    /// `compression.type` of the topic.
     pub compression: String,
-    /// `max.message.bytes`.
+    /// `max.message.bytes` of the topic.
     pub max_message_bytes: usize,
-    /// `retention.ms`; less than zero for ever.
+    /// `retention.ms` of the topic; negative for unlimited retention.
     pub retention_ms: i64,
 }
 
 impl TopicState {
-    /// Whether it is compacted.
+    /// Whether the topic is compacted.
     pub fn is_compacted(&self) -> bool {
         is_compacted(&self.cleanup_policy)
     }
 
-    /// What is not as configured: `partitions is 1 (configured: 6)`. What is not configured may be anything.
+    /// Differences from the configuration, such as `partitions is 1 (configured: 6)`. A property that is not
+    /// configured may have any value.
     pub fn differences(&self, settings: &TopicSettings) -> Vec<String> {
         let retention = settings.retention.map(|retention| retention.as_millis().to_string());
-        // Brokers leave messages of such a topic as producers compressed them.
+        // Brokers leave messages of a topic with `producer` as producers compressed them.
         let compression = Some(settings.compression_type().to_owned()).filter(|_| self.compression != "producer");
         let compared = [
             ("partitions", self.partitions.to_string(), Some(settings.partitions.to_string())),
@@ -54,7 +55,7 @@ impl TopicState {
     }
 }
 
-/// Brokers may tell a list's parts in another order.
+/// A comma-separated list in sorted order, since brokers may report its parts in another order.
 fn sorted(list: &str) -> String {
     let mut parts: Vec<_> = list.split(',').map(str::trim).collect();
     parts.sort_unstable();

@@ -1,4 +1,4 @@
-//! librdkafka's transactional producer: messages go in, are delivered, and become visible all at once or not at all.
+//! librdkafka's transactional producer: messages are sent, delivered, and become visible all at once or not at all.
 //!
 //! Without a transactional id there are no transactions; then a commit only waits until everything is delivered.
 
@@ -14,29 +14,30 @@ use crate::deliveries::{Deliveries, Gathered, NO_TABLE};
 use crate::errors::{is_fenced, is_fencing, kafka_error};
 use crate::settings::KafkaSettings;
 
-/// How long brokers may be away before the pipeline starts over.
+/// How long brokers may be unavailable before the pipeline starts over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Messages that wait inside librdkafka, in KiB.
+/// Bound of the messages that wait in librdkafka's queue, in KiB.
 const QUEUE_KBYTES: usize = 32 << 10;
 
-/// A progress record names all tables and their columns, and may take so much. Rows are measured against their topic's limit.
+/// Size that a progress record may have, in bytes: it names all tables and their columns. Rows are checked against
+/// their topic's limit instead.
 pub const PROGRESS_BYTES: usize = 16 << 20;
-/// The largest message that can be sent: it has to fit into that queue.
+/// Largest message that can be sent, in bytes: it has to fit into librdkafka's queue.
 pub const LARGEST_MESSAGE: usize = 30 << 20;
 
-/// The producer. Messages carry the number of their table.
+/// Producer of messages, in transactions if it has a transactional id. Each message carries the number of its table.
 pub struct Transactions {
     producer: BaseProducer<Deliveries>,
     id: Option<String>,
-    /// When the open transaction began.
+    /// When the open transaction began; none if none is open.
     open_since: Option<Instant>,
-    /// Messages given to librdkafka so far.
+    /// Number of messages queued in librdkafka so far.
     sent: u64,
 }
 
 impl Transactions {
-    /// Connects. Fences all other producers of the same id, and waits until their transactions have ended.
-    /// `topic_limits` are the largest messages that the topics take, in bytes.
+    /// Connects to the brokers. With a transactional id, fences all other producers of that id, and waits until
+    /// their transactions have ended. `topic_limits` are the largest messages that the topics take, in bytes.
     pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<Transactions> {
         let (least, most) = (topic_limits.iter().min(), topic_limits.iter().max());
         let mut config = settings.client_config("sooner-source");
@@ -48,7 +49,7 @@ impl Transactions {
         settings.set_default(&mut config, &["queue.buffering.max.messages"], "500000");
         config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
         config.set("message.max.bytes", most.unwrap_or(&0).clamp(&PROGRESS_BYTES, &LARGEST_MESSAGE).to_string());
-        // The broker's limit is for a whole batch.
+        // The broker's size limit applies to a whole batch.
         config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
         let id = settings.producer.transactional_id.clone();
         if let Some(id) = &id {
@@ -82,7 +83,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Gives a message to librdkafka; waits while its queue is full.
+    /// Queues a message in librdkafka; blocks while the queue is full, and fails if that lasts too long.
     pub fn send(&mut self, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<()> {
         let asked = Instant::now();
         loop {
@@ -103,12 +104,13 @@ impl Transactions {
         }
     }
 
-    /// Lets librdkafka hand over what it has to say.
+    /// Lets librdkafka run its callbacks, such as delivery reports, without blocking.
     pub fn poll(&self) {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Waits until each message that was sent has its report, and tells them.
+    /// Waits until each sent message has its delivery report, and returns what the reports say. Fails if a message
+    /// was not delivered.
     pub fn deliver(&self) -> Result<Gathered> {
         let asked = Instant::now();
         while self.producer.context().reports() < self.sent {
@@ -116,7 +118,7 @@ impl Transactions {
                 let error = KafkaError::Flush(Code::OperationTimedOut);
                 return Err(self.failed("cannot write events to Kafka", &error));
             }
-            // Wakes those who gather messages into batches.
+            // Wakes librdkafka's threads that wait to fill batches.
             let _ = self.producer.flush(Duration::ZERO);
             self.producer.poll(Duration::from_millis(1));
         }
@@ -127,9 +129,9 @@ impl Transactions {
         }
     }
 
-    /// Makes what was sent visible.
+    /// Waits until all sent messages are delivered, and commits the transaction, which makes them visible.
     pub fn commit(&mut self) -> Result<()> {
-        // A commit would wait for the reports too, but look for them only every 100 ms.
+        // A commit would wait for the delivery reports too, but check for them only every 100 ms.
         self.deliver()?;
         if self.id.is_some() {
             self.commit_transaction()?;
@@ -142,7 +144,7 @@ impl Transactions {
         self.end("cannot commit a Kafka transaction", |limit| self.producer.commit_transaction(limit))
     }
 
-    /// Lets nobody ever see what was sent.
+    /// Aborts the open transaction, if there is one: readers of committed messages never see what was sent in it.
     pub fn abort(&mut self) -> Result<()> {
         if self.id.is_some() && self.open_since.is_some() {
             self.end("cannot abort a Kafka transaction", |limit| self.producer.abort_transaction(limit))?;
@@ -163,7 +165,7 @@ impl Transactions {
     }
 
     fn failed(&self, what: &str, error: &KafkaError) -> Error {
-        // What broke the producer for good says more than what that does to the next call.
+        // A fatal error of the producer says more than the error that it causes in a later call.
         let fatal = self.producer.client().fatal_error();
         let fenced = is_fenced(error) || fatal.as_ref().is_some_and(|(code, _)| is_fencing(*code));
         if fenced {

@@ -1,4 +1,4 @@
-//! The event log's entrance: batches go to a thread of their own, which gathers them into Kafka transactions.
+//! Writing side of the event log: batches go to a thread of their own, which gathers them into Kafka transactions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,14 +14,15 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::producer::EventProducer;
 use crate::progress::TopicProgress;
 
-/// Bytes of events that wait for the thread.
+/// Bound of the events that wait for the thread, in bytes.
 const QUEUE_BYTES: usize = 8 << 20;
-/// One unit of that bound; a semaphore counts in 32 bits.
+/// Bytes per permit of the semaphore that bounds the queue, which counts in 32 bits.
 const UNIT_BYTES: usize = 1024;
-/// How often an idle thread looks after the connection.
+/// How often an idle thread polls the producer's connection.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// The entrance.
+/// Writes batches to Kafka through a thread. An appended batch waits in a bounded queue, and is durable once
+/// committed. Once the thread has failed, appending and waiting return its error.
 pub struct KafkaWriter {
     orders: Sender<Order>,
     room: Arc<Semaphore>,
@@ -29,9 +30,9 @@ pub struct KafkaWriter {
 }
 
 enum Order {
-    /// Events, and the room that they take.
+    /// Events to append, and the number of permits that they take.
     Batch(EventBatch, u32),
-    /// Commit all, then say so.
+    /// Commit everything appended so far, then report it to the sender.
     Settle(oneshot::Sender<()>),
 }
 
@@ -41,19 +42,19 @@ struct Shared {
     failed: Mutex<Option<Error>>,
 }
 
-/// What the writer has committed, for whoever shows it.
+/// Handle to the progress that the writer has committed, for display and checks.
 #[derive(Clone)]
 pub struct WriterProgress(Arc<Shared>);
 
 impl WriterProgress {
-    /// The last committed record.
+    /// The last committed progress record.
     pub fn read(&self) -> TopicProgress {
         self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl KafkaWriter {
-    /// Starts the thread. Once the writer is dropped, the thread commits what it has and ends.
+    /// Starts the writer's thread. Once the writer is dropped, the thread commits what was appended and ends.
     pub fn start(mut producer: EventProducer) -> KafkaWriter {
         let progress = producer.committed().unwrap_or_else(|| producer.progress().clone());
         let shared = Arc::new(Shared {
@@ -68,24 +69,24 @@ impl KafkaWriter {
         KafkaWriter { orders, room, shared }
     }
 
-    /// What is committed.
+    /// Handle to the progress that is committed.
     pub fn progress(&self) -> WriterProgress {
         WriterProgress(self.shared.clone())
     }
 
-    /// Waits until everything that was appended is committed.
+    /// Waits until everything appended so far is committed. Fails if the thread has ended.
     pub async fn settled(&self) -> Result<()> {
         let (done, settled) = oneshot::channel();
         self.orders.send(Order::Settle(done)).map_err(|_| self.failure())?;
         settled.await.map_err(|_| self.failure())
     }
 
-    /// Commits what was appended, and ends the thread.
+    /// Commits what was appended, and waits until the thread has ended.
     pub async fn finish(self) -> Result<()> {
         let settled = self.settled().await;
         let KafkaWriter { orders, room, .. } = self;
         drop(orders);
-        // The thread closes it when it ends.
+        // The thread closes the semaphore when it ends.
         while !room.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -116,7 +117,7 @@ impl EventWriter for KafkaWriter {
     }
 }
 
-/// Tells whoever waits that the thread has ended, also by a panic.
+/// Closes the semaphore when the thread ends, also by a panic, which wakes whoever waits for room.
 struct Ended(Arc<Semaphore>);
 
 impl Drop for Ended {
@@ -150,7 +151,7 @@ impl Worker {
                 Ok(Order::Settle(done)) => {
                     self.producer.commit()?;
                     self.publish();
-                    // Nobody waits any more only when the attempt was cancelled.
+                    // The receiver is gone only if the caller was cancelled.
                     let _ = done.send(());
                 }
                 Ok(Order::Batch(batch, units)) => {
@@ -171,7 +172,7 @@ impl Worker {
         }
     }
 
-    /// Tells what is durable. A record that is not committed yet is not told.
+    /// Publishes the last committed progress record, if it is new. One that is not committed yet is not published.
     fn publish(&mut self) {
         if let Some(progress) = self.producer.committed() {
             let durable = progress.record.confirmed_lsn.0;

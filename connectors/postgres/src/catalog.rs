@@ -1,4 +1,4 @@
-//! Tables, columns, keys and types as the system catalogs have them.
+//! Reads tables, columns, keys and types from the system catalogs.
 //!
 //! <https://www.postgresql.org/docs/current/catalogs.html>
 
@@ -10,39 +10,39 @@ use sooner_schemas::{Column, ColumnType, DefaultValue, Relation, Scalar, TableNa
 use crate::client::{Client, Row, quote_text};
 use crate::pgoutput::RelationShape;
 
-/// `relreplident`: what Postgres logs of an old row.
+/// Replica identity (`relreplident`): which columns of an old row Postgres logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIdentity {
-    /// The primary key.
+    /// `DEFAULT`: the columns of the primary key.
     Default,
-    /// The whole row.
+    /// `FULL`: the whole row.
     Full,
-    /// A unique index.
+    /// `USING INDEX`: the columns of a unique index.
     Index,
-    /// Nothing: updates and deletes fail once the table is published.
+    /// `NOTHING`: no columns; updates and deletes fail once the table is published.
     Nothing,
 }
 
-/// A table, with what setting up a pipeline needs to know.
+/// A source table, with what is needed to set up a pipeline.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// Object id.
     pub oid: u32,
     /// Name, columns and key.
     pub relation: Relation,
-    /// Type id and modifier of each column, in order.
+    /// Type id and modifier of each column, in the order of the relation's columns.
     pub types: Vec<(u32, i32)>,
-    /// What is logged of old rows.
+    /// Replica identity: what is logged of old rows.
     pub identity: ReplicaIdentity,
-    /// Rows, as the planner estimates them; none if the table was never analysed.
+    /// Number of rows, as the planner estimates it; none if the table was never analysed.
     pub estimated_rows: Option<u64>,
-    /// Size with indexes and TOAST.
+    /// Size in bytes, including indexes and TOAST; 0 from [`table`], which does not query it.
     pub size_bytes: u64,
-    /// Number of the file that holds the rows; another one after the table was rewritten or truncated.
+    /// File node: number of the file that holds the rows. It changes when the table is rewritten or truncated.
     pub file_node: u32,
 }
 
-/// Types that are not built in: domains, enums, and the arrays of all.
+/// The types that have no fixed id: domains, enums, and the arrays of all types.
 #[derive(Debug, Default)]
 pub struct Types {
     domains: HashMap<u32, (u32, i32)>,
@@ -50,7 +50,7 @@ pub struct Types {
     enums: HashMap<u32, Vec<String>>,
 }
 
-/// All ordinary tables outside the system schemas, ordered by name.
+/// All permanent ordinary tables outside the system schemas, ordered by name.
 pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
     let types = Types::load(client).await?;
     let size = "coalesce(pg_catalog.pg_total_relation_size(c.oid), 0)";
@@ -63,13 +63,14 @@ pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
     .await
 }
 
-/// One table by its object id, as the transaction of this connection sees the catalog.
+/// One table by its object id, as the transaction of this connection sees the catalog; none if it does not exist.
 pub async fn table(client: &mut Client, oid: u32) -> Result<Option<Table>> {
     let types = Types::load(client).await?;
     Ok(load(client, &types, "0", &format!("c.oid = {oid}")).await?.pop())
 }
 
-/// The relation that the stream speaks of: the catalog's, if it still has those columns; otherwise what the stream says.
+/// The relation that a message of the stream describes. Its columns are those of the message; nullability,
+/// defaults, numbers and the key come from the catalog, where that still has columns of these names.
 pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<Relation> {
     let types = Types::load(client).await?;
     let found = load(client, &types, "0", &format!("c.oid = {}", shape.oid)).await?.pop();
@@ -81,7 +82,7 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
             name: column.name.clone(),
             nullable: same.is_none_or(|same| same.nullable),
             has_default: same.is_none_or(|same| same.has_default),
-            // The catalog may have moved on.
+            // The catalog may be ahead of the stream: the default counts only while the type is the same.
             default: same.filter(|same| same.column_type == column_type).and_then(|same| same.default.clone()),
             number: same.and_then(|same| same.number),
             column_type,
@@ -95,7 +96,8 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
     });
     let key = match by_name {
         Some(key) => key,
-        // The catalog has moved on. The stream marks the identity's columns; a full identity tells nothing of the key.
+        // The catalog is ahead of the stream. The message marks the identity's columns; a full identity does not
+        // reveal the key.
         None if shape.identity == b'f' => Vec::new(),
         None => (0..shape.columns.len()).filter(|&index| shape.columns[index].in_identity).collect(),
     };
@@ -103,7 +105,7 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
 }
 
 impl Types {
-    /// Reads the types that are not built in.
+    /// Loads domains, arrays and enum labels from the catalog.
     pub async fn load(client: &mut Client) -> Result<Types> {
         let mut types = Types::default();
         let rows = client
@@ -129,7 +131,7 @@ impl Types {
         Ok(types)
     }
 
-    /// The model of a type by its id and modifier.
+    /// Column type for a type id and modifier. A domain counts as its base type.
     pub fn resolve(&self, oid: u32, modifier: i32) -> ColumnType {
         let (oid, modifier) = self.without_domain(oid, modifier);
         match self.elements.get(&oid) {
@@ -141,7 +143,8 @@ impl Types {
         }
     }
 
-    /// Whether schemas tell the defaults of columns of a type. As with Debezium, not those of domains, `name` and `"char"`.
+    /// Whether the schemas declare defaults for columns of this type: as in Debezium, not for domains, `name` and
+    /// `"char"`.
     fn tells_default(&self, oid: u32) -> bool {
         !self.domains.contains_key(&oid) && !matches!(oid, 18 | 19)
     }
@@ -153,7 +156,7 @@ impl Types {
         (oid, modifier)
     }
 
-    /// Type ids are those of `pg_type.dat`.
+    /// Scalar for a type id and modifier; the ids are those of `pg_type.dat`.
     fn scalar(&self, oid: u32, modifier: i32) -> Scalar {
         match oid {
             16 => Scalar::Bool,
@@ -176,7 +179,8 @@ impl Types {
     }
 }
 
-/// A numeric's modifier is 4 more than precision in its upper and scale in its lower half; the scale has 11 bits, signed.
+/// Decodes a numeric's modifier: 4 more than a number with the precision in its upper and the scale in its lower
+/// half; the scale has 11 bits, signed.
 fn numeric(modifier: i32) -> Scalar {
     if modifier < 4 {
         return Scalar::Numeric;
@@ -226,7 +230,7 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
         }
         let (Some(table), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
         let (type_oid, modifier) = (number(row, 8)?, number(row, 9)?);
-        // Columns that an index only includes are not part of the key.
+        // Columns that an index merely includes are not part of the key.
         if row.get(12).is_some_and(Option::is_some) {
             key.push((number(row, 13)?, table.relation.columns.len()));
         }
@@ -267,9 +271,9 @@ fn empty_table(row: &Row, oid: u32) -> Result<Table> {
     })
 }
 
-/// Those of the tables that the catalog no longer has, or that the publication lacks; each with what happened.
+/// Those of `tables` that the catalog no longer has or that the publication does not contain, each with the reason.
 ///
-/// Reads catalogs only: `pg_publication_tables` would wait for whoever has locked a table.
+/// Reads catalogs only: the view `pg_publication_tables` would wait for any session that has locked a table.
 pub async fn missing_tables(
     client: &mut Client,
     publication: &str,
@@ -305,14 +309,14 @@ pub async fn missing_tables(
     Ok(missing.collect())
 }
 
-/// A column of a row that cannot be null.
+/// Text of a column of a query's row; a protocol error if it is NULL or missing.
 pub(crate) fn text(row: &Row, index: usize) -> Result<&str> {
     row.get(index).and_then(Option::as_deref).ok_or_else(|| {
         crate::errors::protocol("cannot understand Postgres' catalog", format!("column {index} of a row is missing"))
     })
 }
 
-/// A column of a row that is a number.
+/// Number in a column of a query's row; a protocol error if it is NULL, missing or not a number.
 pub(crate) fn number<N: std::str::FromStr>(row: &Row, index: usize) -> Result<N> {
     let text = text(row, index)?;
     text.parse().map_err(|_| {

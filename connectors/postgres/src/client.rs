@@ -1,4 +1,5 @@
-//! A connection to Postgres: start-up, authentication, simple queries, and the two ways of copying out.
+//! A connection to Postgres: start-up, authentication, simple queries, `COPY … TO STDOUT`, and the start of
+//! replication.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
@@ -15,33 +16,33 @@ use crate::dial::{Duplex, open};
 use crate::errors::{ServerError, connection_lost, protocol};
 use crate::options::{ConnectOptions, TlsMode};
 
-/// How long connecting may take.
+/// Time limit for connecting, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Space that is made for each read.
+/// Buffer space reserved for each read, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// What a connection is for.
+/// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// SQL.
+    /// SQL only.
     Sql,
-    /// Replication commands, and SQL besides (`replication=database`).
+    /// Replication commands, and also SQL (`replication=database`).
     Replication,
 }
 
-/// A message from the server: its tag and what follows the length.
+/// A message from the server: its tag and its content.
 #[derive(Debug)]
 pub struct Frame {
-    /// First byte.
+    /// Tag: the first byte, which names the message's type.
     pub tag: u8,
-    /// Content.
+    /// Content, after tag and length.
     pub payload: Bytes,
 }
 
-/// A row of a simple query: each column's text, or none for NULL.
+/// A row of a simple query: each column's text; none for NULL.
 pub type Row = Vec<Option<String>>;
 
-/// An idle connection.
+/// A connection that has logged in and runs one command at a time.
 pub struct Client {
     stream: Box<dyn Duplex>,
     incoming: BytesMut,
@@ -51,7 +52,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates, and waits until the server is ready.
+    /// Connects, authenticates, and waits until the server is ready for commands.
     pub async fn connect(options: &ConnectOptions, mode: Mode) -> Result<Client> {
         let what = || format!("cannot connect to Postgres at {}", options.address());
         match tokio::time::timeout(CONNECT_TIMEOUT, Client::start_in_either_way(options, mode)).await {
@@ -60,7 +61,8 @@ impl Client {
         }
     }
 
-    /// `prefer` and `allow` try the other way if the server lets nobody in by the first.
+    /// Connects by the TLS mode's first choice. If the server refuses the login (SQLSTATE 28000), `prefer` tries
+    /// again without TLS and `allow` with it.
     async fn start_in_either_way(options: &ConnectOptions, mode: Mode) -> Result<Client> {
         let other = match options.tls {
             TlsMode::Prefer => TlsMode::Disable,
@@ -104,7 +106,8 @@ impl Client {
         Ok(client)
     }
 
-    /// A copy takes as long as it takes, and a snapshot's holder is idle on purpose; limits set for people would end both.
+    /// Disables the session's timeouts, as far as this server version has them: a copy may take long, and the
+    /// connection that holds a snapshot is idle on purpose; limits meant for interactive sessions would end both.
     async fn lift_timeouts(&mut self) -> Result<()> {
         let since = [
             (90_600, "statement_timeout"),
@@ -146,17 +149,17 @@ impl Client {
         }
     }
 
-    /// Runs one statement and returns its only value.
+    /// Runs one statement and returns the first column of its first row; none if there is no row, or if it is NULL.
     pub async fn query_value(&mut self, sql: &str) -> Result<Option<String>> {
         Ok(self.query(sql).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
-    /// Starts `COPY … TO STDOUT`; the rows then come from [`Client::copy_data`].
+    /// Starts `COPY … TO STDOUT`; the rows are then read by [`Client::copy_data`].
     pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
         self.enter_copy(sql, b'H').await
     }
 
-    /// The next piece of a `COPY … TO STDOUT`: one row, with its newline. `None` at the end.
+    /// Reads the next message of a `COPY … TO STDOUT`: one row, with its newline. `None` at the end.
     pub async fn copy_data(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame = self.frame().await?;
@@ -169,7 +172,8 @@ impl Client {
         }
     }
 
-    /// Starts replication, and gives up the connection to it.
+    /// Starts replication and consumes the client; returns its byte stream, with the bytes that have already been
+    /// received.
     pub async fn start_replication(mut self, command: &str) -> Result<(Box<dyn Duplex>, BytesMut)> {
         self.enter_copy(command, b'W').await?;
         Ok((self.stream, self.incoming))
@@ -242,7 +246,7 @@ impl Client {
     }
 }
 
-/// Takes the first whole message off the buffer, if there is one.
+/// Takes the first whole message from the buffer, if there is one.
 fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
     let Some(length) = frame_length(buffer)? else { return Ok(None) };
     let tag = buffer[0];
@@ -251,7 +255,7 @@ fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
     Ok(Some(Frame { tag, payload: frame.freeze() }))
 }
 
-/// Length of the first message, tag and length included, if it is there as a whole.
+/// Length of the first message, including tag and length; none until it is complete. A length out of range is an error.
 #[inline]
 pub fn frame_length(buffer: &[u8]) -> io::Result<Option<usize>> {
     let Some(&[_, a, b, c, d]) = buffer.first_chunk() else {
@@ -264,7 +268,8 @@ pub fn frame_length(buffer: &[u8]) -> io::Result<Option<usize>> {
     Ok((buffer.len() > length).then_some(length + 1))
 }
 
-/// Reads once, at most 1 MiB at a time. Cancelling loses nothing.
+/// Reads once, into a buffer with room for at least 1 MiB; the end of the stream is an error. Cancelling loses no
+/// bytes.
 pub async fn read_more<S: AsyncRead + Unpin + ?Sized>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<()> {
     buffer.reserve(READ_BYTES);
     if stream.read_buf(buffer).await? == 0 {
@@ -299,7 +304,7 @@ fn parse_row(mut payload: Bytes) -> Option<Row> {
     Some(row)
 }
 
-/// The first words of a statement, for messages.
+/// The first 100 characters of a statement, for messages.
 fn summary(sql: &str) -> String {
     let line = sql.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(100) {

@@ -1,4 +1,4 @@
-//! A row of COPY's text format to column values.
+//! Parses a row of COPY's text format into column values.
 //!
 //! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS>
 
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use sooner_schemas::encode::TupleValue;
 
-/// Splits rows and undoes their escapes; keeps its memory from row to row.
+/// Parser of single rows: splits columns and resolves escapes. It reuses its memory from row to row.
 #[derive(Debug, Default)]
 pub struct CopyRow {
     text: Vec<u8>,
@@ -14,7 +14,7 @@ pub struct CopyRow {
 }
 
 impl CopyRow {
-    /// Takes a row, with or without its newline.
+    /// Parses a row, with or without its newline; it replaces the previous one.
     pub fn parse(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         self.text.clear();
@@ -30,7 +30,7 @@ impl CopyRow {
         }
     }
 
-    /// The row's values.
+    /// Values of the row that was parsed last, in column order.
     pub fn values(&self) -> Vec<TupleValue<'_>> {
         let value = |range: &Option<Range<usize>>| match range {
             None => TupleValue::Null,

@@ -1,8 +1,8 @@
-//! From pgoutput's messages to batches of events: the state of the stream, without I/O.
+//! Turns pgoutput's messages into batches of events: the state of the stream, without I/O.
 //!
-//! A batch ends between transactions once it is large enough; only a transaction larger than a batch is cut inside, and
-//! then the batch in which it ends carries nothing of the next one. So each large transaction has a batch that ends
-//! with it.
+//! A batch ends between transactions once it is large enough; only a transaction larger than a batch is cut inside.
+//! The batch in which such a transaction ends carries nothing of the next one, so that each large transaction has a
+//! batch that ends with it.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,24 +14,24 @@ use sooner_schemas::{Lsn, Position, Relation, TableName};
 
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
 
-/// A batch of this size ends with its transaction.
+/// Size in bytes from which a batch ends with its transaction.
 const SOFT_BYTES: usize = 512 << 10;
-/// A batch of this size ends inside its transaction.
+/// Size in bytes from which a batch ends even inside its transaction.
 const HARD_BYTES: usize = 2 << 20;
 
 /// What the stream must do after a message.
 #[derive(Debug)]
 pub enum Next {
-    /// Read on.
+    /// Continue with the next message.
     Continue,
-    /// Look the relation up and call [`Decoder::set_relation`] before reading on.
+    /// Look up the relation and call [`Decoder::set_relation`] before the next message.
     LookUp(RelationShape),
     /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
     /// again with that column nullable, then apply the message again.
     Relax {
-        /// Relation.
+        /// Object id of the relation.
         oid: u32,
-        /// What it is, with the column nullable.
+        /// The relation, with the column nullable.
         relation: Relation,
     },
 }
@@ -40,7 +40,8 @@ struct Transaction {
     commit_lsn: Lsn,
     commit_micros: i64,
     xid: u32,
-    /// Changes so far, also of tables that are left out: a repetition numbers its events alike.
+    /// Number of changes so far, including those of ignored tables, so that a transaction sent again numbers its
+    /// events the same.
     changes: u64,
 }
 
@@ -52,30 +53,30 @@ enum Tracked {
 struct Known {
     relation: Relation,
     encoder: Encoder,
-    /// Events at or below this LSN are in the lake.
+    /// Events at or below this LSN are in the lake already.
     applied_lsn: Lsn,
 }
 
-/// The state of the stream.
+/// State of the stream between messages.
 pub struct Decoder {
     /// Tables to carry, each with the LSN at or below which its events are in the lake.
     selected: HashMap<TableName, Lsn>,
-    /// Where the stream stands, over all batches. Never moves back.
+    /// Watermark of the stream over all batches; it never moves back.
     watermark: Watermark,
     relations: HashMap<u32, Tracked>,
     transaction: Option<Transaction>,
     batch: EventBatch,
     batch_bytes: usize,
-    /// Where in the batch a relation's events go.
+    /// For each relation, the index in the batch's tables where its events are appended.
     open: HashMap<u32, usize>,
-    /// The current transaction has lost a part to an earlier batch.
+    /// Whether an earlier batch has taken a part of the current transaction.
     cut_inside: bool,
     ready: bool,
 }
 
 impl Decoder {
-    /// Starts between transactions, at the slot's confirmed position. Carries the events of the selected tables that lie
-    /// above the LSN given for each.
+    /// Starts between transactions, at `start_lsn`. Carries the events of the selected tables that are above the
+    /// LSN given for each.
     pub fn new(selected: HashMap<TableName, Lsn>, start_lsn: Lsn) -> Decoder {
         Decoder {
             selected,
@@ -90,12 +91,12 @@ impl Decoder {
         }
     }
 
-    /// Whether the batch should go out before more is read.
+    /// Whether the batch is complete and has to be taken before the next message.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// Takes what has been gathered. Nothing if there is neither event nor watermark, or if a transaction is open that
+    /// Takes the batch. None if it has no events, watermark or poisoned table, or if a transaction is open that
     /// still fits the batch.
     pub fn take(&mut self) -> Option<EventBatch> {
         if self.transaction.is_some() && !self.ready {
@@ -112,7 +113,7 @@ impl Decoder {
         Some(batch)
     }
 
-    /// Takes one message that starts at `lsn`.
+    /// Applies one message, whose WAL starts at `lsn`.
     pub fn apply(&mut self, lsn: Lsn, message: Message<'_>, now_micros: i64) -> Result<Next> {
         match message {
             Message::Begin { commit_lsn, commit_micros, xid } => {
@@ -144,7 +145,8 @@ impl Decoder {
         Ok(Next::Continue)
     }
 
-    /// The server has nothing before `end_lsn` that it has not sent.
+    /// Handles a keepalive: the server has sent everything before `end_lsn`. Outside a transaction the watermark
+    /// advances to it.
     pub fn caught_up(&mut self, end_lsn: Lsn, server_micros: i64) {
         self.server_end(end_lsn);
         if self.transaction.is_none() {
@@ -152,7 +154,7 @@ impl Decoder {
         }
     }
 
-    /// Advances the watermark. A keepalive may still speak of a position before the last commit.
+    /// Advances the watermark, never back: a keepalive may still report a position before the last commit.
     fn reach(&mut self, watermark: Watermark) {
         if watermark.end_lsn >= self.watermark.end_lsn {
             self.watermark = watermark;
@@ -160,12 +162,12 @@ impl Decoder {
         self.batch.watermark = Some(self.watermark);
     }
 
-    /// Where the server's log ends now.
+    /// Records where the server's log ends, for measuring lag.
     pub fn server_end(&mut self, end_lsn: Lsn) {
         self.batch.server_end = self.batch.server_end.max(end_lsn);
     }
 
-    /// Sets what a relation is from now on.
+    /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
         self.open.remove(&oid);
         let Some(&applied_lsn) = self.selected.get(&relation.name) else {
@@ -174,12 +176,12 @@ impl Decoder {
         self.relations.insert(oid, Tracked::Table(Box::new(Known { relation, encoder, applied_lsn })));
     }
 
-    /// Leaves a relation's changes out.
+    /// Ignores all further changes of a relation.
     pub fn ignore(&mut self, oid: u32) {
         self.relations.insert(oid, Tracked::Ignored);
     }
 
-    /// Stops a table: its events are left out from here on, and the batch says why.
+    /// Stops a table: its further events are left out, and the batch reports the reason.
     pub fn poison(&mut self, table: &TableName, reason: String) {
         if self.selected.remove(table).is_some() {
             for tracked in self.relations.values_mut() {
@@ -191,7 +193,7 @@ impl Decoder {
         }
     }
 
-    /// The tables whose events are carried.
+    /// Tables whose events are carried.
     pub fn selected(&self) -> Vec<TableName> {
         self.selected.keys().cloned().collect()
     }
@@ -258,8 +260,9 @@ impl Decoder {
         self.change(oid, lsn, now_micros, old, |encoder, out, origin| encoder.delete(out, origin, old, whole))
     }
 
-    /// Lets `write` append the events of one change, of which a change of the key has two. If a value cannot be held,
-    /// none of them stays, and the table is poisoned.
+    /// Lets `write` append the events of one change; a change of the key has two. If a value cannot be represented,
+    /// none of them is kept: a NULL in a column that is NOT NULL asks for [`Next::Relax`], anything else poisons
+    /// the table.
     fn change(
         &mut self,
         oid: u32,
@@ -330,8 +333,8 @@ impl Decoder {
     }
 }
 
-/// A value that Postgres left out of the new row may stand in the old one: in any column if the old row is whole, in a
-/// key column if only the key is known.
+/// Fills values that Postgres left out of the new row from the old one: in any column if the old row is whole, in
+/// key columns if only the key is known.
 fn fill_from_old<'a>(relation: &Relation, old: &[TupleValue<'a>], whole: bool, new: &mut [TupleValue<'a>]) {
     for (index, value) in new.iter_mut().enumerate() {
         if *value == TupleValue::Unavailable && (whole || relation.is_key(index)) {
@@ -348,7 +351,7 @@ fn relaxed(relation: &Relation, column: &str) -> Relation {
     relaxed
 }
 
-/// The highest `commit_lsn` that lies before an end: transactions whose commit record starts right there come later.
+/// Highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.
 fn last_before(end_lsn: Lsn) -> Lsn {
     Lsn(end_lsn.0.saturating_sub(1))
 }

@@ -1,4 +1,4 @@
-//! The way to the server: a unix socket, TCP, or TLS over TCP.
+//! Opens the transport to the server: a unix socket, TCP, or TLS over TCP.
 
 use std::io;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use crate::low_watermark::LowWatermark;
 use crate::options::{ConnectOptions, Host, TlsMode};
 use crate::tls;
 
-/// Both directions of a connection.
+/// A bidirectional byte stream, whatever the transport. Implemented for every type that meets the bounds.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-/// Opens the way that the options ask for; nothing of Postgres' start-up has been said yet.
+/// Opens the transport that the options ask for; no start-up message has been sent on it yet. A failed connection
+/// can be retried; a server without TLS where `sslmode` requires it needs the operator.
 pub async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
     let lost =
         |error: io::Error| connection_lost(format!("cannot connect to Postgres at {}", options.address()), &error);

@@ -1,4 +1,4 @@
-//! From what the catalog says of a relation to what writes its events: schemas generated, registered and compiled.
+//! Builds the encoder of a relation: generates and registers its schemas, and compiles its plan.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::naming::{Part, SubjectStrategy, TopicPattern};
 
-/// Makes the encoder of a relation: schemas generated, registered and compiled.
+/// Builds encoders of relations for one pipeline.
 pub struct EncoderFactory<R> {
-    /// Gives schemas their ids.
+    /// Registry that assigns schema ids.
     pub registry: R,
-    /// The `name` of the source block.
+    /// Prefix of the pipeline: the `name` in the `source` block.
     pub prefix: String,
-    /// Names topics.
+    /// Pattern of topic names.
     pub topics: TopicPattern,
-    /// Names the schemas' subjects.
+    /// Strategy for the names of schema subjects.
     pub subjects: SubjectStrategy,
-    /// The database's name.
+    /// Name of the source database.
     pub database: String,
 }
 
 impl<R: SchemaRegistry> EncoderFactory<R> {
-    /// With Debezium's names for topics, and subjects by topic.
+    /// Creates a factory with Debezium's topic names and with subjects named by topic.
     pub fn new(registry: R, prefix: &str, database: &str) -> EncoderFactory<R> {
         EncoderFactory {
             registry,
@@ -36,7 +36,7 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
         }
     }
 
-    /// Builds the encoder of one relation.
+    /// Builds the encoder of one relation; registers its schemas first.
     pub async fn build(&self, relation: &Relation) -> Result<Encoder> {
         let topic = self.topics.topic(&relation.name);
         let key = key_schema(&topic, relation).map(|schema| schema.to_string());

@@ -1,4 +1,4 @@
-//! Postgres' errors to ours: the one place that decides what passes by itself and what needs a person.
+//! Maps Postgres' errors to ours: the one place that decides what is retried and what needs the operator.
 //!
 //! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 
@@ -10,14 +10,14 @@ use sooner_api::{Class, Error};
 /// An error that the server sent.
 #[derive(Clone, Debug, Default)]
 pub struct ServerError {
-    /// SQLSTATE.
+    /// SQLSTATE code.
     pub code: String,
     /// Primary message, with detail and hint if there are any.
     pub message: String,
 }
 
 impl ServerError {
-    /// Reads the fields of an ErrorResponse: a type byte and a zero-terminated text each.
+    /// Parses the fields of an ErrorResponse, each a type byte and a zero-terminated text.
     ///
     /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
     pub fn parse(payload: &[u8]) -> ServerError {
@@ -35,7 +35,7 @@ impl ServerError {
         error
     }
 
-    /// Adds what failed and what to do.
+    /// Turns the server's error into ours: adds what failed, and the class and the remedy for its SQLSTATE.
     pub fn into_error(self, what: impl Into<String>) -> Error {
         let (class, remedy) = judge(&self.code, &self.message);
         Error { class, what: what.into(), why: self.to_string(), remedy: remedy.to_owned() }
@@ -83,12 +83,12 @@ fn judge(code: &str, message: &str) -> (Class, &'static str) {
     }
 }
 
-/// A broken connection: passes by itself.
+/// Error for a broken connection, which is retried.
 pub fn connection_lost(what: impl Into<String>, error: &io::Error) -> Error {
     Error::retry(what, error, "check that Postgres runs and can be reached; it is tried again")
 }
 
-/// Bytes that are not the protocol's.
+/// Error for bytes that violate the protocol, which is fatal.
 pub fn protocol(what: impl Into<String>, why: impl fmt::Display) -> Error {
     Error::fatal(what, why, "report this, with the versions of Postgres and sooner")
 }

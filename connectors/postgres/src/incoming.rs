@@ -1,4 +1,4 @@
-//! What has been received of the stream: messages decoded where they lie in the buffer, none copied.
+//! The receive buffer of the stream: messages are decoded in place, without copying.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION>
 
@@ -13,49 +13,49 @@ use crate::decode::{Decoder, Next};
 use crate::errors::{ServerError, connection_lost, protocol};
 use crate::pgoutput::{self, RelationShape, unix_micros};
 
-/// Why decoding has paused.
+/// Reason why decoding has paused.
 #[derive(Debug)]
 pub enum Pause {
-    /// No whole message is left.
+    /// No whole message is left in the buffer.
     BufferEmpty,
-    /// The batch should go out first.
+    /// The batch is complete and has to be taken first.
     BatchReady,
-    /// The server wants to hear from us.
+    /// The server requests a status update at once.
     ReplyRequested,
-    /// A relation has to be looked up and set.
+    /// A relation has to be looked up in the catalog and set on the decoder.
     LookUp(RelationShape),
-    /// A relation has to be set anew; the message that wanted it is still in the buffer.
+    /// A relation has to be set again with a column made nullable; the message that needs it is still in the buffer.
     Relax {
-        /// Relation.
+        /// Object id of the relation.
         oid: u32,
-        /// What it is.
+        /// The relation, with the column nullable.
         relation: Relation,
     },
 }
 
-/// The received bytes.
+/// Received bytes that have not been decoded yet.
 pub struct Incoming {
     buffer: BytesMut,
     received_lsn: Lsn,
 }
 
 impl Incoming {
-    /// Starts with what came together with the answer to START_REPLICATION.
+    /// Starts with the bytes that were received together with the answer to START_REPLICATION.
     pub fn new(buffer: BytesMut) -> Incoming {
         Incoming { buffer, received_lsn: Lsn::ZERO }
     }
 
-    /// Where more is read to.
+    /// The buffer that received bytes are appended to.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// The highest LSN that the server has spoken of.
+    /// Highest LSN that a message of the server has carried so far.
     pub fn received_lsn(&self) -> Lsn {
         self.received_lsn
     }
 
-    /// Decodes whole messages until there is a reason to pause.
+    /// Decodes whole messages until there is a reason to pause; if the server has ended the stream, returns an error.
     pub fn decode(&mut self, decoder: &mut Decoder, now_micros: i64) -> Result<Pause> {
         let mut consumed = 0;
         let pause = loop {
@@ -83,7 +83,7 @@ impl Incoming {
     }
 }
 
-/// A message inside CopyData: `w` carries log, `k` is a keepalive.
+/// Handles a message inside CopyData: `w` carries a pgoutput message, `k` is a keepalive, others are ignored.
 fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, received: &mut Lsn) -> Result<Option<Pause>> {
     let short = |_| protocol("cannot understand the stream", "a message ends early");
     match payload.try_get_u8().map_err(short)? {

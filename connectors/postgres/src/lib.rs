@@ -1,8 +1,9 @@
-//! Postgres as a source. Enters: a connection URL and a list of tables; leaves: batches of events.
+//! Postgres as a source: takes a connection URL and a list of tables, and yields batches of events.
 //!
-//! In reading order: [`options`] and [`client`] connect (by `dial` and `login`), [`catalog`] looks at tables, [`slot`] and [`publication`] set
-//! up replication, [`snapshot`] copies, [`stream`] follows. [`pgoutput`] and [`decode`]
-//! turn messages into events, which [`encoders`] know how to write.
+//! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
+//! tables' definitions, [`slot`] and [`publication`] set up replication, [`snapshot`] copies tables, [`stream`]
+//! follows changes. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that [`encoders`]
+//! builds.
 
 pub mod catalog;
 pub mod client;

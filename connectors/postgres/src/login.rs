@@ -1,4 +1,4 @@
-//! Proving to Postgres who we are: clear text, MD5, or SCRAM-SHA-256, whichever the server asks for.
+//! Authentication at the server: clear text, MD5, or SCRAM-SHA-256, whichever the server asks for.
 //!
 //! <https://www.postgresql.org/docs/current/sasl-authentication.html>
 
@@ -15,7 +15,7 @@ use crate::errors::ServerError;
 use crate::options::ConnectOptions;
 
 impl Client {
-    /// Answers the server until it lets us in.
+    /// Answers the server's authentication requests until it accepts the login.
     pub(crate) async fn authenticate(&mut self, options: &ConnectOptions) -> Result<()> {
         let password = || {
             options.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(|| {
@@ -86,7 +86,7 @@ impl Client {
     }
 }
 
-/// SCRAM also shows that the server knows the password; this one does not.
+/// Error for a failed SCRAM exchange: the server must also prove that it knows the password, and this one did not.
 fn not_the_server(options: &ConnectOptions, error: &io::Error) -> Error {
     Error::operator(
         format!("cannot trust the server at {}", options.address()),

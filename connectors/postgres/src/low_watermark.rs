@@ -1,9 +1,9 @@
-//! A TCP stream that wakes its reader rarely while it is behind.
+//! A TCP stream that wakes its reader less often while the reader is behind.
 //!
-//! The walsender writes every row by itself, and each write wakes the reader. While there is a backlog the socket's low
-//! watermark (`SO_RCVLOWAT`, socket(7)) is raised, so that the kernel wakes the reader only for a large piece; a short
-//! timer fetches what is there when little comes. This halves the CPU of the walsender too. Caught up, the watermark
-//! goes back to one byte, so that no event waits.
+//! The walsender writes every row by itself, and each write wakes the reader. While there is a backlog the socket's
+//! low watermark (`SO_RCVLOWAT`, socket(7)) is raised, so that the kernel wakes the reader only for a large piece;
+//! if little arrives, a short timer reads what is available. This halves the CPU of the walsender too. Once the
+//! reader has caught up, the watermark returns to one byte, so that no event waits.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,21 +17,21 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The watermark while behind; about a third of what a default receive buffer grows to.
+/// Low watermark while the reader is behind, in bytes; about a third of what a default receive buffer grows to.
 const RAISED_BYTES: libc::c_int = 1 << 20;
-/// This many bytes within one span of patience (16 MiB/s) mean a backlog. A single read tells nothing: a reader that is
-/// woken for every row gets little each time, however much is waiting.
+/// Number of bytes within one span of `PATIENCE` that counts as a backlog (16 MiB/s). A single read indicates
+/// nothing: a reader that is woken for every row gets little each time, however much is waiting.
 const BACKLOG_BYTES: usize = 64 << 10;
-/// How long the kernel may sit on less than the watermark.
+/// How long the kernel may hold back fewer bytes than the low watermark.
 const PATIENCE: Duration = Duration::from_millis(4);
 
-/// A TCP stream with an adaptive low watermark.
+/// A TCP stream whose low watermark adapts to the backlog.
 pub struct LowWatermark {
     tcp: TcpStream,
     raised: bool,
     patience: Pin<Box<Sleep>>,
     waiting: bool,
-    /// When the current span began, and what has come in it.
+    /// Start of the current span; `span_bytes` counts the bytes received since.
     span_start: Instant,
     span_bytes: usize,
 }
@@ -57,7 +57,7 @@ impl LowWatermark {
         if elapsed < PATIENCE && !behind {
             return Ok(());
         }
-        // A long pause before these bytes is no backlog either.
+        // Bytes that arrive after a long pause are not a backlog, however many they are.
         let behind = behind && elapsed < PATIENCE * 2;
         (self.span_start, self.span_bytes) = (Instant::now(), 0);
         if behind != self.raised {
@@ -111,7 +111,7 @@ impl AsyncWrite for LowWatermark {
     }
 }
 
-/// Reads what is there, whatever the watermark.
+/// Reads the bytes that are available, regardless of the low watermark.
 fn receive(tcp: &TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
     let unfilled: &mut [MaybeUninit<u8>] = unfilled(buf);
     let received = SockRef::from(tcp).recv(unfilled)?;

@@ -1,4 +1,4 @@
-//! Where the database is and who we are there: a `postgres://` URL with libpq's parameters.
+//! Connection options: a `postgres://` URL with libpq's parameters.
 //!
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>
 
@@ -9,17 +9,17 @@ use percent_encoding::percent_decode_str;
 use sooner_api::{Error, Result};
 use url::Url;
 
-/// A password. Never shown.
+/// A password, which [`fmt::Debug`] never shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret.
+    /// Wraps the text of a secret.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The secret itself, for the one place that sends it.
+    /// The secret's text, for the one place that sends it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The server's address.
+/// Address of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// A name or an address.
@@ -40,46 +40,46 @@ pub enum Host {
     Unix(PathBuf),
 }
 
-/// libpq's `sslmode`.
+/// When TLS is used and what is verified: libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
-    /// Never.
+    /// `disable`: never TLS.
     Disable,
-    /// Only if the server insists.
+    /// `allow`: TLS only if the server refuses a connection without it.
     Allow,
-    /// If the server can; libpq's default.
+    /// `prefer`: TLS if the server supports it; libpq's default.
     Prefer,
-    /// Always, without checking who the server is.
+    /// `require`: always TLS; the certificate is verified only if a root file is given.
     Require,
-    /// Always, with a certificate that a trusted root signed.
+    /// `verify-ca`: always TLS, with a certificate signed by a trusted root.
     VerifyCa,
-    /// The same, and the certificate names the host.
+    /// `verify-full`: as `verify-ca`, and the certificate must name the host.
     VerifyFull,
 }
 
-/// How to connect.
+/// How to connect to the database.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    /// Server.
+    /// Address of the server.
     pub host: Host,
-    /// TCP port, or the number in the socket's name.
+    /// TCP port, or the number in the unix socket's name.
     pub port: u16,
-    /// Role.
+    /// Role to log in as.
     pub user: String,
-    /// Password, if the server asks for one.
+    /// Password, needed if the server asks for one.
     pub password: Option<Secret>,
-    /// Database.
+    /// Database to connect to.
     pub database: String,
-    /// When to use TLS, and what to check.
+    /// When to use TLS, and what to verify.
     pub tls: TlsMode,
-    /// PEM file of trusted roots; the system's roots without it.
+    /// PEM file of trusted root certificates; without it, the system's are used.
     pub tls_root: Option<PathBuf>,
 }
 
 impl ConnectOptions {
     /// Parses `postgres://user[:password]@host[:port]/database[?sslmode=…&sslrootcert=…&host=/socket/dir]`.
     pub fn parse(text: &str) -> Result<ConnectOptions> {
-        // Unlike libpq, the URL standard wants a host after a user; `host=` names the socket's directory then.
+        // Unlike libpq, the URL standard requires a host after a user; `host=` then names the socket's directory.
         let (address, parameters) = text.split_once('?').unwrap_or((text, ""));
         let address = address.replacen("@/", "@localhost/", 1);
         let url = Url::parse(&format!("{address}?{parameters}")).map_err(|error| bad_url(&error.to_string()))?;
@@ -124,7 +124,7 @@ impl ConnectOptions {
         Ok(())
     }
 
-    /// Host and port, for messages.
+    /// Host and port, or the path of the unix socket, for messages.
     pub fn address(&self) -> String {
         match &self.host {
             Host::Tcp(host) => format!("{host}:{}", self.port),
@@ -133,7 +133,7 @@ impl ConnectOptions {
     }
 }
 
-/// An IPv6 address stands in brackets in a URL, and without them elsewhere.
+/// Host of the URL, `localhost` if it names none; without the brackets that a URL puts around an IPv6 address.
 fn host_name(url: &Url) -> String {
     let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
     host.trim_start_matches('[').trim_end_matches(']').to_owned()

@@ -1,23 +1,23 @@
-//! pgoutput's messages, protocol version 1: parsed where they lie, values not copied.
+//! Parser for pgoutput's messages, protocol version 1; values are borrowed from the message, not copied.
 //!
-//! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>. Version 2 adds stream messages
-//! around these; they will be a sibling of this module.
+//! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>. Version 2 adds stream
+//! messages around these; they will be in a sibling of this module.
 
 use bytes::Buf;
 use sooner_schemas::Lsn;
 use sooner_schemas::encode::TupleValue;
 
-/// Microseconds between 1970 and Postgres' epoch, 2000-01-01.
+/// Microseconds between 1970-01-01 and Postgres' epoch, 2000-01-01.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The message ends early or has an unknown part.
+/// Error: the message ends early or has an unknown part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// A row as the message has it.
+/// A row of a message: one value per column, in the relation's order.
 pub type Tuple<'a> = Vec<TupleValue<'a>>;
 
-/// What is known of the old row.
+/// The old row of an update or a delete, as far as the message holds it.
 #[derive(Debug, PartialEq)]
 pub enum OldRow<'a> {
     /// Only the replica identity's columns ('K'); the others are null.
@@ -26,67 +26,67 @@ pub enum OldRow<'a> {
     Whole(Tuple<'a>),
 }
 
-/// A relation's columns as the stream sees them.
+/// A relation as the stream describes it: its name, replica identity and columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationShape {
-    /// Object id.
+    /// Object id of the relation.
     pub oid: u32,
-    /// Schema.
+    /// Name of its schema.
     pub schema: String,
-    /// Table.
+    /// Name of the table in that schema.
     pub table: String,
-    /// `relreplident`: d, n, f or i.
+    /// Replica identity (`relreplident`): `d` default, `n` nothing, `f` full or `i` index.
     pub identity: u8,
-    /// Columns in order.
+    /// Columns in the order of the rows' values.
     pub columns: Vec<ShapeColumn>,
 }
 
-/// A column as the stream sees it.
+/// A column as the stream describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeColumn {
-    /// Part of the replica identity.
+    /// Whether it is part of the replica identity.
     pub in_identity: bool,
     /// Name.
     pub name: String,
-    /// Type's object id.
+    /// Object id of its type.
     pub type_oid: u32,
     /// Type modifier; -1 for none.
     pub modifier: i32,
 }
 
-/// A message.
+/// A message of the stream.
 #[derive(Debug, PartialEq)]
 pub enum Message<'a> {
     /// A transaction starts.
     Begin {
-        /// LSN of its commit record.
+        /// LSN of the transaction's commit record.
         commit_lsn: Lsn,
         /// Commit time, microseconds since 1970.
         commit_micros: i64,
         /// Transaction id.
         xid: u32,
     },
-    /// It ends.
+    /// A transaction ends.
     Commit {
-        /// LSN of its commit record.
+        /// LSN of the transaction's commit record.
         commit_lsn: Lsn,
-        /// LSN after it.
+        /// LSN of the end of the transaction, after its commit record.
         end_lsn: Lsn,
         /// Commit time, microseconds since 1970.
         commit_micros: i64,
     },
-    /// A relation, before its first change and after it was altered.
+    /// A relation is described, before its first change and after it was altered.
     Relation(RelationShape),
     /// A row was inserted.
     Insert {
-        /// Relation.
+        /// Object id of the relation.
         oid: u32,
-        /// The row.
+        /// The inserted row.
         new: Tuple<'a>,
     },
     /// A row was updated.
     Update {
-        /// Relation.
+        /// Object id of the relation.
         oid: u32,
         /// What is known of the old row; none if the identity did not change.
         old: Option<OldRow<'a>>,
@@ -95,21 +95,21 @@ pub enum Message<'a> {
     },
     /// A row was deleted.
     Delete {
-        /// Relation.
+        /// Object id of the relation.
         oid: u32,
-        /// What is known of it.
+        /// What is known of the deleted row.
         old: OldRow<'a>,
     },
     /// Tables were truncated.
     Truncate {
-        /// Relations.
+        /// Object ids of the relations.
         oids: Vec<u32>,
     },
-    /// Type names, origins and logical messages: nothing for us.
+    /// Type names, origins and logical messages, which are ignored.
     Other,
 }
 
-/// Parses one message.
+/// Parses one message; its values borrow from `bytes`.
 pub fn parse(mut bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     let bytes = &mut bytes;
     Ok(match u8(bytes)? {
@@ -140,12 +140,12 @@ pub fn parse(mut bytes: &[u8]) -> Result<Message<'_>, Malformed> {
     })
 }
 
-/// Microseconds since 2000 to microseconds since 1970.
+/// Converts microseconds since 2000-01-01 (Postgres' epoch) to microseconds since 1970-01-01.
 pub fn unix_micros(postgres_micros: i64) -> i64 {
     postgres_micros.saturating_add(EPOCH_MICROS)
 }
 
-/// Microseconds since 1970 to microseconds since 2000.
+/// Converts microseconds since 1970-01-01 to microseconds since 2000-01-01 (Postgres' epoch).
 pub fn postgres_micros(unix_micros: i64) -> i64 {
     unix_micros.saturating_sub(EPOCH_MICROS)
 }

@@ -1,20 +1,20 @@
-//! The publication: which tables the stream carries.
+//! The publication, which determines the tables that the stream carries.
 
 use sooner_api::{Error, Result};
 use sooner_schemas::TableName;
 
 use crate::client::{Client, quote_name, quote_text};
 
-/// What a publication is.
+/// A publication, as the catalog describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Its tables.
+    /// Tables that it contains.
     pub tables: Vec<TableName>,
-    /// Kinds of changes that it leaves out, as SQL words.
+    /// Kinds of changes that it does not publish: `insert`, `update`, `delete`, `truncate`.
     pub left_out: Vec<&'static str>,
 }
 
-/// Looks a publication up; none if it does not exist.
+/// Looks up a publication by name; none if it does not exist.
 pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>> {
     let quoted = quote_text(name);
     let found = client
@@ -40,7 +40,8 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>
     Ok(Some(Publication { tables: tables.collect::<Result<_>>()?, left_out }))
 }
 
-/// Creates the publication if there is none; otherwise checks that it carries these tables and all kinds of changes.
+/// Creates the publication if there is none. Otherwise checks that it contains these tables, publishes all kinds of
+/// changes, and has neither row filters nor column lists; if not, the error tells the operator what to change.
 pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<()> {
     let Some(found) = find(client, name).await? else {
         client.query(&create_statement(name, tables)).await?;
@@ -68,7 +69,7 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
     ))
 }
 
-/// Row filters and column lists would leave rows in the lake that the stream never takes out again.
+/// Refuses row filters and column lists: with them, rows would stay in the lake that the stream never removes.
 async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
     let sql = format!(
         "SELECT string_agg(r.prrelid::regclass::text, ', ') FROM pg_catalog.pg_publication_rel r \
@@ -86,17 +87,17 @@ async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
     }
 }
 
-/// The statement that creates it.
+/// SQL statement that creates a publication of these tables.
 pub fn create_statement(name: &str, tables: &[TableName]) -> String {
     format!("CREATE PUBLICATION {} FOR TABLE {}", quote_name(name), table_list(tables))
 }
 
-/// The statement that adds tables to it.
+/// SQL statement that adds these tables to a publication.
 pub fn add_statement(name: &str, tables: &[TableName]) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_name(name), table_list(tables))
 }
 
-/// A table's name quoted for SQL.
+/// Quotes a table's schema-qualified name for use in SQL.
 pub fn quote_table(table: &TableName) -> String {
     format!("{}.{}", quote_name(&table.schema), quote_name(&table.table))
 }

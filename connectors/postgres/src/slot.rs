@@ -1,4 +1,4 @@
-//! The replication slot: created with a snapshot, looked up, and judged before anything is read from it.
+//! The replication slot: creates it with a snapshot, looks it up, and checks it before anything is read from it.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
@@ -9,17 +9,17 @@ use crate::catalog::{number, text};
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::options::ConnectOptions;
 
-/// The output plugin.
+/// Output plugin that the slot uses.
 pub const PLUGIN: &str = "pgoutput";
 
-/// Which server this is.
+/// Identity of a server, as `IDENTIFY_SYSTEM` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
-    /// Unique to a cluster and its copies.
+    /// System identifier: shared by a cluster and its physical copies, and otherwise unique.
     pub system_id: String,
-    /// Changes with every promotion or recovery to a point in time.
+    /// Timeline: changes with every promotion or point-in-time recovery.
     pub timeline: u32,
-    /// Its log is flushed up to here.
+    /// LSN up to which the server has flushed its log.
     pub flushed_lsn: Lsn,
 }
 
@@ -28,23 +28,23 @@ pub struct SystemIdentity {
 pub struct Slot {
     /// Output plugin; none for a physical slot.
     pub plugin: Option<String>,
-    /// Database.
+    /// Database that the slot belongs to.
     pub database: Option<String>,
-    /// Process that streams from it.
+    /// Process id of the session that streams from the slot; none if it is inactive.
     pub active_pid: Option<i32>,
-    /// The stream goes on from here.
+    /// LSN that was confirmed last, from which the stream continues; none if the slot's creation did not finish.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
+    /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// Log that it keeps, in bytes.
+    /// Log that the slot retains, in bytes.
     pub retained_bytes: u64,
 }
 
-/// A consistent view of the database at an LSN. Lives as long as its connection stays idle.
+/// A consistent view of the database at an LSN, valid as long as the connection that exported it stays open and idle.
 pub struct ExportedSnapshot {
-    /// Every transaction whose commit record starts before this LSN is in it, and no other.
+    /// The snapshot contains every transaction whose commit record starts before this LSN, and no other.
     pub consistent_lsn: Lsn,
-    /// Name for `SET TRANSACTION SNAPSHOT`.
+    /// Snapshot id for `SET TRANSACTION SNAPSHOT`.
     pub name: String,
     _holder: Client,
 }
@@ -56,7 +56,7 @@ impl ExportedSnapshot {
     }
 }
 
-/// Asks the server who it is.
+/// Queries the identity of the server; needs a replication connection.
 pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
     let rows = replication.query("IDENTIFY_SYSTEM").await?;
     let row = rows.first().cloned().unwrap_or_default();
@@ -69,7 +69,7 @@ pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
     })
 }
 
-/// Looks a slot up; none if it does not exist.
+/// Looks up a slot by name; none if it does not exist.
 pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     let rows = client
         .query(&format!(
@@ -93,12 +93,12 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     }))
 }
 
-/// Creates the pipeline's slot, and keeps its snapshot.
+/// Creates the pipeline's slot, and returns the snapshot exported with it.
 pub async fn create(options: &ConnectOptions, name: &str) -> Result<ExportedSnapshot> {
     export(options, &format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} EXPORT_SNAPSHOT", quote_name(name))).await
 }
 
-/// Takes a snapshot at an LSN by way of a slot that goes with its connection.
+/// Exports a snapshot at a known LSN, by creating a temporary slot that is dropped with its connection.
 pub async fn snapshot(options: &ConnectOptions) -> Result<ExportedSnapshot> {
     let name = quote_name(&format!("sooner_copy_{:x}", crate::decode::now_micros()));
     export(options, &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {PLUGIN} EXPORT_SNAPSHOT")).await
@@ -114,7 +114,8 @@ async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnaps
     Ok(ExportedSnapshot { consistent_lsn, name: text(&row, 2)?.to_owned(), _holder: holder })
 }
 
-/// Checks an existing slot, and what was stored about the pipeline, before streaming: nothing may have been skipped.
+/// Checks that an existing slot can be streamed from: its plugin is pgoutput, it belongs to `database`, and no log
+/// that it needs was removed. Returns its confirmed LSN; otherwise the error needs the operator.
 pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
     let unusable =
         |why: String, remedy: String| Error::operator(format!("the slot '{name}' cannot be used"), why, remedy);
@@ -148,7 +149,9 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
     })
 }
 
-/// Compares what was stored about the pipeline with the server and the slot that it now meets.
+/// Checks that the server and the slot continue from the stored progress, so that no change is skipped: same
+/// system, timeline and slot, a log that was not set back, and a slot that is not ahead. Otherwise the error needs
+/// the operator.
 pub fn check_continuity(
     record: &ProgressRecord,
     slot: &str,

@@ -1,4 +1,4 @@
-//! The initial copy of one table: COPY under an exported snapshot, row by row to events.
+//! The initial copy of one table: runs COPY under an exported snapshot and encodes each row as an event.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::options::ConnectOptions;
 use crate::publication::quote_table;
 use crate::slot::ExportedSnapshot;
 
-/// Bytes of a batch of copied rows.
+/// Size of a batch of copied rows, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// A running copy of one table.
@@ -30,7 +30,8 @@ pub struct TableCopy {
 }
 
 impl TableCopy {
-    /// Starts to copy a table as of the snapshot. The table is as the catalog had it before the snapshot was taken.
+    /// Starts to copy a table as of the snapshot. `table` is its description from before the snapshot was taken; if
+    /// the table was altered or rewritten since, the error can be retried with a new snapshot.
     pub async fn start<R: SchemaRegistry>(
         options: &ConnectOptions,
         snapshot: &ExportedSnapshot,
@@ -42,7 +43,7 @@ impl TableCopy {
         let mut client = Client::connect(options, Mode::Sql).await?;
         client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         client.query(&format!("SET TRANSACTION SNAPSHOT {}", quote_text(&snapshot.name))).await?;
-        // Rather an error than a copy that lacks the rows which a policy hides.
+        // Fail rather than copy without the rows that a row security policy hides.
         client.query("SET row_security = off").await?;
         client.query(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name))).await?;
         let file_node = client.query_value(&format!("SELECT pg_catalog.pg_relation_filenode({})", table.oid)).await?;
@@ -70,12 +71,13 @@ impl TableCopy {
         Ok(TableCopy { client, relation, encoder, row: CopyRow::default(), origin, finished: false })
     }
 
-    /// The schemas of the events.
+    /// Schemas under which the copied rows are written.
     pub fn schema(&self) -> &Arc<EventSchema> {
         self.encoder.schema()
     }
 
-    /// The event that goes before all rows where others may have gone before: it says that all rows come anew.
+    /// The copy-start event, to be sent before all rows where earlier events of the table may exist: it announces
+    /// that all rows of the table follow again.
     pub fn start_event(&self) -> TableEvents {
         let mut out = TableEvents::new(self.encoder.schema().clone());
         let position = Position { ordinal: 0, ..self.origin.position };
@@ -83,7 +85,8 @@ impl TableCopy {
         out
     }
 
-    /// The next rows; none when all have been read.
+    /// Reads the next batch of rows; none when all have been read. Cancelling loses the rows read so far for the
+    /// batch. A row that cannot be represented is an error that needs the operator.
     pub async fn next(&mut self) -> Result<Option<TableEvents>> {
         let mut out = TableEvents::new(self.encoder.schema().clone());
         self.origin.now_micros = now_micros();

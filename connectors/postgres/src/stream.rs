@@ -1,4 +1,4 @@
-//! Following the stream: reading, decoding, and telling the server how far we are.
+//! Follows the replication stream: reads and decodes it, and reports progress to the server.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,37 +25,37 @@ use crate::incoming::{Incoming, Pause};
 use crate::options::ConnectOptions;
 use crate::pgoutput::postgres_micros;
 
-/// How often the server hears from us, whatever else happens.
+/// Interval of the status updates to the server, which are sent even while the consumer is busy.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the catalog is asked whether the tables are still there, and the server where its log ends.
+/// Interval at which the catalog is checked for the tables, and the server is asked for the end of its log.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the catalog may take to answer before it is asked again later.
+/// Time limit for such a check; one that takes longer is abandoned until the next interval.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the connection counts as dead. The server sends a keepalive at half its `wal_sender_timeout`,
 /// whose default is 60 s, and answers a request for one at once.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// What to stream.
+/// What to stream, and from where.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// Slot.
+    /// Slot to stream from.
     pub slot: String,
-    /// Publication.
+    /// Publication that determines what the server sends.
     pub publication: String,
     /// Tables whose events are carried, each with the LSN at or below which they are in the lake already.
     pub tables: HashMap<TableName, Lsn>,
-    /// Where the slot stands, or later: transactions that end before are not sent.
+    /// LSN to start at: the slot's confirmed position or a later one. Transactions that end before it are not sent.
     pub start_lsn: Lsn,
 }
 
-/// A running stream.
+/// A running replication stream. Dropping it stops the status updates.
 pub struct PostgresStream<R> {
     reader: ReadHalf<Box<dyn Duplex>>,
     incoming: Incoming,
     decoder: Decoder,
     encoders: Arc<EncoderFactory<R>>,
     options: ConnectOptions,
-    /// For questions beside the stream; none after one failed, until the next.
+    /// Connection for catalog queries beside the stream; opened on demand, and again after a query failed.
     catalog: Option<Client>,
     publication: String,
     positions: Arc<Positions>,
@@ -64,7 +64,7 @@ pub struct PostgresStream<R> {
     last_heard: Instant,
 }
 
-/// What the feedback says.
+/// Positions that the status updates report, shared with the task that sends them.
 #[derive(Default)]
 struct Positions {
     received: AtomicU64,
@@ -73,7 +73,7 @@ struct Positions {
 }
 
 impl<R: SchemaRegistry> PostgresStream<R> {
-    /// Starts to stream from where the slot stands.
+    /// Starts to stream from `settings.start_lsn`, and spawns the task that sends status updates.
     pub async fn start(
         options: &ConnectOptions,
         settings: StreamSettings,
@@ -106,7 +106,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         })
     }
 
-    /// Takes all whole messages from the buffer, up to the end of a batch.
+    /// Decodes all whole messages in the buffer, up to the end of a batch; looks up relations where they are needed.
     async fn decode_buffer(&mut self) -> Result<()> {
         let now = now_micros();
         loop {
@@ -145,7 +145,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         }
     }
 
-    /// Asks where the log ends and whether the tables are still there. What fails here is asked again later.
+    /// Queries the end of the server's log, and poisons tables that are gone or no longer published. After an error
+    /// it is tried again at the next interval.
     async fn look_around(&mut self) -> Result<()> {
         let mut client = self.catalog_client().await?;
         let end = client.query_value("SELECT pg_catalog.pg_current_wal_lsn()").await?;
@@ -179,7 +180,7 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
                     if let Ok(Err(error)) = timeout(LOOK_TIMEOUT, self.look_around()).await {
                         tracing::debug!(%error, "could not look at the catalog");
                     }
-                    // While the consumer was busy, nobody listened.
+                    // Nothing is read while the consumer is busy: silence counts from this call on, at the earliest.
                     if self.last_heard.max(asked).elapsed() > SILENCE_LIMIT {
                         return Err(lost(&io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")));
                     }
@@ -199,12 +200,12 @@ impl<R> Drop for PostgresStream<R> {
     }
 }
 
-/// Reports positions on its own timer, so that the server hears from us while the consumer is busy.
+/// Sends status updates on its own timer, so that the server receives them while the consumer is busy.
 async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, positions: Arc<Positions>) {
     let mut timer = interval(FEEDBACK_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // On the timer a reply is asked for, which shows that the connection lives and moves an idle watermark on.
+        // A timed update requests a reply: that proves the connection alive, and advances an idle watermark.
         let ask = tokio::select! {
             _ = timer.tick() => true,
             () = positions.send_now.notified() => false,
@@ -212,14 +213,14 @@ async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, positions: Arc<Po
         let flushed = positions.flushed.load(Ordering::Relaxed);
         let received = positions.received.load(Ordering::Relaxed).max(flushed);
         let message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
-        // A broken connection shows itself to the reader.
+        // The reader notices a broken connection and reports it.
         if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {
             return;
         }
     }
 }
 
-/// A standby status update inside CopyData.
+/// Builds a standby status update inside a CopyData message.
 fn status_update(received: Lsn, flushed: Lsn, now_micros: i64, ask_reply: bool) -> BytesMut {
     let mut message = BytesMut::with_capacity(39);
     message.put_u8(b'd');

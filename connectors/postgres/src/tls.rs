@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{
 
 use crate::options::{ConnectOptions, Host, TlsMode};
 
-/// Whether and how the server's certificate is checked.
+/// What is verified of the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     Nothing,
@@ -27,7 +27,8 @@ enum Check {
     RootAndName,
 }
 
-/// Shakes hands over a connection whose server has agreed to TLS.
+/// Performs the TLS handshake on a connection whose server has agreed to TLS. A certificate that fails verification
+/// needs the operator; other failures of the handshake can be retried.
 pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(options: &ConnectOptions, stream: S) -> Result<TlsStream<S>> {
     let Host::Tcp(host) = &options.host else {
         return Err(failed(options, "TLS is not used on a unix socket"));
@@ -35,7 +36,7 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(options: &ConnectOptio
     let check = match options.tls {
         TlsMode::VerifyFull => Check::RootAndName,
         TlsMode::VerifyCa => Check::Root,
-        // As libpq does: who names a root wants it checked.
+        // As in libpq, `require` with a root file verifies the certificate chain.
         TlsMode::Require if options.tls_root.is_some() => Check::Root,
         _ => Check::Nothing,
     };
@@ -97,7 +98,8 @@ fn failed(options: &ConnectOptions, why: &str) -> Error {
     )
 }
 
-/// libpq's three degrees of trust: any certificate, one of a known root, one of a known root for this host.
+/// Certificate verifier for libpq's three levels of trust: any certificate, one of a trusted root, or one of a
+/// trusted root for this host.
 #[derive(Debug)]
 struct Verifier {
     check: Check,
@@ -118,7 +120,7 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // webpki checks the name last, after the chain: this error says that the chain holds.
+            // webpki checks the name last, after the chain: this error implies that the chain is valid.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.check == Check::Root => Ok(ServerCertVerified::assertion()),

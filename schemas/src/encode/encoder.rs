@@ -1,4 +1,4 @@
-//! A change to an event: key, envelope and positions, appended to a batch.
+//! Encodes a change as an event: key, envelope and position, appended to a batch.
 
 use std::io::Write;
 use std::ops::Range;
@@ -10,42 +10,42 @@ use crate::lsn::{Lsn, Position};
 use crate::relation::Relation;
 use crate::wire::{write_bytes, write_header, write_long};
 
-/// Ids under which a registry knows the two schemas.
+/// Registry ids of a table's key and value schemas.
 #[derive(Clone, Copy, Debug)]
 pub struct SchemaIds {
-    /// Of the key, if the table has one.
+    /// Id of the key schema; none for a table without a key.
     pub key: Option<u32>,
-    /// Of the value.
+    /// Id of the value schema.
     pub value: u32,
 }
 
-/// Whether a row was read by the initial copy or came with the stream.
+/// Whether a row was read by the initial copy or from the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshot {
-    /// From the initial copy.
+    /// The row was read by the initial copy.
     Yes,
-    /// From the stream.
+    /// The row was read from the stream.
     No,
 }
 
-/// Where an event comes from: the `source` block and the times around it.
+/// Origin of an event: what its `source` block and its timestamps are written from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     /// Position of the event.
     pub position: Position,
-    /// LSN of the row's own WAL record; of the snapshot for a copied row.
+    /// LSN of the row's own WAL record; for a copied row, the LSN of the snapshot.
     pub lsn: Lsn,
-    /// Transaction id.
+    /// Transaction id; 0 for a copied row.
     pub xid: u32,
-    /// Commit time, or the snapshot's, in microseconds since 1970.
+    /// Commit time of the transaction, or the time of the copy's start, in microseconds since 1970.
     pub source_micros: i64,
     /// The wall clock's time, in microseconds since 1970.
     pub now_micros: i64,
-    /// Copied or streamed.
+    /// Whether the row was copied or streamed.
     pub snapshot: Snapshot,
 }
 
-/// Writes the events of one relation.
+/// Appends the events of one relation to a batch. A method that fails leaves the batch as it was.
 #[derive(Debug)]
 pub struct Encoder {
     schema: Arc<EventSchema>,
@@ -73,27 +73,27 @@ impl Encoder {
         }
     }
 
-    /// The schemas that the events are written under.
+    /// The schemas under which the events are written.
     pub fn schema(&self) -> &Arc<EventSchema> {
         &self.schema
     }
 
-    /// Number of columns that a row must have.
+    /// Number of columns that a row must have at least.
     pub fn width(&self) -> usize {
         self.row.width()
     }
 
-    /// A row that the initial copy read.
+    /// Appends a row that the initial copy read.
     pub fn read(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
         self.upsert(out, origin, Op::Read, None, row, None)
     }
 
-    /// An inserted row.
+    /// Appends an inserted row.
     pub fn insert(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
         self.upsert(out, origin, Op::Create, None, row, None)
     }
 
-    /// An updated row whose key stayed; `before` is the whole old row, if the replica identity is full.
+    /// Appends an updated row whose key did not change; `before` is the whole old row, if the replica identity is full.
     pub fn update(
         &self,
         out: &mut TableEvents,
@@ -104,7 +104,7 @@ impl Encoder {
         self.upsert(out, origin, Op::Update, before, row, None)
     }
 
-    /// The row that an update of the key made; `old` holds the old key.
+    /// Appends the new row of an update that changed the key, as an insert; `old` holds the old key.
     pub fn insert_renamed(
         &self,
         out: &mut TableEvents,
@@ -115,7 +115,7 @@ impl Encoder {
         self.upsert(out, origin, Op::Create, None, row, Some(old))
     }
 
-    /// A deleted row, of which the whole or only the key is known.
+    /// Appends a deleted row; `whole` says whether `old` holds all columns or only the key.
     pub fn delete(
         &self,
         out: &mut TableEvents,
@@ -138,12 +138,12 @@ impl Encoder {
         })
     }
 
-    /// A truncated table.
+    /// Appends the truncation of the table.
     pub fn truncate(&self, out: &mut TableEvents, origin: &Origin) {
         self.without_rows(out, origin, Op::Truncate);
     }
 
-    /// The start of a copy, after which all rows come anew.
+    /// Appends the start of a copy, after which all rows of the table follow again.
     pub fn copy_start(&self, out: &mut TableEvents, origin: &Origin) {
         self.without_rows(out, origin, Op::CopyStart);
     }
@@ -159,7 +159,8 @@ impl Encoder {
         debug_assert!(written.is_ok(), "a truncate has no values that could fail");
     }
 
-    /// The columns of `row` that identify it, as text for a message to a person: `id=7`.
+    /// Formats the key columns of `row` for a message to the operator, such as `id=7`; a value that is not known is
+    /// shown as `?`.
     pub fn describe_key(&self, relation: &Relation, row: &[TupleValue<'_>]) -> String {
         let parts = self.key_columns.iter().map(|&index| match row.get(index) {
             Some(TupleValue::Text(text)) => {
@@ -198,7 +199,8 @@ impl Encoder {
         })
     }
 
-    /// Lets `write` append key and row images, then adds the rest of the envelope; takes all back if that fails.
+    /// Appends an event: `write` appends key and row images, then the rest of the envelope is added. If `write`
+    /// fails, everything that was appended is removed.
     fn event(
         &self,
         out: &mut TableEvents,
@@ -253,7 +255,7 @@ impl Encoder {
     }
 }
 
-/// What the row images of an event left in the batch.
+/// What the row images of an event left in the batch: their ranges, and the columns that are unavailable.
 struct Parts {
     key: Range<usize>,
     value_start: usize,
@@ -261,7 +263,8 @@ struct Parts {
     old_key: Option<Range<usize>>,
 }
 
-/// `["<commit_lsn>","<ordinal>"]`, in decimal: unique, and in commit order when compared as two numbers.
+/// Appends the `sequence` field, `["<commit_lsn>","<ordinal>"]` in decimal: unique, and in commit order when
+/// compared as two numbers.
 fn write_sequence(out: &mut Vec<u8>, position: Position) {
     let mut text = [0u8; 48];
     let capacity = text.len();

@@ -1,7 +1,8 @@
-//! From a row as Postgres sends it (one text per column) to the Avro bytes of a change event.
+//! Encodes a row as Postgres sends it (one text per column) as the Avro bytes of a change event.
 //!
-//! [`Encoder`] is compiled once per relation and then writes straight into a batch: there is no value tree between.
-//! Which value of which column could not be written is told by [`ValueError`]; the event is then taken back whole.
+//! [`Encoder`] is compiled once per relation and then writes straight into a batch, without an intermediate tree of
+//! values. A value that cannot be written is reported as [`ValueError`] with its column; nothing of its event
+//! remains in the batch.
 
 mod encoder;
 mod row;
@@ -12,12 +13,12 @@ pub use row::{RowPlan, UNEXPECTED_NULL};
 pub(crate) use value::write_value;
 pub use value::{PLACEHOLDER, UUID_PLACEHOLDER};
 
-/// Why a value has no place in its target type. A phrase that follows "because".
+/// Reason why a value cannot be represented in its target type: a phrase that follows "because".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unholdable(pub &'static str);
 
-/// One column of a row, as pgoutput and COPY tell it.
+/// One column of a row, as pgoutput or COPY sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TupleValue<'a> {
     /// SQL NULL.
@@ -28,12 +29,12 @@ pub enum TupleValue<'a> {
     Text(&'a [u8]),
 }
 
-/// A value that the event's schema cannot hold.
+/// Error: a value cannot be represented under the event's schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column '{column}' holds a value that its target type cannot hold: {reason}")]
 pub struct ValueError {
     /// Name of the column.
     pub column: String,
-    /// Why.
+    /// Reason why it cannot be represented.
     pub reason: Unholdable,
 }

@@ -1,14 +1,14 @@
-//! A row's columns to an Avro record, by a plan compiled from the relation.
+//! Writes a row's columns as an Avro record, by a plan compiled from the relation.
 
 use super::value::{write_fallback, write_placeholder, write_value};
 use super::{TupleValue, Unholdable, ValueError};
 use crate::relation::{ColumnType, Relation};
 use crate::wire::write_long;
 
-/// A NULL under a schema that says NOT NULL: the row is older than the constraint.
+/// Reason for a NULL under a schema that says NOT NULL: the row is older than the constraint.
 pub const UNEXPECTED_NULL: Unholdable = Unholdable("it is NULL, but the column is NOT NULL");
 
-/// Which columns are written as a record, in which order and how.
+/// Plan of a record: which columns are written, in which order and how.
 #[derive(Debug)]
 pub struct RowPlan {
     fields: Vec<FieldPlan>,
@@ -16,7 +16,7 @@ pub struct RowPlan {
 
 #[derive(Debug)]
 struct FieldPlan {
-    /// Index into the row.
+    /// Index of the column in the row.
     index: usize,
     name: String,
     column_type: ColumnType,
@@ -26,7 +26,8 @@ struct FieldPlan {
     default: Option<Vec<u8>>,
 }
 
-/// Whether a field may be null, and where in its union null stands: a default is of the union's first branch.
+/// Whether a field may be null, and which branch of its union null is. A default has the type of the union's first
+/// branch, so null comes second in a column with a default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Null {
     Never,
@@ -35,7 +36,7 @@ enum Null {
 }
 
 impl Null {
-    /// The index of the branch of null; none if there is none.
+    /// Index of the union's null branch; none if the field is never null.
     fn branch(self) -> Option<i64> {
         match self {
             Null::Never => None,
@@ -46,13 +47,13 @@ impl Null {
 }
 
 impl RowPlan {
-    /// All columns in their order: the `Value` record.
+    /// Plan of the `Value` record: all columns in their order.
     pub fn value(relation: &Relation) -> RowPlan {
         let fields = (0..relation.columns.len()).map(|index| field(relation, index, relation.columns[index].nullable));
         RowPlan { fields: fields.collect() }
     }
 
-    /// The key's columns in the key's order: the `Key` record, whose fields are never null.
+    /// Plan of the `Key` record: the key's columns in the key's order. Its fields are never null.
     pub fn key(relation: &Relation) -> RowPlan {
         RowPlan { fields: relation.key.iter().map(|&index| field(relation, index, false)).collect() }
     }
@@ -62,7 +63,8 @@ impl RowPlan {
         self.fields.iter().map(|field| field.index + 1).max().unwrap_or(0)
     }
 
-    /// Appends a whole row. Columns that Postgres left out get a placeholder, and their indexes go to `unavailable`.
+    /// Appends a whole row. Columns that Postgres left out get a placeholder, and their indexes are added to
+    /// `unavailable`.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
@@ -85,7 +87,7 @@ impl RowPlan {
         Ok(())
     }
 
-    /// Appends a row of which nothing may be left out: a key.
+    /// Appends a row in which no value may be left out: a key.
     pub fn write_complete(&self, out: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
         let left_out = self.fields.iter().find(|field| row[field.index] == TupleValue::Unavailable);
         match left_out {
@@ -94,8 +96,8 @@ impl RowPlan {
         }
     }
 
-    /// Appends a row of which only the key is known: the other columns are null, or their default or a fallback where they
-    /// cannot be.
+    /// Appends a row of which only the key is known. The other columns are null; those that cannot be null get
+    /// their default, or a fallback if they have none.
     pub fn write_key_only(&self, out: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
         for field in &self.fields {
             match row[field.index] {
@@ -124,7 +126,7 @@ impl FieldPlan {
         self.write_nothing(out);
     }
 
-    /// The branch of a value.
+    /// Appends the branch index of a value that is not null, if the field is nullable.
     fn write_branch(&self, out: &mut Vec<u8>) {
         if let Some(null) = self.null.branch() {
             write_long(out, 1 - null);

@@ -1,11 +1,11 @@
-//! One value's text to Avro bytes.
+//! Encodes the text of one value as Avro bytes.
 
 use super::Unholdable;
 use crate::relation::{ColumnType, Scalar};
 use crate::wire::{write_bytes, write_long};
 use crate::{array, numeric, temporal};
 
-/// What stands in for a value that Postgres left out; as Debezium writes it.
+/// Placeholder for a value that Postgres left out, as Debezium writes it.
 ///
 /// <https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-toasted-values>
 pub const PLACEHOLDER: &[u8] = b"__debezium_unavailable_value";
@@ -15,7 +15,7 @@ pub const UUID_PLACEHOLDER: &[u8] = b"b68a35a7-17ad-35b3-af2a-ae46edb4545a";
 
 const NOT_A_NUMBER: Unholdable = Unholdable("its text is not a number of the declared type");
 
-/// Appends a value that is not null.
+/// Appends the Avro bytes of a value that is not NULL, given in Postgres' text form.
 pub fn write_value(out: &mut Vec<u8>, column_type: &ColumnType, text: &[u8]) -> Result<(), Unholdable> {
     match column_type {
         ColumnType::Scalar(scalar) => write_scalar(out, scalar, text),
@@ -41,7 +41,7 @@ fn write_scalar(out: &mut Vec<u8>, scalar: &Scalar, text: &[u8]) -> Result<(), U
     Ok(())
 }
 
-/// Appends what stands in a required field for which there is no value at all; as Debezium's fallbacks.
+/// Appends Debezium's fallback for a required field that has no value at all.
 pub fn write_fallback(out: &mut Vec<u8>, column_type: &ColumnType) {
     let ColumnType::Scalar(scalar) = column_type else {
         return write_long(out, 0);
@@ -65,7 +65,7 @@ pub fn write_fallback(out: &mut Vec<u8>, column_type: &ColumnType) {
     }
 }
 
-/// Appends the placeholder of a value that Postgres left out, and says whether this type has one.
+/// Appends the placeholder of a value that Postgres left out; false, with nothing appended, if this type has none.
 pub fn write_placeholder(out: &mut Vec<u8>, column_type: &ColumnType) -> bool {
     match column_type {
         ColumnType::Scalar(
@@ -92,7 +92,7 @@ fn write_items<T: Copy>(out: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<
     write_long(out, 0);
 }
 
-/// One block of all items, each a union of null and the item type.
+/// Appends an array as one block of all its items, each a union of null and the item type.
 fn write_array(out: &mut Vec<u8>, items: &Scalar, text: &[u8]) -> Result<(), Unholdable> {
     let mut encoded = Vec::with_capacity(text.len());
     let mut count = 0i64;
@@ -139,7 +139,7 @@ fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unholdable> {
     Ok(())
 }
 
-/// `bytea` in Postgres' hex form, `\x0aff`.
+/// Appends a `bytea` from Postgres' hex form, `\x0aff`.
 fn write_bytea(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unholdable> {
     const BAD: Unholdable = Unholdable("its text is not bytea in hex form");
     let digits = text.strip_prefix(b"\\x").filter(|digits| digits.len() % 2 == 0).ok_or(BAD)?;
@@ -159,7 +159,8 @@ fn write_zoned(out: &mut Vec<u8>, text: &[u8], digits: u8) -> Result<(), Unholda
     Ok(())
 }
 
-/// Debezium counts times of up to three fraction digits in milliseconds, others in microseconds.
+/// Converts microseconds to the column's unit: as in Debezium, milliseconds for up to three fraction digits,
+/// otherwise microseconds.
 fn to_unit(micros: i64, digits: u8) -> i64 {
     if digits <= 3 { micros.div_euclid(1000) } else { micros }
 }
