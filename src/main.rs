@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `sooner`: parses arguments, sets up logging, runs a command and returns its exit code.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// The configuration file.
+    /// Path of the configuration file.
     #[arg(long, short, global = true, default_value = "sooner.toml", env = "SOONER_CONFIG")]
     config: PathBuf,
-    /// How logs are written; by default text on a terminal, JSON elsewhere.
+    /// Format of log lines; by default text on a terminal, JSON elsewhere.
     #[arg(long, global = true, value_enum, env = "SOONER_LOG_FORMAT")]
     log_format: Option<LogFormat>,
     #[command(subcommand)]
@@ -32,50 +32,50 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Looks at a database and writes a commented configuration.
+    /// Inspects a database and writes a commented configuration for it.
     Init {
-        /// The database: postgres://user@host/database
+        /// URL of the database: postgres://user@host/database
         #[arg(long)]
         from: String,
-        /// The lake: a folder or s3://bucket/prefix
+        /// Location of the lake: a folder or s3://bucket/prefix
         #[arg(long)]
         to: String,
-        /// The file to write.
+        /// Path of the file to write.
         #[arg(long, short, default_value = "sooner.toml")]
         output: PathBuf,
     },
-    /// Looks at every precondition, and says what mends those that fail.
+    /// Checks every precondition, and reports a remedy for each that fails.
     Check {
-        /// For machines.
+        /// Print the findings as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// With Kafka: only the source's side, from the database to topics, until SIGTERM.
+    /// With Kafka: runs only the source's side, from the database to topics, until SIGTERM.
     Source {
-        /// Forget where the pipeline was, and write all tables to their topics anew.
+        /// Forget the pipeline's position, and write all tables to their topics again.
         #[arg(long)]
         recopy: bool,
     },
-    /// With Kafka: only the sink's side, from topics to the lake, until SIGTERM.
+    /// With Kafka: runs only the sink's side, from topics to the lake, until SIGTERM.
     Sink,
     /// Copies the tables, then follows every change, until SIGTERM.
     Run {
-        /// Forget where the pipeline was, and copy all tables anew.
+        /// Forget the pipeline's position, and copy all tables again.
         #[arg(long)]
         recopy: bool,
     },
     /// Shows each table's phase, lag, version and watermark.
     Status {
-        /// For machines.
+        /// Print the status as JSON.
         #[arg(long)]
         json: bool,
-        /// Again every second.
+        /// Print the status again every second.
         #[arg(long, short)]
         watch: bool,
     },
-    /// Lets a parked table go on: it is copied anew, then follows the stream.
+    /// Resumes a parked table: it is copied again, then follows the stream.
     Resume {
-        /// schema.table
+        /// Name of the table: schema.table
         table: String,
     },
 }

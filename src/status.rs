@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sooner_api::{TablePhase, TableProgress};
-use sooner_kafka::lag::PartitionOffsets;
+use sooner_kafka::consumer::lag::PartitionOffsets;
 use sooner_postgres::catalog::Table;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};

@@ -1,10 +1,10 @@
-//! Any Avro datum as JSON, so that two can be compared field by field.
+//! Converts any Avro datum to JSON, so that two of them can be compared field by field.
 
 use serde_json::{Map, Value, json};
 use sooner_schemas::avro::{Schema, Shape, read_blocks};
 use sooner_schemas::wire::Reader;
 
-/// Decodes one value. Bytes become hexadecimal text.
+/// Decodes one Avro value as JSON. Bytes become hexadecimal text, floating-point numbers become decimal text.
 pub fn to_json(schema: &Schema, reader: &mut Reader<'_>) -> Value {
     match &schema.shape {
         Shape::Null => Value::Null,
@@ -45,7 +45,8 @@ pub fn to_json(schema: &Schema, reader: &mut Reader<'_>) -> Value {
     }
 }
 
-/// The paths at which two values differ, each with both.
+/// Adds to `found` each path below `path` at which two values differ, with both values there. Fields in another order
+/// are a difference, too.
 pub fn differences(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<(String, Value, Value)>) {
     match (ours, theirs) {
         (Value::Object(a), Value::Object(b)) => {

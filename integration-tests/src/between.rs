@@ -1,4 +1,4 @@
-//! What stands at both ends and between: a database, a broker and a registry; and what a pipeline says of a table on its way.
+//! What a pipeline through Kafka needs, a database, a broker and a registry; and what its status reports of a table.
 
 use std::time::Duration;
 
@@ -10,47 +10,47 @@ use crate::pipeline::Pipeline;
 use crate::postgres::{Postgres, Version};
 use crate::registry::Registry;
 
-/// How long a pipeline may take to get somewhere.
+/// How long a pipeline may take to reach an expected state.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Starts all three.
+/// Starts a database, a broker and a schema registry.
 pub async fn start() -> (Postgres, Kafka, Registry) {
     (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
 }
 
-/// Why a table is parked; none if it is not.
+/// Reason why a table is parked; none if it is not.
 pub fn parked(status: &Status, table: &str) -> Option<String> {
     let table = status.tables.get(table)?;
     (table.phase == TablePhase::Parked).then(|| table.reason.clone()).flatten()
 }
 
-/// Whether a table streams, on all sides that tell of it.
+/// Whether a table streams, on every side that reports its phase.
 pub fn streams(status: &Status, table: &str) -> bool {
     let streaming = |phase| phase == TablePhase::Streaming;
     status.tables.get(table).is_some_and(|table| streaming(table.phase) && table.source_phase.is_none_or(streaming))
 }
 
 impl Pipeline {
-    /// Waits until a table is parked, and returns why.
+    /// Waits until a table is parked, and returns the reason.
     pub async fn wait_until_parked(&self, table: &str) -> String {
         let status = self.wait_for("it is parked", LIMIT, |status| parked(status, table).is_some()).await;
         parked(&status, table).expect("parked")
     }
 
-    /// Waits until tables stream.
+    /// Waits until all of these tables stream.
     pub async fn wait_until_streaming(&self, tables: &[&str]) {
         let all = |status: &Status| tables.iter().all(|table| streams(status, table));
         self.wait_for(&format!("{tables:?} stream"), LIMIT, all).await;
     }
 
-    /// Waits until a table streams, after all of its rows have come anew since the process started.
+    /// Waits until a table streams and its rows have been copied again since the process started.
     pub async fn wait_until_copied(&self, table: &str) {
         let pid = self.pid();
         let copied = |status: &Status| status.pid == pid && streams(status, table) && status.tables[table].events > 0;
         self.wait_for(&format!("{table} is copied"), LIMIT, copied).await;
     }
 
-    /// Asks for a table to be copied anew.
+    /// Runs `sooner resume`, which requests that a table be copied again.
     pub fn resume(&self, table: &str) {
         let output = self.output("resume", &[table]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

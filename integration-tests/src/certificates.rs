@@ -1,15 +1,16 @@
-//! Certificates of a test, made by openssl: two authorities, a server's name and a client's.
+//! Certificates for tests, made by openssl: two authorities, and the certificates of servers and clients.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A folder of PEM files, `NAME.crt` and `NAME.key`: authorities `root` and `other`, and what `root` has signed.
+/// A temporary folder of PEM files, `NAME.crt` and `NAME.key`: the authorities `root` and `other`, and the
+/// certificates that `root` has signed.
 pub struct Certificates(TempDir);
 
 impl Certificates {
-    /// Makes the authorities.
+    /// Creates the folder with the certificates of both authorities.
     pub fn new() -> Certificates {
         let made = Certificates(tempfile::Builder::new().prefix("sooner-certificates-").tempdir().expect("a folder"));
         for root in ["root", "other"] {
@@ -21,7 +22,7 @@ impl Certificates {
         made
     }
 
-    /// Signs a certificate for these names, such as `DNS:localhost`.
+    /// Issues a certificate signed by `root`, for alternative names such as `DNS:localhost`.
     pub fn issue(&self, name: &str, alternative_names: &str) {
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
         let subject = format!("/CN={name}");
@@ -34,12 +35,12 @@ impl Certificates {
         self.openssl(&[&["x509", "-req"][..], &authority, &files].concat());
     }
 
-    /// A file of the folder.
+    /// Path of a file in the folder.
     pub fn path(&self, file: &str) -> PathBuf {
         self.0.path().join(file)
     }
 
-    /// Key and certificate in one file, as Java wants them.
+    /// Writes key and certificate into one PEM file, as Java's key stores need them, and returns its path.
     pub fn key_store(&self, name: &str) -> PathBuf {
         let read = |kind: &str| std::fs::read_to_string(self.path(&format!("{name}.{kind}"))).expect("issued");
         let path = self.path(&format!("{name}.pem"));
@@ -58,7 +59,7 @@ impl Default for Certificates {
     }
 }
 
-/// Runs openssl in a folder, and returns what it printed.
+/// Runs openssl in a folder, and returns its standard output; panics if it fails.
 pub fn openssl(folder: &Path, arguments: &[&str]) -> Vec<u8> {
     let done = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));

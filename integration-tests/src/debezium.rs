@@ -1,4 +1,5 @@
-//! A real Debezium on Kafka Connect, with Confluent's Avro converter: the peer whose consumers ours must satisfy.
+//! A real Debezium on Kafka Connect, with Confluent's Avro converter: the peer whose consumers our events must
+//! satisfy.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,15 +13,16 @@ use crate::registry::Registry;
 use crate::server::Server;
 use crate::{free_port, stack};
 
-/// A running worker with one connector.
+/// A running Kafka Connect worker with one Debezium connector.
 pub struct Debezium {
     server: Server,
-    /// Goes with it.
+    /// Folder that is deleted when the worker is dropped; none if the caller owns it.
     _scratch: Option<TempDir>,
 }
 
 impl Debezium {
-    /// Starts to capture all tables of a database under a topic prefix; `settings` are more of the connector's.
+    /// Starts a worker that captures all tables of the database `shop` under a topic prefix; `settings` are further
+    /// properties of the connector.
     pub fn start(postgres: &Postgres, kafka: &Kafka, registry: &Registry, prefix: &str, settings: &[&str]) -> Debezium {
         let folder = tempfile::Builder::new().prefix("sooner-debezium-").tempdir().expect("a folder");
         let path = folder.path().to_owned();
@@ -29,7 +31,8 @@ impl Debezium {
         started
     }
 
-    /// The same with its offsets in a folder that stays, so that another one goes on from there.
+    /// Starts a worker as [`Debezium::start`] does, with its offsets in a folder of the caller's, so that a later
+    /// worker continues from there.
     pub fn start_in(
         postgres: &Postgres,
         kafka: &Kafka,
@@ -83,12 +86,13 @@ impl Debezium {
         Debezium { server, _scratch: None }
     }
 
-    /// The worker's process id.
+    /// Process id of the worker.
     pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
-    /// Waits until the snapshot is over and the slot streams. It is active before, too: while its snapshot is exported.
+    /// Waits until the snapshot is over and the slot streams. That the slot is active is not enough: it also is
+    /// while its snapshot is exported.
     pub async fn wait_until_streaming(&self, postgres: &Postgres, slot: &str) {
         let asked = Instant::now();
         let sql = format!(

@@ -1,5 +1,6 @@
-//! An identity provider: gives signed tokens to clients that know their secret, and tells the key that they are signed
-//! with. Enough of OAuth 2.0's client credentials (RFC 6749, section 4.4) for brokers, a registry, and us.
+//! An identity provider: issues signed tokens to clients that know their secret, and publishes the public key that
+//! verifies them. It has enough of OAuth 2.0's client credentials (RFC 6749, section 4.4) for brokers, a schema
+//! registry, and the clients under test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,14 +15,14 @@ use tempfile::TempDir;
 
 use crate::certificates::openssl;
 
-/// A running provider.
+/// A running identity provider.
 pub struct Identity {
     /// TCP port on 127.0.0.1.
     pub port: u16,
     shared: Arc<Shared>,
 }
 
-/// A client: its id, its secret, and the roles that its tokens tell of.
+/// A client: its id, its secret, and the roles that its tokens carry.
 pub type Client = (&'static str, &'static str, &'static [&'static str]);
 
 struct Shared {
@@ -31,7 +32,7 @@ struct Shared {
 }
 
 impl Identity {
-    /// Starts a provider that knows these clients.
+    /// Starts an identity provider that knows these clients.
     pub fn start(clients: &[Client]) -> Identity {
         let folder = tempfile::tempdir().expect("a folder");
         openssl(folder.path(), &["genrsa", "-out", "key.pem", "2048"]);
@@ -49,12 +50,12 @@ impl Identity {
         Identity { port, shared }
     }
 
-    /// Its address.
+    /// Base URL of the provider, which is the issuer of its tokens.
     pub fn url(&self) -> &str {
         &self.shared.url
     }
 
-    /// A token, as a client would get it.
+    /// Issues a token to a client, as it would get it over HTTP; panics if the id is unknown.
     pub fn token(&self, id: &str) -> String {
         let client = self.shared.clients.iter().find(|client| client.0 == id).expect("a client");
         self.shared.token(client)
@@ -127,7 +128,7 @@ impl Shared {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// RFC 7517.
+    /// The public key that verifies tokens, as a JSON Web Key Set (RFC 7517).
     fn keys(&self) -> serde_json::Value {
         let printed = openssl(self.folder.path(), &["rsa", "-in", "key.pem", "-noout", "-modulus"]);
         let digits = String::from_utf8_lossy(&printed).trim().trim_start_matches("Modulus=").to_owned();

@@ -1,4 +1,4 @@
-//! A real Kafka broker, in KRaft mode, with its data in a folder that goes with it.
+//! A real Kafka broker in KRaft mode, whose data folder is deleted when it is dropped.
 
 use std::collections::HashMap;
 use std::net::TcpStream;
@@ -15,10 +15,10 @@ use crate::identity::Identity;
 use crate::server::Server;
 use crate::{free_port, stack};
 
-/// How long the broker may take to listen.
+/// How long the broker may take after its start until it accepts connections.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// What every broker is started with.
+/// Settings of every broker, protected or not.
 const SETTINGS: &[&str] = &[
     "process.roles=broker,controller",
     "node.id=1",
@@ -33,7 +33,7 @@ const SETTINGS: &[&str] = &[
     "transaction.state.log.min.isr=1",
     "transaction.state.log.num.partitions=4",
     "group.initial.rebalance.delay.ms=0",
-    // A killed member is missed after ten seconds rather than 45.
+    // A killed group member is detected after ten seconds rather than 45.
     "group.consumer.min.session.timeout.ms=10000",
     "group.consumer.session.timeout.ms=10000",
     "group.consumer.min.heartbeat.interval.ms=1000",
@@ -41,29 +41,30 @@ const SETTINGS: &[&str] = &[
     "share.coordinator.state.topic.replication.factor=1",
 ];
 
-/// Protected listeners, and what they speak.
+/// Names of the protected listeners, with their security protocols.
 const LISTENERS: [(&str, &str); 4] =
     [("TLS", "SSL"), ("MTLS", "SSL"), ("SASL", "SASL_PLAINTEXT"), ("SASLTLS", "SASL_SSL")];
 
-/// A running broker.
+/// A running Kafka broker.
 pub struct Kafka {
     server: Server,
     folder: TempDir,
-    /// TCP port on 127.0.0.1.
+    /// TCP port of the unprotected listener, on 127.0.0.1.
     pub port: u16,
-    /// Those of protected listeners.
+    /// TCP ports of the protected listeners, by name.
     ports: HashMap<&'static str, u16>,
     java_options: String,
 }
 
 impl Kafka {
-    /// Starts a broker without protection.
+    /// Starts a broker with only an unprotected listener.
     pub fn start() -> Kafka {
         Kafka::start_with(Vec::new(), HashMap::new(), &[], String::new())
     }
 
-    /// Starts a broker with a listener for each way to be protected, beside the open one; see [`Kafka::listener`]. Users are
-    /// `sooner` with the password `secret`, and whoever the identity provider gives a token.
+    /// Starts a broker with a listener for each kind of protection, beside the unprotected one; see
+    /// [`Kafka::listener`]. It admits the user `sooner` with the password `secret`, and clients with a token of the
+    /// identity provider.
     pub fn start_protected(certificates: &Certificates, identity: &Identity) -> Kafka {
         let ports: HashMap<_, _> = LISTENERS.iter().map(|(name, _)| (*name, free_port())).collect();
         let mut settings = vec![
@@ -97,7 +98,7 @@ impl Kafka {
         }
         let scram = |hash: &str| format!("SCRAM-SHA-{hash}=[name=sooner,password=secret]");
         let users = ["--add-scram", &scram("256"), "--add-scram", &scram("512")].map(str::to_owned);
-        // Brokers ask only such addresses for the keys of tokens as are named.
+        // Brokers fetch the keys of tokens only from URLs that are allowed by this property.
         let options = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}/jwks", identity.url());
         Kafka::start_with(settings, ports, &users, options)
     }
@@ -143,7 +144,7 @@ impl Kafka {
         format!("localhost:{}", self.ports[name])
     }
 
-    /// `host:port` for clients.
+    /// `host:port` of the unprotected listener.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -161,7 +162,7 @@ impl Kafka {
         self.java("kafka.tools.StorageTool", &format);
     }
 
-    /// Starts the broker, after it was killed.
+    /// Starts the broker's process, for the first time or after it was killed, and waits until it accepts connections.
     pub fn launch(&mut self) {
         let mut broker = command("kafka.Kafka");
         self.server.launch(broker.arg(self.properties()).env("JDK_JAVA_OPTIONS", &self.java_options));
@@ -173,7 +174,7 @@ impl Kafka {
         self.server.kill();
     }
 
-    /// Runs one of Kafka's own tools, and returns what it prints.
+    /// Runs one of Kafka's own tools, and returns its standard output; panics if it fails.
     pub fn java(&self, class: &str, arguments: &[&str]) -> String {
         let output = command(class).args(arguments).stderr(Stdio::piped()).output().expect("Java is installed");
         let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -181,7 +182,7 @@ impl Kafka {
         said.into_owned()
     }
 
-    /// Runs `kafka-topics.sh`.
+    /// Runs `kafka-topics.sh`, and returns its standard output.
     pub fn topics(&self, arguments: &[&str]) -> String {
         let brokers = self.brokers();
         let mut all = vec!["--bootstrap-server", &brokers];
@@ -189,14 +190,14 @@ impl Kafka {
         self.java("org.apache.kafka.tools.TopicCommand", &all)
     }
 
-    /// Changes a topic's setting, as `kafka-configs.sh` does.
+    /// Changes a setting of a topic, given as `name=value`, as `kafka-configs.sh` does.
     pub fn alter_topic(&self, topic: &str, setting: &str) {
         let brokers = self.brokers();
         let arguments = ["--bootstrap-server", &brokers, "--alter", "--entity-type", "topics", "--entity-name", topic];
         self.java("kafka.admin.ConfigCommand", &[&arguments[..], &["--add-config", setting]].concat());
     }
 
-    /// Writes a message to partition 0 of a topic.
+    /// Writes a message to partition 0 of a topic, and waits until it is no longer in flight.
     pub fn produce(&self, topic: &str, key: &[u8], value: &[u8]) {
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", self.brokers()).create().expect("a producer");
@@ -207,7 +208,7 @@ impl Kafka {
         }
     }
 
-    /// Removes what lies before an offset of partition 0, as retention does.
+    /// Deletes the messages before an offset of a topic's partition 0, as retention does.
     pub fn delete_records(&self, topic: &str, before: i64) {
         let file = self.folder.path().join("delete.json");
         let text = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":{before}}}],"version":1}}"#);

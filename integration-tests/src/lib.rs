@@ -1,5 +1,7 @@
-//! What the tests run on: [`postgres`], [`kafka`], [`registry`] and [`s3`] are real servers, [`pipeline`] is the real program, [`readers`] are
-//! independent, [`between`] starts what stands around Kafka, [`topics`] is a consumer and the judge of what it sees, [`load`] changes rows at random from a seed, and [`simulation`] is a world in memory.
+//! The harness of the integration tests: [`postgres`], [`kafka`], [`registry`] and [`s3`] are real servers,
+//! [`pipeline`] is the real program, [`readers`] are independent readers of the lake, [`between`] starts the servers
+//! around Kafka, [`topics`] is a consumer and the judge of what it sees, [`load`] changes rows at random from a seed,
+//! and [`simulation`] is a world in memory.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::missing_panics_doc)]
@@ -24,27 +26,28 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The repository.
+/// Root folder of the repository.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is the parent").to_owned()
 }
 
-/// What `install.sh` installed.
+/// Folder of the servers and tools that `install.sh` installed.
 pub fn stack() -> PathBuf {
     root().join(".stack")
 }
 
-/// The Python that has the readers.
+/// Path of the Python interpreter that has the readers' packages.
 pub fn python() -> PathBuf {
     stack().join("venv/bin/python")
 }
 
-/// A port that nobody listens on at the moment, and that is given to nobody else of this process. It is none of those that the
-/// kernel gives to outgoing connections, so that a server which was killed finds its port again.
+/// Returns a TCP port on 127.0.0.1 that has no listener at the moment, a different one at each call in this process.
+/// It is outside the range that the kernel gives to outgoing connections, so that a killed server finds its port free
+/// when it is started again.
 pub fn free_port() -> u16 {
     const PORTS: std::ops::Range<u32> = 16_000..32_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    // Processes at the same time begin at different places.
+    // Concurrent processes start their search at different ports.
     let first = std::process::id().wrapping_mul(97);
     for _ in 0..PORTS.len() {
         let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));

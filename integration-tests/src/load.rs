@@ -1,4 +1,4 @@
-//! Random changes from a seed: inserts, updates, deletes, changed keys, rolled-back and large transactions.
+//! A load of random changes from a seed: inserts, updates, deletes, changed keys, rolled-back and large transactions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use sooner_postgres::client::Mode;
 use sooner_postgres::{Client, ConnectOptions};
 use tokio::task::JoinHandle;
 
-/// The tables that the load changes. `documents` has values that are stored out of line.
+/// Tables that the load changes. `documents` has values that Postgres stores out of line (TOAST).
 pub const TABLES: [&str; 3] = ["public.accounts", "public.events", "public.documents"];
 
-/// Creates the tables, with some rows.
+/// SQL that creates the tables of the load, with some rows.
 pub const SCHEMA: &str = "
     CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, balance numeric(12, 2) NOT NULL, note text);
     CREATE TABLE events (stream text, number integer, payload jsonb, at timestamptz, PRIMARY KEY (stream, number));
@@ -24,7 +24,7 @@ pub const SCHEMA: &str = "
     INSERT INTO documents SELECT i, 'title ' || i, repeat(md5(i::text), 200), 1 FROM generate_series(1, 300) AS i;
 ";
 
-/// A load that runs until it is stopped, and lives through restarts of the server.
+/// A load that runs in a task until it is stopped, and survives restarts of the server.
 pub struct Load {
     stop: Arc<AtomicBool>,
     transactions: Arc<AtomicU64>,
@@ -32,14 +32,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts on a database.
+    /// Starts the load on the database at `url`.
     pub fn start(url: String, seed: u64) -> Load {
         let (stop, transactions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let task = tokio::spawn(run(url, seed, stop.clone(), transactions.clone()));
         Load { stop, transactions, task }
     }
 
-    /// Stops, and says how many transactions were tried.
+    /// Stops the load, and returns how many transactions were attempted.
     pub async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the load does not panic");
@@ -66,7 +66,7 @@ async fn run(url: String, seed: u64, stop: Arc<AtomicBool>, transactions: Arc<At
     }
 }
 
-/// One transaction as SQL.
+/// A random transaction as SQL.
 pub fn transaction(random: &mut StdRng) -> String {
     if random.random_ratio(1, 60) {
         let low = random.random_range(1..4000);

@@ -1,4 +1,4 @@
-//! The real program, started, watched and killed.
+//! The real program: configured, started, watched and killed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,21 +16,21 @@ use crate::root;
 /// A pipeline's configuration in a folder of its own, and its process while it runs.
 pub struct Pipeline {
     folder: TempDir,
-    /// Where the lake lies.
+    /// Location of the lake, as the configuration has it.
     pub lake: String,
     environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
 impl Pipeline {
-    /// Of a database into a local folder.
+    /// A pipeline from a database into a local folder, in direct mode.
     pub fn local(postgres: &Postgres) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
         let lake = folder.path().join("lake").display().to_string();
         Pipeline::with(folder, &postgres.url(), lake, "", "")
     }
 
-    /// Of a database into a bucket behind an endpoint.
+    /// A pipeline from a database into an S3 bucket behind an endpoint, in direct mode.
     pub fn s3(postgres: &Postgres, endpoint: &str) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
         let lake = "s3://lake/shop".to_owned();
@@ -40,7 +40,8 @@ impl Pipeline {
         pipeline
     }
 
-    /// With more lines for `[source]` and `[lake]`.
+    /// A pipeline with further configuration lines: `source` for `[source]`, `lake_settings` for `[lake]` and what
+    /// follows.
     pub fn with(folder: TempDir, url: &str, lake: String, source: &str, lake_settings: &str) -> Pipeline {
         let text = format!(
             "name = \"shop\"\n[source]\nurl = \"{url}\"\n{source}\n[lake]\nurl = \"{lake}\"\nfreshness = \"200ms\"\n{lake_settings}\n"
@@ -49,7 +50,7 @@ impl Pipeline {
         Pipeline { folder, lake, environment: Vec::new(), process: None }
     }
 
-    /// Of a database through a broker into a local folder; `kafka_settings` are more lines for `[kafka]`.
+    /// A pipeline from a database through Kafka into a local folder; `kafka_settings` are further lines for `[kafka]`.
     pub fn kafka(postgres: &Postgres, kafka: &Kafka, registry: &Registry, kafka_settings: &str) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
         let lake = folder.path().join("lake").display().to_string();
@@ -61,7 +62,7 @@ impl Pipeline {
         Pipeline::with(folder, &postgres.url(), lake, "", &settings)
     }
 
-    /// Goes another way between source and lake from the next start on.
+    /// Replaces the lines of `[kafka]` and `[registry]` in the configuration; this takes effect at the next start.
     pub fn reroute(&self, postgres: &Postgres, kafka: &str, registry: &str) {
         let text = format!(
             "name = \"shop\"\n[source]\nurl = \"{}\"\n[lake]\nurl = \"{}\"\nfreshness = \"200ms\"\n\
@@ -72,14 +73,15 @@ impl Pipeline {
         std::fs::write(self.folder.path().join("sooner.toml"), text).expect("writable");
     }
 
-    /// Another process of the same pipeline, with a state of its own.
+    /// Another process of the same pipeline, not started yet, with the same configuration and a state folder of its
+    /// own.
     pub fn beside(&self) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::copy(self.folder.path().join("sooner.toml"), folder.path().join("sooner.toml")).expect("readable");
         Pipeline { folder, lake: self.lake.clone(), environment: self.environment.clone(), process: None }
     }
 
-    /// Sets an environment variable of the process.
+    /// Sets an environment variable for processes that are started from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
@@ -94,7 +96,7 @@ impl Pipeline {
         self.start_command("run", arguments);
     }
 
-    /// Starts a command that runs until it is stopped.
+    /// Starts a command that runs until it is stopped, such as `run` or `sink`; its log is appended to a file.
     pub fn start_command(&mut self, name: &str, arguments: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("writable");
         let mut command = self.command(name);
@@ -102,7 +104,7 @@ impl Pipeline {
         self.process = Some(process.expect("the program is built"));
     }
 
-    /// A command of the program, with this configuration.
+    /// A command of the program with this configuration, to be started by the caller.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(program());
         command.arg("--config").arg(self.folder.path().join("sooner.toml")).arg(name);
@@ -110,12 +112,12 @@ impl Pipeline {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to its end, and returns its exit status and output.
     pub fn output(&self, name: &str, arguments: &[&str]) -> Output {
         self.command(name).args(arguments).output().expect("the program is built")
     }
 
-    /// Waits for a process that is expected to end by itself, and returns its log.
+    /// Waits for the process to end by itself, and returns its log; after `limit` it is killed and the test fails.
     pub fn wait_for_end(&mut self, limit: Duration) -> String {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -153,7 +155,7 @@ impl Pipeline {
         self.process.as_mut().is_some_and(|process| process.try_wait().expect("a child").is_none())
     }
 
-    /// Asks the process to stop, and says how long that took.
+    /// Sends SIGTERM, waits until the process has ended with success, and returns how long that took.
     pub fn stop(&mut self) -> Duration {
         let mut process = self.process.take().expect("started");
         let asked = Instant::now();
@@ -164,12 +166,12 @@ impl Pipeline {
         asked.elapsed()
     }
 
-    /// The status, if there is one yet.
+    /// The status that the process last wrote; none if there is none yet, or it cannot be read.
     pub fn status(&self) -> Option<Status> {
         load(&self.state_dir()).ok().flatten()
     }
 
-    /// Waits until the status fits.
+    /// Waits until the status fulfils a condition, and returns it; fails with status and log after `limit`.
     pub async fn wait_for(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -181,12 +183,12 @@ impl Pipeline {
         panic!("not in {limit:?}: {what}; status: {:#?}\nlog:\n{}", self.status(), self.log());
     }
 
-    /// Waits until the process has logged a phrase.
+    /// Waits until the log contains a phrase; fails after `limit`.
     pub async fn wait_for_log(&self, phrase: &str, limit: Duration) {
         self.wait_for_log_times(phrase, 1, limit).await;
     }
 
-    /// Waits until the process has logged a phrase so many times.
+    /// Waits until the log contains a phrase at least so many times; fails after `limit`.
     pub async fn wait_for_log_times(&self, phrase: &str, times: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.log().matches(phrase).count() < times {
@@ -195,8 +197,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits until everything that is committed now is in the lake, where tables stream. A table that is being copied anew waits
-    /// behind what was durable before: let something follow that is to be waited for.
+    /// Waits until everything that is committed at the source by now is in the lake, for tables that stream. The
+    /// copy of a table that is copied again is not waited for if `durable_lsn` was there before: commit a further
+    /// change then, and wait for that.
     pub async fn catch_up(&self, postgres: &Postgres) {
         let end: Lsn = postgres.end_lsn().await;
         let pid = self.process.as_ref().map(Child::id);
@@ -206,23 +209,23 @@ impl Pipeline {
         .await;
     }
 
-    /// No table has stopped.
+    /// Fails if the status has a reason why a table is parked.
     pub fn assert_all_stream(&self) {
         let stopped = |status: &Status| status.tables.values().find_map(|table| table.reason.clone());
         assert_eq!(self.status().as_ref().and_then(stopped), None, "log:\n{}", self.log());
     }
 
-    /// What the process logged, all starts together.
+    /// Everything that was logged, by all processes that were started here.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// The state folder.
+    /// Path of the pipeline's state folder.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join(".sooner/shop")
     }
 
-    /// The folder with the configuration, and a local lake.
+    /// Path of the folder that contains the configuration and, where the lake is local, the lake.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -242,7 +245,7 @@ impl Drop for Pipeline {
     }
 }
 
-/// The program as `cargo build` made it.
+/// Path of the program as `cargo build` made it; panics if it is missing.
 pub fn program() -> PathBuf {
     let path = root().join("target/debug/sooner");
     assert!(path.exists(), "run `cargo build` first: {} does not exist", path.display());

@@ -1,4 +1,4 @@
-//! A real Postgres, with its data in a folder that goes with it.
+//! A real Postgres server, whose data folder is deleted when it is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,16 +10,16 @@ use tempfile::TempDir;
 
 use crate::{free_port, stack};
 
-/// The servers that are installed.
+/// Version of an installed Postgres server.
 #[derive(Clone, Copy, Debug)]
 pub enum Version {
-    /// Debian's.
+    /// Version 15, from Debian's package.
     V15,
-    /// The one from the Python package.
+    /// Version 18, from the Python package.
     V18,
 }
 
-/// A running server with a database `shop`.
+/// A running Postgres server with a database `shop`.
 pub struct Postgres {
     binaries: PathBuf,
     folder: TempDir,
@@ -29,12 +29,12 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server that is ready for logical replication.
+    /// Starts a server with `wal_level=logical`, ready for logical replication.
     pub async fn start(version: Version) -> Postgres {
         Postgres::start_with(version, &["wal_level=logical"]).await
     }
 
-    /// Starts a server with these settings.
+    /// Starts a server with these further settings, each of the form `name=value`.
     pub async fn start_with(version: Version, settings: &[&str]) -> Postgres {
         let binaries = match version {
             Version::V15 => PathBuf::from("/usr/lib/postgresql/15/bin"),
@@ -54,7 +54,7 @@ impl Postgres {
         postgres
     }
 
-    /// Starts the server, after it was stopped.
+    /// Starts the server's process, for the first time or after it was stopped, and waits until it is ready.
     pub fn launch(&self) {
         let mut settings = vec![
             format!("port={}", self.port),
@@ -69,37 +69,37 @@ impl Postgres {
         self.run("pg_ctl", &["-D", &self.data(), "-o", &options, "-l", &log, "-w", "-t", "60", "start"]);
     }
 
-    /// Stops the server: `fast`, or `immediate`, which is a crash.
+    /// Stops the server in a mode of `pg_ctl`: `fast`, or `immediate`, which amounts to a crash.
     pub fn stop(&self, mode: &str) {
         self.run("pg_ctl", &["-D", &self.data(), "-m", mode, "-w", "stop"]);
     }
 
-    /// The URL of `shop` for the superuser.
+    /// URL of the database `shop` for the superuser.
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/shop", self.port)
     }
 
-    /// The folder of the unix socket.
+    /// Folder of the server's Unix socket.
     pub fn socket_folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The data folder.
+    /// Path of the data folder.
     pub fn data(&self) -> String {
         self.folder.path().join("data").display().to_string()
     }
 
-    /// Runs statements in `shop`.
+    /// Runs statements in the database `shop`, and returns their rows; panics on an error.
     pub async fn sql(&self, sql: &str) -> Vec<Row> {
         self.sql_in("shop", sql).await
     }
 
-    /// Runs a statement and returns its only value.
+    /// Runs a statement in the database `shop`, and returns the first value of its first row.
     pub async fn value(&self, sql: &str) -> String {
         self.sql(sql).await.remove(0).remove(0).expect("a value")
     }
 
-    /// Where the log ends now.
+    /// LSN at which the write-ahead log ends now, by its insert position.
     pub async fn end_lsn(&self) -> Lsn {
         self.value("SELECT pg_current_wal_insert_lsn()").await.parse().expect("an LSN")
     }
@@ -108,20 +108,20 @@ impl Postgres {
         self.connect(database).await.query(sql).await.expect("valid SQL")
     }
 
-    /// A connection of the superuser.
+    /// Connects to a database as the superuser.
     pub async fn connect(&self, database: &str) -> Client {
         let url = format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port);
         Client::connect(&ConnectOptions::parse(&url).expect("valid"), Mode::Sql).await.expect("the server runs")
     }
 
-    /// Runs one of the server's programs.
+    /// Runs one of the server's programs to its end; panics if it fails.
     pub fn run(&self, program: &str, arguments: &[&str]) {
         let output = as_postgres(&self.binaries.join(program)).args(arguments).output().expect("the program starts");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} failed: {}{text}", String::from_utf8_lossy(&output.stdout));
     }
 
-    /// One of the server's programs, to be started by the caller.
+    /// A command of one of the server's programs, to be started by the caller.
     pub fn program(&self, name: &str) -> Command {
         Command::new(self.binaries.join(name))
     }
@@ -138,7 +138,7 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-/// Postgres refuses to run as root.
+/// A command that runs a program as the user `postgres` if this process is root, as which Postgres refuses to run.
 fn as_postgres(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);

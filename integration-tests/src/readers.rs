@@ -1,4 +1,4 @@
-//! Independent readers, compared with Postgres row by row.
+//! Independent readers of the lake, whose rows are compared with those of Postgres.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::postgres::Postgres;
 use crate::{python, root};
 
-/// Who reads.
+/// An independent reader of Delta tables.
 #[derive(Clone, Copy, Debug)]
 pub enum Reader {
     /// DuckDB's delta extension.
@@ -17,14 +17,14 @@ pub enum Reader {
     Spark,
 }
 
-/// Fails unless each table in the lake equals Postgres.
+/// Fails unless each of these tables in the lake equals its source in Postgres.
 pub fn assert_equal(reader: Reader, postgres: &Postgres, lake: &str, s3_port: Option<u16>, tables: &[&str]) {
     if let Err(difference) = compare(reader, postgres, lake, s3_port, tables) {
         panic!("the lake differs from Postgres, read by {reader:?}:\n{difference}");
     }
 }
 
-/// Compares each table; the error tells the differences.
+/// Compares each of these tables in the lake with its source in Postgres; the error lists the differences.
 pub fn compare(
     reader: Reader,
     postgres: &Postgres,
@@ -51,7 +51,8 @@ pub fn compare(
     Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Waits until the tables are equal: where partitions change hands, nothing else tells when all have been read.
+/// Waits until the lake equals Postgres in all tables of the load. While partitions are reassigned, nothing else shows
+/// when all of them have been read.
 pub async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {
     let asked = Instant::now();
     while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, &crate::load::TABLES) {

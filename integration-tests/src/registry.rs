@@ -1,4 +1,5 @@
-//! A real schema registry, which speaks Confluent's API. It keeps its schemas in memory, or in a file beside it.
+//! A real schema registry, Apicurio, which speaks Confluent's API. It keeps its schemas in a file, so that they
+//! survive when it is killed and started again.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,31 +14,31 @@ use crate::identity::Identity;
 use crate::server::Server;
 use crate::{free_port, stack};
 
-/// How long the registry may take to answer.
+/// How long the registry may take after its start until it answers.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
-/// A running registry.
+/// A running schema registry; it is killed and its folder is deleted when this value is dropped.
 pub struct Registry {
     server: Server,
     folder: TempDir,
     /// TCP port on 127.0.0.1.
     pub port: u16,
-    /// The port for TLS.
+    /// TCP port for TLS.
     pub tls_port: u16,
     settings: Vec<String>,
-    /// What the harness shows of itself, where not everybody is let in.
+    /// Bearer token of the harness's own requests; none where the registry is open to everybody.
     token: Option<String>,
 }
 
 impl Registry {
-    /// Starts a registry that asks for backward compatibility, as Confluent's does.
+    /// Starts a registry without authentication that demands backward compatibility, as Confluent's does by default.
     pub fn start() -> Registry {
         Registry::start_with(Vec::new(), None)
     }
 
-    /// Starts one that lets in only whom an identity provider knows: by a token, or by id and secret as user and password.
-    /// What one may do is in the token's roles: `sr-admin`, `sr-developer`, `sr-readonly`. It speaks TLS as `localhost`, with
-    /// the certificate `registry`.
+    /// Starts a registry that admits only clients of an identity provider: by a token, or by id and secret as user
+    /// and password. The token's roles say what a client may do: `sr-admin`, `sr-developer`, `sr-readonly`. The
+    /// registry also speaks TLS as `localhost`, with the certificate `registry`.
     pub fn start_protected(identity: &Identity, certificates: &Certificates, admin: &str) -> Registry {
         let url = identity.url();
         let settings = [
@@ -69,17 +70,17 @@ impl Registry {
         registry
     }
 
-    /// The API's URL.
+    /// URL of the Confluent API, without TLS.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port)
     }
 
-    /// The API's URL under TLS.
+    /// URL of the Confluent API under TLS.
     pub fn tls_url(&self) -> String {
         format!("https://localhost:{}/apis/ccompat/v7", self.tls_port)
     }
 
-    /// Starts the registry, after it was killed.
+    /// Starts the registry's process, for the first time or after it was killed, and waits until it answers.
     pub fn launch(&mut self) {
         let database = self.folder.path().join("schemas").display().to_string();
         let mut command = Command::new("java");
@@ -110,12 +111,12 @@ impl Registry {
         self.server.kill();
     }
 
-    /// The schema of an id.
+    /// The schema with an id, parsed.
     pub fn schema(&self, id: u32) -> Schema {
         Schema::parse(&self.schema_text(id)).expect("a schema")
     }
 
-    /// The schema of an id, as it is registered.
+    /// The schema with an id, as the text that is registered.
     pub fn schema_text(&self, id: u32) -> String {
         let answer = self.ask("GET", &format!("/schemas/ids/{id}"), "");
         let start = answer.find('{').expect("JSON");
@@ -124,7 +125,7 @@ impl Registry {
         answer["schema"].as_str().expect("a schema").to_owned()
     }
 
-    /// One request; the whole answer as text.
+    /// Sends one request to the API, and returns the whole HTTP response as text; panics if there is none.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> String {
         self.try_ask(method, path, body).expect("the registry answers")
     }

@@ -1,4 +1,4 @@
-//! A real S3 server, and a connection to it that can be cut.
+//! An S3 server, and a proxy in front of it that can cut connections, lose answers and strip conditions.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::server::Server;
 use crate::{free_port, python};
 
-/// How long the server may take to answer.
+/// How long the S3 server may take after its start until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running server with a bucket `lake`.
+/// A running S3 server with a bucket `lake`.
 pub struct S3 {
     server: Server,
     _folder: TempDir,
@@ -25,12 +25,12 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Starts moto's server, which lets everybody in.
+    /// Starts moto's S3 server, which accepts any credentials.
     pub fn start() -> S3 {
         S3::start_with(&[])
     }
 
-    /// Starts it so that it knows no access key, once the bucket is there.
+    /// Starts moto's S3 server so that it refuses every access key once the bucket has been created.
     pub fn start_locked() -> S3 {
         S3::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1")])
     }
@@ -46,7 +46,7 @@ impl S3 {
         s3
     }
 
-    /// Whether the server answers, and has the bucket now.
+    /// Tries to create a bucket, and returns whether the server answered that it did.
     fn create_bucket(&self, name: &str) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let authority = "Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
@@ -59,15 +59,15 @@ impl S3 {
         asked.is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
-    /// Its endpoint.
+    /// URL of the server's endpoint.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }
 
-/// Forwards connections to a server, and cuts them on demand.
+/// A TCP proxy that forwards connections to a server and disturbs them on demand.
 pub struct Proxy {
-    /// Where it listens.
+    /// TCP port on 127.0.0.1 on which the proxy listens.
     pub port: u16,
     shared: Arc<Shared>,
 }
@@ -75,16 +75,16 @@ pub struct Proxy {
 #[derive(Default)]
 struct Shared {
     open: Mutex<Vec<TcpStream>>,
-    /// Answers to puts of log entries that are still to be swallowed.
+    /// Number of answers to puts of Delta log entries that are still to be lost.
     swallow_commit_answers: AtomicU32,
     swallowed: AtomicU32,
-    /// Conditions of puts are taken out on the way.
+    /// Whether the header `If-None-Match` is disabled in every request.
     unconditional: AtomicBool,
     closed: AtomicBool,
 }
 
 impl Proxy {
-    /// Listens on a free port and forwards to a port on 127.0.0.1.
+    /// Starts a proxy on a free port that forwards to the port `target` on 127.0.0.1.
     pub fn start(target: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -101,12 +101,12 @@ impl Proxy {
         Proxy { port, shared }
     }
 
-    /// Where it listens, as an endpoint.
+    /// URL of the proxy, to be used as the endpoint.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Cuts all open connections, and says how many there were.
+    /// Cuts all open connections, and returns how many there were.
     pub fn cut(&self) -> usize {
         let cut: Vec<_> = self.shared.open.lock().expect("not poisoned").drain(..).collect();
         for stream in &cut {
@@ -115,17 +115,18 @@ impl Proxy {
         cut.len()
     }
 
-    /// Loses the answers to the next puts of log entries: the server does them, and the client never hears of it.
+    /// Loses the answers to the next `count` puts of Delta log entries: the server carries them out, and the client
+    /// gets a closed connection instead of the answer.
     pub fn swallow_commit_answers(&self, count: u32) {
         self.shared.swallow_commit_answers.store(count, Ordering::SeqCst);
     }
 
-    /// Takes the condition out of every put from now on, as a store does that has never heard of it.
+    /// Disables the condition of every put from now on, as if the store did not support conditional puts.
     pub fn make_unconditional(&self) {
         self.shared.unconditional.store(true, Ordering::SeqCst);
     }
 
-    /// How many answers were lost.
+    /// How many answers have been lost so far.
     pub fn swallowed(&self) -> u32 {
         self.shared.swallowed.load(Ordering::SeqCst)
     }
@@ -167,7 +168,7 @@ fn forward(client: TcpStream, target: u16, shared: &Arc<Shared>) {
     });
 }
 
-/// Gives the header another name of the same length.
+/// Disables the header `If-None-Match` in these bytes by giving it another name of the same length.
 fn drop_condition(bytes: &mut [u8]) {
     const CONDITION: &[u8] = b"if-none-match";
     for start in 0..bytes.len().saturating_sub(CONDITION.len()) {
@@ -188,7 +189,8 @@ fn take_one(count: &AtomicU32) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-/// Copies bytes until either end closes; `pass` may change them, or say to lose them and hang up.
+/// Copies bytes until either end closes, then closes both. `pass` may change the bytes; if it returns false they are
+/// dropped and the connection ends.
 fn pump(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&mut [u8]) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {

@@ -1,4 +1,4 @@
-//! What a read-committed consumer sees on topics, and the judge who knows what it should have seen.
+//! What a read-committed consumer sees on topics, and a judge that knows what it should have seen.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,47 +9,47 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Headers;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use sooner_schemas::avro::{Record, Schema};
+use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::wire::{Reader, split_header};
 
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 use crate::registry::Registry;
 
-/// A message as the consumer sees it.
+/// A Kafka message as the consumer sees it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Partition.
+    /// Partition that the message is in.
     pub partition: i32,
-    /// Offset.
+    /// Offset of the message in its partition.
     pub offset: i64,
-    /// Key message.
+    /// Encoded key of the message; empty if it has none.
     pub key: Vec<u8>,
-    /// Value message; none for a tombstone.
+    /// Encoded value of the message; none for a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers by name, as text where they are text.
+    /// Values of the message's headers by name, as bytes.
     pub headers: BTreeMap<String, Vec<u8>>,
 }
 
 impl Seen {
-    /// A header's text.
+    /// Value of a header as text; empty if the message lacks it.
     pub fn header(&self, name: &str) -> String {
         self.headers.get(name).map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
     }
 
-    /// Commit LSN and ordinal, as headers tell them.
+    /// Commit LSN and ordinal of the message's event, from its headers; panics if they are missing.
     pub fn position(&self) -> (u64, u64) {
         let lsn: sooner_schemas::Lsn = self.header("sooner.commit_lsn").parse().expect("a position");
         (lsn.0, self.header("sooner.ordinal").parse().expect("an ordinal"))
     }
 }
 
-/// Everything on a topic, by a read-committed consumer.
+/// Reads all committed messages of a topic, one partition after the other; panics if the topic does not exist.
 pub fn read_topic(kafka: &Kafka, topic: &str) -> Vec<Seen> {
     find_topic(kafka, topic).unwrap_or_else(|| panic!("topic {topic} does not exist"))
 }
 
-/// The same of a topic that may not be there yet.
+/// Reads all committed messages of a topic, one partition after the other; none if the topic does not exist.
 pub fn find_topic(kafka: &Kafka, topic: &str) -> Option<Vec<Seen>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka.brokers())
@@ -92,7 +92,8 @@ fn headers<M: Message>(message: &M) -> BTreeMap<String, Vec<u8>> {
     headers.map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
 }
 
-/// Each partition in order of commit, and no event twice.
+/// Fails unless each partition is in commit order and no event is there twice. A tombstone has the position of the
+/// delete that it follows; a message without a key may be in each partition once.
 pub fn assert_once_and_in_order(topic: &str, seen: &[Seen]) {
     let place = |message: &Seen| (message.partition, message.offset);
     assert!(seen.is_sorted_by(|one, next| place(one) < place(next)), "{topic}: the consumer went back");
@@ -112,17 +113,18 @@ pub fn assert_once_and_in_order(topic: &str, seen: &[Seen]) {
     }
 }
 
-/// What a second slot tells: for each table its transactions in commit order, with their numbers of changes.
+/// The judge: reads from a second slot each table's transactions in commit order, with their numbers of changes.
 pub struct Judge;
 
 impl Judge {
-    /// Starts to watch; call it before the first change.
+    /// Creates the judge's slot; call it before the first change.
     pub async fn start(postgres: &Postgres) -> Judge {
         postgres.sql("SELECT pg_create_logical_replication_slot('judge', 'test_decoding')").await;
         Judge
     }
 
-    /// Compares: what is on a table's topic since its last copy is what the slot tells, to the end.
+    /// Fails unless each table's topic holds, since the table's last copy, exactly the transactions that the slot
+    /// reports, up to the last one.
     pub async fn assert_complete(&self, postgres: &Postgres, kafka: &Kafka, registry: &Registry, tables: &[&str]) {
         let rows = postgres.sql("SELECT xid, data FROM pg_logical_slot_peek_changes('judge', NULL, NULL)").await;
         for table in tables {
@@ -150,7 +152,8 @@ impl Judge {
     }
 }
 
-/// The transactions of events that came with the stream, in commit order, with their numbers of events.
+/// Ids of the transactions whose events were streamed, in commit order, with their numbers of events; events without
+/// a transaction id are left out.
 fn streamed(registry: &Registry, seen: &[Seen]) -> Vec<(i64, usize)> {
     let mut schemas: BTreeMap<u32, Schema> = BTreeMap::new();
     let mut transactions: BTreeMap<u64, (i64, usize)> = BTreeMap::new();
@@ -166,7 +169,7 @@ fn streamed(registry: &Registry, seen: &[Seen]) -> Vec<(i64, usize)> {
     transactions.into_values().collect()
 }
 
-fn transaction_id(envelope: &Record, reader: &mut Reader<'_>) -> i64 {
+fn transaction_id(envelope: &RecordSchema, reader: &mut Reader<'_>) -> i64 {
     for field in &envelope.fields {
         if field.name != "source" {
             field.schema.skip(reader).expect("readable");

@@ -16,16 +16,16 @@ use sooner::budget::MemoryBudget;
 use sooner::config::{Config, KafkaConfig};
 use sooner::direct::{self, LocalSchemas};
 use sooner_api::{EventReader, EventWriter, ProgressRecord, Result, SchemaRegistry, TablePhase, TableProgress};
-use sooner_kafka::admin::Admin;
-use sooner_kafka::follow::ProgressFollower;
-use sooner_kafka::group::GroupMember;
-use sooner_kafka::lanes::Lane;
-use sooner_kafka::producer::EventProducer;
-use sooner_kafka::progress::{TopicOffsets, TopicProgress};
-use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
-use sooner_kafka::registry::Registry as RegistryClient;
-use sooner_kafka::schemas::SchemaCache;
-use sooner_kafka::writer::KafkaWriter;
+use sooner_kafka::cluster::admin::Admin;
+use sooner_kafka::consumer::group::GroupMember;
+use sooner_kafka::consumer::reader::{KafkaReader, Settlement, Writer};
+use sooner_kafka::producer::route::TopicRoute;
+use sooner_kafka::producer::transaction_writer::TransactionWriter;
+use sooner_kafka::producer::writer::KafkaWriter;
+use sooner_kafka::progress::follower::ProgressFollower;
+use sooner_kafka::progress::record::{TopicOffsets, TopicProgress};
+use sooner_kafka::registry::client::Registry as RegistryClient;
+use sooner_kafka::registry::schema_cache::SchemaCache;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue};
 use sooner_schemas::event::{EventBatch, TableEvents, Watermark};
@@ -225,8 +225,8 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
     let existing = admin.list().unwrap();
     admin.ensure_progress_topic(&existing).await.unwrap();
     let state = admin.ensure_data_topic(&topic, &existing, None).await.unwrap();
-    let mut producer = EventProducer::open(settings, &[state.max_message_bytes]).unwrap();
-    let lane = Lane::new(table(), topic.clone(), &state);
+    let mut producer = TransactionWriter::open(settings, &[state.max_message_bytes]).unwrap();
+    let route = TopicRoute::new(table(), topic.clone(), &state);
     let offsets = TopicOffsets {
         topic: topic.clone(),
         generation: 1,
@@ -248,7 +248,7 @@ async fn open_kafka(config: &KafkaConfig) -> (KafkaWriter, SettledReader) {
         topics: BTreeMap::from([(table().to_string(), offsets)]),
         ..TopicProgress::default()
     };
-    producer.start(progress, vec![lane], &[]).unwrap();
+    producer.start(progress, vec![route], &[]).unwrap();
     let follower = ProgressFollower::start(settings).unwrap();
     let schemas = SchemaCache::new(RegistryClient::new(config.registry.clone()).unwrap());
     let mut member_settings = settings.clone();

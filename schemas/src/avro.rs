@@ -40,12 +40,12 @@ pub enum Shape {
     /// `union`: a branch index and the branch's value.
     Union(Vec<Schema>),
     /// `record`: the values of its fields, in order.
-    Record(Arc<Record>),
+    Record(Arc<RecordSchema>),
 }
 
 /// A record's name and fields.
 #[derive(Debug)]
-pub struct Record {
+pub struct RecordSchema {
     /// Full name, including the namespace.
     pub name: String,
     /// Fields in the order of the schema, which is also the order of their bytes.
@@ -95,7 +95,7 @@ impl Schema {
     }
 
     /// The record, if the schema is one or is a nullable union with one.
-    pub fn as_record(&self) -> Option<&Arc<Record>> {
+    pub fn as_record(&self) -> Option<&Arc<RecordSchema>> {
         match &self.without_null().0.shape {
             Shape::Record(record) => Some(record),
             _ => None,
@@ -144,7 +144,7 @@ impl Schema {
     }
 }
 
-impl Record {
+impl RecordSchema {
     /// Index of the field with this name.
     pub fn field_index(&self, name: &str) -> Option<usize> {
         self.fields.iter().position(|field| field.name == name)
@@ -250,7 +250,7 @@ impl Parser {
             return Err(BadSchema::Avro(format!("record '{name}' without 'fields'")));
         };
         let fields = fields.iter().map(|field| self.field(field, &inner)).collect::<Result<_, _>>()?;
-        let record = Record { name: name.clone(), fields };
+        let record = RecordSchema { name: name.clone(), fields };
         let schema = with_meaning(Shape::Record(Arc::new(record)), value);
         self.named.insert(name, schema.clone());
         Ok(schema)

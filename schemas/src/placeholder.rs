@@ -1,13 +1,13 @@
 //! Recognises Debezium's placeholders for values that Postgres left out, in events whose writer does not list those
 //! columns.
 
-use crate::avro::{Record, Schema, Shape, read_blocks};
+use crate::avro::{RecordSchema, Schema, Shape, read_blocks};
 use crate::encode::{PLACEHOLDER, UUID_PLACEHOLDER};
 use crate::wire::{Malformed, Reader};
 
 /// Indexes of a row's fields that hold a placeholder. Reads from the row's first field, and leaves the reader after
 /// the row.
-pub fn find_placeholders(row: &Record, reader: &mut Reader<'_>) -> Result<Vec<u16>, Malformed> {
+pub fn find_placeholders(row: &RecordSchema, reader: &mut Reader<'_>) -> Result<Vec<u16>, Malformed> {
     let mut found = Vec::new();
     for (index, field) in row.fields.iter().enumerate() {
         let mut value = *reader;

@@ -1,16 +1,16 @@
-//! The preconditions between source and lake: brokers, topics, registry.
+//! Preconditions between source and lake: brokers, topics and schema registry.
 
 use std::collections::HashMap;
 
 use sooner_api::Result;
-use sooner_kafka::admin::Admin;
-use sooner_kafka::progress;
-use sooner_kafka::registry::Registry;
+use sooner_kafka::cluster::admin::Admin;
+use sooner_kafka::progress::record;
+use sooner_kafka::registry::client::Registry;
 
 use super::{Finding, Verdict, schemas};
 use crate::config::{KafkaConfig, SourceConfig, WrittenBy};
 
-/// Looks at brokers, topics and registry; and, where the source is known, at the schemas of its tables.
+/// Checks brokers, topics and schema registry; and, where the source is known, the schemas of its tables.
 pub async fn look(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match Admin::new(&kafka.settings).and_then(|admin| Ok((admin.brokers()?, admin.list()?, admin))) {
@@ -90,7 +90,7 @@ async fn progress_topic(kafka: &KafkaConfig, admin: &Admin, topics: &HashMap<Str
     if let Err(error) = admin.check_progress_topic(topics).await {
         return Ok(Finding::error("progress topic", &error));
     }
-    let found = match progress::load(&kafka.settings)? {
+    let found = match record::load(&kafka.settings)? {
         Some(record) => format!("{topic} says that the topics are complete to {}", record.record.confirmed_lsn),
         None => format!("{topic} is empty"),
     };

@@ -1,11 +1,11 @@
-//! The lake's preconditions.
+//! Preconditions of the lake.
 
 use sooner_delta::LakeStore;
 
 use super::Finding;
 use crate::config::LakeConfig;
 
-/// Looks at the lake.
+/// Checks that the lake can be written and that its store honours conditional puts, by writing a probe object.
 pub async fn look(lake: &LakeConfig) -> Vec<Finding> {
     let opened = LakeStore::open(&lake.url, &lake.s3);
     let probed = match opened {

@@ -1,5 +1,5 @@
-//! Every precondition of a pipeline, looked at without changing anything: what was found and, where it fails, the
-//! statement or setting that mends it.
+//! `sooner check`: checks every precondition without changing anything that the pipeline uses, and reports what was
+//! found and, where a check fails, the statement or setting that remedies it.
 
 mod kafka;
 mod lake;
@@ -11,28 +11,28 @@ use sooner_api::Error;
 
 use crate::config::Config;
 
-/// How a check ended.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// The precondition holds.
     Ok,
-    /// The pipeline runs, but somebody should know.
+    /// The pipeline runs, but an operator should know.
     Warning,
     /// The pipeline, or this table, cannot run.
     Failed,
 }
 
-/// One precondition.
+/// What a check of one precondition found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// Name of the check: what was inspected.
     pub check: String,
-    /// How it is.
+    /// Outcome of the check.
     pub verdict: Verdict,
-    /// What was found.
+    /// What was found, as a phrase for a person.
     pub finding: String,
-    /// What mends it.
+    /// Statement or setting that remedies it; none where the check passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -57,7 +57,7 @@ impl Finding {
     }
 }
 
-/// Looks at everything.
+/// Runs the checks of all sections that the configuration has.
 pub async fn run(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(source) = &config.source {
@@ -72,7 +72,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Findings as a person reads them, one or two lines each.
+/// Renders findings as text for a person, one or two lines each.
 pub fn render(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let mut text = String::new();

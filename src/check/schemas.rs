@@ -1,9 +1,9 @@
-//! The schemas of the source's tables, beside what the registry has: what would happen if they were registered now.
+//! Compares the schemas of the source's tables with the registry's: what would happen if they were registered now.
 
 use std::sync::{Mutex, PoisonError};
 
 use sooner_api::{Result, SchemaRegistry};
-use sooner_kafka::registry::{Registry, SchemaState};
+use sooner_kafka::registry::client::{Registry, SchemaState};
 use sooner_postgres::Client;
 use sooner_postgres::catalog::{self, Table};
 use sooner_postgres::client::Mode;
@@ -11,7 +11,7 @@ use sooner_postgres::client::Mode;
 use super::Finding;
 use crate::config::{KafkaConfig, SourceConfig};
 
-/// A registry that is asked what it thinks of schemas, and given none.
+/// A registry that registers nothing: `register` only notes what would become of the schema, and returns the id 0.
 struct Examiner {
     registry: Registry,
     found: Mutex<Vec<SchemaState>>,
@@ -25,7 +25,8 @@ impl SchemaRegistry for Examiner {
     }
 }
 
-/// Looks at each table's schemas. Where the database cannot be reached, its own findings say so.
+/// Checks the schemas of each selected table. If the database cannot be reached there are no findings: the source's
+/// own check reports that.
 pub async fn look(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
     let Ok(tables) = tables(source).await else { return Vec::new() };
     let registry = match Registry::new(kafka.registry.clone()) {

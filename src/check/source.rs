@@ -1,4 +1,4 @@
-//! The source's preconditions.
+//! Preconditions of the source database.
 
 use std::time::Instant;
 
@@ -12,10 +12,11 @@ use crate::clock::SystemClock;
 use crate::config::SourceConfig;
 use crate::pipeline::prepare::OLDEST_VERSION;
 
-/// Clocks further apart than this make lag figures useless.
+/// Difference between the two clocks, in seconds, beyond which lag figures are useless.
 const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
 
-/// Looks at the source.
+/// Checks connection, server settings, slot, role, publication, tables and clock of the source. If it cannot be
+/// reached, that is the only finding.
 pub async fn look(source: &SourceConfig) -> Vec<Finding> {
     let mut client = match Client::connect(&source.connect, Mode::Sql).await {
         Ok(client) => client,
@@ -129,7 +130,7 @@ async fn published(source: &SourceConfig, client: &mut Client, tables: &[Table])
             remedy,
         ));
     }
-    // The publication exists, so this changes nothing.
+    // The publication exists, so `ensure` only compares and changes nothing.
     Ok(match publication::ensure(client, name, &names).await {
         Ok(()) => Finding::ok("publication", format!("'{name}' carries {} tables", names.len())),
         Err(error) => Finding::error("publication", &error),

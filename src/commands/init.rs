@@ -1,4 +1,4 @@
-//! `sooner init`: looks at a database and writes a commented configuration for it.
+//! `sooner init`: inspects a database and writes a commented configuration for it.
 
 use std::path::Path;
 
@@ -9,7 +9,8 @@ use sooner_postgres::{Client, ConnectOptions};
 
 use super::print;
 
-/// Writes the configuration to `output`, which must not exist yet.
+/// Inspects the database `from`, writes a configuration to the file `output`, which must not exist yet, and prints a
+/// summary of the tables.
 pub async fn run(from: &str, to: &str, output: &Path) -> anyhow::Result<()> {
     if output.exists() {
         anyhow::bail!("{} exists already. To do: remove it, or name another with --output.", output.display());
@@ -117,7 +118,7 @@ freshness = "1s"
     )
 }
 
-/// The URL as it was given, less the password.
+/// The database URL as it was given, without its password: neither before the host nor as a parameter.
 fn without_password(from: &str, options: &ConnectOptions) -> String {
     if options.password.is_none() {
         return from.to_owned();

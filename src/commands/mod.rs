@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The commands of `sooner`: the larger ones have a file each.
 
 pub mod init;
 pub mod run;
@@ -9,13 +9,13 @@ use std::io::Write;
 use crate::config::Config;
 use crate::pipeline::control;
 
-/// Prints to standard output; that nobody reads it is no error.
+/// Prints to standard output. A failure to write, as to a closed pipe, is no error.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// `sooner check`: whether every precondition holds.
+/// Runs `sooner check`: prints all findings, and returns whether no check failed.
 pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
     use crate::check::{Verdict, render, run};
     let findings = run(config).await;
@@ -27,7 +27,8 @@ pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
     Ok(findings.iter().all(|finding| finding.verdict != Verdict::Failed))
 }
 
-/// `sooner resume TABLE`
+/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
+/// pipeline's last status does not list is an error.
 pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
     let status = crate::status::load(&config.state_dir)?;
     if let Some(status) = &status

@@ -1,4 +1,4 @@
-//! `sooner run`, `sooner source` and `sooner sink`: the pipeline or one side of it, until SIGTERM or SIGINT.
+//! `sooner run`, `sooner source` and `sooner sink`: run the pipeline or one side of it until SIGTERM or SIGINT.
 
 use std::thread;
 
@@ -19,15 +19,16 @@ use sooner_api::Clock;
 /// Which sides of a pipeline a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sides {
-    /// Both.
+    /// Source and sink in one process.
     Both,
-    /// From the database to topics.
+    /// Only from the database to topics.
     Source,
-    /// From topics to the lake.
+    /// Only from topics to the lake.
     Sink,
 }
 
-/// Runs the pipeline.
+/// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
+/// copies all tables again. The status is written to the state folder meanwhile, and once more at the end.
 pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir).map_err(|error| {
         anyhow::anyhow!(
@@ -46,7 +47,7 @@ pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<(
     let result = run_sides(config, sides, recopy, board.clone(), stop).await;
     saver.abort();
     board.update(|status| status.trouble = result.as_ref().err().map(ToString::to_string));
-    // The status is for people; that it cannot be written is no reason to fail.
+    // The status only informs people; a failure to write it is no reason to fail.
     let _ = board.save(&state_dir, SystemClock.now_micros());
     result?;
     tracing::info!("stopped");
@@ -74,7 +75,7 @@ async fn run_sides(
     }
     if sides != Sides::Source {
         if sides == Sides::Sink {
-            // Requests to this process are its own then.
+            // A sink without a source takes the resume requests itself.
             config.source = None;
         }
         let mut sink = KafkaSink::new(config, board)?;
@@ -96,18 +97,19 @@ fn outcome(ended: std::result::Result<Result<()>, oneshot::error::RecvError>) ->
     })
 }
 
-/// Each side has a thread of its own, so that neither waits for the other, nor for Kafka's blocking calls.
+/// Runs one side on a thread of its own, so that neither side waits for the other, nor for Kafka's blocking calls.
 fn on_a_thread(work: impl FnOnce(Handle) -> Result<()> + Send + 'static) -> oneshot::Receiver<Result<()>> {
     let (done, result) = oneshot::channel();
     let handle = Handle::current();
     thread::spawn(move || {
-        // Nobody waits any more only when the process ends.
+        // The receiver is gone only when the process ends.
         let _ = done.send(work(handle));
     });
     result
 }
 
-/// Says so when the process is asked to stop. A second signal ends it at once, as without a handler.
+/// Returns a channel whose value becomes true at the first SIGTERM or SIGINT. A second signal ends the process at
+/// once, as without a handler.
 fn stop_on_signal() -> anyhow::Result<watch::Sender<bool>> {
     let stop = watch::Sender::new(false);
     let mut terminate = signal(SignalKind::terminate())?;

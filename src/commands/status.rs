@@ -1,4 +1,4 @@
-//! `sooner status`: what the running pipeline last said of itself.
+//! `sooner status`: prints the status that the pipeline last wrote.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::status::{Status, TableStatus, load};
 
-/// A status older than this comes from a process that hangs or is gone.
+/// Age in seconds beyond which a status comes from a process that hangs or has ended.
 const STALE_SECONDS: f64 = 10.0;
 
-/// Prints the status once, or again and again.
+/// Prints the status once; with `watch`, again every second. A pipeline that never wrote a status is an error.
 pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()> {
     loop {
         let Some(status) = load(&config.state_dir)? else {
@@ -29,13 +29,13 @@ pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()>
             print(&text);
             return Ok(());
         }
-        // Clears the terminal and goes to its first line.
+        // Clears the terminal and moves the cursor to its first line.
         print(&format!("\x1b[2J\x1b[H{text}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Whether the process that wrote a status still runs.
+/// Whether the process that wrote a status still runs: the status is fresh, and a process of its id exists.
 pub fn is_running(status: &Status) -> bool {
     let age = (SystemClock.now_micros() - status.updated_micros) as f64 / 1e6;
     age < STALE_SECONDS && Path::new(&format!("/proc/{}", status.pid)).exists()
@@ -74,7 +74,7 @@ fn line(name: &str, table: &TableStatus, width: usize) -> String {
         TablePhase::Parked => "PARKED",
     };
     let version = table.table_version.map_or("-".to_owned(), |version| version.to_string());
-    // Only a topic has messages.
+    // Unread messages exist only where the table is read from a topic.
     let unread = table.lag_messages.map_or("-".to_owned(), |unread| unread.to_string());
     format!(
         "{name:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8.1}  {unread:>8}  {version:>7}  {}\n",

@@ -1,49 +1,49 @@
-//! `[kafka]` and `[registry]`.
+//! The sections `[kafka]` and `[registry]` of the configuration, read into checked settings.
 
 use std::time::Duration;
 
-use sooner_kafka::partition::PartitionBy;
-use sooner_kafka::properties::refusal;
-use sooner_kafka::registry::{Login, RegistrySettings};
-use sooner_kafka::settings::{
+use sooner_kafka::cluster::properties::refusal;
+use sooner_kafka::cluster::settings::PartitionBy;
+use sooner_kafka::cluster::settings::{
     ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
 };
+use sooner_kafka::registry::client::{Login, RegistrySettings};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use super::reader::Section;
 
-/// The smallest transaction that makes sense.
+/// Lower bound of `transaction_bytes`, in bytes: a smaller transaction makes no sense.
 const LEAST_TRANSACTION_BYTES: usize = 64 << 10;
 
-/// `[kafka]` and `[registry]`.
+/// Checked settings of the sections `[kafka]` and `[registry]`.
 #[derive(Clone)]
 pub struct KafkaConfig {
-    /// Brokers, topics, producer and consumer.
+    /// Settings of brokers, topics, producer and consumer.
     pub settings: KafkaSettings,
-    /// The schema registry.
+    /// Settings of the schema registry's client.
     pub registry: RegistrySettings,
-    /// The `name` of events' source block, and what `{prefix}` stands for.
+    /// Prefix of topics: the `name` in the source block of events, and what `{prefix}` stands for in patterns.
     pub prefix: String,
-    /// Names topics.
+    /// Pattern that names each table's topic.
     pub topics: TopicPattern,
-    /// Names subjects.
+    /// Strategy that names the subjects of schemas.
     pub subjects: SubjectStrategy,
-    /// Who writes the topics that the sink reads.
+    /// Writer of the topics that the sink reads.
     pub written_by: WrittenBy,
 }
 
-/// Who writes the topics that the sink reads.
+/// Writer of the topics that the sink reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrittenBy {
-    /// A source of ours.
+    /// The source's side of this program.
     Sooner,
     /// Debezium, or another producer of its events.
     Debezium,
 }
 
 impl KafkaConfig {
-    /// What makes events of a database's tables.
+    /// Creates the factory of event encoders for the tables of `database`.
     pub fn encoders<R>(&self, registry: R, database: &str) -> EncoderFactory<R> {
         EncoderFactory {
             registry,
@@ -61,7 +61,7 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
-/// Reads `[kafka]`; `registry` is what `[registry]` said.
+/// Reads `[kafka]`. `registry` is what [`read_registry`] returned; none if it or a required key is missing.
 pub fn read_kafka(
     section: &mut Section,
     name: Option<&str>,
@@ -95,7 +95,7 @@ pub fn read_kafka(
     })
 }
 
-/// Reads `[registry]`.
+/// Reads `[registry]`: the client's settings and the naming of subjects; none if the URL is missing or refused.
 pub fn read_registry(section: &mut Section) -> Option<(RegistrySettings, SubjectStrategy)> {
     let url = section.text("url", |text| match text.split_once("://") {
         Some(("http" | "https", rest)) if rest.contains('@') => {

@@ -1,4 +1,4 @@
-//! The configuration: one TOML file, read into checked settings in one step. All problems are told at once.
+//! The configuration: one TOML file, read into checked settings in one step. All problems are reported at once.
 
 mod kafka;
 mod reader;
@@ -15,57 +15,57 @@ pub use kafka::{KafkaConfig, WrittenBy};
 use kafka::{read_kafka, read_registry};
 use reader::Section;
 
-/// Everything that a pipeline needs to know.
+/// Checked configuration of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The pipeline's name.
     pub name: String,
-    /// Where a running pipeline tells its status and hears requests.
+    /// Folder in which a running pipeline writes its status and finds requests.
     pub state_dir: PathBuf,
-    /// Bytes of events that may wait in memory.
+    /// Limit in bytes of the events that wait in memory.
     pub memory_bytes: usize,
-    /// The database; whoever only sinks needs none.
+    /// The source database; a process that runs only the sink's side needs none.
     pub source: Option<SourceConfig>,
-    /// The lake; whoever only reads the database needs none.
+    /// The lake; a process that runs only the source's side needs none.
     pub lake: Option<LakeConfig>,
-    /// The brokers between the two; none for direct mode.
+    /// Kafka and the schema registry between source and lake; none in direct mode.
     pub kafka: Option<KafkaConfig>,
 }
 
-/// `[source]`
+/// Checked settings of the section `[source]`.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
-    /// Server, role and database.
+    /// How to connect: server, role, password and database.
     pub connect: ConnectOptions,
-    /// Replication slot.
+    /// Name of the replication slot.
     pub slot: String,
-    /// Publication.
+    /// Name of the publication.
     pub publication: String,
-    /// Patterns of tables to carry.
+    /// Patterns of the tables to capture.
     pub tables: Vec<TablePattern>,
-    /// Patterns of tables to leave out.
+    /// Patterns of the tables to leave out, although `tables` matches them.
     pub exclude: Vec<TablePattern>,
-    /// Tables copied at the same time.
+    /// Number of tables that the initial copy reads at the same time.
     pub copy_tables_at_once: usize,
 }
 
-/// `[lake]`
+/// Checked settings of the section `[lake]`.
 #[derive(Clone, Debug)]
 pub struct LakeConfig {
-    /// Folder or `s3://bucket/prefix`.
+    /// Location of the lake: a folder or `s3://bucket/prefix`.
     pub url: String,
-    /// How long an event may wait before it is visible.
+    /// How long an event may wait before it is visible to readers of the lake.
     pub freshness: Duration,
-    /// S3 settings.
+    /// Settings of an S3 store.
     pub s3: S3Settings,
 }
 
-/// A table name in which `*` stands for any characters.
+/// Pattern for names of the form `schema.table`, in which `*` stands for any number of any characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablePattern(String);
 
 impl TablePattern {
-    /// Checks that the pattern names schema and table.
+    /// Parses a pattern; the error is a phrase for a person if schema or table is missing.
     pub fn parse(text: &str) -> Result<TablePattern, String> {
         match text.split_once('.') {
             Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(TablePattern(text.to_owned())),
@@ -73,7 +73,7 @@ impl TablePattern {
         }
     }
 
-    /// Whether a table's name fits.
+    /// Whether a table's name matches the pattern.
     pub fn matches(&self, table: &TableName) -> bool {
         fits(self.0.as_bytes(), table.to_string().as_bytes())
     }
@@ -88,7 +88,7 @@ fn fits(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 impl SourceConfig {
-    /// Whether a table is to be carried.
+    /// Whether a table is captured: a pattern of `tables` matches it, and none of `exclude` does.
     pub fn selects(&self, table: &TableName) -> bool {
         self.tables.iter().any(|pattern| pattern.matches(table))
             && !self.exclude.iter().any(|pattern| pattern.matches(table))
@@ -96,7 +96,7 @@ impl SourceConfig {
 }
 
 impl Config {
-    /// Reads a file. The error lists everything that is wrong with it.
+    /// Reads and checks a configuration file. The error lists all of its problems.
     pub fn load(path: &Path) -> anyhow::Result<Config> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             anyhow::anyhow!(
@@ -111,7 +111,8 @@ impl Config {
         })
     }
 
-    /// Checks a file's text; relative paths of secrets start from `folder`.
+    /// Checks a configuration's text, and returns all of its problems as the error. Relative paths of secrets and
+    /// certificates start from `folder`, and so does the default of `state_dir`.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, Vec<String>> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
         let mut root = Section::root(table, folder);
@@ -145,17 +146,17 @@ impl Config {
         }
     }
 
-    /// `[source]`, for a command that needs it.
+    /// The section `[source]`, for a command that needs it; an operator error if it is missing.
     pub fn source(&self) -> Result<&SourceConfig, Error> {
         self.source.as_ref().ok_or_else(|| missing("source"))
     }
 
-    /// `[lake]`, for a command that needs it.
+    /// The section `[lake]`, for a command that needs it; an operator error if it is missing.
     pub fn lake(&self) -> Result<&LakeConfig, Error> {
         self.lake.as_ref().ok_or_else(|| missing("lake"))
     }
 
-    /// `[kafka]`, for a command that needs it.
+    /// The section `[kafka]`, for a command that needs it; an operator error if it is missing.
     pub fn kafka(&self) -> Result<&KafkaConfig, Error> {
         self.kafka.as_ref().ok_or_else(|| missing("kafka"))
     }

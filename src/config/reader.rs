@@ -1,4 +1,4 @@
-//! Reads a TOML table key by key, and remembers what is wrong: bad values, missing keys, keys that nobody asked for.
+//! Reads a TOML table key by key, and collects all problems: refused values, missing keys, unknown keys.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::Value;
 
-/// A table of the file.
+/// A TOML table of the configuration that is being read. Reading a key takes it out; keys that are left at
+/// the end are unknown. A `check` returns the checked value, or a phrase that says what was expected.
 pub struct Section {
     path: String,
     table: toml::Table,
@@ -17,22 +18,22 @@ pub struct Section {
 }
 
 impl Section {
-    /// The whole file.
+    /// Starts to read a whole file; relative paths in it start from `folder`.
     pub fn root(table: toml::Table, folder: &Path) -> Section {
         Section { path: String::new(), table, known: Vec::new(), problems: Vec::new(), folder: folder.to_owned() }
     }
 
-    /// Whether a key is there.
+    /// Whether the section still has a key; does not read it.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// Notes what is wrong with a key.
+    /// Adds a problem with a key, named by its full path in the file.
     pub fn problem(&mut self, key: &str, why: &str) {
         self.problems.push(format!("{}{key}: {why}", self.path));
     }
 
-    /// A text that must be there.
+    /// Reads a required text; a missing key is a problem.
     pub fn text<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         if !self.table.contains_key(key) {
             self.known.push(key);
@@ -42,7 +43,7 @@ impl Section {
         self.optional(key, check)
     }
 
-    /// A text that may be there.
+    /// Reads an optional text; a value that is no text, or that `check` refuses, is a problem.
     pub fn optional<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = self.take(key)?;
         let Value::String(text) = value else {
@@ -58,7 +59,7 @@ impl Section {
         }
     }
 
-    /// A text that must be there and is never shown, because a secret may stand in it.
+    /// Reads a required text that no problem shows, because it may contain a secret.
     pub fn unshown_text<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = self.take(key);
         let checked = match value.as_ref().map(Value::as_str) {
@@ -69,7 +70,7 @@ impl Section {
         checked.map_err(|why| self.problem(key, &why)).ok()
     }
 
-    /// A list of texts that may be there.
+    /// Reads an optional list of texts, and reports each item that `check` refuses.
     pub fn list<T>(&mut self, key: &'static str, check: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let Value::Array(items) = self.take(key)? else {
             self.problem(key, "expected a list of texts, such as [\"public.*\"]");
@@ -86,7 +87,7 @@ impl Section {
         Some(checked)
     }
 
-    /// A duration such as "1s".
+    /// Reads a duration such as "1s", at least `least`; `default` if it is missing or refused.
     pub fn duration(&mut self, key: &'static str, default: Duration, least: Duration) -> Duration {
         let parsed = self.optional(key, |text| match humantime::parse_duration(text) {
             Ok(duration) if duration >= least => Ok(duration),
@@ -96,7 +97,7 @@ impl Section {
         parsed.unwrap_or(default)
     }
 
-    /// A size such as "64MiB", in bytes.
+    /// Reads a size such as "64MiB" as bytes, at least `least`; `default` if it is missing or refused.
     pub fn size(&mut self, key: &'static str, default: usize, least: usize) -> usize {
         let parsed = self.optional(key, |text| match text.parse::<ByteSize>() {
             Ok(ByteSize(bytes)) if bytes >= least as u64 => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
@@ -106,7 +107,7 @@ impl Section {
         parsed.unwrap_or(default)
     }
 
-    /// A number.
+    /// Reads a whole number in the range `allowed`; `default` if it is missing or refused.
     pub fn count(&mut self, key: &'static str, default: usize, allowed: RangeInclusive<usize>) -> usize {
         let Some(value) = self.take(key) else { return default };
         match value.as_integer().and_then(|number| usize::try_from(number).ok()) {
@@ -119,7 +120,9 @@ impl Section {
         }
     }
 
-    /// A secret: `{ env = "VARIABLE" }` or `{ file = "path" }`.
+    /// Reads an optional secret from where the file refers to: `{ env = "VARIABLE" }` or `{ file = "path" }`. Line
+    /// breaks at the end of a secret's file are dropped; a secret in the configuration itself is a problem and is
+    /// not shown.
     pub fn secret(&mut self, key: &'static str) -> Option<String> {
         let value = self.take(key)?;
         let Value::Table(place) = value else {
@@ -139,7 +142,7 @@ impl Section {
         found.map_err(|why| self.problem(key, &why)).ok()
     }
 
-    /// A secret that must be there.
+    /// Reads a required secret; a missing key is a problem.
     pub fn required_secret(&mut self, key: &'static str) -> Option<String> {
         if !self.table.contains_key(key) {
             self.known.push(key);
@@ -149,7 +152,7 @@ impl Section {
         self.secret(key)
     }
 
-    /// A file that may be named; its path starts from the configuration's folder, and it must be there.
+    /// Reads an optional path of a file, relative to the configuration's folder; the file must be readable.
     pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let folder = self.folder.clone();
         self.optional(key, |text| {
@@ -161,7 +164,7 @@ impl Section {
         })
     }
 
-    /// Yes or no.
+    /// Reads a boolean; `default` if it is missing or refused.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         match self.take(key) {
             None => default,
@@ -173,7 +176,8 @@ impl Section {
         }
     }
 
-    /// A table of names with texts; `check` may refuse a name.
+    /// Reads an optional table of names with values, as texts; `check` may refuse a name. Values may be texts, whole
+    /// numbers or booleans.
     pub fn strings(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Vec<(String, String)> {
         let table = match self.take(key) {
             None => return Vec::new(),
@@ -196,7 +200,7 @@ impl Section {
         pairs
     }
 
-    /// A table inside this one, if it is there.
+    /// Reads an optional subsection with `read`; none if it is missing.
     pub fn optional_section<T>(
         &mut self,
         key: &'static str,
@@ -209,7 +213,8 @@ impl Section {
         self.section(key, read)
     }
 
-    /// A table inside this one, which must be there.
+    /// Reads a required subsection with `read`. A missing one is read as an empty one, which reports its required
+    /// keys.
     pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section) -> Option<T>) -> Option<T> {
         let table = match self.take(key) {
             Some(Value::Table(table)) => table,
@@ -226,7 +231,7 @@ impl Section {
         checked
     }
 
-    /// All problems, with those of keys that nobody asked for.
+    /// Returns all problems; each key that was not read is one of them.
     pub fn finish(mut self) -> Vec<String> {
         for key in self.table.keys().cloned().collect::<Vec<_>>() {
             let why = match self.known.iter().find(|known| looks_like(known, &key)) {
@@ -244,7 +249,7 @@ impl Section {
     }
 }
 
-/// The same letters, or all but one of them in order.
+/// Whether a key is probably a misspelt known one: the same letters in any order, or one letter more or less.
 fn looks_like(known: &str, typed: &str) -> bool {
     let sorted = |text: &str| {
         let mut letters: Vec<_> = text.chars().collect();

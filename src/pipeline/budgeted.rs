@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use sooner_api::{EventReader, Result};
-use sooner_kafka::admin::Admin;
-use sooner_kafka::reader::KafkaReader;
+use sooner_kafka::cluster::admin::Admin;
+use sooner_kafka::consumer::reader::KafkaReader;
 use sooner_schemas::event::EventBatch;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;

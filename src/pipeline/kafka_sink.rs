@@ -7,16 +7,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use sooner_api::{Class, Error, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore};
-use sooner_kafka::admin::{Admin, nothing_written, topic_gone};
-use sooner_kafka::dead_letters::DeadLetters;
-use sooner_kafka::follow::ProgressFollower;
-use sooner_kafka::group::{GroupMember, Place};
-use sooner_kafka::lag::{LagGauge, PartitionOffsets};
-use sooner_kafka::progress::{self, TopicOffsets, TopicProgress};
-use sooner_kafka::reader::{KafkaReader, Settlement, Writer};
-use sooner_kafka::registry::Registry;
-use sooner_kafka::remainder::has_messages;
-use sooner_kafka::schemas::SchemaCache;
+use sooner_kafka::cluster::admin::{Admin, nothing_written, topic_gone};
+use sooner_kafka::consumer::dead_letters::DeadLetters;
+use sooner_kafka::consumer::group::{GroupMember, TopicPartition};
+use sooner_kafka::consumer::lag::{LagGauge, PartitionOffsets};
+use sooner_kafka::consumer::reader::{KafkaReader, Settlement, Writer};
+use sooner_kafka::consumer::remainder::has_messages;
+use sooner_kafka::progress::follower::ProgressFollower;
+use sooner_kafka::progress::record::{self, TopicOffsets, TopicProgress};
+use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::schema_cache::SchemaCache;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::watch;
 
@@ -170,7 +170,7 @@ impl KafkaSink {
             WrittenBy::Sooner => {
                 let existing = admin.list()?;
                 admin.check_progress_topic(&existing).await?;
-                match progress::load(settings)? {
+                match record::load(settings)? {
                     Some(record) => Ok(record.tables_by_topic()),
                     None => Err(nothing_written(&settings.topics.progress, "is empty")),
                 }
@@ -190,14 +190,19 @@ impl KafkaSink {
     }
 
     /// Opens the tables of what is held. One that cannot go on is told so, and the others are read.
-    async fn open(&mut self, admin: &Admin, topics: &HashMap<String, TableName>, places: Vec<Place>) -> Result<Held> {
+    async fn open(
+        &mut self,
+        admin: &Admin,
+        topics: &HashMap<String, TableName>,
+        places: Vec<TopicPartition>,
+    ) -> Result<Held> {
         let mut by_topic: HashMap<String, BTreeSet<i32>> = HashMap::new();
         for (topic, partition) in places {
             by_topic.entry(topic).or_default().insert(partition);
         }
         let partitions = admin.list()?;
         let record = match self.kafka.written_by {
-            WrittenBy::Sooner => progress::load(&self.kafka.settings)?,
+            WrittenBy::Sooner => record::load(&self.kafka.settings)?,
             WrittenBy::Debezium => None,
         };
         // Topics that the source wrote to before are none of a table's any more.

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sooner_api::{Error, ProgressRecord, Result, TablePhase, TableProgress};
-use sooner_kafka::admin::{Admin, topic_gone};
-use sooner_kafka::lanes::Lane;
-use sooner_kafka::producer::EventProducer;
-use sooner_kafka::progress::{TopicOffsets, TopicProgress};
-use sooner_kafka::registry::Registry;
-use sooner_kafka::tails::{OwnedMessage, Tails};
-use sooner_kafka::writer::{KafkaWriter, WriterProgress};
+use sooner_kafka::cluster::admin::{Admin, topic_gone};
+use sooner_kafka::producer::partition_ends::{OwnedMessage, PartitionEnds};
+use sooner_kafka::producer::route::TopicRoute;
+use sooner_kafka::producer::transaction_writer::TransactionWriter;
+use sooner_kafka::producer::writer::{KafkaWriter, WriterProgress};
+use sooner_kafka::progress::record::{TopicOffsets, TopicProgress};
+use sooner_kafka::registry::client::Registry;
 use sooner_postgres::catalog::Table;
 use sooner_postgres::decode::now_micros;
 use sooner_postgres::encoders::EncoderFactory;
@@ -25,10 +25,10 @@ use tokio::sync::watch;
 use super::copy_source::CopySource;
 use super::kafka_copy::ToCopy;
 use super::prepare::{SourceView, find_free_slot, identify, look, next_record, slot_gone};
-use super::takeover::{end_open_transactions, last_record, take_lost, watch_for_hanging};
 use super::{End, LOOK_INTERVAL, attempts, control, halt_on_request, source};
 use crate::config::{Config, KafkaConfig, SourceConfig};
 use crate::status::StatusBoard;
+use sooner_kafka::producer::recovery::{end_open_transactions, last_record, take_lost, watch_for_hanging};
 
 /// The source's side.
 pub struct KafkaSource {
@@ -43,7 +43,7 @@ pub struct KafkaSource {
 /// A table and its topic.
 struct Route {
     table: Table,
-    lane: Lane,
+    lane: TopicRoute,
     offsets: TopicOffsets,
     /// Lake tables may hold something that a copy has to replace.
     written: bool,
@@ -52,7 +52,7 @@ struct Route {
 /// What is known before anything is written.
 struct Ready {
     routes: Vec<Route>,
-    producer: EventProducer,
+    producer: TransactionWriter,
     record: TopicProgress,
     /// Messages that were written before, and are not to be seen.
     again: Vec<OwnedMessage>,
@@ -173,9 +173,9 @@ impl KafkaSource {
         check_distinct(&routes)?;
         let limits: Vec<_> = routes.iter().map(|route| route.lane.limit_bytes).collect();
         // From here on nobody else of this name writes; what they wrote last is known only now.
-        let mut producer = EventProducer::open(&self.kafka.settings, &limits)?;
+        let mut producer = TransactionWriter::open(&self.kafka.settings, &limits)?;
         let tails = match &self.kafka.settings.producer.transactional_id {
-            Some(_) => Some(Tails::open(&self.kafka.settings)?),
+            Some(_) => Some(PartitionEnds::open(&self.kafka.settings)?),
             None => None,
         };
         if let Some(tails) = &tails {
@@ -223,7 +223,7 @@ impl KafkaSource {
         let known = former.and_then(|former| former.topics.get(&name.to_string()));
         let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
         let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
-        let lane = Lane::new(name.clone(), topic.clone(), &state);
+        let lane = TopicRoute::new(name.clone(), topic.clone(), &state);
         let next_offsets = vec![0; state.partitions as usize];
         let offsets = TopicOffsets {
             topic,

@@ -15,7 +15,6 @@ pub mod kafka_source;
 pub mod prepare;
 pub mod sink;
 pub mod source;
-pub mod takeover;
 pub mod worker;
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Avro values straight into Arrow arrays, one builder a column.
+//! Decodes Avro values straight into Arrow arrays, with one builder for each column.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use sooner_schemas::wire::{Malformed, Reader};
 
 use crate::columns::{LakeType, Meaning, arrow_type, list_field};
 
-/// Why a value could not be taken.
+/// Why a column builder refused a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The bytes are not what the schema says.
+    /// The bytes do not match the schema.
     Malformed(Malformed),
-    /// They are, but the column cannot hold the value.
+    /// The bytes match the schema, but the column cannot hold the value.
     Unholdable(Unholdable),
 }
 
@@ -46,7 +46,7 @@ impl From<Unholdable> for Refused {
     }
 }
 
-/// Builds one column.
+/// Builds the Arrow array of one column from Avro values.
 pub struct ColumnBuilder {
     null_branch: Option<usize>,
     values: Values,
@@ -67,7 +67,7 @@ enum Values {
     List(Box<List>),
 }
 
-/// What becomes text.
+/// Kinds of Avro values that become text in the lake.
 enum Text {
     Plain,
     TimeMillis,
@@ -76,7 +76,7 @@ enum Text {
     VariableScale,
 }
 
-/// What becomes microseconds.
+/// Kinds of Avro values that become microseconds since 1970 in the lake.
 enum Instant {
     Micros,
     Millis,
@@ -91,7 +91,7 @@ struct List {
 }
 
 impl ColumnBuilder {
-    /// A builder for a field's type; none if its meaning is not known.
+    /// A builder for values of a field's schema; none if its type is not supported.
     pub fn new(schema: &Schema) -> Option<ColumnBuilder> {
         let (value, null_branch) = schema.without_null();
         let meaning = Meaning::of(value)?;
@@ -119,7 +119,8 @@ impl ColumnBuilder {
         Some(ColumnBuilder { null_branch, values })
     }
 
-    /// Takes the next value.
+    /// Decodes the next value from `reader` and appends it. After an error a list's builder may hold a part of the
+    /// value.
     #[inline]
     pub fn append(&mut self, reader: &mut Reader<'_>) -> Result<(), Refused> {
         if let Some(null_branch) = self.null_branch {
@@ -152,7 +153,7 @@ impl ColumnBuilder {
         Ok(())
     }
 
-    /// Takes a null.
+    /// Appends a null.
     pub fn append_null(&mut self) {
         match &mut self.values {
             Values::Boolean(builder) => builder.append_null(),
@@ -173,7 +174,7 @@ impl ColumnBuilder {
         }
     }
 
-    /// Number of values taken.
+    /// Number of values appended so far, nulls included.
     pub fn taken(&self) -> usize {
         match &self.values {
             Values::Boolean(builder) => builder.len(),
@@ -191,7 +192,7 @@ impl ColumnBuilder {
         }
     }
 
-    /// The array of all values.
+    /// Returns an array of all values, and leaves the builder empty.
     pub fn finish(&mut self) -> ArrayRef {
         match &mut self.values {
             Values::Boolean(builder) => Arc::new(builder.finish()),

@@ -1,4 +1,4 @@
-//! A table's columns: from an event's Avro schema, and to and from a Delta table's schema.
+//! Columns of a lake table: derived from an event's Avro schema, and converted to and from a Delta table's schema.
 //!
 //! Delta types: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#schema-serialization-format>
 
@@ -10,16 +10,16 @@ use sooner_api::{Error, Result};
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::event::EventSchema;
 
-/// Digits that a Delta decimal can have.
+/// Number of digits that a Delta decimal can have.
 const MAX_PRECISION: u16 = 38;
-/// Characters that a column's name must not have in Parquet as Spark reads it.
+/// Characters that a column's name must not contain in Parquet as Spark reads it.
 const FORBIDDEN: &str = " ,;{}()\n\t=";
 
-/// Field metadata in a table's schema: the column's number at the source.
+/// Key of the field metadata in a Delta schema that holds the column's number at the source.
 const NUMBER_PROPERTY: &str = "sooner.number";
 const NUMBER_POINTER: &str = "/metadata/sooner.number";
 
-/// A column's type in the lake.
+/// Type of a column in the lake; each variant names its Delta type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LakeType {
     /// `boolean`
@@ -46,33 +46,33 @@ pub enum LakeType {
     Timestamp,
     /// `timestamp_ntz`: without a zone
     TimestampNtz,
-    /// A list whose items may be null.
+    /// `array`: a list whose items may be null
     Array(Box<LakeType>),
 }
 
-/// How a value is read from Avro. Several meanings share a type in the lake.
+/// How an Avro value is converted for the lake. Several meanings share one type in the lake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// As it is.
+    /// The value as it is, in this type.
     Plain(LakeType),
-    /// Milliseconds since midnight, to Postgres' text.
+    /// Milliseconds since midnight, converted to Postgres' text.
     TimeMillis,
-    /// Microseconds since midnight, to Postgres' text.
+    /// Microseconds since midnight, converted to Postgres' text.
     TimeMicros,
     /// Milliseconds since 1970, without a zone.
     TimestampMillis,
-    /// ISO 8601 text of an instant.
+    /// An instant as ISO 8601 text, converted to microseconds.
     Zoned,
-    /// A decimal of more digits than a Delta decimal has, to text with this scale.
+    /// A decimal of more digits than a Delta decimal can have, converted to text with this scale.
     WideDecimal(usize),
-    /// Debezium's `VariableScaleDecimal`, to text.
+    /// Debezium's `VariableScaleDecimal`, converted to text.
     VariableScale,
-    /// A list.
+    /// A list whose items have this meaning.
     List(Box<Meaning>),
 }
 
 impl Meaning {
-    /// The type in the lake.
+    /// Type in the lake of values with this meaning.
     pub fn lake_type(&self) -> LakeType {
         match self {
             Meaning::Plain(lake_type) => lake_type.clone(),
@@ -85,7 +85,7 @@ impl Meaning {
         }
     }
 
-    /// The meaning of an Avro type that is not a union.
+    /// The meaning of an Avro type that is not a union; none if the type is not supported.
     pub fn of(schema: &Schema) -> Option<Meaning> {
         let semantic = schema.semantic.as_deref().unwrap_or_default();
         let plain = match (&schema.shape, semantic) {
@@ -127,28 +127,29 @@ fn bytes_meaning(schema: &Schema) -> Meaning {
 /// A column of a lake table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LakeColumn {
-    /// Name, as at the source.
+    /// Name of the column, as at the source.
     pub name: String,
-    /// Type.
+    /// Type of the column in the lake.
     pub lake_type: LakeType,
-    /// Whether it may be null.
+    /// Whether the column may be null.
     pub nullable: bool,
-    /// Its number at the source, where it is known.
+    /// Number of the column at the source, where it is known; a column that was dropped and added again has another
+    /// one.
     pub number: Option<i16>,
 }
 
-/// How a table's columns differ from those that its events have now.
+/// How the columns of a table differ from those of its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// Not at all.
+    /// The columns do not differ.
     None,
-    /// Only so that what is there stays right: columns were added at the end, or may be null now.
+    /// The rows that are there stay valid: columns were only added at the end, or may be null now.
     Widened,
-    /// Otherwise; a phrase for a person.
+    /// The columns differ in another way; the text says how, as a phrase for a person.
     Incompatible(String),
 }
 
-/// The columns that the rows of an event schema have.
+/// Columns of the rows that events of a schema carry. A type or a name that the lake cannot hold is an operator error.
 pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
     let table = &schema.table;
     let unsupported = |why: String| {
@@ -178,14 +179,14 @@ pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
     columns.collect()
 }
 
-/// The record of a row inside an envelope.
+/// Schema of the row in an envelope's `after` field, without null; none if the envelope has no such field.
 pub fn row_record(envelope: &Schema) -> Option<&Schema> {
     let record = envelope.as_record()?;
     let after = &record.fields[record.field_index("after")?];
     Some(after.schema.without_null().0)
 }
 
-/// Compares a table's columns with those of its events.
+/// Compares the columns of a table with those of its events, position by position.
 pub fn compare(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
     let mut widened = events.len() > table.len();
     for (index, column) in table.iter().enumerate() {
@@ -215,7 +216,8 @@ pub fn compare(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
     if widened { Difference::Widened } else { Difference::None }
 }
 
-/// The same for events that may be older than the table's last columns, which then may be null.
+/// Compares the columns of a table with those of events that may be older than its last columns. Last columns that the
+/// events lack are no difference if all of them may be null.
 pub fn compare_older(table: &[LakeColumn], events: &[LakeColumn]) -> Difference {
     let newer = table.get(events.len()..).unwrap_or_default();
     match newer.iter().all(|column| column.nullable) {
@@ -224,7 +226,8 @@ pub fn compare_older(table: &[LakeColumn], events: &[LakeColumn]) -> Difference 
     }
 }
 
-/// The columns after widening: added ones are there, and what may be null anywhere may be null.
+/// Columns of a table after widening by those of its events: added columns are included and may be null, and a column
+/// that may be null on either side may be null.
 pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     let merged = events.iter().enumerate().map(|(index, event)| {
         let nullable = event.nullable || table.get(index).is_none_or(|column| column.nullable);
@@ -233,7 +236,7 @@ pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     merged.chain(table.iter().skip(events.len()).cloned()).collect()
 }
 
-/// Delta's `schemaString`.
+/// Serialises columns as Delta's `schemaString`.
 pub fn schema_string(columns: &[LakeColumn]) -> String {
     let fields = columns.iter().map(|column| {
         json!({
@@ -246,7 +249,7 @@ pub fn schema_string(columns: &[LakeColumn]) -> String {
     json!({"type": "struct", "fields": fields.collect::<Vec<_>>()}).to_string()
 }
 
-/// Columns from Delta's `schemaString`; none if there is a type that we never write.
+/// Parses columns from Delta's `schemaString`; none if it is malformed or has a type that we never write.
 pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
     let schema: Value = serde_json::from_str(text).ok()?;
     let columns = schema.get("fields")?.as_array()?.iter().map(|field| {
@@ -260,13 +263,13 @@ pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
     columns.collect()
 }
 
-/// The Arrow schema that data files are written with.
+/// Arrow schema with which data files of these columns are written.
 pub fn arrow_schema(columns: &[LakeColumn]) -> SchemaRef {
     let fields = columns.iter().map(|column| Field::new(&column.name, arrow_type(&column.lake_type), column.nullable));
     Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
 }
 
-/// The Arrow type of a column.
+/// Arrow type that holds values of a lake type.
 pub fn arrow_type(lake_type: &LakeType) -> DataType {
     match lake_type {
         LakeType::Boolean => DataType::Boolean,
@@ -285,7 +288,7 @@ pub fn arrow_type(lake_type: &LakeType) -> DataType {
     }
 }
 
-/// The field of a list's items; Delta's readers expect this name.
+/// Arrow field of a list's items, nullable and named `element`, which Delta's readers expect.
 pub fn list_field(items: &LakeType) -> Arc<Field> {
     Arc::new(Field::new("element", arrow_type(items), true))
 }
@@ -376,7 +379,7 @@ mod tests {
             let Difference::Incompatible(what) = with(&events) else { panic!("{events:?} must be refused") };
             assert!(what.contains(expected), "{what}");
         }
-        // Of a partition that is behind, but not where the missing column needs a value.
+        // Events of a partition that is behind may lack the last column, but not where that column needs a value.
         assert_eq!(compare_older(&table, &table[..1]), Difference::None);
         assert_eq!(compare_older(&table, &[column("a", LakeType::Integer, true)]), Difference::Widened);
         let required = [table[0].clone(), column("b", LakeType::String, false)];

@@ -1,4 +1,5 @@
-//! Data files: written whole, with row positions as the rows were given; read by columns and by positions.
+//! Parquet data files: written whole, with the rows at the positions in which they were appended; read by columns and
+//! by row positions.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,19 +25,20 @@ use uuid::Uuid;
 
 use crate::store::{retrying, store_error};
 
-/// A column with more distinct values than fit here is written plainly: looking each up would cost more than it saves.
+/// Limit of a column's dictionary in bytes. A column with more distinct values is written plainly: looking up each
+/// value would cost more than it saves.
 const DICTIONARY_BYTES: usize = 64 << 10;
-/// Rows that are read at once.
+/// Number of rows in a batch that is read.
 const READ_ROWS: usize = 16 << 10;
 
-/// Collects rows into one file in memory.
+/// Encodes rows into one data file in memory.
 pub struct DataFileWriter {
     writer: SyncWrapper<ArrowWriter<Vec<u8>>>,
     rows: u32,
 }
 
 impl DataFileWriter {
-    /// A file of this schema.
+    /// Starts an empty data file with this schema.
     pub fn new(schema: SchemaRef) -> Result<DataFileWriter> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -50,36 +52,38 @@ impl DataFileWriter {
         Ok(DataFileWriter { writer: SyncWrapper::new(writer), rows: 0 })
     }
 
-    /// Appends rows. The first is row [`DataFileWriter::rows`] of the file.
+    /// Appends rows to the file. The first of them gets the position that [`DataFileWriter::rows`] returned before.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.get_mut().write(batch).map_err(|error| internal(&error))?;
         self.rows += batch.num_rows() as u32;
         Ok(())
     }
 
-    /// Rows so far.
+    /// Number of rows written so far.
     pub fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// Bytes so far, nearly: what is encoded, and what waits for it.
+    /// Approximate size so far in bytes: what is encoded, and what waits to be encoded.
     pub fn size_bytes(&mut self) -> usize {
         let writer = self.writer.get_mut();
         writer.bytes_written() + writer.in_progress_size()
     }
 
-    /// The file's bytes.
+    /// Completes the file and returns its bytes.
     pub fn finish(self) -> Result<Bytes> {
         self.writer.into_inner().into_inner().map(Bytes::from).map_err(|error| internal(&error))
     }
 }
 
-/// A name for a new data file.
+/// A unique name for a new data file, as a path below the table.
 pub fn new_path() -> Path {
     Path::from(format!("part-00000-{}-c000.snappy.parquet", Uuid::new_v4()))
 }
 
-/// Reads columns of a file: all rows, or those at the given ascending positions. Hands batches over in order.
+/// Reads columns of the data file at `path`, which is `size` bytes long: all rows, or those at the ascending
+/// positions `rows`. Hands batches to `each` in row order, and stops at its first error. A missing column or a
+/// damaged file is an operator error.
 pub async fn read(
     table: &Arc<dyn ObjectStore>,
     path: &Path,
@@ -119,7 +123,8 @@ pub async fn read(
     Ok(())
 }
 
-/// Spark writes instants as INT96, which would be read as nanoseconds and reach no further than the year 2262.
+/// A file's schema with nanoseconds read as microseconds in UTC: Spark writes instants as INT96, which would otherwise
+/// be read as nanoseconds and reach no further than the year 2262.
 fn in_micros(schema: &Schema) -> Schema {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::Timestamp(TimeUnit::Nanosecond, None) => {
@@ -131,7 +136,7 @@ fn in_micros(schema: &Schema) -> Schema {
     Schema::new(fields.collect::<Vec<_>>())
 }
 
-/// Ascending positions as runs of rows to skip and to read.
+/// Converts ascending positions in a file of `total` rows to runs of rows to skip and to read.
 fn selection(rows: &[u32], total: u32) -> RowSelection {
     let mut selectors = Vec::new();
     let mut next = 0;

@@ -1,6 +1,6 @@
-//! Deletion vectors: which rows of a data file are gone.
+//! Deletion vectors: which rows of a data file are deleted.
 //!
-//! Formats: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format>
+//! Format: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format>
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -12,20 +12,20 @@ use uuid::Uuid;
 
 use crate::store::{get, put};
 
-/// First bytes of a vector: "portable Roaring bitmap array", little-endian.
+/// Magic number at the start of a serialised vector, little-endian: a portable Roaring bitmap array.
 const MAGIC: u32 = 1_681_511_377;
-/// Vectors up to this size go into the log itself; more would slow every reader of the log.
+/// Size in bytes up to which a vector goes into the log itself; larger ones would slow every reader of the log.
 const INLINE_BYTES: usize = 2 << 10;
-/// First byte of a file of vectors.
+/// Format version, which is the first byte of a file of vectors.
 const FILE_VERSION: u8 = 1;
 
-/// A vector, serialised, with the number of rows it removes.
+/// A serialised vector, with the number of rows that it deletes.
 struct Encoded {
     bytes: Vec<u8>,
     cardinality: u64,
 }
 
-/// The vectors of one commit: small ones become part of the log, the others share a file.
+/// Writes the vectors of one commit: small ones become part of the log, the others share a file.
 #[derive(Default)]
 pub struct VectorWriter {
     file_id: Uuid,
@@ -33,12 +33,12 @@ pub struct VectorWriter {
 }
 
 impl VectorWriter {
-    /// Starts without a file.
+    /// Starts a writer without any vector.
     pub fn new() -> VectorWriter {
         VectorWriter { file_id: Uuid::new_v4(), file: vec![FILE_VERSION] }
     }
 
-    /// Serialises a vector and returns its descriptor for the log.
+    /// Serialises a vector and returns its descriptor for the log, which is valid once the writer is finished.
     pub fn add(&mut self, deleted: &RoaringBitmap) -> Value {
         let encoded = encode(deleted);
         if encoded.bytes.len() <= INLINE_BYTES {
@@ -57,7 +57,7 @@ impl VectorWriter {
         })
     }
 
-    /// Writes the file, if any vector is in it.
+    /// Writes the shared file below the table, if any vector is in it. Do this before the commit that refers to it.
     pub async fn finish(self, table: &dyn ObjectStore) -> Result<()> {
         if self.file.len() == 1 {
             return Ok(());
@@ -66,7 +66,7 @@ impl VectorWriter {
     }
 }
 
-/// Reads the vector that a descriptor names.
+/// Reads the vector that a descriptor of the log names. A missing or damaged vector is an operator error.
 pub async fn read(table: &dyn ObjectStore, descriptor: &Value) -> Result<RoaringBitmap> {
     let unreadable = |why: String| {
         let what = format!("cannot read the deletion vector {descriptor}");
@@ -91,7 +91,8 @@ pub async fn read(table: &dyn ObjectStore, descriptor: &Value) -> Result<Roaring
     decode(&bytes).ok_or_else(|| unreadable("it is not a Roaring bitmap array".to_owned()))
 }
 
-/// The last 20 characters are a UUID in z85; what precedes them is a folder.
+/// Path of a file of vectors below the table, from `pathOrInlineDv`: the last 20 characters are a UUID in z85, what
+/// precedes them is a folder. None if it cannot be decoded.
 fn relative_path(text: &str) -> Option<Path> {
     let (folder, id) = text.split_at_checked(text.len().checked_sub(20)?)?;
     let id = Uuid::from_slice(&z85::decode(id).ok()?).ok()?;
@@ -99,7 +100,8 @@ fn relative_path(text: &str) -> Option<Path> {
     Some(if folder.is_empty() { Path::from(name) } else { Path::from(format!("{folder}/{name}")) })
 }
 
-/// The magic, then one 32-bit bitmap for each upper half of row numbers; ours all have upper half zero.
+/// Serialises a vector: the magic number, the number of bitmaps, then a 32-bit bitmap for each upper half of row
+/// positions. Here there is always one bitmap, for the upper half zero.
 fn encode(deleted: &RoaringBitmap) -> Encoded {
     let mut bytes = Vec::with_capacity(deleted.serialized_size() + 16);
     bytes.extend_from_slice(&MAGIC.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The key index: where each live row lies. A cache; rebuilt from the table's key columns.
+//! The key index: the address of each live row by its key. It is a cache, rebuilt from the table's key columns.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -6,25 +6,25 @@ use hashbrown::HashMap;
 
 use crate::key::{AlreadyHashed, KeyHash};
 
-/// A data file, by a number that this process gives it and never gives again.
+/// Number of a data file, given by this process and never reused.
 pub type FileId = u32;
 
-/// A row of a data file.
+/// Address of a row in a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowAddress {
-    /// File.
+    /// Number of the data file.
     pub file: FileId,
-    /// Position in it, from 0.
+    /// Position of the row in the file, from 0.
     pub row: u32,
 }
 
-/// Key hash to row. In memory: 25 bytes a row and up to as many spare.
+/// A map from key hash to row address. In memory, it takes 25 bytes for each row, and up to as many in spare.
 #[derive(Debug, Default)]
 pub struct KeyIndex {
     rows: HashMap<Halves, RowAddress, BuildHasherDefault<AlreadyHashed>>,
 }
 
-/// A hash in two halves: aligned to 8 bytes, it needs a quarter less memory than a `u128` in the table.
+/// A key hash in two halves: aligned to 8 bytes, it needs a quarter less memory in the map than a `u128`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Halves(u64, u64);
 
@@ -35,37 +35,37 @@ impl std::hash::Hash for Halves {
 }
 
 impl KeyIndex {
-    /// The row of a key.
+    /// Address of the row with a key; none if the key is not indexed.
     pub fn get(&self, key: KeyHash) -> Option<RowAddress> {
         self.rows.get(&halves(key)).copied()
     }
 
-    /// Sets the row of a key, and returns the one it had.
+    /// Sets the row address of a key, and returns the one it had before.
     pub fn insert(&mut self, key: KeyHash, row: RowAddress) -> Option<RowAddress> {
         self.rows.insert(halves(key), row)
     }
 
-    /// Forgets a key, and returns the row it had.
+    /// Removes a key, and returns the row address it had.
     pub fn remove(&mut self, key: KeyHash) -> Option<RowAddress> {
         self.rows.remove(&halves(key))
     }
 
-    /// All keys with their rows.
+    /// All keys with their row addresses, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (KeyHash, RowAddress)> + '_ {
         self.rows.iter().map(|(key, row)| (u128::from(key.0) << 64 | u128::from(key.1), *row))
     }
 
-    /// Number of keys.
+    /// Number of keys in the index.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is no key.
+    /// Whether the index has no key.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Makes room for this many more keys.
+    /// Reserves memory for this many more keys.
     pub fn reserve(&mut self, keys: usize) {
         self.rows.reserve(keys);
     }

@@ -1,6 +1,6 @@
-//! A row's key as a 128-bit keyed hash, the same whether it comes from an event or from a data file.
+//! A row's key as a 128-bit keyed hash, the same whether the key comes from an event or from a data file.
 //!
-//! The hashed form follows the lake's types: numbers as 8 or 16 little-endian bytes, texts and bytes with their length.
+//! What is hashed follows the lake's types: numbers as 8 or 16 little-endian bytes, texts and bytes with their length.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -20,15 +20,15 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 use crate::columns::{LakeType, Meaning};
 
-/// The hash of a key.
+/// Keyed 128-bit hash of a row's key.
 pub type KeyHash = u128;
 
-/// A set of keys; keys are hashes already, and need no second one.
+/// A set of key hashes, which are not hashed a second time.
 pub type KeySet = hashbrown::HashSet<KeyHash, BuildHasherDefault<AlreadyHashed>>;
-/// A map by keys.
+/// A map by key hashes, which are not hashed a second time.
 pub type KeyMap<V> = hashbrown::HashMap<KeyHash, V, BuildHasherDefault<AlreadyHashed>>;
 
-/// Takes a key's lower half for its hash.
+/// A hasher for what is a hash already: takes a `u64` as it is, and of a `u128` the lower half.
 #[derive(Default)]
 pub struct AlreadyHashed(u64);
 
@@ -66,7 +66,8 @@ struct KeyField {
 }
 
 impl KeyPlan {
-    /// Compiles the key record's schema.
+    /// Compiles the schema of a table's key record. A key column that cannot be hashed, such as a list, is an operator
+    /// error.
     pub fn new(table: &TableName, key: &Schema, secret: (u64, u64)) -> Result<KeyPlan> {
         let unusable = |why: String| {
             let remedy = "give the table a primary key of numbers, texts, dates or uuids, or leave it out (exclude)";
@@ -82,17 +83,17 @@ impl KeyPlan {
         Ok(KeyPlan { fields: fields.collect::<Result<_>>()?, secret })
     }
 
-    /// Whether another plan hashes the same columns in the same way.
+    /// Whether another plan hashes the same columns in the same way; the secrets are not compared.
     pub fn same_columns(&self, other: &KeyPlan) -> bool {
         self.fields == other.fields
     }
 
-    /// The key columns' names, in order.
+    /// Names of the key columns, in the order of the key.
     pub fn columns(&self) -> Vec<&str> {
         self.fields.iter().map(|field| field.column.as_str()).collect()
     }
 
-    /// Hashes a key message.
+    /// Hashes the key of an encoded key message; `scratch` is a buffer to be reused.
     pub fn hash_message(&self, message: &[u8], scratch: &mut Vec<u8>) -> std::result::Result<KeyHash, Malformed> {
         let (_, datum) = split_header(message)?;
         let mut reader = Reader::new(datum);
@@ -103,7 +104,8 @@ impl KeyPlan {
         Ok(self.hash(scratch))
     }
 
-    /// Hashes the key columns of rows; the batch has them by name. `None` if it lacks one or has another type.
+    /// Hashes the key of each row in a batch that has the key columns by name. None if a column is missing or has a
+    /// type that is no key's.
     pub fn hash_rows(&self, batch: &RecordBatch) -> Option<Vec<KeyHash>> {
         let columns: Option<Vec<_>> = self.fields.iter().map(|field| batch.column_by_name(&field.column)).collect();
         let columns = columns?;
@@ -183,7 +185,7 @@ fn push_decimal(out: &mut Vec<u8>, value: i128) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// Postgres holds all NaNs equal, and both zeros.
+/// Appends a float in one canonical form, because Postgres holds all NaNs equal, and both zeros.
 fn push_float(out: &mut Vec<u8>, value: f64) {
     let canonical = if value.is_nan() { f64::NAN } else { value + 0.0 };
     out.extend_from_slice(&canonical.to_bits().to_le_bytes());

@@ -1,4 +1,4 @@
-//! The lake: each source table at `<lake>/<schema>/<table>`.
+//! The lake of Delta tables: each source table lies at `<lake>/<schema>/<table>`.
 
 use sooner_api::{Lake, Result};
 use sooner_schemas::TableName;
@@ -8,7 +8,7 @@ use crate::snapshot::TableLocation;
 use crate::store::LakeStore;
 use crate::table::DeltaTable;
 
-/// A lake of Delta tables.
+/// A lake of Delta tables, as one pipeline writes them.
 #[derive(Clone, Debug)]
 pub struct DeltaLake {
     store: LakeStore,
@@ -17,7 +17,8 @@ pub struct DeltaLake {
 }
 
 impl DeltaLake {
-    /// The tables of one pipeline in a store. A table holds up to `part_bytes` of a data file in memory.
+    /// The lake of one pipeline in a store, which keeps its positions under the names `app_ids`. Each table holds up
+    /// to about `part_bytes` of a data file in memory.
     pub fn new(store: LakeStore, app_ids: AppIds, part_bytes: usize) -> DeltaLake {
         DeltaLake { store, app_ids, part_bytes }
     }
@@ -32,7 +33,7 @@ impl Lake for DeltaLake {
 }
 
 impl DeltaLake {
-    /// Opens a table under names of its own.
+    /// Opens a table whose positions are kept under the names `app_ids`, instead of the lake's.
     pub async fn open_as(&self, table: &TableName, app_ids: AppIds) -> Result<DeltaTable> {
         let parts = [table.schema.as_str(), table.table.as_str()];
         let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);

@@ -1,5 +1,5 @@
-//! The files that a table consists of, with the rows that are gone from them. Kept up to date commit by commit, so that
-//! the log is replayed only once.
+//! The data files that a table consists of, with the rows that are deleted from them. They are kept up to date
+//! commit by commit, so that the log is replayed only once.
 
 use std::collections::HashMap;
 
@@ -9,24 +9,24 @@ use serde_json::{Map, Value, json};
 
 use crate::index::{FileId, RowAddress};
 
-/// A data file of the table.
+/// A data file that belongs to the table's current version.
 #[derive(Clone, Debug)]
 pub struct LiveFile {
-    /// Path below the table.
+    /// Path of the file below the table, decoded.
     pub path: Path,
-    /// Size in bytes.
+    /// Size of the file in bytes.
     pub size: u64,
-    /// Rows in it, gone ones included; none if its statistics do not tell.
+    /// Number of rows in the file, deleted ones included; none if its statistics do not contain it.
     pub rows: Option<u64>,
-    /// The add action, without its deletion vector.
+    /// The file's add action, without its deletion vector.
     pub add: Map<String, Value>,
-    /// Descriptor of its deletion vector.
+    /// Descriptor of the file's deletion vector, if it has one.
     pub vector: Option<Value>,
-    /// Rows that are gone.
+    /// Positions of the rows that are deleted.
     pub deleted: RoaringBitmap,
 }
 
-/// The live files, by number and by the path that the log gives them.
+/// The live files of a table, by number and by the path that the log has.
 #[derive(Debug, Default)]
 pub struct LiveFiles {
     files: HashMap<FileId, LiveFile>,
@@ -35,7 +35,8 @@ pub struct LiveFiles {
 }
 
 impl LiveFile {
-    /// From an add action; the rows that its vector removes are to be read separately.
+    /// A file from an add action; none if its path or its size is missing or malformed. The rows that its deletion
+    /// vector deletes have to be read separately.
     pub fn from_add(mut add: Map<String, Value>) -> Option<LiveFile> {
         let path = Path::from_url_path(add.get("path")?.as_str()?).ok()?;
         let vector = add.remove("deletionVector").filter(|vector| !vector.is_null());
@@ -51,7 +52,7 @@ impl LiveFile {
         })
     }
 
-    /// A file that we have written.
+    /// A file that this process has written, without deleted rows; `now_millis` is its modification time.
     pub fn written(path: Path, size: u64, rows: u64, now_millis: i64) -> LiveFile {
         let stats = json!({"numRecords": rows, "tightBounds": false}).to_string();
         let add = json!({
@@ -66,18 +67,18 @@ impl LiveFile {
         LiveFile { path, size, rows: Some(rows), add, vector: None, deleted: RoaringBitmap::new() }
     }
 
-    /// Its path as the log has it.
+    /// Path of the file as the log has it, which is URL-encoded.
     pub fn key(&self) -> &str {
         self.add.get("path").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The add action with a vector.
+    /// The file's add action, with this deletion vector if there is one.
     pub fn add_action(&self, vector: Option<&Value>) -> Value {
         let mut add = self.add.clone();
         add.insert("dataChange".to_owned(), json!(true));
         if let Some(vector) = vector {
             add.insert("deletionVector".to_owned(), vector.clone());
-            // Minima and maxima may be those of rows that are gone.
+            // Minima and maxima may be those of deleted rows.
             let stats = add.get("stats").and_then(Value::as_str).and_then(|stats| serde_json::from_str(stats).ok());
             if let Some(Value::Object(mut stats)) = stats {
                 stats.insert("tightBounds".to_owned(), json!(false));
@@ -87,7 +88,7 @@ impl LiveFile {
         Value::Object(add)
     }
 
-    /// The remove action, with the vector that the file has now.
+    /// The file's remove action, with the deletion vector that the file has now.
     pub fn remove_action(&self, now_millis: i64) -> Value {
         let mut remove = json!({
             "path": self.key(),
@@ -103,20 +104,20 @@ impl LiveFile {
         remove
     }
 
-    /// Whether every row is gone once these are gone too.
+    /// Whether every row of the file is deleted once these are, too; false if the number of rows is not known.
     pub fn is_emptied_by(&self, also: &RoaringBitmap) -> bool {
         self.rows == Some(self.deleted.union_len(also))
     }
 }
 
 impl LiveFiles {
-    /// A number for a file that is about to be written.
+    /// Reserves a number for a file that is about to be written.
     pub fn reserve_id(&mut self) -> FileId {
         self.next_id += 1;
         self.next_id
     }
 
-    /// Takes a file in under a new number, or under its former one if the path is known.
+    /// Adds a file and returns its number: a new one, or that of the file of the same path, which it replaces.
     pub fn insert(&mut self, file: LiveFile) -> FileId {
         let id = match self.by_path.get(file.key()) {
             Some(&id) => id,
@@ -126,46 +127,46 @@ impl LiveFiles {
         id
     }
 
-    /// Takes a file in under a reserved number.
+    /// Adds a file under a reserved number.
     pub fn insert_as(&mut self, id: FileId, file: LiveFile) {
         self.by_path.insert(file.key().to_owned(), id);
         self.files.insert(id, file);
     }
 
-    /// Drops a file.
+    /// Removes the file with the path that the log has; does nothing if there is none.
     pub fn remove(&mut self, path: &str) {
         if let Some(id) = self.by_path.remove(path) {
             self.files.remove(&id);
         }
     }
 
-    /// Drops all files.
+    /// Removes all files; their numbers are not used again.
     pub fn clear(&mut self) {
         self.files.clear();
         self.by_path.clear();
     }
 
-    /// A file by its number.
+    /// The file with this number.
     pub fn get(&self, id: FileId) -> Option<&LiveFile> {
         self.files.get(&id)
     }
 
-    /// A file by its number, to change it.
+    /// The file with this number, to be changed.
     pub fn get_mut(&mut self, id: FileId) -> Option<&mut LiveFile> {
         self.files.get_mut(&id)
     }
 
-    /// A file by the path that the log gives it.
+    /// The file with the path that the log has.
     pub fn find(&self, path: &str) -> Option<&LiveFile> {
         self.by_path.get(path).and_then(|id| self.files.get(id))
     }
 
-    /// Whether a row is there and not gone.
+    /// Whether a row is live: its file belongs to the table, and the row is not deleted.
     pub fn holds(&self, row: RowAddress) -> bool {
         self.files.get(&row.file).is_some_and(|file| !file.deleted.contains(row.row))
     }
 
-    /// All files.
+    /// All files with their numbers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (FileId, &LiveFile)> {
         self.files.iter().map(|(id, file)| (*id, file))
     }

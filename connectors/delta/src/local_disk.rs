@@ -1,5 +1,5 @@
-//! The local disk as a store whose writes have reached the disk when they are reported: what the slot is confirmed for
-//! must survive a loss of power, and `object_store`'s own local store leaves that to the kernel.
+//! The local disk as a store whose puts are durable before they are reported: what the slot is confirmed for must
+//! survive a loss of power, and `object_store`'s own local store leaves syncing to the kernel.
 
 use std::fmt;
 use std::fs::File;
@@ -16,17 +16,17 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Folders above a new file that may be new as well: the table's, its log's, and the schema's.
+/// Number of folders above a new file that may be new as well: the table's, its log's, and the schema's.
 const NEW_FOLDERS: usize = 3;
 
-/// A local store that syncs what it puts.
+/// A local store that syncs each put before it returns. Multipart uploads and copies are not synced.
 #[derive(Debug)]
 pub struct LocalDisk {
     inner: LocalFileSystem,
 }
 
 impl LocalDisk {
-    /// The whole file system.
+    /// A store over the whole file system, whose paths start at `/`.
     pub fn whole() -> LocalDisk {
         LocalDisk { inner: LocalFileSystem::new() }
     }
@@ -38,13 +38,13 @@ impl fmt::Display for LocalDisk {
     }
 }
 
-/// Makes a file and its entries in the folders above durable.
+/// Makes a file and its entries in the folders above it durable.
 fn sync(file: &FilePath) -> std::io::Result<()> {
     File::open(file)?.sync_all()?;
     for folder in file.ancestors().skip(1).take(NEW_FOLDERS) {
         match File::open(folder) {
             Ok(folder) => folder.sync_all()?,
-            // A folder that we may not read is not one that we made.
+            // A folder that we may not open was not created by us, so it needs no sync.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) => return Err(error),
         }

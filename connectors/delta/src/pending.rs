@@ -1,25 +1,25 @@
-//! Events that wait in memory: kept as bytes, collapsed to the last state of each key, and for values that Postgres left
-//! out, the trail to where they are.
+//! Events that wait in memory to be sealed: kept as bytes, collapsed to the last state of each key; and, for values
+//! that Postgres left out, the trail to where they are found.
 
 use sooner_schemas::event::{Event, Op, TableEvents};
 
 use crate::key::{KeyHash, KeyMap};
 
-/// The number of a state in a [`Pending`].
+/// Number of a state in a [`Pending`]; states are numbered in commit order.
 pub type StateId = u32;
 
-/// Where the row was before a state.
+/// Where a row's values before a state are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Former {
-    /// Nowhere that matters: the event holds everything.
+    /// They are not needed: the event holds all values.
     Nothing,
-    /// In an earlier state of this batch.
+    /// In this earlier state, which is pending, too.
     State(StateId),
-    /// In a data file, under this key.
+    /// In a data file, in the row of this key.
     Stored(KeyHash),
 }
 
-/// What an event made of a key.
+/// State that an event gave to a key.
 #[derive(Clone, Copy, Debug)]
 struct State {
     batch: u32,
@@ -28,18 +28,18 @@ struct State {
     former: Former,
 }
 
-/// Where a value that was left out is found.
+/// Where a value that Postgres left out is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// In the message of this state.
+    /// In the value message of this state's event.
     InState(StateId),
     /// In a data file, in the row of this key.
     Stored(KeyHash),
-    /// Nowhere.
+    /// The value is neither pending nor stored.
     Lost,
 }
 
-/// The events of one table since the last seal.
+/// Events of one table since the last seal.
 #[derive(Default)]
 pub struct Pending {
     batches: Vec<TableEvents>,
@@ -49,7 +49,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Takes a batch in; its events are then pushed one by one.
+    /// Adds a batch and returns its number. Its events count only once they are pushed, one by one.
     pub fn open_batch(&mut self, events: TableEvents) -> u32 {
         self.bytes += events.size_bytes();
         self.states.reserve(events.events.len());
@@ -58,17 +58,18 @@ impl Pending {
         self.batches.len() as u32 - 1
     }
 
-    /// Takes the last opened batch out again.
+    /// Removes and returns a batch, which must be the one that was opened last.
     pub fn take_batch(&mut self, batch: u32) -> TableEvents {
         self.batches.swap_remove(batch as usize)
     }
 
-    /// The batch of that number.
+    /// The batch with this number.
     pub fn batch(&self, batch: u32) -> &TableEvents {
         &self.batches[batch as usize]
     }
 
-    /// Takes an event: `key` is its row's; `old_key` the one that the row had before, if that changed.
+    /// Pushes an event, given by its batch and its index in it, as the latest state of `key`. `old_key` is the key
+    /// that the row had before, if it changed. Push events in commit order.
     pub fn push(&mut self, batch: u32, event: u32, key: KeyHash, old_key: Option<KeyHash>) {
         let lineage = old_key.unwrap_or(key);
         let former = {
@@ -90,26 +91,26 @@ impl Pending {
         *self = Pending::default();
     }
 
-    /// The last states of all keys, in commit order, with their keys.
+    /// The last state of each key, with that key, in commit order.
     pub fn winners(&self) -> Vec<(StateId, KeyHash)> {
         let mut winners: Vec<_> = self.latest.values().map(|&state| (state, self.states[state as usize].key)).collect();
         winners.sort_unstable_by_key(|(state, _)| *state);
         winners
     }
 
-    /// A state's event.
+    /// The event that led to a state.
     pub fn event(&self, state: StateId) -> &Event {
         let State { batch, event, .. } = self.states[state as usize];
         &self.batches[batch as usize].events[event as usize]
     }
 
-    /// A state's value message.
+    /// The value message of a state's event.
     pub fn message(&self, state: StateId) -> &[u8] {
         let State { batch, .. } = self.states[state as usize];
         &self.batches[batch as usize].bytes[self.event(state).value.clone()]
     }
 
-    /// Follows a value that a state's event left out to where it is.
+    /// Finds the value of a column that a state's event left out, by following the row's former states.
     pub fn find(&self, state: StateId, column: u16) -> Found {
         let mut former = self.states[state as usize].former;
         loop {
@@ -127,12 +128,12 @@ impl Pending {
         }
     }
 
-    /// Memory held, in bytes.
+    /// Approximate memory held, in bytes: the batches, the states and the map of keys.
     pub fn size_bytes(&self) -> usize {
         self.bytes + self.states.len() * (size_of::<State>() + 2 * size_of::<(KeyHash, StateId)>())
     }
 
-    /// Whether there is nothing.
+    /// Whether no event has been pushed.
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
     }

@@ -1,6 +1,6 @@
-//! The progress record in the lake: `_sooner/<pipeline>/<version>.json`, each version put only if it is new.
+//! The progress record in the lake: `_sooner/<pipeline>/<version>.json`, each version written by a conditional put.
 //!
-//! Two processes that run one pipeline meet here: whoever saves second finds its version taken.
+//! This fences two processes that run the same pipeline: the one that saves second finds its version taken.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -10,10 +10,11 @@ use sooner_api::{Error, ProgressRecord, ProgressStore, Result};
 
 use crate::store::{LakeStore, Put, get, put_new, retrying, store_error};
 
-/// Versions that are kept, for a person who wants to look back.
+/// Number of versions that are kept, for an operator to inspect.
 const KEPT_VERSIONS: u64 = 10;
 
-/// The progress records of one pipeline.
+/// Progress store of one pipeline in the lake. `save` returns once the store has the record, and fails
+/// with a retryable error if another process has saved since this one last loaded or saved.
 pub struct LakeProgress {
     store: LakeStore,
     folder: Path,
@@ -22,7 +23,7 @@ pub struct LakeProgress {
 }
 
 impl LakeProgress {
-    /// Looks at the lake; reads nothing yet.
+    /// Creates the store of a pipeline's progress in a lake; reads and writes nothing yet.
     pub fn new(store: LakeStore, pipeline: &str) -> LakeProgress {
         let folder = store.prefix().clone().join("_sooner").join(pipeline);
         LakeProgress { store, folder, pipeline: pipeline.to_owned(), version: 0 }
@@ -80,7 +81,7 @@ impl ProgressStore for LakeProgress {
         let saved = retrying(|| async {
             match put_new(&*root, &path, text.clone()).await? {
                 Put::Created => Ok(true),
-                // After a lost response the record that is there may be this one.
+                // After a lost response, the record that is found may be this one.
                 Put::Exists => match get(&*root, &path).await? {
                     Some(found) => Ok(found == text),
                     None => {
@@ -94,7 +95,7 @@ impl ProgressStore for LakeProgress {
         }
         self.version = version;
         if let Some(old) = version.checked_sub(KEPT_VERSIONS) {
-            // What is left behind is only history.
+            // An old version that cannot be deleted is only history and does no harm.
             let _ = root.delete(&self.path(old)).await;
         }
         Ok(())

@@ -1,28 +1,28 @@
-//! Event messages to rows: the envelope's `after` image, column by column.
+//! Decodes event messages into rows: the `after` image of the envelope, column by column.
 
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use sooner_api::{Error, Result};
 use sooner_schemas::TableName;
-use sooner_schemas::avro::{Record, Schema};
+use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 use crate::builder::{ColumnBuilder, Refused};
 use crate::columns::row_record;
 
-/// Reads rows under one envelope schema.
+/// Decodes rows from value messages of one envelope schema.
 pub struct RowReader {
     table: TableName,
-    /// Fields of the envelope that come before `after`.
+    /// Schemas of the envelope's fields that precede `after`.
     before_after: Vec<Schema>,
     after_null: Option<usize>,
-    row: Arc<Record>,
+    row: Arc<RecordSchema>,
 }
 
 impl RowReader {
-    /// Compiles the reader.
+    /// Compiles a reader for an envelope schema; one without an `after` record is an operator error.
     pub fn new(schema: &EventSchema) -> Result<RowReader> {
         let unusable = || {
             let what = format!("cannot read events of {}", schema.table);
@@ -39,17 +39,17 @@ impl RowReader {
         })
     }
 
-    /// Number of columns.
+    /// Number of columns in a row.
     pub fn width(&self) -> usize {
         self.row.fields.len()
     }
 
-    /// Builders for all columns.
+    /// Empty builders for all columns, in order; a type that is not supported is an operator error.
     pub fn builders(&self) -> Result<Vec<ColumnBuilder>> {
         (0..self.width()).map(|column| self.builder(column)).collect()
     }
 
-    /// A builder for one column.
+    /// An empty builder for one column; a type that is not supported is an operator error.
     pub fn builder(&self, column: usize) -> Result<ColumnBuilder> {
         ColumnBuilder::new(&self.row.fields[column].schema).ok_or_else(|| {
             let what = format!("cannot read events of {}", self.table);
@@ -58,7 +58,8 @@ impl RowReader {
         })
     }
 
-    /// Appends a row to all builders; columns that were left out get a null, to be filled afterwards.
+    /// Decodes the row of a value message and appends it to all builders. Columns in `left_out` get a null, to be
+    /// filled in afterwards. After an error the builders may differ in length.
     pub fn append(&self, message: &[u8], left_out: &[u16], builders: &mut [ColumnBuilder]) -> Result<()> {
         let mut reader = self.seek_row(message).map_err(|why| self.refused(None, why.into()))?;
         for (index, (field, builder)) in self.row.fields.iter().zip(builders).enumerate() {
@@ -73,7 +74,7 @@ impl RowReader {
         Ok(())
     }
 
-    /// Appends one column of a row.
+    /// Decodes one column of the row in a value message, and appends it to that column's builder.
     pub fn append_column(&self, message: &[u8], column: usize, builder: &mut ColumnBuilder) -> Result<()> {
         let mut reader = self.seek_row(message).map_err(|why| self.refused(None, why.into()))?;
         for field in &self.row.fields[..column] {
@@ -106,7 +107,7 @@ impl RowReader {
     }
 }
 
-/// The arrays of all builders.
+/// Finishes all builders, and returns their arrays.
 pub fn finish(builders: &mut [ColumnBuilder]) -> Vec<ArrayRef> {
     builders.iter_mut().map(ColumnBuilder::finish).collect()
 }

@@ -1,4 +1,4 @@
-//! Where the lake lies: a folder on local disk or a prefix of an S3 bucket, behind `object_store`.
+//! The object store that holds the lake: a folder on local disk or a prefix of an S3 bucket, behind `object_store`.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -15,23 +15,23 @@ use url::Url;
 
 use crate::local_disk::LocalDisk;
 
-/// How long one request may be tried again inside the store's client.
+/// How long the store's client may retry a single request.
 const REQUEST_RETRY: Duration = Duration::from_secs(8);
-/// How often a whole operation is tried, with growing pauses, before its error is told.
+/// Number of attempts at a whole operation, with growing pauses, before its error is returned.
 const ATTEMPTS: u32 = 5;
 
-/// Settings of an S3 store, beyond what the AWS environment variables say.
+/// Settings of an S3 store; they take precedence over the AWS environment variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct S3Settings {
-    /// Endpoint of a store other than AWS.
+    /// URL of the endpoint, for a store other than AWS.
     pub endpoint: Option<String>,
-    /// Region.
+    /// AWS region; if none, the environment's, or else `us-east-1`.
     pub region: Option<String>,
-    /// Access key and secret key; otherwise the environment's or the machine's identity.
+    /// Access key and secret key; if none, those of the environment or the machine's identity.
     pub credentials: Option<(String, String)>,
 }
 
-/// An opened lake.
+/// The opened store of a lake.
 #[derive(Clone, Debug)]
 pub struct LakeStore {
     root: Arc<dyn ObjectStore>,
@@ -40,7 +40,8 @@ pub struct LakeStore {
 }
 
 impl LakeStore {
-    /// Opens `/a/folder` or `s3://bucket/prefix`. Local folders are created; buckets are not.
+    /// Opens a lake at `/a/folder` or `s3://bucket/prefix`. A local folder is created; a bucket is neither created nor
+    /// contacted. A location that cannot be used is an operator error.
     pub fn open(location: &str, s3: &S3Settings) -> Result<LakeStore> {
         let unusable = |why: String| {
             Error::operator(
@@ -75,17 +76,17 @@ impl LakeStore {
         Ok(LakeStore { root, prefix: Path::from_absolute_path(&folder)?, url })
     }
 
-    /// The store from its root: the bucket, or `/`.
+    /// The underlying store, whose paths start at the bucket or at `/`.
     pub fn root(&self) -> Arc<dyn ObjectStore> {
         self.root.clone()
     }
 
-    /// The lake's own prefix below that root.
+    /// Path of the lake below the root of its store.
     pub fn prefix(&self) -> &Path {
         &self.prefix
     }
 
-    /// URL of a folder below the lake, with a slash at its end.
+    /// URL of a folder below the lake, with a trailing slash.
     pub fn folder_url(&self, parts: &[&str]) -> Url {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -94,11 +95,12 @@ impl LakeStore {
         url
     }
 
-    /// Shows that the lake can be written, and that a conditional put is honoured: of two, the second must fail.
+    /// Checks that the lake can be written and deleted from, and that a conditional put is honoured: of two under one
+    /// name, the second must fail. Problems of the whole store, such as credentials, are operator errors here.
     pub async fn probe(&self) -> Result<()> {
         let path = self.prefix.clone().join("_sooner").join(format!("probe-{}", uuid::Uuid::new_v4()));
         let what = || format!("cannot write to the lake '{}'", self.url);
-        // The name is new, so a first put that finds it taken is our own, repeated after a lost answer.
+        // The name is new: if the first put finds it taken, it was our own, retried after a lost response.
         let first = try_put_new(&*self.root, &path, Bytes::from_static(b"first")).await;
         first.map_err(|error| probe_error(what(), &error))?;
         let second = try_put_new(&*self.root, &path, Bytes::from_static(b"second")).await;
@@ -143,16 +145,16 @@ fn s3_store(url: &Url, settings: &S3Settings) -> object_store::Result<object_sto
     builder.build()
 }
 
-/// What a conditional put did.
+/// Outcome of a conditional put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// The object is new.
+    /// The object was created.
     Created,
-    /// It was there already. After a lost response it may be our own.
+    /// An object of that name exists already. After a lost response it may be our own.
     Exists,
 }
 
-/// Writes an object only if there is none of that name. An error leaves open whether it was written.
+/// Writes an object only if none of that name exists. After an error the object may or may not have been written.
 pub async fn put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<Put> {
     try_put_new(store, path, bytes).await.map_err(|error| store_error(format!("cannot write {path}"), &error))
 }
@@ -166,7 +168,7 @@ async fn try_put_new(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> obje
     }
 }
 
-/// Writes an object under a name that nobody else uses; tries again after errors that pass.
+/// Writes an object under a name that no other writer uses, replacing any that exists. Retries transient errors.
 pub async fn put(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<()> {
     retrying(|| async {
         let written = store.put(path, bytes.clone().into()).await;
@@ -175,7 +177,7 @@ pub async fn put(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<(
     .await
 }
 
-/// Reads an object; none if it does not exist. Tries again after errors that pass.
+/// Reads a whole object; none if it does not exist. Retries transient errors; a missing bucket is an error.
 pub async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>> {
     retrying(|| async {
         let found = match store.get(path).await {
@@ -191,7 +193,8 @@ pub async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>> 
     .await
 }
 
-/// Repeats what fails with an error that passes by itself.
+/// Runs an operation, and repeats it a few times with growing pauses while its error has the class `Retry`. Returns
+/// any other error at once, and the error of the last attempt. The operation must be safe to repeat.
 pub async fn retrying<T, F: Future<Output = Result<T>>>(mut operation: impl FnMut() -> F) -> Result<T> {
     let mut pause = Duration::from_millis(100);
     for _ in 1..ATTEMPTS {
@@ -207,8 +210,8 @@ pub async fn retrying<T, F: Future<Output = Result<T>>>(mut operation: impl FnMu
     operation().await
 }
 
-/// A store's error in our classes. What concerns the whole store is tried again, for the store was usable at the start;
-/// what concerns one object needs a person.
+/// Classifies an error of a store. An error of the whole store is to be retried, because the store was usable at the
+/// start; a missing or shortened object needs an operator; any other error is to be retried.
 pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Error {
     let why = root_cause(error);
     if let Some(remedy) = store_remedy(error, &why) {
@@ -226,7 +229,7 @@ pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Erro
     Error::retry(what, why, "check that the lake's store can be reached; it is tried again")
 }
 
-/// The same at the start: a store that has never worked needs a person.
+/// Classifies an error at the start, where one of the whole store needs an operator: the store has never worked.
 fn probe_error(what: String, error: &object_store::Error) -> Error {
     let why = root_cause(error);
     match store_remedy(error, &why) {
@@ -235,7 +238,7 @@ fn probe_error(what: String, error: &object_store::Error) -> Error {
     }
 }
 
-/// What to do about an error that concerns the whole store.
+/// Remedy for an error that concerns the whole store; none for any other error.
 fn store_remedy(error: &object_store::Error, why: &str) -> Option<&'static str> {
     match error {
         object_store::Error::NotFound { source, .. } if names_bucket(source) => {
@@ -259,7 +262,7 @@ fn names_bucket(source: &impl Display) -> bool {
     source.to_string().contains("NoSuchBucket")
 }
 
-/// The innermost message of a chain of errors, with the outermost if that adds something.
+/// The message of an error, followed by that of its innermost cause unless it contains it already.
 fn root_cause(error: &object_store::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

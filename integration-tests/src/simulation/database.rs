@@ -1,4 +1,4 @@
-//! A database in memory: a history of transactions, a slot, and a stream of it.
+//! A simulated database in memory: a history of transactions, a replication slot, and the stream from that slot.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,13 +14,13 @@ use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar, TableN
 use super::lake::SimulatedLake;
 use super::{Chance, draw};
 
-/// Tables of every simulated database.
+/// Number of tables in every simulated database.
 pub const TABLES: usize = 3;
 
-/// Rows of all tables: value by table and key.
+/// Rows of all simulated tables: the value by table and key.
 pub type Rows = BTreeMap<(usize, i64), i64>;
 
-/// A change of one row; none deletes it.
+/// A change of one row to a new value; no value deletes the row.
 #[derive(Clone, Debug)]
 struct Change {
     table: usize,
@@ -35,7 +35,7 @@ struct Transaction {
     changes: Vec<Change>,
 }
 
-/// The database.
+/// A simulated database: its history, the rows that it leads to, and the position of its slot.
 pub struct Database {
     history: Vec<Transaction>,
     rows: Rows,
@@ -43,13 +43,13 @@ pub struct Database {
     encoders: Vec<Encoder>,
 }
 
-/// Name of a table.
+/// Name of the simulated table with this number.
 pub fn table_name(table: usize) -> TableName {
     TableName::new("public", format!("t{table}"))
 }
 
 impl Database {
-    /// A random history: small transactions, some large, some of one key again and again.
+    /// A database with a random history of small and some large transactions, over so few keys that they recur.
     pub fn with_history(chance: &Chance) -> Database {
         let (mut history, mut rows, mut lsn) = (Vec::new(), Rows::new(), 1000u64);
         for _ in 0..draw(chance, |random| random.random_range(20..120)) {
@@ -73,17 +73,17 @@ impl Database {
         Database { history, rows, confirmed: Mutex::new(Lsn(1000)), encoders }
     }
 
-    /// What the tables hold in the end.
+    /// Rows of all tables after the whole history.
     pub fn rows(&self) -> Rows {
         self.rows.clone()
     }
 
-    /// Where the slot stands.
+    /// LSN up to which the slot is confirmed.
     pub fn confirmed(&self) -> Lsn {
         *self.confirmed.lock().expect("one thread")
     }
 
-    /// Where the log ends.
+    /// LSN at which the history ends.
     pub fn end(&self) -> Lsn {
         self.history.last().map_or(Lsn(1000), |transaction| transaction.end_lsn)
     }
@@ -114,18 +114,19 @@ fn encoder(table: usize) -> Encoder {
     Encoder::new(&relation, Arc::new(schema), SchemaIds { key: Some(1), value: 2 }, "sim", "sim")
 }
 
-/// Streams from the slot, with random batches and lost connections.
+/// A source that streams from the slot in batches of random size and, unless it is calm, loses its connection at
+/// times.
 pub struct SimulatedSource {
     database: Arc<Database>,
     lake: SimulatedLake,
     chance: Chance,
     calm: bool,
-    /// Transaction and change that come next.
+    /// Index of the next transaction in the history, and of the next change in that transaction.
     next: (usize, usize),
 }
 
 impl SimulatedSource {
-    /// Starts where the slot stands: a transaction whose commit record starts there is still to come.
+    /// Starts to stream at the slot's position: a transaction whose commit record starts exactly there is still sent.
     pub fn new(
         database: Arc<Database>,
         lake: SimulatedLake,
@@ -141,7 +142,7 @@ impl SimulatedSource {
         let change = &transaction.changes[index];
         let encoder = &self.database.encoders[change.table];
         let found = batch.tables.iter().rposition(|table| table.schema.table == table_name(change.table));
-        // As after a change of shape, a table may have several parts in a batch.
+        // As after a schema change, a batch may hold several parts of one table.
         let apart = draw(&self.chance, |random| random.random_ratio(1, 20));
         let place = found.filter(|_| !apart).unwrap_or_else(|| {
             batch.tables.push(TableEvents::new(encoder.schema().clone()));
@@ -198,7 +199,7 @@ impl Source for SimulatedSource {
         Ok(batch)
     }
 
-    /// Whatever is confirmed must be in the lake already: the slot forgets it.
+    /// Confirms the slot, and fails unless everything up to there is in the lake: the slot cannot send it again.
     fn confirm(&mut self, durable_lsn: Lsn) {
         let mut confirmed = self.database.confirmed.lock().expect("one thread");
         for transaction in self.database.history.iter().filter(|transaction| transaction.end_lsn <= durable_lsn) {

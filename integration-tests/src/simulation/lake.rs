@@ -1,4 +1,4 @@
-//! A lake in memory whose commits fail before or after they are done.
+//! A simulated lake in memory, whose commits fail at times: before they have an effect, or after it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use sooner_schemas::{Lsn, TableName};
 use super::database::{Rows, TABLES, table_name};
 use super::{Chance, draw};
 
-/// What goes wrong, each once in so many commits; none never does.
+/// Faults of commits: each occurs at random, once in so many commits on average, or never if it is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
     fails_before: Option<u32>,
@@ -21,18 +21,18 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub fn none() -> Faults {
         Faults { fails_before: None, answer_lost: None }
     }
 
-    /// Some of everything.
+    /// Every kind of fault, each in one of twelve commits on average.
     pub fn some() -> Faults {
         Faults { fails_before: Some(12), answer_lost: Some(12) }
     }
 }
 
-/// A table as it survives a crash.
+/// Durable state of a simulated table, which survives a crash of the process.
 #[derive(Clone, Debug, Default)]
 struct Stored {
     version: u64,
@@ -40,7 +40,7 @@ struct Stored {
     rows: BTreeMap<i64, i64>,
 }
 
-/// The lake.
+/// A simulated lake; its clones share the same tables and faults.
 #[derive(Clone)]
 pub struct SimulatedLake {
     tables: Arc<Mutex<HashMap<TableName, Stored>>>,
@@ -48,7 +48,7 @@ pub struct SimulatedLake {
     chance: Chance,
 }
 
-/// A table with staged changes, as one process sees it.
+/// A simulated table as one process sees it: the version it is based on, and changes that are staged.
 pub struct SimulatedTable {
     name: TableName,
     lake: SimulatedLake,
@@ -59,22 +59,22 @@ pub struct SimulatedTable {
 }
 
 impl SimulatedLake {
-    /// Empty tables.
+    /// A lake of empty tables, without faults.
     pub fn new(chance: Chance) -> SimulatedLake {
         SimulatedLake { tables: Arc::default(), faults: Arc::new(Mutex::new(Faults::none())), chance }
     }
 
-    /// What goes wrong from now on.
+    /// Sets the faults of all commits from now on.
     pub fn set_faults(&self, faults: Faults) {
         *self.faults.lock().expect("one thread") = faults;
     }
 
-    /// Up to where a table's events are in.
+    /// Commit LSN up to which a table's events are committed; zero if it has none.
     pub fn applied(&self, table: &TableName) -> Lsn {
         self.tables.lock().expect("one thread").get(table).map_or(Lsn::ZERO, |stored| stored.applied)
     }
 
-    /// All rows.
+    /// Committed rows of all tables.
     pub fn rows(&self) -> Rows {
         let tables = self.tables.lock().expect("one thread");
         let of = |table: usize| tables.get(&table_name(table)).cloned().unwrap_or_default().rows;
@@ -171,7 +171,7 @@ impl LakeTable for SimulatedTable {
     }
 }
 
-/// The second column of the row after the change.
+/// Decodes a value message, and returns the second column of its row after the change.
 fn value_of(message: &[u8]) -> i64 {
     let (_, datum) = split_header(message).expect("a value");
     let mut reader = Reader::new(datum);

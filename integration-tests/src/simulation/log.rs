@@ -1,4 +1,4 @@
-//! An event log in memory that is slow at times, and at times refuses.
+//! A simulated event log in memory, which at times is slow and at times refuses a batch.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use sooner_schemas::event::EventBatch;
 
 use super::{Chance, draw};
 
-/// Batches that it holds at most.
+/// Number of batches that the log holds at most; `append` waits while it is full.
 const CAPACITY: usize = 8;
 
 #[derive(Default)]
@@ -22,19 +22,19 @@ struct Shared {
     reader_gone: bool,
 }
 
-/// The entrance.
+/// Writing end of the event log. Dropping it ends the stream for the reader, after the batches that are left.
 pub struct SimulatedWriter {
     shared: Arc<Mutex<Shared>>,
     chance: Chance,
     calm: bool,
 }
 
-/// The exit.
+/// Reading end of the event log. What it reports as applied becomes durable for the writer.
 pub struct SimulatedReader {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// Opens an empty log.
+/// Opens an empty event log that is durable up to `start_lsn`; a calm one never refuses a batch.
 pub fn open(chance: Chance, start_lsn: Lsn, calm: bool) -> (SimulatedWriter, SimulatedReader) {
     let shared = Arc::new(Mutex::new(Shared { durable: start_lsn, ..Shared::default() }));
     (SimulatedWriter { shared: shared.clone(), chance, calm }, SimulatedReader { shared })

@@ -1,5 +1,5 @@
 //! A world in memory, driven by a seed: a database with a history, an event log that fails, a lake that loses answers.
-//! The real loops run over it. Time is tokio's, paused: it jumps to whatever happens next.
+//! The real loops of source and sink run over it. Time is tokio's paused clock, which jumps to the next timer.
 
 pub mod database;
 pub mod lake;
@@ -26,15 +26,15 @@ use lake::{Faults, SimulatedLake};
 /// Virtual time after which a world that has not settled is stuck.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// One random number generator for everything that happens in a world.
+/// The random number generator that everything in a simulated world shares.
 pub type Chance = Arc<Mutex<StdRng>>;
 
-/// Draws from the world's generator.
+/// Draws a value from the world's random number generator.
 pub fn draw<T>(chance: &Chance, pick: impl FnOnce(&mut StdRng) -> T) -> T {
     pick(&mut chance.lock().expect("one thread"))
 }
 
-/// The world's clock: virtual microseconds since its start.
+/// Clock of a simulated world: virtual microseconds since its start.
 #[derive(Clone)]
 pub struct SimulatedClock(tokio::time::Instant);
 
@@ -44,18 +44,18 @@ impl Clock for SimulatedClock {
     }
 }
 
-/// What a run went through.
+/// What happened in one run of a simulated world.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Attempts, the last one included.
+    /// Number of attempts, the last one included.
     pub attempts: u32,
-    /// Attempts that were cut off, as by `kill -9`.
+    /// Number of attempts that were cut off, as by `kill -9`.
     pub kills: u32,
-    /// Attempts that ended with an error.
+    /// Number of attempts that ended with an error.
     pub failures: u32,
 }
 
-/// Runs one world until its lake equals its database.
+/// Runs the world of a seed until everything is confirmed; panics unless its lake then equals its database.
 pub async fn run(seed: u64) -> Summary {
     let chance: Chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
     let database = Arc::new(Database::with_history(&chance));
@@ -65,7 +65,7 @@ pub async fn run(seed: u64) -> Summary {
     let mut summary = Summary::default();
     loop {
         summary.attempts += 1;
-        // After some attempts the world calms down, so that every run comes to an end.
+        // After twelve attempts faults and kills stop, so that every run ends.
         let calm = summary.attempts > 12;
         lake.set_faults(if calm { Faults::none() } else { Faults::some() });
         let attempt = attempt(&chance, &database, &lake, progress.clone(), clock.clone(), calm);
@@ -83,7 +83,7 @@ pub async fn run(seed: u64) -> Summary {
     summary
 }
 
-/// One life of the process: both loops, until everything is confirmed.
+/// One attempt, as one life of the process: runs both loops until everything is confirmed, or one of them fails.
 async fn attempt(
     chance: &Chance,
     database: &Arc<Database>,
@@ -124,7 +124,7 @@ async fn attempt(
         std::future::pending::<()>().await;
     };
     let both = async {
-        // Each side goes with its end, so that the other one hears of it.
+        // Each side owns its end of the log and drops it when it stops, so that the other side notices.
         let sourced = async move { source::run(&mut source, &mut writer, stopped).await };
         let sunk = async move { sink.run(&mut reader).await };
         let (sourced, sunk) = tokio::join!(sourced, sunk);
@@ -137,7 +137,8 @@ async fn attempt(
     }
 }
 
-/// Keeps the record over all attempts, and refuses a stale writer.
+/// A progress store in memory. Its clones share the record over all attempts; a save fails if another clone has saved
+/// since this one last loaded or saved.
 #[derive(Clone, Default)]
 pub struct SimulatedProgress {
     stored: Arc<Mutex<(u64, Option<ProgressRecord>)>>,

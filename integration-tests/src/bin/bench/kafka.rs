@@ -1,5 +1,5 @@
-//! Postgres to Kafka, beside Debezium on Kafka Connect with Avro: the same WAL, the same broker, one after the other; the
-//! way to a read-committed consumer; and Kafka to Delta.
+//! Measures Postgres to Kafka, beside Debezium on Kafka Connect with Avro, with the same WAL and the same broker, one
+//! after the other; the latency to a read-committed consumer; and Kafka to Delta.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,14 +21,14 @@ const EVENTS: i64 = 600_000;
 const LATENCY_SECONDS: u64 = 8;
 const TRANSACTIONS_PER_SECOND: u64 = 50;
 
-/// Measures all.
+/// Measures throughput to Kafka, throughput from Kafka to Delta, and latency to a consumer at two rates.
 pub async fn run() -> Vec<Line> {
     let settings = ["wal_level=logical", "max_wal_size=4GB", "shared_buffers=512MB"];
     let postgres = Postgres::start_with(Version::V15, &settings).await;
     let (kafka, registry) = (Kafka::start(), Registry::start());
     postgres.sql("CREATE TABLE rows (id bigint PRIMARY KEY, a integer, b text, c timestamptz)").await;
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "prefix = \"ours\"");
-    // Both make their slots first, so that both find the same WAL.
+    // Both create their slots before the rows are written, so that both read the same WAL.
     source.start_command("source", &[]);
     source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
     source.stop();
@@ -81,7 +81,7 @@ struct Drained {
     memory_mib: u64,
 }
 
-/// Watches a topic fill, from its first event to its last.
+/// Watches a topic from its first new event to its last, and measures the process with this id meanwhile.
 fn drain(kafka: &Kafka, topic: &str, pid: u32) -> Drained {
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", kafka.brokers()).create().unwrap();
     let pid = pid.to_string();
@@ -130,7 +130,8 @@ async fn to_delta(source: &Pipeline) -> Line {
     }
 }
 
-/// From the commit, by the event's own time, to a read-committed consumer on the same machine.
+/// Measures the latency from the commit, by the event's `source.ts_us`, to a read-committed consumer on the same
+/// machine.
 async fn latency(postgres: &Postgres, kafka: &Kafka, registry: &Registry, rate: u64) -> Line {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka.brokers())

@@ -1,4 +1,4 @@
-//! From commit in Postgres to the row in a fresh snapshot of the lake table, at steady rates.
+//! Measures the time from a commit in Postgres to the row in a fresh snapshot of the lake table, at steady rates.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::usage::{cpu_seconds, peak_memory_mib, percentile};
 const SECONDS: u64 = 10;
 const TRANSACTIONS_PER_SECOND: u64 = 100;
 
-/// Measures at both rates.
+/// Measures the latency at 1,000 and at 10,000 events per second.
 pub async fn run() -> Vec<Line> {
     let mut lines = Vec::new();
     for rate in [1_000, 10_000] {
@@ -33,7 +33,7 @@ async fn at_rate(rate: u64) -> Line {
     postgres.sql("CREATE TABLE rows (id bigint PRIMARY KEY, a text)").await;
     let folder = tempfile::tempdir().unwrap();
     let lake = folder.path().join("lake").display().to_string();
-    // The default freshness, one second.
+    // Measured with the default freshness of one second, so the setting for tests is taken out.
     let mut pipeline = Pipeline::with(folder, &postgres.url(), lake.clone(), "", "");
     let configuration = pipeline.folder().join("sooner.toml");
     let text = std::fs::read_to_string(&configuration).unwrap().replace("freshness = \"200ms\"\n", "");
@@ -75,7 +75,7 @@ async fn at_rate(rate: u64) -> Line {
     }
 }
 
-/// Follows the table's log, and notes for each row of each new file how long ago it was committed.
+/// Follows the table's log, and returns for each row of each new file the seconds from its commit until it was seen.
 async fn watch(table: PathBuf, committed: Arc<Mutex<HashMap<i64, Instant>>>, expected: u64) -> Vec<f64> {
     let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(&table).unwrap());
     let (mut version, mut waits) = (1, Vec::new());
@@ -98,7 +98,7 @@ async fn watch(table: PathBuf, committed: Arc<Mutex<HashMap<i64, Instant>>>, exp
             })
             .await
             .unwrap();
-            // The writer notes a commit only after its answer has come, which may be later than the row.
+            // The load notes a commit only when it has the server's answer, which may come after the row is visible.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let committed = committed.lock().unwrap();
             waits.extend(

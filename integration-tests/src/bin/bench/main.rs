@@ -1,6 +1,6 @@
-//! `make bench`: each figure beside its peer or limit, measured in the same run, as a ratio.
+//! `make bench`: measures each figure and its peer or limit in the same run, and prints them with their ratio.
 //!
-//! Absolute times depend on the machine and on what else it does; the ratios are what counts.
+//! Absolute times depend on the machine and on its other load; the ratios are what counts.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may panic, and prints")]
 
@@ -12,7 +12,7 @@ mod merge;
 mod stream;
 mod usage;
 
-/// A row of the table.
+/// One figure of the benchmark, as a row of the table that is printed.
 pub struct Line {
     what: String,
     ours: String,

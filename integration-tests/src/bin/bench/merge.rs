@@ -1,4 +1,4 @@
-//! Random updates merged into a table of five million rows, beside deltalake's MERGE of the same.
+//! Measures merging random updates into a table of five million rows, beside the same MERGE by deltalake.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::usage::peak_memory_mib;
 const ROWS: u64 = 5_000_000;
 const BATCH: u64 = 10_000;
 
-/// Merges small and large batches.
+/// Measures merges of 1,000 and of 100,000 updates.
 pub async fn run() -> Vec<Line> {
     let folder = tempfile::tempdir().unwrap();
     let peers = peer(folder.path());
@@ -65,7 +65,7 @@ pub async fn run() -> Vec<Line> {
     lines
 }
 
-/// Seconds that deltalake takes for the small and the large merge.
+/// Seconds that deltalake takes for the small and for the large merge.
 fn peer(folder: &std::path::Path) -> Vec<f64> {
     let output = Command::new(python())
         .arg(root().join("integration-tests/readers/merge_peer.py"))

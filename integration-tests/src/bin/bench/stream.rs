@@ -1,4 +1,4 @@
-//! The stream of a million rows to encoded events, beside pg_recvlogical into nowhere; both over TCP.
+//! Measures streaming a million rows into encoded events, beside pg_recvlogical into `/dev/null`; both over TCP.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -25,7 +25,7 @@ struct Measured {
     walsender_cpu: f64,
 }
 
-/// Measures both, twice in turn, and takes the better run of each.
+/// Measures pg_recvlogical and the stream in turn, twice each, and takes the faster run of each.
 pub async fn run() -> Vec<Line> {
     let postgres =
         Postgres::start_with(Version::V15, &["wal_level=logical", "max_wal_size=4GB", "shared_buffers=512MB"]).await;
@@ -118,7 +118,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     Measured { seconds, client_cpu, walsender_cpu: watch.finish().await }
 }
 
-/// Follows the CPU of the walsender that serves a slot.
+/// A task that samples the CPU time of the walsender that serves a slot, until it is finished.
 struct WalsenderWatch {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<f64>,

@@ -1,6 +1,6 @@
-//! What processes use, from /proc.
+//! CPU and memory that processes use, read from /proc; and percentiles.
 
-/// CPU seconds that a process has used; its children are not in it.
+/// CPU seconds, user and system, that a process has used without its children; none if it has ended.
 pub fn cpu_seconds(pid: &str) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
@@ -8,14 +8,14 @@ pub fn cpu_seconds(pid: &str) -> Option<f64> {
     Some(ticks as f64 / 100.0)
 }
 
-/// The most memory that a process has held, in MiB.
+/// Peak resident memory of a process, in MiB; none if it has ended.
 pub fn peak_memory_mib(pid: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 
-/// The value below which this part of them lies.
+/// The value at the quantile `part`, from 0 to 1, of ascending values, by the nearest rank; NaN if there are none.
 pub fn percentile(sorted: &[f64], part: f64) -> f64 {
     let index = ((sorted.len() as f64 - 1.0) * part).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)

@@ -1,0 +1,340 @@
+//! Topics: inspected, created as configured, verified, and never altered.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use sooner_api::{Class, Error, Result};
+
+use crate::cluster::context::{Complaint, PlainContext};
+use crate::cluster::errors::kafka_error;
+use crate::cluster::settings::{GroupProtocol, KafkaSettings};
+use crate::cluster::topic_state::TopicState;
+use crate::cluster::transactions::PROGRESS_BYTES;
+
+/// How long brokers may take to answer a request.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Length of one attempt to fetch metadata. A client does not give up by itself when it is refused, so its reports
+/// are inspected after each attempt.
+const PIECE: Duration = Duration::from_secs(2);
+/// How long to wait until a broker reports a new topic's settings as they were created.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to poll for a client's reports of why brokers cannot be reached.
+const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
+/// `segment.bytes` of the progress topic: small, because compaction leaves the active segment alone.
+const PROGRESS_SEGMENT_BYTES: &str = "16777216";
+/// `segment.ms` of the progress topic: cuts segments by age too, because compaction leaves the active one alone.
+const PROGRESS_SEGMENT_MS: &str = "600000";
+
+/// Client that inspects and creates topics.
+pub struct Admin {
+    settings: KafkaSettings,
+    client: AdminClient<PlainContext>,
+    consumer: BaseConsumer<PlainContext>,
+    complaint: Complaint,
+}
+
+impl Admin {
+    /// Sets up the clients; no request is sent yet.
+    pub fn new(settings: &KafkaSettings) -> Result<Admin> {
+        let context = PlainContext::default();
+        let config = settings.client_config("sooner-admin");
+        let failed = |error: KafkaError| kafka_error("cannot set up a Kafka client", &error, None);
+        Ok(Admin {
+            settings: settings.clone(),
+            complaint: context.complaint.clone(),
+            client: AdminClient::from_config_and_context(&config, context.clone()).map_err(failed)?,
+            consumer: BaseConsumer::from_config_and_context(&config, context).map_err(failed)?,
+        })
+    }
+
+    fn failed(&self, what: impl Into<String>, error: &KafkaError) -> Error {
+        kafka_error(what, error, self.complaint.last())
+    }
+
+    /// Topics of the cluster that this user may see, each with its number of partitions.
+    pub fn list(&self) -> Result<HashMap<String, i32>> {
+        let metadata = self.metadata()?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
+    }
+
+    /// Number of brokers in the cluster.
+    pub fn brokers(&self) -> Result<usize> {
+        Ok(self.metadata()?.brokers().len())
+    }
+
+    /// Fetches the cluster's metadata. Tries again until brokers answer, the error is not one to retry, or
+    /// [`TIMEOUT`] is over.
+    fn metadata(&self) -> Result<Metadata> {
+        let asked = Instant::now();
+        loop {
+            let error = match self.consumer.fetch_metadata(None, PIECE) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            self.listen();
+            let failed = self.failed(format!("cannot reach Kafka at {}", self.settings.brokers), &error);
+            if failed.class != Class::Retry || asked.elapsed() > TIMEOUT {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// Polls for a while: only then does the client hand over its reports of why connections failed.
+    fn listen(&self) {
+        let asked = Instant::now();
+        while asked.elapsed() < REPORTS_TIMEOUT {
+            let _ = self.consumer.poll(Duration::from_millis(20));
+        }
+    }
+
+    /// Bounds of a partition: the first offset that is still there, and the offset after the last.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        self.consumer
+            .fetch_watermarks(topic, partition, TIMEOUT)
+            .map_err(|error| self.failed(format!("cannot read the offsets of {topic}/{partition}"), &error))
+    }
+
+    /// Settings of a topic that has just been created. Asks again for up to [`SETTLE_TIMEOUT`], because a busy
+    /// broker may still report its own defaults for the topic.
+    async fn describe_new(&self, topic: &str) -> Result<TopicState> {
+        let settings = &self.settings.topics;
+        let asked = Instant::now();
+        loop {
+            let state = self.describe(topic, settings.partitions).await?;
+            if state.cleanup_policy == settings.cleanup_policy || asked.elapsed() > SETTLE_TIMEOUT {
+                return Ok(state);
+            }
+            tracing::debug!(topic, ?state, "the topic is not as it was created yet");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Settings of a topic. `partitions` is its number of partitions, known from [`Admin::list`].
+    pub async fn describe(&self, topic: &str, partitions: i32) -> Result<TopicState> {
+        let what = || format!("cannot read the settings of topic {topic}");
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let asked = self.client.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
+        let resources = asked.map_err(|error| self.failed(what(), &error))?;
+        let resource = match resources.into_iter().next() {
+            Some(Ok(resource)) => resource,
+            Some(Err(code)) => return Err(self.failed(what(), &KafkaError::AdminOp(code))),
+            None => return Err(self.failed(what(), &KafkaError::AdminOp(Code::UnknownTopic))),
+        };
+        let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        Ok(TopicState {
+            partitions,
+            replication: self.replication(topic),
+            cleanup_policy: value("cleanup.policy"),
+            compression: value("compression.type"),
+            max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
+            retention_ms: value("retention.ms").parse().unwrap_or(-1),
+        })
+    }
+
+    /// Checks that a topic missing from the brokers' list is not one that this user may not see: brokers leave such
+    /// topics out of the list, but report the missing right when asked for the topic by name.
+    pub fn check_not_hidden(&self, topic: &str) -> Result<()> {
+        let what = || format!("cannot look at topic {topic}");
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| self.failed(what(), &error))?;
+        let code = metadata.topics().first().and_then(|topic| topic.error()).map(Code::from);
+        match code {
+            Some(code @ Code::TopicAuthorizationFailed) => Err(self.failed(what(), &KafkaError::AdminOp(code))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of replicas of a topic's partitions: the smallest that any partition has. None while brokers do not
+    /// know the topic yet.
+    fn replication(&self, topic: &str) -> Option<i32> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), PIECE).ok()?;
+        let partitions = metadata.topics().first()?.partitions();
+        partitions.iter().map(|partition| partition.replicas().len() as i32).min()
+    }
+
+    /// Group protocol for the consumer: the configured one, or for `auto` the `consumer` protocol if a broker
+    /// offers it and no group instance is configured. A broker whose settings cannot be read counts as one that
+    /// does not offer it.
+    pub async fn group_protocol(&self) -> Result<GroupProtocol> {
+        let configured = self.settings.consumer.protocol;
+        if configured != GroupProtocol::Auto {
+            return Ok(configured);
+        }
+        // With the `consumer` protocol, a static member that was killed keeps its successor out until its session
+        // times out.
+        if self.settings.consumer.instance.is_some() {
+            return Ok(GroupProtocol::Classic);
+        }
+        let metadata = self.metadata()?;
+        let Some(broker) = metadata.brokers().first() else { return Ok(GroupProtocol::Classic) };
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let asked = self.client.describe_configs(&[ResourceSpecifier::Broker(broker.id())], &options).await;
+        let protocols = asked.ok().and_then(|resources| {
+            let resource = resources.into_iter().next()?.ok()?;
+            resource.get("group.coordinator.rebalance.protocols")?.value.clone()
+        });
+        let has_it = protocols.is_some_and(|protocols| protocols.split(',').any(|name| name.trim() == "consumer"));
+        Ok(if has_it { GroupProtocol::Consumer } else { GroupProtocol::Classic })
+    }
+
+    /// Makes sure that the dead-letter topic exists, creating it if not. Returns the largest message that it takes,
+    /// in bytes.
+    pub async fn ensure_dead_letter_topic(&self, topic: &str) -> Result<usize> {
+        let existing = self.list()?;
+        if !existing.contains_key(topic) {
+            self.create(topic, 1, &[("cleanup.policy", "delete")]).await?;
+        }
+        Ok(self.describe(topic, 1).await?.max_message_bytes)
+    }
+
+    /// Makes sure that a data topic exists, creating it as configured if no events were written to it before.
+    /// `existing` is from [`Admin::list`]; `recorded` is the number of partitions in the progress record. A topic
+    /// that is gone or has another number of partitions than recorded is an operator error; other differences from
+    /// the configuration are only logged.
+    pub async fn ensure_data_topic(
+        &self,
+        topic: &str,
+        existing: &HashMap<String, i32>,
+        recorded: Option<i32>,
+    ) -> Result<TopicState> {
+        let settings = &self.settings.topics;
+        let Some(&partitions) = existing.get(topic) else {
+            self.check_not_hidden(topic)?;
+            if recorded.is_some() {
+                return Err(topic_gone(topic, "it does not exist any more"));
+            }
+            let retention = settings.retention.map(|retention| retention.as_millis().to_string());
+            let largest = settings.max_message_bytes.map(|bytes| bytes.to_string());
+            let mut configs = vec![
+                ("cleanup.policy", settings.cleanup_policy.as_str()),
+                ("compression.type", settings.compression_type()),
+            ];
+            configs.extend(retention.as_deref().map(|retention| ("retention.ms", retention)));
+            configs.extend(largest.as_deref().map(|largest| ("max.message.bytes", largest)));
+            self.create(topic, settings.partitions, &configs).await?;
+            return self.describe_new(topic).await;
+        };
+        if let Some(recorded) = recorded
+            && recorded != partitions
+        {
+            return Err(Error::operator(
+                format!("topic {topic} has another number of partitions than it had"),
+                format!(
+                    "it has {partitions}, and events were written to {recorded}: keys would change their partition"
+                ),
+                "give the table a topic of the former number of partitions, or start with --recopy, which writes all \
+                 tables anew",
+            ));
+        }
+        let state = self.describe(topic, partitions).await?;
+        let differences = state.differences(settings);
+        if !differences.is_empty() {
+            let differences = differences.join(", ");
+            tracing::warn!(topic, differences, "the topic is not as configured; it is left as it is");
+        }
+        Ok(state)
+    }
+
+    /// Makes sure that the progress topic exists, creating it with one partition and compaction only. One that
+    /// exists already is checked by [`Admin::check_progress_topic`].
+    pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
+        let topic = &self.settings.topics.progress;
+        if !existing.contains_key(topic) {
+            let largest = PROGRESS_BYTES.to_string();
+            let configs = [
+                ("cleanup.policy", "compact"),
+                ("max.message.bytes", &largest),
+                ("segment.bytes", PROGRESS_SEGMENT_BYTES),
+                ("segment.ms", PROGRESS_SEGMENT_MS),
+                ("min.cleanable.dirty.ratio", "0.1"),
+            ];
+            return self.create(topic, 1, &configs).await;
+        }
+        self.check_progress_topic(existing).await
+    }
+
+    /// Checks that the progress topic exists, has one partition, and is compacted only. A missing topic is an error
+    /// to retry; another number of partitions or cleanup policy is an operator error.
+    pub async fn check_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
+        let topic = &self.settings.topics.progress;
+        let Some(&partitions) = existing.get(topic) else {
+            self.check_not_hidden(topic)?;
+            return Err(nothing_written(topic, "is missing"));
+        };
+        if partitions != 1 {
+            return Err(Error::operator(
+                format!("the progress topic {topic} cannot be used"),
+                format!("it has {partitions} partitions, and only one keeps records in order"),
+                "name another one with progress_topic of [kafka]; it is created as it should be",
+            ));
+        }
+        let state = self.describe(topic, 1).await?;
+        if state.cleanup_policy != "compact" {
+            return Err(Error::operator(
+                format!("the progress topic {topic} cannot be used"),
+                format!("its cleanup.policy is '{}': the last record would be removed some day", state.cleanup_policy),
+                format!(
+                    "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} \
+                     --add-config cleanup.policy=compact",
+                    self.settings.brokers
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn create(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        let what = || format!("cannot create topic {topic}");
+        if !self.settings.topics.create {
+            let remedy = format!(
+                "kafka-topics.sh --bootstrap-server {} --create --topic {topic} --partitions {partitions}; \
+                 or set create_topics = true in [kafka]",
+                self.settings.brokers
+            );
+            return Err(Error::operator(what(), "it does not exist, and create_topics is off", remedy));
+        }
+        let replication = TopicReplication::Fixed(self.settings.topics.replication.unwrap_or(-1));
+        let mut new = NewTopic::new(topic, partitions, replication);
+        for (name, value) in configs {
+            new = new.set(name, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+        let created = self.client.create_topics([&new], &options).await.map_err(|error| self.failed(what(), &error))?;
+        match created.into_iter().next() {
+            Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
+                Err(self.failed(what(), &KafkaError::AdminOp(code)))
+            }
+            _ => {
+                tracing::info!(topic, partitions, "created the topic");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Error to retry: the progress topic holds no record yet. `state` completes the sentence: "is missing", "is
+/// empty".
+pub fn nothing_written(topic: &str, state: &str) -> Error {
+    Error::retry(
+        format!("the progress topic {topic} {state}"),
+        "no source has written to this pipeline's topics yet, or somebody removed it",
+        "start the source; or correct progress_topic of [kafka]; it is looked for again",
+    )
+}
+
+/// Operator error: the topic that events were written to was deleted, or deleted and created again. `why` says what
+/// shows it.
+pub fn topic_gone(topic: &str, why: &str) -> Error {
+    Error::operator(
+        format!("topic {topic} was deleted, or deleted and created again"),
+        why,
+        "start with --recopy, which writes all tables to their topics anew",
+    )
+}

@@ -1,0 +1,12 @@
+//! Reaching a Kafka cluster: settings become clients; brokers are asked about topics, offsets and ranges of messages.
+
+pub mod admin;
+pub mod context;
+pub mod delivery_reports;
+pub mod errors;
+pub mod properties;
+pub mod range_reader;
+pub mod settings;
+pub mod topic_partition;
+pub mod topic_state;
+pub mod transactions;

@@ -1,0 +1,100 @@
+//! The dead-letter topic, if one is configured: takes messages that cannot be read, each unchanged, with its place
+//! and the reason.
+//!
+//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`. A sink that
+//! is killed right after a write may write the same message again; the place in its headers shows that it is a
+//! duplicate.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+use sooner_api::{Error, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::cluster::delivery_reports::NO_TABLE;
+use crate::cluster::settings::KafkaSettings;
+use crate::cluster::transactions::Transactions;
+use crate::message::topic_message::TopicMessage;
+
+/// Upper bound of what a dead letter takes beside key, value and reason, in bytes.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// Writer of a dead-letter topic.
+pub struct DeadLetters {
+    desk: Desk,
+    /// The write under way: the place of its message, and its task.
+    under_way: Option<(String, JoinHandle<Result<()>>)>,
+}
+
+/// The blocking part of the writer: its topic, that topic's limit, and the producer.
+#[derive(Clone)]
+struct Desk {
+    topic: Arc<str>,
+    limit_bytes: usize,
+    producer: Arc<Mutex<Transactions>>,
+}
+
+impl DeadLetters {
+    /// Sets up a writer to a topic; nothing is sent yet. `limit_bytes` is the largest message that the topic takes.
+    pub fn open(settings: &KafkaSettings, topic: &str, limit_bytes: usize) -> Result<DeadLetters> {
+        let mut settings = settings.clone();
+        // No transactions: each dead letter is durable on its own, before the sink goes on.
+        settings.producer.transactional_id = None;
+        let producer = Transactions::open(&settings, &[limit_bytes])?;
+        let desk = Desk { topic: topic.into(), limit_bytes, producer: Arc::new(Mutex::new(producer)) };
+        Ok(DeadLetters { desk, under_way: None })
+    }
+
+    /// Sends a message to the dead-letter topic, and waits until it is durable there. After a cancellation, call it
+    /// again for the same message: it then waits for the write under way and starts no other. A message that is too
+    /// large for the topic is an operator error.
+    pub async fn bury(&mut self, record: &TopicMessage, reason: &str) -> Result<()> {
+        let place = record.place();
+        let under_way = match self.under_way.take().filter(|(known, _)| *known == place) {
+            Some(known) => known,
+            None => {
+                let (desk, record, reason) = (self.desk.clone(), record.clone(), reason.to_owned());
+                (place, spawn_blocking(move || desk.write(&record, &reason)))
+            }
+        };
+        let (_, writing) = self.under_way.insert(under_way);
+        let buried = writing.await;
+        self.under_way = None;
+        buried.unwrap_or_else(|panic| Err(Error::fatal("cannot write a dead letter", panic, "report this")))
+    }
+}
+
+impl Desk {
+    fn write(&self, record: &TopicMessage, reason: &str) -> Result<()> {
+        let (key, value) = (record.key(), record.value());
+        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + reason.len() + OVERHEAD_BYTES;
+        if size > self.limit_bytes {
+            return Err(self.too_large(record, size, reason));
+        }
+        let (partition, offset) = (record.partition.to_string(), record.offset.to_string());
+        let headers = [
+            ("sooner.dead.topic", &*record.topic),
+            ("sooner.dead.partition", &partition),
+            ("sooner.dead.offset", &offset),
+            ("sooner.dead.reason", reason),
+        ];
+        let headers = headers
+            .into_iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        let mut letter = BaseRecord::with_opaque_to(&self.topic, NO_TABLE).headers(headers);
+        letter.key = key;
+        letter.payload = value;
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        producer.send(letter)?;
+        producer.commit()
+    }
+
+    fn too_large(&self, record: &TopicMessage, size: usize, reason: &str) -> Error {
+        Error::operator(
+            format!("cannot write the message at {} to the dead letters", record.place()),
+            format!("it takes {size} bytes there, and topic {} takes {} ({reason})", self.topic, self.limit_bytes),
+            "raise the topic's max.message.bytes",
+        )
+    }
+}

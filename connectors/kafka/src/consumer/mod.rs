@@ -1,0 +1,12 @@
+//! The sink's side: a member of the consumer group reads partitions, which are merged into commit order.
+
+pub mod assembly;
+pub mod dead_letters;
+pub mod flow;
+pub mod group;
+pub mod lag;
+pub mod merge;
+pub mod offsets_in_flight;
+pub mod reader;
+pub mod remainder;
+pub mod topic;

@@ -1,0 +1,8 @@
+//! One message of a data topic: key, value, headers and partition; and the event that it carries.
+
+pub mod events;
+pub mod headers;
+pub mod key_text;
+pub mod partition;
+pub mod polled;
+pub mod topic_message;

@@ -1,0 +1,8 @@
+//! The source's side: batches of events become Kafka transactions, each with a progress record.
+
+pub mod partition_ends;
+pub mod recovery;
+pub mod refusals;
+pub mod route;
+pub mod transaction_writer;
+pub mod writer;

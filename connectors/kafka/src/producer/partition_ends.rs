@@ -1,0 +1,198 @@
+//! Inspects the ends of partitions: whether a transaction hangs there, and whether everything is visible that the
+//! progress record counts as written.
+//!
+//! A transaction ends, committed or aborted, with a marker in each of its partitions. A broker can leave markers
+//! out: Apache Kafka 4.3 and 4.4 do so for a partition that has no leader at that moment, as when the last of its
+//! replicas has died (<https://issues.apache.org/jira/browse/KAFKA-20734>). The transaction then hangs in that
+//! partition: readers of committed messages stop before it, and the next marker of its producer ends it, even one
+//! with the opposite outcome.
+
+use std::ops::{ControlFlow, Range};
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::Message;
+pub use rdkafka::message::OwnedMessage;
+use sooner_api::{Error, Result, TablePhase};
+use sooner_schemas::{Lsn, Position};
+
+use crate::cluster::range_reader::{Isolation, RangeReader};
+use crate::cluster::settings::KafkaSettings;
+use crate::message::headers::FoundHeaders;
+use crate::progress::record::{Covered, TopicProgress};
+
+/// Factor by which the range read at a partition's end grows, from one offset, until it has an event that is visible.
+const LOOK_BACK: i64 = 64;
+/// How long a new leader may take until it serves all messages that it has.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Inspects the ends of partitions. Its calls take seconds where brokers are slow: call them where blocking is allowed.
+pub struct PartitionEnds {
+    committed: RangeReader,
+    all: RangeReader,
+}
+
+impl PartitionEnds {
+    /// Sets up the consumers; nothing is read yet.
+    pub fn open(settings: &KafkaSettings) -> Result<PartitionEnds> {
+        let open = |isolation| RangeReader::open(settings, isolation);
+        Ok(PartitionEnds { committed: open(Isolation::Committed)?, all: open(Isolation::All)? })
+    }
+
+    /// Last stable offset of a partition: all transactions with messages before it have ended.
+    pub fn stable_end(&self, topic: &str, partition: i32) -> Result<i64> {
+        Ok(self.committed.bounds(topic, partition)?.1)
+    }
+
+    /// Whether a partition has a transaction that has not ended.
+    pub fn is_open(&self, topic: &str, partition: i32) -> Result<bool> {
+        Ok(self.stable_end(topic, partition)? < self.all.bounds(topic, partition)?.1)
+    }
+
+    /// Finds messages of a table that the progress record counts as written but that are not visible. No
+    /// transaction may be open. Afterwards the record counts only what is visible. Returns the messages that are to
+    /// be written again, in order within each partition.
+    pub fn take_lost(
+        &self,
+        progress: &mut TopicProgress,
+        table: &str,
+        is_compacted: bool,
+    ) -> Result<Vec<OwnedMessage>> {
+        let covered = progress.covered();
+        let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
+        // A table without a complete copy is copied again, so it is owed nothing. A parked table is owed the events
+        // before it was parked.
+        let copied_lsn = progress.record.tables.get(table).and_then(|state| match state.phase {
+            TablePhase::Streaming => Some(state.copied_lsn.unwrap_or_default()),
+            TablePhase::Parked => state.copied_lsn,
+            TablePhase::Copying => None,
+        });
+        let mut again = Vec::new();
+        let first_offsets: Vec<_> =
+            (0..offsets.next_offsets.len() as i32).map(|partition| offsets.first_offset(partition)).collect();
+        for ((partition, first), next) in (0..).zip(first_offsets).zip(&mut offsets.next_offsets) {
+            let Hidden { start, seen, messages } =
+                self.hidden(&offsets.topic, partition, first..*next, is_compacted)?;
+            *next = start;
+            if let Some(copied_lsn) = copied_lsn {
+                again.extend(owed(seen, messages, covered, copied_lsn));
+            }
+        }
+        Ok(again)
+    }
+
+    fn hidden(&self, topic: &str, partition: i32, offsets: Range<i64>, is_compacted: bool) -> Result<Hidden> {
+        let (first, _) = self.all.bounds(topic, partition)?;
+        let offsets = offsets.start.max(first).min(offsets.end)..offsets.end;
+        let mut last = self.last_seen(topic, partition, &offsets)?;
+        if last.is_none_or(|(offset, _)| offset + 1 < offsets.end) && !offsets.is_empty() {
+            // A leader that has just taken over may serve less at first.
+            thread::sleep(PAUSE);
+            last = self.last_seen(topic, partition, &offsets)?;
+        }
+        let hidden = last.map_or(offsets.start, |(offset, _)| offset + 1)..offsets.end;
+        let mut messages = Vec::new();
+        let is_read = self.all.read(topic, partition, hidden.clone(), |message| {
+            if let Some(position) = FoundHeaders::read(message.headers()).position {
+                messages
+                    .push((MessagePosition { position, is_tombstone: message.payload().is_none() }, message.detach()));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if !is_read && !is_compacted {
+            return Err(Error::retry(
+                format!("cannot read what was written to {topic}/{partition}"),
+                format!("it ends before offset {}", offsets.end),
+                "nothing; it is tried again",
+            ));
+        }
+        Ok(Hidden { start: hidden.start, seen: last.map(|(_, position)| position), messages })
+    }
+
+    /// Offset and position of the last visible event at these offsets; none if there is none.
+    fn last_seen(&self, topic: &str, partition: i32, offsets: &Range<i64>) -> Result<Option<(i64, Position)>> {
+        let mut last = None;
+        let mut look_back = 1;
+        let mut start = offsets.end;
+        while start > offsets.start && last.is_none() {
+            start = (offsets.end - look_back).max(offsets.start);
+            self.committed.read(topic, partition, start..offsets.end, |message| {
+                if let Some(position) = FoundHeaders::read(message.headers()).position {
+                    last = Some((message.offset(), position));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            look_back *= LOOK_BACK;
+        }
+        Ok(last)
+    }
+}
+
+/// Order of a message in its partition: by position, and a tombstone after its delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MessagePosition {
+    position: Position,
+    is_tombstone: bool,
+}
+
+/// Messages at a partition's end that are not visible: of a transaction whose commit marker was lost, and of
+/// aborted transactions before it.
+struct Hidden {
+    /// Offset after the last visible event.
+    start: i64,
+    /// Position of the last visible event; none if there is none.
+    seen: Option<Position>,
+    messages: Vec<(MessagePosition, OwnedMessage)>,
+}
+
+/// Hidden messages that are owed, in order. Each is returned once, although a source that starts over writes the
+/// same events again. Rows of former copies are not owed.
+fn owed<M>(seen: Option<Position>, mut hidden: Vec<(MessagePosition, M)>, covered: Covered, copied_lsn: Lsn) -> Vec<M> {
+    hidden.retain(|(MessagePosition { position, .. }, _)| {
+        let is_of_copy = position.commit_lsn == copied_lsn;
+        let is_written = position.commit_lsn > copied_lsn && covered.covers(*position);
+        seen.is_none_or(|seen| *position > seen) && (is_of_copy || is_written)
+    });
+    hidden.sort_by_key(|(place, _)| *place);
+    hidden.dedup_by_key(|(place, _)| *place);
+    hidden.into_iter().map(|(_, message)| message).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::record::Split;
+
+    const COPIED: Lsn = Lsn(99);
+
+    fn at(commit_lsn: u64, ordinal: u64) -> MessagePosition {
+        MessagePosition { position: Position { commit_lsn: Lsn(commit_lsn), ordinal }, is_tombstone: false }
+    }
+
+    fn owed_of(seen: Option<MessagePosition>, messages: &[MessagePosition]) -> Vec<MessagePosition> {
+        let progress = TopicProgress {
+            commit_lsn: Lsn(120),
+            split: Some(Split { commit_lsn: Lsn(130), next_ordinal: 4 }),
+            ..TopicProgress::default()
+        };
+        let messages = messages.iter().map(|place| (*place, *place)).collect();
+        owed(seen.map(|place| place.position), messages, progress.covered(), COPIED)
+    }
+
+    #[test]
+    fn what_the_record_covers_is_owed_once() {
+        let tombstone = MessagePosition { is_tombstone: true, ..at(110, 0) };
+        // An attempt that was aborted had come further, with other batches.
+        let hidden =
+            [at(110, 0), tombstone, at(120, 2), at(130, 2), at(130, 4), at(140, 0), at(110, 0), tombstone, at(130, 2)];
+        assert_eq!(owed_of(None, &hidden), [at(110, 0), tombstone, at(120, 2), at(130, 2)]);
+        assert_eq!(owed_of(Some(at(110, 0)), &hidden), [at(120, 2), at(130, 2)]);
+    }
+
+    #[test]
+    fn rows_are_owed_of_the_last_copy_alone() {
+        assert_eq!(owed_of(None, &[at(98, 1), at(98, 2), at(130, 0)]), [at(130, 0)]);
+        assert_eq!(owed_of(None, &[at(99, 7), at(99, 8), at(130, 0)]), [at(99, 7), at(99, 8), at(130, 0)]);
+        assert_eq!(owed_of(Some(at(99, 9)), &[at(99, 7), at(130, 0)]), [at(130, 0)]);
+    }
+}

@@ -1,0 +1,141 @@
+//! What a source mends on the topics before it writes: brokers can lose the end of a transaction (see [`crate::producer::partition_ends`]).
+//!
+//! A predecessor's last record counts, whatever became of its transaction: all that it covers was written before it. What of
+//! that nobody sees is written again, together with the next record, so each event is seen once, and in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::settings::KafkaSettings;
+use crate::cluster::topic_partition::TopicPartition;
+use crate::producer::partition_ends::{OwnedMessage, PartitionEnds};
+use crate::producer::route::TopicRoute;
+use crate::producer::transaction_writer::TransactionWriter;
+use crate::producer::writer::WriterProgress;
+use crate::progress::record::{self, TopicProgress};
+use sooner_api::{Error, Result};
+
+/// How long the end of a transaction may take to reach all its partitions.
+const END_LIMIT: Duration = Duration::from_secs(15);
+/// How often a running source looks whether a transaction of its own hangs.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Partitions in which something cannot be seen, each with its stable end.
+type Behind = BTreeMap<TopicPartition, i64>;
+
+/// Ends transactions that hang. The producer has fenced its predecessors, so nothing else is open.
+pub async fn end_open_transactions(
+    tails: &PartitionEnds,
+    producer: &mut TransactionWriter,
+    places: &[TopicPartition],
+) -> Result<()> {
+    let mut open = find_open(tails, places)?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(partitions = ?open, "transactions of a former source hang, and are aborted; what was committed is written again");
+    producer.end_open(&open)?;
+    let asked = Instant::now();
+    while asked.elapsed() < END_LIMIT {
+        open = find_open(tails, &open)?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (topic, partition) = &open[0];
+    Err(Error::retry(
+        format!("cannot write to {topic}/{partition}"),
+        "a transaction of another producer is open there, or its end does not arrive",
+        "kafka-transactions.sh find-hanging tells whose it is; it is looked at again",
+    ))
+}
+
+fn find_open(tails: &PartitionEnds, places: &[TopicPartition]) -> Result<Vec<TopicPartition>> {
+    let mut open = Vec::new();
+    for (topic, partition) in places {
+        if tails.is_open(topic, *partition)? {
+            open.push((topic.clone(), *partition));
+        }
+    }
+    Ok(open)
+}
+
+/// What is to be written again. Afterwards the record counts what is seen.
+pub fn take_lost<'a>(
+    tails: &PartitionEnds,
+    progress: &mut TopicProgress,
+    routes: impl Iterator<Item = &'a TopicRoute>,
+) -> Result<Vec<OwnedMessage>> {
+    let mut again = Vec::new();
+    for route in routes {
+        let name = route.table.to_string();
+        let lost = tails.take_lost(progress, &name, route.is_compacted)?;
+        if !lost.is_empty() {
+            tracing::info!(table = name, messages = lost.len(), "what was lost with a transaction is written again");
+        }
+        again.extend(lost);
+    }
+    Ok(again)
+}
+
+/// Returns only when a committed transaction of this source hangs: then the source has to start over, which mends it.
+pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress) -> Error {
+    if settings.producer.transactional_id.is_none() {
+        return std::future::pending().await;
+    }
+    let tails = match PartitionEnds::open(&settings) {
+        Ok(tails) => Arc::new(tails),
+        Err(error) => return error,
+    };
+    let mut former = Behind::new();
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let (tails, topic, written) = (tails.clone(), settings.topics.progress.clone(), progress.read());
+        let (sender, looked) = tokio::sync::oneshot::channel();
+        // A thread that nobody waits for when the process ends.
+        std::thread::spawn(move || sender.send(find_behind(&tails, &topic, &written)));
+        let behind = looked.await.unwrap_or_default();
+        if let Some(((topic, partition), _)) = behind.iter().find(|(place, end)| former.get(*place) == Some(*end)) {
+            return Error::retry(
+                format!("what was committed to {topic}/{partition} cannot be seen"),
+                "the broker has lost the end of a transaction there",
+                "nothing; the source starts over and ends it",
+            );
+        }
+        former = behind;
+    }
+}
+
+/// Partitions whose committed events are not all to be seen, each with its stable end. One that cannot be asked is left out.
+fn find_behind(tails: &PartitionEnds, progress_topic: &str, progress: &TopicProgress) -> Behind {
+    let events = progress.topics.values().flat_map(|offsets| {
+        let numbered = (0..).zip(&offsets.next_offsets);
+        numbered.map(|(partition, next)| ((offsets.topic.clone(), partition), Some(*next)))
+    });
+    let records = ((progress_topic.to_owned(), 0), None);
+    let mut behind = Behind::new();
+    for (place, next) in events.chain([records]) {
+        let (topic, partition) = &place;
+        let asked = tails.stable_end(topic, *partition).and_then(|end| {
+            let is_behind = match next {
+                Some(next) => end < next,
+                None => tails.is_open(topic, *partition)?,
+            };
+            Ok(is_behind.then_some(end))
+        });
+        if let Ok(Some(end)) = asked {
+            behind.insert(place, end);
+        }
+    }
+    behind
+}
+
+/// The last record of this source's predecessors.
+pub fn last_record(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
+    match settings.producer.transactional_id {
+        Some(_) => record::load_written(settings),
+        None => record::load(settings),
+    }
+}

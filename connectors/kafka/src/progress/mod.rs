@@ -1,0 +1,5 @@
+//! Progress records: how far the source has written, in the same Kafka transactions as the events.
+
+pub mod copies;
+pub mod follower;
+pub mod record;

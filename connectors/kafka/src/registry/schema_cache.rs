@@ -1,0 +1,81 @@
+//! Cache of the schemas that events were written under, found by the ids in their messages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sooner_api::{Class, Error, Result};
+use sooner_schemas::TableName;
+use sooner_schemas::event::EventSchema;
+use sooner_schemas::wire::split_header;
+use tokio::task::JoinHandle;
+
+use crate::message::events::ON_WITHOUT_IT;
+use crate::message::topic_message::TopicMessage;
+use crate::registry::client::Registry;
+
+/// Schema ids of a message's key, if it has one, and value.
+type Ids = (Option<u32>, u32);
+
+/// Event schemas by table and schema ids. Events with the same table and ids share one instance.
+pub struct SchemaCache {
+    registry: Arc<Registry>,
+    known: HashMap<(TableName, Ids), Arc<EventSchema>>,
+    /// Requests in flight, by schema id. A caller may be cancelled and ask again; the registry is asked once.
+    under_way: HashMap<u32, JoinHandle<Result<Arc<str>>>>,
+}
+
+impl SchemaCache {
+    /// An empty cache of schemas from a registry.
+    pub fn new(registry: Registry) -> SchemaCache {
+        SchemaCache { registry: Arc::new(registry), known: HashMap::new(), under_way: HashMap::new() }
+    }
+
+    /// Schemas of a message's event; none for a tombstone. May be cancelled and called again.
+    pub async fn find(&mut self, table: &TableName, record: &TopicMessage) -> Result<Option<Arc<EventSchema>>> {
+        let Some(value) = record.value() else { return Ok(None) };
+        let id = |message| {
+            split_header(message).map(|(id, _)| id).map_err(|why| {
+                Error::operator(format!("cannot read the message at {}", record.place()), why, ON_WITHOUT_IT)
+            })
+        };
+        let value_id = id(value)?;
+        // An event of the whole table has no key.
+        let key_id = record.key().map(id).transpose()?;
+        let ids = (key_id, value_id);
+        if let Some(schema) = self.known.get(&(table.clone(), ids)) {
+            return Ok(Some(schema.clone()));
+        }
+        let key = match key_id {
+            Some(id) => Some(self.fetch(id, record).await?),
+            None => None,
+        };
+        let value = self.fetch(value_id, record).await?;
+        let parsed = EventSchema::parse(table.clone(), key.as_deref(), &value).map_err(|why| {
+            Error::operator(
+                format!("cannot read the message at {}", record.place()),
+                format!("its schema (id {value_id}) cannot be read: {why}"),
+                ON_WITHOUT_IT,
+            )
+        })?;
+        let schema = Arc::new(parsed);
+        self.known.insert((table.clone(), ids), schema.clone());
+        Ok(Some(schema))
+    }
+
+    /// Fetches a schema by its id. An error for the operator names the message that has the id.
+    async fn fetch(&mut self, id: u32, record: &TopicMessage) -> Result<Arc<str>> {
+        let registry = self.registry.clone();
+        let asked = self.under_way.entry(id).or_insert_with(|| tokio::spawn(async move { registry.schema(id).await }));
+        let answer = asked.await;
+        self.under_way.remove(&id);
+        let answer = answer.unwrap_or_else(|panic| Err(Error::fatal("cannot read a schema", panic, "report this")));
+        answer.map_err(|error| match error.class {
+            Class::Operator => Error::operator(
+                format!("cannot read the message at {}", record.place()),
+                format!("{}: {}", error.what, error.why),
+                error.remedy,
+            ),
+            _ => error,
+        })
+    }
+}
