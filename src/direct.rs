@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use sooner_api::{Error, EventReader, EventWriter, Result, SchemaRegistry};
+use sooner_api::{Code, Error, EventReader, EventWriter, Result, SchemaRegistry};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::EventBatch;
 use tokio::sync::mpsc;
@@ -37,9 +37,9 @@ pub fn open(budget: MemoryBudget, start_lsn: Lsn) -> (DirectWriter, DirectReader
 impl EventWriter for DirectWriter {
     async fn append(&mut self, mut batch: EventBatch) -> Result<()> {
         self.budget.reserve(&mut batch).await;
-        self.sender
-            .send(batch)
-            .map_err(|_| Error::retry("cannot hand events over", "the sink has stopped", "see its own error"))
+        self.sender.send(batch).map_err(|_| {
+            Error::retry(Code::PeerEnded, "cannot hand events over", "the sink has stopped", "see its own error")
+        })
     }
 
     fn durable_lsn(&self) -> Lsn {

@@ -49,12 +49,12 @@ async fn truncates_and_changes_of_shape_pass_through_topics() {
     pipeline.catch_up(&postgres).await;
     equal(&["public.t", "public.other"]);
 
-    // A column that older rows have no value in flows through; one that they have a value in brings all rows anew.
+    // A column that older rows have no value in flows through; one that they have a value in brings all rows again.
     postgres.sql("ALTER TABLE t ADD COLUMN a integer; UPDATE t SET a = id WHERE id = 2").await;
     pipeline.catch_up(&postgres).await;
     equal(&["public.t"]);
     postgres.sql("ALTER TABLE t ADD COLUMN b integer DEFAULT 7; INSERT INTO t VALUES (4, 'w', 1, 2)").await;
-    pipeline.wait_for_log("is copied anew", Duration::from_secs(60)).await;
+    pipeline.wait_for_log("is copied again", Duration::from_secs(60)).await;
     pipeline.catch_up(&postgres).await;
     equal(&["public.t", "public.other"]);
 

@@ -107,7 +107,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
     }
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
-    // The topics' rows come anew, behind what cannot be read.
+    // The topics' rows come again, behind what cannot be read.
     for (table, ..) in &spoilt {
         pipeline.resume(&format!("public.{table}"));
     }

@@ -43,7 +43,7 @@ pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
         _ => "when it starts",
     };
     print(&format!(
-        "the pipeline '{}' will copy {table} anew {when}; follow it with `sooner status --watch`\n",
+        "the pipeline '{}' will copy {table} again {when}; follow it with `sooner status --watch`\n",
         config.name
     ));
     Ok(())

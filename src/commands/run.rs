@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -93,7 +93,12 @@ async fn run_sides(
 
 fn outcome(ended: std::result::Result<Result<()>, oneshot::error::RecvError>) -> Result<()> {
     ended.unwrap_or_else(|_| {
-        Err(Error::fatal("a side of the pipeline ended without a result", "its thread panicked", "report this"))
+        Err(Error::fatal(
+            Code::Internal,
+            "a side of the pipeline ended without a result",
+            "its thread panicked",
+            "report this",
+        ))
     })
 }
 

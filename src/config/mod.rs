@@ -6,7 +6,7 @@ mod reader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sooner_api::Error;
+use sooner_api::{Code, Error};
 use sooner_delta::S3Settings;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::TableName;
@@ -164,7 +164,12 @@ impl Config {
 
 fn missing(section: &str) -> Error {
     let why = format!("the configuration has no [{section}]");
-    Error::operator("cannot run this command", why, "add the section; config/ has examples")
+    Error::operator(
+        Code::ConfigurationIncomplete,
+        "cannot run this command",
+        why,
+        "add the section; config/ has examples",
+    )
 }
 
 fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig> {

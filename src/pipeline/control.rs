@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Asks for a table to be copied anew.
+/// Asks for a table to be copied again.
 pub fn request_resume(state_dir: &Path, table: &str) -> io::Result<()> {
     let folder = folder(state_dir);
     std::fs::create_dir_all(&folder)?;

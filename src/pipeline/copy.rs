@@ -1,7 +1,7 @@
 //! The initial copy in direct mode: tables side by side, each committed at once when it is complete.
 
 use futures::StreamExt;
-use sooner_api::{Class, Error, LakeTable, ProgressStore, Result, SchemaRegistry, TablePhase};
+use sooner_api::{Class, Code, Error, LakeTable, ProgressStore, Result, SchemaRegistry, TablePhase};
 use sooner_postgres::catalog::Table;
 use sooner_postgres::snapshot::TableCopy;
 use sooner_schemas::event::TableEvents;
@@ -65,7 +65,12 @@ impl<R: SchemaRegistry> CopyJob<R> {
         let (read, written) = tokio::join!(tokio::spawn(read(copy, sender)), self.write(name, lake, receiver));
         written?;
         read.unwrap_or_else(|panic| {
-            Err(Error::fatal(format!("cannot copy {name}"), format!("its reader ended: {panic}"), "report this"))
+            Err(Error::fatal(
+                Code::Internal,
+                format!("cannot copy {name}"),
+                format!("its reader ended: {panic}"),
+                "report this",
+            ))
         })?;
         let committed = lake.commit(watermark).await?;
         self.from.board.table(name, |status| status.table_version = Some(committed.table_version));

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 
-use sooner_api::{Class, Error, Lake, LakeTable, Result, TablePhase};
+use sooner_api::{Class, Code, Error, Lake, LakeTable, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeProgress, LakeStore};
 use sooner_postgres::catalog::Table;
 use sooner_postgres::encoders::EncoderFactory;
@@ -168,7 +168,12 @@ impl DirectPipeline {
         halt.send_replace(true);
         watcher.abort();
         let sourced = source.await.unwrap_or_else(|_| {
-            Err(Error::fatal("the source loop ended without a result", "its thread panicked", "report this"))
+            Err(Error::fatal(
+                Code::Internal,
+                "the source loop ended without a result",
+                "its thread panicked",
+                "report this",
+            ))
         });
         let (end, tables) = sunk?;
         self.open_tables = tables.into_iter().map(|table| (table.name().clone(), table)).collect();
@@ -205,7 +210,9 @@ impl DirectPipeline {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let result = match runtime {
                 Ok(runtime) => runtime.block_on(work),
-                Err(error) => Err(Error::fatal("cannot start the source loop", error, "see the message")),
+                Err(error) => {
+                    Err(Error::fatal(Code::Internal, "cannot start the source loop", error, "see the message"))
+                }
             };
             // Nobody waits any more only when the process ends.
             let _ = done.send(result);

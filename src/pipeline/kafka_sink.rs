@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sooner_api::{Class, Error, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
+use sooner_api::{Class, Code, Error, LakeTable, ProgressRecord, ProgressStore, Result, TablePhase};
 use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore};
 use sooner_kafka::cluster::admin::{Admin, nothing_written, topic_gone};
 use sooner_kafka::consumer::dead_letters::DeadLetters;
@@ -79,7 +79,7 @@ impl KafkaSink {
         let fetch_bytes = self.kafka.settings.consumer.fetch_bytes;
         let mut reader = KafkaReader::new(self.join(&admin).await?, writer, schemas, dead_letters, fetch_bytes);
         reader.subscribe(topics.keys().cloned().collect());
-        // In one process with a source, requests are the source's: it copies the table anew, and the copy's start
+        // In one process with a source, requests are the source's: it copies the table again, and the copy's start
         // lets the table go on here too.
         let own_requests = self.config.source.is_none();
         if own_requests && let Err(error) = control::forget(&self.config.state_dir, &resume) {
@@ -179,6 +179,7 @@ impl KafkaSink {
                 let found = topics_by_name(admin, &self.kafka)?;
                 if found.is_empty() {
                     return Err(Error::retry(
+                        Code::NoTopics,
                         "there is nothing to read",
                         "no topic's name fits topic of [kafka]",
                         "correct prefix or topic of [kafka]; it is looked for again",
@@ -314,27 +315,30 @@ fn waits_for_copy(topic: &str, table: &TableName, written_by: WrittenBy) -> Erro
     let what = format!("the lake table {table} was not read from this topic {topic}");
     match written_by {
         WrittenBy::Sooner => Error::operator(
+            Code::CopyAwaited,
             what,
-            "its writer began anew, so the start of a copy comes first",
+            "its writer began again, so the start of a copy comes first",
             format!("nothing, if it goes on by itself in a moment; otherwise `sooner resume {table}` at the source"),
         ),
         WrittenBy::Debezium => Error::operator(
+            Code::CopyAwaited,
             what,
             "this pipeline filled it another way before, and nothing in the topic says where that ends",
-            "move the table away; it is built anew from the topic",
+            "move the table away; it is built again from the topic",
         ),
     }
 }
 
 fn removed(topic: &str, partition: i32, from: i64, first: i64, table: &TableName) -> Error {
     Error::operator(
+        Code::EventsExpired,
         format!("events of {table} are gone before they were read"),
         format!(
             "{topic}/{partition} starts at offset {first}, and the table needs it from {from}: retention removed the \
              events between"
         ),
         format!(
-            "`sooner resume {table}` at the source writes the table anew, and it goes on from there; raise the topic's \
+            "`sooner resume {table}` at the source writes the table again, and it goes on from there; raise the topic's \
              retention above the longest time that the sink may be down"
         ),
     )

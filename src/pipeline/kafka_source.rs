@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sooner_api::{Error, ProgressRecord, Result, TablePhase, TableProgress};
+use sooner_api::{Code, Error, ProgressRecord, Result, TablePhase, TableProgress};
 use sooner_kafka::cluster::admin::{Admin, topic_gone};
 use sooner_kafka::producer::partition_ends::{OwnedMessage, PartitionEnds};
 use sooner_kafka::producer::route::TopicRoute;
@@ -282,10 +282,11 @@ impl KafkaSource {
             false => format!("the progress topic {topic} is empty, and the slot '{}' exists", self.source.slot),
         };
         Error::operator(
+            Code::ProgressMissing,
             "cannot tell what is on the topics already",
             why,
             "restore the topic, or correct progress_topic of [kafka]; or start with --recopy, which writes all tables to \
-             their topics anew",
+             their topics again",
         )
     }
 
@@ -340,6 +341,7 @@ fn check_distinct(routes: &[Route]) -> Result<()> {
     for Route { lane, .. } in routes {
         if lane.table.schema.contains('.') {
             return Err(Error::operator(
+                Code::TopicNameAmbiguous,
                 format!("{} cannot go through Kafka", lane.table),
                 "the name of its schema has a dot, so schema and table cannot be told apart in a topic's name",
                 "rename the schema, or leave its tables out (exclude)",
@@ -347,6 +349,7 @@ fn check_distinct(routes: &[Route]) -> Result<()> {
         }
         if let Some(other) = seen.insert(&lane.topic, &lane.table) {
             return Err(Error::operator(
+                Code::TopicShared,
                 format!("{other} and {} would share the topic {}", lane.table, lane.topic),
                 "characters that topics do not have become underscores",
                 "leave one of them out (exclude), or set topic in [kafka] so that their topics differ",

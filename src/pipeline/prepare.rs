@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sooner_api::{Error, ProgressRecord, ProgressStore, Result, TablePhase, TableProgress};
+use sooner_api::{Code, Error, ProgressRecord, ProgressStore, Result, TablePhase, TableProgress};
 use sooner_delta::{LakeProgress, LakeStore};
 use sooner_postgres::catalog::{self, Table};
 use sooner_postgres::client::Mode;
@@ -42,12 +42,18 @@ pub async fn look(source: &SourceConfig) -> Result<SourceView> {
     let mut client = Client::connect(&source.connect, Mode::Sql).await?;
     if client.server_version() < OLDEST_VERSION {
         let why = format!("the server's version is {}", client.server_version() / 10_000);
-        return Err(Error::operator("cannot read from this Postgres", why, "upgrade to version 13 or newer"));
+        return Err(Error::operator(
+            Code::PostgresVersionUnsupported,
+            "cannot read from this Postgres",
+            why,
+            "upgrade to version 13 or newer",
+        ));
     }
     let mut tables = catalog::tables(&mut client).await?;
     tables.retain(|table| source.selects(&table.relation.name));
     if tables.is_empty() {
         return Err(Error::operator(
+            Code::NoTables,
             "there is nothing to read",
             "no table of the database fits tables and exclude of [source]",
             "correct the patterns; `sooner init` lists the tables",
@@ -70,6 +76,7 @@ pub async fn find_free_slot(source: &SourceConfig, client: &mut Client) -> Resul
     // Looked at before anything is stored: whoever streams at the moment is not disturbed.
     if let Some(pid) = found.active_pid {
         return Err(Error::retry(
+            Code::SlotInUse,
             format!("the slot '{name}' is in use"),
             format!("Postgres' process {pid} streams from it to somebody else"),
             "stop the other process, or give this pipeline another slot and name; it is tried again",
@@ -81,13 +88,14 @@ pub async fn find_free_slot(source: &SourceConfig, client: &mut Client) -> Resul
 /// What is wrong when a pipeline that got somewhere finds no slot.
 pub fn slot_gone(name: &str, confirmed: Lsn) -> Error {
     Error::operator(
+        Code::SlotGone,
         format!("the slot '{name}' is gone"),
         format!("the pipeline had confirmed it up to {confirmed}; changes since then cannot be read any more"),
-        "start with --recopy, which creates the slot and copies all tables anew",
+        "start with --recopy, which creates the slot and copies all tables again",
     )
 }
 
-/// Looks at both ends, and sets up what is missing. `resume` names tables to copy anew; `recopy` means all.
+/// Looks at both ends, and sets up what is missing. `resume` names tables to copy again; `recopy` means all.
 pub async fn prepare(
     pipeline: &str,
     source: &SourceConfig,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sooner_api::{Clock, Error, EventReader, LakeTable, ProgressStore, Result, TablePhase};
+use sooner_api::{Clock, Code, Error, EventReader, LakeTable, ProgressStore, Result, TablePhase};
 use sooner_schemas::event::{EventBatch, Watermark};
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -33,7 +33,7 @@ pub struct SinkSettings {
 pub enum SinkEnd {
     /// The log ended.
     Drained,
-    /// A table has to be copied anew.
+    /// A table has to be copied again.
     NeedsCopy,
 }
 
@@ -189,7 +189,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
             }
             Report::Failed(error) => return Err(error),
             Report::Resumed => {
-                tracing::info!(table = %lane.name, "the table goes on: its rows come anew");
+                tracing::info!(table = %lane.name, "the table goes on: its rows come again");
                 self.ledger.set_phase(&lane.name, TablePhase::Streaming, None).await?;
                 lane.stopped = false;
                 let name = lane.name.clone();
@@ -276,7 +276,7 @@ impl<T: LakeTable + 'static, P: ProgressStore, C: Clock> SinkLoop<T, P, C> {
 }
 
 fn worker_lost(panic: &tokio::task::JoinError) -> Error {
-    Error::fatal("a table's worker ended without a report", panic, "report this")
+    Error::fatal(Code::Internal, "a table's worker ended without a report", panic, "report this")
 }
 
 impl Lane {

@@ -29,7 +29,7 @@ pub enum Report {
     Committed(Watermark),
     /// The table stopped, in this phase, for this reason; further events are dropped.
     Stopped(TablePhase, String),
-    /// The table goes on: all its rows come anew.
+    /// The table goes on: all its rows come again.
     Resumed,
     /// The pipeline cannot go on.
     Failed(Error),
@@ -93,7 +93,7 @@ impl<T: LakeTable> Worker<T> {
     }
 
     /// Works until there are no more orders; then commits what is complete, and hands the table back. `None` after an
-    /// error: what the lake then holds is to be looked up anew.
+    /// error: what the lake then holds is to be looked up again.
     pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) -> Option<T> {
         loop {
             let due = self.due.filter(|_| self.complete.is_some());

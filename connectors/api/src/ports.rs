@@ -60,7 +60,7 @@ pub struct Committed {
 pub enum Staged {
     /// They wait for the commit.
     Taken,
-    /// They were not taken: the table has to be copied anew first. Holds why.
+    /// They were not taken: the table has to be copied again first. Holds why.
     NeedsCopy(String),
 }
 

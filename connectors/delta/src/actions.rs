@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use object_store::path::Path;
 use serde_json::{Map, Value, json};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 
 use crate::columns::{LakeColumn, schema_string};
 
@@ -111,8 +111,13 @@ pub fn with_columns(metadata: &Value, columns: &[LakeColumn]) -> Value {
 /// Refuses a table that asks of its writers what we do not do.
 pub fn check_protocol(table: &str, protocol: &Value, metadata: &Value) -> Result<()> {
     let refuse = |why: String| {
-        let remedy = "remove the feature from the table, or move the table away and let it be copied anew";
-        Err(Error::operator(format!("cannot write to the lake table {table}"), why, remedy))
+        let remedy = "remove the feature from the table, or move the table away and let it be copied again";
+        Err(Error::operator(
+            Code::TableProtocolUnsupported,
+            format!("cannot write to the lake table {table}"),
+            why,
+            remedy,
+        ))
     };
     for (list, known) in [("readerFeatures", &READER_FEATURES[..]), ("writerFeatures", &WRITER_FEATURES[..])] {
         let features = protocol.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
 use serde_json::{Value, json};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::event::EventSchema;
 
@@ -154,6 +154,7 @@ pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
     let table = &schema.table;
     let unsupported = |why: String| {
         Error::operator(
+            Code::TypeUnsupported,
             format!("cannot store events of {table} in the lake"),
             why,
             "leave the table out (exclude), or change the column",

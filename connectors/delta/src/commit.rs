@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
-use sooner_api::{Class, Committed, Error, Result};
+use sooner_api::{Class, Code, Committed, Error, Result};
 use sooner_schemas::event::Watermark;
 
 use crate::actions::{self, Commit, line, log_path, txn};
@@ -65,6 +65,7 @@ impl DeltaTable {
             }
         }
         Err(Error::retry(
+            Code::CommitContended,
             format!("cannot commit to the lake table {}", self.name),
             format!("other writers were faster {MAX_CONFLICTS} times in a row"),
             "let other writers commit less often; it is tried again",
@@ -211,7 +212,9 @@ impl DeltaTable {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        Err(last_error.unwrap_or_else(|| Error::retry("cannot commit", "no attempt was made", "it is tried again")))
+        Err(last_error.unwrap_or_else(|| {
+            Error::retry(Code::CommitUndecided, "cannot commit", "no attempt was made", "it is tried again")
+        }))
     }
 
     /// What became of a version of the log; none if it is free.
@@ -219,7 +222,7 @@ impl DeltaTable {
         let path = log_path(version);
         let unreadable = |why: String| {
             let what = format!("cannot read {path} of the lake table {}", self.name);
-            Error::operator(what, why, "restore the table's log")
+            Error::operator(Code::LogUnreadable, what, why, "restore the table's log")
         };
         let Some(text) = get(store(self), &path).await? else { return Ok(None) };
         let commit = Commit::parse(&text).map_err(|error| unreadable(error.to_string()))?;
@@ -229,6 +232,7 @@ impl DeltaTable {
 
     fn undecided(&self, version: u64) -> Error {
         Error::retry(
+            Code::CommitUndecided,
             format!("cannot commit to the lake table {}", self.name),
             format!("version {version} is neither there nor free"),
             "nothing; it is tried again",

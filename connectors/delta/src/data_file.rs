@@ -19,7 +19,7 @@ use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sync_wrapper::SyncWrapper;
 use uuid::Uuid;
 
@@ -105,9 +105,10 @@ pub async fn read(
     let roots = roots.ok_or_else(|| {
         let why = format!("it lacks one of the columns {}", columns.join(", "));
         Error::operator(
+            Code::FileDamaged,
             format!("cannot read the data file {path}"),
             why,
-            "copy the table anew with `sooner resume TABLE`",
+            "copy the table again with `sooner resume TABLE`",
         )
     })?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
@@ -190,12 +191,12 @@ fn read_error(path: &Path, error: ParquetError) -> Error {
     {
         return Error { what, ..inner.clone() };
     }
-    let remedy = "the file is damaged: restore it, or copy the table anew with `sooner resume TABLE`";
-    Error::operator(what, error, remedy)
+    let remedy = "the file is damaged: restore it, or copy the table again with `sooner resume TABLE`";
+    Error::operator(Code::FileDamaged, what, error, remedy)
 }
 
 fn internal(error: &ParquetError) -> Error {
-    Error::fatal("cannot write a data file", error, "report this")
+    Error::fatal(Code::Internal, "cannot write a data file", error, "report this")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use roaring::{RoaringBitmap, RoaringTreemap};
 use serde_json::{Value, json};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use uuid::Uuid;
 
 use crate::store::{get, put};
@@ -70,7 +70,12 @@ impl VectorWriter {
 pub async fn read(table: &dyn ObjectStore, descriptor: &Value) -> Result<RoaringBitmap> {
     let unreadable = |why: String| {
         let what = format!("cannot read the deletion vector {descriptor}");
-        Error::operator(what, why, "restore the table's files, or copy the table anew: `sooner resume TABLE`")
+        Error::operator(
+            Code::FileDamaged,
+            what,
+            why,
+            "restore the table's files, or copy the table again: `sooner resume TABLE`",
+        )
     };
     let text = |name: &str| descriptor.get(name).and_then(Value::as_str).unwrap_or_default();
     let number = |name: &str| descriptor.get(name).and_then(Value::as_u64).unwrap_or_default() as usize;

@@ -1,7 +1,7 @@
 //! Commits that somebody else made meanwhile: taken in one after the other, so that the next attempt builds on them.
 
 use serde_json::Value;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::Lsn;
 
 use crate::actions::{Commit, check_protocol};
@@ -29,9 +29,10 @@ impl DeltaTable {
         let intrudes = is_ours && self.app_ids.knows_watermark();
         if intrudes || self.app_ids.collide(&other.txns, &self.staging.next_offsets) {
             return Err(Error::retry(
+                Code::CommitOvertaken,
                 format!("cannot commit to the lake table {}", self.name),
                 "another process of the same pipeline has committed to it, or this one before it was interrupted",
-                "if two processes run, stop one or give it another name; what is in the lake is looked up anew",
+                "if two processes run, stop one or give it another name; what is in the lake is looked up again",
             ));
         }
         if self.version.is_none() {
@@ -84,15 +85,20 @@ impl DeltaTable {
     fn follow_columns(&mut self, before: Vec<LakeColumn>, is_ours: bool) -> Result<()> {
         let what = format!("cannot merge into the lake table {}", self.name);
         if !is_ours {
-            let remedy = format!("`sooner resume {}` copies the table anew", self.name);
-            return Err(Error::operator(what, "somebody else changed its columns", remedy));
+            let remedy = format!("`sooner resume {}` copies the table again", self.name);
+            return Err(Error::operator(Code::TableColumnsChanged, what, "somebody else changed its columns", remedy));
         }
         let staged = self.staging.columns.take().unwrap_or(before);
         match compare_older(&self.columns, &staged) {
             Difference::None => {}
             Difference::Widened => self.staging.columns = Some(widen(&self.columns, &staged)),
             Difference::Incompatible(why) => {
-                return Err(Error::retry(what, why, "nothing; what is in the lake is looked up anew"));
+                return Err(Error::retry(
+                    Code::TableColumnsChanged,
+                    what,
+                    why,
+                    "nothing; what is in the lake is looked up again",
+                ));
             }
         }
         Ok(())

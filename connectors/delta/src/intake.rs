@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use sooner_api::{Error, Result, Staged};
+use sooner_api::{Code, Error, Result, Staged};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::{EventSchema, Op, TableEvents};
 
@@ -106,7 +106,7 @@ impl DeltaTable {
             Difference::Widened => {
                 let added = &columns[self.next_columns().len().min(columns.len())..];
                 let filled = |added: &&LakeColumn| !added.nullable || schema.columns_with_default.contains(&added.name);
-                // A topic's writer has the rows copied anew where that is needed, before it sends the new shape.
+                // A topic's writer has the rows copied again where that is needed, before it sends the new shape.
                 if let Some(column) = added.iter().find(filled).filter(|_| !self.app_ids.are_of_topic()) {
                     let why =
                         format!("rows older than the column '{}' hold values that no event tells of", column.name);
@@ -122,7 +122,7 @@ impl DeltaTable {
         Ok(Staged::Taken)
     }
 
-    /// How columns of events differ from the table's. A source of ours copies the rows anew when a column goes; so events
+    /// How columns of events differ from the table's. A source of ours copies the rows again when a column goes; so events
     /// that lack the last columns are older than those, from a partition that is behind others.
     pub(crate) fn compare_columns(&self, columns: &[LakeColumn]) -> Difference {
         match self.app_ids.generation() {
@@ -139,9 +139,10 @@ impl DeltaTable {
         let found = events.next_offsets.iter().find(overtaken).filter(|_| !self.is_of_former_topic());
         found.map_or(Ok(()), |(partition, _)| {
             Err(Error::retry(
+                Code::CommitOvertaken,
                 format!("cannot merge events of partition {partition} into the lake table {}", self.name),
                 "a process that held the partition before has committed them meanwhile",
-                "nothing; what is in the lake is looked up anew",
+                "nothing; what is in the lake is looked up again",
             ))
         })
     }
@@ -150,6 +151,7 @@ impl DeltaTable {
     pub(crate) fn set_shape(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
         let Some(key) = &schema.key else {
             return Err(Error::operator(
+                Code::KeyMissing,
                 format!("cannot merge {} into the lake", self.name),
                 "the table has neither a primary key nor a replica identity index, so its rows cannot be told apart",
                 format!("ALTER TABLE {} ADD PRIMARY KEY (…), or leave the table out (exclude)", self.name),
@@ -165,9 +167,10 @@ impl DeltaTable {
 
     fn changed_shape(&self, what: &str) -> Error {
         Error::operator(
+            Code::ShapeChanged,
             format!("cannot merge {} into the lake", self.name),
             format!("the table's shape changed: {what}"),
-            format!("`sooner resume {}` copies the table anew in its new shape", self.name),
+            format!("`sooner resume {}` copies the table again in its new shape", self.name),
         )
     }
 
@@ -200,10 +203,15 @@ impl DeltaTable {
     fn keys_of(&self, batch: u32, index: usize, scratch: &mut Vec<u8>) -> Result<(u128, Option<u128>)> {
         let malformed = |why| {
             let what = format!("cannot read the key of an event of {}", self.name);
-            Error::operator(what, why, self.copy_anew())
+            Error::operator(Code::MessageUnreadable, what, why, self.copy_anew())
         };
         let Some(shape) = &self.staging.shape else {
-            return Err(Error::fatal("cannot stage events", "their schema is not known", "report this"));
+            return Err(Error::fatal(
+                Code::Internal,
+                "cannot stage events",
+                "their schema is not known",
+                "report this",
+            ));
         };
         let events = self.staging.pending.batch(batch);
         let event = &events.events[index];
@@ -225,7 +233,8 @@ impl DeltaTable {
 
     fn cannot_order(&self) -> Error {
         Error::operator(
-            format!("cannot truncate {}, or copy it anew", self.name),
+            Code::PartitionsUnordered,
+            format!("cannot truncate {}, or copy it again", self.name),
             "its topic's partitions are not all read here in commit order, so rows of other partitions that are older \
              cannot be told from newer ones",
             "stop the other sinks until this one has done it (it goes on by itself then); topics that Debezium writes \

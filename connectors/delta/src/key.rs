@@ -11,7 +11,7 @@ use arrow_array::types::{
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use siphasher::sip128::{Hasher128, SipHasher13};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::avro::Schema;
 use sooner_schemas::numeric::{decimal_text, small_unscaled};
@@ -71,7 +71,7 @@ impl KeyPlan {
     pub fn new(table: &TableName, key: &Schema, secret: (u64, u64)) -> Result<KeyPlan> {
         let unusable = |why: String| {
             let remedy = "give the table a primary key of numbers, texts, dates or uuids, or leave it out (exclude)";
-            Error::operator(format!("cannot merge {table} into the lake"), why, remedy)
+            Error::operator(Code::KeyMissing, format!("cannot merge {table} into the lake"), why, remedy)
         };
         let record = key.as_record().ok_or_else(|| unusable("its key is no record".to_owned()))?;
         let fields = record.fields.iter().map(|field| match Meaning::of(&field.schema) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use sooner_api::{Error, ProgressRecord, ProgressStore, Result};
+use sooner_api::{Code, Error, ProgressRecord, ProgressStore, Result};
 
 use crate::store::{LakeStore, Put, get, put_new, retrying, store_error};
 
@@ -48,6 +48,7 @@ impl LakeProgress {
 
     fn second_process(&self) -> Error {
         Error::retry(
+            Code::PipelineTakenOver,
             format!("this process no longer runs the pipeline '{}'", self.pipeline),
             "another process of the same name has taken it over",
             "stop one of the two, or give it another name; this one waits until the slot is free",
@@ -63,17 +64,22 @@ impl ProgressStore for LakeProgress {
         self.version = version;
         let path = self.path(version);
         let Some(bytes) = get(&*self.store.root(), &path).await? else {
-            return Err(Error::retry(format!("cannot read {path}"), "it was removed just now", "it is tried again"));
+            return Err(Error::retry(
+                Code::ProgressMissing,
+                format!("cannot read {path}"),
+                "it was removed just now",
+                "it is tried again",
+            ));
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             let remedy = "restore it from a former version; or remove the folder and start with --recopy";
-            Error::operator(format!("cannot understand {path}"), error, remedy)
+            Error::operator(Code::ProgressUnreadable, format!("cannot understand {path}"), error, remedy)
         })
     }
 
     async fn save(&mut self, record: &ProgressRecord) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| Error::fatal("cannot write the progress record", error, "report this"))?;
+            .map_err(|error| Error::fatal(Code::Internal, "cannot write the progress record", error, "report this"))?;
         let text = Bytes::from(text);
         let version = self.version + 1;
         let path = self.path(version);
@@ -84,9 +90,12 @@ impl ProgressStore for LakeProgress {
                 // After a lost response, the record that is found may be this one.
                 Put::Exists => match get(&*root, &path).await? {
                     Some(found) => Ok(found == text),
-                    None => {
-                        Err(Error::retry(format!("cannot write {path}"), "it is neither there nor free", "nothing"))
-                    }
+                    None => Err(Error::retry(
+                        Code::CommitUndecided,
+                        format!("cannot write {path}"),
+                        "it is neither there nor free",
+                        "nothing",
+                    )),
                 },
             }
         });

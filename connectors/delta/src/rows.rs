@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::event::EventSchema;
@@ -26,7 +26,12 @@ impl RowReader {
     pub fn new(schema: &EventSchema) -> Result<RowReader> {
         let unusable = || {
             let what = format!("cannot read events of {}", schema.table);
-            Error::operator(what, "their schema has no 'after' record", "send events in Debezium's envelope")
+            Error::operator(
+                Code::MessageUnreadable,
+                what,
+                "their schema has no 'after' record",
+                "send events in Debezium's envelope",
+            )
         };
         let envelope = schema.value.as_record().ok_or_else(unusable)?;
         let after = envelope.field_index("after").ok_or_else(unusable)?;
@@ -54,7 +59,7 @@ impl RowReader {
         ColumnBuilder::new(&self.row.fields[column].schema).ok_or_else(|| {
             let what = format!("cannot read events of {}", self.table);
             let why = format!("the type of column '{}' is not supported", self.row.fields[column].column);
-            Error::operator(what, why, "leave the table out (exclude), or change the column")
+            Error::operator(Code::TypeUnsupported, what, why, "leave the table out (exclude), or change the column")
         })
     }
 
@@ -103,7 +108,7 @@ impl RowReader {
             Some(column) => format!("cannot store the column '{column}' of an event of {}", self.table),
         };
         let remedy = format!("correct the value at the source, then `sooner resume {}`", self.table);
-        Error::operator(what, why, remedy)
+        Error::operator(Code::ValueUnholdable, what, why, remedy)
     }
 }
 

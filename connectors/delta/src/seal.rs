@@ -6,7 +6,7 @@ use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_cast::cast;
 use arrow_schema::ArrowError;
 use arrow_select::interleave::interleave;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::event::Op;
 
 use crate::builder::ColumnBuilder;
@@ -92,7 +92,7 @@ impl DeltaTable {
         let schema = arrow_schema(self.next_columns());
         let staging = &self.staging;
         let Some(shape) = &staging.shape else {
-            return Err(Error::fatal("cannot seal events", "their schema is not known", "report this"));
+            return Err(Error::fatal(Code::Internal, "cannot seal events", "their schema is not known", "report this"));
         };
         let mut builders = shape.rows.builders()?;
         let mut gaps: BTreeMap<usize, Vec<Gap>> = BTreeMap::new();
@@ -113,9 +113,10 @@ impl DeltaTable {
         }
         RecordBatch::try_new(schema, arrays).map_err(|error| {
             Error::operator(
+                Code::ValueUnholdable,
                 format!("cannot store rows of {}", self.name),
                 error,
-                format!("`sooner resume {}` copies the table anew", self.name),
+                format!("`sooner resume {}` copies the table again", self.name),
             )
         })
     }
@@ -206,7 +207,7 @@ impl DeltaTable {
 
     fn lost_value(&self, column: usize) -> Error {
         let name = self.next_columns().get(column).map_or("?", |column| column.name.as_str());
-        let mut remedy = format!("`sooner resume {}` copies the table anew", self.name);
+        let mut remedy = format!("`sooner resume {}` copies the table again", self.name);
         if self.app_ids.are_of_topic() {
             remedy.push_str(
                 "; where several sinks share a topic, or somebody else writes it, and keys change, set the table's \
@@ -214,6 +215,7 @@ impl DeltaTable {
             );
         }
         Error::operator(
+            Code::ValueMissing,
             format!("cannot complete a row of {}", self.name),
             format!("Postgres left out the unchanged value of '{name}', and the lake has no row to take it from"),
             remedy,
@@ -222,9 +224,10 @@ impl DeltaTable {
 
     fn unfit(&self, error: &ArrowError) -> Error {
         Error::operator(
+            Code::ValueUnholdable,
             format!("cannot complete a row of {}", self.name),
             error,
-            format!("`sooner resume {}` copies the table anew", self.name),
+            format!("`sooner resume {}` copies the table again", self.name),
         )
     }
 }

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use serde_json::{Map, Value};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use url::Url;
 
 use crate::deletion_vector;
@@ -107,9 +107,19 @@ impl TableLocation {
         let what = format!("cannot read the log of the lake table {}", self.url);
         let passes = ["timed out", "timeout", "onnection", "error sending request", "Generic S3 error"];
         if passes.iter().any(|sign| why.contains(sign)) {
-            return Error::retry(what, why, "check that the lake's store can be reached; it is tried again");
+            return Error::retry(
+                Code::LakeUnreachable,
+                what,
+                why,
+                "check that the lake's store can be reached; it is tried again",
+            );
         }
-        Error::operator(what, why, "restore the table's log, or move the table away and let it be copied anew")
+        Error::operator(
+            Code::LogUnreadable,
+            what,
+            why,
+            "restore the table's log, or move the table away and let it be copied again",
+        )
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
-use sooner_api::{Class, Error, Result};
+use sooner_api::{Class, Code, Error, Result};
 use url::Url;
 
 use crate::local_disk::LocalDisk;
@@ -45,6 +45,7 @@ impl LakeStore {
     pub fn open(location: &str, s3: &S3Settings) -> Result<LakeStore> {
         let unusable = |why: String| {
             Error::operator(
+                Code::LakeUrlInvalid,
                 format!("cannot use the lake '{location}'"),
                 why,
                 "write url in [lake] as a folder or as s3://bucket/prefix",
@@ -107,6 +108,7 @@ impl LakeStore {
         let cleaned = self.root.delete(&path).await;
         if second.map_err(|error| probe_error(what(), &error))? == Put::Created {
             return Err(Error::operator(
+                Code::LakeUnsafe,
                 format!("the lake '{}' cannot be used", self.url),
                 "its store does not honour conditional puts (If-None-Match: *), without which two writers could \
                  overwrite each other's commits",
@@ -214,46 +216,49 @@ pub async fn retrying<T, F: Future<Output = Result<T>>>(mut operation: impl FnMu
 /// start; a missing or shortened object needs an operator; any other error is to be retried.
 pub fn store_error(what: impl Into<String>, error: &object_store::Error) -> Error {
     let why = root_cause(error);
-    if let Some(remedy) = store_remedy(error, &why) {
-        return Error::retry(what, why, remedy);
+    if let Some((code, remedy)) = store_remedy(error, &why) {
+        return Error::retry(code, what, why, remedy);
     }
     let cut_short = ["range was invalid", "InvalidRange", "range starting at"].iter().any(|sign| why.contains(sign));
     if cut_short {
-        let remedy = "the file is shorter than it was: restore it, or copy the table anew with `sooner resume TABLE`";
-        return Error::operator(what, why, remedy);
+        let remedy = "the file is shorter than it was: restore it, or copy the table again with `sooner resume TABLE`";
+        return Error::operator(Code::FileDamaged, what, why, remedy);
     }
     if matches!(error, object_store::Error::NotFound { .. }) {
         let remedy = "restore the object; it must not be removed while the table refers to it";
-        return Error::operator(what, why, remedy);
+        return Error::operator(Code::ObjectMissing, what, why, remedy);
     }
-    Error::retry(what, why, "check that the lake's store can be reached; it is tried again")
+    Error::retry(Code::LakeUnreachable, what, why, "check that the lake's store can be reached; it is tried again")
 }
 
 /// Classifies an error at the start, where one of the whole store needs an operator: the store has never worked.
 fn probe_error(what: String, error: &object_store::Error) -> Error {
     let why = root_cause(error);
     match store_remedy(error, &why) {
-        Some(remedy) => Error::operator(what, why, remedy),
+        Some((code, remedy)) => Error::operator(code, what, why, remedy),
         None => store_error(what, error),
     }
 }
 
-/// Remedy for an error that concerns the whole store; none for any other error.
-fn store_remedy(error: &object_store::Error, why: &str) -> Option<&'static str> {
+/// Code and remedy of an error that concerns the whole store; none for any other error.
+fn store_remedy(error: &object_store::Error, why: &str) -> Option<(Code, &'static str)> {
     match error {
         object_store::Error::NotFound { source, .. } if names_bucket(source) => {
-            Some("create the bucket, or correct url in [lake]")
+            Some((Code::LakeBucketMissing, "create the bucket, or correct url in [lake]"))
         }
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            Some("check the credentials of [lake] and what they may do: list, get, put, delete")
-        }
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Some((
+            Code::LakePermissionDenied,
+            "check the credentials of [lake] and what they may do: list, get, put, delete",
+        )),
         _ if why.contains("redential") || why.contains("169.254.") => {
-            Some("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role")
+            Some((Code::LakePermissionDenied, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role"))
         }
         _ if why.contains("InvalidAccessKeyId") || why.contains("SignatureDoesNotMatch") => {
-            Some("check the credentials of [lake]")
+            Some((Code::LakePermissionDenied, "check the credentials of [lake]"))
         }
-        _ if why.contains("No space left") => Some("make space on the lake's disk; it is tried again"),
+        _ if why.contains("No space left") => {
+            Some((Code::LakeDiskFull, "make space on the lake's disk; it is tried again"))
+        }
         _ => None,
     }
 }

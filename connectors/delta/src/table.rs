@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use object_store::ObjectStore;
 use serde_json::Value;
-use sooner_api::{Committed, Error, LakeTable, Result, Staged};
+use sooner_api::{Code, Committed, Error, LakeTable, Result, Staged};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
@@ -42,7 +42,7 @@ pub struct DeltaTable {
     pub(crate) index: Option<KeyIndex>,
     pub(crate) staging: Staging,
     pub(crate) secret: (u64, u64),
-    /// Why events cannot be merged into the table as it lies there. Copying it anew mends that.
+    /// Why events cannot be merged into the table as it lies there. Copying it again mends that.
     pub(crate) unusable: Option<Error>,
     pub(crate) commits_since_checkpoint: u64,
     /// Size at which a data file is closed, and the next one begins.
@@ -137,8 +137,13 @@ impl DeltaTable {
         let schema = metadata.get("schemaString").and_then(Value::as_str).unwrap_or_default();
         self.columns = parse_schema_string(schema).ok_or_else(|| {
             let why = "it has a column of a type that events do not have: somebody changed its schema";
-            let remedy = format!("restore the schema, or `sooner resume {}`, which copies the table anew", self.name);
-            Error::operator(format!("cannot merge into the lake table {}", self.name), why, remedy)
+            let remedy = format!("restore the schema, or `sooner resume {}`, which copies the table again", self.name);
+            Error::operator(
+                Code::TableColumnsChanged,
+                format!("cannot merge into the lake table {}", self.name),
+                why,
+                remedy,
+            )
         })?;
         self.metadata = metadata;
         Ok(())
@@ -163,13 +168,18 @@ impl DeltaTable {
     /// Adds a file's live rows to an index.
     pub(crate) async fn index_file(&self, id: u32, file: &LiveFile, index: &mut KeyIndex) -> Result<()> {
         let Some(shape) = &self.staging.shape else {
-            return Err(Error::fatal("cannot build the key index", "the key is not known yet", "report this"));
+            return Err(Error::fatal(
+                Code::Internal,
+                "cannot build the key index",
+                "the key is not known yet",
+                "report this",
+            ));
         };
         let mut next_row = 0u32;
         data_file::read(&self.location.table, &file.path, file.size, &shape.keys.columns(), None, |batch| {
             let hashes = shape.keys.hash_rows(&batch).ok_or_else(|| {
                 let what = format!("cannot read the key columns of {}", file.path);
-                Error::operator(what, "they are missing or of another type", self.copy_anew())
+                Error::operator(Code::FileDamaged, what, "they are missing or of another type", self.copy_anew())
             })?;
             for key in hashes {
                 if !file.deleted.contains(next_row) {
@@ -183,7 +193,7 @@ impl DeltaTable {
     }
 
     pub(crate) fn copy_anew(&self) -> String {
-        format!("`sooner resume {}` copies the table anew", self.name)
+        format!("`sooner resume {}` copies the table again", self.name)
     }
 }
 
@@ -233,6 +243,7 @@ impl LakeTable for DeltaTable {
 impl DeltaTable {
     pub(crate) fn made_by_somebody_else(&self) -> Error {
         Error::operator(
+            Code::TableForeign,
             format!("cannot write {} to the lake", self.name),
             format!("there is a table at {} already, and this pipeline did not make it", self.location.url),
             "move it away, or give the lake another url",

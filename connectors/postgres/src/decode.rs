@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
 use sooner_schemas::event::{EventBatch, Poisoned, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
@@ -329,7 +329,12 @@ impl Decoder {
             return Ok(Next::Continue);
         }
         let why = format!("a change of relation {oid}, which was not announced");
-        Err(Error::fatal("cannot understand the stream", why, "report this, with the version of Postgres"))
+        Err(Error::fatal(
+            Code::PostgresProtocolViolated,
+            "cannot understand the stream",
+            why,
+            "report this, with the version of Postgres",
+        ))
     }
 }
 

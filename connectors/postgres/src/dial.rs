@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -47,6 +47,7 @@ pub async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
         return Ok(Box::new(stream));
     }
     Err(Error::operator(
+        Code::PostgresTlsFailed,
         format!("TLS with Postgres at {} failed", options.address()),
         "the server does not support TLS, and sslmode asks for it",
         "set ssl = on in postgresql.conf, or sslmode=prefer if an unprotected connection will do",

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 
-use sooner_api::{Class, Error};
+use sooner_api::{Class, Code, Error};
 
 /// An error that the server sent.
 #[derive(Clone, Debug, Default)]
@@ -37,8 +37,8 @@ impl ServerError {
 
     /// Turns the server's error into ours: adds what failed, and the class and the remedy for its SQLSTATE.
     pub fn into_error(self, what: impl Into<String>) -> Error {
-        let (class, remedy) = judge(&self.code, &self.message);
-        Error { class, what: what.into(), why: self.to_string(), remedy: remedy.to_owned() }
+        let (code, class, remedy) = judge(&self.code, &self.message);
+        Error { code, class, what: what.into(), why: self.to_string(), remedy: remedy.to_owned() }
     }
 }
 
@@ -48,47 +48,80 @@ impl fmt::Display for ServerError {
     }
 }
 
-fn judge(code: &str, message: &str) -> (Class, &'static str) {
+fn judge(code: &str, message: &str) -> (Code, Class, &'static str) {
     match code {
-        "28P01" => (Class::Operator, "check the user and the password of [source]"),
+        "28P01" => (Code::PostgresLoginRefused, Class::Operator, "check the user and the password of [source]"),
         "28000" if message.contains("replication") || message.contains("pg_hba") => {
-            (Class::Operator, "let this role in from this host in pg_hba.conf")
+            (Code::PostgresLoginRefused, Class::Operator, "let this role in from this host in pg_hba.conf")
         }
-        "28000" => (Class::Operator, "check that the role exists and may log in"),
-        "3D000" => (Class::Operator, "check the database name of [source]"),
+        "28000" => (Code::PostgresLoginRefused, Class::Operator, "check that the role exists and may log in"),
+        "3D000" => (Code::PostgresLoginRefused, Class::Operator, "check the database name of [source]"),
         "42501" if message.contains("replication") || message.contains("WAL sender") => {
-            (Class::Operator, "ALTER ROLE <role> REPLICATION, as a superuser")
+            (Code::PostgresPermissionDenied, Class::Operator, "ALTER ROLE <role> REPLICATION, as a superuser")
         }
-        "42501" => (Class::Operator, "grant the role what the message names; `sooner check` prints the statements"),
-        "55006" => (Class::Retry, "stop the other process that uses the slot, or give this pipeline a slot of its own"),
-        "42704" => (Class::Operator, "run `sooner check`, which says what is missing and how to make it"),
-        "55000" if message.contains("wal_level") => {
-            (Class::Operator, "ALTER SYSTEM SET wal_level = logical, then restart Postgres")
-        }
-        "55000" if message.contains("recovery") => {
-            (Class::Operator, "connect to the primary: reading from a standby is not supported yet")
-        }
+        "42501" => (
+            Code::PostgresPermissionDenied,
+            Class::Operator,
+            "grant the role what the message names; `sooner check` prints the statements",
+        ),
+        "55006" => (
+            Code::SlotInUse,
+            Class::Retry,
+            "stop the other process that uses the slot, or give this pipeline a slot of its own",
+        ),
+        "42704" => (
+            Code::PostgresSettingUnsuitable,
+            Class::Operator,
+            "run `sooner check`, which says what is missing and how to make it",
+        ),
+        "55000" if message.contains("wal_level") => (
+            Code::PostgresSettingUnsuitable,
+            Class::Operator,
+            "ALTER SYSTEM SET wal_level = logical, then restart Postgres",
+        ),
+        "55000" if message.contains("recovery") => (
+            Code::PostgresSettingUnsuitable,
+            Class::Operator,
+            "connect to the primary: reading from a standby is not supported yet",
+        ),
         "55000" if message.contains("can no longer") || message.contains("invalidated") => {
-            (Class::Operator, "drop the slot, then start with --recopy, which copies all tables anew")
+            (Code::SlotLost, Class::Operator, "drop the slot, then start with --recopy, which copies all tables again")
         }
-        "55000" | "58P01" => (Class::Operator, "run `sooner check`, which says what is wrong with the slot"),
-        "42710" | "22023" => (Class::Retry, "nothing; it is tried again"),
-        "53400" => (Class::Operator, "raise max_replication_slots, or drop a slot that nobody uses"),
-        "53300" => (Class::Retry, "raise max_connections or max_wal_senders, or wait until others disconnect"),
-        "57P01" | "57P02" | "57P03" | "57014" => (Class::Retry, "wait until Postgres is up again"),
+        "55000" | "58P01" => {
+            (Code::SlotUnusable, Class::Operator, "run `sooner check`, which says what is wrong with the slot")
+        }
+        "42710" | "22023" => (Code::PostgresError, Class::Retry, "nothing; it is tried again"),
+        "53400" => (
+            Code::PostgresLimitReached,
+            Class::Operator,
+            "raise max_replication_slots, or drop a slot that nobody uses",
+        ),
+        "53300" => (
+            Code::PostgresLimitReached,
+            Class::Retry,
+            "raise max_connections or max_wal_senders, or wait until others disconnect",
+        ),
+        "57P01" | "57P02" | "57P03" | "57014" => {
+            (Code::PostgresUnavailable, Class::Retry, "wait until Postgres is up again")
+        }
         code if code.starts_with("08") || code.starts_with("40") || code.starts_with("53") => {
-            (Class::Retry, "wait; it is tried again")
+            (Code::PostgresUnavailable, Class::Retry, "wait; it is tried again")
         }
-        _ => (Class::Operator, "see the message of Postgres"),
+        _ => (Code::PostgresError, Class::Operator, "see the message of Postgres"),
     }
 }
 
 /// Error for a broken connection, which is retried.
 pub fn connection_lost(what: impl Into<String>, error: &io::Error) -> Error {
-    Error::retry(what, error, "check that Postgres runs and can be reached; it is tried again")
+    Error::retry(
+        Code::PostgresUnreachable,
+        what,
+        error,
+        "check that Postgres runs and can be reached; it is tried again",
+    )
 }
 
 /// Error for bytes that violate the protocol, which is fatal.
 pub fn protocol(what: impl Into<String>, why: impl fmt::Display) -> Error {
-    Error::fatal(what, why, "report this, with the versions of Postgres and sooner")
+    Error::fatal(Code::PostgresProtocolViolated, what, why, "report this, with the versions of Postgres and sooner")
 }

@@ -8,7 +8,7 @@ use bytes::Buf;
 use postgres_protocol::authentication;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 
 use crate::client::{Client, Frame};
 use crate::errors::ServerError;
@@ -20,6 +20,7 @@ impl Client {
         let password = || {
             options.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(|| {
                 Error::operator(
+                    Code::PostgresLoginRefused,
                     format!("cannot log in to Postgres at {}", options.address()),
                     "the server asks for a password and none is configured",
                     "set password = { env = \"…\" } or { file = \"…\" } in [source]",
@@ -48,6 +49,7 @@ impl Client {
                 }
                 _ => {
                     return Err(Error::operator(
+                        Code::PostgresLoginRefused,
                         format!("cannot log in to Postgres at {}", options.address()),
                         "the server asks for a way of authentication that is not supported",
                         "use scram-sha-256 for this role in pg_hba.conf",
@@ -89,6 +91,7 @@ impl Client {
 /// Error for a failed SCRAM exchange: the server must also prove that it knows the password, and this one did not.
 fn not_the_server(options: &ConnectOptions, error: &io::Error) -> Error {
     Error::operator(
+        Code::PostgresLoginRefused,
         format!("cannot trust the server at {}", options.address()),
         error,
         "check the address of [source] and who answers there",

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use url::Url;
 
 /// A password, which [`fmt::Debug`] never shows.
@@ -157,6 +157,7 @@ fn decode(text: &str) -> String {
 
 fn bad_url(why: &str) -> Error {
     Error::operator(
+        Code::PostgresUrlInvalid,
         "the Postgres URL cannot be used",
         why,
         "write it as postgres://user@host:5432/database?sslmode=verify-full, \

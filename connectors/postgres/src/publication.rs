@@ -1,6 +1,6 @@
 //! The publication, which determines the tables that the stream carries.
 
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 
 use crate::client::{Client, quote_name, quote_text};
@@ -50,6 +50,7 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
     };
     if !found.left_out.is_empty() {
         return Err(Error::operator(
+            Code::PublicationUnusable,
             format!("the publication '{name}' cannot be used"),
             format!("it leaves out: {}", found.left_out.join(", ")),
             format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
@@ -63,6 +64,7 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
         return Ok(());
     }
     Err(Error::operator(
+        Code::PublicationUnusable,
         format!("the publication '{name}' cannot be used"),
         format!("it lacks {}", missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         add_statement(name, &missing),
@@ -80,6 +82,7 @@ async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
     match client.query_value(&sql).await? {
         None => Ok(()),
         Some(tables) => Err(Error::operator(
+            Code::PublicationUnusable,
             format!("the publication '{name}' cannot be used"),
             format!("it has a row filter or a column list for {tables}, so the lake would differ from the source"),
             "give the pipeline a publication without them",

@@ -2,7 +2,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
-use sooner_api::{Error, ProgressRecord, Result};
+use sooner_api::{Code, Error, ProgressRecord, Result};
 use sooner_schemas::Lsn;
 
 use crate::catalog::{number, text};
@@ -117,8 +117,9 @@ async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnaps
 /// Checks that an existing slot can be streamed from: its plugin is pgoutput, it belongs to `database`, and no log
 /// that it needs was removed. Returns its confirmed LSN; otherwise the error needs the operator.
 pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
-    let unusable =
-        |why: String, remedy: String| Error::operator(format!("the slot '{name}' cannot be used"), why, remedy);
+    let unusable = |why: String, remedy: String| {
+        Error::operator(Code::SlotUnusable, format!("the slot '{name}' cannot be used"), why, remedy)
+    };
     let drop = format!("SELECT pg_drop_replication_slot({})", quote_text(name));
     match slot.plugin.as_deref() {
         Some(PLUGIN) => {}
@@ -138,7 +139,7 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
         let why = "Postgres has removed log that it needed (max_slot_wal_keep_size), so changes are lost to it";
         return Err(unusable(
             why.to_owned(),
-            format!("{drop}; then start with --recopy, which copies all tables anew"),
+            format!("{drop}; then start with --recopy, which copies all tables again"),
         ));
     }
     slot.confirmed_flush_lsn.ok_or_else(|| {
@@ -158,10 +159,11 @@ pub fn check_continuity(
     identity: &SystemIdentity,
     confirmed_flush_lsn: Lsn,
 ) -> Result<()> {
-    let refuse =
-        |why: String, remedy: &str| Err(Error::operator("cannot go on from where the pipeline was", why, remedy));
+    let refuse = |why: String, remedy: &str| {
+        Err(Error::operator(Code::PositionsDiscontinuous, "cannot go on from where the pipeline was", why, remedy))
+    };
     let recopy = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
-                  all tables anew";
+                  all tables again";
     if record.system_id != identity.system_id {
         let why = format!("this is system {}, but it read from system {}", identity.system_id, record.system_id);
         return refuse(why, recopy);
@@ -182,7 +184,7 @@ pub fn check_continuity(
         return refuse(
             why,
             "set slot of [source] back, or give each pipeline a name and a progress_topic of its own; or start \
-                            with --recopy, which copies all tables anew",
+                            with --recopy, which copies all tables again",
         );
     }
     if record.confirmed_lsn > identity.flushed_lsn {
@@ -199,7 +201,7 @@ pub fn check_continuity(
              somebody advanced or re-created the slot, and the changes between are gone from it",
             record.confirmed_lsn
         );
-        return refuse(why, "start with --recopy, which copies all tables anew");
+        return refuse(why, "start with --recopy, which copies all tables again");
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Error, Result, SchemaRegistry};
+use sooner_api::{Code, Error, Result, SchemaRegistry};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot};
 use sooner_schemas::event::{EventSchema, TableEvents};
 use sooner_schemas::{Position, Relation};
@@ -51,6 +51,7 @@ impl TableCopy {
         let unchanged = seen.is_some_and(|seen| seen.relation == relation);
         if !unchanged || file_node != Some(table.file_node.to_string()) {
             return Err(Error::retry(
+                Code::TableAlteredDuringCopy,
                 format!("cannot copy {}", relation.name),
                 "the table was altered or rewritten while the snapshot was taken",
                 "nothing; the copy starts over with a new snapshot",
@@ -105,6 +106,7 @@ impl TableCopy {
         self.encoder.read(out, &self.origin, &values).map_err(|error| {
             let key = self.encoder.describe_key(&self.relation, &values);
             Error::operator(
+                Code::ValueUnholdable,
                 format!("cannot copy {}", self.relation.name),
                 format!("in the row {key}, {error}"),
                 format!("correct the value at the source, then `sooner resume {}`", self.relation.name),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -70,7 +70,12 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore> {
     };
     let unusable = |why: String| {
         let what = format!("cannot read the root certificate {}", file.display());
-        Error::operator(what, why, "point sslrootcert to a PEM file that this process may read")
+        Error::operator(
+            Code::PostgresTlsFailed,
+            what,
+            why,
+            "point sslrootcert to a PEM file that this process may read",
+        )
     };
     for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))? {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
@@ -92,6 +97,7 @@ fn explain(options: &ConnectOptions, error: &io::Error) -> Error {
 
 fn failed(options: &ConnectOptions, why: &str) -> Error {
     Error::operator(
+        Code::PostgresTlsFailed,
         format!("TLS with Postgres at {} failed", options.address()),
         why,
         "set sslrootcert to the root that signed the server's certificate, and connect by the name that it carries",

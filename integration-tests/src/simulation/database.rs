@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Error, Result, Source};
+use sooner_api::{Code, Error, Result, Source};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventBatch, EventSchema, TableEvents, Watermark};
@@ -171,7 +171,7 @@ impl Source for SimulatedSource {
         let (pause, lost) = draw(&self.chance, |random| (random.random_range(0..40), random.random_ratio(1, 60)));
         tokio::time::sleep(Duration::from_millis(pause)).await;
         if lost && !self.calm {
-            return Err(Error::retry("lost the stream", "simulated", "nothing"));
+            return Err(Error::retry(Code::PostgresUnreachable, "lost the stream", "simulated", "nothing"));
         }
         let mut batch = EventBatch { server_end: self.database.end(), ..EventBatch::default() };
         let mut room = draw(&self.chance, |random| random.random_range(1..120));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Committed, Error, Lake, LakeTable, Result, Staged};
+use sooner_api::{Code, Committed, Error, Lake, LakeTable, Result, Staged};
 use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
 use sooner_schemas::{Lsn, TableName};
@@ -144,7 +144,7 @@ impl LakeTable for SimulatedTable {
         }
         assert!(self.last <= watermark.commit_lsn, "a commit ends between transactions");
         if self.lake.happens(|faults| faults.fails_before) {
-            return Err(Error::retry("cannot commit", "simulated", "nothing"));
+            return Err(Error::retry(Code::LakeUnreachable, "cannot commit", "simulated", "nothing"));
         }
         let mut next = self.base.clone();
         for (key, value) in self.staged.drain(..) {
@@ -159,7 +159,7 @@ impl LakeTable for SimulatedTable {
         self.base = next;
         self.staged_bytes = 0;
         if self.lake.happens(|faults| faults.answer_lost) {
-            return Err(Error::retry("cannot commit", "the answer was lost", "nothing"));
+            return Err(Error::retry(Code::CommitUndecided, "cannot commit", "the answer was lost", "nothing"));
         }
         Ok(Committed { table_version: self.base.version, ..Committed::default() })
     }

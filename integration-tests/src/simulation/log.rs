@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Error, EventReader, EventWriter, Result};
+use sooner_api::{Code, Error, EventReader, EventWriter, Result};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::EventBatch;
 
@@ -45,14 +45,14 @@ impl EventWriter for SimulatedWriter {
         let (pause, refuses) = draw(&self.chance, |random| (random.random_range(0..10), random.random_ratio(1, 150)));
         tokio::time::sleep(Duration::from_millis(pause)).await;
         if refuses && !self.calm {
-            return Err(Error::retry("cannot append", "simulated", "nothing"));
+            return Err(Error::retry(Code::KafkaUnreachable, "cannot append", "simulated", "nothing"));
         }
         while self.shared.lock().expect("one thread").batches.len() >= CAPACITY {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut shared = self.shared.lock().expect("one thread");
         if shared.reader_gone {
-            return Err(Error::retry("cannot append", "nobody reads", "nothing"));
+            return Err(Error::retry(Code::PeerEnded, "cannot append", "nobody reads", "nothing"));
         }
         shared.batches.push_back(batch);
         Ok(())

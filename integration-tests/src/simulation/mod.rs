@@ -16,7 +16,7 @@ use sooner::pipeline::sink::{SinkLoop, SinkSettings};
 use sooner::pipeline::source;
 use sooner::pipeline::worker::WorkerSettings;
 use sooner::status::StatusBoard;
-use sooner_api::{Clock, Lake, ProgressRecord, ProgressStore, Result};
+use sooner_api::{Clock, Code, Lake, ProgressRecord, ProgressStore, Result};
 use sooner_schemas::Lsn;
 use tokio::sync::watch;
 
@@ -155,7 +155,7 @@ impl ProgressStore for SimulatedProgress {
     async fn save(&mut self, record: &ProgressRecord) -> Result<()> {
         let mut stored = self.stored.lock().expect("one thread");
         if stored.0 != self.known {
-            return Err(sooner_api::Error::retry("stale", "another attempt saved", "nothing"));
+            return Err(sooner_api::Error::retry(Code::PipelineTakenOver, "stale", "another attempt saved", "nothing"));
         }
         let former = stored.1.as_ref().map_or(Lsn::ZERO, |record| record.confirmed_lsn);
         assert!(record.confirmed_lsn >= former, "progress moved back");

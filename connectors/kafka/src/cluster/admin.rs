@@ -8,8 +8,8 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
-use rdkafka::types::RDKafkaErrorCode as Code;
-use sooner_api::{Class, Error, Result};
+use rdkafka::types::RDKafkaErrorCode as KafkaCode;
+use sooner_api::{Class, Code, Error, Result};
 
 use crate::cluster::context::{Complaint, PlainContext};
 use crate::cluster::errors::kafka_error;
@@ -125,7 +125,7 @@ impl Admin {
         let resource = match resources.into_iter().next() {
             Some(Ok(resource)) => resource,
             Some(Err(code)) => return Err(self.failed(what(), &KafkaError::AdminOp(code))),
-            None => return Err(self.failed(what(), &KafkaError::AdminOp(Code::UnknownTopic))),
+            None => return Err(self.failed(what(), &KafkaError::AdminOp(KafkaCode::UnknownTopic))),
         };
         let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
         Ok(TopicState {
@@ -144,9 +144,9 @@ impl Admin {
         let what = || format!("cannot look at topic {topic}");
         let metadata =
             self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| self.failed(what(), &error))?;
-        let code = metadata.topics().first().and_then(|topic| topic.error()).map(Code::from);
+        let code = metadata.topics().first().and_then(|topic| topic.error()).map(KafkaCode::from);
         match code {
-            Some(code @ Code::TopicAuthorizationFailed) => Err(self.failed(what(), &KafkaError::AdminOp(code))),
+            Some(code @ KafkaCode::TopicAuthorizationFailed) => Err(self.failed(what(), &KafkaError::AdminOp(code))),
             _ => Ok(()),
         }
     }
@@ -225,12 +225,13 @@ impl Admin {
             && recorded != partitions
         {
             return Err(Error::operator(
+                Code::TopicRepartitioned,
                 format!("topic {topic} has another number of partitions than it had"),
                 format!(
                     "it has {partitions}, and events were written to {recorded}: keys would change their partition"
                 ),
                 "give the table a topic of the former number of partitions, or start with --recopy, which writes all \
-                 tables anew",
+                 tables again",
             ));
         }
         let state = self.describe(topic, partitions).await?;
@@ -270,6 +271,7 @@ impl Admin {
         };
         if partitions != 1 {
             return Err(Error::operator(
+                Code::ProgressTopicUnusable,
                 format!("the progress topic {topic} cannot be used"),
                 format!("it has {partitions} partitions, and only one keeps records in order"),
                 "name another one with progress_topic of [kafka]; it is created as it should be",
@@ -278,6 +280,7 @@ impl Admin {
         let state = self.describe(topic, 1).await?;
         if state.cleanup_policy != "compact" {
             return Err(Error::operator(
+                Code::ProgressTopicUnusable,
                 format!("the progress topic {topic} cannot be used"),
                 format!("its cleanup.policy is '{}': the last record would be removed some day", state.cleanup_policy),
                 format!(
@@ -298,7 +301,12 @@ impl Admin {
                  or set create_topics = true in [kafka]",
                 self.settings.brokers
             );
-            return Err(Error::operator(what(), "it does not exist, and create_topics is off", remedy));
+            return Err(Error::operator(
+                Code::TopicMissing,
+                what(),
+                "it does not exist, and create_topics is off",
+                remedy,
+            ));
         }
         let replication = TopicReplication::Fixed(self.settings.topics.replication.unwrap_or(-1));
         let mut new = NewTopic::new(topic, partitions, replication);
@@ -308,7 +316,7 @@ impl Admin {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
         let created = self.client.create_topics([&new], &options).await.map_err(|error| self.failed(what(), &error))?;
         match created.into_iter().next() {
-            Some(Err((_, code))) if code != Code::TopicAlreadyExists => {
+            Some(Err((_, code))) if code != KafkaCode::TopicAlreadyExists => {
                 Err(self.failed(what(), &KafkaError::AdminOp(code)))
             }
             _ => {
@@ -323,6 +331,7 @@ impl Admin {
 /// empty".
 pub fn nothing_written(topic: &str, state: &str) -> Error {
     Error::retry(
+        Code::ProgressMissing,
         format!("the progress topic {topic} {state}"),
         "no source has written to this pipeline's topics yet, or somebody removed it",
         "start the source; or correct progress_topic of [kafka]; it is looked for again",
@@ -333,8 +342,9 @@ pub fn nothing_written(topic: &str, state: &str) -> Error {
 /// shows it.
 pub fn topic_gone(topic: &str, why: &str) -> Error {
     Error::operator(
+        Code::TopicReplaced,
         format!("topic {topic} was deleted, or deleted and created again"),
         why,
-        "start with --recopy, which writes all tables to their topics anew",
+        "start with --recopy, which writes all tables to their topics again",
     )
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
 
 use crate::cluster::errors::code_of;
 
@@ -30,7 +30,7 @@ impl Complaint {
     /// Remembers a report. One that only says that brokers are unreachable does not displace a fresh one that says
     /// why.
     pub fn note(&self, error: &KafkaError, report: &str) {
-        let telling = !matches!(code_of(error), Some(Code::AllBrokersDown | Code::BrokerTransportFailure));
+        let telling = !matches!(code_of(error), Some(KafkaCode::AllBrokersDown | KafkaCode::BrokerTransportFailure));
         let text = report.trim().trim_end_matches('.').to_owned();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if telling || last.as_ref().is_none_or(|last| !last.telling || last.at.elapsed() > MEMORY) {

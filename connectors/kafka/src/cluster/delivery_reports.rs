@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use crate::cluster::context::{Complaint, log, note_error};
@@ -47,7 +47,7 @@ impl DeliveryReports {
 }
 
 fn is_purge(error: &KafkaError) -> bool {
-    matches!(code_of(error), Some(Code::PurgeQueue | Code::PurgeInflight))
+    matches!(code_of(error), Some(KafkaCode::PurgeQueue | KafkaCode::PurgeInflight))
 }
 
 impl ClientContext for DeliveryReports {

@@ -1,7 +1,7 @@
 //! Maps librdkafka's errors to ours, each with its class: retry, operator or fatal.
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use sooner_api::{Class, Error};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
+use sooner_api::{Class, Code, Error};
 
 /// Error for a failure of the brokers or the client. `what` says what failed; `said` is the client's last report
 /// about its connections.
@@ -10,21 +10,23 @@ pub fn kafka_error(what: impl Into<String>, error: &KafkaError, said: Option<Str
     // Such an error says only that there is no connection, or no answer; the client's report says why.
     let said = said.filter(|_| code.is_none_or(is_mute));
     let why = match (code, said) {
-        (Some(Code::BrokerTransportFailure | Code::AllBrokersDown), Some(said)) => said,
+        (Some(KafkaCode::BrokerTransportFailure | KafkaCode::AllBrokersDown), Some(said)) => said,
         (_, Some(said)) => format!("{} ({said})", plain(error)),
         (_, None) => plain(error),
     };
-    let (class, remedy) = match error {
-        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
-            (Class::Operator, "correct [kafka.properties], and the files in tls of [kafka]")
-        }
+    let (code, class, remedy) = match error {
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => (
+            Code::KafkaConfigurationRefused,
+            Class::Operator,
+            "correct [kafka.properties], and the files in tls of [kafka]",
+        ),
         _ => judge(code, &why),
     };
-    Error { class, what: what.into(), why, remedy: remedy.to_owned() }
+    Error { code, class, what: what.into(), why, remedy: remedy.to_owned() }
 }
 
-fn is_mute(code: Code) -> bool {
-    use Code::*;
+fn is_mute(code: KafkaCode) -> bool {
+    use KafkaCode::*;
     matches!(
         code,
         BrokerTransportFailure
@@ -38,7 +40,7 @@ fn is_mute(code: Code) -> bool {
 }
 
 /// librdkafka's code of an error; none for an error without one.
-pub fn code_of(error: &KafkaError) -> Option<Code> {
+pub fn code_of(error: &KafkaError) -> Option<KafkaCode> {
     match error {
         KafkaError::Transaction(error) => Some(error.code()),
         KafkaError::AdminOp(code) => Some(*code),
@@ -52,8 +54,14 @@ pub fn is_fenced(error: &KafkaError) -> bool {
 }
 
 /// Whether an error code means fencing: another producer with the same `transactional.id` has taken over.
-pub fn is_fencing(code: Code) -> bool {
-    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping)
+pub fn is_fencing(code: KafkaCode) -> bool {
+    matches!(
+        code,
+        KafkaCode::Fenced
+            | KafkaCode::ProducerFenced
+            | KafkaCode::InvalidProducerEpoch
+            | KafkaCode::InvalidProducerIdMapping
+    )
 }
 
 /// Whether polling goes on after this error: the client recovers from it by itself, or it only reports a
@@ -62,19 +70,19 @@ pub fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(
-            Code::BrokerTransportFailure
-                | Code::AllBrokersDown
-                | Code::OperationTimedOut
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::NotLeaderForPartition
-                | Code::LeaderNotAvailable
-                | Code::CoordinatorLoadInProgress
-                | Code::CoordinatorNotAvailable
-                | Code::NotCoordinator
-                | Code::Resolve
-                | Code::NetworkException
-                | Code::OffsetNotAvailable
+            KafkaCode::BrokerTransportFailure
+                | KafkaCode::AllBrokersDown
+                | KafkaCode::OperationTimedOut
+                | KafkaCode::UnknownTopicOrPartition
+                | KafkaCode::UnknownTopic
+                | KafkaCode::NotLeaderForPartition
+                | KafkaCode::LeaderNotAvailable
+                | KafkaCode::CoordinatorLoadInProgress
+                | KafkaCode::CoordinatorNotAvailable
+                | KafkaCode::NotCoordinator
+                | KafkaCode::Resolve
+                | KafkaCode::NetworkException
+                | KafkaCode::OffsetNotAvailable
         ) | KafkaError::PartitionEOF(_)
     )
 }
@@ -89,57 +97,78 @@ fn plain(error: &KafkaError) -> String {
 /// OAuth error codes by which a token endpoint refuses a client for good.
 const REFUSALS: [&str; 4] = ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"];
 
-fn judge(code: Option<Code>, why: &str) -> (Class, &'static str) {
-    use Code::*;
+fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
+    use KafkaCode::*;
     let login = "check user, password and mechanism in sasl of [kafka]";
     let tls =
         "check tls of [kafka]: the root certificates (ca), and our own certificate and key if brokers ask for one";
     match code {
         Some(SaslAuthenticationFailed | Authentication | UnsupportedSASLMechanism | IllegalSASLState) => {
-            (Class::Fatal, login)
+            (Code::KafkaLoginRefused, Class::Fatal, login)
         }
-        Some(SSL) => (Class::Fatal, tls),
-        Some(TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed) => {
-            (Class::Fatal, "grant the user access to the pipeline's topics and group (kafka-acls.sh)")
-        }
-        Some(TransactionalIdAuthorizationFailed) => {
-            (Class::Fatal, "grant the user Write and Describe on the transactional id (kafka-acls.sh)")
-        }
+        Some(SSL) => (Code::KafkaTlsFailed, Class::Fatal, tls),
+        Some(TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed) => (
+            Code::KafkaPermissionDenied,
+            Class::Fatal,
+            "grant the user access to the pipeline's topics and group (kafka-acls.sh)",
+        ),
+        Some(TransactionalIdAuthorizationFailed) => (
+            Code::KafkaPermissionDenied,
+            Class::Fatal,
+            "grant the user Write and Describe on the transactional id (kafka-acls.sh)",
+        ),
         // Also reported while brokers are still starting, and passes by itself then.
-        Some(InvalidReplicationFactor) => {
-            (Class::Retry, "correct replication of [kafka], if there are not so many brokers; it is tried again")
-        }
+        Some(InvalidReplicationFactor) => (
+            Code::KafkaConfigurationRefused,
+            Class::Retry,
+            "correct replication of [kafka], if there are not so many brokers; it is tried again",
+        ),
         Some(InvalidPartitions | InvalidConfig | InvalidTopic | PolicyViolation) => (
+            Code::KafkaConfigurationRefused,
             Class::Operator,
             "correct partitions, replication, retention and max_message_bytes of [kafka]; or create the topic",
         ),
-        Some(InvalidTransactionTimeout) => {
-            (Class::Operator, "raise transaction.max.timeout.ms of the brokers to a minute or more")
-        }
-        Some(MessageSizeTooLarge) => {
-            (Class::Operator, "raise max.message.bytes of the topic (kafka-configs.sh), and start again")
-        }
+        Some(InvalidTransactionTimeout) => (
+            Code::KafkaConfigurationRefused,
+            Class::Operator,
+            "raise transaction.max.timeout.ms of the brokers to a minute or more",
+        ),
+        Some(MessageSizeTooLarge) => (
+            Code::MessageTooLarge,
+            Class::Operator,
+            "raise max.message.bytes of the topic (kafka-configs.sh), and start again",
+        ),
         // A source that starts again inspects its topics, parks the table of a compacted one, and reports why.
         Some(InvalidRecord) => (
+            Code::MessageRefused,
             Class::Retry,
             "see whether a topic has been altered, since compacted ones take no message without a key; it is looked at again",
         ),
         // The broker closed the connection midway; that says nothing about our credentials.
         _ if why.contains("Disconnected") || why.contains("SaslAuthenticateRequest failed") => (
+            Code::KafkaUnreachable,
             Class::Retry,
             "check brokers of [kafka] and that they can be reached, and whether they speak TLS and SASL there; it is tried again",
         ),
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
-            (Class::Fatal, login)
+            (Code::KafkaLoginRefused, Class::Fatal, login)
         }
         // Error codes of RFC 6749, section 5.2.
         _ if why.contains("OAUTHBEARER token") && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
-            (Class::Fatal, "check token_url, client_id and client_secret in sasl of [kafka]")
+            (Code::KafkaLoginRefused, Class::Fatal, "check token_url, client_id and client_secret in sasl of [kafka]")
         }
-        _ if why.contains("OAUTHBEARER token") => {
-            (Class::Retry, "check token_url in sasl of [kafka] and that tokens are given there; it is tried again")
+        _ if why.contains("OAUTHBEARER token") => (
+            Code::KafkaLoginRefused,
+            Class::Retry,
+            "check token_url in sasl of [kafka] and that tokens are given there; it is tried again",
+        ),
+        _ if why.contains("SSL handshake failed") || why.contains("SSL routines") => {
+            (Code::KafkaTlsFailed, Class::Fatal, tls)
         }
-        _ if why.contains("SSL handshake failed") || why.contains("SSL routines") => (Class::Fatal, tls),
-        _ => (Class::Retry, "check brokers of [kafka] and that they can be reached; it is tried again"),
+        _ => (
+            Code::KafkaUnreachable,
+            Class::Retry,
+            "check brokers of [kafka] and that they can be reached; it is tried again",
+        ),
     }
 }

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::types::RDKafkaErrorCode as KafkaCode;
 use sooner_api::{Error, Result};
 
 use crate::cluster::context::PlainContext;
@@ -94,7 +94,7 @@ impl RangeReader {
                     return Err(self.failed(
                         topic,
                         partition,
-                        &KafkaError::MessageConsumption(Code::OperationTimedOut),
+                        &KafkaError::MessageConsumption(KafkaCode::OperationTimedOut),
                     ));
                 }
                 None => {}

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::types::RDKafkaErrorCode as Code;
-use sooner_api::{Error, Result};
+use rdkafka::types::RDKafkaErrorCode as KafkaCode;
+use sooner_api::{Code, Error, Result};
 
 use crate::cluster::delivery_reports::{DeliveryReports, Gathered, NO_TABLE};
 use crate::cluster::errors::{is_fenced, is_fencing, kafka_error};
@@ -92,7 +92,7 @@ impl Transactions {
                     self.sent += 1;
                     return Ok(());
                 }
-                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if asked.elapsed() < PATIENCE => {
+                Err((KafkaError::MessageProduction(KafkaCode::QueueFull), back)) if asked.elapsed() < PATIENCE => {
                     self.producer.poll(Duration::from_millis(20));
                     message = back;
                 }
@@ -115,7 +115,7 @@ impl Transactions {
         let asked = Instant::now();
         while self.producer.context().reports() < self.sent {
             if asked.elapsed() >= PATIENCE * 2 {
-                let error = KafkaError::Flush(Code::OperationTimedOut);
+                let error = KafkaError::Flush(KafkaCode::OperationTimedOut);
                 return Err(self.failed("cannot write events to Kafka", &error));
             }
             // Wakes librdkafka's threads that wait to fill batches.
@@ -171,6 +171,7 @@ impl Transactions {
         if fenced {
             let id = self.id.as_deref().unwrap_or_default();
             return Error::retry(
+                Code::ProducerFenced,
                 "this process no longer writes to Kafka",
                 format!("another source with the transactional id '{id}' has taken over, and fenced this one"),
                 "stop one of the two, or give it another name; this one waits until the slot is free. Where there is no other, \

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::cluster::delivery_reports::NO_TABLE;
@@ -61,7 +61,9 @@ impl DeadLetters {
         let (_, writing) = self.under_way.insert(under_way);
         let buried = writing.await;
         self.under_way = None;
-        buried.unwrap_or_else(|panic| Err(Error::fatal("cannot write a dead letter", panic, "report this")))
+        buried.unwrap_or_else(|panic| {
+            Err(Error::fatal(Code::Internal, "cannot write a dead letter", panic, "report this"))
+        })
     }
 }
 
@@ -92,6 +94,7 @@ impl Desk {
 
     fn too_large(&self, record: &TopicMessage, size: usize, reason: &str) -> Error {
         Error::operator(
+            Code::DeadLetterTooLarge,
             format!("cannot write the message at {} to the dead letters", record.place()),
             format!("it takes {size} bytes there, and topic {} takes {} ({reason})", self.topic, self.limit_bytes),
             "raise the topic's max.message.bytes",

@@ -12,9 +12,9 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
+use rdkafka::types::{RDKafkaErrorCode as KafkaCode, RDKafkaRespErr};
 use rdkafka::{Message, Statistics};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::cluster::context::{Complaint, log, note_error};
@@ -141,6 +141,7 @@ impl GroupMember {
     pub async fn next(&mut self) -> Incoming {
         self.incoming.recv().await.unwrap_or_else(|| {
             Incoming::Failed(Error::fatal(
+                Code::Internal,
                 "the Kafka consumer ended without a result",
                 "its thread panicked",
                 "report this",
@@ -257,7 +258,7 @@ impl GroupContext {
         let (gained, lost) = if gains { (places, Vec::new()) } else { (Vec::new(), places) };
         let (settled, answer) = channel();
         let change = Change { gained, lost, without_asking: !gains && assignment_lost, settled };
-        let unanswered = KafkaError::Rebalance(Code::OperationTimedOut);
+        let unanswered = KafkaError::Rebalance(KafkaCode::OperationTimedOut);
         // Sending fails only when the pipeline ends and nobody answers any more.
         self.incoming.blocking_send(Incoming::Changed(change)).map_err(|_| unanswered.clone())?;
         let mut positions = answer.recv_timeout(SETTLE_LIMIT).map_err(|_| unanswered)?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sooner_api::{Class, Error, EventReader, Result, TablePhase};
+use sooner_api::{Class, Code, Error, EventReader, Result, TablePhase};
 use sooner_schemas::event::{EventBatch, EventSchema, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
@@ -125,8 +125,13 @@ impl KafkaReader {
             progress.topic(name).is_some_and(|recorded| recorded.generation > topic.generation)
         };
         if let Some((name, _)) = self.topics.iter().find(is_newer) {
-            let why = "its writer writes all tables anew";
-            return Err(Error::retry(format!("topic {name} begins anew"), why, "nothing; it is read from there"));
+            let why = "its writer writes all tables again";
+            return Err(Error::retry(
+                Code::TopicRestarted,
+                format!("topic {name} begins again"),
+                why,
+                "nothing; it is read from there",
+            ));
         }
         let topics: BTreeSet<String> = progress.topics.values().map(|offsets| offsets.topic.clone()).collect();
         if !topics.is_subset(&self.subscribed) {
@@ -183,7 +188,12 @@ impl KafkaReader {
             return Ok(());
         }
         let why = "the Kafka consumer waited too long for the tables to be opened, or has ended";
-        Err(Error::retry("cannot read what the group assigned", why, "nothing; the sink joins the group again"))
+        Err(Error::retry(
+            Code::AssignmentExpired,
+            "cannot read what the group assigned",
+            why,
+            "nothing; the sink joins the group again",
+        ))
     }
 
     fn take(&mut self, incoming: Incoming) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::Position;
 use sooner_schemas::avro::{Field, RecordSchema, Schema, Shape};
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
@@ -146,5 +146,10 @@ fn listed(row: &RecordSchema, fields: &str) -> std::result::Result<Vec<u16>, Str
 }
 
 fn unreadable(record: &TopicMessage, why: String) -> Error {
-    Error::operator(format!("cannot read the message at {}", record.place()), why, ON_WITHOUT_IT)
+    Error::operator(
+        Code::MessageUnreadable,
+        format!("cannot read the message at {}", record.place()),
+        why,
+        ON_WITHOUT_IT,
+    )
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rdkafka::Message;
 pub use rdkafka::message::OwnedMessage;
-use sooner_api::{Error, Result, TablePhase};
+use sooner_api::{Code, Error, Result, TablePhase};
 use sooner_schemas::{Lsn, Position};
 
 use crate::cluster::range_reader::{Isolation, RangeReader};
@@ -101,6 +101,7 @@ impl PartitionEnds {
         })?;
         if !is_read && !is_compacted {
             return Err(Error::retry(
+                Code::TransactionHanging,
                 format!("cannot read what was written to {topic}/{partition}"),
                 format!("it ends before offset {}", offsets.end),
                 "nothing; it is tried again",

@@ -14,7 +14,7 @@ use crate::producer::route::TopicRoute;
 use crate::producer::transaction_writer::TransactionWriter;
 use crate::producer::writer::WriterProgress;
 use crate::progress::record::{self, TopicProgress};
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 
 /// How long the end of a transaction may take to reach all its partitions.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -46,6 +46,7 @@ pub async fn end_open_transactions(
     }
     let (topic, partition) = &open[0];
     Err(Error::retry(
+        Code::TransactionOpen,
         format!("cannot write to {topic}/{partition}"),
         "a transaction of another producer is open there, or its end does not arrive",
         "kafka-transactions.sh find-hanging tells whose it is; it is looked at again",
@@ -99,6 +100,7 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
         let behind = looked.await.unwrap_or_default();
         if let Some(((topic, partition), _)) = behind.iter().find(|(place, end)| former.get(*place) == Some(*end)) {
             return Error::retry(
+                Code::TransactionHanging,
                 format!("what was committed to {topic}/{partition} cannot be seen"),
                 "the broker has lost the end of a transaction there",
                 "nothing; the source starts over and ends it",

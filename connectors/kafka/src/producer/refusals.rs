@@ -52,5 +52,7 @@ pub fn too_large(route: &TopicRoute, key: &[u8], size: usize) -> String {
 
 /// Park reason for a table whose columns were dropped, renamed or moved.
 pub fn changed_shape(table: &TableName, what: &str) -> String {
-    format!("the table's shape changed: {what}. To do: `sooner resume {table}` copies the table anew in its new shape.")
+    format!(
+        "the table's shape changed: {what}. To do: `sooner resume {table}` copies the table again in its new shape."
+    )
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Error, Result, TablePhase, TableProgress};
+use sooner_api::{Code, Error, Result, TablePhase, TableProgress};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
 
@@ -260,7 +260,12 @@ impl TransactionWriter {
             return Ok(());
         }
         let partition = route.partition(&self.settings.producer.partition_by, key).map_err(|why| {
-            Error::fatal(format!("cannot read the key of an event of {}", route.table), why, "report this")
+            Error::fatal(
+                Code::Internal,
+                format!("cannot read the key of an event of {}", route.table),
+                why,
+                "report this",
+            )
         })?;
         let headers = headers.to_owned_headers();
         // Messages of a table without a key carry no key.
@@ -345,7 +350,7 @@ impl TransactionWriter {
             // Until the copy has ended, the table's events on the topic are incomplete.
             progress.copied_lsn = None;
         });
-        self.needs_copy = Some(Error::retry(format!("{table} is copied anew"), why, "nothing"));
+        self.needs_copy = Some(Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing"));
         Ok(())
     }
 

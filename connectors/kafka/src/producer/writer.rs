@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Error, EventWriter, Result};
+use sooner_api::{Code, Error, EventWriter, Result};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::EventBatch;
 use tokio::sync::{Semaphore, oneshot};
@@ -96,7 +96,12 @@ impl KafkaWriter {
     fn failure(&self) -> Error {
         let failed = self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         failed.unwrap_or_else(|| {
-            Error::fatal("the writer to Kafka ended without a result", "its thread panicked", "report this")
+            Error::fatal(
+                Code::Internal,
+                "the writer to Kafka ended without a result",
+                "its thread panicked",
+                "report this",
+            )
         })
     }
 }

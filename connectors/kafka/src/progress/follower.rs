@@ -6,8 +6,8 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaErrorCode as Code;
-use sooner_api::{Error, Result};
+use rdkafka::types::RDKafkaErrorCode as KafkaCode;
+use sooner_api::{Code, Error, Result};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::cluster::errors::kafka_error;
@@ -66,6 +66,7 @@ impl ProgressFollower {
     pub async fn next(&mut self) -> Result<TopicProgress> {
         self.records.recv().await.unwrap_or_else(|| {
             Err(Error::fatal(
+                Code::Internal,
                 "the reader of the progress topic ended without a result",
                 "its thread panicked",
                 "report this",
@@ -84,7 +85,10 @@ fn is_fatal(error: &KafkaError) -> bool {
         error,
         KafkaError::MessageConsumptionFatal(_)
             | KafkaError::MessageConsumption(
-                Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::TopicAuthorizationFailed | Code::Authentication
+                KafkaCode::OffsetOutOfRange
+                    | KafkaCode::AutoOffsetReset
+                    | KafkaCode::TopicAuthorizationFailed
+                    | KafkaCode::Authentication
             )
     )
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use rdkafka::Message;
 use serde::{Deserialize, Serialize};
-use sooner_api::{Error, ProgressRecord, Result};
+use sooner_api::{Code, Error, ProgressRecord, Result};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Position, TableName};
 
@@ -144,13 +144,15 @@ impl TopicProgress {
 
     /// The record as JSON, as it is written to the progress topic.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|error| Error::fatal("cannot write the progress record", error, "report this"))
+        serde_json::to_vec(self)
+            .map_err(|error| Error::fatal(Code::Internal, "cannot write the progress record", error, "report this"))
     }
 
     /// Parses a record from a message of the progress topic; `topic` and `offset` name the message in an error.
     pub fn from_json(topic: &str, offset: i64, json: &[u8]) -> Result<TopicProgress> {
         serde_json::from_slice(json).map_err(|error| {
             Error::operator(
+                Code::ProgressUnreadable,
                 format!("cannot understand the progress record at {topic}/0 offset {offset}"),
                 error,
                 "somebody else writes to this topic: name another one with progress_topic of [kafka]",

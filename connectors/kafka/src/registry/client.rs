@@ -11,7 +11,7 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sooner_api::{Class, Error, Result, SchemaRegistry};
+use sooner_api::{Class, Code, Error, Result, SchemaRegistry};
 
 use crate::registry::difference::difference;
 
@@ -96,13 +96,15 @@ impl Registry {
         if let Some(path) = &settings.ca {
             let what = || format!("cannot read the registry's root certificates {}", path.display());
             let remedy = "ca of [registry] must name a PEM file";
-            let pem = std::fs::read(path).map_err(|error| Error::operator(what(), error, remedy))?;
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| Error::operator(what(), error, remedy))?;
+            let pem = std::fs::read(path)
+                .map_err(|error| Error::operator(Code::RegistryMisconfigured, what(), error, remedy))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| Error::operator(Code::RegistryMisconfigured, what(), error, remedy))?;
             builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
-        let http =
-            builder.build().map_err(|error| Error::fatal("cannot set up an HTTP client", error, "report this"))?;
+        let http = builder
+            .build()
+            .map_err(|error| Error::fatal(Code::Internal, "cannot set up an HTTP client", error, "report this"))?;
         Ok(Registry { settings, http, ids: Mutex::default(), schemas: Mutex::default() })
     }
 
@@ -116,13 +118,19 @@ impl Registry {
             Answer::Found(answer) => {
                 let Some(schema) = answer.get("schema").and_then(Value::as_str) else {
                     let why = format!("the answer of {} has no schema", self.settings.url);
-                    return Err(Error::fatal(what(), why, "check url of [registry], and its path"));
+                    return Err(Error::fatal(
+                        Code::RegistryMisconfigured,
+                        what(),
+                        why,
+                        "check url of [registry], and its path",
+                    ));
                 };
                 let schema: Arc<str> = schema.into();
                 self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, schema.clone());
                 Ok(schema)
             }
             Answer::Missing(_) => Err(Error::operator(
+                Code::SchemaUnknown,
                 what(),
                 format!("the schema registry at {} does not know it", self.settings.url),
                 "check url of [registry]: the registry must be the one that the events were written with; or set \
@@ -200,6 +208,7 @@ impl Registry {
         };
         if !self.settings.register {
             return Err(Error::operator(
+                Code::SchemaUnregistered,
                 what,
                 "it is not registered, and register of [registry] is off",
                 "have the schema registered, or set register = true; then `sooner resume` the table",
@@ -226,6 +235,7 @@ impl Registry {
         let changes = difference(&latest, schema);
         let said = if why.is_empty() { String::new() } else { format!("; the registry says: {}", one_line(why)) };
         Error::operator(
+            Code::SchemaIncompatible,
             format!("the new schema of subject {subject} is not compatible with its last one"),
             format!("{changes}{said}"),
             format!(
@@ -294,18 +304,33 @@ impl Registry {
 
     fn trouble(&self, why: String) -> Error {
         let what = format!("cannot reach the schema registry at {}", self.settings.url);
-        Error::retry(what, why, "check url of [registry] and that the registry runs; it is tried again")
+        Error::retry(
+            Code::RegistryUnreachable,
+            what,
+            why,
+            "check url of [registry] and that the registry runs; it is tried again",
+        )
     }
 
     fn refused(&self, what: &str, status: StatusCode, why: &str) -> Error {
         let why = format!("the schema registry at {} answers {status}: {}", self.settings.url, one_line(why));
         match status {
             // This concerns all tables, not just one: the pipeline cannot go on.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Error::fatal(what, why, "give [registry] a user and password, or a token, that may read and register")
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::fatal(
+                Code::RegistryLoginRefused,
+                what,
+                why,
+                "give [registry] a user and password, or a token, that may read and register",
+            ),
+            StatusCode::NOT_FOUND => {
+                Error::fatal(Code::RegistryMisconfigured, what, why, "check url of [registry], and its path")
             }
-            StatusCode::NOT_FOUND => Error::fatal(what, why, "check url of [registry], and its path"),
-            _ => Error::operator(what, why, "see what the registry says, then `sooner resume` the table"),
+            _ => Error::operator(
+                Code::RegistryRefused,
+                what,
+                why,
+                "see what the registry says, then `sooner resume` the table",
+            ),
         }
     }
 }
@@ -332,7 +357,14 @@ fn body_of(schema: &str) -> Value {
 
 fn id_of(answer: &Value, what: &str) -> Result<u32> {
     let id = answer.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    id.ok_or_else(|| Error::fatal(what, "the registry's answer has no id", "check url of [registry], and its path"))
+    id.ok_or_else(|| {
+        Error::fatal(
+            Code::RegistryMisconfigured,
+            what,
+            "the registry's answer has no id",
+            "check url of [registry], and its path",
+        )
+    })
 }
 
 /// Equivalent JSON in which the braces of a default `"{}"`, of a `jsonb` column, are escaped. Apicurio (seen in

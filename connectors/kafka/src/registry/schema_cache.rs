@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Class, Error, Result};
+use sooner_api::{Class, Code, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::wire::split_header;
@@ -35,7 +35,12 @@ impl SchemaCache {
         let Some(value) = record.value() else { return Ok(None) };
         let id = |message| {
             split_header(message).map(|(id, _)| id).map_err(|why| {
-                Error::operator(format!("cannot read the message at {}", record.place()), why, ON_WITHOUT_IT)
+                Error::operator(
+                    Code::MessageUnreadable,
+                    format!("cannot read the message at {}", record.place()),
+                    why,
+                    ON_WITHOUT_IT,
+                )
             })
         };
         let value_id = id(value)?;
@@ -52,6 +57,7 @@ impl SchemaCache {
         let value = self.fetch(value_id, record).await?;
         let parsed = EventSchema::parse(table.clone(), key.as_deref(), &value).map_err(|why| {
             Error::operator(
+                Code::MessageUnreadable,
                 format!("cannot read the message at {}", record.place()),
                 format!("its schema (id {value_id}) cannot be read: {why}"),
                 ON_WITHOUT_IT,
@@ -68,9 +74,11 @@ impl SchemaCache {
         let asked = self.under_way.entry(id).or_insert_with(|| tokio::spawn(async move { registry.schema(id).await }));
         let answer = asked.await;
         self.under_way.remove(&id);
-        let answer = answer.unwrap_or_else(|panic| Err(Error::fatal("cannot read a schema", panic, "report this")));
+        let answer = answer
+            .unwrap_or_else(|panic| Err(Error::fatal(Code::Internal, "cannot read a schema", panic, "report this")));
         answer.map_err(|error| match error.class {
             Class::Operator => Error::operator(
+                error.code,
                 format!("cannot read the message at {}", record.place()),
                 format!("{}: {}", error.what, error.why),
                 error.remedy,
