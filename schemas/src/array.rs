@@ -2,7 +2,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO>
 
-use crate::encode::Unholdable;
+use crate::unholdable::Unholdable;
 
 const BAD: Unholdable = Unholdable("it is not in Postgres' array form");
 

@@ -8,8 +8,8 @@
 
 use serde_json::{Value, json};
 
-use crate::encode::write_value;
-use crate::relation::{ColumnType, Scalar};
+use crate::column_type::{ColumnType, Scalar};
+use crate::value::write_value;
 use crate::wire::Reader;
 
 /// A column's default, held as the Avro bytes of a value of that column.

@@ -5,11 +5,16 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::column_type::{ColumnType, Scalar};
 use crate::default_value::DefaultValue;
-use crate::relation::{Column, ColumnType, Relation, Scalar};
+use crate::relation::{Column, Relation};
 
 /// Property of a field that keeps the column's name where Avro's rules do not allow it as the field's name.
 pub const NAME_PROPERTY: &str = "sooner.name";
+
+/// Property of the envelope that holds the [`Relation`] which its events were written from, as JSON: so whoever reads
+/// an event reads it by the relation of its time.
+pub const RELATION_PROPERTY: &str = "sooner.relation";
 
 /// Property of a type that holds its column's default.
 const DEFAULT_PROPERTY: &str = "connect.default";
@@ -62,6 +67,7 @@ pub fn value_schema(topic: &str, relation: &Relation) -> Value {
         ],
         "connect.version": 2,
         "connect.name": format!("{namespace}.Envelope"),
+        RELATION_PROPERTY: relation,
     })
 }
 

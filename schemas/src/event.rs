@@ -3,9 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use crate::avro::{BadSchema, Schema};
+use crate::envelope::RELATION_PROPERTY;
 use crate::lsn::{Lsn, Position};
-use crate::relation::TableName;
+use crate::relation::Relation;
+use crate::table_name::TableName;
 
 /// What happened to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +52,22 @@ pub struct EventSchema {
     pub key: Option<Schema>,
     /// Schema of the envelope, which is the message's value.
     pub value: Schema,
-    /// Columns that have, or had, a default: rows older than such a column may hold a value that no event carries.
-    pub columns_with_default: Vec<String>,
-    /// Each column's attribute number at the source, where it is known.
-    pub column_numbers: Vec<Option<i16>>,
+    /// The table as it was when the events were written; none where another writer than sooner wrote them.
+    pub relation: Option<Relation>,
 }
 
 impl EventSchema {
-    /// Parses the JSON texts of the schemas; without columns that have a default, and without column numbers.
+    /// Parses the JSON texts of the schemas, and the relation that sooner's schemas bring with them.
     pub fn parse(table: TableName, key: Option<&str>, value: &str) -> Result<EventSchema, BadSchema> {
         let key = key.map(Schema::parse).transpose()?;
-        Ok(EventSchema {
-            table,
-            key,
-            value: Schema::parse(value)?,
-            columns_with_default: Vec::new(),
-            column_numbers: Vec::new(),
-        })
+        Ok(EventSchema { table, key, relation: relation_of(value)?, value: Schema::parse(value)? })
     }
+}
+
+fn relation_of(value: &str) -> Result<Option<Relation>, BadSchema> {
+    let mut value: Value = serde_json::from_str(value)?;
+    let Some(property) = value.get_mut(RELATION_PROPERTY) else { return Ok(None) };
+    Ok(Some(serde_json::from_value(property.take())?))
 }
 
 /// One event: its position in commit order, and the ranges of its bytes in the batch.
@@ -93,16 +96,12 @@ pub struct TableEvents {
     pub bytes: Vec<u8>,
     /// Positions and ranges into `bytes`.
     pub events: Vec<Event>,
-    /// Bytes of the memory budget that are reserved for this batch; whoever drops the events must release them.
-    pub reserved_bytes: usize,
-    /// For events read from a topic: its partitions, each with the offset after the last of its events in this batch.
-    pub next_offsets: Vec<(i32, i64)>,
 }
 
 impl TableEvents {
     /// An empty batch.
     pub fn new(schema: Arc<EventSchema>) -> TableEvents {
-        TableEvents { schema, bytes: Vec::new(), events: Vec::new(), reserved_bytes: 0, next_offsets: Vec::new() }
+        TableEvents { schema, bytes: Vec::new(), events: Vec::new() }
     }
 
     /// Memory that the table's events hold, in bytes.
@@ -112,7 +111,7 @@ impl TableEvents {
 }
 
 /// How far the source has been read in whole transactions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
     /// Every event with `commit_lsn` at or below this one has been delivered.
     pub commit_lsn: Lsn,
@@ -121,41 +120,4 @@ pub struct Watermark {
     pub end_lsn: Lsn,
     /// Commit time of the last transaction, in microseconds since 1970; if there was none, the time of the report.
     pub commit_micros: i64,
-}
-
-/// A table whose next event cannot be represented, so that its events stop here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Poisoned {
-    /// Table that stops.
-    pub table: TableName,
-    /// Reason, as a text for the operator.
-    pub reason: String,
-}
-
-/// What a source returns at once: events of several tables, and the watermark reached with them.
-#[derive(Debug, Default)]
-pub struct EventBatch {
-    /// Each table's events, in order within a table.
-    pub tables: Vec<TableEvents>,
-    /// Tables that cannot be carried any further; their events in `tables` come before the failure.
-    pub poisoned: Vec<Poisoned>,
-    /// Tables whose copy ends with this batch, each with the watermark to which the copy is complete; the stream's
-    /// watermark is unaffected.
-    pub completed: Vec<(TableName, Watermark)>,
-    /// Watermark of the stream; set only if the batch ends between transactions.
-    pub watermark: Option<Watermark>,
-    /// LSN up to which the server has written its log, for measuring lag.
-    pub server_end: Lsn,
-}
-
-impl EventBatch {
-    /// Memory that the batch holds, in bytes.
-    pub fn size_bytes(&self) -> usize {
-        self.tables.iter().map(TableEvents::size_bytes).sum()
-    }
-
-    /// Number of events in the batch, over all tables.
-    pub fn event_count(&self) -> usize {
-        self.tables.iter().map(|table| table.events.len()).sum()
-    }
 }

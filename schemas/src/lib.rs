@@ -2,22 +2,31 @@
 //!
 //! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro
 //! schemas with each column's [`default_value`], [`naming`] names their topics and subjects, [`encode`] writes a
-//! Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back.
+//! Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back. [`evolution`] compares
+//! two shapes of a table.
 
 pub mod array;
 pub mod avro;
+pub mod column_type;
 pub mod default_value;
 pub mod encode;
 pub mod envelope;
 pub mod event;
+pub mod evolution;
 pub mod lsn;
 pub mod naming;
 pub mod numeric;
 pub mod placeholder;
 pub mod relation;
+pub mod table_name;
 pub mod temporal;
+pub mod unholdable;
+pub mod value;
 pub mod wire;
 
+pub use column_type::{ColumnType, Scalar};
 pub use default_value::DefaultValue;
 pub use lsn::{Lsn, Position};
-pub use relation::{Column, ColumnType, Relation, Scalar, TableName};
+pub use relation::{Column, Relation, ReplicaIdentity};
+pub use table_name::TableName;
+pub use unholdable::Unholdable;

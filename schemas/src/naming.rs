@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::relation::TableName;
+use crate::table_name::TableName;
 
 const SCHEMA: &str = "{schema}";
 const TABLE: &str = "{table}";

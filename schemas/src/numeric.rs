@@ -4,7 +4,7 @@
 
 use num_bigint::BigInt;
 
-use crate::encode::Unholdable;
+use crate::unholdable::Unholdable;
 use crate::wire::{write_bytes, write_long};
 
 /// Number of decimal digits that always fits an `i128`.

@@ -2,7 +2,7 @@
 //! columns.
 
 use crate::avro::{RecordSchema, Schema, Shape, read_blocks};
-use crate::encode::{PLACEHOLDER, UUID_PLACEHOLDER};
+use crate::value::{PLACEHOLDER, UUID_PLACEHOLDER};
 use crate::wire::{Malformed, Reader};
 
 /// Indexes of a row's fields that hold a placeholder. Reads from the row's first field, and leaves the reader after

@@ -1,114 +1,62 @@
-//! The model of a source table: what the catalog says, reduced to what an event needs.
-
-use std::fmt;
+//! The model of a source table: what the catalog and the stream say of it, reduced to what events and their readers
+//! need. It travels with the table, from the catalog through the event log to the lake, and is stored with its progress.
 
 use serde::{Deserialize, Serialize};
 
+use crate::column_type::ColumnType;
 use crate::default_value::DefaultValue;
+use crate::table_name::TableName;
 
-/// A table's schema-qualified name, unquoted. Shown as `schema.table`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TableName {
-    /// Schema (namespace), such as `public`.
-    pub schema: String,
-    /// Table within that schema.
-    pub table: String,
-}
-
-impl TableName {
-    /// Builds a name from its two parts.
-    pub fn new(schema: impl Into<String>, table: impl Into<String>) -> TableName {
-        TableName { schema: schema.into(), table: table.into() }
-    }
-
-    /// Parses `schema.table`, as [`fmt::Display`] shows it; none without a dot. A schema whose name contains a dot
-    /// is not read back correctly.
-    pub fn parse(text: &str) -> Option<TableName> {
-        text.split_once('.').map(|(schema, table)| TableName::new(schema, table))
-    }
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.schema, self.table)
-    }
-}
-
-/// A column's type without array dimensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scalar {
-    /// `boolean`
-    Bool,
-    /// `smallint`
-    Int2,
-    /// `integer`
-    Int4,
-    /// `bigint`
-    Int8,
-    /// `real`
-    Float4,
-    /// `double precision`
-    Float8,
-    /// `numeric(precision, scale)` with `0 <= scale <= precision`
-    Decimal {
-        /// Digits in all, 1 to 1000.
-        precision: u16,
-        /// Digits after the point.
-        scale: u16,
-    },
-    /// `numeric` without precision (or with a negative scale): each value has its own scale.
-    Numeric,
-    /// `text`, `varchar`, `char`, `name`, …
-    Text,
-    /// `bytea`
-    Bytea,
-    /// `date`
-    Date,
-    /// `time` with this many fraction digits, 0 to 6
-    Time(u8),
-    /// `timestamp without time zone` with this many fraction digits, 0 to 6
-    Timestamp(u8),
-    /// `timestamp with time zone` with this many fraction digits, 0 to 6
-    Timestamptz(u8),
-    /// `uuid`
-    Uuid,
-    /// `json` or `jsonb`
-    Json,
-    /// An enum, with its labels in order.
-    Enum(Vec<String>),
-    /// Any other type, carried as Postgres' own text for the value.
-    Other,
-}
-
-/// A column's type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ColumnType {
-    /// A single value.
-    Scalar(Scalar),
-    /// A one-dimensional array of values, each of which may be null.
-    Array(Scalar),
+/// `relreplident`: what Postgres logs of an old row.
+///
+/// <https://www.postgresql.org/docs/current/catalog-pg-class.html>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaIdentity {
+    /// The primary key.
+    #[default]
+    Default,
+    /// The whole row.
+    Full,
+    /// A unique index.
+    Index,
+    /// Nothing: updates and deletes fail once the table is published.
+    Nothing,
 }
 
 /// A column of a source table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Name, unquoted.
     pub name: String,
-    /// Type.
+    /// Attribute number at the source, if known; it differs for a column dropped and added again by the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<i16>,
+    /// Object id of the type as declared, before domains are resolved; zero if unknown.
+    #[serde(default)]
+    pub type_oid: u32,
+    /// Type modifier as declared; -1 for none.
+    #[serde(default = "no_modifier")]
+    pub modifier: i32,
+    /// Type, reduced to what decides how values are written. An enum brings its labels.
     pub column_type: ColumnType,
     /// False if declared NOT NULL.
     pub nullable: bool,
     /// Whether the column has, or had, a default: rows older than the column may hold a value that no event carries.
+    #[serde(default)]
     pub has_default: bool,
-    /// Default that the event schemas declare for the column, if any.
+    /// Default that the event schemas declare for the column, if any. It is not stored: it says nothing of rows that
+    /// are there.
+    #[serde(skip)]
     pub default: Option<DefaultValue>,
-    /// Attribute number at the source, if known; it differs for a column dropped and added again by the same name.
-    pub number: Option<i16>,
 }
 
 /// A source table: its name and its columns in the order in which Postgres sends them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relation {
+    /// Object id: another table that takes the name has another one. Zero if unknown.
+    #[serde(default)]
+    pub oid: u32,
     /// Schema-qualified name.
     pub name: TableName,
     /// Columns in attribute order.
@@ -116,9 +64,47 @@ pub struct Relation {
     /// Indexes into `columns` of the key that identifies a row, in the key's own order: the primary key, or the index
     /// of `REPLICA IDENTITY USING INDEX`. Empty for a table without either.
     pub key: Vec<usize>,
+    /// What Postgres logs of an old row.
+    #[serde(default)]
+    pub identity: ReplicaIdentity,
+}
+
+fn no_modifier() -> i32 {
+    -1
+}
+
+impl Column {
+    /// A NOT NULL column without a default, of which only name and type are known.
+    pub fn new(name: impl Into<String>, column_type: ColumnType) -> Column {
+        Column {
+            name: name.into(),
+            number: None,
+            type_oid: 0,
+            modifier: -1,
+            column_type,
+            nullable: false,
+            has_default: false,
+            default: None,
+        }
+    }
+
+    /// The same column, which may be NULL.
+    pub fn nullable(self) -> Column {
+        Column { nullable: true, ..self }
+    }
+
+    /// The same column with an attribute number.
+    pub fn numbered(self, number: i16) -> Column {
+        Column { number: Some(number), ..self }
+    }
 }
 
 impl Relation {
+    /// A table of which nothing but this is known.
+    pub fn new(name: TableName, columns: Vec<Column>, key: Vec<usize>) -> Relation {
+        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default }
+    }
+
     /// Whether the column at this index is part of the key.
     pub fn is_key(&self, column: usize) -> bool {
         self.key.contains(&column)

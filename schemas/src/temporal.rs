@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::encode::Unholdable;
+use crate::unholdable::Unholdable;
 
 /// Microseconds in a day.
 const DAY_MICROS: i64 = 86_400_000_000;

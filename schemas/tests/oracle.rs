@@ -101,16 +101,11 @@ proptest! {
     #[test]
     fn an_independent_reader_sees_the_row(columns in vec((sample(), nullability()), 1..12)) {
         let relation = Relation {
-            name: TableName::new("public", "any"),
             columns: columns.iter().enumerate().map(|(i, ((column_type, _, _), (nullable, _)))| Column {
-                name: format!("c{i}"),
-                column_type: column_type.clone(),
                 nullable: *nullable,
-                has_default: false,
-                default: None,
-        number: None,
+                ..Column::new(format!("c{i}"), column_type.clone())
             }).collect(),
-            key: vec![],
+            ..Relation::new(TableName::new("public", "any"), vec![], vec![])
         };
         let row: Vec<_> = columns.iter().map(|((_, text, _), (_, null))| {
             if *null { TupleValue::Null } else { TupleValue::Text(text.as_bytes()) }
@@ -172,23 +167,16 @@ fn origin() -> Origin {
 }
 
 fn shop_products() -> Relation {
-    let column = |name: &str, scalar, nullable| Column {
-        name: name.to_owned(),
-        column_type: ColumnType::Scalar(scalar),
-        nullable,
-        has_default: false,
-        default: None,
-        number: None,
-    };
+    let column =
+        |name: &str, scalar, nullable| Column { nullable, ..Column::new(name, ColumnType::Scalar(scalar)) };
     Relation {
-        name: TableName::new("public", "products"),
         columns: vec![
             column("id", Scalar::Int4, false),
             column("name", Scalar::Text, false),
             column("price", Scalar::Decimal { precision: 10, scale: 2 }, true),
             column("created", Scalar::Timestamptz(6), true),
         ],
-        key: vec![0],
+        ..Relation::new(TableName::new("public", "products"), vec![], vec![0])
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Each port has a production and a simulated implementation. None has default methods.
 
+mod batch;
 mod code;
 mod error;
 mod memory;
@@ -10,11 +11,17 @@ mod ports;
 mod positions;
 mod progress;
 mod table_state;
+mod telemetry;
 
+pub use batch::{Coverage, EventBatch, Rows, Step};
 pub use code::Code;
 pub use error::{Class, Error, Result};
 pub use memory::{MemoryBudget, Reservation};
-pub use ports::{Clock, Committed, EventReader, EventWriter, Lake, LakeTable, SchemaRegistry, Source, Staged};
+pub use ports::{
+    Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, Inspection, Lake, LakeTable, Opened,
+    SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing, SystemIdentity, TableStart, WriterRequest,
+};
 pub use positions::{NextOffsets, Positions};
-pub use progress::{ProgressRecord, ProgressStore, TablePhase, TableProgress};
+pub use progress::{LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
 pub use table_state::{TableEffect, TableFact, TableState};
+pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, Telemetry};

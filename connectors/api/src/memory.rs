@@ -28,6 +28,13 @@ impl Reservation {
     pub fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |permit| permit.num_permits() * UNIT_BYTES)
     }
+
+    /// Takes a share of so many bytes out of this one; all that is left, if that is less.
+    pub fn split(&mut self, bytes: usize) -> Reservation {
+        let Some(permit) = &mut self.0 else { return Reservation::default() };
+        let share = bytes.div_ceil(UNIT_BYTES).min(permit.num_permits());
+        Reservation(permit.split(share))
+    }
 }
 
 impl MemoryBudget {
@@ -103,6 +110,16 @@ mod tests {
         drop(held);
         assert_eq!(waiting.await.unwrap(), 4 << 10);
         assert_eq!(budget.free_bytes(), 4 << 10);
+    }
+
+    #[tokio::test]
+    async fn shares_of_a_reservation_are_given_back_one_by_one() {
+        let budget = MemoryBudget::new(10 << 10);
+        let mut whole = budget.reserve(5 << 10).await;
+        let (first, second) = (whole.split(3 << 10), whole.split(9 << 10));
+        assert_eq!((first.bytes(), second.bytes(), whole.bytes()), (3 << 10, 2 << 10, 0));
+        drop(first);
+        assert_eq!(budget.free_bytes(), 8 << 10);
     }
 
     #[test]

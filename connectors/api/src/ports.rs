@@ -1,18 +1,93 @@
-//! The path of an event: [`Source`] → [`EventWriter`] ⇢ [`EventReader`] → [`LakeTable`].
+//! The path of an event: [`Database`] → [`Source`] → [`EventWriter`] ⇢ [`EventReader`] → [`LakeTable`].
+//!
+//! Unless a method says otherwise, its error leaves the object unusable: drop it and open it again. Futures may be
+//! cancelled only where that is said.
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
 
-use sooner_schemas::event::{EventBatch, EventSchema, TableEvents, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, Relation, TableName};
 
-use crate::Result;
+use crate::{Error, EventBatch, Positions, ProgressChange, ProgressRecord, Result, Rows, TableState};
 
-/// Reads changes in commit order.
+/// A table of the database that fits the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceTable {
+    /// Object id: another table under the same name has another one.
+    pub oid: u32,
+    /// Name, columns and key.
+    pub relation: Relation,
+    /// Rows, as the planner estimates; none if the table was never analysed.
+    pub estimated_rows: Option<u64>,
+    /// Number of the file that holds its rows: another one after the table was rewritten or truncated.
+    pub file_node: u32,
+}
+
+/// Which server it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// Unique to a cluster and its copies.
+    pub system_id: String,
+    /// Changes with every promotion or recovery to a point in time.
+    pub timeline: u32,
+    /// Its log is flushed up to here.
+    pub flushed_lsn: Lsn,
+}
+
+/// The database before anything is read from it.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// Tables that take part, in the order of their names.
+    pub tables: Vec<SourceTable>,
+    /// Where the slot stands; none if it does not exist.
+    pub slot: Option<Lsn>,
+}
+
+/// What a source is to do.
+pub struct SourcePlan<S> {
+    /// The slot's position, or a later one: transactions that end before it are not sent.
+    pub start_lsn: Lsn,
+    /// The snapshot that came with a new slot, to copy from.
+    pub snapshot: Option<S>,
+    /// Tables whose rows are copied first.
+    pub copy: Vec<SourceTable>,
+    /// Tables that follow the stream, each with what its consumer has already of it, which is left out.
+    pub stream: Vec<(TableName, Positions)>,
+}
+
+/// A database with a slot.
+pub trait Database: Send + Sync {
+    /// Reads its tables and its stream.
+    type Source: Source;
+    /// A consistent view of its rows at the position of a new slot.
+    type Snapshot: Send;
+
+    /// Checks what has to hold before anything is read, and creates the publication if it is missing. An error of class
+    /// `Retry` if somebody else uses the slot at the moment.
+    fn inspect(&self) -> impl Future<Output = Result<Inspection>> + Send;
+
+    /// Which server it is, and where its log ends: asked after it is known what was read of it, so its log has got
+    /// further than that.
+    fn identify(&self) -> impl Future<Output = Result<SystemIdentity>> + Send;
+
+    /// Creates the slot; returns its position, and a snapshot of exactly that position. May wait for transactions that
+    /// run. Cancelling may leave the slot behind.
+    fn create_slot(&self) -> impl Future<Output = Result<(Lsn, Self::Snapshot)>> + Send;
+
+    /// Starts to read.
+    fn open(&self, plan: SourcePlan<Self::Snapshot>) -> impl Future<Output = Result<Self::Source>> + Send;
+}
+
+/// Reads copies and changes.
 pub trait Source: Send {
-    /// Waits for the next events. Within a table they are in commit order, and no event is left out or repeated between
-    /// two batches. A transaction larger than a batch spans several; only batches that end between transactions carry
-    /// a watermark. A source whose `next` was cancelled must not be asked again: it may have lost its place.
+    /// Waits for the next steps. Within a table they are in commit order, and no event is left out or repeated between
+    /// two batches. A transaction larger than a batch spans several; [`Step::Complete`] stands only between
+    /// transactions. A copy of a table (its start, rows and end) stands between two transactions of that table, after
+    /// all that the copy's snapshot contains and before all that it does not. A source whose `next` was cancelled must
+    /// not be asked again: it may have lost its place.
+    ///
+    /// [`Step::Complete`]: crate::Step::Complete
     fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;
 
     /// Lets the database forget everything before this LSN. It never moves back.
@@ -25,29 +100,160 @@ pub trait SchemaRegistry: Send + Sync + 'static {
     fn register(&self, subject: &str, schema: &str) -> impl Future<Output = Result<u32>> + Send;
 }
 
-/// The event log's entrance.
+/// Who asks for the entrance of an event log.
+#[derive(Clone, Debug)]
+pub struct WriterRequest<'a> {
+    /// Tables that will be written.
+    pub tables: &'a [SourceTable],
+    /// Whether the slot exists: then somebody has written before.
+    pub slot_exists: bool,
+    /// Whatever was written before does not count: all tables are copied again.
+    pub recopy: bool,
+}
+
+/// An event log with an entrance and an exit, which may be in different processes.
+pub trait EventLog: Send {
+    /// Its entrance.
+    type Writer: EventWriter;
+    /// Its exit.
+    type Reader: EventReader;
+
+    /// Opens the entrance: fences whoever wrote under this pipeline's name before, and reads what they stored.
+    fn open_writer(&mut self, request: WriterRequest<'_>) -> impl Future<Output = Result<Self::Writer>> + Send;
+
+    /// Opens the exit.
+    fn open_reader(&mut self) -> impl Future<Output = Result<Self::Reader>> + Send;
+}
+
+/// How a table is to be read from the database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableStart {
+    /// Table.
+    pub table: TableName,
+    /// Its state: whoever is copying is copied first, whoever takes no events is left out.
+    pub state: TableState,
+    /// What the log, or its reader, has of the table's events already.
+    pub covered: Positions,
+}
+
+/// An event log's entrance.
 pub trait EventWriter: Send {
-    /// Hands events over; waits while the log is full.
+    /// The record that was stored last under this pipeline's name; none if nothing counts.
+    fn stored(&self) -> Option<&ProgressRecord>;
+
+    /// Stores the record to start with, and says how each of its tables is to be read. A table may have to be copied
+    /// although its record says otherwise, because what reads the log has not got it.
+    fn begin(&mut self, record: ProgressRecord) -> impl Future<Output = Result<Vec<TableStart>>> + Send;
+
+    /// Stores that nothing is written before a new slot's position.
+    fn start_at(&mut self, slot_lsn: Lsn) -> impl Future<Output = Result<()>> + Send;
+
+    /// Hands steps over; waits while the log is full. Once this returns, the steps come out in the same order, or not
+    /// at all if the process dies before they are durable.
     fn append(&mut self, batch: EventBatch) -> impl Future<Output = Result<()>> + Send;
 
     /// Everything before this LSN is durable. Never moves back.
     fn durable_lsn(&self) -> Lsn;
+
+    /// Waits until the log has to be opened again, and returns why. May be cancelled.
+    fn broken(&self) -> impl Future<Output = Error> + Send;
+
+    /// Makes everything that was appended durable, as far as that does not wait for a reader, and closes the entrance.
+    fn finish(self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// The event log's exit.
+/// Where a table's events come from, which decides under which names its positions are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// A slot, whose events all come here, in commit order.
+    Slot(String),
+    /// Partitions of a topic.
+    Topic {
+        /// Topic.
+        topic: String,
+        /// Its incarnation, where its writer reports it.
+        generation: Option<i64>,
+        /// Number of its partitions.
+        partitions: i32,
+        /// Those that are read here.
+        assigned: BTreeSet<i32>,
+        /// They are read in commit order, up to watermarks.
+        in_commit_order: bool,
+    },
+}
+
+impl Feed {
+    /// Whether all events of the table come here, so that nobody else commits them.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Feed::Slot(_) => true,
+            Feed::Topic { partitions, assigned, .. } => assigned.len() as i32 == *partitions,
+        }
+    }
+}
+
+/// A table that is read here.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// Table.
+    pub table: TableName,
+    /// Where its events come from.
+    pub feed: Feed,
+    /// Its state, as far as the log knows it.
+    pub state: TableState,
+}
+
+/// What a lake table holds, compared with the feed that it was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no table yet.
+    Absent,
+    /// It follows this feed.
+    Follows,
+    /// This pipeline made it, but from another feed: its positions mean nothing here, and it waits for a copy.
+    FollowsOther,
+    /// Somebody else made it.
+    Foreign,
+}
+
+/// A table that was opened in the lake.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Table.
+    pub table: TableName,
+    /// What it holds.
+    pub standing: Standing,
+    /// What it has taken of the feed; none unless it follows it.
+    pub positions: Option<Positions>,
+    /// The LSN up to which it is complete, where its log says so.
+    pub watermark: Option<Lsn>,
+    /// Why it could not be opened.
+    pub error: Option<Error>,
+}
+
+/// An event log's exit.
 pub trait EventReader: Send {
-    /// Waits for the next events, in the order in which they were appended; `None` when the log ends here: its writer is gone
-    /// and all has been read, or what is read has changed hands. Cancelling loses nothing.
+    /// Waits until it is known which tables are read here, first and after each change; none if the log has ended.
+    /// Cancelling loses nothing.
+    fn assigned(&mut self) -> impl Future<Output = Result<Option<Vec<Assigned>>>> + Send;
+
+    /// Starts to read the assigned tables from where each of them stands in the lake. Those that cannot be read are
+    /// stopped by the first batch.
+    fn start(&mut self, tables: Vec<Opened>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Waits for the next steps, in the order in which they were appended; `None` when what is read has changed hands,
+    /// or the log ends here: its writer is gone and all has been read. Cancelling loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Option<EventBatch>>> + Send;
 
-    /// Reports that everything before this LSN is in the lake.
-    fn applied(&mut self, durable_lsn: Lsn);
+    /// Stores what has changed: `confirmed_lsn` says that everything before it is in the lake, and tables how they are
+    /// doing. All of it is stored at once; only then may anything rely on it.
+    fn store(&mut self, change: ProgressChange) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// What a commit to a lake table did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// The table's version afterwards.
+    /// Table version afterwards.
     pub table_version: u64,
     /// Rows written.
     pub rows_written: u64,
@@ -55,31 +261,46 @@ pub struct Committed {
     pub rows_removed: u64,
 }
 
-/// What became of staged events.
+/// What became of events that were to be staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Staged {
     /// They wait for the commit.
     Taken,
-    /// They were not taken: the table has to be copied again first. Holds why.
-    NeedsCopy(String),
+    /// They were not taken: the table has to be copied again first, for this reason.
+    NeedsCopy(Error),
 }
 
-/// One table of the lake. Staged events become visible all at once, by a commit, or not at all.
+/// One table of the lake. What is staged becomes visible all at once, by a commit, or not at all. After an error of
+/// class `Operator` the table may be used on after [`LakeTable::discard`]; after any other error it has to be opened
+/// again, because what its log says is not known.
 pub trait LakeTable: Send {
     /// The table's name at the source.
     fn name(&self) -> &TableName;
 
-    /// The LSN up to which the table's own log says that events are in it; none before the initial copy.
-    fn applied_lsn(&self) -> Option<Lsn>;
+    /// What it holds, compared with its feed.
+    fn standing(&self) -> Standing;
 
-    /// The table's version; none before it exists.
-    fn table_version(&self) -> Option<u64>;
+    /// What its own log says that has been taken of the feed; none before the first commit.
+    fn positions(&self) -> Option<&Positions>;
 
-    /// Starts over: the next commit replaces all rows, and the schema, by what is staged from here on.
-    fn begin_copy(&mut self, schema: Arc<EventSchema>) -> impl Future<Output = Result<()>> + Send;
+    /// The LSN up to which its own log says that it is complete.
+    fn watermark(&self) -> Option<Lsn>;
 
-    /// Takes events, in commit order. Those at or below `applied_lsn` are dropped. May write files, but commits nothing.
-    fn stage(&mut self, events: TableEvents) -> impl Future<Output = Result<Staged>> + Send;
+    /// Table version; none before it exists.
+    fn version(&self) -> Option<u64>;
+
+    /// Whether nobody has committed since it was opened or last committed.
+    fn is_current(&self) -> impl Future<Output = Result<bool>> + Send;
+
+    /// A copy begins: the next commit replaces all rows, and the columns, by what is staged from here on.
+    fn begin_copy(&mut self, start: Rows) -> impl Future<Output = Result<Staged>> + Send;
+
+    /// All rows are removed by the next commit; what is staged from here on comes after that.
+    fn truncate(&mut self, truncate: Rows) -> impl Future<Output = Result<Staged>> + Send;
+
+    /// Takes rows, in commit order. Those that [`LakeTable::positions`] cover are dropped. May write files, but commits
+    /// nothing.
+    fn stage(&mut self, rows: Rows) -> impl Future<Output = Result<Staged>> + Send;
 
     /// Bytes of events held in memory since the last seal, commit or discard.
     fn staged_bytes(&self) -> usize;
@@ -87,7 +308,8 @@ pub trait LakeTable: Send {
     /// Moves what is staged from memory into files that are not visible yet.
     fn seal(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Makes what is staged visible, together with the watermark. Repeating it after an error is safe.
+    /// Makes what is staged visible, together with its positions and the watermark. Repeating it after an error is
+    /// safe.
     fn commit(&mut self, watermark: Watermark) -> impl Future<Output = Result<Committed>> + Send;
 
     /// Forgets what is staged.
@@ -99,8 +321,11 @@ pub trait Lake: Send + Sync {
     /// Its tables.
     type Table: LakeTable + 'static;
 
-    /// Opens a table as it is in the lake; it need not exist.
-    fn open(&self, table: &TableName) -> impl Future<Output = Result<Self::Table>> + Send;
+    /// Shows that the lake can be written, and that its store keeps two writers apart.
+    fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Opens a table as it is in the lake, to be fed from this feed; it need not exist.
+    fn open(&self, table: &TableName, feed: &Feed) -> impl Future<Output = Result<Self::Table>> + Send;
 }
 
 /// The time of day. Timers are tokio's, which a simulation can pause and advance.

@@ -1,54 +1,90 @@
-//! The pipeline's progress record: what has been confirmed to the slot, and each table's phase.
+//! The pipeline's progress record: what has been confirmed to the slot, and how each table is doing.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 
 use serde::{Deserialize, Serialize};
-use sooner_schemas::Lsn;
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
 
-use crate::Result;
+use crate::{Code, Error, Positions, Result, TableState};
 
 /// What a pipeline knows about itself, beyond what its tables' logs say. It is stored before anything relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressRecord {
     /// Postgres' system identifier.
     pub system_id: String,
-    /// Its timeline.
+    /// Timeline of the server.
     pub timeline: u32,
-    /// The slot.
+    /// Name of the slot.
     pub slot: String,
-    /// The slot has been confirmed up to here at most.
+    /// The slot has been confirmed up to here at most; zero before it was created.
     pub confirmed_lsn: Lsn,
-    /// The tables that take part, by `schema.table`.
-    pub tables: BTreeMap<String, TableProgress>,
+    /// The tables that take part.
+    pub tables: BTreeMap<TableName, TableProgress>,
 }
 
 /// A table's part in the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredTable", into = "StoredTable")]
 pub struct TableProgress {
     /// What it is doing.
-    pub phase: TablePhase,
-    /// Why it is parked.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reason: Option<String>,
-    /// The table's object id: another one under the same name is another table.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: TableState,
+    /// The table's object id at the source: another one under the same name is another table.
     pub oid: Option<u32>,
-    /// Events at or below this LSN are in the table's last copy.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub copied_lsn: Option<Lsn>,
+    /// What its lake table was when it was last stored; none before its first commit.
+    pub lake: Option<LakePosition>,
 }
 
-/// What a table is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TablePhase {
-    /// The initial copy has not been committed.
-    Copying,
-    /// Follows the stream.
-    Streaming,
-    /// Stopped until `sooner resume`; its events are dropped meanwhile, and resuming copies it again.
-    Parked,
+/// A lake table at the moment when progress was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LakePosition {
+    /// Table version: number of the entry in its log.
+    pub version: u64,
+    /// What its log says that has been taken.
+    pub positions: Option<Positions>,
+    /// The table is complete up to here, whether or not its last commit was that late.
+    pub watermark: Watermark,
+}
+
+/// A part of a progress record that has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressChange {
+    /// The new `confirmed_lsn`, if it moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_lsn: Option<Lsn>,
+    /// Tables that changed, each whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<TableName, TableProgress>,
+}
+
+impl ProgressRecord {
+    /// Takes a change in.
+    pub fn apply(&mut self, change: ProgressChange) {
+        if let Some(lsn) = change.confirmed_lsn {
+            self.confirmed_lsn = self.confirmed_lsn.max(lsn);
+        }
+        self.tables.extend(change.tables);
+    }
+
+    /// A table's state; copying for one that is not known.
+    pub fn state(&self, table: &TableName) -> TableState {
+        self.tables.get(table).map_or(TableState::Copying, |progress| progress.state.clone())
+    }
+}
+
+impl ProgressChange {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.confirmed_lsn.is_none() && self.tables.is_empty()
+    }
+}
+
+impl TableProgress {
+    /// A table in this state, of which nothing else is known.
+    pub fn new(state: TableState, oid: Option<u32>) -> TableProgress {
+        TableProgress { state, oid, lake: None }
+    }
 }
 
 /// Keeps the progress record, one version after the other.
@@ -56,7 +92,127 @@ pub trait ProgressStore: Send {
     /// The last record saved under this pipeline's name; none if there was none.
     fn load(&mut self) -> impl Future<Output = Result<Option<ProgressRecord>>> + Send;
 
-    /// Saves the next record. Fails if somebody else saved one since this store last loaded or saved: then a second
-    /// process runs this pipeline.
+    /// Saves a whole record. Fails if somebody else saved since this store last loaded or saved: then a second process
+    /// runs this pipeline.
     fn save(&mut self, record: &ProgressRecord) -> impl Future<Output = Result<()>> + Send;
+
+    /// Saves what has changed since the record that this store last loaded or saved, under the same condition. It costs
+    /// what the change costs, not what the record does.
+    fn save_change(&mut self, change: &ProgressChange) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The stored form: flat, and as earlier versions wrote it, which kept only a text of why a table was parked.
+#[derive(Clone, Serialize, Deserialize)]
+struct StoredTable {
+    phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Error>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied_lsn: Option<Lsn>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    oid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lake: Option<LakePosition>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Phase {
+    Waiting,
+    Copying,
+    Streaming,
+    Parked,
+    Gone,
+}
+
+impl From<StoredTable> for TableProgress {
+    fn from(stored: StoredTable) -> TableProgress {
+        let StoredTable { phase, reason, error, copied_lsn, oid, lake } = stored;
+        let error = || {
+            error.unwrap_or_else(|| {
+                let why = reason.unwrap_or_else(|| "an earlier version of sooner stored no reason".to_owned());
+                Error::operator(Code::Unknown, "the table stopped", why, "`sooner resume` copies the table again")
+            })
+        };
+        let state = match phase {
+            Phase::Waiting => TableState::Waiting { error: error() },
+            Phase::Copying => TableState::Copying,
+            Phase::Streaming => TableState::Streaming { copied_lsn },
+            Phase::Parked => TableState::Parked { error: error(), copied_lsn },
+            Phase::Gone => TableState::Gone,
+        };
+        TableProgress { state, oid, lake }
+    }
+}
+
+impl From<TableProgress> for StoredTable {
+    fn from(progress: TableProgress) -> StoredTable {
+        let TableProgress { state, oid, lake } = progress;
+        let phase = match &state {
+            TableState::Waiting { .. } => Phase::Waiting,
+            TableState::Copying => Phase::Copying,
+            TableState::Streaming { .. } => Phase::Streaming,
+            TableState::Parked { .. } => Phase::Parked,
+            TableState::Gone => Phase::Gone,
+        };
+        let (error, copied_lsn) = (state.error().cloned(), state.copied_lsn());
+        StoredTable { phase, reason: None, error, copied_lsn, oid, lake }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ProgressRecord {
+        let error = Error::operator(Code::ShapeChanged, "cannot merge", "a column was dropped", "resume it");
+        let parked = TableState::Parked { error, copied_lsn: Some(Lsn(3)) };
+        let lake = LakePosition {
+            version: 7,
+            positions: Some(Positions::whole(Lsn(90))),
+            watermark: Watermark { commit_lsn: Lsn(95), end_lsn: Lsn(96), commit_micros: 5 },
+        };
+        let streaming = TableProgress {
+            state: TableState::Streaming { copied_lsn: None },
+            oid: Some(16_384),
+            lake: Some(lake),
+        };
+        let tables = BTreeMap::from([
+            (TableName::new("public", "orders"), streaming),
+            (TableName::new("odd.schema", "t"), TableProgress::new(parked, None)),
+        ]);
+        ProgressRecord { system_id: "7".into(), timeline: 1, slot: "s".into(), confirmed_lsn: Lsn(100), tables }
+    }
+
+    #[test]
+    fn a_record_survives_json_also_with_a_dot_in_a_schemas_name() {
+        let text = serde_json::to_string(&record()).unwrap();
+        assert_eq!(serde_json::from_str::<ProgressRecord>(&text).unwrap(), record());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let text = r#"{"phase": "parked", "reason": "its key changed", "oid": 5}"#;
+        let table: TableProgress = serde_json::from_str(text).unwrap();
+        assert_eq!(table.state.error().map(|error| error.why.as_str()), Some("its key changed"));
+        assert_eq!(table.oid, Some(5));
+        let text = r#"{"phase": "streaming", "copied_lsn": "0/10"}"#;
+        let table: TableProgress = serde_json::from_str(text).unwrap();
+        assert_eq!(table.state, TableState::Streaming { copied_lsn: Some(Lsn(16)) });
+    }
+
+    #[test]
+    fn a_change_replaces_what_it_names_and_moves_forward_only() {
+        let mut changed = record();
+        let name = TableName::new("public", "orders");
+        let gone = TableProgress::new(TableState::Gone, None);
+        let change =
+            ProgressChange { confirmed_lsn: Some(Lsn(50)), tables: BTreeMap::from([(name.clone(), gone.clone())]) };
+        changed.apply(change);
+        assert_eq!(changed.confirmed_lsn, Lsn(100));
+        assert_eq!(changed.tables[&name], gone);
+        assert_eq!(changed.tables.len(), 2);
+    }
 }

@@ -1,43 +1,41 @@
-//! The lake of Delta tables: each source table lies at `<lake>/<schema>/<table>`.
+//! The lake: each source table at `<lake>/<schema>/<table>`.
 
-use sooner_api::{Lake, Result};
+use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 
-use crate::app_ids::AppIds;
-use crate::snapshot::TableLocation;
-use crate::store::LakeStore;
+use crate::log::position_names::PositionNames;
+use crate::merge::parts::PartLimits;
+use crate::store::lake_store::LakeStore;
+use crate::store::location::TableLocation;
 use crate::table::DeltaTable;
 
-/// A lake of Delta tables, as one pipeline writes them.
+/// A lake of Delta tables, of one pipeline.
 #[derive(Clone, Debug)]
 pub struct DeltaLake {
     store: LakeStore,
-    app_ids: AppIds,
-    part_bytes: usize,
+    pipeline: String,
+    limits: PartLimits,
 }
 
 impl DeltaLake {
-    /// The lake of one pipeline in a store, which keeps its positions under the names `app_ids`. Each table holds up
-    /// to about `part_bytes` of a data file in memory.
-    pub fn new(store: LakeStore, app_ids: AppIds, part_bytes: usize) -> DeltaLake {
-        DeltaLake { store, app_ids, part_bytes }
+    /// The tables of a pipeline in a store.
+    pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
+        DeltaLake { store, pipeline: pipeline.to_owned(), limits }
     }
 }
 
 impl Lake for DeltaLake {
     type Table = DeltaTable;
 
-    async fn open(&self, table: &TableName) -> Result<DeltaTable> {
-        self.open_as(table, self.app_ids.clone()).await
+    async fn probe(&self) -> Result<()> {
+        self.store.probe().await
     }
-}
 
-impl DeltaLake {
-    /// Opens a table whose positions are kept under the names `app_ids`, instead of the lake's.
-    pub async fn open_as(&self, table: &TableName, app_ids: AppIds) -> Result<DeltaTable> {
+    async fn open(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
         let parts = [table.schema.as_str(), table.table.as_str()];
         let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
         let location = TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts));
-        DeltaTable::open(table.clone(), location, app_ids, self.part_bytes).await
+        let names = PositionNames::new(&self.pipeline, feed);
+        DeltaTable::open(table.clone(), location, names, self.limits.clone()).await
     }
 }

@@ -1,52 +1,56 @@
-//! A lake table: opened from its log, fed with events, committed to.
+//! A lake table: opened from its log, fed with events, committed to. Decisions are made in [`merge`](crate::merge) and
+//! [`log`](crate::log); this is the shell that does their I/O.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use object_store::ObjectStore;
-use serde_json::Value;
-use sooner_api::{Code, Committed, Error, LakeTable, Result, Staged};
-use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_api::{Code, Committed, Error, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_schemas::TableName;
+use sooner_schemas::event::{EventSchema, Watermark};
+use uuid::Uuid;
 
-use crate::actions::{check_protocol, is_made_by, log_path};
-use crate::app_ids::AppIds;
-use crate::columns::{LakeColumn, parse_schema_string};
-use crate::data_file;
-use crate::index::{KeyIndex, RowAddress};
-use crate::live_files::{LiveFile, LiveFiles};
-use crate::snapshot::TableLocation;
-use crate::staging::Staging;
-use crate::store::get;
+use crate::clock::now_millis;
+use crate::index::build::{IndexedFile, index_file};
+use crate::index::key_index::{FileId, KeyIndex};
+use crate::log::actions::log_path;
+use crate::log::commit::LogEntry;
+use crate::log::committer::{Committer, Outcome};
+use crate::log::live_files::LiveFile;
+use crate::log::position_names::PositionNames;
+use crate::log::replay::replay;
+use crate::log::table_version::TableVersion;
+use crate::log::transaction::Plan;
+use crate::maintenance::checkpoint::{CheckpointSchedule, start_checkpoint};
+use crate::merge::event_plan::EventPlan;
+use crate::merge::foreign::{self, made_by_somebody_else};
+use crate::merge::intake::{
+    ColumnChange, applies_to_whole_table, changed_shape, check_not_overtaken, compare_columns, covered_events,
+};
+use crate::merge::mirror;
+use crate::merge::parts::PartLimits;
+use crate::merge::seal::{Sealer, next_columns};
+use crate::merge::staging::Staging;
+use crate::rows::columns::{columns_of, widen};
+use crate::store::location::TableLocation;
+use crate::store::operations::get;
+
+/// How often a commit gives way to others before it gives up.
+const MAX_CONFLICTS: u32 = 50;
 
 /// One table of the lake.
 pub struct DeltaTable {
-    pub(crate) name: TableName,
-    pub(crate) location: TableLocation,
-    pub(crate) app_ids: AppIds,
-    /// None while the table does not exist.
-    pub(crate) version: Option<u64>,
-    pub(crate) metadata: Value,
-    pub(crate) protocol: Value,
-    pub(crate) columns: Vec<LakeColumn>,
-    pub(crate) files: LiveFiles,
-    pub(crate) applied: Option<Lsn>,
-    /// Of the partitions that its events come from: the offset after the last event that is in it.
-    pub(crate) next_offsets: BTreeMap<i32, i64>,
-    /// Which topic of its name they are of, where that is known.
-    pub(crate) generation: Option<i64>,
-    /// The table is complete up to here, where that is known.
-    pub(crate) watermark: Option<Lsn>,
+    name: TableName,
+    location: TableLocation,
+    names: PositionNames,
+    base: TableVersion,
+    standing: Standing,
+    positions: Option<Positions>,
     /// None until the first event needs it.
-    pub(crate) index: Option<KeyIndex>,
-    pub(crate) staging: Staging,
-    pub(crate) secret: (u64, u64),
-    /// Why events cannot be merged into the table as it lies there. Copying it again mends that.
-    pub(crate) unusable: Option<Error>,
-    pub(crate) commits_since_checkpoint: u64,
-    /// Size at which a data file is closed, and the next one begins.
-    pub(crate) part_bytes: usize,
+    index: Option<KeyIndex>,
+    /// Key of the keys' hash, so that nobody can make keys collide.
+    secret: (u64, u64),
+    staging: Staging,
+    limits: PartLimits,
+    checkpoints: CheckpointSchedule,
 }
 
 impl DeltaTable {
@@ -54,146 +58,204 @@ impl DeltaTable {
     pub async fn open(
         name: TableName,
         location: TableLocation,
-        app_ids: AppIds,
-        part_bytes: usize,
+        names: PositionNames,
+        limits: PartLimits,
     ) -> Result<DeltaTable> {
+        let base = replay(&location, &names.all()).await?;
         let mut table = DeltaTable {
+            standing: Standing::Absent,
+            positions: None,
+            index: None,
+            secret: rand::random(),
+            staging: Staging::new(None),
+            checkpoints: CheckpointSchedule::default(),
             name,
             location,
-            app_ids,
-            version: None,
-            metadata: Value::Null,
-            protocol: Value::Null,
-            unusable: None,
-            commits_since_checkpoint: 0,
-            part_bytes,
-            columns: Vec::new(),
-            files: LiveFiles::default(),
-            applied: None,
-            next_offsets: BTreeMap::new(),
-            generation: None,
-            watermark: None,
-            index: None,
-            staging: Staging::new(),
-            secret: rand::random(),
+            names,
+            base,
+            limits,
         };
-        if let Some(snapshot) = table.location.load(&table.app_ids.all()).await? {
-            table.applied = table.app_ids.applied(&snapshot.txns);
-            table.next_offsets = table.app_ids.next_offsets(&snapshot.txns);
-            table.generation = table.app_ids.generation_in(&snapshot.txns);
-            table.watermark = table.app_ids.watermark(&snapshot.txns);
-            if table.applied.is_some() || is_made_by(table.app_ids.pipeline(), &snapshot.metadata) {
-                let usable = check_protocol(&table.name.to_string(), &snapshot.protocol, &snapshot.metadata);
-                let adopted = usable.and_then(|()| table.adopt_metadata(snapshot.metadata));
-                table.unusable = adopted.err();
-            }
-            table.protocol = snapshot.protocol;
-            table.version = Some(snapshot.version);
-            table.files = snapshot.files;
-        }
+        table.compare_with_feed();
         Ok(table)
     }
 
-    /// Of the partitions that its events come from: the offset after the last event that is in it.
-    pub fn next_offsets(&self) -> &BTreeMap<i32, i64> {
-        &self.next_offsets
+    /// The feed that it was opened for.
+    pub fn feed(&self) -> &sooner_api::Feed {
+        self.names.feed()
     }
 
-    /// The LSN up to which the table is complete, where that is known.
-    pub fn watermark_lsn(&self) -> Option<Lsn> {
-        self.watermark
+    fn compare_with_feed(&mut self) {
+        self.standing = self.names.standing(&self.base);
+        self.positions = self.names.recorded(self.base.txns());
     }
 
-    /// Whether this pipeline filled it from somewhere else before: from another topic, or another one of the same name. What its
-    /// log says of positions means nothing then, until a copy replaces its rows.
-    pub fn is_of_former_topic(&self) -> bool {
-        let of_other_generation = self.generation.is_some() && self.generation != self.app_ids.generation();
-        of_other_generation || (self.version.is_some() && self.applied.is_none() && !self.is_foreign())
+    /// What of the feed is in the table, where that counts: of another topic's positions nothing does, and a copy takes
+    /// everything.
+    fn covered(&self) -> Option<&Positions> {
+        self.positions.as_ref().filter(|_| self.standing == Standing::Follows && !self.staging.is_copy())
     }
 
-    /// Whether somebody else made it.
-    pub(crate) fn is_foreign(&self) -> bool {
-        self.version.is_some() && self.applied.is_none() && !is_made_by(self.app_ids.pipeline(), &self.metadata)
-    }
-
-    /// The names under which it keeps positions.
-    pub fn app_ids(&self) -> &AppIds {
-        &self.app_ids
-    }
-
-    /// Whether nobody has committed since this was opened or last committed.
-    pub async fn is_current(&self) -> Result<bool> {
-        let next = log_path(self.version.map_or(0, |version| version + 1));
-        Ok(get(store(self), &next).await?.is_none())
-    }
-
-    /// The table's columns after the next commit.
-    pub(crate) fn next_columns(&self) -> &[LakeColumn] {
-        self.staging.columns.as_deref().unwrap_or(&self.columns)
-    }
-
-    /// Takes over metadata that the log holds.
-    pub(crate) fn adopt_metadata(&mut self, metadata: Value) -> Result<()> {
-        let schema = metadata.get("schemaString").and_then(Value::as_str).unwrap_or_default();
-        self.columns = parse_schema_string(schema).ok_or_else(|| {
-            let why = "it has a column of a type that events do not have: somebody changed its schema";
-            let remedy = format!("restore the schema, or `sooner resume {}`, which copies the table again", self.name);
-            Error::operator(
-                Code::TableColumnsChanged,
-                format!("cannot merge into the lake table {}", self.name),
-                why,
-                remedy,
-            )
-        })?;
-        self.metadata = metadata;
-        Ok(())
+    fn check_mergeable(&self) -> Result<()> {
+        if self.staging.replaces() || !self.base.exists() {
+            return Ok(());
+        }
+        if self.positions.is_none() {
+            return Err(made_by_somebody_else(&self.name, self.location.url.as_str()));
+        }
+        self.base.check_mergeable(&self.name.to_string())
     }
 
     /// Builds the key index from the key columns of all live files.
-    pub(crate) async fn build_index(&mut self) -> Result<()> {
-        if self.index.is_some() || self.staging.replaces {
+    async fn build_index(&mut self) -> Result<()> {
+        if self.index.is_some() || self.staging.replaces() {
             return Ok(());
         }
         let mut index = KeyIndex::default();
-        let files: Vec<_> = self.files.iter().map(|(id, file)| (id, file.clone())).collect();
-        index.reserve(files.iter().filter_map(|(_, file)| file.rows).sum::<u64>() as usize);
-        for (id, file) in files {
-            self.index_file(id, &file, &mut index).await?;
+        let rows = self.base.files().iter().filter_map(|(_, file)| file.rows).sum::<u64>();
+        index.reserve(rows as usize);
+        for (id, file) in self.base.files().iter() {
+            self.index_file(id, file, &mut index).await?;
         }
         tracing::debug!(table = %self.name, keys = index.len(), "built the key index");
         self.index = Some(index);
         Ok(())
     }
 
-    /// Adds a file's live rows to an index.
-    pub(crate) async fn index_file(&self, id: u32, file: &LiveFile, index: &mut KeyIndex) -> Result<()> {
-        let Some(shape) = &self.staging.shape else {
-            return Err(Error::fatal(
-                Code::Internal,
-                "cannot build the key index",
-                "the key is not known yet",
-                "report this",
-            ));
+    async fn index_file(&self, id: FileId, file: &LiveFile, index: &mut KeyIndex) -> Result<()> {
+        let Some(plan) = &self.staging.plan else {
+            return Err(Error::internal("cannot build the key index", "the key is not known yet"));
         };
-        let mut next_row = 0u32;
-        data_file::read(&self.location.table, &file.path, file.size, &shape.keys.columns(), None, |batch| {
-            let hashes = shape.keys.hash_rows(&batch).ok_or_else(|| {
-                let what = format!("cannot read the key columns of {}", file.path);
-                Error::operator(Code::FileDamaged, what, "they are missing or of another type", self.copy_anew())
-            })?;
-            for key in hashes {
-                if !file.deleted.contains(next_row) {
-                    index.insert(key, RowAddress { file: id, row: next_row });
-                }
-                next_row += 1;
-            }
-            Ok(())
-        })
-        .await
+        let file = IndexedFile { id, path: &file.path, size: file.size, deleted: &file.deleted };
+        index_file(&self.location.table, &self.name.to_string(), &plan.keys, file, index).await
     }
 
-    pub(crate) fn copy_anew(&self) -> String {
-        format!("`sooner resume {}` copies the table again", self.name)
+    /// Learns how the events of a schema are read, and widens the table's columns for them.
+    async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
+        if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
+            return Ok(Staged::Taken);
+        }
+        self.seal_pending().await?;
+        match compare_columns(schema, next_columns(&self.staging, &self.base), &self.names)? {
+            ColumnChange::None => {}
+            ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
+            ColumnChange::Widened(columns) => {
+                // The open part has the former columns.
+                self.staging.parts.close(&self.location).await?;
+                self.staging.columns = Some(widen(next_columns(&self.staging, &self.base), &columns));
+            }
+        }
+        self.set_plan(schema)?;
+        Ok(Staged::Taken)
+    }
+
+    fn set_plan(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
+        let plan = EventPlan::new(schema, self.secret)?;
+        if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {
+            return Err(changed_shape(&self.name, "its key changed"));
+        }
+        self.staging.plan = Some(plan);
+        Ok(())
+    }
+
+    /// Stages the events from `first` on.
+    fn take_rows(&mut self, rows: Rows, first: usize) -> Result<()> {
+        self.staging.note(rows.positions());
+        let Staging { plan, pending, .. } = &mut self.staging;
+        let Some(plan) = plan else {
+            return Err(Error::internal("cannot stage events", "their schema is not known"));
+        };
+        let count = rows.events.events.len();
+        let batch = pending.open_batch(rows);
+        let mut scratch = Vec::new();
+        for index in first..count {
+            let (key, old_key) = plan.keys_of(&self.name, pending.batch(batch), index, &mut scratch)?;
+            pending.push(batch, index as u32, key, old_key);
+        }
+        Ok(())
+    }
+
+    async fn seal_pending(&mut self) -> Result<()> {
+        let sealer = Sealer {
+            table: &self.name,
+            location: &self.location,
+            base: &self.base,
+            index: self.index.as_ref(),
+            from_topic: self.names.is_topic(),
+            limits: &self.limits,
+        };
+        sealer.seal(&mut self.staging).await
+    }
+
+    /// Takes in what others have committed, so that the next attempt builds on it.
+    async fn follow_others(&mut self, entry: LogEntry) -> Result<()> {
+        let own = self.staging.commit_id;
+        let mut next = Some(entry);
+        while let Some(entry) = next {
+            self.follow(entry).await?;
+            next = self.read_other(own).await?;
+        }
+        Ok(())
+    }
+
+    /// The next entry of the log, if somebody else wrote it.
+    async fn read_other(&self, own: Uuid) -> Result<Option<LogEntry>> {
+        let name = self.name.to_string();
+        let entry = Committer::new(&self.location, &name).read(self.base.next_number()).await?;
+        Ok(entry.filter(|entry| entry.id != Some(own.to_string())))
+    }
+
+    async fn follow(&mut self, entry: LogEntry) -> Result<()> {
+        let name = self.name.to_string();
+        let commit = Committer::new(&self.location, &name).load(entry).await?;
+        let url = self.location.url.as_str();
+        let staged = self.staging.positions.as_ref();
+        let author = foreign::judge(&self.name, url, &self.names, &self.base, staged, &commit)?;
+        tracing::info!(table = %self.name, version = self.base.next_number(), "another writer committed; following it");
+        // A file whose rows only went away needs nothing; one that came back, or is new, is indexed.
+        let is_known = |file: &LiveFile| {
+            self.base.files().find(file.key()).is_some_and(|known| known.deleted.is_subset(&file.deleted))
+        };
+        let added: Vec<_> = commit.adds.iter().map(|added| &added.file).filter(|file| !is_known(file)).collect();
+        let added: Vec<String> = added.into_iter().map(|file| file.key().to_owned()).collect();
+        let (was_absent, before) = (!self.base.exists(), self.base.columns().to_vec());
+        self.base = std::mem::take(&mut self.base).apply(commit);
+        self.compare_with_feed();
+        match self.staging.replaces() {
+            true => self.base.check_replaceable(&name)?,
+            false => self.base.check_mergeable(&name)?,
+        }
+        foreign::adjust(&self.name, author, was_absent, &before, &self.base, &mut self.staging)?;
+        if let Some(mut index) = self.index.take() {
+            for path in added {
+                if let Some((id, file)) = self.base.files().id_of(&path).zip(self.base.files().find(&path)) {
+                    self.index_file(id, file, &mut index).await?;
+                }
+            }
+            self.index = Some(index);
+        }
+        Ok(())
+    }
+
+    /// Takes in what we have committed.
+    fn finish_commit(&mut self, plan: Plan) -> Committed {
+        let Plan { commit, rows_written, rows_removed, .. } = plan;
+        self.base = std::mem::take(&mut self.base).apply(commit);
+        self.compare_with_feed();
+        let staging = std::mem::replace(&mut self.staging, Staging::new(None));
+        let replaces = staging.replaces();
+        let (moved, gone) = staging.parts.into_places();
+        match &mut self.index {
+            _ if replaces => self.index = Some(moved),
+            Some(index) => index.apply(gone, &moved),
+            None => {}
+        }
+        // How keys are hashed stays known: the index depends on it.
+        self.staging = Staging::new(staging.plan);
+        let table_version = self.base.number().unwrap_or_default();
+        if self.checkpoints.count_commit() {
+            start_checkpoint(self.location.clone(), self.name.clone(), table_version);
+        }
+        Committed { table_version, rows_written, rows_removed }
     }
 }
 
@@ -202,24 +264,80 @@ impl LakeTable for DeltaTable {
         &self.name
     }
 
-    fn applied_lsn(&self) -> Option<Lsn> {
-        self.applied
+    fn standing(&self) -> Standing {
+        self.standing
     }
 
-    fn table_version(&self) -> Option<u64> {
-        self.version
+    fn positions(&self) -> Option<&Positions> {
+        self.positions.as_ref().filter(|_| self.standing == Standing::Follows)
     }
 
-    async fn begin_copy(&mut self, schema: Arc<EventSchema>) -> Result<()> {
-        self.begin_copy_of(&schema)?;
-        self.set_shape(&schema)
+    fn watermark(&self) -> Option<sooner_schemas::Lsn> {
+        self.names.watermark(self.base.txns())
     }
 
-    async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
-        match self.app_ids.are_of_topic() {
-            true => self.stage_from_topic(events).await,
-            false => self.stage_from_stream(events).await,
+    fn version(&self) -> Option<u64> {
+        self.base.number()
+    }
+
+    async fn is_current(&self) -> Result<bool> {
+        Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
+    }
+
+    async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
+        check_not_overtaken(&self.name, self.covered(), &start)?;
+        self.staging.note(start.positions());
+        let positions = self.positions.as_ref();
+        if !applies_to_whole_table(&self.name, &self.names, self.standing, positions, &start, true)? {
+            return Ok(Staged::Taken);
         }
+        if self.standing == Standing::Foreign {
+            return Err(made_by_somebody_else(&self.name, self.location.url.as_str()));
+        }
+        self.base.check_replaceable(&self.name.to_string())?;
+        self.index = None;
+        self.staging.begin_copy(columns_of(&start.events.schema)?);
+        // On a topic, the mark of a copy comes without the schema of keys.
+        if start.events.schema.key.is_some() || !self.names.is_topic() {
+            self.set_plan(&start.events.schema)?;
+        }
+        Ok(Staged::Taken)
+    }
+
+    async fn truncate(&mut self, truncate: Rows) -> Result<Staged> {
+        if covered_events(self.covered(), &truncate) > 0 {
+            return Ok(Staged::Taken);
+        }
+        check_not_overtaken(&self.name, self.covered(), &truncate)?;
+        let positions = self.positions.as_ref();
+        applies_to_whole_table(&self.name, &self.names, self.standing, positions, &truncate, false)?;
+        self.check_mergeable()?;
+        self.staging.note(truncate.positions());
+        if self.base.exists() || self.staging.columns.is_some() {
+            self.staging.truncate();
+        }
+        Ok(Staged::Taken)
+    }
+
+    async fn stage(&mut self, rows: Rows) -> Result<Staged> {
+        check_not_overtaken(&self.name, self.covered(), &rows)?;
+        let first = covered_events(self.covered(), &rows);
+        if first == rows.events.events.len() {
+            self.staging.note(rows.positions());
+            return Ok(Staged::Taken);
+        }
+        self.check_mergeable()?;
+        if !self.base.exists() && self.staging.columns.is_none() {
+            // A topic may begin with rows: then the table does, too.
+            self.staging.columns = Some(columns_of(&rows.events.schema)?);
+            self.index = Some(KeyIndex::default());
+        }
+        if let Staged::NeedsCopy(why) = self.adopt_schema(&rows.events.schema).await? {
+            return Ok(Staged::NeedsCopy(why));
+        }
+        self.build_index().await?;
+        self.take_rows(rows, first)?;
+        Ok(Staged::Taken)
     }
 
     fn staged_bytes(&self) -> usize {
@@ -231,33 +349,33 @@ impl LakeTable for DeltaTable {
     }
 
     async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
-        self.commit_staged(watermark).await
+        self.seal_pending().await?;
+        self.staging.parts.close(&self.location).await?;
+        if self.staging.is_empty() {
+            let table_version = self.base.number().unwrap_or_default();
+            return Ok(Committed { table_version, ..Committed::default() });
+        }
+        let name = self.name.to_string();
+        for _ in 0..MAX_CONFLICTS {
+            let transaction =
+                mirror::transaction(&self.staging, &self.base, self.index.as_ref(), &self.names, watermark);
+            let plan = transaction.plan(&self.base, now_millis());
+            let committer = Committer::new(&self.location, &name);
+            match committer.commit(self.base.next_number(), transaction.id, &plan).await? {
+                Outcome::Committed => return Ok(self.finish_commit(plan)),
+                Outcome::Conflict(entry) => self.follow_others(*entry).await?,
+                Outcome::Unknown(error) => return Err(error),
+            }
+        }
+        Err(Error::retry(
+            Code::CommitContended,
+            format!("cannot commit to the lake table {name}"),
+            format!("other writers were faster {MAX_CONFLICTS} times in a row"),
+            "let other writers commit less often; it is tried again",
+        ))
     }
 
     fn discard(&mut self) {
-        // How keys are hashed stays known: the index depends on it.
-        self.staging = std::mem::replace(&mut self.staging, Staging::new()).next();
+        self.staging = Staging::new(self.staging.plan.take());
     }
-}
-
-impl DeltaTable {
-    pub(crate) fn made_by_somebody_else(&self) -> Error {
-        Error::operator(
-            Code::TableForeign,
-            format!("cannot write {} to the lake", self.name),
-            format!("there is a table at {} already, and this pipeline did not make it", self.location.url),
-            "move it away, or give the lake another url",
-        )
-    }
-}
-
-/// The wall clock, in milliseconds since 1970.
-pub(crate) fn now_millis() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// The table's own store.
-pub(crate) fn store(table: &DeltaTable) -> &dyn ObjectStore {
-    &*table.location.table
 }

@@ -1,23 +1,14 @@
-//! Encodes a change as an event: key, envelope and position, appended to a batch.
+//! Encodes a change as an event, appended to a batch: its images, and the envelope around them.
 
 use std::io::Write;
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::{RowPlan, TupleValue, ValueError};
+use super::images::{ImageWriter, Images, RowChange, SchemaIds};
+use super::tuple::{TupleValue, ValueError};
 use crate::event::{Event, EventSchema, Op, TableEvents};
 use crate::lsn::{Lsn, Position};
 use crate::relation::Relation;
-use crate::wire::{write_bytes, write_header, write_long};
-
-/// Registry ids of a table's key and value schemas.
-#[derive(Clone, Copy, Debug)]
-pub struct SchemaIds {
-    /// Id of the key schema; none for a table without a key.
-    pub key: Option<u32>,
-    /// Id of the value schema.
-    pub value: u32,
-}
+use crate::wire::{write_bytes, write_long};
 
 /// Whether a row was read by the initial copy or from the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +37,14 @@ pub struct Origin {
 }
 
 /// Appends the events of one relation to a batch. A method that fails leaves the batch as it was.
+///
+/// An event is written in two parts: [`Encoder::images`] writes the images of the row, [`Encoder::finish`] adds the rest
+/// of the envelope when position and commit time are known. The other methods do both at once.
 #[derive(Debug)]
 pub struct Encoder {
     schema: Arc<EventSchema>,
-    ids: SchemaIds,
-    key: Option<RowPlan>,
+    images: ImageWriter,
     key_columns: Vec<usize>,
-    row: RowPlan,
     source_head: Vec<u8>,
     source_database: Vec<u8>,
     source_table: Vec<u8>,
@@ -63,37 +55,62 @@ impl Encoder {
     pub fn new(relation: &Relation, schema: Arc<EventSchema>, ids: SchemaIds, prefix: &str, database: &str) -> Encoder {
         Encoder {
             schema,
-            ids,
-            key: (!relation.key.is_empty()).then(|| RowPlan::key(relation)),
+            images: ImageWriter::new(relation, ids),
             key_columns: relation.key.clone(),
-            row: RowPlan::value(relation),
             source_head: strings(&[env!("CARGO_PKG_VERSION"), "postgresql", prefix]),
             source_database: strings(&[database]),
             source_table: strings(&[&relation.name.schema, &relation.name.table]),
         }
     }
 
-    /// The schemas under which the events are written.
+    /// Schemas that the events are written under.
     pub fn schema(&self) -> &Arc<EventSchema> {
         &self.schema
     }
 
-    /// Number of columns that a row must have at least.
+    /// Number of columns that a row must have.
     pub fn width(&self) -> usize {
-        self.row.width()
+        self.images.width()
     }
 
-    /// Appends a row that the initial copy read.
+    /// Writes the images of rows, which [`Encoder::finish`] makes events of.
+    pub fn images(&self) -> &ImageWriter {
+        &self.images
+    }
+
+    /// Makes an event of images that were appended last to the batch's bytes.
+    pub fn finish(&self, out: &mut TableEvents, images: Images, origin: &Origin) {
+        assert_eq!(images.value.end, out.bytes.len(), "an envelope is finished where its images end");
+        self.write_source(&mut out.bytes, origin);
+        write_tail(&mut out.bytes, images.op, origin.now_micros);
+        out.events.push(Event {
+            position: origin.position,
+            op: images.op,
+            key: images.key,
+            value: images.value.start..out.bytes.len(),
+            unavailable: images.unavailable,
+            old_key: images.old_key,
+        });
+    }
+
+    /// Makes an event of images that lie in other bytes, where they waited for their transaction's commit.
+    pub fn finish_from(&self, waiting: &[u8], images: Images, out: &mut TableEvents, origin: &Origin) {
+        let start = out.bytes.len();
+        out.bytes.extend_from_slice(&waiting[images.start()..images.value.end]);
+        self.finish(out, images.moved(start), origin);
+    }
+
+    /// Appends a row that a copy read.
     pub fn read(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
-        self.upsert(out, origin, Op::Read, None, row, None)
+        self.event(out, origin, Op::Read, RowChange::New(row))
     }
 
     /// Appends an inserted row.
     pub fn insert(&self, out: &mut TableEvents, origin: &Origin, row: &[TupleValue<'_>]) -> Result<(), ValueError> {
-        self.upsert(out, origin, Op::Create, None, row, None)
+        self.event(out, origin, Op::Create, RowChange::New(row))
     }
 
-    /// Appends an updated row whose key did not change; `before` is the whole old row, if the replica identity is full.
+    /// Appends an updated row whose key stayed; `before` is the whole old row, if the replica identity is full.
     pub fn update(
         &self,
         out: &mut TableEvents,
@@ -101,10 +118,10 @@ impl Encoder {
         before: Option<&[TupleValue<'_>]>,
         row: &[TupleValue<'_>],
     ) -> Result<(), ValueError> {
-        self.upsert(out, origin, Op::Update, before, row, None)
+        self.event(out, origin, Op::Update, RowChange::Changed(before, row))
     }
 
-    /// Appends the new row of an update that changed the key, as an insert; `old` holds the old key.
+    /// Appends the row that an update of the key made; `old` holds the old key.
     pub fn insert_renamed(
         &self,
         out: &mut TableEvents,
@@ -112,10 +129,10 @@ impl Encoder {
         old: &[TupleValue<'_>],
         row: &[TupleValue<'_>],
     ) -> Result<(), ValueError> {
-        self.upsert(out, origin, Op::Create, None, row, Some(old))
+        self.event(out, origin, Op::Create, RowChange::Renamed(old, row))
     }
 
-    /// Appends a deleted row; `whole` says whether `old` holds all columns or only the key.
+    /// Appends a deleted row, of which the whole or only the key is known.
     pub fn delete(
         &self,
         out: &mut TableEvents,
@@ -123,40 +140,25 @@ impl Encoder {
         old: &[TupleValue<'_>],
         whole: bool,
     ) -> Result<(), ValueError> {
-        self.event(out, origin, Op::Delete, |encoder, bytes| {
-            let key = encoder.write_key(bytes, old)?;
-            let start = bytes.len();
-            write_header(bytes, encoder.ids.value);
-            write_long(bytes, 1);
-            if whole {
-                encoder.row.write(bytes, old, &mut Vec::new())?;
-            } else {
-                encoder.row.write_key_only(bytes, old)?;
-            }
-            write_long(bytes, 0);
-            Ok(Parts { key, value_start: start, unavailable: Vec::new(), old_key: None })
-        })
+        self.event(out, origin, Op::Delete, if whole { RowChange::Removed(old) } else { RowChange::RemovedKey(old) })
     }
 
-    /// Appends the truncation of the table.
+    /// Appends a truncate of the table.
     pub fn truncate(&self, out: &mut TableEvents, origin: &Origin) {
-        self.without_rows(out, origin, Op::Truncate);
+        let images = self.images.write_without_rows(&mut out.bytes, Op::Truncate);
+        self.finish(out, images, origin);
     }
 
-    /// Appends the start of a copy, after which all rows of the table follow again.
+    /// Appends the start of a copy, after which all rows of the table come again.
     pub fn copy_start(&self, out: &mut TableEvents, origin: &Origin) {
-        self.without_rows(out, origin, Op::CopyStart);
+        let images = self.images.write_without_rows(&mut out.bytes, Op::CopyStart);
+        self.finish(out, images, origin);
     }
 
-    fn without_rows(&self, out: &mut TableEvents, origin: &Origin, op: Op) {
-        let written = self.event(out, origin, op, |encoder, bytes| {
-            let start = bytes.len();
-            write_header(bytes, encoder.ids.value);
-            write_long(bytes, 0);
-            write_long(bytes, 0);
-            Ok(Parts { key: start..start, value_start: start, unavailable: Vec::new(), old_key: None })
-        });
-        debug_assert!(written.is_ok(), "a truncate has no values that could fail");
+    fn event(&self, out: &mut TableEvents, origin: &Origin, op: Op, change: RowChange<'_>) -> Result<(), ValueError> {
+        let images = self.images.write(&mut out.bytes, op, change)?;
+        self.finish(out, images, origin);
+        Ok(())
     }
 
     /// Formats the key columns of `row` for a message to the operator, such as `id=7`; a value that is not known is
@@ -169,74 +171,6 @@ impl Encoder {
             _ => format!("{}=?", relation.columns[index].name),
         });
         parts.collect::<Vec<_>>().join(", ")
-    }
-
-    fn upsert(
-        &self,
-        out: &mut TableEvents,
-        origin: &Origin,
-        op: Op,
-        before: Option<&[TupleValue<'_>]>,
-        row: &[TupleValue<'_>],
-        old_key: Option<&[TupleValue<'_>]>,
-    ) -> Result<(), ValueError> {
-        self.event(out, origin, op, |encoder, bytes| {
-            let old_key = old_key.map(|old| encoder.write_key(bytes, old)).transpose()?;
-            let key = encoder.write_key(bytes, row)?;
-            let value_start = bytes.len();
-            write_header(bytes, encoder.ids.value);
-            match before {
-                None => write_long(bytes, 0),
-                Some(before) => {
-                    write_long(bytes, 1);
-                    encoder.row.write(bytes, before, &mut Vec::new())?;
-                }
-            }
-            write_long(bytes, 1);
-            let mut unavailable = Vec::new();
-            encoder.row.write(bytes, row, &mut unavailable)?;
-            Ok(Parts { key, value_start, unavailable, old_key })
-        })
-    }
-
-    /// Appends an event: `write` appends key and row images, then the rest of the envelope is added. If `write`
-    /// fails, everything that was appended is removed.
-    fn event(
-        &self,
-        out: &mut TableEvents,
-        origin: &Origin,
-        op: Op,
-        write: impl FnOnce(&Encoder, &mut Vec<u8>) -> Result<Parts, ValueError>,
-    ) -> Result<(), ValueError> {
-        let start = out.bytes.len();
-        match write(self, &mut out.bytes) {
-            Ok(parts) => {
-                self.write_source(&mut out.bytes, origin);
-                write_tail(&mut out.bytes, op, origin.now_micros);
-                out.events.push(Event {
-                    position: origin.position,
-                    op,
-                    key: parts.key,
-                    value: parts.value_start..out.bytes.len(),
-                    unavailable: parts.unavailable.into(),
-                    old_key: parts.old_key,
-                });
-                Ok(())
-            }
-            Err(error) => {
-                out.bytes.truncate(start);
-                Err(error)
-            }
-        }
-    }
-
-    fn write_key(&self, bytes: &mut Vec<u8>, row: &[TupleValue<'_>]) -> Result<Range<usize>, ValueError> {
-        let start = bytes.len();
-        if let (Some(plan), Some(id)) = (&self.key, self.ids.key) {
-            write_header(bytes, id);
-            plan.write_complete(bytes, row)?;
-        }
-        Ok(start..bytes.len())
     }
 
     fn write_source(&self, out: &mut Vec<u8>, origin: &Origin) {
@@ -253,14 +187,6 @@ impl Encoder {
         write_optional(out, origin.lsn.0 as i64);
         out.extend_from_slice(&[0, 0, 0]);
     }
-}
-
-/// What the row images of an event left in the batch: their ranges, and the columns that are unavailable.
-struct Parts {
-    key: Range<usize>,
-    value_start: usize,
-    unavailable: Vec<u16>,
-    old_key: Option<Range<usize>>,
 }
 
 /// Appends the `sequence` field, `["<commit_lsn>","<ordinal>"]` in decimal: unique, and in commit order when
@@ -295,4 +221,84 @@ fn strings(texts: &[&str]) -> Vec<u8> {
         write_bytes(&mut out, text.as_bytes());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{key_schema, value_schema};
+    use crate::{Column, ColumnType, Scalar, TableName};
+
+    fn encoder() -> Encoder {
+        let columns = vec![
+            Column::new("id", ColumnType::Scalar(Scalar::Int8)),
+            Column::new("body", ColumnType::Scalar(Scalar::Text)).nullable(),
+        ];
+        let relation = Relation::new(TableName::new("public", "t"), columns, vec![0]);
+        let key = key_schema("t", &relation).unwrap().to_string();
+        let value = value_schema("t", &relation).to_string();
+        let schema = EventSchema::parse(relation.name.clone(), Some(&key), &value).unwrap();
+        assert_eq!(schema.relation, Some(relation.clone()), "the schema brings its relation");
+        Encoder::new(&relation, Arc::new(schema), SchemaIds { key: Some(1), value: 2 }, "p", "db")
+    }
+
+    fn origin(ordinal: u64) -> Origin {
+        Origin {
+            position: Position { commit_lsn: Lsn(100), ordinal },
+            lsn: Lsn(90),
+            xid: 7,
+            source_micros: 5,
+            now_micros: 6,
+            snapshot: Snapshot::No,
+        }
+    }
+
+    fn row<'a>(id: &'a str, body: &'a str) -> [TupleValue<'a>; 2] {
+        [TupleValue::Text(id.as_bytes()), TupleValue::Text(body.as_bytes())]
+    }
+
+    #[test]
+    fn an_envelope_that_is_finished_later_is_the_same() {
+        let encoder = encoder();
+        let mut at_once = TableEvents::new(encoder.schema().clone());
+        encoder.insert(&mut at_once, &origin(0), &row("1", "a")).unwrap();
+        encoder.insert_renamed(&mut at_once, &origin(1), &row("1", "a"), &row("2", "a")).unwrap();
+        encoder.delete(&mut at_once, &origin(2), &row("2", ""), false).unwrap();
+        let mut waiting = vec![9; 3];
+        let (new, old) = (row("2", "a"), row("1", "a"));
+        let changes = [(Op::Create, RowChange::New(&old)), (Op::Create, RowChange::Renamed(&old, &new))].into_iter();
+        let removed = row("2", "");
+        let images: Vec<_> = changes
+            .chain([(Op::Delete, RowChange::RemovedKey(&removed))])
+            .map(|(op, change)| encoder.images().write(&mut waiting, op, change).unwrap())
+            .collect();
+        let mut later = TableEvents::new(encoder.schema().clone());
+        for (ordinal, images) in images.into_iter().enumerate() {
+            encoder.finish_from(&waiting, images, &mut later, &origin(ordinal as u64));
+        }
+        assert_eq!(later.bytes, at_once.bytes);
+        let parts = |events: &TableEvents| -> Vec<_> {
+            events
+                .events
+                .iter()
+                .map(|event| (event.op, event.key.clone(), event.old_key.clone(), event.value.clone()))
+                .collect()
+        };
+        assert_eq!(parts(&later), parts(&at_once));
+    }
+
+    #[test]
+    fn a_value_that_fails_leaves_nothing() {
+        let encoder = encoder();
+        let mut bytes = vec![1, 2];
+        let error = encoder.images().write(&mut bytes, Op::Create, RowChange::New(&row("x", "a"))).unwrap_err();
+        assert_eq!((bytes, error.column.as_str()), (vec![1, 2], "id"));
+    }
+
+    #[test]
+    fn a_key_is_described_for_people() {
+        let relation = encoder().schema().relation.clone().unwrap();
+        assert_eq!(encoder().describe_key(&relation, &row("7", "x")), "id=7");
+        assert_eq!(encoder().describe_key(&relation, &[TupleValue::Null, TupleValue::Null]), "id=?");
+    }
 }

@@ -1,8 +1,10 @@
 //! Writes a row's columns as an Avro record, by a plan compiled from the relation.
 
-use super::value::{write_fallback, write_placeholder, write_value};
-use super::{TupleValue, Unholdable, ValueError};
-use crate::relation::{ColumnType, Relation};
+use super::tuple::{TupleValue, ValueError};
+use crate::column_type::ColumnType;
+use crate::relation::Relation;
+use crate::unholdable::Unholdable;
+use crate::value::{write_fallback, write_placeholder, write_value};
 use crate::wire::write_long;
 
 /// Reason for a NULL under a schema that says NOT NULL: the row is older than the constraint.

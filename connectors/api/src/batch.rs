@@ -1,0 +1,163 @@
+//! What travels from the source to the lake: steps, in order within each table.
+
+use sooner_schemas::event::{Op, TableEvents, Watermark};
+use sooner_schemas::{Lsn, TableName};
+
+use crate::{Error, MemoryBudget, NextOffsets, Positions, Reservation};
+
+/// Events of one table under one pair of schemas, in commit order, with the memory that they hold.
+#[derive(Debug)]
+pub struct Rows {
+    /// Keys and values.
+    pub events: TableEvents,
+    /// For events from a topic: of each partition, the offset after its last event here. Empty for a stream.
+    pub next_offsets: NextOffsets,
+    /// Incarnation of that topic, where its writer reports it.
+    pub generation: Option<i64>,
+    /// Room in the memory budget, given back when the events are dropped.
+    pub reservation: Reservation,
+}
+
+/// One step of a table's events.
+#[derive(Debug)]
+pub enum Step {
+    /// Changes of rows, or copied rows.
+    Rows(Rows),
+    /// A copy begins: all rows of the table come again after it, maybe under another schema. Holds one event.
+    CopyStart(Rows),
+    /// All rows of the copy have been delivered; the table is complete up to the watermark.
+    CopyEnd {
+        /// Table.
+        table: TableName,
+        /// What it is complete to.
+        watermark: Watermark,
+    },
+    /// All rows of the table are removed. Holds one event.
+    Truncate(Rows),
+    /// The table cannot go on: none of its events follow before a copy begins.
+    Stop {
+        /// Table.
+        table: TableName,
+        /// Why, and what to do.
+        error: Error,
+    },
+    /// Whole transactions have been delivered up to here.
+    Complete(Coverage),
+}
+
+/// Which tables are complete up to a watermark: all, but those that are being copied, whose own copy says how far they
+/// are. So a table that is copied or parked withholds nobody's watermark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// Every event at or before it has been delivered.
+    pub watermark: Watermark,
+    /// Tables to which that does not apply.
+    pub except: Vec<TableName>,
+}
+
+/// Steps that are handed on at once.
+#[derive(Debug, Default)]
+pub struct EventBatch {
+    /// The steps. Those of one table are in commit order; the order between tables means nothing, except that
+    /// [`Step::Complete`] applies to all steps before it.
+    pub steps: Vec<Step>,
+    /// How far the server has written its log, for measuring lag; zero where that is not known.
+    pub server_end: Lsn,
+}
+
+impl Rows {
+    /// Events of a stream, without reserved memory.
+    pub fn new(events: TableEvents) -> Rows {
+        Rows { events, next_offsets: NextOffsets::new(), generation: None, reservation: Reservation::default() }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &TableName {
+        &self.events.schema.table
+    }
+
+    /// Commit LSN of the last event; none if there are no events.
+    pub fn last_lsn(&self) -> Option<Lsn> {
+        self.events.events.last().map(|event| event.position.commit_lsn)
+    }
+
+    /// What has been taken once these are: the offsets of a topic, or else the whole transaction of the last event.
+    pub fn positions(&self) -> Option<Positions> {
+        if self.next_offsets.is_empty() {
+            return self.last_lsn().map(Positions::whole);
+        }
+        Some(Positions::Topic { generation: self.generation, next_offsets: self.next_offsets.clone() })
+    }
+
+    /// The step that these events are: an event of the whole table is a step of its own, and stands alone.
+    pub fn into_step(self) -> Step {
+        match self.events.events.first().map(|event| event.op) {
+            Some(Op::CopyStart) => Step::CopyStart(self),
+            Some(Op::Truncate) => Step::Truncate(self),
+            _ => Step::Rows(self),
+        }
+    }
+}
+
+impl Step {
+    /// The events of a step, if it has any.
+    pub fn rows(&self) -> Option<&Rows> {
+        match self {
+            Step::Rows(rows) | Step::CopyStart(rows) | Step::Truncate(rows) => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// The events of a step, if it has any.
+    pub fn rows_mut(&mut self) -> Option<&mut Rows> {
+        match self {
+            Step::Rows(rows) | Step::CopyStart(rows) | Step::Truncate(rows) => Some(rows),
+            _ => None,
+        }
+    }
+}
+
+impl Coverage {
+    /// All tables are complete up to a watermark.
+    pub fn all(watermark: Watermark) -> Coverage {
+        Coverage { watermark, except: Vec::new() }
+    }
+
+    /// Whether a table is complete up to the watermark.
+    pub fn applies_to(&self, table: &TableName) -> bool {
+        !self.except.contains(table)
+    }
+}
+
+impl EventBatch {
+    /// Memory that the events hold, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.rows().map(|rows| rows.events.size_bytes()).sum()
+    }
+
+    /// Number of events.
+    pub fn event_count(&self) -> usize {
+        self.rows().map(|rows| rows.events.events.len()).sum()
+    }
+
+    /// The last coverage in the batch, if there is one.
+    pub fn coverage(&self) -> Option<&Coverage> {
+        self.steps.iter().rev().find_map(|step| match step {
+            Step::Complete(coverage) => Some(coverage),
+            _ => None,
+        })
+    }
+
+    /// The events of all steps.
+    pub fn rows(&self) -> impl Iterator<Item = &Rows> {
+        self.steps.iter().filter_map(Step::rows)
+    }
+
+    /// Takes room for all events, and gives each step its share to hold. Waits until there is room.
+    pub async fn reserve(&mut self, budget: &MemoryBudget) {
+        let mut reserved = budget.reserve(self.size_bytes()).await;
+        for rows in self.steps.iter_mut().filter_map(Step::rows_mut) {
+            rows.reservation = reserved.split(rows.events.size_bytes());
+        }
+    }
+}

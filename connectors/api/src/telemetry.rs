@@ -1,0 +1,118 @@
+//! What happens, as typed facts. Status, metrics, pages and logs are readers of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
+
+use crate::{Committed, Error, TableState};
+
+/// Receives facts, from several tasks at once. Never waits and never fails.
+pub trait Telemetry: Clone + Send + Sync + 'static {
+    /// Takes a fact.
+    fn record(&self, fact: Fact<'_>);
+}
+
+/// Which half of the pipeline speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From the database to the event log.
+    Source,
+    /// From the event log to the lake.
+    Sink,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Fact<'a> {
+    /// These tables take part, and no others.
+    Tables(Vec<(&'a TableName, &'a TableState, Option<u64>)>),
+    /// A table's state, as one side has it.
+    State(Side, &'a TableName, &'a TableState),
+    /// Rows of a table were read by its copy.
+    RowsCopied(&'a TableName, u64),
+    /// A copy of the table begins: its rows are counted from zero.
+    CopyBegun(&'a TableName),
+    /// Events of a table became visible.
+    Committed {
+        /// Table.
+        table: &'a TableName,
+        /// What the commit did.
+        committed: &'a Committed,
+        /// Events that it carried.
+        events: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A table is complete up to a watermark, with the commit time up to which something is not visible yet, if so.
+    Covered(&'a TableName, Watermark),
+    /// Events of a table that are not visible yet: the commit time of what is visible, in microseconds since 1970.
+    Behind(&'a TableName, Option<i64>),
+    /// The event log has been read up to here.
+    Received(Watermark),
+    /// The server's log ends here.
+    ServerEnd(Lsn),
+    /// Everything up to here is in the lake.
+    Durable(Lsn),
+    /// The slot may be confirmed up to here.
+    Confirmed(Lsn),
+    /// What is unread of a table's topic.
+    Unread {
+        /// Table.
+        table: &'a TableName,
+        /// Messages that have not been read, in the partitions that are read here.
+        messages: u64,
+        /// Time of what is being read at the moment, in microseconds since 1970; none where all has been read.
+        reading_micros: Option<i64>,
+        /// Where those partitions stand.
+        partitions: BTreeMap<i32, PartitionOffsets>,
+    },
+    /// The pipeline does not move at the moment; it is tried again.
+    Interrupted(&'a Error),
+    /// It moves again.
+    Running,
+}
+
+/// Where one partition stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionOffsets {
+    /// The offset after the last message that was read.
+    pub next_offset: i64,
+    /// The last stable offset: the one after the last message of a transaction that has ended. None before brokers
+    /// reported it.
+    pub end_offset: Option<i64>,
+}
+
+impl PartitionOffsets {
+    /// Messages that have not been read. The end of a transaction takes an offset too, after its last message; the last
+    /// of these is left out, so that nothing is left where all has been read.
+    pub fn unread(&self, in_transactions: bool) -> u64 {
+        let offsets = self.end_offset.map_or(0, |end| (end - self.next_offset).max(0));
+        u64::try_from(if in_transactions { offsets - 1 } else { offsets }).unwrap_or(0)
+    }
+}
+
+/// Takes no facts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoTelemetry;
+
+impl Telemetry for NoTelemetry {
+    fn record(&self, _fact: Fact<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_last_transaction_is_no_message() {
+        let at = |next_offset, end_offset| PartitionOffsets { next_offset, end_offset };
+        assert_eq!(at(10, None).unread(true), 0);
+        assert_eq!(at(10, Some(10)).unread(true), 0);
+        assert_eq!(at(10, Some(11)).unread(true), 0);
+        assert_eq!(at(10, Some(15)).unread(true), 4);
+        assert_eq!(at(10, Some(15)).unread(false), 5);
+    }
+}

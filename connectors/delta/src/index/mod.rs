@@ -1,0 +1,5 @@
+//! Where each live row lies, by its key.
+
+pub mod build;
+pub mod key;
+pub mod key_index;

@@ -1,0 +1,235 @@
+//! The data files that a table consists of, with the rows that are deleted from them. They are kept up to date
+//! commit by commit, so that the log is replayed only once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use object_store::path::Path;
+use roaring::RoaringBitmap;
+use serde_json::{Map, Value, json};
+
+use crate::index::key_index::{FileId, RowAddress};
+
+/// A data file that belongs to the table's current version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveFile {
+    /// Path of the file below the table, decoded.
+    pub path: Path,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// Number of rows in the file, deleted ones included; none if its statistics do not contain it.
+    pub rows: Option<u64>,
+    /// The file's add action, without its deletion vector.
+    pub add: Map<String, Value>,
+    /// Descriptor of the file's deletion vector, if it has one.
+    pub vector: Option<Value>,
+    /// Positions of the rows that are deleted.
+    pub deleted: RoaringBitmap,
+}
+
+/// Gives numbers to data files. Clones share one sequence, and no number is given twice.
+#[derive(Clone, Debug, Default)]
+pub struct FileIds(Arc<AtomicU32>);
+
+impl FileIds {
+    /// A number for a file that is about to be written or taken in.
+    pub fn reserve(&self) -> FileId {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// The live files of a table, by number and by the path that the log gives them.
+#[derive(Debug, Default)]
+pub struct LiveFiles {
+    files: HashMap<FileId, LiveFile>,
+    by_path: HashMap<String, FileId>,
+    ids: FileIds,
+}
+
+impl LiveFile {
+    /// A file from an add action; none if its path or its size is missing or malformed. The rows that its deletion
+    /// vector deletes have to be read separately.
+    pub fn from_add(mut add: Map<String, Value>) -> Option<LiveFile> {
+        let path = Path::from_url_path(add.get("path")?.as_str()?).ok()?;
+        let vector = add.remove("deletionVector").filter(|vector| !vector.is_null());
+        let stats = add.get("stats").and_then(Value::as_str);
+        let stats: Option<Value> = stats.and_then(|stats| serde_json::from_str(stats).ok());
+        Some(LiveFile {
+            path,
+            size: add.get("size")?.as_u64()?,
+            rows: stats.and_then(|stats| stats.get("numRecords")?.as_u64()),
+            add,
+            vector,
+            deleted: RoaringBitmap::new(),
+        })
+    }
+
+    /// A file that this process has written, without deleted rows; `now_millis` is its modification time.
+    pub fn written(path: Path, size: u64, rows: u64, now_millis: i64) -> LiveFile {
+        let stats = json!({"numRecords": rows, "tightBounds": false}).to_string();
+        let add = json!({
+            "path": path.as_ref(),
+            "partitionValues": {},
+            "size": size,
+            "modificationTime": now_millis,
+            "dataChange": true,
+            "stats": stats,
+        });
+        let Value::Object(add) = add else { unreachable!("json! of braces is an object") };
+        LiveFile { path, size, rows: Some(rows), add, vector: None, deleted: RoaringBitmap::new() }
+    }
+
+    /// Path of the file as the log has it, which is URL-encoded.
+    pub fn key(&self) -> &str {
+        self.add.get("path").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The file's add action, with this deletion vector if there is one.
+    pub fn add_action(&self, vector: Option<&Value>) -> Value {
+        let mut add = self.add.clone();
+        add.insert("dataChange".to_owned(), json!(true));
+        if let Some(vector) = vector {
+            add.insert("deletionVector".to_owned(), vector.clone());
+            // Minima and maxima may be those of deleted rows.
+            let stats = add.get("stats").and_then(Value::as_str).and_then(|stats| serde_json::from_str(stats).ok());
+            if let Some(Value::Object(mut stats)) = stats {
+                stats.insert("tightBounds".to_owned(), json!(false));
+                add.insert("stats".to_owned(), json!(Value::Object(stats).to_string()));
+            }
+        }
+        Value::Object(add)
+    }
+
+    /// The file's remove action, with the deletion vector that the file has now.
+    pub fn remove_action(&self, now_millis: i64) -> Value {
+        let mut remove = json!({
+            "path": self.key(),
+            "deletionTimestamp": now_millis,
+            "dataChange": true,
+            "extendedFileMetadata": true,
+            "partitionValues": {},
+            "size": self.size,
+        });
+        if let Some(vector) = &self.vector {
+            remove["deletionVector"] = vector.clone();
+        }
+        remove
+    }
+
+    /// Whether every row of the file is deleted once these are, too; false if the number of rows is not known.
+    pub fn is_emptied_by(&self, also: &RoaringBitmap) -> bool {
+        self.rows == Some(self.deleted.union_len(also))
+    }
+}
+
+impl LiveFiles {
+    /// The sequence that the files' numbers come from.
+    pub fn ids(&self) -> FileIds {
+        self.ids.clone()
+    }
+
+    /// Number of the file at a path; none if it is not live.
+    pub fn id_of(&self, path: &str) -> Option<FileId> {
+        self.by_path.get(path).copied()
+    }
+
+    /// Adds a file and returns its number: a new one, or that of the file of the same path, which it replaces.
+    pub fn insert(&mut self, file: LiveFile) -> FileId {
+        let id = match self.by_path.get(file.key()) {
+            Some(&id) => id,
+            None => self.ids.reserve(),
+        };
+        self.insert_as(id, file);
+        id
+    }
+
+    /// Adds a file under a reserved number.
+    pub fn insert_as(&mut self, id: FileId, file: LiveFile) {
+        self.by_path.insert(file.key().to_owned(), id);
+        self.files.insert(id, file);
+    }
+
+    /// Removes the file with the path that the log has; does nothing if there is none.
+    pub fn remove(&mut self, path: &str) {
+        if let Some(id) = self.by_path.remove(path) {
+            self.files.remove(&id);
+        }
+    }
+
+    /// The file with this number.
+    pub fn get(&self, id: FileId) -> Option<&LiveFile> {
+        self.files.get(&id)
+    }
+
+    /// The file with the path that the log has.
+    pub fn find(&self, path: &str) -> Option<&LiveFile> {
+        self.by_path.get(path).and_then(|id| self.files.get(id))
+    }
+
+    /// Whether a row is live: its file belongs to the table, and the row is not deleted.
+    pub fn holds(&self, row: RowAddress) -> bool {
+        self.files.get(&row.file).is_some_and(|file| !file.deleted.contains(row.row))
+    }
+
+    /// All files with their numbers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (FileId, &LiveFile)> {
+        self.files.iter().map(|(id, file)| (*id, file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, rows: u64) -> LiveFile {
+        LiveFile::written(Path::from(path), 100, rows, 5)
+    }
+
+    #[test]
+    fn an_add_action_is_read_back() {
+        let written = file("part-1.parquet", 7);
+        let Value::Object(add) = written.add_action(None) else { panic!("an object") };
+        assert_eq!(LiveFile::from_add(add), Some(written));
+    }
+
+    #[test]
+    fn statistics_of_a_file_with_a_vector_are_wide_bounds() {
+        let vector = json!({"storageType": "i"});
+        let add = file("a", 7).add_action(Some(&vector));
+        assert_eq!(add["deletionVector"], vector);
+        assert!(add["stats"].as_str().is_some_and(|stats| stats.contains("\"tightBounds\":false")));
+    }
+
+    #[test]
+    fn a_file_is_emptied_by_what_is_left_of_it() {
+        let mut file = file("a", 3);
+        file.deleted = [0].into_iter().collect();
+        assert!(!file.is_emptied_by(&[1].into_iter().collect()));
+        assert!(file.is_emptied_by(&[1, 2].into_iter().collect()));
+        file.rows = None;
+        assert!(!file.is_emptied_by(&[1, 2].into_iter().collect()), "nobody says how many rows it has");
+    }
+
+    #[test]
+    fn files_keep_their_numbers_and_numbers_are_never_given_twice() {
+        let mut files = LiveFiles::default();
+        let first = files.insert(file("a", 1));
+        assert_eq!(files.insert(file("a", 2)), first);
+        files.remove("a");
+        assert!(files.find("a").is_none());
+        assert_ne!(files.insert(file("a", 1)), first);
+        assert_ne!(files.ids().reserve(), files.ids().reserve());
+    }
+
+    #[test]
+    fn a_row_is_held_while_it_is_not_deleted() {
+        let mut files = LiveFiles::default();
+        let mut with_vector = file("a", 3);
+        with_vector.deleted = [1].into_iter().collect();
+        let id = files.insert(with_vector);
+        assert!(files.holds(RowAddress { file: id, row: 0 }));
+        assert!(!files.holds(RowAddress { file: id, row: 1 }));
+        assert!(!files.holds(RowAddress { file: id + 1, row: 0 }));
+    }
+}

@@ -1,0 +1,221 @@
+//! The names under which a pipeline keeps positions in a table's log, one `txn` action each.
+//!
+//! <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifiers>
+
+use std::collections::{BTreeMap, HashMap};
+
+use sooner_api::{Feed, NextOffsets, Positions, Standing};
+use sooner_schemas::Lsn;
+use sooner_schemas::event::Watermark;
+
+use super::table_version::TableVersion;
+
+/// Names of one table's positions for one feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PositionNames {
+    pipeline: String,
+    feed: Feed,
+    /// LSN up to which the table is complete; none where its writer reports no LSN, or several sinks share it.
+    watermark: Option<String>,
+    positions: Names,
+    generation: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Names {
+    /// Commit LSN up to which events are in the table.
+    Stream(String),
+    /// For each partition, the offset after the last event that is in the table.
+    Topic(BTreeMap<i32, String>),
+}
+
+impl PositionNames {
+    /// The names of a pipeline for a feed.
+    pub fn new(pipeline: &str, feed: &Feed) -> PositionNames {
+        let (watermark, positions, generation_name) = match feed {
+            Feed::Slot(slot) => {
+                let name = format!("sooner/{pipeline}/{slot}");
+                (Some(format!("{name}/watermark")), Names::Stream(name), None)
+            }
+            Feed::Topic { topic, partitions, in_commit_order, generation, .. } => {
+                let prefix = format!("sooner/{pipeline}/{topic}");
+                let names = (0..*partitions).map(|partition| (partition, format!("{prefix}/{partition}")));
+                let watermark = (feed.is_whole() && *in_commit_order).then(|| format!("{prefix}/watermark"));
+                let generation_name = generation.map(|_| format!("{prefix}/generation"));
+                (watermark, Names::Topic(names.collect()), generation_name)
+            }
+        };
+        PositionNames {
+            pipeline: pipeline.to_owned(),
+            feed: feed.clone(),
+            watermark,
+            positions,
+            generation: generation_name,
+        }
+    }
+
+    /// Name of the pipeline.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// The feed.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Whether a commit's watermark is true of the whole table.
+    pub fn knows_watermark(&self) -> bool {
+        self.watermark.is_some()
+    }
+
+    /// Whether the feed is a topic.
+    pub fn is_topic(&self) -> bool {
+        matches!(self.positions, Names::Topic(_))
+    }
+
+    /// Incarnation of the topic that is read, where its writer reports it.
+    pub fn generation(&self) -> Option<i64> {
+        match &self.feed {
+            Feed::Slot(_) => None,
+            Feed::Topic { generation, .. } => *generation,
+        }
+    }
+
+    /// Whether an event of the whole table, such as a truncate, can be put in order with all others: everything that it
+    /// concerns is read here.
+    pub fn orders_whole_table(&self) -> bool {
+        match &self.feed {
+            Feed::Slot(_) => true,
+            Feed::Topic { in_commit_order, partitions, .. } => {
+                self.feed.is_whole() && (*in_commit_order || *partitions == 1)
+            }
+        }
+    }
+
+    /// All names.
+    pub fn all(&self) -> Vec<&str> {
+        let positions: Vec<_> = match &self.positions {
+            Names::Stream(name) => vec![name.as_str()],
+            Names::Topic(names) => names.values().map(String::as_str).collect(),
+        };
+        positions.into_iter().chain(self.watermark.as_deref()).chain(self.generation.as_deref()).collect()
+    }
+
+    /// What a log says has been taken of this feed, of whatever incarnation; none if nothing.
+    pub fn recorded(&self, txns: &HashMap<String, i64>) -> Option<Positions> {
+        match &self.positions {
+            Names::Stream(name) => txns.get(name).map(|version| Positions::whole(Lsn(version.cast_unsigned()))),
+            Names::Topic(names) => {
+                let offsets = names.iter().filter_map(|(partition, name)| Some((*partition, *txns.get(name)?)));
+                let next_offsets: NextOffsets = offsets.collect();
+                let generation = self.generation.as_ref().and_then(|name| txns.get(name)).copied();
+                (!next_offsets.is_empty()).then_some(Positions::Topic { generation, next_offsets })
+            }
+        }
+    }
+
+    /// The LSN up to which a log says that the table is complete.
+    pub fn watermark(&self, txns: &HashMap<String, i64>) -> Option<Lsn> {
+        txns.get(self.watermark.as_deref()?).map(|version| Lsn(version.cast_unsigned()))
+    }
+
+    /// What a table holds, compared with this feed.
+    pub fn standing(&self, table: &TableVersion) -> Standing {
+        if !table.exists() {
+            return Standing::Absent;
+        }
+        match self.recorded(table.txns()) {
+            Some(positions) => match (positions.generation(), self.generation()) {
+                (Some(recorded), Some(current)) if recorded != current => Standing::FollowsOther,
+                (Some(_), None) => Standing::FollowsOther,
+                _ => Standing::Follows,
+            },
+            None if table.is_made_by(&self.pipeline) => Standing::FollowsOther,
+            None => Standing::Foreign,
+        }
+    }
+
+    /// What a commit writes: names and versions.
+    pub fn versions(&self, positions: &Positions, watermark: Watermark) -> HashMap<String, i64> {
+        let mut versions = HashMap::new();
+        match (&self.positions, positions) {
+            (Names::Stream(name), Positions::Stream(position)) => {
+                versions.insert(name.clone(), position.commit_lsn.0.cast_signed());
+            }
+            (Names::Topic(names), Positions::Topic { next_offsets, .. }) => {
+                let written = next_offsets.iter().filter_map(|(partition, next)| Some((names.get(partition)?, *next)));
+                versions.extend(written.map(|(name, next)| (name.clone(), next)));
+            }
+            _ => {}
+        }
+        versions.extend(self.watermark.clone().map(|name| (name, watermark.commit_lsn.0.cast_signed())));
+        versions.extend(self.generation.clone().zip(self.generation()));
+        versions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::log::actions::{metadata, protocol};
+    use crate::log::commit::Commit;
+
+    fn topic(generation: Option<i64>, assigned: &[i32]) -> PositionNames {
+        let feed = Feed::Topic {
+            topic: "shop.t".into(),
+            generation,
+            partitions: 2,
+            assigned: assigned.iter().copied().collect::<BTreeSet<_>>(),
+            in_commit_order: true,
+        };
+        PositionNames::new("shop", &feed)
+    }
+
+    fn offsets(generation: Option<i64>, offsets: &[(i32, i64)]) -> Positions {
+        Positions::Topic { generation, next_offsets: offsets.iter().copied().collect() }
+    }
+
+    fn mark(lsn: u64) -> Watermark {
+        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 1), commit_micros: 0 }
+    }
+
+    fn table(pipeline: &str, txns: HashMap<String, i64>) -> TableVersion {
+        let metadata = Some(metadata(pipeline, &[], 0));
+        TableVersion::default().apply(Commit { metadata, protocol: Some(protocol()), txns, ..Commit::default() })
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let names = topic(Some(5), &[0, 1]);
+        let positions = offsets(Some(5), &[(0, 7), (1, 9)]);
+        let txns = names.versions(&positions, mark(50));
+        assert_eq!(names.recorded(&txns), Some(positions));
+        assert_eq!(names.watermark(&txns), Some(Lsn(50)));
+        let slot = PositionNames::new("shop", &Feed::Slot("s".into()));
+        let txns = slot.versions(&Positions::whole(Lsn(40)), mark(45));
+        assert_eq!(slot.recorded(&txns), Some(Positions::whole(Lsn(40))));
+        assert_eq!(slot.watermark(&txns), Some(Lsn(45)));
+    }
+
+    #[test]
+    fn a_share_of_the_partitions_says_nothing_of_the_whole_table() {
+        let names = topic(Some(5), &[1]);
+        assert!(!names.knows_watermark() && !names.orders_whole_table());
+        assert!(topic(Some(5), &[0, 1]).orders_whole_table());
+    }
+
+    #[test]
+    fn a_tables_standing_is_what_its_log_says_of_the_feed() {
+        let names = topic(Some(5), &[0, 1]);
+        let of = |generation| topic(generation, &[0, 1]).versions(&offsets(generation, &[(0, 7)]), mark(1));
+        assert_eq!(names.standing(&TableVersion::default()), Standing::Absent);
+        assert_eq!(names.standing(&table("shop", of(Some(5)))), Standing::Follows);
+        assert_eq!(names.standing(&table("shop", of(Some(4)))), Standing::FollowsOther);
+        assert_eq!(names.standing(&table("shop", HashMap::new())), Standing::FollowsOther);
+        assert_eq!(names.standing(&table("other", HashMap::new())), Standing::Foreign);
+        assert_eq!(names.standing(&table("other", of(None))), Standing::Follows, "positions count, whoever made it");
+    }
+}

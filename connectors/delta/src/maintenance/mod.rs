@@ -1,0 +1,3 @@
+//! What keeps a table fast to read.
+
+pub mod checkpoint;

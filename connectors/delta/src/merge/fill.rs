@@ -1,0 +1,139 @@
+//! Values that Postgres left out of an event, because the change did not touch them: taken from an earlier event in
+//! memory, or from the row that the event supersedes.
+//!
+//! <https://www.postgresql.org/docs/current/storage-toast.html>
+
+use std::collections::BTreeMap;
+
+use arrow_array::{Array, ArrayRef};
+use arrow_cast::cast;
+use arrow_schema::ArrowError;
+use arrow_select::concat::concat;
+use arrow_select::interleave::interleave;
+use sooner_api::{Code, Error, Result};
+
+use super::event_plan::copy_again;
+use super::parts::Parts;
+use super::pending::Found;
+use super::seal::Sealing;
+use crate::index::key::KeyHash;
+use crate::index::key_index::{FileId, RowAddress};
+use crate::rows::data_file;
+
+/// A value that has to be filled in.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    /// Row of the batch.
+    pub row: usize,
+    /// Where the value is.
+    pub found: Found,
+}
+
+/// The column with its gaps filled.
+pub async fn fill(
+    sealing: &Sealing<'_>,
+    parts: &mut Parts,
+    column: usize,
+    array: &ArrayRef,
+    gaps: &[Gap],
+) -> Result<ArrayRef> {
+    let filler = Filler { sealing, column };
+    let mut from_states = sealing.plan.rows.builder(column)?;
+    let mut stored: BTreeMap<FileId, Vec<(u32, usize)>> = BTreeMap::new();
+    // For each row of the batch: which array holds its value, and where. Array 0 is the column itself, 1 holds values of
+    // earlier events, and each further one those of a data file.
+    let mut sources: Vec<(usize, usize)> = (0..array.len()).map(|row| (0, row)).collect();
+    for gap in gaps {
+        match gap.found {
+            Found::InState(state) => {
+                sources[gap.row] = (1, from_states.taken());
+                let message = sealing.pending.message(state);
+                sealing.plan.rows.append_column(message, column, &mut from_states)?;
+            }
+            Found::Stored(key) => {
+                let row = filler.find_row(parts, key).ok_or_else(|| filler.lost_value())?;
+                stored.entry(row.file).or_default().push((row.row, gap.row));
+            }
+            Found::Lost => return Err(filler.lost_value()),
+        }
+    }
+    let mut arrays = vec![array.clone(), from_states.finish()];
+    for (file, mut rows) in stored {
+        rows.sort_unstable();
+        for (position, (_, target)) in rows.iter().enumerate() {
+            sources[*target] = (arrays.len(), position);
+        }
+        let positions: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
+        let values = filler.read_column(parts, file, &positions).await?;
+        arrays.push(cast(&values, array.data_type()).map_err(|error| filler.unfit(&error))?);
+    }
+    let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
+    interleave(&arrays, &sources).map_err(|error| filler.unfit(&error))
+}
+
+/// Fills one column.
+struct Filler<'a> {
+    sealing: &'a Sealing<'a>,
+    column: usize,
+}
+
+impl Filler<'_> {
+    /// Where a key's row lies, as of what is sealed.
+    fn find_row(&self, parts: &Parts, key: KeyHash) -> Option<RowAddress> {
+        if let Some(row) = parts.row_of(key) {
+            return Some(row);
+        }
+        if self.sealing.replaces {
+            return None;
+        }
+        let row = self.sealing.sealer.index?.get(key)?;
+        self.sealing.sealer.base.files().holds(row).then_some(row)
+    }
+
+    /// The column of a file's rows at ascending positions.
+    async fn read_column(&self, parts: &mut Parts, file: FileId, positions: &[u32]) -> Result<ArrayRef> {
+        let location = self.sealing.sealer.location;
+        if parts.is_open(file) {
+            parts.close(location).await?;
+        }
+        let file = parts.file(file).or_else(|| self.sealing.sealer.base.files().get(file));
+        let Some(file) = file else { return Err(self.lost_value()) };
+        let name = &self.sealing.columns[self.column].name;
+        let mut found: Vec<ArrayRef> = Vec::new();
+        data_file::read(&location.table, &file.path, file.size, &[name], Some(positions), |batch| {
+            found.push(batch.column(0).clone());
+            Ok(())
+        })
+        .await?;
+        let found: Vec<_> = found.iter().map(AsRef::as_ref).collect();
+        let rows: usize = found.iter().map(|array| array.len()).sum();
+        if rows != positions.len() {
+            return Err(self.lost_value());
+        }
+        concat(&found).map_err(|error| self.unfit(&error))
+    }
+
+    fn lost_value(&self) -> Error {
+        let name = self.sealing.columns.get(self.column).map_or("?", |column| column.name.as_str());
+        let table = self.sealing.sealer.table;
+        let mut remedy = copy_again(table);
+        if self.sealing.sealer.from_topic {
+            remedy.push_str(
+                "; where several sinks share a topic, or somebody else writes it, and keys change, set the table's \
+                 REPLICA IDENTITY to FULL first",
+            );
+        }
+        Error::operator(
+            Code::ValueMissing,
+            format!("cannot complete a row of {table}"),
+            format!("Postgres left out the unchanged value of '{name}', and the lake has no row to take it from"),
+            remedy,
+        )
+    }
+
+    fn unfit(&self, error: &ArrowError) -> Error {
+        let table = self.sealing.sealer.table;
+        let what = format!("cannot complete a row of {table}");
+        Error::operator(Code::ValueUnholdable, what, error, copy_again(table))
+    }
+}

@@ -1,0 +1,214 @@
+//! A commit that somebody else made meanwhile: whether it may stand beside us, and what it means for what is staged.
+//! Decided without I/O.
+
+use sooner_api::{Code, Error, Positions, Result};
+use sooner_schemas::TableName;
+use sooner_schemas::evolution::{Arrival, Evolution, compare};
+
+use super::event_plan::copy_again;
+use super::staging::Staging;
+use crate::log::commit::Commit;
+use crate::log::position_names::PositionNames;
+use crate::log::table_version::TableVersion;
+use crate::log::transaction::Kind;
+use crate::rows::columns::{LakeColumn, facts, widen};
+
+/// Who made a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// Another sink of this pipeline, which reads other partitions.
+    Sibling,
+    /// Another program, which rearranges rows or adds to them.
+    Stranger,
+}
+
+/// Refuses a commit that cannot stand beside ours; otherwise says who made it.
+pub fn judge(
+    table: &TableName,
+    url: &str,
+    names: &PositionNames,
+    base: &TableVersion,
+    staged: Option<&Positions>,
+    commit: &Commit,
+) -> Result<Author> {
+    let theirs = names.recorded(&commit.txns);
+    // Where all partitions are ours, nobody else is to commit any of them.
+    let intrudes = theirs.is_some() && (names.knows_watermark() || !names.is_topic());
+    let collides = theirs.as_ref().zip(staged).is_some_and(|(theirs, staged)| staged.collides(theirs));
+    if intrudes || collides {
+        return Err(Error::retry(
+            Code::CommitOvertaken,
+            format!("cannot commit to the lake table {table}"),
+            "another process of the same pipeline has committed to it, or this one before it was interrupted",
+            "if two processes run, stop one or give it another name; what is in the lake is read again",
+        ));
+    }
+    let author = if theirs.is_some() { Author::Sibling } else { Author::Stranger };
+    if !base.exists() && author == Author::Stranger {
+        return Err(made_by_somebody_else(table, url));
+    }
+    Ok(author)
+}
+
+/// Fits what is staged to the table as it is after somebody else's commit. `before` are the columns that the table had.
+pub fn adjust(
+    table: &TableName,
+    author: Author,
+    was_absent: bool,
+    before: &[LakeColumn],
+    now: &TableVersion,
+    staging: &mut Staging,
+) -> Result<()> {
+    if was_absent {
+        // A sibling was first: what began the table here began it there, too, and its rows are of other keys than ours.
+        staging.kind = Kind::Merge;
+    }
+    if now.columns() == before || staging.is_copy() {
+        return Ok(());
+    }
+    let what = format!("cannot merge into the lake table {table}");
+    if author == Author::Stranger {
+        let why = "somebody else changed its columns";
+        return Err(Error::operator(Code::TableColumnsChanged, what, why, copy_again(table)));
+    }
+    // A sibling sees a column that was added when its partitions get there, before us or after.
+    let staged = staging.columns.take().unwrap_or_else(|| before.to_vec());
+    match compare(&facts(now.columns(), |_| false), &facts(&staged, |_| false), Arrival::MaybeOlder) {
+        Evolution::Same => Ok(()),
+        Evolution::Metadata => {
+            staging.columns = Some(widen(now.columns(), &staged));
+            Ok(())
+        }
+        Evolution::Recopy(why) | Evolution::Decision(why) => {
+            Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
+        }
+    }
+}
+
+/// The error of a table that lies where ours should.
+pub fn made_by_somebody_else(table: &TableName, url: &str) -> Error {
+    Error::operator(
+        Code::TableForeign,
+        format!("cannot write {table} to the lake"),
+        format!("there is a table at {url} already, and this pipeline did not make it"),
+        "move it away, or give the lake another url",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use sooner_api::Feed;
+    use sooner_schemas::Lsn;
+    use sooner_schemas::event::Watermark;
+
+    use super::*;
+    use crate::log::actions::{metadata, protocol};
+    use crate::rows::lake_type::LakeType;
+
+    fn table() -> TableName {
+        TableName::new("public", "t")
+    }
+
+    fn column(name: &str, nullable: bool) -> LakeColumn {
+        LakeColumn { name: name.into(), lake_type: LakeType::Long, nullable, number: None }
+    }
+
+    fn names(assigned: &[i32]) -> PositionNames {
+        let assigned = assigned.iter().copied().collect();
+        let feed = Feed::Topic {
+            topic: "t".into(),
+            generation: Some(5),
+            partitions: 3,
+            assigned,
+            in_commit_order: true,
+        };
+        PositionNames::new("shop", &feed)
+    }
+
+    fn offsets(partition: i32) -> Positions {
+        Positions::Topic { generation: Some(5), next_offsets: BTreeMap::from([(partition, 9)]) }
+    }
+
+    fn commit_of(positions: Option<Positions>) -> Commit {
+        let mark = Watermark::default();
+        let txns = positions.map(|positions| names(&[0]).versions(&positions, mark)).unwrap_or_default();
+        Commit { txns, ..Commit::default() }
+    }
+
+    fn exists(columns: &[LakeColumn]) -> TableVersion {
+        let metadata = Some(metadata("shop", columns, 0));
+        TableVersion::default().apply(Commit { metadata, protocol: Some(protocol()), ..Commit::default() })
+    }
+
+    fn judged(names: &PositionNames, base: &TableVersion, commit: &Commit) -> Result<Author> {
+        judge(&table(), "file:///t/", names, base, Some(&offsets(0)), commit)
+    }
+
+    #[test]
+    fn siblings_with_other_partitions_and_strangers_may_stand_beside_us() {
+        let base = exists(&[]);
+        assert_eq!(judged(&names(&[0]), &base, &commit_of(Some(offsets(1)))), Ok(Author::Sibling));
+        assert_eq!(judged(&names(&[0]), &base, &commit_of(None)), Ok(Author::Stranger));
+    }
+
+    #[test]
+    fn whoever_commits_our_partitions_is_a_zombie() {
+        let base = exists(&[]);
+        assert_eq!(judged(&names(&[0]), &base, &commit_of(Some(offsets(0)))).unwrap_err().code, Code::CommitOvertaken);
+        let whole = names(&[0, 1, 2]);
+        assert_eq!(judged(&whole, &base, &commit_of(Some(offsets(1)))).unwrap_err().code, Code::CommitOvertaken);
+        let slot = PositionNames::new("shop", &Feed::Slot("s".into()));
+        let txns = slot.versions(&Positions::whole(Lsn(5)), Watermark::default());
+        let theirs = Commit { txns, ..Commit::default() };
+        assert!(judge(&table(), "", &slot, &base, None, &theirs).is_err());
+    }
+
+    #[test]
+    fn a_strangers_table_where_ours_should_be_is_left_alone() {
+        let error = judged(&names(&[0]), &TableVersion::default(), &commit_of(None)).unwrap_err();
+        assert_eq!(error.code, Code::TableForeign);
+        let sibling = judged(&names(&[0]), &TableVersion::default(), &commit_of(Some(offsets(1))));
+        assert_eq!(sibling, Ok(Author::Sibling));
+    }
+
+    #[test]
+    fn a_copy_that_a_sibling_began_is_merged_into() {
+        let mut staging = Staging::new(None);
+        staging.begin_copy(vec![column("a", false)]);
+        let now = exists(&[column("a", false)]);
+        adjust(&table(), Author::Sibling, true, &[], &now, &mut staging).unwrap();
+        assert_eq!(staging.kind, Kind::Merge);
+    }
+
+    #[test]
+    fn a_column_that_a_sibling_added_stays_and_ours_comes_beside_it() {
+        let before = [column("a", false)];
+        let now = exists(&[column("a", false), column("b", true)]);
+        let mut staging = Staging::new(None);
+        adjust(&table(), Author::Sibling, false, &before, &now, &mut staging).unwrap();
+        assert_eq!(staging.columns, None, "what is staged is older than the column");
+        staging.columns = Some(vec![column("a", true)]);
+        adjust(&table(), Author::Sibling, false, &before, &now, &mut staging).unwrap();
+        assert_eq!(staging.columns, Some(vec![column("a", true), column("b", true)]));
+    }
+
+    #[test]
+    fn a_strangers_columns_stop_the_table_unless_a_copy_replaces_them() {
+        let before = [column("a", false)];
+        let now = exists(&[column("z", false)]);
+        let mut staging = Staging::new(None);
+        let error = adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).unwrap_err();
+        assert_eq!(error.code, Code::TableColumnsChanged);
+        staging.begin_copy(vec![column("a", false)]);
+        assert!(adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).is_ok());
+    }
+
+    #[test]
+    fn positions_of_other_pipelines_are_nobodys() {
+        let txns = HashMap::from([("sooner/other/t/0".to_owned(), 5)]);
+        let commit = Commit { txns, ..Commit::default() };
+        assert_eq!(judged(&names(&[0]), &exists(&[]), &commit), Ok(Author::Stranger));
+    }
+}

@@ -1,0 +1,231 @@
+//! What events mean for a table before they are staged: which of them it has already, whether their columns fit, and
+//! whether an event of the whole table can be put in order. All of it is decided without I/O.
+
+use std::sync::Arc;
+
+use sooner_api::{Code, Error, Positions, Result, Rows, Standing};
+use sooner_schemas::TableName;
+use sooner_schemas::event::EventSchema;
+use sooner_schemas::evolution::{Arrival, Evolution, compare};
+
+use super::event_plan::copy_again;
+use crate::log::position_names::PositionNames;
+use crate::rows::columns::{LakeColumn, columns_of, facts};
+
+/// What the columns of events mean for those of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnChange {
+    /// They are the same.
+    None,
+    /// The table's columns have to be widened by these.
+    Widened(Vec<LakeColumn>),
+    /// The rows have to be copied again first.
+    NeedsCopy(Error),
+}
+
+/// Number of leading events of a stream that the table has already.
+pub fn covered_events(positions: Option<&Positions>, rows: &Rows) -> usize {
+    let Some(positions) = positions else { return 0 };
+    rows.events.events.partition_point(|event| positions.covers_event(event.position))
+}
+
+/// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just
+/// committed them, and is not to be overwritten.
+pub fn check_not_overtaken(table: &TableName, positions: Option<&Positions>, rows: &Rows) -> Result<()> {
+    let Some(positions) = positions else { return Ok(()) };
+    let overtaken = |(partition, next): &(&i32, &i64)| positions.covers_offset(**partition, **next - 1);
+    let Some((partition, _)) = rows.next_offsets.iter().find(overtaken) else { return Ok(()) };
+    Err(Error::retry(
+        Code::CommitOvertaken,
+        format!("cannot merge events of partition {partition} into the lake table {table}"),
+        "a process that held the partition before has committed them meanwhile",
+        "nothing; what is in the lake is read again",
+    ))
+}
+
+/// Whether an event of the whole table is to be applied, given what the table is; false if another sink, which reads
+/// other partitions, has begun the table with its own share of the same copy.
+pub fn applies_to_whole_table(
+    table: &TableName,
+    names: &PositionNames,
+    standing: Standing,
+    positions: Option<&Positions>,
+    rows: &Rows,
+    is_copy_start: bool,
+) -> Result<bool> {
+    if standing == Standing::Absent || names.orders_whole_table() {
+        return Ok(true);
+    }
+    let stands_first = rows.next_offsets.iter().all(|(partition, next)| {
+        *next == 1 && !positions.is_some_and(|positions| positions.next_offset(*partition).is_some())
+    });
+    let same_generation = names.generation().is_some()
+        && positions.and_then(Positions::generation) == names.generation();
+    if is_copy_start && stands_first && same_generation {
+        return Ok(false);
+    }
+    Err(Error::operator(
+        Code::PartitionsUnordered,
+        format!("cannot truncate {table}, or copy it again"),
+        "its topic's partitions are not all read here in commit order, so rows of other partitions that are older cannot \
+         be told from newer ones",
+        "stop the other sinks until this one has done it (it goes on by itself then); topics that Debezium writes must \
+         have one partition for it",
+    ))
+}
+
+/// Compares the columns of events with the table's. A source of ours has the rows copied again when a column goes; so
+/// events that lack the last columns are older than those, from a partition that is behind others.
+pub fn compare_columns(
+    schema: &Arc<EventSchema>,
+    table_columns: &[LakeColumn],
+    names: &PositionNames,
+) -> Result<ColumnChange> {
+    let table = &schema.table;
+    let columns = columns_of(schema)?;
+    let arrival = if names.generation().is_some() { Arrival::MaybeOlder } else { Arrival::InOrder };
+    // A topic's writer has the rows copied again where that is needed, before it sends the new shape.
+    let fills = |column: &LakeColumn| !names.is_topic() && fills_older_rows(schema, column);
+    match compare(&facts(table_columns, |_| false), &facts(&columns, fills), arrival) {
+        Evolution::Same => Ok(ColumnChange::None),
+        Evolution::Metadata => Ok(ColumnChange::Widened(columns)),
+        Evolution::Recopy(why) => {
+            let error = Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing");
+            Ok(ColumnChange::NeedsCopy(error))
+        }
+        Evolution::Decision(what) => Err(changed_shape(table, &what)),
+    }
+}
+
+/// Whether rows that are older than a column hold values in it.
+fn fills_older_rows(schema: &EventSchema, column: &LakeColumn) -> bool {
+    let source = schema.relation.as_ref();
+    let has_default = source.is_some_and(|relation| {
+        relation.columns.iter().any(|known| known.name == column.name && known.has_default)
+    });
+    !column.nullable || has_default
+}
+
+/// The error of a table whose events no longer fit it.
+pub fn changed_shape(table: &TableName, what: &str) -> Error {
+    Error::operator(
+        Code::ShapeChanged,
+        format!("cannot merge {table} into the lake"),
+        format!("the table's shape changed: {what}"),
+        format!("{} in its new shape", copy_again(table)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sooner_api::Feed;
+    use sooner_schemas::event::{Event, Op, TableEvents};
+    use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar};
+
+    use super::*;
+
+    fn table() -> TableName {
+        TableName::new("public", "t")
+    }
+
+    fn schema(columns: Vec<Column>) -> Arc<EventSchema> {
+        let relation = Relation::new(table(), columns, vec![0]);
+        let value = sooner_schemas::envelope::value_schema("t", &relation).to_string();
+        Arc::new(EventSchema::parse(table(), None, &value).unwrap())
+    }
+
+    fn id() -> Column {
+        Column::new("id", ColumnType::Scalar(Scalar::Int8)).numbered(1)
+    }
+
+    fn note() -> Column {
+        Column::new("note", ColumnType::Scalar(Scalar::Text)).numbered(2).nullable()
+    }
+
+    fn slot() -> PositionNames {
+        PositionNames::new("shop", &Feed::Slot("s".into()))
+    }
+
+    fn topic(assigned: &[i32], generation: Option<i64>) -> PositionNames {
+        let assigned = assigned.iter().copied().collect();
+        let feed =
+            Feed::Topic { topic: "t".into(), generation, partitions: 2, assigned, in_commit_order: true };
+        PositionNames::new("shop", &feed)
+    }
+
+    fn rows(lsns: &[u64], next_offsets: &[(i32, i64)]) -> Rows {
+        let mut events = TableEvents::new(schema(vec![id()]));
+        let event = |lsn: &u64| Event {
+            position: Position { commit_lsn: Lsn(*lsn), ordinal: 0 },
+            op: Op::Update,
+            key: 0..0,
+            value: 0..0,
+            unavailable: Box::default(),
+            old_key: None,
+        };
+        events.events.extend(lsns.iter().map(event));
+        Rows { next_offsets: next_offsets.iter().copied().collect(), ..Rows::new(events) }
+    }
+
+    #[test]
+    fn events_that_the_table_has_are_dropped() {
+        let rows = rows(&[10, 20, 20, 30], &[]);
+        assert_eq!(covered_events(Some(&Positions::whole(Lsn(20))), &rows), 3);
+        assert_eq!(covered_events(Some(&Positions::whole(Lsn(5))), &rows), 0);
+        assert_eq!(covered_events(None, &rows), 0);
+    }
+
+    #[test]
+    fn events_of_a_partition_that_somebody_else_committed_are_refused() {
+        let positions = Positions::offsets(BTreeMap::from([(0, 7)]));
+        let check = |next: i64| check_not_overtaken(&table(), Some(&positions), &rows(&[1], &[(0, next)]));
+        assert!(check(8).is_ok());
+        assert_eq!(check(7).unwrap_err().code, Code::CommitOvertaken);
+        assert!(check_not_overtaken(&table(), None, &rows(&[1], &[(0, 1)])).is_ok());
+    }
+
+    #[test]
+    fn a_truncate_needs_all_partitions() {
+        let applies = |names: &PositionNames, standing, start| {
+            applies_to_whole_table(&table(), names, standing, None, &rows(&[1], &[(0, 5)]), start)
+        };
+        assert_eq!(applies(&slot(), Standing::Follows, false), Ok(true));
+        assert_eq!(applies(&topic(&[0, 1], None), Standing::Follows, false), Ok(true));
+        assert_eq!(applies(&topic(&[0], None), Standing::Absent, true), Ok(true));
+        let refused = applies(&topic(&[0], None), Standing::Follows, false).unwrap_err();
+        assert_eq!(refused.code, Code::PartitionsUnordered);
+    }
+
+    #[test]
+    fn a_copy_that_another_sink_has_begun_is_joined() {
+        let begun = Positions::Topic { generation: Some(5), next_offsets: BTreeMap::from([(1, 1)]) };
+        let start = rows(&[1], &[(0, 1)]);
+        let joined = |names: &PositionNames, is_start| {
+            applies_to_whole_table(&table(), names, Standing::Follows, Some(&begun), &start, is_start)
+        };
+        assert_eq!(joined(&topic(&[0], Some(5)), true), Ok(false));
+        assert!(joined(&topic(&[0], Some(5)), false).is_err(), "a truncate is none");
+        assert!(joined(&topic(&[0], Some(6)), true).is_err(), "of another generation");
+    }
+
+    #[test]
+    fn an_added_column_widens_and_one_with_a_default_needs_a_copy_from_a_stream() {
+        let before = columns_of(&schema(vec![id()])).unwrap();
+        let wide = schema(vec![id(), note()]);
+        assert!(matches!(compare_columns(&wide, &before, &slot()), Ok(ColumnChange::Widened(_))));
+        let filled = schema(vec![id(), Column { has_default: true, ..note() }]);
+        assert!(matches!(compare_columns(&filled, &before, &slot()), Ok(ColumnChange::NeedsCopy(_))));
+        let from_topic = compare_columns(&filled, &before, &topic(&[0, 1], Some(5)));
+        assert!(matches!(from_topic, Ok(ColumnChange::Widened(_))), "its writer has copied it");
+    }
+
+    #[test]
+    fn a_dropped_column_stops_the_table_unless_the_events_may_be_older() {
+        let before = columns_of(&schema(vec![id(), note()])).unwrap();
+        let narrow = schema(vec![id()]);
+        assert_eq!(compare_columns(&narrow, &before, &slot()).unwrap_err().code, Code::ShapeChanged);
+        assert_eq!(compare_columns(&narrow, &before, &topic(&[0], Some(5))), Ok(ColumnChange::None));
+    }
+}

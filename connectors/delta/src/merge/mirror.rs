@@ -1,0 +1,159 @@
+//! The mirror: the table holds the source's rows as they are now. A row that was changed or deleted is removed by a
+//! deletion vector, and its new state is in a new file.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringBitmap;
+use sooner_api::Positions;
+use sooner_schemas::Lsn;
+use sooner_schemas::event::Watermark;
+
+use super::staging::Staging;
+use crate::index::key_index::{FileId, KeyIndex};
+use crate::log::position_names::PositionNames;
+use crate::log::table_version::TableVersion;
+use crate::log::transaction::{Kind, Transaction};
+
+/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open.
+pub fn transaction(
+    staging: &Staging,
+    base: &TableVersion,
+    index: Option<&KeyIndex>,
+    names: &PositionNames,
+    watermark: Watermark,
+) -> Transaction {
+    let removed = match (staging.kind, index) {
+        (Kind::Merge, Some(index)) => rows_of_touched_keys(staging, base, index),
+        _ => BTreeMap::new(),
+    };
+    Transaction {
+        id: staging.commit_id,
+        kind: staging.kind,
+        pipeline: names.pipeline().to_owned(),
+        columns: staging.columns.clone(),
+        added: staging.parts.written().clone(),
+        superseded: staging.parts.superseded().clone(),
+        removed,
+        txns: names.versions(&reached(staging, base, names, watermark), watermark),
+        watermark: names.knows_watermark().then_some(watermark),
+    }
+}
+
+/// Live rows whose keys have a new row, or none any more.
+fn rows_of_touched_keys(
+    staging: &Staging,
+    base: &TableVersion,
+    index: &KeyIndex,
+) -> BTreeMap<FileId, RoaringBitmap> {
+    let mut rows: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
+    for row in index.locate(staging.parts.touched()).filter(|row| base.files().holds(*row)) {
+        rows.entry(row.file).or_default().insert(row.row);
+    }
+    rows
+}
+
+/// What the commit's positions are: those of a copy from a stream are the copy's own.
+fn reached(staging: &Staging, base: &TableVersion, names: &PositionNames, watermark: Watermark) -> Positions {
+    if names.is_topic() {
+        return staging.positions.clone().unwrap_or_else(|| Positions::offsets(BTreeMap::new()));
+    }
+    if staging.is_copy() {
+        return Positions::whole(watermark.commit_lsn);
+    }
+    let mut reached = names.recorded(base.txns()).unwrap_or(Positions::whole(Lsn::ZERO));
+    if let Some(staged) = &staging.positions {
+        reached.advance(staged);
+    }
+    reached
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use object_store::path::Path;
+    use sooner_api::Feed;
+
+    use super::*;
+    use crate::index::key_index::RowAddress;
+    use crate::log::commit::{AddedFile, Commit};
+    use crate::log::live_files::LiveFile;
+
+    fn names() -> PositionNames {
+        PositionNames::new("shop", &Feed::Slot("s".into()))
+    }
+
+    fn mark(lsn: u64) -> Watermark {
+        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 }
+    }
+
+    /// A table with one file of five rows, of keys 0 to 4, that is at LSN 50.
+    fn table() -> (TableVersion, KeyIndex, FileId) {
+        let mut file = LiveFile::written(Path::from("a"), 10, 5, 0);
+        file.deleted = [4].into_iter().collect();
+        let txns = names().versions(&Positions::whole(Lsn(50)), mark(50));
+        let adds = vec![AddedFile { id: Some(1), file }];
+        let base = TableVersion::default().apply(Commit { adds, txns, ..Commit::default() });
+        let mut index = KeyIndex::default();
+        for row in 0..5 {
+            index.insert(row.into(), RowAddress { file: 1, row });
+        }
+        (base, index, 1)
+    }
+
+    #[test]
+    fn what_the_table_has_of_touched_keys_goes() {
+        let (base, index, file) = table();
+        let mut staging = Staging::new(None);
+        staging.parts.place(1, Some(RowAddress { file: 9, row: 0 }));
+        staging.parts.place(3, None);
+        staging.parts.place(4, None);
+        staging.parts.place(77, None);
+        let transaction = transaction(&staging, &base, Some(&index), &names(), mark(60));
+        let expected: RoaringBitmap = [1, 3].into_iter().collect();
+        assert_eq!(transaction.removed, BTreeMap::from([(file, expected)]), "4 is gone, and 77 was never there");
+    }
+
+    #[test]
+    fn positions_move_forward_with_what_is_staged_and_not_with_the_watermark() {
+        let (base, index, _) = table();
+        let mut staging = Staging::new(None);
+        staging.note(Some(Positions::whole(Lsn(55))));
+        let at = |staging: &Staging| {
+            let transaction = transaction(staging, &base, Some(&index), &names(), mark(60));
+            names().recorded(&transaction.txns).and_then(|positions| positions.commit_lsn())
+        };
+        assert_eq!(at(&staging), Some(Lsn(55)));
+        assert_eq!(at(&Staging::new(None)), Some(Lsn(50)), "nothing was taken");
+        staging.begin_copy(Vec::new());
+        assert_eq!(at(&staging), Some(Lsn(60)), "a copy is complete to its own position");
+    }
+
+    #[test]
+    fn a_copy_names_no_rows_since_all_files_go() {
+        let (base, index, _) = table();
+        let mut staging = Staging::new(None);
+        staging.begin_copy(Vec::new());
+        staging.parts.place(1, Some(RowAddress { file: 9, row: 0 }));
+        let transaction = transaction(&staging, &base, Some(&index), &names(), mark(60));
+        assert!(transaction.removed.is_empty());
+        assert_eq!(transaction.kind, Kind::Copy);
+    }
+
+    #[test]
+    fn a_topics_commit_says_only_what_was_read() {
+        let feed = Feed::Topic {
+            topic: "t".into(),
+            generation: None,
+            partitions: 2,
+            assigned: [1].into_iter().collect(),
+            in_commit_order: true,
+        };
+        let names = PositionNames::new("shop", &feed);
+        let mut staging = Staging::new(None);
+        staging.note(Some(Positions::offsets(BTreeMap::from([(1, 7)]))));
+        let transaction = transaction(&staging, &TableVersion::default(), None, &names, mark(60));
+        assert_eq!(transaction.txns, HashMap::from([("sooner/shop/t/1".to_owned(), 7)]));
+        assert!(transaction.watermark.is_none());
+    }
+}

@@ -1,0 +1,12 @@
+//! Events into a table: taken in, collapsed by key, sealed into files, and made a transaction. Each way to write a table
+//! is a file of its own; today that is [`mirror`].
+
+pub mod event_plan;
+pub mod fill;
+pub mod foreign;
+pub mod intake;
+pub mod mirror;
+pub mod parts;
+pub mod pending;
+pub mod seal;
+pub mod staging;

@@ -1,0 +1,124 @@
+//! From events in memory to rows in a part: the last state of each key, decoded, completed, and placed.
+
+use std::collections::BTreeMap;
+
+use arrow_array::{RecordBatch, new_null_array};
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::TableName;
+use sooner_schemas::event::Op;
+
+use super::event_plan::{EventPlan, copy_again};
+use super::fill::{self, Gap};
+use super::parts::{PartLimits, Parts};
+use super::pending::{Pending, StateId};
+use super::staging::Staging;
+use crate::index::key::KeyHash;
+use crate::index::key_index::{KeyIndex, RowAddress};
+use crate::log::table_version::TableVersion;
+use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::reader::finish;
+use crate::store::location::TableLocation;
+
+/// Rows of one Arrow batch.
+const BATCH_ROWS: usize = 16 << 10;
+/// The same, where values have to be filled in: those are large, or Postgres would not have left them out.
+const FILLED_BATCH_ROWS: usize = 256;
+
+/// The table that events are sealed for.
+pub struct Sealer<'a> {
+    /// Name of the table.
+    pub table: &'a TableName,
+    /// Where it lies.
+    pub location: &'a TableLocation,
+    /// The version that the next commit builds on.
+    pub base: &'a TableVersion,
+    /// Where its rows lie; none while a copy replaces all of them.
+    pub index: Option<&'a KeyIndex>,
+    /// Events come from a topic.
+    pub from_topic: bool,
+    /// Limits for files in memory.
+    pub limits: &'a PartLimits,
+}
+
+impl Sealer<'_> {
+    /// Moves events from memory into parts.
+    pub async fn seal(&self, staging: &mut Staging) -> Result<()> {
+        if staging.pending.is_empty() {
+            return Ok(());
+        }
+        let (replaces, columns) = (staging.replaces(), next_columns(staging, self.base).to_vec());
+        let Staging { plan, pending, parts, .. } = staging;
+        let Some(plan) = plan else {
+            return Err(Error::internal("cannot seal events", "their schema is not known"));
+        };
+        let winners = pending.winners();
+        let (deleted, upserts): (Vec<_>, Vec<_>) =
+            winners.into_iter().partition(|(state, _)| pending.event(*state).op == Op::Delete);
+        let mut placed = Vec::with_capacity(upserts.len());
+        let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
+        for chunk in upserts.chunks(if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS }) {
+            let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces };
+            let batch = sealing.decode(chunk, parts).await?;
+            let first = parts.append(&batch, &self.base.files().ids())?;
+            let rows = chunk.iter().zip(first.row..);
+            placed.extend(rows.map(|((_, key), row)| (*key, RowAddress { file: first.file, row })));
+            parts.close_if_full(self.location, self.limits).await?;
+        }
+        parts.reserve(placed.len());
+        for (key, row) in placed {
+            parts.place(key, Some(row));
+        }
+        for (_, key) in deleted {
+            parts.place(key, None);
+        }
+        pending.clear();
+        Ok(())
+    }
+}
+
+/// The table's columns after the next commit.
+pub fn next_columns<'a>(staging: &'a Staging, base: &'a TableVersion) -> &'a [LakeColumn] {
+    staging.columns.as_deref().unwrap_or_else(|| base.columns())
+}
+
+/// One seal on its way.
+pub struct Sealing<'a> {
+    /// The table.
+    pub sealer: &'a Sealer<'a>,
+    /// How events are read.
+    pub plan: &'a EventPlan,
+    /// Columns of the rows.
+    pub columns: &'a [LakeColumn],
+    /// Events in memory.
+    pub pending: &'a Pending,
+    /// No row that the table has now counts.
+    pub replaces: bool,
+}
+
+impl Sealing<'_> {
+    /// Decodes the rows of these states, with the values that Postgres left out filled in.
+    async fn decode(&self, states: &[(StateId, KeyHash)], parts: &mut Parts) -> Result<RecordBatch> {
+        let schema = arrow_schema(self.columns);
+        let mut builders = self.plan.rows.builders()?;
+        let mut gaps: BTreeMap<usize, Vec<Gap>> = BTreeMap::new();
+        for (row, (state, _)) in states.iter().enumerate() {
+            let event = self.pending.event(*state);
+            self.plan.rows.append(self.pending.message(*state), &event.unavailable, &mut builders)?;
+            for &column in &event.unavailable {
+                let found = self.pending.find(*state, column);
+                gaps.entry(column.into()).or_default().push(Gap { row, found });
+            }
+        }
+        let mut arrays = finish(&mut builders);
+        // Events may be older than the table's last columns.
+        let newer = schema.fields().iter().skip(arrays.len());
+        arrays.extend(newer.map(|field| new_null_array(field.data_type(), states.len())));
+        for (column, gaps) in gaps {
+            arrays[column] = fill::fill(self, parts, column, &arrays[column], &gaps).await?;
+        }
+        RecordBatch::try_new(schema, arrays).map_err(|error| {
+            let (what, table) = (format!("cannot store rows of {}", self.sealer.table), self.sealer.table);
+            Error::operator(Code::ValueUnholdable, what, error, copy_again(table))
+        })
+    }
+}

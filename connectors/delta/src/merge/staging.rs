@@ -1,0 +1,82 @@
+//! What the next commit will hold: events in memory, rows in files that no log mentions yet, and what happens to the
+//! table as a whole.
+
+use sooner_api::Positions;
+use uuid::Uuid;
+
+use super::event_plan::EventPlan;
+use super::parts::Parts;
+use super::pending::Pending;
+use crate::log::transaction::Kind;
+use crate::rows::columns::LakeColumn;
+
+/// The content of the next commit.
+pub struct Staging {
+    /// Recognises the commit in the log, whatever became of the response.
+    pub commit_id: Uuid,
+    /// What it does to the rows that are there.
+    pub kind: Kind,
+    /// The table's columns from this commit on, if they change.
+    pub columns: Option<Vec<LakeColumn>>,
+    /// How the events in memory are read.
+    pub plan: Option<EventPlan>,
+    /// Events in memory.
+    pub pending: Pending,
+    /// Sealed rows.
+    pub parts: Parts,
+    /// What has been taken of the feed since the last commit.
+    pub positions: Option<Positions>,
+}
+
+impl Staging {
+    /// Nothing staged; events are read by this plan.
+    pub fn new(plan: Option<EventPlan>) -> Staging {
+        Staging {
+            commit_id: Uuid::new_v4(),
+            kind: Kind::Merge,
+            columns: None,
+            plan,
+            pending: Pending::default(),
+            parts: Parts::default(),
+            positions: None,
+        }
+    }
+
+    /// A copy begins: whatever was staged is replaced by it. What has been taken of the feed stays taken.
+    pub fn begin_copy(&mut self, columns: Vec<LakeColumn>) {
+        let positions = self.positions.take();
+        *self = Staging { kind: Kind::Copy, columns: Some(columns), positions, ..Staging::new(None) };
+    }
+
+    /// The table was truncated: whatever was staged before goes too.
+    pub fn truncate(&mut self) {
+        if self.kind == Kind::Merge {
+            self.kind = Kind::Truncate;
+        }
+        self.pending.clear();
+        self.parts = Parts::default();
+    }
+
+    /// Notes what has been taken of the feed.
+    pub fn note(&mut self, positions: Option<Positions>) {
+        match (&mut self.positions, positions) {
+            (Some(known), Some(more)) => known.advance(&more),
+            (known, more) => *known = known.take().or(more),
+        }
+    }
+
+    /// Whether all rows that the table has now go.
+    pub fn replaces(&self) -> bool {
+        self.kind != Kind::Merge
+    }
+
+    /// Whether a copy is staged, whose rows are taken whatever the table's log says.
+    pub fn is_copy(&self) -> bool {
+        self.kind == Kind::Copy
+    }
+
+    /// Whether a commit would change nothing.
+    pub fn is_empty(&self) -> bool {
+        !self.replaces() && self.columns.is_none() && self.pending.is_empty() && self.parts.is_empty()
+    }
+}

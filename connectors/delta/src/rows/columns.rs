@@ -1,0 +1,160 @@
+//! Columns of a lake table: derived from an event's Avro schema, and converted to and from a Delta table's schema.
+//!
+//! Delta types: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#schema-serialization-format>
+
+use std::sync::Arc;
+
+use arrow_schema::{Field, Schema as ArrowSchema, SchemaRef};
+use serde_json::{Value, json};
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::avro::{Schema, Shape};
+use sooner_schemas::event::EventSchema;
+use sooner_schemas::evolution::ColumnFacts;
+
+use super::lake_type::{LakeType, Meaning, arrow_type, delta_type, parse_type, type_name};
+
+/// Characters that a column's name must not contain in Parquet as Spark reads it.
+const FORBIDDEN: &str = " ,;{}()\n\t=";
+
+/// Key of the field metadata in a Delta schema that holds the column's number at the source.
+const NUMBER_PROPERTY: &str = "sooner.number";
+const NUMBER_POINTER: &str = "/metadata/sooner.number";
+
+/// A column of a lake table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LakeColumn {
+    /// Name of the column, as at the source.
+    pub name: String,
+    /// Type of the column in the lake.
+    pub lake_type: LakeType,
+    /// Whether the column may be null.
+    pub nullable: bool,
+    /// Number of the column at the source, where it is known; a column that was dropped and added again has another
+    /// one.
+    pub number: Option<i16>,
+}
+
+/// Columns of the rows that events of a schema carry. A type or a name that the lake cannot hold is an operator error.
+pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
+    let table = &schema.table;
+    let unsupported = |why: String| {
+        Error::operator(
+            Code::TypeUnsupported,
+            format!("cannot store events of {table} in the lake"),
+            why,
+            "leave the table out (exclude), or change the column",
+        )
+    };
+    let row = row_record(&schema.value).ok_or_else(|| unsupported("their schema has no 'after' record".to_owned()))?;
+    let Shape::Record(record) = &row.shape else {
+        return Err(unsupported("their 'after' is no record".to_owned()));
+    };
+    let source = schema.relation.as_ref();
+    let columns = record.fields.iter().enumerate().map(|(index, field)| {
+        let number = source.and_then(|relation| relation.columns.get(index)?.number);
+        let (schema, null) = field.schema.without_null();
+        let meaning = Meaning::of(schema)
+            .ok_or_else(|| unsupported(format!("the type of column '{}' is not supported", field.column)))?;
+        if field.column.contains(|c| FORBIDDEN.contains(c)) {
+            return Err(unsupported(format!(
+                "the column name '{}' has a character that lake tables do not allow (one of space , ; {{ }} ( ) =)",
+                field.column
+            )));
+        }
+        Ok(LakeColumn { name: field.column.clone(), lake_type: meaning.lake_type(), nullable: null.is_some(), number })
+    });
+    columns.collect()
+}
+
+/// Schema of the row in an envelope's `after` field, without null; none if the envelope has no such field.
+pub fn row_record(envelope: &Schema) -> Option<&Schema> {
+    let record = envelope.as_record()?;
+    let after = &record.fields[record.field_index("after")?];
+    Some(after.schema.without_null().0)
+}
+
+/// What of columns decides whether rows of them fit each other. `fills_older_rows` says of which columns older rows
+/// hold values that no event carries.
+pub fn facts(columns: &[LakeColumn], fills_older_rows: impl Fn(&LakeColumn) -> bool) -> Vec<ColumnFacts> {
+    let facts = columns.iter().map(|column| ColumnFacts {
+        name: column.name.clone(),
+        number: column.number,
+        type_name: Some(type_name(&column.lake_type)),
+        nullable: column.nullable,
+        fills_older_rows: fills_older_rows(column),
+    });
+    facts.collect()
+}
+
+/// Columns of a table after widening by those of its events: added columns are included and may be null, and a column
+/// that may be null on either side may be null.
+pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
+    let merged = events.iter().enumerate().map(|(index, event)| {
+        let nullable = event.nullable || table.get(index).is_none_or(|column| column.nullable);
+        LakeColumn { nullable, ..event.clone() }
+    });
+    merged.chain(table.iter().skip(events.len()).cloned()).collect()
+}
+
+/// Serialises columns as Delta's `schemaString`.
+pub fn schema_string(columns: &[LakeColumn]) -> String {
+    let fields = columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": delta_type(&column.lake_type),
+            "nullable": column.nullable,
+            "metadata": column.number.map_or(json!({}), |number| json!({NUMBER_PROPERTY: number})),
+        })
+    });
+    json!({"type": "struct", "fields": fields.collect::<Vec<_>>()}).to_string()
+}
+
+/// Parses columns from Delta's `schemaString`; none if it is malformed or has a type that we never write.
+pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
+    let schema: Value = serde_json::from_str(text).ok()?;
+    let columns = schema.get("fields")?.as_array()?.iter().map(|field| {
+        Some(LakeColumn {
+            name: field.get("name")?.as_str()?.to_owned(),
+            lake_type: parse_type(field.get("type")?)?,
+            nullable: field.get("nullable")?.as_bool()?,
+            number: field.pointer(NUMBER_POINTER).and_then(Value::as_i64).and_then(|number| i16::try_from(number).ok()),
+        })
+    });
+    columns.collect()
+}
+
+/// Arrow schema with which data files of these columns are written.
+pub fn arrow_schema(columns: &[LakeColumn]) -> SchemaRef {
+    let fields = columns.iter().map(|column| Field::new(&column.name, arrow_type(&column.lake_type), column.nullable));
+    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, lake_type: LakeType, nullable: bool) -> LakeColumn {
+        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1) }
+    }
+
+    #[test]
+    fn schemas_survive_delta() {
+        let columns = vec![
+            column("a", LakeType::Decimal(10, 2), true),
+            column("b", LakeType::Array(Box::new(LakeType::TimestampNtz)), true),
+            column("c", LakeType::Binary, false),
+        ];
+        assert_eq!(parse_schema_string(&schema_string(&columns)), Some(columns));
+    }
+
+    #[test]
+    fn widened_columns_are_there_and_may_be_null_where_either_side_may() {
+        let table = [column("a", LakeType::Integer, false), column("b", LakeType::String, true)];
+        let events = [column("a", LakeType::Integer, true)];
+        assert_eq!(widen(&table, &events), [column("a", LakeType::Integer, true), table[1].clone()]);
+        let more = [table[0].clone(), table[1].clone(), column("c", LakeType::Long, false)];
+        let widened = widen(&table, &more);
+        assert!(widened[2].nullable, "older rows have no value in it");
+        assert_eq!(widened[0], table[0]);
+    }
+}

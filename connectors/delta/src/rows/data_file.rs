@@ -1,0 +1,219 @@
+//! Parquet data files: written whole, with the rows at the positions in which they were appended; read by columns and
+//! by row positions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use sooner_api::{Code, Error, Result};
+use sync_wrapper::SyncWrapper;
+use uuid::Uuid;
+
+use crate::store::errors::store_error;
+use crate::store::operations::retrying;
+
+/// Limit of a column's dictionary in bytes. A column with more distinct values is written plainly: looking up each
+/// value would cost more than it saves.
+const DICTIONARY_BYTES: usize = 64 << 10;
+/// Number of rows in a batch that is read.
+const READ_ROWS: usize = 16 << 10;
+
+/// Encodes rows into one data file in memory.
+pub struct DataFileWriter {
+    writer: SyncWrapper<ArrowWriter<Vec<u8>>>,
+    rows: u32,
+}
+
+impl DataFileWriter {
+    /// Starts an empty data file with this schema.
+    pub fn new(schema: SchemaRef) -> Result<DataFileWriter> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
+            .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer =
+            ArrowWriter::try_new_with_options(Vec::new(), schema, options).map_err(|error| internal(&error))?;
+        Ok(DataFileWriter { writer: SyncWrapper::new(writer), rows: 0 })
+    }
+
+    /// Appends rows to the file. The first of them gets the position that [`DataFileWriter::rows`] returned before.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.get_mut().write(batch).map_err(|error| internal(&error))?;
+        self.rows += batch.num_rows() as u32;
+        Ok(())
+    }
+
+    /// Number of rows written so far.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Approximate size so far in bytes: what is encoded, and what waits to be encoded.
+    pub fn size_bytes(&mut self) -> usize {
+        let writer = self.writer.get_mut();
+        writer.bytes_written() + writer.in_progress_size()
+    }
+
+    /// Completes the file and returns its bytes.
+    pub fn finish(self) -> Result<Bytes> {
+        self.writer.into_inner().into_inner().map(Bytes::from).map_err(|error| internal(&error))
+    }
+}
+
+/// A unique name for a new data file, as a path below the table.
+pub fn new_path() -> Path {
+    Path::from(format!("part-00000-{}-c000.snappy.parquet", Uuid::new_v4()))
+}
+
+/// Reads columns of the data file at `path`, which is `size` bytes long: all rows, or those at the ascending
+/// positions `rows`. Hands batches to `each` in row order, and stops at its first error. A missing column or a
+/// damaged file is an operator error.
+pub async fn read(
+    table: &Arc<dyn ObjectStore>,
+    path: &Path,
+    size: u64,
+    columns: &[&str],
+    rows: Option<&[u32]>,
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let mut reader = FileReader { store: table.clone(), path: path.clone(), size };
+    let unreadable = |error: ParquetError| read_error(path, error);
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, options.clone()).await.map_err(unreadable)?;
+    let schema = Arc::new(in_micros(metadata.schema()));
+    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema));
+    let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata.map_err(unreadable)?);
+    let fields = builder.schema().fields();
+    let roots: Option<Vec<_>> =
+        columns.iter().map(|name| fields.iter().position(|field| field.name() == name)).collect();
+    let roots = roots.ok_or_else(|| {
+        let why = format!("it lacks one of the columns {}", columns.join(", "));
+        Error::operator(
+            Code::FileDamaged,
+            format!("cannot read the data file {path}"),
+            why,
+            "copy the table again with `sooner resume TABLE`",
+        )
+    })?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
+    if let Some(rows) = rows {
+        let total = builder.metadata().file_metadata().num_rows() as u32;
+        builder = builder.with_row_selection(selection(rows, total));
+    }
+    let mut batches = builder.build().map_err(unreadable)?;
+    while let Some(batch) = batches.next().await {
+        each(batch.map_err(unreadable)?)?;
+    }
+    Ok(())
+}
+
+/// A file's schema with nanoseconds read as microseconds in UTC: Spark writes instants as INT96, which would otherwise
+/// be read as nanoseconds and reach no further than the year 2262.
+fn in_micros(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, None) => {
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+            Arc::new(field.as_ref().clone().with_data_type(micros))
+        }
+        _ => field.clone(),
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+/// Converts ascending positions in a file of `total` rows to runs of rows to skip and to read.
+fn selection(rows: &[u32], total: u32) -> RowSelection {
+    let mut selectors = Vec::new();
+    let mut next = 0;
+    for &row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip((row - next) as usize));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    if total > next {
+        selectors.push(RowSelector::skip((total - next) as usize));
+    }
+    selectors.into()
+}
+
+struct FileReader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for FileReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        let (store, path) = (&self.store, &self.path);
+        retrying(move || {
+            let range = range.clone();
+            async move { store.get_range(path, range).await.map_err(|error| store_error("cannot read", &error)) }
+        })
+        .map_err(|error| ParquetError::External(Box::new(error)))
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
+
+fn read_error(path: &Path, error: ParquetError) -> Error {
+    let what = format!("cannot read the data file {path}");
+    if let ParquetError::External(source) = &error
+        && let Some(inner) = source.downcast_ref::<Error>()
+    {
+        return Error { what, ..inner.clone() };
+    }
+    let remedy = "the file is damaged: restore it, or copy the table again with `sooner resume TABLE`";
+    Error::operator(Code::FileDamaged, what, error, remedy)
+}
+
+fn internal(error: &ParquetError) -> Error {
+    Error::fatal(Code::Internal, "cannot write a data file", error, "report this")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_become_runs() {
+        let expected: RowSelection = vec![
+            RowSelector::skip(2),
+            RowSelector::select(2),
+            RowSelector::skip(1),
+            RowSelector::select(1),
+            RowSelector::skip(4),
+        ]
+        .into();
+        assert_eq!(selection(&[2, 3, 5], 10), expected);
+    }
+}

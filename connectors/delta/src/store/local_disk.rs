@@ -1,0 +1,102 @@
+//! The local disk as a store whose puts are durable before they are reported: what the slot is confirmed for must
+//! survive a loss of power, and `object_store`'s own local store leaves syncing to the kernel.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path as FilePath;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+
+/// Number of folders above a new file that may be new as well: the table's, its log's, and the schema's.
+const NEW_FOLDERS: usize = 3;
+
+/// A local store that syncs each put before it returns. Multipart uploads and copies are not synced.
+#[derive(Debug)]
+pub struct LocalDisk {
+    inner: LocalFileSystem,
+}
+
+impl LocalDisk {
+    /// A store over the whole file system, whose paths start at `/`.
+    pub fn whole() -> LocalDisk {
+        LocalDisk { inner: LocalFileSystem::new() }
+    }
+}
+
+impl fmt::Display for LocalDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalDisk")
+    }
+}
+
+/// Makes a file and its entries in the folders above it durable.
+fn sync(file: &FilePath) -> std::io::Result<()> {
+    File::open(file)?.sync_all()?;
+    for folder in file.ancestors().skip(1).take(NEW_FOLDERS) {
+        match File::open(folder) {
+            Ok(folder) => folder.sync_all()?,
+            // A folder that we may not open was not created by us, so it needs no sync.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
+    object_store::Error::Generic { store: "LocalDisk", source: Box::new(error) }
+}
+
+#[async_trait]
+impl ObjectStore for LocalDisk {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let put = self.inner.put_opts(location, payload, options).await;
+        // Also what is there already: it may be ours, put before a sync that failed.
+        if matches!(put, Ok(_) | Err(object_store::Error::AlreadyExists { .. })) {
+            let file = self.inner.path_to_filesystem(location)?;
+            tokio::task::spawn_blocking(move || sync(&file)).await.map_err(failed)?.map_err(failed)?;
+        }
+        put
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

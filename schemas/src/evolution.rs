@@ -1,0 +1,175 @@
+//! What a difference between two shapes of a table means for the rows that are there already. The one comparer, used at
+//! the source, between log and lake, and in the lake.
+
+use std::fmt;
+
+/// A column as far as a difference is judged by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnFacts {
+    /// Name.
+    pub name: String,
+    /// Attribute number at the source, where it is known.
+    pub number: Option<i16>,
+    /// Name of the type, in words of whoever compares; none where types are not compared.
+    pub type_name: Option<String>,
+    /// Whether it may be NULL.
+    pub nullable: bool,
+    /// Rows older than the column hold values in it that no event carries.
+    pub fills_older_rows: bool,
+}
+
+/// What has to be done about a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evolution {
+    /// Nothing: the shapes are equal.
+    Same,
+    /// A change of metadata: what is there stays right. Columns were added at the end, or may be NULL now.
+    Metadata,
+    /// The rows have to be copied again, for this reason.
+    Recopy(String),
+    /// A person has to decide, for this reason.
+    Decision(String),
+}
+
+/// Which events may arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// In the order in which they happened: a column that is missing was dropped.
+    InOrder,
+    /// By partition, so that some may be older than the last columns of the table, if those may be NULL.
+    MaybeOlder,
+}
+
+impl fmt::Display for ColumnFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "column '{}'", self.name)
+    }
+}
+
+/// Compares the columns of what is there with those of what comes.
+pub fn compare(former: &[ColumnFacts], now: &[ColumnFacts], arrival: Arrival) -> Evolution {
+    let newer = former.get(now.len()..).unwrap_or_default();
+    if arrival == Arrival::MaybeOlder && newer.iter().all(|column| column.nullable) {
+        return compare_in_order(&former[..former.len() - newer.len()], now);
+    }
+    compare_in_order(former, now)
+}
+
+fn compare_in_order(former: &[ColumnFacts], now: &[ColumnFacts]) -> Evolution {
+    let mut widened = now.len() > former.len();
+    for (index, was) in former.iter().enumerate() {
+        match now.get(index) {
+            None => return Evolution::Decision(format!("{was} was dropped")),
+            Some(is) => {
+                if let Some(what) = difference(was, is, now) {
+                    return Evolution::Decision(format!("{was} {what}"));
+                }
+                widened |= is.nullable && !was.nullable;
+            }
+        }
+    }
+    let added = now.get(former.len()..).unwrap_or_default();
+    if let Some(filled) = added.iter().find(|column| column.fills_older_rows) {
+        return Evolution::Recopy(format!("rows older than the {filled} hold values that no event carries"));
+    }
+    if widened { Evolution::Metadata } else { Evolution::Same }
+}
+
+/// How a column is another one than the one that stood in its place; none if it is the same.
+fn difference(was: &ColumnFacts, is: &ColumnFacts, now: &[ColumnFacts]) -> Option<String> {
+    if is.name != was.name {
+        let gone = !now.iter().any(|column| column.name == was.name);
+        return Some(if gone { "was dropped or renamed" } else { "moved" }.to_owned());
+    }
+    if let (Some(former), Some(number)) = (was.number, is.number)
+        && former != number
+    {
+        return Some("was dropped and added again".to_owned());
+    }
+    match (&was.type_name, &is.type_name) {
+        (Some(former), Some(now)) if former != now => Some(format!("changed its type from {former} to {now}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn column(name: &str, number: i16, type_name: &str, nullable: bool) -> ColumnFacts {
+        ColumnFacts {
+            name: name.to_owned(),
+            number: Some(number),
+            type_name: Some(type_name.to_owned()),
+            nullable,
+            fills_older_rows: false,
+        }
+    }
+
+    fn two() -> Vec<ColumnFacts> {
+        vec![column("a", 1, "integer", false), column("b", 2, "string", true)]
+    }
+
+    fn with(events: &[ColumnFacts]) -> Evolution {
+        compare(&two(), events, Arrival::InOrder)
+    }
+
+    #[test]
+    fn a_nullable_column_that_is_added_is_metadata() {
+        let added = [two(), vec![column("c", 3, "long", true)]].concat();
+        assert_eq!(with(&added), Evolution::Metadata);
+    }
+
+    #[test]
+    fn a_column_that_may_be_null_now_is_metadata() {
+        assert_eq!(with(&[column("a", 1, "integer", true), two()[1].clone()]), Evolution::Metadata);
+    }
+
+    #[test]
+    fn a_column_that_fills_older_rows_needs_a_copy() {
+        let filled = ColumnFacts { fills_older_rows: true, ..column("c", 3, "long", false) };
+        let Evolution::Recopy(why) = with(&[two(), vec![filled]].concat()) else { panic!("it needs a copy") };
+        assert!(why.contains("'c'"), "{why}");
+    }
+
+    #[test]
+    fn columns_that_go_move_or_change_need_a_decision() {
+        for (events, expected) in [
+            (vec![two()[0].clone()], "'b' was dropped"),
+            (vec![column("a", 9, "integer", false), two()[1].clone()], "'a' was dropped and added again"),
+            (vec![column("a", 1, "long", false), two()[1].clone()], "'a' changed its type from integer to long"),
+            (vec![two()[0].clone(), column("z", 2, "string", true)], "'b' was dropped or renamed"),
+            (vec![two()[1].clone(), two()[0].clone()], "'a' moved"),
+        ] {
+            let Evolution::Decision(what) = with(&events) else { panic!("{events:?} must be refused") };
+            assert!(what.contains(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn events_of_a_partition_that_is_behind_lack_the_last_columns() {
+        let older = |former: &[ColumnFacts], events: &[ColumnFacts]| compare(former, events, Arrival::MaybeOlder);
+        assert_eq!(older(&two(), &two()[..1]), Evolution::Same);
+        assert_eq!(older(&two(), &[column("a", 1, "integer", true)]), Evolution::Metadata);
+        let required = [two()[0].clone(), column("b", 2, "string", false)];
+        assert!(matches!(older(&required, &two()[..1]), Evolution::Decision(_)), "it needs a value");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_differs_from_itself(names in prop::collection::vec("[a-c]", 0..4)) {
+            let columns: Vec<_> = names.iter().map(|name| column(name, 1, "long", true)).collect();
+            prop_assert_eq!(compare(&columns, &columns, Arrival::InOrder), Evolution::Same);
+            prop_assert_eq!(compare(&columns, &columns, Arrival::MaybeOlder), Evolution::Same);
+        }
+
+        #[test]
+        fn whatever_starts_alike_only_grows(kept in 0..4usize, added in 0..3usize) {
+            let columns: Vec<_> = (0..kept + added).map(|n| column(&format!("c{n}"), n as i16, "long", true)).collect();
+            let evolution = compare(&columns[..kept], &columns, Arrival::InOrder);
+            prop_assert_eq!(evolution, if added > 0 { Evolution::Metadata } else { Evolution::Same });
+        }
+    }
+}
