@@ -2,58 +2,212 @@
 //! lake has applied is what may be confirmed.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use sooner_api::{Code, Error, EventReader, EventWriter, Result, SchemaRegistry};
+use sooner_api::{
+    Applied, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget, Opened, Positions,
+    ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart, WriterRequest,
+};
 use sooner_schemas::Lsn;
-use sooner_schemas::event::EventBatch;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
-use crate::budget::MemoryBudget;
+/// The log of one attempt.
+pub struct DirectLog<P> {
+    writer: Option<DirectWriter<P>>,
+    reader: Option<DirectReader<P>>,
+}
+
+/// The progress record, and where it is stored.
+struct Ledger<P> {
+    store: P,
+    record: ProgressRecord,
+}
+
+type SharedLedger<P> = Arc<AsyncMutex<Ledger<P>>>;
 
 /// The entrance.
-pub struct DirectWriter {
-    sender: mpsc::UnboundedSender<EventBatch>,
+pub struct DirectWriter<P> {
+    ledger: SharedLedger<P>,
+    stored: Option<ProgressRecord>,
     budget: MemoryBudget,
     durable: Arc<AtomicU64>,
+    /// Where the reader waits for the record to be begun with.
+    begun: Option<oneshot::Sender<()>>,
+    /// Where the reader says what it has of each table.
+    starts: Option<oneshot::Receiver<Vec<TableStart>>>,
+    sender: mpsc::UnboundedSender<EventBatch>,
 }
 
 /// The exit.
-pub struct DirectReader {
-    receiver: mpsc::UnboundedReceiver<EventBatch>,
+pub struct DirectReader<P> {
+    ledger: SharedLedger<P>,
+    slot: String,
     durable: Arc<AtomicU64>,
+    begun: Option<oneshot::Receiver<()>>,
+    starts: Option<oneshot::Sender<Vec<TableStart>>>,
+    receiver: mpsc::UnboundedReceiver<EventBatch>,
 }
 
-/// Opens a log that holds as much as the budget allows.
-pub fn open(budget: MemoryBudget, start_lsn: Lsn) -> (DirectWriter, DirectReader) {
-    // The channel counts batches without bound; their bytes are bounded by the budget.
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let durable = Arc::new(AtomicU64::new(start_lsn.0));
-    (DirectWriter { sender, budget, durable: durable.clone() }, DirectReader { receiver, durable })
+impl<P: ProgressStore> DirectLog<P> {
+    /// A log from a slot, that holds as much as the budget allows.
+    pub fn new(store: P, slot: &str, budget: MemoryBudget) -> DirectLog<P> {
+        let ledger = Arc::new(AsyncMutex::new(Ledger { store, record: ProgressRecord::default() }));
+        let durable = Arc::new(AtomicU64::new(0));
+        let (begin, begun) = oneshot::channel();
+        let (start, starts) = oneshot::channel();
+        // The channel counts batches without bound; their bytes are bounded by the budget.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let writer = DirectWriter {
+            ledger: ledger.clone(),
+            stored: None,
+            budget,
+            durable: durable.clone(),
+            begun: Some(begin),
+            starts: Some(starts),
+            sender,
+        };
+        let (slot, starts) = (slot.to_owned(), Some(start));
+        let reader = DirectReader { ledger, slot, durable, begun: Some(begun), starts, receiver };
+        DirectLog { writer: Some(writer), reader: Some(reader) }
+    }
 }
 
-impl EventWriter for DirectWriter {
+impl<P: ProgressStore> EventLog for DirectLog<P> {
+    type Writer = DirectWriter<P>;
+    type Reader = DirectReader<P>;
+
+    async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<DirectWriter<P>> {
+        let opened_twice = || Error::internal("cannot write to the log", "it has been opened already");
+        let mut writer = self.writer.take().ok_or_else(opened_twice)?;
+        let stored = writer.ledger.lock().await.store.load().await?;
+        writer.stored = stored.filter(|_| !request.recopy);
+        Ok(writer)
+    }
+
+    async fn open_reader(&mut self) -> Result<DirectReader<P>> {
+        let opened_twice = || Error::internal("cannot read from the log", "it has been opened already");
+        self.reader.take().ok_or_else(opened_twice)
+    }
+}
+
+fn sink_has_stopped() -> Error {
+    Error::retry(Code::PeerEnded, "cannot hand events over", "the sink has stopped", "see its own error")
+}
+
+impl<P: ProgressStore> EventWriter for DirectWriter<P> {
+    fn stored(&self) -> Option<&ProgressRecord> {
+        self.stored.as_ref()
+    }
+
+    /// The reader opens the tables, so that it is known what they have.
+    async fn begin(&mut self, record: ProgressRecord) -> Result<Vec<TableStart>> {
+        let mut ledger = self.ledger.lock().await;
+        ledger.store.save(&record).await?;
+        self.durable.store(record.confirmed_lsn.0, Ordering::Release);
+        ledger.record = record;
+        drop(ledger);
+        let begun = self.begun.take().is_some_and(|begun| begun.send(()).is_ok());
+        match self.starts.take().filter(|_| begun) {
+            Some(starts) => starts.await.map_err(|_| sink_has_stopped()),
+            None => Err(sink_has_stopped()),
+        }
+    }
+
+    async fn start_at(&mut self, slot_lsn: Lsn) -> Result<()> {
+        let applied = Applied { confirmed_lsn: Some(slot_lsn), ..Applied::default() };
+        self.ledger.lock().await.store(applied, &self.durable).await
+    }
+
     async fn append(&mut self, mut batch: EventBatch) -> Result<()> {
-        self.budget.reserve(&mut batch).await;
-        self.sender.send(batch).map_err(|_| {
-            Error::retry(Code::PeerEnded, "cannot hand events over", "the sink has stopped", "see its own error")
-        })
+        batch.reserve(&self.budget).await;
+        self.sender.send(batch).map_err(|_| sink_has_stopped())
     }
 
     fn durable_lsn(&self) -> Lsn {
         Lsn(self.durable.load(Ordering::Acquire))
     }
+
+    fn broken(&self) -> impl Future<Output = Error> + Send + 'static {
+        // The reader's end shows itself when something is appended.
+        std::future::pending()
+    }
+
+    async fn finish(self) -> Result<()> {
+        Ok(())
+    }
 }
 
-impl EventReader for DirectReader {
+impl<P: ProgressStore> EventReader for DirectReader<P> {
+    async fn assigned(&mut self) -> Result<Option<Vec<Assigned>>> {
+        let Some(begun) = &mut self.begun else { return Ok(None) };
+        if begun.await.is_err() {
+            return Ok(None);
+        }
+        self.begun = None;
+        let ledger = self.ledger.lock().await;
+        let taking_part = ledger.record.tables.iter().filter(|(_, progress)| progress.state.takes_events());
+        let assigned = taking_part.map(|(table, progress)| Assigned {
+            table: table.clone(),
+            feed: Feed::Slot(self.slot.clone()),
+            state: progress.state.clone(),
+        });
+        Ok(Some(assigned.collect()))
+    }
+
+    async fn start(&mut self, tables: Vec<Opened>) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        let mut applied = Applied::default();
+        for table in &tables {
+            let fact = match (&table.error, table.standing) {
+                (Some(error), _) => TableFact::Failed(error.clone()),
+                (None, Standing::Follows) => continue,
+                // Nothing of it is in the lake, whatever the record says.
+                (None, _) => TableFact::CopyNeeded,
+            };
+            let (state, _) = ledger.record.state(&table.table).step(fact);
+            let lake = None;
+            applied.tables.insert(table.table.clone(), sooner_api::AppliedTable { state, lake });
+        }
+        if !applied.tables.is_empty() {
+            ledger.store(applied, &self.durable).await?;
+        }
+        let positions: HashMap<_, _> =
+            tables.into_iter().filter_map(|table| Some((table.table, table.positions?))).collect();
+        let starts = ledger.record.tables.iter().map(|(name, progress)| TableStart {
+            table: name.clone(),
+            state: progress.state.clone(),
+            covered: positions.get(name).cloned().unwrap_or(Positions::whole(Lsn::ZERO)),
+        });
+        let starts = starts.collect();
+        // A writer that is gone ends the log, too.
+        let _ = self.starts.take().map(|waiting| waiting.send(starts));
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Option<EventBatch>> {
         Ok(self.receiver.recv().await)
     }
 
-    fn applied(&mut self, durable_lsn: Lsn) {
-        self.durable.fetch_max(durable_lsn.0, Ordering::AcqRel);
+    async fn store(&mut self, applied: Applied) -> Result<()> {
+        self.ledger.lock().await.store(applied, &self.durable).await
+    }
+}
+
+impl<P: ProgressStore> Ledger<P> {
+    /// Stores what was applied; only then may the slot be confirmed to there.
+    async fn store(&mut self, applied: Applied, durable: &AtomicU64) -> Result<()> {
+        let mut change = self.record.change_by(applied);
+        change.confirmed_lsn = change.confirmed_lsn.filter(|lsn| *lsn > self.record.confirmed_lsn);
+        change.tables.retain(|name, progress| self.record.tables.get(name) != Some(progress));
+        if change.is_empty() {
+            return Ok(());
+        }
+        self.store.save_change(&change).await?;
+        self.record.apply(change);
+        durable.fetch_max(self.record.confirmed_lsn.0, Ordering::AcqRel);
+        Ok(())
     }
 }
 

@@ -167,8 +167,7 @@ fn origin() -> Origin {
 }
 
 fn shop_products() -> Relation {
-    let column =
-        |name: &str, scalar, nullable| Column { nullable, ..Column::new(name, ColumnType::Scalar(scalar)) };
+    let column = |name: &str, scalar, nullable| Column { nullable, ..Column::new(name, ColumnType::Scalar(scalar)) };
     Relation {
         columns: vec![
             column("id", Scalar::Int4, false),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::properties::refusal;
 use sooner_kafka::cluster::settings::PartitionBy;
 use sooner_kafka::cluster::settings::{
@@ -12,6 +13,7 @@ use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use super::reader::Section;
+use crate::memory::MemoryShares;
 
 /// Lower bound of `transaction_bytes`, in bytes: a smaller transaction makes no sense.
 const LEAST_TRANSACTION_BYTES: usize = 64 << 10;
@@ -31,15 +33,6 @@ pub struct KafkaConfig {
     pub subjects: SubjectStrategy,
     /// Writer of the topics that the sink reads.
     pub written_by: WrittenBy,
-}
-
-/// Writer of the topics that the sink reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WrittenBy {
-    /// The source's side of this program.
-    Sooner,
-    /// Debezium, or another producer of its events.
-    Debezium,
 }
 
 impl KafkaConfig {
@@ -224,7 +217,7 @@ fn read_consumer(section: &mut Section, name: &str, memory_bytes: usize) -> Cons
         group: group.unwrap_or_else(|| format!("sooner-{name}")),
         instance: section.optional("group_instance", |text| Ok(text.to_owned())),
         protocol: protocol.unwrap_or(GroupProtocol::Auto),
-        fetch_bytes: memory_bytes / 8,
+        fetch_bytes: MemoryShares::fetch_bytes(memory_bytes),
         dead_letters: section.optional("dead_letter_topic", |text| Ok(text.to_owned())),
     }
 }

@@ -1,102 +1,225 @@
-//! A running pipeline: attempts, one after the other, until it is told to stop or a person is needed.
+//! A running pipeline. This is its front door, which knows connectors; behind it, the loops know ports only.
 //!
-//! [`direct`] is one process without a broker. With Kafka there are two sides, which may run in one process or on
-//! different machines: [`kafka_source`], and [`kafka_sink`], which reads through [`budgeted`]. The loops are the same:
-//! [`source`] and [`sink`].
+//! [`attempts`] makes attempts until the pipeline is told to stop. [`source_side`] and [`sink_side`] are the two halves of
+//! one; their loops are [`source`] and [`sink`], whose tables have a [`lane`] and a [`worker`] each.
 
-pub mod budgeted;
-pub mod control;
-pub mod copy;
-pub mod copy_source;
-pub mod direct;
-pub mod kafka_copy;
-pub mod kafka_sink;
-pub mod kafka_source;
-pub mod prepare;
+pub mod attempts;
+pub mod continuity;
+pub mod lane;
 pub mod sink;
+pub mod sink_side;
 pub mod source;
+pub mod source_side;
 pub mod worker;
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::future::Future;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-use sooner_api::{Class, Clock, Result};
-use tokio::sync::watch;
+use sooner_api::{Error, EventLog, Lake, MemoryBudget, Result, SchemaRegistry};
+use sooner_delta::{DeltaLake, DeltaTable, LakeProgress, LakeStore, PartLimits};
+use sooner_kafka::KafkaLog;
+use sooner_kafka::registry::client::Registry;
+use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::{DatabaseSettings, PostgresDatabase};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::clock::SystemClock;
+use crate::config::{Config, KafkaConfig, LakeConfig, SourceConfig};
+use crate::control::Requests;
+use crate::direct::{DirectLog, LocalSchemas};
+use crate::memory::MemoryShares;
+use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
+use attempts::{End, attempts, halt_on_request};
+use sink::{SinkEnd, SinkSettings};
+use sink_side::{KnownTables, SinkSide};
+use source_side::SourceSide;
+use worker::WorkerSettings;
 
-/// How often the slot is confirmed, at most: each time the progress record is stored first.
-const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
-/// How often requests are looked for, and the status is written.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The shortest pause between two attempts.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// An attempt of this length counts as success: the next pause is short again.
-const GOOD_ATTEMPT: Duration = Duration::from_secs(30);
+/// How often progress is stored and the slot confirmed, at most.
+const STORE_INTERVAL: Duration = Duration::from_secs(5);
+/// Commits of all tables at the same time.
+const COMMITS_AT_ONCE: usize = 32;
 
-/// How an attempt ended without an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It was told to stop.
-    Stopped,
-    /// The next one has something to do first: a table has to be copied, or somebody asked for it.
-    Again,
+/// The sink's half of a pipeline: a lake, and what its loop is set up with.
+struct SinkParts {
+    store: LakeStore,
+    lake: DeltaLake,
+    settings: SinkSettings,
+    known: KnownTables<DeltaTable>,
 }
 
-/// Makes attempts until told to stop. What passes by itself is tried again; what needs a person is returned.
-pub async fn attempts(
-    board: &StatusBoard,
-    mut stop: watch::Receiver<bool>,
-    mut attempt: impl AsyncFnMut(watch::Receiver<bool>) -> Result<End>,
+impl SinkParts {
+    fn new(config: &Config, lake: &LakeConfig) -> Result<SinkParts> {
+        let shares = MemoryShares::of(config.memory_bytes);
+        let store = LakeStore::open(&lake.url, &lake.s3)?;
+        let limits = PartLimits { part_bytes: shares.part_bytes, budget: MemoryBudget::new(shares.parts_bytes) };
+        let settings = SinkSettings {
+            worker: WorkerSettings {
+                freshness: lake.freshness,
+                seal_bytes: shares.seal_bytes,
+                commits: Arc::new(Semaphore::new(COMMITS_AT_ONCE)),
+            },
+            store_interval: STORE_INTERVAL,
+            budget: MemoryBudget::new(shares.events_bytes),
+        };
+        let lake = DeltaLake::new(store.clone(), &config.name, limits);
+        Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
+    }
+}
+
+fn database<R: SchemaRegistry>(
+    source: &SourceConfig,
+    encoders: EncoderFactory<R>,
+    runtime: Handle,
+) -> Arc<PostgresDatabase<R>> {
+    let filter = source.clone();
+    let settings = DatabaseSettings {
+        connect: source.connect.clone(),
+        slot: source.slot.clone(),
+        publication: source.publication.clone(),
+        selects: Arc::new(move |table| filter.selects(table)),
+        copy_tables_at_once: source.copy_tables_at_once,
+    };
+    Arc::new(PostgresDatabase::new(settings, Arc::new(encoders), runtime))
+}
+
+/// Runs a pipeline without a broker: both sides in one process, with a channel between them.
+pub async fn run_direct(config: Config, mut recopy: bool, board: StatusBoard, stop: watch::Receiver<bool>) -> Result<()> {
+    let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
+    let encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
+    let database = database(&source, encoders, Handle::current());
+    let mut sink = SinkParts::new(&config, &lake_config)?;
+    let requests = Requests::new(&config.state_dir);
+    attempts(&board.clone(), stop, async |stop| {
+        // Before a slot is created, which keeps log from then on.
+        sink.lake.probe().await?;
+        let progress = LakeProgress::new(sink.store.clone(), &config.name);
+        let mut log = DirectLog::new(progress, &source.slot, sink.settings.budget.clone());
+        let mut reader = log.open_reader().await?;
+        let (halt, halted) = watch::channel(false);
+        let watcher = tokio::spawn(halt_on_request(halt.clone(), stop.clone(), requests.clone()));
+        let (database, slot) = (database.clone(), source.slot.clone());
+        let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
+        let sourced = on_a_runtime(async move {
+            let side = SourceSide { database: &*database, slot: &slot, requests: &asked, telemetry: &facts };
+            let mut recopy = copies_all;
+            let end = side.attempt(&mut log, &mut recopy, halted).await;
+            (end, recopy)
+        });
+        let side =
+            SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
+        // The log's end tells the sink when to stop, so that it takes what is on the way.
+        let (_never, unhalted) = watch::channel(false);
+        let sunk = side.attempt(&mut reader, &mut sink.known, unhalted).await;
+        drop(reader);
+        halt.send_replace(true);
+        watcher.abort();
+        let (sourced, still_recopy) = sourced.await.unwrap_or_else(|_| (Err(panicked("the source loop")), recopy));
+        recopy = still_recopy;
+        if sunk? == SinkEnd::CopyNeeded {
+            return Ok(End::Again);
+        }
+        sourced?;
+        Ok(if *stop.borrow() { End::Stopped } else { End::Again })
+    })
+    .await
+}
+
+/// Runs the source's side of a pipeline with Kafka.
+pub async fn run_kafka_source(
+    config: Config,
+    mut recopy: bool,
+    board: StatusBoard,
+    stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut pause = SHORTEST_PAUSE;
-    while !*stop.borrow() {
-        let started = Instant::now();
-        match attempt(stop.clone()).await {
-            Ok(End::Stopped) => return Ok(()),
-            Ok(End::Again) => pause = SHORTEST_PAUSE,
-            Err(error) if error.class == Class::Retry => {
-                if started.elapsed() > GOOD_ATTEMPT {
-                    pause = SHORTEST_PAUSE;
-                }
-                tracing::warn!(%error, "interrupted; trying again in {:.1} s", pause.as_secs_f64());
-                board.update(|status| status.trouble = Some(error.to_string()));
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => {}
-                    () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))) => {}
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
+    let encoders = kafka.encoders(Registry::new(kafka.registry.clone())?, &source.connect.database);
+    let database = database(&source, encoders, Handle::current());
+    let requests = Requests::new(&config.state_dir);
+    let mut log = kafka_log(&config, &kafka, &board);
+    attempts(&board.clone(), stop, async |stop| {
+        let (halt, halted) = watch::channel(false);
+        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
+        let side =
+            SourceSide { database: &*database, slot: &source.slot, requests: &requests, telemetry: &board };
+        let ended = side.attempt(&mut log, &mut recopy, halted).await;
+        watcher.abort();
+        ended?;
+        Ok(if *stop.borrow() { End::Stopped } else { End::Again })
+    })
+    .await
 }
 
-/// Ends the attempt when the pipeline is told to stop, or a table is to be resumed.
-async fn halt_on_request(halt: watch::Sender<bool>, mut stop: watch::Receiver<bool>, state_dir: PathBuf) {
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep(LOOK_INTERVAL) => {
-                if !control::requested(&state_dir).is_empty() {
-                    break;
-                }
-            }
+/// Runs the sink's side of a pipeline with Kafka.
+pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Receiver<bool>) -> Result<()> {
+    let (kafka, lake_config) = (config.kafka()?.clone(), config.lake()?.clone());
+    let mut sink = SinkParts::new(&config, &lake_config)?;
+    let mut log = kafka_log(&config, &kafka, &board);
+    log.budget = sink.settings.budget.clone();
+    let requests = Requests::new(&config.state_dir);
+    // In one process with a source, requests are the source's: it copies the table again, and the copy's start lets the
+    // table go on here, too.
+    let own_requests = config.source.is_none();
+    attempts(&board.clone(), stop, async |stop| {
+        sink.lake.probe().await?;
+        let resumed = requests.pending();
+        let reader = log.open_reader().await?;
+        let mut reader = RecordedReader::open(reader, LakeProgress::shared(sink.store.clone(), &config.name)).await?;
+        if own_requests {
+            requests.forget(&resumed);
         }
+        let (halt, halted) = watch::channel(false);
+        let watcher = match own_requests {
+            true => tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone())),
+            false => tokio::spawn(pass_on(stop.clone(), halt)),
+        };
+        let side =
+            SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
+        let ended = side.attempt(&mut reader, &mut sink.known, halted).await;
+        watcher.abort();
+        ended?;
+        Ok(if *stop.borrow() { End::Stopped } else { End::Again })
+    })
+    .await
+}
+
+fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> KafkaLog<StatusBoard> {
+    KafkaLog {
+        settings: kafka.settings.clone(),
+        registry: kafka.registry.clone(),
+        topics: kafka.topics.clone(),
+        written_by: kafka.written_by,
+        budget: MemoryBudget::new(MemoryShares::of(config.memory_bytes).events_bytes),
+        telemetry: board.clone(),
     }
+}
+
+/// Runs the source on a thread and a runtime of its own, so that merging never delays reading, nor feedback.
+fn on_a_runtime<O: Send + 'static>(
+    work: impl Future<Output = (Result<End>, O)> + Send + 'static,
+) -> oneshot::Receiver<(Result<End>, O)> {
+    let (done, result) = oneshot::channel();
+    thread::spawn(move || {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            // Nobody waits any more only when the process ends.
+            let _ = done.send(runtime.block_on(work));
+        }
+    });
+    result
+}
+
+/// The error of a thread that ended without a result.
+pub fn panicked(what: &str) -> Error {
+    Error::internal(format!("{what} ended without a result"), "its thread panicked")
+}
+
+/// Passes a stop on.
+async fn pass_on(mut stop: watch::Receiver<bool>, halt: watch::Sender<bool>) {
+    // The sender's end counts as a stop.
+    let _ = stop.wait_for(|stop| *stop).await;
     halt.send_replace(true);
-}
-
-/// Writes the status again and again.
-pub async fn save_status(board: StatusBoard, state_dir: PathBuf) {
-    loop {
-        if let Err(error) = board.save(&state_dir, SystemClock.now_micros()) {
-            tracing::debug!(%error, "cannot write the status");
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
 }

@@ -1,21 +1,26 @@
 //! The source loop: from the database into the event log, and back to the database what became durable.
 
-use sooner_api::{EventWriter, Result, Source};
+use sooner_api::{EventBatch, EventWriter, Fact, Result, Source, Step, Telemetry};
+use sooner_schemas::event::Op;
 use tokio::sync::watch;
 
 /// Runs until it is told to stop, or the source or the log fails.
-pub async fn run<S: Source, W: EventWriter>(
+pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
     source: &mut S,
     log: &mut W,
+    telemetry: &T,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
+    let mut broken = std::pin::pin!(log.broken());
     loop {
         let batch = tokio::select! {
             biased;
             // The sender's end counts as a stop.
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            error = &mut broken => return Err(error),
             batch = source.next() => batch?,
         };
+        report(&batch, telemetry);
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -23,4 +28,20 @@ pub async fn run<S: Source, W: EventWriter>(
         }
         source.confirm(log.durable_lsn());
     }
+}
+
+fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
+    for step in &batch.steps {
+        match step {
+            Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table())),
+            Step::Rows(rows) => {
+                let copied = rows.events.events.iter().filter(|event| event.op == Op::Read).count();
+                if copied > 0 {
+                    telemetry.record(Fact::RowsCopied(rows.table(), copied as u64));
+                }
+            }
+            _ => {}
+        }
+    }
+    telemetry.record(Fact::ServerEnd(batch.server_end));
 }

@@ -1,112 +1,121 @@
 //! One table's part of the sink: stages its events, and commits them in time.
 //!
 //! A commit happens only between transactions, when the oldest staged event is about to become older than the
-//! freshness allows. Memory goes earlier: into sealed files, whenever it is short.
+//! freshness allows; a copy is committed when it is complete. Memory goes earlier: into sealed files, whenever it is
+//! short.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sooner_api::{Class, Error, LakeTable, Result, Staged, TablePhase};
-use sooner_schemas::event::{Op, TableEvents, Watermark};
+use sooner_api::{
+    Class, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState, Telemetry,
+};
+use sooner_schemas::event::Watermark;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use crate::budget::MemoryBudget;
-use crate::status::StatusBoard;
-
 /// What a worker is told.
-pub enum Order {
-    /// Events, and whether they end between transactions: then every event of the table up to the watermark is in.
-    Events(TableEvents, Option<Watermark>),
-    /// The last events' transaction has ended.
+#[derive(Debug)]
+pub enum TableCommand {
+    /// A step with events.
+    Step(Step),
+    /// The transaction of the last events has ended: every event of the table up to the watermark has been handed on.
     Complete(Watermark),
+    /// So has a copy.
+    CopyComplete(Watermark),
     /// The table cannot go on.
-    Stop(String),
+    Stop(Error),
 }
 
-/// What a worker tells.
-pub enum Report {
+/// What a worker reports.
+#[derive(Debug)]
+pub enum TableReport {
     /// Everything up to the watermark is visible.
-    Committed(Watermark),
-    /// The table stopped, in this phase, for this reason; further events are dropped.
-    Stopped(TablePhase, String),
-    /// The table goes on: all its rows come again.
-    Resumed,
+    Committed(Committed, Option<Positions>, Watermark),
+    /// A copy has begun.
+    CopyBegun,
+    /// All rows of a copy are visible.
+    CopyEnded(Watermark),
+    /// The table stopped; further events are dropped.
+    Stopped(Error),
+    /// The table has to be copied again first; further events are dropped.
+    CopyNeeded(Error),
     /// The pipeline cannot go on.
     Failed(Error),
 }
 
-fn starts_copy(events: &TableEvents) -> bool {
-    events.events.first().is_some_and(|event| event.op == Op::CopyStart)
-}
-
 /// A worker's settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkerSettings {
     /// How long an event may wait before it is visible.
     pub freshness: Duration,
     /// Bytes of events that a table may hold before they are sealed.
     pub seal_bytes: usize,
+    /// Commits of all tables at the same time.
+    pub commits: Arc<Semaphore>,
 }
 
 /// A table with its staged events.
-pub struct Worker<T> {
-    table: T,
+pub struct TableWorker<L, T> {
+    table: L,
     number: usize,
     settings: WorkerSettings,
-    reports: UnboundedSender<(usize, Report)>,
+    reports: UnboundedSender<(usize, TableReport)>,
     budget: MemoryBudget,
-    board: StatusBoard,
+    telemetry: T,
     /// When what is staged should be committed.
     due: Option<Instant>,
     /// The watermark, while the staged events end between transactions.
     complete: Option<Watermark>,
-    reserved_bytes: usize,
     staged_events: u64,
     last_commit: Duration,
-    stopped: bool,
+    is_copying: bool,
+    is_stopped: bool,
 }
 
-impl<T: LakeTable> Worker<T> {
-    /// A worker for a table, known by a number to whom it reports.
+impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
+    /// A worker for a table in this state, known by a number to whom it reports.
     pub fn new(
-        table: T,
+        table: L,
+        state: &TableState,
         number: usize,
         settings: WorkerSettings,
-        reports: UnboundedSender<(usize, Report)>,
+        reports: UnboundedSender<(usize, TableReport)>,
         budget: MemoryBudget,
-        board: StatusBoard,
-    ) -> Worker<T> {
-        Worker {
+        telemetry: T,
+    ) -> TableWorker<L, T> {
+        TableWorker {
             table,
             number,
             settings,
             reports,
             budget,
-            board,
+            telemetry,
             due: None,
             complete: None,
-            reserved_bytes: 0,
             staged_events: 0,
             last_commit: Duration::ZERO,
-            stopped: false,
+            is_copying: *state == TableState::Copying,
+            is_stopped: !state.takes_events(),
         }
     }
 
-    /// Works until there are no more orders; then commits what is complete, and hands the table back. `None` after an
-    /// error: what the lake then holds is to be looked up again.
-    pub async fn run(mut self, mut orders: UnboundedReceiver<Order>) -> Option<T> {
+    /// Works until there are no more commands; then commits what is complete, and hands the table back. `None` after an
+    /// error: what the lake then holds has to be read again.
+    pub async fn run(mut self, mut commands: UnboundedReceiver<TableCommand>) -> Option<L> {
         loop {
             let due = self.due.filter(|_| self.complete.is_some());
-            let step = tokio::select! {
+            let done = tokio::select! {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.commit().await,
-                order = orders.recv() => match order {
-                    Some(order) => self.take(order).await,
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
                     None => break,
                 },
-                () = self.budget.pressed(), if self.reserved_bytes > 0 => self.seal().await,
+                () = self.budget.pressed(), if self.table.staged_bytes() > 0 => self.table.seal().await,
             };
-            if let Err(error) = step
+            if let Err(error) = done
                 && !self.handle(error)
             {
                 return None;
@@ -119,93 +128,109 @@ impl<T: LakeTable> Worker<T> {
             return None;
         }
         self.table.discard();
-        self.release();
         Some(self.table)
     }
 
-    async fn take(&mut self, order: Order) -> Result<()> {
-        match order {
-            Order::Events(events, watermark) if self.stopped && starts_copy(&events) => {
-                self.stopped = false;
-                self.report(Report::Resumed);
-                self.stage(events, watermark).await?;
+    async fn obey(&mut self, command: TableCommand) -> Result<()> {
+        match command {
+            TableCommand::Step(Step::CopyStart(start)) => {
+                (self.is_stopped, self.is_copying) = (false, true);
+                self.report(TableReport::CopyBegun);
+                let staged = self.table.begin_copy(start).await?;
+                self.note_staged(0, staged);
             }
-            Order::Events(events, _) if self.stopped => self.budget.release_events(&events),
-            Order::Events(events, watermark) => self.stage(events, watermark).await?,
-            Order::Complete(watermark) => self.complete = self.due.map(|_| watermark),
-            Order::Stop(reason) => self.stop(TablePhase::Parked, reason),
+            // A stopped table drops its events, and with them the memory that they hold.
+            TableCommand::Step(_) if self.is_stopped => {}
+            TableCommand::Step(Step::Truncate(truncate)) => {
+                let staged = self.table.truncate(truncate).await?;
+                self.note_staged(1, staged);
+            }
+            TableCommand::Step(Step::Rows(rows)) => self.stage(rows).await?,
+            TableCommand::Step(_) => {}
+            TableCommand::Complete(watermark) => self.complete = self.due.map(|_| watermark),
+            TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
+            TableCommand::Stop(error) => self.stop(TableReport::Stopped(error)),
         }
         Ok(())
     }
 
-    async fn stage(&mut self, events: TableEvents, watermark: Option<Watermark>) -> Result<()> {
-        self.reserved_bytes += events.reserved_bytes;
-        self.staged_events += events.events.len() as u64;
-        self.complete = watermark;
+    async fn stage(&mut self, rows: Rows) -> Result<()> {
+        let events = rows.events.events.len() as u64;
+        let staged = self.table.stage(rows).await?;
+        self.note_staged(events, staged);
+        if self.table.staged_bytes() >= self.settings.seal_bytes {
+            self.table.seal().await?;
+        }
+        Ok(())
+    }
+
+    fn note_staged(&mut self, events: u64, staged: Staged) {
+        if let Staged::NeedsCopy(why) = staged {
+            return self.stop(TableReport::CopyNeeded(why));
+        }
+        self.staged_events += events;
+        self.complete = None;
         if self.due.is_none() {
             // A commit takes about as long as the last one did; the event should be visible in time, not on its way.
             let wait = self.settings.freshness.saturating_sub(self.last_commit).max(self.settings.freshness / 4);
             self.due = Some(Instant::now() + wait);
         }
-        if let Staged::NeedsCopy(why) = self.table.stage(events).await? {
-            self.stop(TablePhase::Copying, why);
-        } else if self.table.staged_bytes() >= self.settings.seal_bytes {
-            self.seal().await?;
-        }
-        Ok(())
     }
 
-    async fn seal(&mut self) -> Result<()> {
-        self.table.seal().await?;
-        self.release();
+    /// All of a copy is here: it becomes visible at once.
+    async fn complete_copy(&mut self, watermark: Watermark) -> Result<()> {
+        if self.is_stopped {
+            return Ok(());
+        }
+        self.complete = self.due.map(|_| watermark);
+        if std::mem::take(&mut self.is_copying) {
+            self.commit().await?;
+            self.report(TableReport::CopyEnded(watermark));
+        }
         Ok(())
     }
 
     async fn commit(&mut self) -> Result<()> {
         let Some(watermark) = self.complete else { return Ok(()) };
+        // The semaphore is never closed.
+        let _permit = self.settings.commits.clone().acquire_owned().await.ok();
         let started = Instant::now();
         let committed = self.table.commit(watermark).await?;
         self.last_commit = started.elapsed();
         self.due = None;
         self.complete = None;
-        self.release();
         let events = std::mem::take(&mut self.staged_events);
-        self.board.table(self.table.name(), |table| {
-            table.table_version = Some(committed.table_version);
-            table.events += events;
+        self.telemetry.record(Fact::Committed {
+            table: self.table.name(),
+            committed: &committed,
+            events,
+            took: self.last_commit,
         });
-        self.report(Report::Committed(watermark));
+        self.report(TableReport::Committed(committed, self.table.positions().cloned(), watermark));
         Ok(())
     }
 
-    /// Stops the table, or says that the pipeline cannot go on.
+    /// Stops the table, or reports that the pipeline cannot go on.
     fn handle(&mut self, error: Error) -> bool {
         if error.class == Class::Operator {
-            self.stop(TablePhase::Parked, error.to_string());
+            self.stop(TableReport::Stopped(error));
             return true;
         }
-        self.release();
-        self.report(Report::Failed(error));
+        self.report(TableReport::Failed(error));
         false
     }
 
-    fn stop(&mut self, phase: TablePhase, reason: String) {
-        if self.stopped {
+    fn stop(&mut self, report: TableReport) {
+        if std::mem::replace(&mut self.is_stopped, true) {
             return;
         }
-        self.stopped = true;
         self.table.discard();
-        self.due = None;
-        self.complete = None;
-        self.release();
-        self.report(Report::Stopped(phase, reason));
+        (self.due, self.complete) = (None, None);
+        self.staged_events = 0;
+        self.report(report);
     }
 
-    fn release(&mut self) {
-        self.budget.release(std::mem::take(&mut self.reserved_bytes));
-    }
-
-    fn report(&self, report: Report) {
+    fn report(&self, report: TableReport) {
         // Nobody listens any more only when the pipeline ends.
         let _ = self.reports.send((self.number, report));
     }

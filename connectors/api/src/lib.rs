@@ -18,10 +18,11 @@ pub use code::Code;
 pub use error::{Class, Error, Result};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
-    Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, Inspection, Lake, LakeTable, Opened,
-    SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing, SystemIdentity, TableStart, WriterRequest,
+    Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, Inspection, Lake, LakeTable,
+    Opened, SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing, SystemIdentity, TableStart,
+    WriterRequest,
 };
 pub use positions::{NextOffsets, Positions};
-pub use progress::{LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
+pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
 pub use table_state::{TableEffect, TableFact, TableState};
 pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, Telemetry};

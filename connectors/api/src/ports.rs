@@ -9,19 +9,26 @@ use std::future::Future;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Relation, TableName};
 
-use crate::{Error, EventBatch, Positions, ProgressChange, ProgressRecord, Result, Rows, TableState};
+use crate::{Applied, Error, EventBatch, Positions, ProgressRecord, Result, Rows, TableState};
 
-/// A table of the database that fits the configuration.
+/// A table of the database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceTable {
-    /// Object id: another table under the same name has another one.
-    pub oid: u32,
-    /// Name, columns and key.
+    /// What it is: name, object id, columns and key.
     pub relation: Relation,
     /// Rows, as the planner estimates; none if the table was never analysed.
     pub estimated_rows: Option<u64>,
+    /// Size with indexes and TOAST, in bytes; zero where it was not asked for.
+    pub size_bytes: u64,
     /// Number of the file that holds its rows: another one after the table was rewritten or truncated.
     pub file_node: u32,
+}
+
+impl SourceTable {
+    /// Name of the table.
+    pub fn name(&self) -> &TableName {
+        &self.relation.name
+    }
 }
 
 /// Which server it is.
@@ -155,8 +162,9 @@ pub trait EventWriter: Send {
     /// Everything before this LSN is durable. Never moves back.
     fn durable_lsn(&self) -> Lsn;
 
-    /// Waits until the log has to be opened again, and returns why. May be cancelled.
-    fn broken(&self) -> impl Future<Output = Error> + Send;
+    /// Waits until the log has to be opened again, and returns why; never, if nothing can show that. May be cancelled,
+    /// and outlives what follows.
+    fn broken(&self) -> impl Future<Output = Error> + Send + 'static;
 
     /// Makes everything that was appended durable, as far as that does not wait for a reader, and closes the entrance.
     fn finish(self) -> impl Future<Output = Result<()>> + Send;
@@ -245,9 +253,9 @@ pub trait EventReader: Send {
     /// or the log ends here: its writer is gone and all has been read. Cancelling loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Option<EventBatch>>> + Send;
 
-    /// Stores what has changed: `confirmed_lsn` says that everything before it is in the lake, and tables how they are
-    /// doing. All of it is stored at once; only then may anything rely on it.
-    fn store(&mut self, change: ProgressChange) -> impl Future<Output = Result<()>> + Send;
+    /// Stores what has been applied: how far everything is in the lake, and how tables are doing. All of it is stored at
+    /// once; only when this returns may anything rely on it.
+    fn store(&mut self, applied: Applied) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// What a commit to a lake table did.

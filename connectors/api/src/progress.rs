@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::{Code, Error, Positions, Result, TableState};
 
@@ -32,6 +33,8 @@ pub struct TableProgress {
     pub state: TableState,
     /// The table's object id at the source: another one under the same name is another table.
     pub oid: Option<u32>,
+    /// What it was when its events were last written; none before that.
+    pub relation: Option<Arc<Relation>>,
     /// What its lake table was when it was last stored; none before its first commit.
     pub lake: Option<LakePosition>,
 }
@@ -58,7 +61,36 @@ pub struct ProgressChange {
     pub tables: BTreeMap<TableName, TableProgress>,
 }
 
+/// What a sink has applied since it last reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Everything before this LSN is in the lake, or belongs to tables that say otherwise; none if that has not moved.
+    pub confirmed_lsn: Option<Lsn>,
+    /// Tables that have changed.
+    pub tables: BTreeMap<TableName, AppliedTable>,
+}
+
+/// A table as a sink has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedTable {
+    /// What it is doing.
+    pub state: TableState,
+    /// What its lake table is; none before its first commit.
+    pub lake: Option<LakePosition>,
+}
+
 impl ProgressRecord {
+    /// The change that a sink's report makes. What a sink does not know of its tables stays as it is.
+    pub fn change_by(&self, applied: Applied) -> ProgressChange {
+        let tables = applied.tables.into_iter().map(|(name, AppliedTable { state, lake })| {
+            let known = self.tables.get(&name).cloned();
+            let known = known.unwrap_or_else(|| TableProgress::new(TableState::Copying, None));
+            let lake = lake.or(known.lake.clone());
+            (name, TableProgress { state, lake, ..known })
+        });
+        ProgressChange { confirmed_lsn: applied.confirmed_lsn, tables: tables.collect() }
+    }
+
     /// Takes a change in.
     pub fn apply(&mut self, change: ProgressChange) {
         if let Some(lsn) = change.confirmed_lsn {
@@ -83,7 +115,7 @@ impl ProgressChange {
 impl TableProgress {
     /// A table in this state, of which nothing else is known.
     pub fn new(state: TableState, oid: Option<u32>) -> TableProgress {
-        TableProgress { state, oid, lake: None }
+        TableProgress { state, oid, relation: None, lake: None }
     }
 }
 
@@ -114,6 +146,8 @@ struct StoredTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     oid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    relation: Option<Arc<Relation>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     lake: Option<LakePosition>,
 }
 
@@ -129,7 +163,7 @@ enum Phase {
 
 impl From<StoredTable> for TableProgress {
     fn from(stored: StoredTable) -> TableProgress {
-        let StoredTable { phase, reason, error, copied_lsn, oid, lake } = stored;
+        let StoredTable { phase, reason, error, copied_lsn, oid, relation, lake } = stored;
         let error = || {
             error.unwrap_or_else(|| {
                 let why = reason.unwrap_or_else(|| "an earlier version of sooner stored no reason".to_owned());
@@ -143,13 +177,13 @@ impl From<StoredTable> for TableProgress {
             Phase::Parked => TableState::Parked { error: error(), copied_lsn },
             Phase::Gone => TableState::Gone,
         };
-        TableProgress { state, oid, lake }
+        TableProgress { state, oid, relation, lake }
     }
 }
 
 impl From<TableProgress> for StoredTable {
     fn from(progress: TableProgress) -> StoredTable {
-        let TableProgress { state, oid, lake } = progress;
+        let TableProgress { state, oid, relation, lake } = progress;
         let phase = match &state {
             TableState::Waiting { .. } => Phase::Waiting,
             TableState::Copying => Phase::Copying,
@@ -158,7 +192,7 @@ impl From<TableProgress> for StoredTable {
             TableState::Gone => Phase::Gone,
         };
         let (error, copied_lsn) = (state.error().cloned(), state.copied_lsn());
-        StoredTable { phase, reason: None, error, copied_lsn, oid, lake }
+        StoredTable { phase, reason: None, error, copied_lsn, oid, relation, lake }
     }
 }
 
@@ -177,6 +211,7 @@ mod tests {
         let streaming = TableProgress {
             state: TableState::Streaming { copied_lsn: None },
             oid: Some(16_384),
+            relation: None,
             lake: Some(lake),
         };
         let tables = BTreeMap::from([
@@ -201,6 +236,16 @@ mod tests {
         let text = r#"{"phase": "streaming", "copied_lsn": "0/10"}"#;
         let table: TableProgress = serde_json::from_str(text).unwrap();
         assert_eq!(table.state, TableState::Streaming { copied_lsn: Some(Lsn(16)) });
+    }
+
+    #[test]
+    fn what_a_sink_does_not_know_of_a_table_stays() {
+        let name = TableName::new("public", "orders");
+        let table = AppliedTable { state: TableState::Copying, lake: None };
+        let applied = Applied { confirmed_lsn: None, tables: BTreeMap::from([(name.clone(), table)]) };
+        let change = record().change_by(applied);
+        let expected = TableProgress { state: TableState::Copying, ..record().tables[&name].clone() };
+        assert_eq!(change.tables[&name], expected);
     }
 
     #[test]

@@ -46,12 +46,17 @@ pub enum Fact<'a> {
         /// How long it took.
         took: Duration,
     },
-    /// A table is complete up to a watermark, with the commit time up to which something is not visible yet, if so.
-    Covered(&'a TableName, Watermark),
-    /// Events of a table that are not visible yet: the commit time of what is visible, in microseconds since 1970.
-    Behind(&'a TableName, Option<i64>),
-    /// The event log has been read up to here.
-    Received(Watermark),
+    /// How far the sink is, at this time in microseconds since 1970.
+    Coverage {
+        /// The wall clock.
+        now_micros: i64,
+        /// Whole transactions have been read up to here. Tables that are not behind are complete to it.
+        read: Watermark,
+        /// Tables of which something is not visible yet, each with what it is complete to.
+        behind: Vec<(&'a TableName, Watermark)>,
+        /// Tables that do not follow the stream: the watermark says nothing of them.
+        apart: Vec<&'a TableName>,
+    },
     /// The server's log ends here.
     ServerEnd(Lsn),
     /// Everything up to here is in the lake.

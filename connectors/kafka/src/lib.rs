@@ -1,11 +1,15 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
 //! Six wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
-//! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other.
+//! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other. [`log`]
+//! opens them.
 
 pub mod cluster;
 pub mod consumer;
+pub mod log;
 pub mod message;
 pub mod producer;
 pub mod progress;
 pub mod registry;
+
+pub use log::{KafkaLog, WrittenBy};

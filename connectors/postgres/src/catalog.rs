@@ -4,43 +4,11 @@
 
 use std::collections::HashMap;
 
-use sooner_api::Result;
-use sooner_schemas::{Column, ColumnType, DefaultValue, Relation, Scalar, TableName};
+use sooner_api::{Code, Error, Result, SourceTable};
+use sooner_schemas::{Column, ColumnType, DefaultValue, Relation, ReplicaIdentity, Scalar, TableName};
 
 use crate::client::{Client, Row, quote_text};
 use crate::pgoutput::RelationShape;
-
-/// Replica identity (`relreplident`): which columns of an old row Postgres logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplicaIdentity {
-    /// `DEFAULT`: the columns of the primary key.
-    Default,
-    /// `FULL`: the whole row.
-    Full,
-    /// `USING INDEX`: the columns of a unique index.
-    Index,
-    /// `NOTHING`: no columns; updates and deletes fail once the table is published.
-    Nothing,
-}
-
-/// A source table, with what is needed to set up a pipeline.
-#[derive(Clone, Debug)]
-pub struct Table {
-    /// Object id.
-    pub oid: u32,
-    /// Name, columns and key.
-    pub relation: Relation,
-    /// Type id and modifier of each column, in the order of the relation's columns.
-    pub types: Vec<(u32, i32)>,
-    /// Replica identity: what is logged of old rows.
-    pub identity: ReplicaIdentity,
-    /// Number of rows, as the planner estimates it; none if the table was never analysed.
-    pub estimated_rows: Option<u64>,
-    /// Size in bytes, including indexes and TOAST; 0 from [`table`], which does not query it.
-    pub size_bytes: u64,
-    /// File node: number of the file that holds the rows. It changes when the table is rewritten or truncated.
-    pub file_node: u32,
-}
 
 /// The types that have no fixed id: domains, enums, and the arrays of all types.
 #[derive(Debug, Default)]
@@ -51,7 +19,7 @@ pub struct Types {
 }
 
 /// All permanent ordinary tables outside the system schemas, ordered by name.
-pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
+pub async fn tables(client: &mut Client) -> Result<Vec<SourceTable>> {
     let types = Types::load(client).await?;
     let size = "coalesce(pg_catalog.pg_total_relation_size(c.oid), 0)";
     load(
@@ -63,10 +31,9 @@ pub async fn tables(client: &mut Client) -> Result<Vec<Table>> {
     .await
 }
 
-/// One table by its object id, as the transaction of this connection sees the catalog; none if it does not exist.
-pub async fn table(client: &mut Client, oid: u32) -> Result<Option<Table>> {
-    let types = Types::load(client).await?;
-    Ok(load(client, &types, "0", &format!("c.oid = {oid}")).await?.pop())
+/// Looks a table up by its object id, as the transaction of this connection sees the catalog; none if it does not exist.
+pub async fn table(client: &mut Client, types: &Types, oid: u32) -> Result<Option<SourceTable>> {
+    Ok(load(client, types, "0", &format!("c.oid = {oid}")).await?.pop())
 }
 
 /// The relation that a message of the stream describes. Its columns are those of the message; nullability,
@@ -85,6 +52,8 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
             // The catalog may be ahead of the stream: the default counts only while the type is the same.
             default: same.filter(|same| same.column_type == column_type).and_then(|same| same.default.clone()),
             number: same.and_then(|same| same.number),
+            type_oid: column.type_oid,
+            modifier: column.modifier,
             column_type,
         }
     });
@@ -101,7 +70,13 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
         None if shape.identity == b'f' => Vec::new(),
         None => (0..shape.columns.len()).filter(|&index| shape.columns[index].in_identity).collect(),
     };
-    Ok(Relation { name: TableName::new(&shape.schema, &shape.table), columns, key })
+    Ok(Relation {
+        oid: shape.oid,
+        name: TableName::new(&shape.schema, &shape.table),
+        columns,
+        key,
+        identity: identity_of(char::from(shape.identity)),
+    })
 }
 
 impl Types {
@@ -198,7 +173,7 @@ fn fraction_digits(modifier: i32) -> u8 {
     u8::try_from(modifier).ok().filter(|&digits| digits <= 6).unwrap_or(6)
 }
 
-async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -> Result<Vec<Table>> {
+async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -> Result<Vec<SourceTable>> {
     let rows = client
         .query(&format!(
             "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
@@ -220,11 +195,11 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
              ORDER BY n.nspname, c.relname, a.attnum"
         ))
         .await?;
-    let mut tables: Vec<Table> = Vec::new();
+    let mut tables: Vec<SourceTable> = Vec::new();
     let mut keys: Vec<Vec<(u32, usize)>> = Vec::new();
     for row in &rows {
         let oid = number(row, 0)?;
-        if tables.last().is_none_or(|table| table.oid != oid) {
+        if tables.last().is_none_or(|table| table.relation.oid != oid) {
             tables.push(empty_table(row, oid)?);
             keys.push(Vec::new());
         }
@@ -234,7 +209,6 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
         if row.get(12).is_some_and(Option::is_some) {
             key.push((number(row, 13)?, table.relation.columns.len()));
         }
-        table.types.push((type_oid, modifier));
         let column_type = types.resolve(type_oid, modifier);
         let expression = row.get(15).and_then(Option::as_deref).filter(|_| types.tells_default(type_oid));
         table.relation.columns.push(Column {
@@ -244,6 +218,8 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
             number: Some(number(row, 14)?),
+            type_oid,
+            modifier,
         });
     }
     for (table, mut key) in tables.iter_mut().zip(keys) {
@@ -253,22 +229,25 @@ async fn load(client: &mut Client, types: &Types, size: &str, condition: &str) -
     Ok(tables)
 }
 
-fn empty_table(row: &Row, oid: u32) -> Result<Table> {
+fn empty_table(row: &Row, oid: u32) -> Result<SourceTable> {
     let name = TableName::new(text(row, 1)?, text(row, 2)?);
-    Ok(Table {
-        oid,
-        relation: Relation { name, columns: Vec::new(), key: Vec::new() },
-        types: Vec::new(),
-        identity: match text(row, 3)? {
-            "f" => ReplicaIdentity::Full,
-            "i" => ReplicaIdentity::Index,
-            "n" => ReplicaIdentity::Nothing,
-            _ => ReplicaIdentity::Default,
-        },
+    let identity = identity_of(text(row, 3)?.chars().next().unwrap_or('d'));
+    Ok(SourceTable {
+        relation: Relation { oid, identity, ..Relation::new(name, Vec::new(), Vec::new()) },
         estimated_rows: number::<i64>(row, 4)?.try_into().ok(),
         size_bytes: number(row, 5)?,
         file_node: number(row, 6)?,
     })
+}
+
+/// Meaning of `relreplident`.
+fn identity_of(letter: char) -> ReplicaIdentity {
+    match letter {
+        'f' => ReplicaIdentity::Full,
+        'i' => ReplicaIdentity::Index,
+        'n' => ReplicaIdentity::Nothing,
+        _ => ReplicaIdentity::Default,
+    }
 }
 
 /// Those of `tables` that the catalog no longer has or that the publication does not contain, each with the reason.
@@ -278,7 +257,7 @@ pub async fn missing_tables(
     client: &mut Client,
     publication: &str,
     tables: &[TableName],
-) -> Result<Vec<(TableName, String)>> {
+) -> Result<Vec<(TableName, Error)>> {
     let by_schema = if client.server_version() >= 150_000 {
         "OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)"
     } else {
@@ -299,12 +278,22 @@ pub async fn missing_tables(
         published.insert(TableName::new(text(row, 0)?, text(row, 1)?), text(row, 2)? == "t");
     }
     let missing = tables.iter().filter_map(|table| {
-        let why = match published.get(table) {
-            None => "the table was dropped or renamed at the source".to_owned(),
-            Some(false) => format!("the publication '{publication}' does not contain the table"),
+        let what = format!("cannot follow {table}");
+        let again = format!("then `sooner resume {table}`, which copies the table again");
+        let error = match published.get(table) {
+            None => {
+                let why = "the table was dropped or renamed at the source";
+                let remedy = format!("leave it out (exclude); or create it again, {again}");
+                Error::operator(Code::TableReplaced, what, why, remedy)
+            }
+            Some(false) => {
+                let why = format!("the publication '{publication}' does not contain the table");
+                let remedy = format!("add it to the publication, {again}");
+                Error::operator(Code::TableUnpublished, what, why, remedy)
+            }
             Some(true) => return None,
         };
-        Some((table.clone(), why))
+        Some((table.clone(), error))
     });
     Ok(missing.collect())
 }

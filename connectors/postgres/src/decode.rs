@@ -5,13 +5,14 @@
 //! batch that ends with it.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Code, Error, EventBatch, Positions, Result};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
-use sooner_schemas::event::{EventBatch, Poisoned, TableEvents, Watermark};
+use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
 
+use crate::batch_builder::BatchBuilder;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
 
 /// Size in bytes from which a batch ends with its transaction.
@@ -25,7 +26,7 @@ pub enum Next {
     /// Continue with the next message.
     Continue,
     /// Look up the relation and call [`Decoder::set_relation`] before the next message.
-    LookUp(RelationShape),
+    RelationNeeded(RelationShape),
     /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
     /// again with that column nullable, then apply the message again.
     Relax {
@@ -47,45 +48,40 @@ struct Transaction {
 
 enum Tracked {
     Ignored,
-    Table(Box<Known>),
+    Table(Arc<Known>),
 }
 
 struct Known {
     relation: Relation,
     encoder: Encoder,
-    /// Events at or below this LSN are in the lake already.
-    applied_lsn: Lsn,
+    /// What the consumer has of its events already.
+    covered: Positions,
 }
 
 /// State of the stream between messages.
 pub struct Decoder {
-    /// Tables to carry, each with the LSN at or below which its events are in the lake.
-    selected: HashMap<TableName, Lsn>,
+    /// Tables to carry, each with what the consumer has of its events already.
+    selected: HashMap<TableName, Positions>,
     /// Watermark of the stream over all batches; it never moves back.
     watermark: Watermark,
     relations: HashMap<u32, Tracked>,
     transaction: Option<Transaction>,
-    batch: EventBatch,
-    batch_bytes: usize,
-    /// For each relation, the index in the batch's tables where its events are appended.
-    open: HashMap<u32, usize>,
+    batch: BatchBuilder,
     /// Whether an earlier batch has taken a part of the current transaction.
     cut_inside: bool,
     ready: bool,
 }
 
 impl Decoder {
-    /// Starts between transactions, at `start_lsn`. Carries the events of the selected tables that are above the
-    /// LSN given for each.
-    pub fn new(selected: HashMap<TableName, Lsn>, start_lsn: Lsn) -> Decoder {
+    /// Starts between transactions, at `start_lsn`. Carries the events of the selected tables, but for those that are
+    /// covered.
+    pub fn new(selected: HashMap<TableName, Positions>, start_lsn: Lsn) -> Decoder {
         Decoder {
             selected,
             watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
             relations: HashMap::new(),
             transaction: None,
-            batch: EventBatch::default(),
-            batch_bytes: 0,
-            open: HashMap::new(),
+            batch: BatchBuilder::default(),
             cut_inside: false,
             ready: false,
         }
@@ -96,20 +92,14 @@ impl Decoder {
         self.ready
     }
 
-    /// Takes the batch. None if it has no events, watermark or poisoned table, or if a transaction is open that
-    /// still fits the batch.
+    /// Takes the batch. None if there is nothing in it, or if a transaction is open that still fits it.
     pub fn take(&mut self) -> Option<EventBatch> {
         if self.transaction.is_some() && !self.ready {
             return None;
         }
         self.ready = false;
-        let batch = std::mem::take(&mut self.batch);
-        if batch.tables.is_empty() && batch.watermark.is_none() && batch.poisoned.is_empty() {
-            return None;
-        }
+        let batch = self.batch.take()?;
         self.cut_inside = self.transaction.is_some();
-        self.open.clear();
-        self.batch_bytes = 0;
         Some(batch)
     }
 
@@ -118,12 +108,12 @@ impl Decoder {
         match message {
             Message::Begin { commit_lsn, commit_micros, xid } => {
                 self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, changes: 0 });
-                self.batch.watermark = None;
+                self.batch.set_watermark(None);
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
                 self.transaction = None;
                 self.reach(Watermark { commit_lsn, end_lsn, commit_micros });
-                self.ready = std::mem::take(&mut self.cut_inside) || self.batch_bytes >= SOFT_BYTES;
+                self.ready = std::mem::take(&mut self.cut_inside) || self.batch.bytes() >= SOFT_BYTES;
             }
             Message::Relation(shape) => return Ok(self.relation(shape)),
             Message::Insert { oid, new } => {
@@ -134,10 +124,7 @@ impl Decoder {
             Message::Delete { oid, old } => return self.delete(oid, lsn, now_micros, &old),
             Message::Truncate { oids } => {
                 for oid in oids {
-                    self.change(oid, lsn, now_micros, &[], |encoder, out, origin| {
-                        encoder.truncate(out, origin);
-                        Ok(())
-                    })?;
+                    self.truncate(oid, lsn, now_micros)?;
                 }
             }
             Message::Other => {}
@@ -159,21 +146,21 @@ impl Decoder {
         if watermark.end_lsn >= self.watermark.end_lsn {
             self.watermark = watermark;
         }
-        self.batch.watermark = Some(self.watermark);
+        self.batch.set_watermark(Some(self.watermark));
     }
 
     /// Records where the server's log ends, for measuring lag.
     pub fn server_end(&mut self, end_lsn: Lsn) {
-        self.batch.server_end = self.batch.server_end.max(end_lsn);
+        self.batch.note_server_end(end_lsn);
     }
 
     /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
-        self.open.remove(&oid);
-        let Some(&applied_lsn) = self.selected.get(&relation.name) else {
+        self.batch.close(oid);
+        let Some(covered) = self.selected.get(&relation.name).cloned() else {
             return self.ignore(oid);
         };
-        self.relations.insert(oid, Tracked::Table(Box::new(Known { relation, encoder, applied_lsn })));
+        self.relations.insert(oid, Tracked::Table(Arc::new(Known { relation, encoder, covered })));
     }
 
     /// Ignores all further changes of a relation.
@@ -181,16 +168,22 @@ impl Decoder {
         self.relations.insert(oid, Tracked::Ignored);
     }
 
-    /// Stops a table: its further events are left out, and the batch reports the reason.
-    pub fn poison(&mut self, table: &TableName, reason: String) {
+    /// Stops a table: its further events are left out, and the batch reports the error.
+    pub fn stop(&mut self, table: &TableName, error: Error) {
         if self.selected.remove(table).is_some() {
             for tracked in self.relations.values_mut() {
                 if matches!(tracked, Tracked::Table(known) if known.relation.name == *table) {
                     *tracked = Tracked::Ignored;
                 }
             }
-            self.batch.poisoned.push(Poisoned { table: table.clone(), reason });
+            self.batch.stop(table, error);
         }
+    }
+
+    /// Carries the events of one more table, but for those that are covered. To be called before the stream has spoken
+    /// of the table.
+    pub fn select(&mut self, table: TableName, covered: Positions) {
+        self.selected.insert(table, covered);
     }
 
     /// Tables whose events are carried.
@@ -204,16 +197,16 @@ impl Decoder {
             && known.relation.name != name
         {
             let former = known.relation.name.clone();
-            self.poison(&former, format!("the table was renamed to {name}"));
+            self.stop(&former, replaced(&former, format!("the table was renamed to {name}")));
         }
         let other = self.relations.iter().find(|(oid, tracked)| {
             **oid != shape.oid && matches!(tracked, Tracked::Table(known) if known.relation.name == name)
         });
         if other.is_some() {
-            self.poison(&name, "another table has taken this name".to_owned());
+            self.stop(&name, replaced(&name, "another table has taken this name".to_owned()));
         }
         if self.selected.contains_key(&name) {
-            return Next::LookUp(shape);
+            return Next::RelationNeeded(shape);
         }
         self.relations.insert(shape.oid, Tracked::Ignored);
         Next::Continue
@@ -260,9 +253,43 @@ impl Decoder {
         self.change(oid, lsn, now_micros, old, |encoder, out, origin| encoder.delete(out, origin, old, whole))
     }
 
+    fn truncate(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<()> {
+        let Some((known, origin)) = self.next_change(oid, lsn, now_micros)? else { return Ok(()) };
+        let mut events = TableEvents::new(known.encoder.schema().clone());
+        known.encoder.truncate(&mut events, &origin);
+        self.batch.push(oid, events);
+        Ok(())
+    }
+
+    /// Numbers the next change of a relation. Returns what is known of the relation, and where the change stands; none if
+    /// the relation is not carried, or if the consumer has the change already.
+    fn next_change(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<Option<(Arc<Known>, Origin)>> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
+        };
+        let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes * 2 };
+        transaction.changes += 1;
+        let origin = Origin {
+            position,
+            lsn,
+            xid: transaction.xid,
+            source_micros: transaction.commit_micros,
+            now_micros,
+            snapshot: Snapshot::No,
+        };
+        match self.relations.get(&oid) {
+            Some(Tracked::Table(known)) => Ok((!known.covered.covers_event(position)).then(|| (known.clone(), origin))),
+            Some(Tracked::Ignored) => Ok(None),
+            None => {
+                let why = format!("a change of relation {oid}, which was not announced");
+                Err(crate::errors::protocol("cannot understand the stream", why))
+            }
+        }
+    }
+
     /// Lets `write` append the events of one change; a change of the key has two. If a value cannot be represented,
-    /// none of them is kept: a NULL in a column that is NOT NULL asks for [`Next::Relax`], anything else poisons
-    /// the table.
+    /// none of them is kept: a NULL in a column that is NOT NULL asks for [`Next::Relax`], anything else stops the
+    /// table.
     fn change(
         &mut self,
         oid: u32,
@@ -271,70 +298,34 @@ impl Decoder {
         row: &[TupleValue<'_>],
         write: impl FnOnce(&Encoder, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
     ) -> Result<Next> {
-        let Some(transaction) = &mut self.transaction else {
-            return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
-        };
-        let ordinal = transaction.changes * 2;
-        transaction.changes += 1;
-        let Some(Tracked::Table(known)) = self.relations.get(&oid) else {
-            return self.unknown_or_ignored(oid);
-        };
-        let Known { relation, encoder, applied_lsn } = &**known;
-        if transaction.commit_lsn <= *applied_lsn {
-            return Ok(Next::Continue);
-        }
-        if !row.is_empty() && row.len() < encoder.width() {
+        let Some((known, origin)) = self.next_change(oid, lsn, now_micros)? else { return Ok(Next::Continue) };
+        let Known { relation, encoder, .. } = &*known;
+        if row.len() < encoder.width() {
             return Err(crate::errors::protocol(
                 format!("cannot understand a change of {}", relation.name),
                 format!("it has {} columns instead of {}", row.len(), encoder.width()),
             ));
         }
-        let origin = Origin {
-            position: Position { commit_lsn: transaction.commit_lsn, ordinal },
-            lsn,
-            xid: transaction.xid,
-            source_micros: transaction.commit_micros,
-            now_micros,
-            snapshot: Snapshot::No,
-        };
-        let index = *self.open.entry(oid).or_insert_with(|| {
-            self.batch.tables.push(TableEvents::new(encoder.schema().clone()));
-            self.batch.tables.len() - 1
-        });
-        let out = &mut self.batch.tables[index];
+        let Some(out) = self.batch.events(oid, encoder.schema()) else { return Ok(Next::Continue) };
         let (events, bytes) = (out.events.len(), out.bytes.len());
-        match write(encoder, out, &origin) {
-            Ok(()) => {
-                self.batch_bytes += out.bytes.len() - bytes;
-                self.ready |= self.batch_bytes >= HARD_BYTES;
-                return Ok(Next::Continue);
-            }
-            Err(error) => {
-                out.events.truncate(events);
-                out.bytes.truncate(bytes);
-                if error.reason == UNEXPECTED_NULL {
-                    transaction.changes -= 1;
-                    return Ok(Next::Relax { oid, relation: relaxed(relation, &error.column) });
-                }
-                let key = encoder.describe_key(relation, row);
-                let (table, reason) = (relation.name.clone(), format!("in the row {key}, {error}"));
-                self.poison(&table, reason);
-            }
-        }
-        Ok(Next::Continue)
-    }
-
-    fn unknown_or_ignored(&self, oid: u32) -> Result<Next> {
-        if self.relations.contains_key(&oid) {
+        let Err(error) = write(encoder, out, &origin) else {
+            let grown = out.bytes.len() - bytes;
+            self.batch.grew(grown);
+            self.ready |= self.batch.bytes() >= HARD_BYTES;
             return Ok(Next::Continue);
+        };
+        out.events.truncate(events);
+        out.bytes.truncate(bytes);
+        if error.reason == UNEXPECTED_NULL {
+            // The message is applied again.
+            if let Some(transaction) = &mut self.transaction {
+                transaction.changes -= 1;
+            }
+            return Ok(Next::Relax { oid, relation: relaxed(relation, &error.column) });
         }
-        let why = format!("a change of relation {oid}, which was not announced");
-        Err(Error::fatal(
-            Code::PostgresProtocolViolated,
-            "cannot understand the stream",
-            why,
-            "report this, with the version of Postgres",
-        ))
+        let key = encoder.describe_key(relation, row);
+        self.stop(&relation.name, unholdable("cannot carry a change of", &relation.name, &key, &error));
+        Ok(Next::Continue)
     }
 }
 
@@ -348,6 +339,22 @@ fn fill_from_old<'a>(relation: &Relation, old: &[TupleValue<'a>], whole: bool, n
     }
 }
 
+/// Error of a value that its event cannot hold. `what` names the activity, such as "cannot copy".
+pub fn unholdable(what: &str, table: &TableName, key: &str, error: &ValueError) -> Error {
+    Error::operator(
+        Code::ValueUnholdable,
+        format!("{what} {table}"),
+        format!("in the row {key}, {error}"),
+        format!("correct the value at the source, then `sooner resume {table}`"),
+    )
+}
+
+fn replaced(table: &TableName, why: String) -> Error {
+    let remedy =
+        format!("`sooner resume {table}`, if a table of this name is to be followed: it copies the table again");
+    Error::operator(Code::TableReplaced, format!("cannot follow {table}"), why, remedy)
+}
+
 fn relaxed(relation: &Relation, column: &str) -> Relation {
     let mut relaxed = relation.clone();
     for known in relaxed.columns.iter_mut().filter(|known| known.name == column) {
@@ -359,10 +366,4 @@ fn relaxed(relation: &Relation, column: &str) -> Relation {
 /// Highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.
 fn last_before(end_lsn: Lsn) -> Lsn {
     Lsn(end_lsn.0.saturating_sub(1))
-}
-
-/// The wall clock, in microseconds since 1970.
-pub fn now_micros() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
 }

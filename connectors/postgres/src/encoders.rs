@@ -41,11 +41,8 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
         let topic = self.topics.topic(&relation.name);
         let key = key_schema(&topic, relation).map(|schema| schema.to_string());
         let value = value_schema(&topic, relation).to_string();
-        let mut schema = EventSchema::parse(relation.name.clone(), key.as_deref(), &value)
+        let schema = EventSchema::parse(relation.name.clone(), key.as_deref(), &value)
             .map_err(|error| crate::errors::protocol(format!("cannot describe {}", relation.name), error))?;
-        let with_default = relation.columns.iter().filter(|column| column.has_default);
-        schema.columns_with_default = with_default.map(|column| column.name.clone()).collect();
-        schema.column_numbers = relation.columns.iter().map(|column| column.number).collect();
         let key_id = match (&key, &schema.key) {
             (Some(text), Some(key)) => Some(self.register(&topic, Part::Key, key, text).await?),
             _ => None,

@@ -23,7 +23,7 @@ pub enum Pause {
     /// The server requests a status update at once.
     ReplyRequested,
     /// A relation has to be looked up in the catalog and set on the decoder.
-    LookUp(RelationShape),
+    RelationNeeded(RelationShape),
     /// A relation has to be set again with a column made nullable; the message that needs it is still in the buffer.
     Relax {
         /// Object id of the relation.
@@ -96,7 +96,7 @@ fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, receive
                 .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
             Ok(match decoder.apply(lsn, message, now_micros)? {
                 Next::Continue => None,
-                Next::LookUp(shape) => Some(Pause::LookUp(shape)),
+                Next::RelationNeeded(shape) => Some(Pause::RelationNeeded(shape)),
                 Next::Relax { oid, relation } => Some(Pause::Relax { oid, relation }),
             })
         }

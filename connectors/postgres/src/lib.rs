@@ -1,13 +1,17 @@
 //! Postgres as a source: takes a connection URL and a list of tables, and yields batches of events.
 //!
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
-//! tables' definitions, [`slot`] and [`publication`] set up replication, [`snapshot`] copies tables, [`stream`]
-//! follows changes. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that [`encoders`]
-//! builds.
+//! tables' definitions, [`slot`] and [`publication`] set up replication, [`table_copy`] copies a table and `copies`
+//! several, [`stream`] follows changes. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
+//! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
 
+mod batch_builder;
 pub mod catalog;
 pub mod client;
+pub mod clock;
+mod copies;
 mod copy_text;
+pub mod database;
 pub mod decode;
 mod dial;
 pub mod encoders;
@@ -19,9 +23,11 @@ pub mod options;
 pub mod pgoutput;
 pub mod publication;
 pub mod slot;
-pub mod snapshot;
+pub mod source;
 pub mod stream;
+pub mod table_copy;
 mod tls;
 
 pub use client::Client;
+pub use database::{DatabaseSettings, PostgresDatabase};
 pub use options::{ConnectOptions, Secret, TlsMode};

@@ -2,26 +2,16 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
-use sooner_api::{Code, Error, ProgressRecord, Result};
+use sooner_api::{Code, Error, ProgressRecord, Result, SystemIdentity};
 use sooner_schemas::Lsn;
 
 use crate::catalog::{number, text};
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::options::ConnectOptions;
+use crate::table_copy::SnapshotId;
 
 /// Output plugin that the slot uses.
 pub const PLUGIN: &str = "pgoutput";
-
-/// Identity of a server, as `IDENTIFY_SYSTEM` reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SystemIdentity {
-    /// System identifier: shared by a cluster and its physical copies, and otherwise unique.
-    pub system_id: String,
-    /// Timeline: changes with every promotion or point-in-time recovery.
-    pub timeline: u32,
-    /// LSN up to which the server has flushed its log.
-    pub flushed_lsn: Lsn,
-}
 
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +32,9 @@ pub struct Slot {
 
 /// A consistent view of the database at an LSN, valid as long as the connection that exported it stays open and idle.
 pub struct ExportedSnapshot {
-    /// The snapshot contains every transaction whose commit record starts before this LSN, and no other.
-    pub consistent_lsn: Lsn,
-    /// Snapshot id for `SET TRANSACTION SNAPSHOT`.
-    pub name: String,
+    /// Its name and position.
+    pub id: SnapshotId,
     _holder: Client,
-}
-
-impl ExportedSnapshot {
-    /// The highest `commit_lsn` that a transaction in the snapshot can have.
-    pub fn last_commit_lsn(&self) -> Lsn {
-        Lsn(self.consistent_lsn.0.saturating_sub(1))
-    }
 }
 
 /// Queries the identity of the server; needs a replication connection.
@@ -100,7 +81,7 @@ pub async fn create(options: &ConnectOptions, name: &str) -> Result<ExportedSnap
 
 /// Exports a snapshot at a known LSN, by creating a temporary slot that is dropped with its connection.
 pub async fn snapshot(options: &ConnectOptions) -> Result<ExportedSnapshot> {
-    let name = quote_name(&format!("sooner_copy_{:x}", crate::decode::now_micros()));
+    let name = quote_name(&format!("sooner_copy_{:x}", crate::clock::now_micros()));
     export(options, &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {PLUGIN} EXPORT_SNAPSHOT")).await
 }
 
@@ -111,7 +92,7 @@ async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnaps
     let consistent_lsn = text(&row, 1)?
         .parse()
         .map_err(|error| crate::errors::protocol("cannot understand the new slot's position", error))?;
-    Ok(ExportedSnapshot { consistent_lsn, name: text(&row, 2)?.to_owned(), _holder: holder })
+    Ok(ExportedSnapshot { id: SnapshotId { name: text(&row, 2)?.to_owned(), consistent_lsn }, _holder: holder })
 }
 
 /// Checks that an existing slot can be streamed from: its plugin is pgoutput, it belongs to `database`, and no log

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use sooner_api::{Class, Error, Result, SchemaRegistry, Source};
-use sooner_schemas::event::EventBatch;
+use sooner_api::{Class, Error, EventBatch, Positions, Result, SchemaRegistry, Source};
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -17,7 +16,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::catalog;
 use crate::client::{Client, Mode, quote_name, quote_text, read_more};
-use crate::decode::{Decoder, now_micros};
+use crate::clock::now_micros;
+use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
 use crate::errors::connection_lost;
@@ -28,9 +28,9 @@ use crate::pgoutput::postgres_micros;
 /// Interval of the status updates to the server, which are sent even while the consumer is busy.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which the catalog is checked for the tables, and the server is asked for the end of its log.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(2);
 /// Time limit for such a check; one that takes longer is abandoned until the next interval.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the connection counts as dead. The server sends a keepalive at half its `wal_sender_timeout`,
 /// whose default is 60 s, and answers a request for one at once.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
@@ -42,8 +42,8 @@ pub struct StreamSettings {
     pub slot: String,
     /// Publication that determines what the server sends.
     pub publication: String,
-    /// Tables whose events are carried, each with the LSN at or below which they are in the lake already.
-    pub tables: HashMap<TableName, Lsn>,
+    /// Tables whose events are carried, each with what the consumer has of them already.
+    pub tables: HashMap<TableName, Positions>,
     /// LSN to start at: the slot's confirmed position or a later one. Transactions that end before it are not sent.
     pub start_lsn: Lsn,
 }
@@ -58,15 +58,15 @@ pub struct PostgresStream<R> {
     /// Connection for catalog queries beside the stream; opened on demand, and again after a query failed.
     catalog: Option<Client>,
     publication: String,
-    positions: Arc<Positions>,
+    reported: Arc<FeedbackState>,
     feedback: JoinHandle<()>,
-    look: Interval,
+    inspection: Interval,
     last_heard: Instant,
 }
 
 /// Positions that the status updates report, shared with the task that sends them.
 #[derive(Default)]
-struct Positions {
+struct FeedbackState {
     received: AtomicU64,
     flushed: AtomicU64,
     send_now: Notify,
@@ -88,9 +88,10 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         );
         let (stream, buffer) = client.start_replication(&command).await?;
         let (reader, writer) = tokio::io::split(stream);
-        let positions = Arc::new(Positions { flushed: AtomicU64::new(settings.start_lsn.0), ..Positions::default() });
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reported =
+            Arc::new(FeedbackState { flushed: AtomicU64::new(settings.start_lsn.0), ..FeedbackState::default() });
+        let mut inspection = interval(INSPECTION_INTERVAL);
+        inspection.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(PostgresStream {
             reader,
             incoming: Incoming::new(buffer),
@@ -99,9 +100,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             options: options.clone(),
             catalog: None,
             publication: settings.publication,
-            feedback: tokio::spawn(send_feedback(writer, positions.clone())),
-            positions,
-            look,
+            feedback: tokio::spawn(send_feedback(writer, reported.clone())),
+            reported,
+            inspection,
             last_heard: Instant::now(),
         })
     }
@@ -112,8 +113,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         loop {
             match self.incoming.decode(&mut self.decoder, now)? {
                 Pause::BufferEmpty | Pause::BatchReady => break,
-                Pause::ReplyRequested => self.positions.send_now.notify_one(),
-                Pause::LookUp(shape) => {
+                Pause::ReplyRequested => self.reported.send_now.notify_one(),
+                Pause::RelationNeeded(shape) => {
                     let mut client = self.catalog_client().await?;
                     let relation = catalog::relation_of(&mut client, &shape).await?;
                     self.catalog = Some(client);
@@ -122,7 +123,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 Pause::Relax { oid, relation } => self.set_relation(oid, relation).await?,
             }
         }
-        self.positions.received.fetch_max(self.incoming.received_lsn().0, Ordering::Relaxed);
+        self.reported.received.fetch_max(self.incoming.received_lsn().0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -130,7 +131,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         match self.encoders.build(&relation).await {
             Ok(encoder) => self.decoder.set_relation(oid, relation, encoder),
             Err(error) if error.class == Class::Operator => {
-                self.decoder.poison(&relation.name, error.to_string());
+                self.decoder.stop(&relation.name, error);
                 self.decoder.ignore(oid);
             }
             Err(error) => return Err(error),
@@ -145,20 +146,27 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         }
     }
 
-    /// Queries the end of the server's log, and poisons tables that are gone or no longer published. After an error
+    /// Queries the end of the server's log, and stops tables that are gone or no longer published. After an error
     /// it is tried again at the next interval.
-    async fn look_around(&mut self) -> Result<()> {
+    async fn inspect_catalog(&mut self) -> Result<()> {
         let mut client = self.catalog_client().await?;
         let end = client.query_value("SELECT pg_catalog.pg_current_wal_lsn()").await?;
         if let Some(end) = end.and_then(|text| text.parse().ok()) {
             self.decoder.server_end(end);
         }
         let tables = self.decoder.selected();
-        for (table, why) in catalog::missing_tables(&mut client, &self.publication, &tables).await? {
-            self.decoder.poison(&table, why);
+        for (table, error) in catalog::missing_tables(&mut client, &self.publication, &tables).await? {
+            self.decoder.stop(&table, error);
         }
         self.catalog = Some(client);
         Ok(())
+    }
+}
+
+impl<R: SchemaRegistry> PostgresStream<R> {
+    /// Carries the events of one more table, but for those that are covered. To be called before anything was read.
+    pub fn select(&mut self, table: TableName, covered: Positions) {
+        self.decoder.select(table, covered);
     }
 }
 
@@ -176,8 +184,8 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
                     read.map_err(|error| lost(&error))?;
                     self.last_heard = Instant::now();
                 }
-                _ = self.look.tick() => {
-                    if let Ok(Err(error)) = timeout(LOOK_TIMEOUT, self.look_around()).await {
+                _ = self.inspection.tick() => {
+                    if let Ok(Err(error)) = timeout(INSPECTION_TIMEOUT, self.inspect_catalog()).await {
                         tracing::debug!(%error, "could not look at the catalog");
                     }
                     // Nothing is read while the consumer is busy: silence counts from this call on, at the earliest.
@@ -190,7 +198,7 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
     }
 
     fn confirm(&mut self, durable_lsn: Lsn) {
-        self.positions.flushed.fetch_max(durable_lsn.0, Ordering::Relaxed);
+        self.reported.flushed.fetch_max(durable_lsn.0, Ordering::Relaxed);
     }
 }
 
@@ -201,17 +209,17 @@ impl<R> Drop for PostgresStream<R> {
 }
 
 /// Sends status updates on its own timer, so that the server receives them while the consumer is busy.
-async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, positions: Arc<Positions>) {
+async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc<FeedbackState>) {
     let mut timer = interval(FEEDBACK_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // A timed update requests a reply: that proves the connection alive, and advances an idle watermark.
         let ask = tokio::select! {
             _ = timer.tick() => true,
-            () = positions.send_now.notified() => false,
+            () = reported.send_now.notified() => false,
         };
-        let flushed = positions.flushed.load(Ordering::Relaxed);
-        let received = positions.received.load(Ordering::Relaxed).max(flushed);
+        let flushed = reported.flushed.load(Ordering::Relaxed);
+        let received = reported.received.load(Ordering::Relaxed).max(flushed);
         let message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
         // The reader notices a broken connection and reports it.
         if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {

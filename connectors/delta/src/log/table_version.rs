@@ -183,7 +183,8 @@ mod tests {
     fn a_file_that_is_removed_and_added_keeps_its_number_and_gets_the_new_vector() {
         let version = first();
         let id = version.files().id_of("b");
-        let next = version.apply(Commit { removes: vec!["b".into()], adds: vec![added("b", &[1, 2])], ..Commit::default() });
+        let next =
+            version.apply(Commit { removes: vec!["b".into()], adds: vec![added("b", &[1, 2])], ..Commit::default() });
         assert_eq!(next.files().id_of("b"), id);
         let expected: RoaringBitmap = [1, 2].into_iter().collect();
         assert_eq!(next.files().find("b").map(|file| &file.deleted), Some(&expected));
@@ -192,9 +193,8 @@ mod tests {
     #[test]
     fn a_column_of_an_unknown_type_stops_merging_but_not_a_copy() {
         let mut odd = metadata("shop", &columns(), 0);
-        odd["schemaString"] = Value::from(
-            r#"{"type":"struct","fields":[{"name":"x","type":"byte","nullable":true,"metadata":{}}]}"#,
-        );
+        odd["schemaString"] =
+            Value::from(r#"{"type":"struct","fields":[{"name":"x","type":"byte","nullable":true,"metadata":{}}]}"#);
         let version = first().apply(Commit { metadata: Some(odd), ..Commit::default() });
         assert_eq!(version.check_mergeable("t").unwrap_err().code, Code::TableColumnsChanged);
         assert!(version.check_replaceable("t").is_ok());

@@ -117,13 +117,8 @@ mod tests {
 
     fn names(assigned: &[i32]) -> PositionNames {
         let assigned = assigned.iter().copied().collect();
-        let feed = Feed::Topic {
-            topic: "t".into(),
-            generation: Some(5),
-            partitions: 3,
-            assigned,
-            in_commit_order: true,
-        };
+        let feed =
+            Feed::Topic { topic: "t".into(), generation: Some(5), partitions: 3, assigned, in_commit_order: true };
         PositionNames::new("shop", &feed)
     }
 

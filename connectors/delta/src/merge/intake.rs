@@ -59,8 +59,8 @@ pub fn applies_to_whole_table(
     let stands_first = rows.next_offsets.iter().all(|(partition, next)| {
         *next == 1 && !positions.is_some_and(|positions| positions.next_offset(*partition).is_some())
     });
-    let same_generation = names.generation().is_some()
-        && positions.and_then(Positions::generation) == names.generation();
+    let same_generation =
+        names.generation().is_some() && positions.and_then(Positions::generation) == names.generation();
     if is_copy_start && stands_first && same_generation {
         return Ok(false);
     }
@@ -100,9 +100,8 @@ pub fn compare_columns(
 /// Whether rows that are older than a column hold values in it.
 fn fills_older_rows(schema: &EventSchema, column: &LakeColumn) -> bool {
     let source = schema.relation.as_ref();
-    let has_default = source.is_some_and(|relation| {
-        relation.columns.iter().any(|known| known.name == column.name && known.has_default)
-    });
+    let has_default = source
+        .is_some_and(|relation| relation.columns.iter().any(|known| known.name == column.name && known.has_default));
     !column.nullable || has_default
 }
 
@@ -150,8 +149,7 @@ mod tests {
 
     fn topic(assigned: &[i32], generation: Option<i64>) -> PositionNames {
         let assigned = assigned.iter().copied().collect();
-        let feed =
-            Feed::Topic { topic: "t".into(), generation, partitions: 2, assigned, in_commit_order: true };
+        let feed = Feed::Topic { topic: "t".into(), generation, partitions: 2, assigned, in_commit_order: true };
         PositionNames::new("shop", &feed)
     }
 

@@ -40,11 +40,7 @@ pub fn transaction(
 }
 
 /// Live rows whose keys have a new row, or none any more.
-fn rows_of_touched_keys(
-    staging: &Staging,
-    base: &TableVersion,
-    index: &KeyIndex,
-) -> BTreeMap<FileId, RoaringBitmap> {
+fn rows_of_touched_keys(staging: &Staging, base: &TableVersion, index: &KeyIndex) -> BTreeMap<FileId, RoaringBitmap> {
     let mut rows: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
     for row in index.locate(staging.parts.touched()).filter(|row| base.files().holds(*row)) {
         rows.entry(row.file).or_default().insert(row.row);

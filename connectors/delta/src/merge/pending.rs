@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_value_that_was_left_out_is_in_the_event_before() {
-        let pending = pending(&[(Op::Create, 1, None, false), (Op::Update, 1, None, true), (Op::Update, 1, None, true)]);
+        let pending =
+            pending(&[(Op::Create, 1, None, false), (Op::Update, 1, None, true), (Op::Update, 1, None, true)]);
         assert_eq!(pending.find(2, 1), Found::InState(0));
     }
 

@@ -9,9 +9,9 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, ListArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use sooner_schemas::avro::{Schema, read_blocks};
-use sooner_schemas::unholdable::Unholdable;
 use sooner_schemas::numeric::{decimal_text, small_unscaled};
 use sooner_schemas::temporal::{time_text, zoned_micros};
+use sooner_schemas::unholdable::Unholdable;
 use sooner_schemas::wire::{Malformed, Reader};
 
 use super::lake_type::{LakeType, Meaning, arrow_type, list_field};

@@ -1,64 +1,68 @@
-//! The batch that is being filled: the events of each table, in order within the table.
+//! The batch that is being filled from topics: each table's events one after the other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::Result;
-use sooner_schemas::TableName;
-use sooner_schemas::event::{EventBatch, EventSchema, Poisoned, TableEvents};
+use sooner_api::{Coverage, Error, EventBatch, Result, Rows, Step};
+use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
+use sooner_schemas::{Lsn, TableName};
 
-use crate::message::events::{advance, append};
+use super::topic::Topic;
+use crate::message::events::append;
 use crate::message::topic_message::TopicMessage;
 
-/// Size from which a batch is handed on, in bytes.
+/// Size of events from which a batch goes out.
 const BATCH_BYTES: usize = 512 << 10;
-/// Approximate size of an event beside its bytes in the batch.
+/// What an event takes beside its bytes, about.
 const EVENT_BYTES: usize = 64;
 
-/// A batch being filled, with the place in it where each table's next events go.
+/// A batch, and where in it each table's events go.
 #[derive(Default)]
 pub struct Assembly {
-    /// The batch as filled so far.
-    pub batch: EventBatch,
-    bytes: usize,
+    rows: Vec<Rows>,
+    /// For each table, the index of the entry that its events are appended to.
     open: HashMap<TableName, usize>,
-    /// Messages appended so far, over all batches: numbers events whose writer gave them no position.
+    /// Steps after those events.
+    ends: Vec<Step>,
+    stops_table: bool,
+    bytes: usize,
+    /// Number of events over all batches: it stands for a position where a writer gave none.
     arrived: u64,
     written_micros: Option<i64>,
 }
 
 impl Assembly {
-    /// Whether the batch should be handed on before more is read: it is large, or it stops a table, which has to
-    /// take effect before the events that follow.
+    /// Whether the batch should go out before more is read: it is large, or stops a table, which comes before what
+    /// follows.
     pub fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || !self.batch.poisoned.is_empty()
+        self.bytes >= BATCH_BYTES || self.stops_table
     }
 
-    /// Timestamp of the last message that had one, in microseconds since 1970; none before the first.
-    pub fn written_micros(&self) -> Option<i64> {
-        self.written_micros
+    /// Whether there are events.
+    pub fn has_events(&self) -> bool {
+        !self.rows.is_empty()
     }
 
-    /// Number of messages appended so far, over all batches, without repeated ones.
-    pub fn arrived(&self) -> u64 {
-        self.arrived
+    /// The position and time of the last event, for topics whose writer gives no positions.
+    pub fn arrival_watermark(&self) -> Watermark {
+        let lsn = Lsn(self.arrived);
+        Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros: self.written_micros.unwrap_or_default() }
     }
 
-    /// Appends a message's event; one that is `repeated` was handed on before and is left out. `schema` is none for
-    /// a tombstone.
+    /// Appends the event of a topic's message, if it was not handed on before. A tombstone has no schema.
     pub fn append(
         &mut self,
-        table: &TableName,
-        record: &TopicMessage,
+        topic: &Topic,
+        message: &TopicMessage,
         schema: Option<Arc<EventSchema>>,
         repeated: bool,
     ) -> Result<()> {
-        let Some(index) = self.place(table, record, schema) else { return Ok(()) };
-        let out = &mut self.batch.tables[index];
+        let Some(index) = self.entry(topic, message, schema) else { return Ok(()) };
+        let out = &mut self.rows[index].events;
         let before = out.bytes.len();
-        self.written_micros = record.written_micros.or(self.written_micros);
+        self.written_micros = message.written_micros.or(self.written_micros);
         if !repeated {
-            append(out, record, self.arrived + 1)?;
+            append(out, message, self.arrived + 1)?;
             self.arrived += 1;
         }
         self.bytes += out.bytes.len() - before + EVENT_BYTES;
@@ -66,40 +70,55 @@ impl Assembly {
     }
 
     /// Advances the table's next offsets past a message that was read: in its own partition, and in those that held
-    /// copies of it. `copies` are partitions, each with the offset after its copy.
-    pub fn pass(&mut self, table: &TableName, record: &TopicMessage, copies: &[(i32, i64)]) {
+    /// copies of it.
+    pub fn pass(&mut self, table: &TableName, message: &TopicMessage, copies: &[(i32, i64)]) {
         if let Some(&index) = self.open.get(table) {
-            let out = &mut self.batch.tables[index];
-            advance(out, record.partition, record.offset + 1);
-            copies.iter().for_each(|(partition, next)| advance(out, *partition, *next));
+            let next_offsets = &mut self.rows[index].next_offsets;
+            next_offsets.insert(message.partition, message.offset + 1);
+            next_offsets.extend(copies.iter().copied());
         }
     }
 
-    /// Index in the batch of the table's events that a message belongs to. None for a message without a schema
-    /// whose table has no events in this batch.
-    fn place(&mut self, table: &TableName, record: &TopicMessage, schema: Option<Arc<EventSchema>>) -> Option<usize> {
-        let open = self.open.get(table).copied();
+    /// Index of the entry that a message belongs to. None for a message without a schema whose table has no events in
+    /// this batch.
+    fn entry(&mut self, topic: &Topic, message: &TopicMessage, schema: Option<Arc<EventSchema>>) -> Option<usize> {
+        let open = self.open.get(&topic.table).copied();
         let Some(schema) = schema else { return open };
         // An event of the whole table opens a new entry: what it does to the table comes before what follows.
-        let fits = |index: &usize| record.key().is_some() && Arc::ptr_eq(&self.batch.tables[*index].schema, &schema);
+        let fits = |index: &usize| message.key().is_some() && Arc::ptr_eq(&self.rows[*index].events.schema, &schema);
         if let Some(index) = open.filter(fits) {
             return Some(index);
         }
-        self.batch.tables.push(TableEvents::new(schema));
-        let index = self.batch.tables.len() - 1;
-        self.open.insert(table.clone(), index);
+        self.rows.push(Rows { generation: topic.generation, ..Rows::new(TableEvents::new(schema)) });
+        let index = self.rows.len() - 1;
+        self.open.insert(topic.table.clone(), index);
         Some(index)
     }
 
-    /// Marks a table as stopped after its events in this batch; `reason` is for a person.
-    pub fn poison(&mut self, table: TableName, reason: String) {
-        self.batch.poisoned.push(Poisoned { table, reason });
+    /// Stops a table after its events in this batch.
+    pub fn stop(&mut self, table: TableName, error: Error) {
+        self.stops_table = true;
+        self.ends.push(Step::Stop { table, error });
     }
 
-    /// Takes the batch and begins an empty one.
-    pub fn take(&mut self) -> EventBatch {
-        self.bytes = 0;
+    /// A table's copy ends with what is here.
+    pub fn end_copy(&mut self, table: TableName, watermark: Watermark) {
+        self.ends.push(Step::CopyEnd { table, watermark });
+    }
+
+    /// Whole transactions end with what is here.
+    pub fn complete(&mut self, coverage: Coverage) {
+        self.ends.push(Step::Complete(coverage));
+    }
+
+    /// Takes the batch and begins an empty one; none if there is nothing in it.
+    pub fn take(&mut self) -> Option<EventBatch> {
+        let (rows, ends) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.ends));
+        (self.bytes, self.stops_table) = (0, false);
         self.open.clear();
-        std::mem::take(&mut self.batch)
+        let steps: Vec<_> = rows.into_iter().map(Rows::into_step).chain(ends).collect();
+        let mut batch = EventBatch { steps, server_end: Lsn::ZERO };
+        batch.server_end = batch.coverage().map_or(Lsn::ZERO, |coverage| coverage.watermark.end_lsn);
+        (!batch.steps.is_empty()).then_some(batch)
     }
 }

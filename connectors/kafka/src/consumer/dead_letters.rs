@@ -22,17 +22,17 @@ const OVERHEAD_BYTES: usize = 1024;
 
 /// Writer of a dead-letter topic.
 pub struct DeadLetters {
-    desk: Desk,
+    producer: LetterProducer,
     /// The write under way: the place of its message, and its task.
     under_way: Option<(String, JoinHandle<Result<()>>)>,
 }
 
 /// The blocking part of the writer: its topic, that topic's limit, and the producer.
 #[derive(Clone)]
-struct Desk {
+struct LetterProducer {
     topic: Arc<str>,
     limit_bytes: usize,
-    producer: Arc<Mutex<Transactions>>,
+    transactions: Arc<Mutex<Transactions>>,
 }
 
 impl DeadLetters {
@@ -41,33 +41,32 @@ impl DeadLetters {
         let mut settings = settings.clone();
         // No transactions: each dead letter is durable on its own, before the sink goes on.
         settings.producer.transactional_id = None;
-        let producer = Transactions::open(&settings, &[limit_bytes])?;
-        let desk = Desk { topic: topic.into(), limit_bytes, producer: Arc::new(Mutex::new(producer)) };
-        Ok(DeadLetters { desk, under_way: None })
+        let transactions = Transactions::open(&settings, &[limit_bytes])?;
+        let producer =
+            LetterProducer { topic: topic.into(), limit_bytes, transactions: Arc::new(Mutex::new(transactions)) };
+        Ok(DeadLetters { producer, under_way: None })
     }
 
     /// Sends a message to the dead-letter topic, and waits until it is durable there. After a cancellation, call it
     /// again for the same message: it then waits for the write under way and starts no other. A message that is too
     /// large for the topic is an operator error.
-    pub async fn bury(&mut self, record: &TopicMessage, reason: &str) -> Result<()> {
+    pub async fn send(&mut self, record: &TopicMessage, reason: &str) -> Result<()> {
         let place = record.place();
         let under_way = match self.under_way.take().filter(|(known, _)| *known == place) {
             Some(known) => known,
             None => {
-                let (desk, record, reason) = (self.desk.clone(), record.clone(), reason.to_owned());
-                (place, spawn_blocking(move || desk.write(&record, &reason)))
+                let (producer, record, reason) = (self.producer.clone(), record.clone(), reason.to_owned());
+                (place, spawn_blocking(move || producer.write(&record, &reason)))
             }
         };
         let (_, writing) = self.under_way.insert(under_way);
-        let buried = writing.await;
+        let sent = writing.await;
         self.under_way = None;
-        buried.unwrap_or_else(|panic| {
-            Err(Error::fatal(Code::Internal, "cannot write a dead letter", panic, "report this"))
-        })
+        sent.unwrap_or_else(|panic| Err(Error::internal("cannot write a dead letter", panic)))
     }
 }
 
-impl Desk {
+impl LetterProducer {
     fn write(&self, record: &TopicMessage, reason: &str) -> Result<()> {
         let (key, value) = (record.key(), record.value());
         let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + reason.len() + OVERHEAD_BYTES;
@@ -87,9 +86,9 @@ impl Desk {
         let mut letter = BaseRecord::with_opaque_to(&self.topic, NO_TABLE).headers(headers);
         letter.key = key;
         letter.payload = value;
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        producer.send(letter)?;
-        producer.commit()
+        let mut transactions = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
+        transactions.send(letter)?;
+        transactions.commit()
     }
 
     fn too_large(&self, record: &TopicMessage, size: usize, reason: &str) -> Error {

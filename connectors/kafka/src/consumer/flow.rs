@@ -33,7 +33,7 @@ impl Flow {
     /// Decides what to pause and resume. `waiting` has the bytes that wait for each partition, `count` is the
     /// number of partitions. A partition is paused above its share and resumed at half of it; one with nothing
     /// waiting is never left paused, since what is missing is on its way.
-    pub fn look<'a>(&mut self, waiting: impl Iterator<Item = (&'a str, i32, usize)>, count: usize) -> FlowChange {
+    pub fn regulate<'a>(&mut self, waiting: impl Iterator<Item = (&'a str, i32, usize)>, count: usize) -> FlowChange {
         let most = (self.limit_bytes / count.max(1)).max(LEAST_BYTES);
         let mut change = FlowChange::default();
         for (topic, partition, bytes) in waiting {
@@ -63,18 +63,19 @@ mod tests {
     fn a_partition_is_paused_while_it_has_more_than_its_share_waiting() {
         let mut flow = Flow::new(1 << 20);
         let at = |partition| ("t".to_owned(), partition);
-        let mut look = |first: usize, second: usize| flow.look([("t", 0, first), ("t", 1, second)].into_iter(), 2);
-        assert_eq!(look(500 << 10, 0), FlowChange::default());
-        assert_eq!(look(600 << 10, 0), FlowChange { pause: vec![at(0)], resume: vec![] });
-        assert_eq!(look(300 << 10, 600 << 10), FlowChange { pause: vec![at(1)], resume: vec![] });
-        assert_eq!(look(200 << 10, 600 << 10), FlowChange { pause: vec![], resume: vec![at(0)] });
+        let mut regulate =
+            |first: usize, second: usize| flow.regulate([("t", 0, first), ("t", 1, second)].into_iter(), 2);
+        assert_eq!(regulate(500 << 10, 0), FlowChange::default());
+        assert_eq!(regulate(600 << 10, 0), FlowChange { pause: vec![at(0)], resume: vec![] });
+        assert_eq!(regulate(300 << 10, 600 << 10), FlowChange { pause: vec![at(1)], resume: vec![] });
+        assert_eq!(regulate(200 << 10, 600 << 10), FlowChange { pause: vec![], resume: vec![at(0)] });
         flow.start_over();
-        assert_eq!(flow.look([("t", 1, 0)].into_iter(), 1), FlowChange::default());
+        assert_eq!(flow.regulate([("t", 1, 0)].into_iter(), 1), FlowChange::default());
     }
 
     #[test]
     fn many_partitions_still_have_some_each() {
         let mut flow = Flow::new(1 << 20);
-        assert_eq!(flow.look([("t", 0, 100 << 10)].into_iter(), 1000), FlowChange::default());
+        assert_eq!(flow.regulate([("t", 0, 100 << 10)].into_iter(), 1000), FlowChange::default());
     }
 }

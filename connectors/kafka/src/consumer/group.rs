@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use crate::cluster::context::{Complaint, log, note_error};
 use crate::cluster::errors::{is_transient, kafka_error};
 use crate::cluster::settings::{GroupProtocol, KafkaSettings};
+use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::consumer::lag::LagGauge;
 use crate::message::polled::PolledMessages;
 use crate::message::topic_message::TopicMessage;
@@ -37,11 +38,6 @@ const SEEK_LIMIT: Duration = Duration::from_secs(20);
 /// How long leaving the group may take. After that, the brokers notice that the member is gone only by its session
 /// timeout.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
-
-/// A partition: its topic and its number.
-pub type TopicPartition = (String, i32);
-/// The offset of the next message to read, by partition.
-pub type Offsets = HashMap<TopicPartition, i64>;
 
 /// What the polling thread reports.
 pub enum Incoming {
@@ -80,7 +76,7 @@ pub struct GroupMember {
     commands: StdSender<MemberCommand>,
     lag: LagGauge,
     /// Disconnected when the thread has ended.
-    left: StdReceiver<()>,
+    left: Mutex<StdReceiver<()>>,
 }
 
 impl GroupMember {
@@ -106,7 +102,7 @@ impl GroupMember {
             poller.run();
             drop(leaving);
         });
-        Ok(GroupMember { incoming, commands, lag, left })
+        Ok(GroupMember { incoming, commands, lag, left: Mutex::new(left) })
     }
 
     /// Gauge of how far each partition is read.
@@ -155,7 +151,7 @@ impl Drop for GroupMember {
         // Drops queued changes with their answer channels, so that the thread does not wait for an answer.
         self.incoming.close();
         while self.incoming.try_recv().is_ok() {}
-        let _ = self.left.recv_timeout(LEAVE_LIMIT);
+        let _ = self.left.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LEAVE_LIMIT);
     }
 }
 

@@ -3,10 +3,14 @@
 pub mod assembly;
 pub mod dead_letters;
 pub mod flow;
+pub mod format;
 pub mod group;
+pub mod intake;
 pub mod lag;
 pub mod merge;
 pub mod offsets_in_flight;
+pub mod ordering;
 pub mod reader;
 pub mod remainder;
+pub mod start_point;
 pub mod topic;

@@ -1,213 +1,119 @@
-//! Reading side of the event log: merges topics into batches, each topic in commit order, up to what a progress
-//! record covers.
+//! The event log's exit: a member of the consumer group reads partitions, and makes batches of them in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
-use sooner_api::{Class, Code, Error, EventReader, Result, TablePhase};
-use sooner_schemas::event::{EventBatch, EventSchema, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_api::{
+    Applied, Assigned, Code, Error, EventBatch, EventReader, Fact, Feed, MemoryBudget, Opened, Result,
+    TableState, Telemetry,
+};
+use sooner_schemas::TableName;
+use sooner_schemas::naming::TopicPattern;
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::consumer::assembly::Assembly;
-use crate::consumer::dead_letters::DeadLetters;
-use crate::consumer::flow::{Flow, FlowChange};
-use crate::consumer::group::{Change, GroupMember, Incoming, Offsets, TopicPartition};
-use crate::consumer::lag::LagGauge;
-use crate::consumer::merge::Step;
-use crate::consumer::offsets_in_flight::OffsetsInFlight;
-use crate::consumer::topic::Topic;
-use crate::message::topic_message::TopicMessage;
-use crate::progress::copies::{Copies, broken_copies};
-use crate::progress::follower::ProgressFollower;
+use super::flow::{Flow, FlowChange};
+use super::group::{Change, GroupMember, Incoming};
+use super::intake::Intake;
+use super::lag::LagGauge;
+use super::offsets_in_flight::OffsetsInFlight;
+use super::ordering::new_topics;
+use super::remainder::has_messages;
+use super::start_point::{PartitionFacts, awaited_copy};
+use super::topic::Topic;
+use crate::cluster::admin::{Admin, topic_gone};
+use crate::cluster::settings::KafkaSettings;
+use crate::cluster::topic_partition::{Offsets, TopicPartition};
+use crate::progress::load::load;
 use crate::progress::record::TopicProgress;
-use crate::registry::schema_cache::SchemaCache;
 
-/// Producer that writes the topics.
-pub enum Writer {
-    /// A source of this project, which records its progress in a progress topic.
-    Sooner(ProgressFollower),
-    /// Another producer of events in Debezium's envelope, without a progress topic.
-    Debezium,
+/// How often topics are looked for whose writer does not report them.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is reported how much is unread.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a reader is made of.
+pub struct ReaderParts {
+    /// Asks brokers about topics.
+    pub admin: Admin,
+    /// Settings.
+    pub settings: KafkaSettings,
+    /// Which topic is a table's.
+    pub topics: TopicPattern,
+    /// Member of the consumer group.
+    pub member: GroupMember,
+    /// Makes batches of messages.
+    pub intake: Intake,
+    /// Memory that batches take until they are dropped.
+    pub budget: MemoryBudget,
 }
 
-/// What to read after a rebalance: the answer to a change of the assigned partitions.
-#[derive(Default)]
-pub struct Settlement {
-    /// Tables by the name of their topic.
-    pub tables: HashMap<String, TableName>,
-    /// Offset to read from, for each partition that is held.
-    pub positions: Offsets,
-    /// LSN up to which a topic's table is complete, by topic, where known.
-    pub applied: HashMap<String, Lsn>,
-    /// Topics whose events are dropped until a copy starts, each with the reason.
-    pub closed: HashMap<String, String>,
-    /// Generation of each topic, where its writer records one: tells the topic from its predecessor of the same name.
-    pub generations: HashMap<String, i64>,
-}
-
-/// Reads the events of the partitions that a consumer group assigns to its member.
+/// The exit.
 pub struct KafkaReader {
-    /// Rebalance that has not been settled yet. Declared before the member, so that it is dropped first: a member
-    /// that is dropped waits for the answer.
+    /// A rebalance that has not been answered. Before the member, which waits for the answer when it is dropped.
     change: Option<Change>,
-    member: GroupMember,
-    writer: Writer,
-    schemas: SchemaCache,
-    topics: BTreeMap<String, Topic>,
-    subscribed: BTreeSet<String>,
+    parts: ReaderParts,
+    subscribed: HashSet<String>,
     held: Vec<TopicPartition>,
-    /// Progress record that is being read up to.
-    target: Option<TopicProgress>,
-    /// Last progress record that was reached, in case its events have to be read again.
-    reached: Option<TopicProgress>,
-    assembly: Assembly,
-    /// Sends messages that cannot be read to the dead-letter topic; without it, they stop their table.
-    dead_letters: Option<DeadLetters>,
-    lag: LagGauge,
-    copies: Copies,
-    delivered: OffsetsInFlight,
+    /// What was assigned last, until it is started.
+    assignment: Option<Assignment>,
+    /// A batch that waits for room.
+    ready: Option<EventBatch>,
+    in_flight: OffsetsInFlight,
     flow: Flow,
-    last_watermark: Option<Watermark>,
+    lag: LagGauge,
+    discovery: Interval,
+    reporter: JoinHandle<()>,
+}
+
+/// Partitions that were assigned, with what is known of their topics.
+struct Assignment {
+    record: Option<TopicProgress>,
+    /// Number of partitions of each topic in the cluster.
+    partitions: HashMap<String, i32>,
+    /// Topics that are read, each with its table and its assigned partitions.
+    topics: BTreeMap<TableName, (String, BTreeSet<i32>)>,
 }
 
 impl KafkaReader {
-    /// A reader of the partitions that are assigned to `member`. Messages that cannot be read are sent to the
-    /// dead-letter topic, if there is one. About `fetch_bytes` of messages may wait to be merged.
-    pub fn new(
-        member: GroupMember,
-        writer: Writer,
-        schemas: SchemaCache,
-        dead_letters: Option<DeadLetters>,
-        fetch_bytes: usize,
-    ) -> KafkaReader {
-        let lag = member.lag();
-        KafkaReader {
+    /// Reads what the member is given of these topics.
+    pub fn new<T: Telemetry>(parts: ReaderParts, topics: Vec<String>, telemetry: T) -> KafkaReader {
+        let mut discovery = interval(DISCOVERY_INTERVAL);
+        discovery.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let lag = parts.member.lag();
+        let in_transactions = parts.intake.ordering.has_records();
+        let reporter = tokio::spawn(report_lag(telemetry, lag.clone(), parts.topics.clone(), in_transactions));
+        let mut reader = KafkaReader {
             change: None,
-            member,
-            writer,
-            schemas,
-            topics: BTreeMap::new(),
-            subscribed: BTreeSet::new(),
+            flow: Flow::new(parts.settings.consumer.fetch_bytes),
+            parts,
+            subscribed: HashSet::new(),
             held: Vec::new(),
-            target: None,
-            reached: None,
-            assembly: Assembly::default(),
-            dead_letters,
+            assignment: None,
+            ready: None,
+            in_flight: OffsetsInFlight::default(),
             lag,
-            copies: Copies::default(),
-            delivered: OffsetsInFlight::default(),
-            flow: Flow::new(fetch_bytes),
-            last_watermark: None,
-        }
-    }
-
-    /// Gauge of how far each partition has been read.
-    pub fn lag(&self) -> LagGauge {
-        self.lag.clone()
-    }
-
-    /// Subscribes to topics, in place of the former subscription.
-    pub fn subscribe(&mut self, topics: Vec<String>) {
-        self.subscribed = topics.iter().cloned().collect();
-        self.member.subscribe(topics);
-    }
-
-    /// Tables by topic, as named by the progress record that is being read up to and by the last one reached.
-    pub fn topics(&self) -> HashMap<String, TableName> {
-        let records = self.target.iter().chain(&self.reached);
-        records.flat_map(TopicProgress::tables_by_topic).collect()
-    }
-
-    /// Takes a progress record as the target, and subscribes to topics that are new in it. A topic of a newer
-    /// generation than the one being read is a retryable error.
-    fn follow(&mut self, progress: TopicProgress) -> Result<()> {
-        let is_newer = |(name, topic): &(&String, &Topic)| {
-            progress.topic(name).is_some_and(|recorded| recorded.generation > topic.generation)
+            discovery,
+            reporter,
         };
-        if let Some((name, _)) = self.topics.iter().find(is_newer) {
-            let why = "its writer writes all tables again";
-            return Err(Error::retry(
-                Code::TopicRestarted,
-                format!("topic {name} begins again"),
-                why,
-                "nothing; it is read from there",
-            ));
-        }
-        let topics: BTreeSet<String> = progress.topics.values().map(|offsets| offsets.topic.clone()).collect();
-        if !topics.is_subset(&self.subscribed) {
-            self.subscribe(topics.union(&self.subscribed).cloned().collect());
-        }
-        self.lag.reading(Some(progress.commit_micros));
-        self.target = Some(progress);
-        Ok(())
+        reader.subscribe(topics);
+        reader
     }
 
-    /// Waits for the first or the next rebalance, and returns the partitions that are held from then on.
-    pub async fn changed(&mut self) -> Result<Vec<TopicPartition>> {
-        while self.change.is_none() {
-            let incoming = self.member.next().await;
-            self.take(incoming)?;
-        }
-        Ok(self.held.clone())
-    }
-
-    /// Whether partitions were lost without being revoked first: another member may own them already.
-    pub fn lost_without_asking(&self) -> bool {
-        self.change.as_ref().is_some_and(|change| change.without_asking)
-    }
-
-    /// Answers a rebalance: reads the held partitions from their positions on. Fails, retryably, if the consumer no
-    /// longer waits for the answer.
-    pub fn settle(&mut self, settlement: Settlement) -> Result<()> {
-        let Settlement { tables, positions, applied, closed, generations } = settlement;
-        let mut by_topic: HashMap<&str, Vec<(i32, i64)>> = HashMap::new();
-        for ((topic, partition), offset) in &positions {
-            by_topic.entry(topic).or_default().push((*partition, *offset));
-        }
-        self.topics = BTreeMap::new();
-        for (topic, positions) in by_topic {
-            let Some(table) = tables.get(topic) else { continue };
-            let generation = generations.get(topic).copied().unwrap_or_default();
-            let state = Topic::new(table.clone(), generation, positions, applied.get(topic).copied());
-            self.topics.insert(topic.to_owned(), state);
-        }
-        drop(self.assembly.take());
-        self.flow.start_over();
-        // Whether or not earlier pauses were carried out: nothing is queued any more, so nothing is to stay paused.
-        self.member.resume(self.held.clone());
-        self.lag.start(&positions);
-        self.delivered.clear();
-        self.copies = Copies::default();
-        self.last_watermark = None;
-        self.target = self.target.take().or(self.reached.take());
-        for (topic, reason) in closed {
-            self.close(&topic, reason);
-        }
-        let answered = self.change.take().is_none_or(|change| change.settled.send(positions).is_ok());
-        if answered {
-            return Ok(());
-        }
-        let why = "the Kafka consumer waited too long for the tables to be opened, or has ended";
-        Err(Error::retry(
-            Code::AssignmentExpired,
-            "cannot read what the group assigned",
-            why,
-            "nothing; the sink joins the group again",
-        ))
+    /// Subscribes to more topics.
+    fn subscribe(&mut self, topics: impl IntoIterator<Item = String>) {
+        self.subscribed.extend(topics);
+        self.parts.member.subscribe(self.subscribed.iter().cloned().collect());
     }
 
     fn take(&mut self, incoming: Incoming) -> Result<()> {
         match incoming {
-            Incoming::Records(records) => {
-                for record in records {
-                    if let Some(topic) = self.topics.get_mut(&*record.topic) {
-                        topic.merge.push(record);
-                    }
-                }
+            Incoming::Records(messages) => {
+                messages.into_iter().for_each(|message| self.parts.intake.push(message));
                 self.regulate();
             }
             Incoming::Changed(change) => {
-                self.held.retain(|place| !change.lost.contains(place));
+                self.held.retain(|partition| !change.lost.contains(partition));
                 self.held.extend(change.gained.iter().cloned());
                 self.change = Some(change);
             }
@@ -216,244 +122,255 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Applies back-pressure: pauses partitions that have enough messages queued, and resumes those that do not.
+    /// Pauses partitions that have enough waiting, and resumes those that do not.
     fn regulate(&mut self) {
-        let waiting = self.topics.iter().flat_map(|(name, topic)| {
-            topic.merge.waiting_bytes().map(move |(partition, bytes)| (name.as_str(), partition, bytes))
+        let waiting = self.parts.intake.topics().flat_map(|(name, topic)| {
+            topic.merge.waiting_bytes().map(move |(partition, bytes)| (name, partition, bytes))
         });
-        let FlowChange { pause, resume } = self.flow.look(waiting, self.held.len());
+        let FlowChange { pause, resume } = self.flow.regulate(waiting, self.held.len());
         if !pause.is_empty() {
-            self.member.pause(pause);
+            self.parts.member.pause(pause);
         }
         if !resume.is_empty() {
-            self.member.resume(resume);
+            self.parts.member.resume(resume);
         }
     }
 
-    /// Moves records that can be handed on into the batch. Cancelling loses nothing.
-    async fn gather(&mut self) -> Result<()> {
-        let mut reached = true;
-        let names: Vec<String> = self.topics.keys().cloned().collect();
-        for name in names {
-            match self.gather_topic(&name).await? {
-                Reach::Target => {}
-                Reach::NotYet => reached = false,
-                Reach::Missed => {
-                    self.target = None;
-                    return Ok(());
-                }
-            }
-            if self.assembly.is_full() {
-                return Ok(());
-            }
+    /// Reads up to a record from now on. One that names other topics than those before has the group read them, too.
+    fn follow_record(&mut self, record: TopicProgress) -> Result<()> {
+        let is_newer = |(name, topic): &(&str, &Topic)| {
+            record.topic(name).is_some_and(|recorded| Some(recorded.generation) > topic.generation)
+        };
+        if let Some((name, _)) = self.parts.intake.topics().find(is_newer) {
+            let (what, why) = (format!("topic {name} begins again"), "its writer writes all tables again");
+            return Err(Error::retry(Code::TopicRestarted, what, why, "nothing; it is read from there"));
         }
-        if reached && let Some(target) = self.target.take() {
-            self.reach(&target);
-            self.reached = Some(target);
+        let new: Vec<_> = new_topics(&record, &self.subscribed).into_iter().map(str::to_owned).collect();
+        if !new.is_empty() {
+            self.subscribe(new);
+        }
+        self.lag.reading(Some(record.commit_micros));
+        self.parts.intake.ordering.set_target(record);
+        Ok(())
+    }
+
+    /// Looks for topics that another producer has created.
+    fn discover_topics(&mut self) -> Result<()> {
+        let found = topics_by_name(&self.parts.admin, &self.parts.settings, &self.parts.topics)?;
+        let new: Vec<_> = found.into_keys().filter(|topic| !self.subscribed.contains(topic)).collect();
+        if !new.is_empty() {
+            tracing::info!(topics = new.len(), "there are new topics");
+            self.subscribe(new);
         }
         Ok(())
     }
 
-    async fn gather_topic(&mut self, name: &str) -> Result<Reach> {
-        loop {
-            if self.assembly.is_full() {
-                return Ok(Reach::NotYet);
+    /// What is held, by table. Topics that the source wrote to before are no table's any more.
+    fn assign(&self) -> Result<Assignment> {
+        let partitions = self.parts.admin.list()?;
+        let has_records = self.parts.intake.ordering.has_records();
+        let record = if has_records { load(&self.parts.settings)? } else { None };
+        let tables = match &record {
+            Some(record) => record.tables_by_topic(),
+            None if has_records => self.parts.intake.ordering.tables(),
+            None => topics_by_name(&self.parts.admin, &self.parts.settings, &self.parts.topics)?,
+        };
+        let mut topics: BTreeMap<TableName, (String, BTreeSet<i32>)> = BTreeMap::new();
+        for (topic, partition) in &self.held {
+            if let Some(table) = tables.get(topic) {
+                let entry = topics.entry(table.clone()).or_insert_with(|| (topic.clone(), BTreeSet::new()));
+                entry.1.insert(*partition);
             }
-            if matches!(self.writer, Writer::Sooner(_)) && self.target.is_none() {
-                return Ok(Reach::Target);
-            }
-            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
-            let targets = targets_of(&self.writer, &self.target, name, topic.generation);
-            let Some(head) = topic.merge.peek(targets).cloned() else {
-                return Ok(match topic.merge.next(targets) {
-                    Step::Reached => Reach::Target,
-                    Step::Missed => Reach::Missed,
-                    Step::Wait | Step::Message(..) => Reach::NotYet,
-                });
+        }
+        Ok(Assignment { record, partitions, topics })
+    }
+
+    /// Sets where the partitions of a table are read from.
+    async fn start_table(
+        &self,
+        assignment: &Assignment,
+        table: &Opened,
+        offsets: &mut Offsets,
+    ) -> Result<Option<(String, Topic, Option<Error>)>> {
+        let Some((topic, assigned)) = assignment.topics.get(&table.table) else { return Ok(None) };
+        let has_records = self.parts.intake.ordering.has_records();
+        let recorded = assignment.record.as_ref().and_then(|record| record.topic(topic));
+        let partitions = assignment.partitions.get(topic).copied().unwrap_or_default();
+        let mut problem = awaited_copy(topic, table, has_records);
+        let mut positions = Vec::new();
+        for &partition in assigned {
+            let (first, end) = self.parts.admin.offsets(topic, partition)?;
+            let facts = PartitionFacts { partition, recorded, has_records, first, end };
+            let start = facts.start_point(topic, table);
+            problem = problem.or(start.problem);
+            let from = match facts.written().filter(|written| *written > start.offset) {
+                Some(written) => self.skip_compacted(topic, partition, start.offset, written).await?,
+                None => start.offset,
             };
-            // The record stays queued until it is handled, so that a cancelled attempt starts again with it.
-            self.deal_with(name, &head).await?;
-            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
-            let targets = targets_of(&self.writer, &self.target, name, topic.generation);
-            if let Step::Message(record, copies) = topic.merge.next(targets) {
-                self.assembly.pass(&topic.table, &record, &copies);
-            }
+            positions.push((partition, from));
+            offsets.insert((topic.clone(), partition), from);
         }
+        if let Some(most) = highest_partition(table).filter(|most| *most > partitions) {
+            let why = format!("the table has events of {most} partitions, and the topic has {partitions}");
+            problem = Some(topic_gone(topic, &why));
+        }
+        let whole = assigned.len() as i32 == partitions && problem.is_none();
+        let applied = table.watermark.filter(|_| whole);
+        let generation = recorded.map(|recorded| recorded.generation);
+        let state = Topic::new(table.table.clone(), generation, positions, applied);
+        Ok(Some((topic.clone(), state, problem)))
     }
 
-    /// Hands on a message's event. A message that cannot be read is sent to the dead-letter topic, or stops its table.
-    async fn deal_with(&mut self, name: &str, record: &TopicMessage) -> Result<()> {
-        let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
-        let schema = match topic.closed && !record.headers.copy_start {
-            true => return Ok(()),
-            false => self.schemas.find(&topic.table, record).await,
-        };
-        let taken = schema.and_then(|schema| self.take_record(name, record, schema));
-        match taken {
-            Err(error) if error.class == Class::Operator => self.set_aside(name, record, &error).await,
-            taken => taken,
-        }
+    /// Where to read from: compaction may have left nothing of the last events, and nobody is to wait for them.
+    async fn skip_compacted(&self, topic: &str, partition: i32, from: i64, written: i64) -> Result<i64> {
+        let settings = &self.parts.settings;
+        // Who may not ask for a topic's settings goes by its own.
+        let described = self.parts.admin.describe(topic, partition + 1).await;
+        let is_compacted = described.map_or(settings.topics.is_compacted(), |state| state.is_compacted());
+        let is_there = !is_compacted || has_messages(settings, topic, partition, from..written)?;
+        Ok(if is_there { from } else { written })
     }
 
-    fn take_record(&mut self, name: &str, record: &TopicMessage, schema: Option<Arc<EventSchema>>) -> Result<()> {
-        let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
-        if record.headers.copy_start {
-            topic.begin_copy();
+    /// Notes which offsets a watermark covers that was just handed on.
+    fn note_completed(&mut self) {
+        if let Some(lsn) = self.parts.intake.take_completed() {
+            let offsets = self.parts.intake.next_offsets();
+            self.lag.read_to(&offsets);
+            self.lag.reading(None);
+            self.in_flight.note(lsn, offsets);
         }
-        self.assembly.append(&topic.table, record, schema, topic.has_seen(record))?;
-        topic.note(record);
-        Ok(())
-    }
-
-    async fn set_aside(&mut self, name: &str, record: &TopicMessage, error: &Error) -> Result<()> {
-        let buried = match &mut self.dead_letters {
-            None => Err(error.clone()),
-            Some(letters) => letters.bury(record, &format!("{}: {}", error.what, error.why)).await,
-        };
-        match buried {
-            Ok(()) => tracing::warn!(place = record.place(), %error, "the message went to the dead letters"),
-            Err(error) if error.class == Class::Operator => self.close(name, error.to_string()),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Closes a topic and stops its table: its events are dropped until a copy starts.
-    fn close(&mut self, name: &str, reason: String) {
-        let Some(topic) = self.topics.get_mut(name) else { return };
-        topic.closed = true;
-        self.assembly.poison(topic.table.clone(), reason);
-    }
-
-    /// Ends the copies and sets the watermark of a progress record, once everything that it covers is in the batches.
-    fn reach(&mut self, target: &TopicProgress) {
-        let origin = |progress: &TopicProgress| (progress.record.system_id.clone(), progress.record.timeline);
-        let moved = self.reached.as_ref().is_some_and(|former| origin(former) != origin(target));
-        if moved {
-            // LSNs of another server or timeline cannot be compared with the former ones.
-            self.last_watermark = None;
-        }
-        self.lag.reading(None);
-        self.stop_broken_copies(target);
-        // While a transaction is split, only some of its events may be here.
-        if target.split.is_none() {
-            self.assembly.batch.completed.extend(self.copies.ended(target));
-        }
-        // While a table is copied, the stream stands still; its watermark says nothing about that table.
-        let copying = target.record.tables.values().any(|table| table.phase == TablePhase::Copying);
-        let former = self.last_watermark.map_or(Lsn::ZERO, |watermark| watermark.commit_lsn);
-        let watermark = target.watermark().filter(|watermark| !copying && watermark.commit_lsn >= former);
-        if let Some(watermark) = watermark {
-            self.assembly.batch.watermark = Some(watermark);
-            self.note_delivered(watermark.end_lsn);
-        }
-    }
-
-    /// Notes the offsets that the watermark at `end_lsn` covers, to be committed once it is durable.
-    fn note_delivered(&mut self, end_lsn: Lsn) {
-        let positions = self.positions();
-        self.lag.read_to(&positions);
-        self.delivered.note(end_lsn, positions);
-    }
-
-    /// Stops tables that the source has parked in the middle of a copy: their rows are incomplete, and must never
-    /// become visible.
-    fn stop_broken_copies(&mut self, target: &TopicProgress) {
-        for (topic, reason) in broken_copies(target) {
-            let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };
-            let of_this_one = target.topic(topic).is_some_and(|offsets| offsets.generation == state.generation);
-            // A topic that has been read beyond the record has been copied since.
-            if of_this_one && !state.merge.is_beyond(target.offsets_of(topic, state.generation)) {
-                self.close(topic, reason);
-            }
-        }
-    }
-
-    fn positions(&self) -> Offsets {
-        let topics = self.topics.iter();
-        topics
-            .flat_map(|(name, topic)| {
-                topic.merge.next_offsets().map(|(partition, offset)| ((name.clone(), partition), offset))
-            })
-            .collect()
-    }
-
-    /// The assembled batch; none if it has no content and no new watermark.
-    fn ready(&mut self) -> Option<EventBatch> {
-        if matches!(self.writer, Writer::Debezium) && !self.assembly.batch.tables.is_empty() {
-            let lsn = Lsn(self.assembly.arrived());
-            let commit_micros = self.assembly.written_micros().unwrap_or_default();
-            self.lag.reading(Some(commit_micros));
-            self.assembly.batch.watermark = Some(Watermark { commit_lsn: lsn, end_lsn: lsn, commit_micros });
-            self.note_delivered(lsn);
-        }
-        let EventBatch { tables, poisoned, completed, watermark, .. } = &mut self.assembly.batch;
-        let news = watermark.is_some() && *watermark != self.last_watermark;
-        if tables.is_empty() && poisoned.is_empty() && completed.is_empty() && !news {
-            *watermark = None;
-            return None;
-        }
-        self.last_watermark = watermark.or(self.last_watermark);
-        let mut batch = self.assembly.take();
-        batch.server_end = batch.watermark.map_or(Lsn::ZERO, |watermark| watermark.end_lsn);
-        Some(batch)
-    }
-}
-
-/// How far a topic has been read towards its target offsets.
-enum Reach {
-    /// The targets are reached, or the topic has none to reach now.
-    Target,
-    /// Records below the targets are still to come.
-    NotYet,
-    /// A message below a target is missing: the next progress record says where it was written again.
-    Missed,
-}
-
-/// Target offsets of a topic, indexed by partition; none, for an unbounded read, if its writer records no progress.
-fn targets_of<'a>(
-    writer: &Writer,
-    target: &'a Option<TopicProgress>,
-    topic: &str,
-    generation: i64,
-) -> Option<&'a [i64]> {
-    match writer {
-        Writer::Debezium => None,
-        Writer::Sooner(_) => target.as_ref().map(|target| target.offsets_of(topic, generation)),
     }
 }
 
 impl EventReader for KafkaReader {
+    async fn assigned(&mut self) -> Result<Option<Vec<Assigned>>> {
+        while self.change.is_none() {
+            let incoming = self.parts.member.next().await;
+            self.take(incoming)?;
+        }
+        let assignment = self.assign()?;
+        let in_commit_order = self.parts.intake.ordering.has_records();
+        let tables = assignment.topics.iter().map(|(table, (topic, assigned))| {
+            let recorded = assignment.record.as_ref().and_then(|record| record.topic(topic));
+            let state = assignment.record.as_ref().and_then(|record| record.record.tables.get(table));
+            Assigned {
+                table: table.clone(),
+                feed: Feed::Topic {
+                    topic: topic.clone(),
+                    generation: recorded.map(|recorded| recorded.generation),
+                    partitions: assignment.partitions.get(topic).copied().unwrap_or_default(),
+                    assigned: assigned.clone(),
+                    in_commit_order,
+                },
+                state: state.map_or(TableState::Streaming { copied_lsn: None }, |table| table.state.clone()),
+            }
+        });
+        let tables = tables.collect();
+        self.assignment = Some(assignment);
+        Ok(Some(tables))
+    }
+
+    async fn start(&mut self, tables: Vec<Opened>) -> Result<()> {
+        let Some(assignment) = self.assignment.take() else {
+            return Err(Error::internal("cannot read from Kafka", "nothing was assigned"));
+        };
+        let (mut offsets, mut topics, mut problems) = (Offsets::new(), BTreeMap::new(), Vec::new());
+        for table in tables.iter().filter(|table| table.error.is_none()) {
+            if let Some((name, topic, problem)) = self.start_table(&assignment, table, &mut offsets).await? {
+                problems.extend(problem.map(|problem| (name.clone(), problem)));
+                topics.insert(name, topic);
+            }
+        }
+        tracing::info!(partitions = offsets.len(), tables = topics.len(), "reading");
+        self.ready = None;
+        self.parts.intake.restart(topics);
+        problems.into_iter().for_each(|(name, problem)| self.parts.intake.close(&name, problem));
+        self.flow.start_over();
+        // Whatever became of former commands: nothing waits any more, so nothing is paused.
+        self.parts.member.resume(self.held.clone());
+        self.lag.start(&offsets);
+        self.in_flight.clear();
+        let answered = self.change.take().is_none_or(|change| change.settled.send(offsets).is_ok());
+        if answered {
+            return Ok(());
+        }
+        let why = "the Kafka consumer waited too long for the tables to be opened, or has ended";
+        let remedy = "nothing; the sink joins the group again";
+        Err(Error::retry(Code::AssignmentExpired, "cannot read what the group assigned", why, remedy))
+    }
+
     async fn next(&mut self) -> Result<Option<EventBatch>> {
-        loop {
+        while self.ready.is_none() {
             if self.change.is_some() {
                 return Ok(None);
             }
-            self.gather().await?;
+            self.parts.intake.gather().await?;
             self.regulate();
-            if let Some(batch) = self.ready() {
-                return Ok(Some(batch));
+            self.ready = self.parts.intake.take_batch();
+            self.note_completed();
+            if self.ready.is_some() {
+                break;
             }
-            match &mut self.writer {
-                Writer::Sooner(follower) if self.target.is_none() => {
-                    tokio::select! {
-                        biased;
-                        // Progress records first: messages that none covers yet would only wait in memory.
-                        progress = follower.next() => self.follow(progress?)?,
-                        incoming = self.member.next() => self.take(incoming)?,
-                    }
-                }
-                _ => {
-                    let incoming = self.member.next().await;
-                    self.take(incoming)?;
-                }
+            let waits_for_record = self.parts.intake.ordering.waits_for_record();
+            let discovers = !self.parts.intake.ordering.has_records();
+            tokio::select! {
+                biased;
+                // First: messages that no record covers yet would only wait in memory.
+                record = self.parts.intake.ordering.next_record(), if waits_for_record => self.follow_record(record?)?,
+                incoming = self.parts.member.next() => self.take(incoming)?,
+                _ = self.discovery.tick(), if discovers => self.discover_topics()?,
             }
         }
+        if let Some(batch) = &mut self.ready {
+            batch.reserve(&self.parts.budget).await;
+        }
+        Ok(self.ready.take())
     }
 
-    fn applied(&mut self, durable_lsn: Lsn) {
-        if let Some(positions) = self.delivered.take(durable_lsn) {
-            self.member.commit(positions);
+    /// The tables' own logs are the truth; what is committed to the group is for tools that show lag.
+    async fn store(&mut self, applied: Applied) -> Result<()> {
+        if let Some(offsets) = applied.confirmed_lsn.and_then(|lsn| self.in_flight.take(lsn)) {
+            self.parts.member.commit(offsets);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.reporter.abort();
+    }
+}
+
+fn highest_partition(table: &Opened) -> Option<i32> {
+    match table.positions.as_ref()? {
+        sooner_api::Positions::Topic { next_offsets, .. } => next_offsets.keys().max().map(|partition| partition + 1),
+        sooner_api::Positions::Stream(_) => None,
+    }
+}
+
+/// Topics whose names fit the pattern, and each one's table.
+pub fn topics_by_name(
+    admin: &Admin,
+    settings: &KafkaSettings,
+    topics: &TopicPattern,
+) -> Result<HashMap<String, TableName>> {
+    let existing = admin.list()?;
+    let is_ours =
+        |topic: &String| *topic == settings.topics.progress || settings.consumer.dead_letters.as_ref() == Some(topic);
+    let fitting = existing.keys().filter(|topic| !is_ours(topic));
+    Ok(fitting.filter_map(|topic| Some((topic.clone(), topics.table(topic)?))).collect())
+}
+
+/// Reports again and again how many messages of each table have not been read.
+async fn report_lag<T: Telemetry>(telemetry: T, lag: LagGauge, topics: TopicPattern, in_transactions: bool) {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        for (topic, partitions) in lag.by_topic() {
+            let Some(table) = topics.table(&topic) else { continue };
+            let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();
+            let reading_micros = lag.reading_micros().filter(|_| messages > 0);
+            telemetry.record(Fact::Unread { table: &table, messages, reading_micros, partitions });
         }
     }
 }

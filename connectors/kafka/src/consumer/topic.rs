@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use sooner_schemas::{Lsn, Position, TableName};
+use sooner_api::Positions;
+use sooner_schemas::{Lsn, TableName};
 
 use crate::consumer::merge::TopicMerge;
 use crate::message::topic_message::TopicMessage;
@@ -13,22 +14,22 @@ pub struct Topic {
     pub table: TableName,
     /// Merge of the topic's partitions.
     pub merge: TopicMerge,
-    /// Generation: tells the topic from its predecessor of the same name.
-    pub generation: i64,
+    /// Incarnation of the topic, where its writer reports it: tells it from its predecessor of the same name.
+    pub generation: Option<i64>,
     /// Whether events are dropped, until a copy starts.
     pub closed: bool,
-    /// Position, by partition, at or below which events have been handed on. A writer without transactions repeats
+    /// What has been handed on of each partition. A writer without transactions repeats
     /// some.
-    seen: HashMap<i32, Position>,
+    seen: HashMap<i32, Positions>,
 }
 
 impl Topic {
     /// A topic that is read from these offsets on, each with its partition. `applied` is the LSN up to which its
     /// table is complete, where that is known.
-    pub fn new(table: TableName, generation: i64, positions: Vec<(i32, i64)>, applied: Option<Lsn>) -> Topic {
+    pub fn new(table: TableName, generation: Option<i64>, positions: Vec<(i32, i64)>, applied: Option<Lsn>) -> Topic {
         // A table is complete between transactions, so all events of the last one are in it.
-        let complete = applied.map(|commit_lsn| Position { commit_lsn, ordinal: u64::MAX });
-        let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete?))).collect();
+        let complete = applied.map(Positions::whole);
+        let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete.clone()?))).collect();
         Topic { table, merge: TopicMerge::new(positions), generation, closed: false, seen }
     }
 
@@ -41,15 +42,15 @@ impl Topic {
     /// Whether a record's event was handed on before. A tombstone has the position of its delete, and is no event
     /// of its own.
     pub fn has_seen(&self, record: &TopicMessage) -> bool {
-        let last = self.seen.get(&record.partition);
-        record.position().is_some_and(|position| last.is_some_and(|last| position <= *last))
+        let seen = self.seen.get(&record.partition);
+        record.position().is_some_and(|position| seen.is_some_and(|seen| seen.covers_event(position)))
     }
 
     /// Notes that a record's event was handed on.
     pub fn note(&mut self, record: &TopicMessage) {
         if let Some(position) = record.position() {
-            let last = self.seen.entry(record.partition).or_insert(position);
-            *last = position.max(*last);
+            let noted = Positions::Stream(position);
+            self.seen.entry(record.partition).or_insert_with(|| noted.clone()).advance(&noted);
         }
     }
 }

@@ -35,15 +35,6 @@ pub fn append(out: &mut TableEvents, record: &TopicMessage, arrived: u64) -> Res
     Ok(())
 }
 
-/// Sets the offset up to which a partition is read in a table's events; `next` is the offset after the last
-/// message.
-pub fn advance(out: &mut TableEvents, partition: i32, next: i64) {
-    match out.next_offsets.iter_mut().find(|(known, _)| *known == partition) {
-        Some((_, known)) => *known = next,
-        None => out.next_offsets.push((partition, next)),
-    }
-}
-
 fn append_bytes(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<usize> {
     let start = bytes.len();
     bytes.extend_from_slice(part);

@@ -1,6 +1,8 @@
 //! The source's side: batches of events become Kafka transactions, each with a progress record.
 
+pub mod opening;
 pub mod partition_ends;
+pub mod record_keeper;
 pub mod recovery;
 pub mod refusals;
 pub mod route;

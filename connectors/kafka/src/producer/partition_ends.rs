@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use rdkafka::Message;
 pub use rdkafka::message::OwnedMessage;
-use sooner_api::{Code, Error, Result, TablePhase};
-use sooner_schemas::{Lsn, Position};
+use sooner_api::{Code, Error, Positions, Result, TableState};
+use sooner_schemas::{Lsn, Position, TableName};
 
 use crate::cluster::range_reader::{Isolation, RangeReader};
 use crate::cluster::settings::KafkaSettings;
 use crate::message::headers::FoundHeaders;
-use crate::progress::record::{Covered, TopicProgress};
+use crate::progress::record::TopicProgress;
 
 /// Factor by which the range read at a partition's end grows, from one offset, until it has an event that is visible.
 const LOOK_BACK: i64 = 64;
@@ -55,17 +55,17 @@ impl PartitionEnds {
     pub fn take_lost(
         &self,
         progress: &mut TopicProgress,
-        table: &str,
+        table: &TableName,
         is_compacted: bool,
     ) -> Result<Vec<OwnedMessage>> {
         let covered = progress.covered();
         let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
         // A table without a complete copy is copied again, so it is owed nothing. A parked table is owed the events
         // before it was parked.
-        let copied_lsn = progress.record.tables.get(table).and_then(|state| match state.phase {
-            TablePhase::Streaming => Some(state.copied_lsn.unwrap_or_default()),
-            TablePhase::Parked => state.copied_lsn,
-            TablePhase::Copying => None,
+        let copied_lsn = progress.record.tables.get(table).and_then(|known| match known.state {
+            TableState::Streaming { copied_lsn } => Some(copied_lsn.unwrap_or_default()),
+            TableState::Parked { copied_lsn, .. } => copied_lsn,
+            _ => None,
         });
         let mut again = Vec::new();
         let first_offsets: Vec<_> =
@@ -75,7 +75,7 @@ impl PartitionEnds {
                 self.hidden(&offsets.topic, partition, first..*next, is_compacted)?;
             *next = start;
             if let Some(copied_lsn) = copied_lsn {
-                again.extend(owed(seen, messages, covered, copied_lsn));
+                again.extend(owed(seen, messages, &covered, copied_lsn));
             }
         }
         Ok(again)
@@ -148,10 +148,15 @@ struct Hidden {
 
 /// Hidden messages that are owed, in order. Each is returned once, although a source that starts over writes the
 /// same events again. Rows of former copies are not owed.
-fn owed<M>(seen: Option<Position>, mut hidden: Vec<(MessagePosition, M)>, covered: Covered, copied_lsn: Lsn) -> Vec<M> {
+fn owed<M>(
+    seen: Option<Position>,
+    mut hidden: Vec<(MessagePosition, M)>,
+    covered: &Positions,
+    copied_lsn: Lsn,
+) -> Vec<M> {
     hidden.retain(|(MessagePosition { position, .. }, _)| {
         let is_of_copy = position.commit_lsn == copied_lsn;
-        let is_written = position.commit_lsn > copied_lsn && covered.covers(*position);
+        let is_written = position.commit_lsn > copied_lsn && covered.covers_event(*position);
         seen.is_none_or(|seen| *position > seen) && (is_of_copy || is_written)
     });
     hidden.sort_by_key(|(place, _)| *place);
@@ -177,7 +182,7 @@ mod tests {
             ..TopicProgress::default()
         };
         let messages = messages.iter().map(|place| (*place, *place)).collect();
-        owed(seen.map(|place| place.position), messages, progress.covered(), COPIED)
+        owed(seen.map(|place| place.position), messages, &progress.covered(), COPIED)
     }
 
     #[test]

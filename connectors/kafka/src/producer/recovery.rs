@@ -1,4 +1,5 @@
-//! What a source mends on the topics before it writes: brokers can lose the end of a transaction (see [`crate::producer::partition_ends`]).
+//! What a source repairs on the topics before it writes: brokers can lose the end of a transaction (see
+//! [`partition_ends`](super::partition_ends)).
 //!
 //! A predecessor's last record counts, whatever became of its transaction: all that it covers was written before it. What of
 //! that nobody sees is written again, together with the next record, so each event is seen once, and in order.
@@ -12,25 +13,25 @@ use crate::cluster::topic_partition::TopicPartition;
 use crate::producer::partition_ends::{OwnedMessage, PartitionEnds};
 use crate::producer::route::TopicRoute;
 use crate::producer::transaction_writer::TransactionWriter;
-use crate::producer::writer::WriterProgress;
-use crate::progress::record::{self, TopicProgress};
+use crate::progress::load::{load, load_written};
+use crate::progress::record::TopicProgress;
 use sooner_api::{Code, Error, Result};
 
 /// How long the end of a transaction may take to reach all its partitions.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// How often a running source looks whether a transaction of its own hangs.
-const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Partitions in which something cannot be seen, each with its stable end.
 type Behind = BTreeMap<TopicPartition, i64>;
 
 /// Ends transactions that hang. The producer has fenced its predecessors, so nothing else is open.
 pub async fn end_open_transactions(
-    tails: &PartitionEnds,
+    ends: &PartitionEnds,
     producer: &mut TransactionWriter,
-    places: &[TopicPartition],
+    partitions: &[TopicPartition],
 ) -> Result<()> {
-    let mut open = find_open(tails, places)?;
+    let mut open = find_open(ends, partitions)?;
     if open.is_empty() {
         return Ok(());
     }
@@ -38,7 +39,7 @@ pub async fn end_open_transactions(
     producer.end_open(&open)?;
     let asked = Instant::now();
     while asked.elapsed() < END_LIMIT {
-        open = find_open(tails, &open)?;
+        open = find_open(ends, &open)?;
         if open.is_empty() {
             return Ok(());
         }
@@ -49,14 +50,14 @@ pub async fn end_open_transactions(
         Code::TransactionOpen,
         format!("cannot write to {topic}/{partition}"),
         "a transaction of another producer is open there, or its end does not arrive",
-        "kafka-transactions.sh find-hanging tells whose it is; it is looked at again",
+        "kafka-transactions.sh find-hanging tells whose it is; it is inspected again",
     ))
 }
 
-fn find_open(tails: &PartitionEnds, places: &[TopicPartition]) -> Result<Vec<TopicPartition>> {
+fn find_open(ends: &PartitionEnds, partitions: &[TopicPartition]) -> Result<Vec<TopicPartition>> {
     let mut open = Vec::new();
-    for (topic, partition) in places {
-        if tails.is_open(topic, *partition)? {
+    for (topic, partition) in partitions {
+        if ends.is_open(topic, *partition)? {
             open.push((topic.clone(), *partition));
         }
     }
@@ -65,40 +66,41 @@ fn find_open(tails: &PartitionEnds, places: &[TopicPartition]) -> Result<Vec<Top
 
 /// What is to be written again. Afterwards the record counts what is seen.
 pub fn take_lost<'a>(
-    tails: &PartitionEnds,
+    ends: &PartitionEnds,
     progress: &mut TopicProgress,
     routes: impl Iterator<Item = &'a TopicRoute>,
 ) -> Result<Vec<OwnedMessage>> {
     let mut again = Vec::new();
     for route in routes {
-        let name = route.table.to_string();
-        let lost = tails.take_lost(progress, &name, route.is_compacted)?;
+        let lost = ends.take_lost(progress, &route.table, route.is_compacted)?;
         if !lost.is_empty() {
-            tracing::info!(table = name, messages = lost.len(), "what was lost with a transaction is written again");
+            tracing::info!(table = %route.table, messages = lost.len(), "what was lost with a transaction is written again");
         }
         again.extend(lost);
     }
     Ok(again)
 }
 
-/// Returns only when a committed transaction of this source hangs: then the source has to start over, which mends it.
-pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress) -> Error {
+/// Returns only when a committed transaction of this source hangs: then the source has to start over, which repairs it.
+pub async fn watch_for_hanging(settings: KafkaSettings, written: impl Fn() -> TopicProgress) -> Error {
     if settings.producer.transactional_id.is_none() {
         return std::future::pending().await;
     }
-    let tails = match PartitionEnds::open(&settings) {
-        Ok(tails) => Arc::new(tails),
+    let ends = match PartitionEnds::open(&settings) {
+        Ok(ends) => Arc::new(ends),
         Err(error) => return error,
     };
     let mut former = Behind::new();
     loop {
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        let (tails, topic, written) = (tails.clone(), settings.topics.progress.clone(), progress.read());
-        let (sender, looked) = tokio::sync::oneshot::channel();
+        tokio::time::sleep(INSPECTION_INTERVAL).await;
+        let (ends, topic, progress) = (ends.clone(), settings.topics.progress.clone(), written());
+        let (sender, found) = tokio::sync::oneshot::channel();
         // A thread that nobody waits for when the process ends.
-        std::thread::spawn(move || sender.send(find_behind(&tails, &topic, &written)));
-        let behind = looked.await.unwrap_or_default();
-        if let Some(((topic, partition), _)) = behind.iter().find(|(place, end)| former.get(*place) == Some(*end)) {
+        std::thread::spawn(move || sender.send(find_behind(&ends, &topic, &progress)));
+        let behind = found.await.unwrap_or_default();
+        if let Some(((topic, partition), _)) =
+            behind.iter().find(|(partition, end)| former.get(*partition) == Some(*end))
+        {
             return Error::retry(
                 Code::TransactionHanging,
                 format!("what was committed to {topic}/{partition} cannot be seen"),
@@ -111,24 +113,24 @@ pub async fn watch_for_hanging(settings: KafkaSettings, progress: WriterProgress
 }
 
 /// Partitions whose committed events are not all to be seen, each with its stable end. One that cannot be asked is left out.
-fn find_behind(tails: &PartitionEnds, progress_topic: &str, progress: &TopicProgress) -> Behind {
+fn find_behind(ends: &PartitionEnds, progress_topic: &str, progress: &TopicProgress) -> Behind {
     let events = progress.topics.values().flat_map(|offsets| {
         let numbered = (0..).zip(&offsets.next_offsets);
         numbered.map(|(partition, next)| ((offsets.topic.clone(), partition), Some(*next)))
     });
     let records = ((progress_topic.to_owned(), 0), None);
     let mut behind = Behind::new();
-    for (place, next) in events.chain([records]) {
-        let (topic, partition) = &place;
-        let asked = tails.stable_end(topic, *partition).and_then(|end| {
+    for (named, next) in events.chain([records]) {
+        let (topic, partition) = &named;
+        let asked = ends.stable_end(topic, *partition).and_then(|end| {
             let is_behind = match next {
                 Some(next) => end < next,
-                None => tails.is_open(topic, *partition)?,
+                None => ends.is_open(topic, *partition)?,
             };
             Ok(is_behind.then_some(end))
         });
         if let Ok(Some(end)) = asked {
-            behind.insert(place, end);
+            behind.insert(named, end);
         }
     }
     behind
@@ -137,7 +139,7 @@ fn find_behind(tails: &PartitionEnds, progress_topic: &str, progress: &TopicProg
 /// The last record of this source's predecessors.
 pub fn last_record(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
     match settings.producer.transactional_id {
-        Some(_) => record::load_written(settings),
-        None => record::load(settings),
+        Some(_) => load_written(settings),
+        None => load(settings),
     }
 }

@@ -1,19 +1,19 @@
-//! Reasons for which the source parks a table, in words for the operator: what cannot be written, and what to do
-//! about it.
+//! Errors for which the source parks a table: what its topic cannot take, with the way on.
 
+use sooner_api::{Code, Error};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, Op};
 
+use super::route::TopicRoute;
 use crate::cluster::transactions::LARGEST_MESSAGE;
 use crate::message::key_text::key_text;
-use crate::producer::route::TopicRoute;
 
-/// Why an event must not go to a compacted topic; none if it may.
+/// Reason why an event must not go to a compacted topic; none if it may.
 pub fn unfit_for_compaction(event: &Event) -> Option<&'static str> {
     match event.op {
         Op::Truncate => Some("a truncate has no key, and brokers refuse such messages there"),
         Op::CopyStart => Some("the start of a copy has no key, and brokers refuse such messages there"),
-        // A later reader would take an older value for the one that was left out.
+        // A later reader would take an older value for it.
         _ if !event.unavailable.is_empty() => Some(
             "Postgres left an unchanged large value out of a row, and compaction may remove the event that has it (REPLICA \
              IDENTITY FULL keeps it in each event)",
@@ -22,37 +22,60 @@ pub fn unfit_for_compaction(event: &Event) -> Option<&'static str> {
     }
 }
 
-/// Park reason for a table whose topic is compacted and cannot take an event; `why` is from [`unfit_for_compaction`].
-pub fn compacted(route: &TopicRoute, why: &str) -> String {
+/// Error of a table whose topic is compacted and cannot take an event.
+pub fn compacted(route: &TopicRoute, why: &str) -> Error {
     let (table, topic) = (&route.table, &route.topic);
-    format!(
-        "topic {topic} is compacted: {why}. To do: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-         --add-config cleanup.policy=delete, and cleanup_policy = \"delete\" in [kafka]; restart the source, then `sooner \
-         resume {table}`."
+    Error::operator(
+        Code::TopicCompacted,
+        format!("cannot write an event of {table}"),
+        format!("topic {topic} is compacted: {why}"),
+        format!(
+            "kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=delete, and \
+             cleanup_policy = \"delete\" in [kafka]; restart the source, then `sooner resume {table}`"
+        ),
     )
 }
 
-/// Park reason for a table with a row whose message, of `size` bytes, is too large for its topic or to be sent at all.
-pub fn too_large(route: &TopicRoute, key: &[u8], size: usize) -> String {
+/// Error of a row whose message, of so many bytes, is larger than its topic takes.
+pub fn too_large(route: &TopicRoute, key: &[u8], size: usize) -> Error {
     let key_text = route.key_schema().map(|schema| key_text(schema, key)).unwrap_or_default();
     let (table, topic, limit) = (&route.table, &route.topic, route.limit_bytes);
+    let what = format!("cannot write an event of {table}");
     if size > LARGEST_MESSAGE {
-        return format!(
-            "the row {key_text} makes a message of {size} bytes, and {LARGEST_MESSAGE} is the most that can be sent. To do: \
-             make the row smaller, then `sooner resume {table}`; or leave the table out (exclude)."
+        let why = format!(
+            "the row {key_text} makes a message of {size} bytes, and {LARGEST_MESSAGE} is the most that can be sent"
         );
+        let remedy = format!("make the row smaller, then `sooner resume {table}`; or leave the table out (exclude)");
+        return Error::operator(Code::MessageTooLarge, what, why, remedy);
     }
-    format!(
-        "the row {key_text} makes a message of {size} bytes, and topic {topic} takes {limit}. To do: raise the topic's \
-         max.message.bytes (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
-         max.message.bytes={}), then `sooner resume {table}`.",
-        size.next_power_of_two()
+    Error::operator(
+        Code::MessageTooLarge,
+        what,
+        format!("the row {key_text} makes a message of {size} bytes, and topic {topic} takes {limit}"),
+        format!(
+            "raise the topic's max.message.bytes (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
+             --add-config max.message.bytes={}), then `sooner resume {table}`",
+            size.next_power_of_two()
+        ),
     )
 }
 
-/// Park reason for a table whose columns were dropped, renamed or moved.
-pub fn changed_shape(table: &TableName, what: &str) -> String {
-    format!(
-        "the table's shape changed: {what}. To do: `sooner resume {table}` copies the table again in its new shape."
+/// Error of a table whose columns were dropped, renamed or moved.
+pub fn changed_shape(table: &TableName, what: &str) -> Error {
+    Error::operator(
+        Code::ShapeChanged,
+        format!("cannot write events of {table}"),
+        format!("the table's shape changed: {what}"),
+        format!("`sooner resume {table}` copies the table again in its new shape"),
+    )
+}
+
+/// Error of a table whose key lacks columns that decide about the partition.
+pub fn missing_partition_columns(table: &TableName, missing: &[String]) -> Error {
+    Error::operator(
+        Code::PartitionColumnsMissing,
+        format!("cannot write events of {table}"),
+        format!("partition_by names columns that are not in the key of {table}: {}", missing.join(", ")),
+        format!("correct partition_by of [kafka], then `sooner resume {table}`"),
     )
 }

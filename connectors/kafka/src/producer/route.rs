@@ -2,48 +2,42 @@
 
 use std::sync::Arc;
 
-use sooner_schemas::TableName;
+use sooner_api::Rows;
 use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::event::EventSchema;
+use sooner_schemas::evolution::{Arrival, ColumnFacts, Evolution, compare};
 use sooner_schemas::wire::Malformed;
+use sooner_schemas::{Relation, TableName};
 
 use crate::cluster::settings::PartitionBy;
 use crate::cluster::topic_state::TopicState;
 use crate::cluster::transactions::LARGEST_MESSAGE;
 use crate::message::key_text::key_header;
 use crate::message::partition::{column_bytes, partition_of};
-use crate::progress::record::ColumnMark;
 
-/// TopicRoute of one table to its topic: what the producer needs to know to write the table's events.
+/// One table's route to its topic.
 pub struct TopicRoute {
     /// Table whose events go through the route.
     pub table: TableName,
-    /// Name of the table's topic.
+    /// Topic that they are written to.
     pub topic: Arc<str>,
     /// Number of the topic's partitions.
     pub partitions: i32,
-    /// Largest message that can be sent to the topic, in bytes.
+    /// Largest message that the topic takes, in bytes.
     pub limit_bytes: usize,
     /// Whether the topic is compacted.
     pub is_compacted: bool,
+    /// Whether lake tables may hold something of the topic, or of one before it, that a copy has to replace.
+    pub replaces: bool,
     /// Whether events are dropped, because the table is parked or waits to be copied.
     pub closed: bool,
-    /// Columns of the last written events; empty before the first.
-    pub columns: Vec<ColumnMark>,
+    /// The table as it was when its last events were written; none before the first.
+    pub relation: Option<Arc<Relation>>,
+    /// The mark of a copy that has begun, as long as no row of it was written: rows tell of the copy themselves.
+    pub unwritten_mark: Option<Rows>,
     schema: Option<Arc<EventSchema>>,
-    /// Names of the row's fields, as in the schema.
+    /// Names of the row's fields in the schema.
     fields: Vec<String>,
-}
-
-/// What a change of a table's row shape requires.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShapeChange {
-    /// Nothing: the shape is the first known, is unchanged, or gained only nullable columns without a default.
-    None,
-    /// A copy of the table, since older rows hold values in an added column that no event carries; holds the reason.
-    NeedsCopy(String),
-    /// A stop, since events can no longer be merged with older ones; holds the reason.
-    Broken(String),
 }
 
 impl TopicRoute {
@@ -55,36 +49,34 @@ impl TopicRoute {
             partitions: state.partitions,
             limit_bytes: state.max_message_bytes.min(LARGEST_MESSAGE),
             is_compacted: state.is_compacted(),
+            replaces: false,
             closed: false,
-            columns: Vec::new(),
+            relation: None,
+            unwritten_mark: None,
             schema: None,
             fields: Vec::new(),
         }
     }
 
-    /// Adopts the schema of the events that follow, and returns what the change of shape requires.
-    pub fn adopt(&mut self, schema: &Arc<EventSchema>) -> ShapeChange {
+    /// Takes over the schema of the events that follow; returns what that means for the rows that are there.
+    pub fn adopt(&mut self, schema: &Arc<EventSchema>) -> Evolution {
         if self.schema.as_ref().is_some_and(|known| Arc::ptr_eq(known, schema)) {
-            return ShapeChange::None;
+            return Evolution::Same;
         }
-        let row = row_of(schema);
-        let fields = row.map(|row| row.fields.as_slice()).unwrap_or_default();
+        let fields = row_of(schema).map(|row| row.fields.as_slice()).unwrap_or_default();
         self.fields = fields.iter().map(|field| field.name.clone()).collect();
         self.schema = Some(schema.clone());
-        let marks = fields.iter().enumerate().map(|(index, field)| ColumnMark {
-            name: field.column.clone(),
-            number: schema.column_numbers.get(index).copied().flatten(),
-        });
-        let former = std::mem::replace(&mut self.columns, marks.collect());
-        if former.is_empty() { ShapeChange::None } else { compare(&former, &self.columns, schema, row) }
+        let Some(relation) = &schema.relation else { return Evolution::Same };
+        let former = self.relation.replace(Arc::new(relation.clone()));
+        former.map_or(Evolution::Same, |former| compare(&facts(&former), &facts(relation), Arrival::InOrder))
     }
 
-    /// Names of the row's fields, in schema order.
+    /// Names of the row's fields in the schema.
     pub fn fields(&self) -> &[String] {
         &self.fields
     }
 
-    /// Partition of a key message under a partitioning rule. Fails if the key's columns cannot be decoded.
+    /// Partition of a key message. The key must match the schema that was taken over last.
     pub fn partition(&self, by: &PartitionBy, key: &[u8]) -> Result<i32, Malformed> {
         match (by, self.key_schema()) {
             (PartitionBy::Columns(columns), Some(schema)) => {
@@ -94,19 +86,19 @@ impl TopicRoute {
         }
     }
 
-    /// Columns that a partitioning rule names and the key does not have; empty for a table without a key.
+    /// Columns that the partitioning names and the key lacks.
     pub fn missing_columns(&self, by: &PartitionBy) -> Vec<String> {
         let (PartitionBy::Columns(columns), Some(schema)) = (by, self.key_schema()) else { return Vec::new() };
         let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
         columns.iter().filter(|column| !fields.iter().any(|field| field.column == **column)).cloned().collect()
     }
 
-    /// Text of a key message, for the header of an event that changes the key; none if it cannot be decoded.
+    /// A key message as the text of a header, on an event that changes the key. None if it cannot be read.
     pub fn key_header(&self, key: &[u8]) -> Option<String> {
         key_header(self.key_schema()?, key).ok()
     }
 
-    /// Schema of the table's keys; none for a table without a key, and before a schema is adopted.
+    /// Schema of the table's keys; none before the first schema, or if the table has no key.
     pub fn key_schema(&self) -> Option<&Schema> {
         self.schema.as_ref()?.key.as_ref()
     }
@@ -117,85 +109,82 @@ fn row_of(schema: &EventSchema) -> Option<&Arc<RecordSchema>> {
     envelope.fields[envelope.field_index("after")?].schema.as_record()
 }
 
-/// Compares two shapes. Added columns flow through, unless older rows hold a value in them; any other change
-/// requires that the rows are copied again.
-fn compare(
-    former: &[ColumnMark],
-    now: &[ColumnMark],
-    schema: &EventSchema,
-    row: Option<&Arc<RecordSchema>>,
-) -> ShapeChange {
-    for (index, was) in former.iter().enumerate() {
-        let Some(is) = now.get(index).filter(|is| is.name == was.name) else {
-            return ShapeChange::Broken(format!("column '{}' was dropped, renamed or moved", was.name));
-        };
-        if was.number.is_some() && is.number.is_some() && was.number != is.number {
-            return ShapeChange::Broken(format!("column '{}' was dropped and added again", was.name));
-        }
-    }
-    let fields = row.map(|row| row.fields.as_slice()).unwrap_or_default();
-    let added = fields.get(former.len()..).unwrap_or_default();
-    let filled = added
-        .iter()
-        .find(|field| field.schema.without_null().1.is_none() || schema.columns_with_default.contains(&field.column));
-    filled.map_or(ShapeChange::None, |field| {
-        ShapeChange::NeedsCopy(format!(
-            "rows older than the column '{}' hold values that no event tells of",
-            field.column
-        ))
-    })
+/// Columns as the source judges them: by name and number. Whether a type fits is for the registry and the lake to say.
+fn facts(relation: &Relation) -> Vec<ColumnFacts> {
+    let facts = relation.columns.iter().map(|column| ColumnFacts {
+        name: column.name.clone(),
+        number: column.number,
+        type_name: None,
+        nullable: column.nullable,
+        fills_older_rows: !column.nullable || column.has_default,
+    });
+    facts.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use sooner_schemas::envelope::{key_schema, value_schema};
+    use sooner_schemas::{Column, ColumnType, Scalar};
+
     use super::*;
 
     fn schema(columns: &[(&str, i16, bool)]) -> Arc<EventSchema> {
-        let fields: Vec<_> = columns
-            .iter()
-            .map(|(name, _, nullable)| {
-                let of = if *nullable { r#"["null","long"]"# } else { r#""long""# };
-                format!(r#"{{"name":"{name}","type":{of}}}"#)
-            })
-            .collect();
-        let row = format!(r#"{{"type":"record","name":"Value","fields":[{}]}}"#, fields.join(","));
-        let envelope =
-            format!(r#"{{"type":"record","name":"Envelope","fields":[{{"name":"after","type":["null",{row}]}}]}}"#);
-        let mut schema = EventSchema::parse(TableName::new("public", "t"), None, &envelope).unwrap();
-        schema.column_numbers = columns.iter().map(|(_, number, _)| Some(*number)).collect();
-        Arc::new(schema)
+        let columns = columns.iter().map(|(name, number, nullable)| Column {
+            nullable: *nullable,
+            ..Column::new(*name, ColumnType::Scalar(Scalar::Int8)).numbered(*number)
+        });
+        let relation = Relation::new(TableName::new("public", "t"), columns.collect(), vec![0]);
+        let key = key_schema("t", &relation).unwrap().to_string();
+        let value = value_schema("t", &relation).to_string();
+        Arc::new(EventSchema::parse(relation.name.clone(), Some(&key), &value).unwrap())
     }
 
-    fn change(from: &[(&str, i16, bool)], to: &[(&str, i16, bool)]) -> ShapeChange {
+    fn route() -> TopicRoute {
         let state = TopicState {
-            partitions: 1,
+            partitions: 4,
             replication: None,
             cleanup_policy: "delete".into(),
             compression: "producer".into(),
             max_message_bytes: 1000,
             retention_ms: -1,
         };
-        let mut route = TopicRoute::new(TableName::new("public", "t"), "t".into(), &state);
-        assert_eq!(route.adopt(&schema(from)), ShapeChange::None);
+        TopicRoute::new(TableName::new("public", "t"), "t".into(), &state)
+    }
+
+    fn change(from: &[(&str, i16, bool)], to: &[(&str, i16, bool)]) -> Evolution {
+        let mut route = route();
+        assert_eq!(route.adopt(&schema(from)), Evolution::Same);
         route.adopt(&schema(to))
     }
 
     #[test]
     fn a_nullable_column_flows_through() {
-        assert_eq!(change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, true)]), ShapeChange::None);
+        assert_eq!(change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, true)]), Evolution::Metadata);
     }
 
     #[test]
     fn a_column_that_older_rows_have_a_value_in_needs_a_copy() {
         let change = change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, false)]);
-        assert!(matches!(change, ShapeChange::NeedsCopy(why) if why.contains("'b'")));
+        assert!(matches!(change, Evolution::Recopy(why) if why.contains("'b'")));
     }
 
     #[test]
-    fn columns_that_go_or_change_places_break_the_shape() {
+    fn columns_that_go_or_change_places_need_a_decision() {
         let two = [("a", 1, false), ("b", 2, true)];
-        assert!(matches!(change(&two, &[("a", 1, false)]), ShapeChange::Broken(_)));
-        assert!(matches!(change(&two, &[("a", 1, false), ("c", 2, true)]), ShapeChange::Broken(_)));
-        assert!(matches!(change(&two, &[("a", 1, false), ("b", 3, true)]), ShapeChange::Broken(_)));
+        assert!(matches!(change(&two, &[("a", 1, false)]), Evolution::Decision(_)));
+        assert!(matches!(change(&two, &[("a", 1, false), ("c", 2, true)]), Evolution::Decision(_)));
+        assert!(matches!(change(&two, &[("a", 1, false), ("b", 3, true)]), Evolution::Decision(_)));
+    }
+
+    #[test]
+    fn rows_that_agree_in_the_named_columns_share_a_partition() {
+        let mut route = route();
+        route.adopt(&schema(&[("a", 1, false)]));
+        let by = PartitionBy::Columns(vec!["a".into()]);
+        assert!(route.missing_columns(&by).is_empty());
+        assert_eq!(route.missing_columns(&PartitionBy::Columns(vec!["z".into()])), ["z"]);
+        let (key, other_id) = ([0, 0, 0, 0, 1, 14], [0, 0, 0, 0, 2, 14]);
+        assert_eq!(route.partition(&by, &key), route.partition(&by, &other_id), "whatever the schema's id is");
+        assert_eq!(route.key_header(&key).as_deref(), Some("{\"a\":7}"));
     }
 }

@@ -1,77 +1,58 @@
-//! Writes events and the progress record that covers them in Kafka transactions: all become visible, or none.
+//! Kafka transactions: events of whole Postgres transactions, and the progress record that covers them, all or none.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Code, Error, Result, TablePhase, TableProgress};
+use sooner_api::{Code, Error, EventBatch, Result, Rows, Step, TableFact, TableState};
 use sooner_schemas::TableName;
-use sooner_schemas::event::{Event, EventBatch, Op, TableEvents, Watermark};
+use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
+use sooner_schemas::evolution::Evolution;
 
+use super::record_keeper::RecordKeeper;
+use super::refusals::{changed_shape, compacted, missing_partition_columns, too_large, unfit_for_compaction};
+use super::route::TopicRoute;
 use crate::cluster::admin::topic_gone;
 use crate::cluster::delivery_reports::NO_TABLE;
 use crate::cluster::settings::KafkaSettings;
 use crate::cluster::transactions::Transactions;
 use crate::message::headers::{EventHeaders, unavailable_fields};
-use crate::producer::refusals::{changed_shape, compacted, too_large, unfit_for_compaction};
-use crate::producer::route::{ShapeChange, TopicRoute};
-use crate::progress::record::{Covered, TopicOffsets, TopicProgress};
+use crate::progress::record::TopicProgress;
 
-/// Upper bound of a message's size beside key, value and header values, in bytes.
+/// Size of a message beside key, value and header values, at most.
 const OVERHEAD_BYTES: usize = 256;
-/// Key of a mark: the message without a value that [`TransactionWriter::end_open`] writes and aborts.
+/// Key of a message that ends a hanging transaction. It has no value.
 const MARK: &[u8] = b"mark";
-/// How often an idle source records its progress.
-const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Producer of a source's events and progress records, which has fenced its predecessors if it is transactional.
+/// Writes events and progress records in Kafka transactions, and has fenced its predecessors.
 pub struct TransactionWriter {
     transactions: Transactions,
     settings: KafkaSettings,
     routes: Vec<TopicRoute>,
     by_name: HashMap<TableName, usize>,
-    progress: TopicProgress,
-    /// Part of the stream that was written before this producer started. The stream repeats some of it.
-    former: Covered,
+    keeper: RecordKeeper,
     open_bytes: usize,
-    recorded: Instant,
-    /// Whether the progress record has changed since it was last written.
-    dirty: bool,
-    /// Whether the changed progress record is to be committed at the next tick, because somebody waits for it.
-    urgent: bool,
-    /// Last committed progress record, until [`TransactionWriter::committed`] takes it.
-    news: Option<TopicProgress>,
-    /// Set when a table has to be copied before the stream goes on; the error that reports it.
-    needs_copy: Option<Error>,
 }
 
 impl TransactionWriter {
-    /// Connects to the brokers. A transactional producer fences all others of its id, and waits until their
-    /// transactions have ended. `topic_limits` are the largest messages that the topics take, in bytes.
+    /// Connects. A transactional producer fences all others of its id, and waits until their transactions have ended.
     pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<TransactionWriter> {
         Ok(TransactionWriter {
             transactions: Transactions::open(settings, topic_limits)?,
             settings: settings.clone(),
             routes: Vec::new(),
             by_name: HashMap::new(),
-            progress: TopicProgress::default(),
-            former: Covered::default(),
+            keeper: RecordKeeper::new(TopicProgress::default(), None),
             open_bytes: 0,
-            recorded: Instant::now(),
-            dirty: false,
-            urgent: false,
-            news: None,
-            needs_copy: None,
         })
     }
 
-    /// Aborts transactions of this id that hang in partitions: writes a mark to each partition in a new
-    /// transaction, and aborts that one.
-    pub fn end_open(&mut self, places: &[(String, i32)]) -> Result<()> {
+    /// Ends transactions of this id that hang in partitions, by aborting one that writes a mark to each of them.
+    pub fn end_open(&mut self, partitions: &[(String, i32)]) -> Result<()> {
         self.transactions.begin()?;
-        for (topic, partition) in places {
+        for (topic, partition) in partitions {
             let mark = BaseRecord::with_opaque_to(topic, NO_TABLE).partition(*partition);
             self.transactions.send(mark.key(MARK))?;
         }
@@ -79,29 +60,25 @@ impl TransactionWriter {
         self.transactions.abort()
     }
 
-    /// Takes over the progress record and the routes, and commits the record together with `again`, the messages
-    /// that are to be written again.
+    /// Takes over the progress record and the routes, and commits the whole record together with `again`, the messages
+    /// that are to be written again. `forgotten` are tables of an earlier record that no longer take part.
     pub fn start(
         &mut self,
         progress: TopicProgress,
         mut routes: Vec<TopicRoute>,
+        forgotten: impl IntoIterator<Item = TableName>,
         again: &[OwnedMessage],
     ) -> Result<()> {
         for route in &mut routes {
-            let name = route.table.to_string();
-            let phase = progress.record.tables.get(&name).map(|table| table.phase);
-            route.closed = phase == Some(TablePhase::Parked);
-            if phase == Some(TablePhase::Streaming)
-                && let Some(known) = progress.topics.get(&name)
-            {
-                route.columns.clone_from(&known.columns);
+            let Some(known) = progress.record.tables.get(&route.table) else { continue };
+            route.closed = !known.state.takes_events();
+            if matches!(known.state, TableState::Streaming { .. }) {
+                route.relation.clone_from(&known.relation);
             }
         }
         self.by_name = routes.iter().enumerate().map(|(number, route)| (route.table.clone(), number)).collect();
         self.routes = routes;
-        self.former = progress.covered();
-        self.progress = progress;
-        self.dirty = true;
+        self.keeper = RecordKeeper::new(progress, forgotten);
         for message in again {
             self.write_again(message)?;
         }
@@ -115,121 +92,126 @@ impl TransactionWriter {
         self.produce(number, message.partition(), message.key(), message.payload(), headers)
     }
 
-    /// Commits a progress record at the slot's first position, before which nothing is written.
+    /// Records that nothing is written before the slot's first position.
     pub fn start_from(&mut self, watermark: Watermark) -> Result<()> {
-        self.reach(watermark);
+        self.keeper.reach(watermark, false);
         self.commit()
     }
 
-    /// When the open transaction must be committed; none if none is open.
+    /// Time at which the open transaction has to be committed; none if there is no open one.
     pub fn due(&self) -> Option<Instant> {
         let interval = self.settings.producer.transaction_interval;
         self.transactions.open_since().map(|since| since + interval)
     }
 
-    /// Sends a batch's events to Kafka; they become visible with the next commit. If a table has to be copied
-    /// first, commits what was sent and returns a retryable error.
+    /// Hands a batch to Kafka; it becomes visible with a commit. An error of code `CopyNeeded` says that a table has to
+    /// be copied before the stream goes on; the record says so, too.
     pub fn append(&mut self, batch: EventBatch) -> Result<()> {
-        for events in &batch.tables {
-            self.append_events(events)?;
+        let mut copy_needed = Ok(());
+        for step in batch.steps {
+            let appended = match step {
+                Step::Rows(rows) | Step::Truncate(rows) => self.append_rows(&rows),
+                Step::CopyStart(rows) => self.begin_copy(rows),
+                Step::CopyEnd { table, watermark } => self.end_copy(&table, watermark),
+                Step::Stop { table, error } => {
+                    self.park(&table, error);
+                    Ok(())
+                }
+                Step::Complete(coverage) => {
+                    self.keeper.reach(coverage.watermark, self.transactions.open_since().is_some());
+                    Ok(())
+                }
+            };
+            match appended {
+                Err(error) if error.code == Code::CopyNeeded => copy_needed = Err(error),
+                appended => appended?,
+            }
         }
-        for poisoned in &batch.poisoned {
-            self.park(&poisoned.table, poisoned.reason.clone());
-        }
-        for (table, watermark) in &batch.completed {
-            self.complete_copy(table, *watermark);
-        }
-        if let Some(watermark) = batch.watermark {
-            self.reach(watermark);
-        }
-        if let Some(error) = self.needs_copy.take() {
+        if copy_needed.is_err() {
             self.commit()?;
-            return Err(error);
         }
-        Ok(())
+        copy_needed
     }
 
-    /// Commits if the open transaction is large or old enough, if somebody waits for the progress record, or if the
-    /// record has changed while the stream was idle.
+    /// Commits if it is time: the transaction is large or old enough, or the record has changed while nothing came.
     pub fn tick(&mut self) -> Result<()> {
         self.transactions.poll();
         let now = Instant::now();
         let full = self.open_bytes >= self.settings.producer.transaction_bytes;
         let aged = self.due().is_some_and(|due| due <= now);
-        let idle = self.transactions.open_since().is_none()
-            && self.dirty
-            && now.duration_since(self.recorded) >= IDLE_INTERVAL;
-        if full || aged || idle || self.urgent {
+        let waits = self.transactions.open_since().is_none() && self.keeper.is_due(now);
+        if full || aged || waits || self.keeper.is_urgent() {
             self.commit()?;
         }
         Ok(())
     }
 
-    /// Commits the sent events together with the progress record; does nothing if there is nothing new to commit.
+    /// Commits what is there: events first, then the record.
     pub fn commit(&mut self) -> Result<()> {
-        if self.transactions.open_since().is_none() && !self.dirty {
+        if self.transactions.open_since().is_none() && !self.keeper.is_dirty() {
             return Ok(());
         }
         let started = Instant::now();
         self.transactions.begin()?;
         self.take_offsets()?;
-        let record = self.progress.to_json()?;
         let topic = self.settings.topics.progress.clone();
-        let key = self.progress.record.slot.clone();
-        let message = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0);
-        self.transactions.send(message.key(key.as_bytes()).payload(record.as_slice()))?;
+        for (key, value) in self.keeper.messages()? {
+            let mut message = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0).key(key.as_bytes());
+            message.payload = value.as_deref();
+            self.transactions.send(message)?;
+        }
         self.transactions.commit()?;
         tracing::debug!(bytes = self.open_bytes, took = ?started.elapsed(), "committed a Kafka transaction");
         self.open_bytes = 0;
-        self.dirty = false;
-        self.urgent = false;
-        self.recorded = Instant::now();
-        self.news = Some(self.progress.clone());
+        self.keeper.written();
         Ok(())
     }
 
-    fn append_events(&mut self, events: &TableEvents) -> Result<()> {
-        let Some(&number) = self.by_name.get(&events.schema.table) else { return Ok(()) };
-        let copying = self.phase(number) == Some(TablePhase::Copying);
+    fn append_rows(&mut self, rows: &Rows) -> Result<()> {
+        let Some(&number) = self.by_name.get(rows.table()) else { return Ok(()) };
+        let events = &rows.events;
+        let copying = self.keeper.state(rows.table()) == Some(&TableState::Copying);
         let first = match copying {
             true => 0,
-            false => events.events.partition_point(|event| self.former.covers(event.position)),
+            false => events.events.partition_point(|event| self.keeper.was_written(event.position)),
         };
         if self.routes[number].closed || first == events.events.len() {
             return Ok(());
         }
-        match self.routes[number].adopt(&events.schema) {
-            ShapeChange::NeedsCopy(why) if !copying => return self.copy_anew(number, why),
-            ShapeChange::Broken(what) if !copying => {
-                let table = self.routes[number].table.clone();
-                self.park(&table, changed_shape(&table, &what));
-                return Ok(());
-            }
-            _ => {}
-        }
-        let missing = self.routes[number].missing_columns(&self.settings.producer.partition_by);
-        if !missing.is_empty() {
-            let table = self.routes[number].table.clone();
-            let why = format!(
-                "partition_by names columns that are not in the key of {table}: {}. To do: correct partition_by of \
-                 [kafka], then `sooner resume {table}`.",
-                missing.join(", ")
-            );
-            self.park(&table, why);
+        if !self.adopt_schema(number, events, copying)? {
             return Ok(());
         }
         self.transactions.begin()?;
+        // Rows tell of their copy themselves.
+        self.routes[number].unwritten_mark = None;
         for index in first..events.events.len() {
             if self.routes[number].closed {
                 break;
             }
             self.append_event(number, events, index)?;
         }
-        if !copying && let Some(last) = events.events.last() {
-            self.progress.note(last.position);
-        }
-        self.dirty = true;
+        self.keeper.note_events(events.events.last().filter(|_| !copying).map(|event| event.position));
         Ok(())
+    }
+
+    /// Takes over the schema of events; false if the table was parked for it.
+    fn adopt_schema(&mut self, number: usize, events: &TableEvents, copying: bool) -> Result<bool> {
+        let table = self.routes[number].table.clone();
+        match self.routes[number].adopt(&events.schema) {
+            Evolution::Recopy(why) if !copying => return self.copy_again(number, why),
+            Evolution::Decision(what) if !copying => {
+                self.park(&table, changed_shape(&table, &what));
+                return Ok(false);
+            }
+            _ => {}
+        }
+        let missing = self.routes[number].missing_columns(&self.settings.producer.partition_by);
+        if !missing.is_empty() {
+            self.park(&table, missing_partition_columns(&table, &missing));
+            return Ok(false);
+        }
+        self.keeper.set_relation(&table, self.routes[number].relation.as_ref());
+        Ok(true)
     }
 
     fn append_event(&mut self, number: usize, events: &TableEvents, index: usize) -> Result<()> {
@@ -240,8 +222,8 @@ impl TransactionWriter {
         if route.is_compacted
             && let Some(why) = unfit_for_compaction(event)
         {
-            let (table, reason) = (route.table.clone(), compacted(route, why));
-            self.park(&table, reason);
+            let (table, error) = (route.table.clone(), compacted(route, why));
+            self.park(&table, error);
             return Ok(());
         }
         if matches!(event.op, Op::Truncate | Op::CopyStart) {
@@ -254,21 +236,15 @@ impl TransactionWriter {
         let headers = headers_of(event, route, events, events.events.get(index + 1));
         let size = key.len() + value.len() + headers.size_bytes() + OVERHEAD_BYTES;
         if size > route.limit_bytes {
-            let reason = too_large(route, key, size);
-            let table = route.table.clone();
-            self.park(&table, reason);
+            let (table, error) = (route.table.clone(), too_large(route, key, size));
+            self.park(&table, error);
             return Ok(());
         }
-        let partition = route.partition(&self.settings.producer.partition_by, key).map_err(|why| {
-            Error::fatal(
-                Code::Internal,
-                format!("cannot read the key of an event of {}", route.table),
-                why,
-                "report this",
-            )
-        })?;
+        let partition = route
+            .partition(&self.settings.producer.partition_by, key)
+            .map_err(|why| Error::internal(format!("cannot read the key of an event of {}", route.table), why))?;
         let headers = headers.to_owned_headers();
-        // Messages of a table without a key carry no key.
+        // Rows of a table without a key have none.
         let key = Some(key).filter(|key| !key.is_empty());
         if event.op == Op::Delete && key.is_some() {
             self.produce(number, partition, key, Some(value), headers.clone())?;
@@ -293,106 +269,72 @@ impl TransactionWriter {
         self.transactions.send(message)
     }
 
-    /// Takes the offsets of delivered messages into the progress record. Offsets only grow, unless somebody has
-    /// re-created a topic, which is an error.
+    /// Takes over the offsets of what was delivered. They only grow, unless somebody created a topic again.
     fn take_offsets(&mut self) -> Result<()> {
         let gathered = self.transactions.deliver()?;
         for ((number, partition), next) in gathered.next_offsets {
             let route = &self.routes[number];
-            let topic = self.progress.topics.entry(route.table.to_string()).or_insert_with(|| TopicOffsets {
-                topic: route.topic.to_string(),
-                generation: 0,
-                begun_over: false,
-                first_offsets: Vec::new(),
-                next_offsets: vec![0; route.partitions.max(1) as usize],
-                columns: Vec::new(),
-            });
-            topic.columns.clone_from(&route.columns);
-            let Some(known) = topic.next_offsets.get_mut(partition as usize) else { continue };
-            if next <= *known {
+            if let Err(known) = self.keeper.advance(&route.table, partition, next) {
                 let why =
                     format!("an event got offset {} in partition {partition}, and {known} was used before", next - 1);
                 return Err(topic_gone(&route.topic, &why));
             }
-            *known = next;
         }
         Ok(())
     }
 
-    fn phase(&self, number: usize) -> Option<TablePhase> {
-        self.progress.record.tables.get(&self.routes[number].table.to_string()).map(|table| table.phase)
-    }
-
-    fn change_table(&mut self, table: &TableName, change: impl FnOnce(&mut TableProgress)) {
-        if let Some(progress) = self.progress.record.tables.get_mut(&table.to_string()) {
-            change(progress);
-            self.dirty = true;
-            self.urgent = true;
+    /// Lets something happen to a table.
+    fn step(&mut self, table: &TableName, fact: TableFact) {
+        if self.keeper.step(table, fact)
+            && let Some(&number) = self.by_name.get(table)
+        {
+            self.routes[number].closed = true;
         }
     }
 
-    /// Parks a table: its events are dropped until it is resumed.
-    fn park(&mut self, table: &TableName, reason: String) {
-        let Some(&number) = self.by_name.get(table) else { return };
-        tracing::error!(%table, reason, "the table stopped");
-        self.routes[number].closed = true;
-        self.change_table(table, |progress| {
-            progress.phase = TablePhase::Parked;
-            progress.reason = Some(reason);
-        });
+    /// Parks a table until it is resumed; its events are dropped meanwhile.
+    fn park(&mut self, table: &TableName, error: Error) {
+        tracing::error!(%table, code = %error.code, %error, "the table stopped");
+        self.step(table, TableFact::Failed(error));
     }
 
-    fn copy_anew(&mut self, number: usize, why: String) -> Result<()> {
+    fn copy_again(&mut self, number: usize, why: String) -> Result<bool> {
         let table = self.routes[number].table.clone();
-        self.routes[number].closed = true;
-        self.change_table(&table, |progress| {
-            progress.phase = TablePhase::Copying;
-            // Until the copy has ended, the table's events on the topic are incomplete.
-            progress.copied_lsn = None;
-        });
-        self.needs_copy = Some(Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing"));
+        self.step(&table, TableFact::CopyNeeded);
+        Err(Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing"))
+    }
+
+    /// A copy begins. Its mark is written where there may be something that it replaces; otherwise a topic begins with
+    /// rows, as Debezium would send them.
+    fn begin_copy(&mut self, start: Rows) -> Result<()> {
+        let Some(&number) = self.by_name.get(start.table()) else { return Ok(()) };
+        if self.routes[number].replaces {
+            return self.append_rows(&start);
+        }
+        // One without rows is only told of by its mark, which has no key; a compacted topic takes none.
+        self.routes[number].unwritten_mark = Some(start).filter(|_| !self.routes[number].is_compacted);
         Ok(())
     }
 
-    fn complete_copy(&mut self, table: &TableName, watermark: Watermark) {
-        // The table was parked during its copy, so some of its rows were dropped.
-        if self.by_name.get(table).is_some_and(|&number| self.routes[number].closed) {
-            return;
+    fn end_copy(&mut self, table: &TableName, watermark: Watermark) -> Result<()> {
+        let Some(&number) = self.by_name.get(table) else { return Ok(()) };
+        if let Some(mark) = self.routes[number].unwritten_mark.take() {
+            self.append_rows(&mark)?;
         }
-        self.change_table(table, |progress| {
-            progress.phase = TablePhase::Streaming;
-            progress.reason = None;
-            progress.copied_lsn = Some(watermark.commit_lsn);
-        });
+        self.step(table, TableFact::CopyEnded(watermark.commit_lsn));
+        // What comes of it from here on is written after rows.
+        self.routes[number].replaces = true;
+        Ok(())
     }
 
-    /// Advances the progress record to a watermark, up to which all transactions are written whole.
-    fn reach(&mut self, watermark: Watermark) {
-        let progress = &mut self.progress;
-        if watermark.end_lsn < progress.record.confirmed_lsn {
-            return;
-        }
-        self.dirty |= watermark.end_lsn > progress.record.confirmed_lsn;
-        // After a restart, the stream may still be before the transaction that was split.
-        if progress.split.is_some_and(|split| split.commit_lsn <= watermark.commit_lsn) {
-            progress.split = None;
-            self.dirty = true;
-            // Events of the transaction are on the topics already, and readers wait for its end.
-            self.urgent |= self.transactions.open_since().is_none();
-        }
-        progress.commit_lsn = progress.commit_lsn.max(watermark.commit_lsn);
-        progress.commit_micros = watermark.commit_micros;
-        progress.record.confirmed_lsn = watermark.end_lsn;
-    }
-
-    /// The progress record as it was last committed, or will be with the next commit.
+    /// The record as it was or will be written.
     pub fn progress(&self) -> &TopicProgress {
-        &self.progress
+        self.keeper.progress()
     }
 
-    /// The last committed progress record, returned once after each commit.
-    pub fn committed(&mut self) -> Option<TopicProgress> {
-        self.news.take()
+    /// After a commit: tables whose part of the record it has changed.
+    pub fn committed(&mut self) -> Option<BTreeSet<TableName>> {
+        self.keeper.take_news()
     }
 }
 
@@ -402,7 +344,7 @@ fn headers_of<'a>(
     events: &'a TableEvents,
     next: Option<&Event>,
 ) -> EventHeaders<'a> {
-    // A change of key is a delete and an event with the next ordinal, which carries the old key.
+    // The second event of a change of key is the next ordinal, and knows the first one's key.
     let renamed = next.filter(|next| {
         event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
     });

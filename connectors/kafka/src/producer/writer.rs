@@ -1,189 +1,265 @@
-//! Writing side of the event log: batches go to a thread of their own, which gathers them into Kafka transactions.
+//! The event log's entrance: batches go to a thread of their own, which gathers them into Kafka transactions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Code, Error, EventWriter, Result};
-use sooner_schemas::Lsn;
-use sooner_schemas::event::EventBatch;
-use tokio::sync::{Semaphore, oneshot};
+use sooner_api::{
+    Error, EventBatch, EventWriter, Fact, MemoryBudget, Positions, ProgressRecord, Result, Side, TableStart,
+    TableState, Telemetry,
+};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
+use tokio::sync::oneshot;
 
-use crate::producer::transaction_writer::TransactionWriter;
+use super::opening::Opening;
+use super::recovery::watch_for_hanging;
+use super::transaction_writer::TransactionWriter;
+use crate::cluster::settings::KafkaSettings;
 use crate::progress::record::TopicProgress;
 
-/// Bound of the events that wait for the thread, in bytes.
+/// Bytes of events that wait for the thread.
 const QUEUE_BYTES: usize = 8 << 20;
-/// Bytes per permit of the semaphore that bounds the queue, which counts in 32 bits.
-const UNIT_BYTES: usize = 1024;
-/// How often an idle thread polls the producer's connection.
+/// How often an idle thread serves the connection.
 const IDLE: Duration = Duration::from_millis(100);
+/// How often it is looked whether the thread has ended.
+const END_POLL: Duration = Duration::from_millis(5);
 
-/// Writes batches to Kafka through a thread. An appended batch waits in a bounded queue, and is durable once
-/// committed. Once the thread has failed, appending and waiting return its error.
-pub struct KafkaWriter {
+/// The entrance: first it is opened, then a record is begun with, then steps are appended.
+pub struct KafkaWriter<T> {
+    settings: KafkaSettings,
+    telemetry: T,
+    stored: Option<ProgressRecord>,
+    opening: Option<Opening>,
+    running: Option<Running>,
+}
+
+/// The thread, once there is one.
+struct Running {
     commands: Sender<Command>,
-    room: Arc<Semaphore>,
+    room: MemoryBudget,
     shared: Arc<Shared>,
 }
 
+/// What the thread is told.
 enum Command {
-    /// Events to append, and the number of permits that they take.
-    Batch(EventBatch, u32),
-    /// Commit everything appended so far, then report it to the sender.
+    /// Write these steps.
+    Batch(EventBatch),
+    /// Record that nothing is written before this watermark, then report it.
+    StartFrom(Watermark, oneshot::Sender<()>),
+    /// Commit everything, then report it.
     Settle(oneshot::Sender<()>),
 }
 
+/// What the thread reports.
 struct Shared {
     durable: AtomicU64,
     progress: Mutex<TopicProgress>,
     failed: Mutex<Option<Error>>,
+    ended: AtomicBool,
 }
 
-/// Handle to the progress that the writer has committed, for display and checks.
-#[derive(Clone)]
-pub struct WriterProgress(Arc<Shared>);
-
-impl WriterProgress {
-    /// The last committed progress record.
-    pub fn read(&self) -> TopicProgress {
-        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl<T: Telemetry> KafkaWriter<T> {
+    /// An entrance that is open: its predecessors are fenced, and nothing hangs on the topics.
+    pub fn new(settings: &KafkaSettings, opening: Opening, telemetry: T) -> KafkaWriter<T> {
+        let stored = opening.stored().cloned();
+        KafkaWriter { settings: settings.clone(), telemetry, stored, opening: Some(opening), running: None }
     }
-}
 
-impl KafkaWriter {
-    /// Starts the writer's thread. Once the writer is dropped, the thread commits what was appended and ends.
-    pub fn start(mut producer: TransactionWriter) -> KafkaWriter {
-        let progress = producer.committed().unwrap_or_else(|| producer.progress().clone());
+    fn start(&mut self, writer: TransactionWriter) -> &Running {
+        let progress = writer.progress().clone();
         let shared = Arc::new(Shared {
             durable: AtomicU64::new(progress.record.confirmed_lsn.0),
             progress: Mutex::new(progress),
             failed: Mutex::new(None),
+            ended: AtomicBool::new(false),
         });
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES / UNIT_BYTES));
         let (commands, received) = channel();
-        let thread = ProducerThread { producer, commands: received, room: room.clone(), shared: shared.clone() };
+        let thread =
+            ProducerThread { writer, commands: received, shared: shared.clone(), telemetry: self.telemetry.clone() };
         thread::spawn(move || thread.run());
-        KafkaWriter { commands, room, shared }
+        self.running.insert(Running { commands, room: MemoryBudget::new(QUEUE_BYTES), shared })
     }
 
-    /// Handle to the progress that is committed.
-    pub fn progress(&self) -> WriterProgress {
-        WriterProgress(self.shared.clone())
+    fn running(&self) -> Result<&Running> {
+        self.running.as_ref().ok_or_else(|| Error::internal("cannot write to Kafka", "no record was begun with"))
     }
+}
 
-    /// Waits until everything appended so far is committed. Fails if the thread has ended.
-    pub async fn settled(&self) -> Result<()> {
-        let (done, settled) = oneshot::channel();
-        self.commands.send(Command::Settle(done)).map_err(|_| self.failure())?;
-        settled.await.map_err(|_| self.failure())
-    }
-
-    /// Commits what was appended, and waits until the thread has ended.
-    pub async fn finish(self) -> Result<()> {
-        let settled = self.settled().await;
-        let KafkaWriter { commands, room, .. } = self;
-        drop(commands);
-        // The thread closes the semaphore when it ends.
-        while !room.is_closed() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        settled
+impl Running {
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<()> {
+        let (done, answered) = oneshot::channel();
+        self.commands.send(command(done)).map_err(|_| self.failure())?;
+        answered.await.map_err(|_| self.failure())
     }
 
     fn failure(&self) -> Error {
-        let failed = self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        failed.unwrap_or_else(|| {
-            Error::fatal(
-                Code::Internal,
-                "the writer to Kafka ended without a result",
-                "its thread panicked",
-                "report this",
-            )
-        })
+        self.shared.failure()
     }
 }
 
-impl EventWriter for KafkaWriter {
-    async fn append(&mut self, batch: EventBatch) -> Result<()> {
-        let units = batch.size_bytes().div_ceil(UNIT_BYTES).min(QUEUE_BYTES / UNIT_BYTES) as u32;
-        // The semaphore is closed when the thread ends.
-        match self.room.acquire_many(units).await {
-            Ok(permits) => permits.forget(),
-            Err(_) => return Err(self.failure()),
+impl Shared {
+    fn failure(&self) -> Error {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        failed.unwrap_or_else(|| Error::internal("the writer to Kafka ended without a result", "its thread panicked"))
+    }
+
+    /// Waits until the thread has ended, and returns why.
+    async fn ended(&self) -> Error {
+        while !self.ended.load(Ordering::Acquire) {
+            tokio::time::sleep(IDLE).await;
         }
-        self.commands.send(Command::Batch(batch, units)).map_err(|_| self.failure())
+        self.failure()
+    }
+}
+
+impl<T: Telemetry> EventWriter for KafkaWriter<T> {
+    fn stored(&self) -> Option<&ProgressRecord> {
+        self.stored.as_ref()
+    }
+
+    async fn begin(&mut self, record: ProgressRecord) -> Result<Vec<TableStart>> {
+        let Some(opening) = self.opening.take() else {
+            return Err(Error::internal("cannot begin to write to Kafka", "a record was begun with already"));
+        };
+        let writer = opening.begin(record)?;
+        let starts = writer.progress().record.tables.iter().map(|(table, progress)| TableStart {
+            table: table.clone(),
+            state: progress.state.clone(),
+            covered: Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
+        });
+        let starts: Vec<_> = starts.collect();
+        self.start(writer);
+        Ok(starts)
+    }
+
+    async fn start_at(&mut self, slot_lsn: Lsn) -> Result<()> {
+        // A transaction whose commit record starts right there is still to come.
+        let before = Lsn(slot_lsn.0.saturating_sub(1));
+        let watermark = Watermark { commit_lsn: before, end_lsn: slot_lsn, commit_micros: 0 };
+        self.running()?.ask(|done| Command::StartFrom(watermark, done)).await
+    }
+
+    async fn append(&mut self, mut batch: EventBatch) -> Result<()> {
+        let running = self.running()?;
+        // The room is given back when the thread has written the batch, and drops it.
+        batch.reserve(&running.room).await;
+        running.commands.send(Command::Batch(batch)).map_err(|_| running.failure())
     }
 
     fn durable_lsn(&self) -> Lsn {
-        Lsn(self.shared.durable.load(Ordering::Acquire))
+        self.running.as_ref().map_or(Lsn::ZERO, |running| Lsn(running.shared.durable.load(Ordering::Acquire)))
+    }
+
+    fn broken(&self) -> impl Future<Output = Error> + Send + 'static {
+        let shared = self.running.as_ref().map(|running| running.shared.clone());
+        let settings = self.settings.clone();
+        async move {
+            let Some(shared) = shared else { return std::future::pending().await };
+            let written = || shared.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            tokio::select! {
+                biased;
+                error = shared.ended() => error,
+                error = watch_for_hanging(settings, written) => error,
+            }
+        }
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let settled = running.ask(Command::Settle).await;
+        let Running { commands, shared, .. } = running;
+        drop(commands);
+        while !shared.ended.load(Ordering::Acquire) {
+            tokio::time::sleep(END_POLL).await;
+        }
+        settled
     }
 }
 
-/// Closes the semaphore when the thread ends, also by a panic, which wakes whoever waits for room.
-struct Ended(Arc<Semaphore>);
+/// Reports that the thread has ended, also by a panic.
+struct Ended(Arc<Shared>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.ended.store(true, Ordering::Release);
     }
 }
 
-struct ProducerThread {
-    producer: TransactionWriter,
+struct ProducerThread<T> {
+    writer: TransactionWriter,
     commands: Receiver<Command>,
-    room: Arc<Semaphore>,
     shared: Arc<Shared>,
+    telemetry: T,
 }
 
-impl ProducerThread {
+impl<T: Telemetry> ProducerThread<T> {
     fn run(mut self) {
-        let _ended = Ended(self.room.clone());
+        let _ended = Ended(self.shared.clone());
         if let Err(error) = self.work() {
             *self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
     }
 
     fn work(&mut self) -> Result<()> {
+        self.publish();
         loop {
-            let wait = match self.producer.due() {
+            let wait = match self.writer.due() {
                 Some(due) => due.saturating_duration_since(Instant::now()).min(IDLE),
                 None => IDLE,
             };
             match self.commands.recv_timeout(wait) {
-                Ok(Command::Settle(done)) => {
-                    self.producer.commit()?;
+                Ok(Command::StartFrom(watermark, done)) => {
+                    self.writer.start_from(watermark)?;
                     self.publish();
-                    // The receiver is gone only if the caller was cancelled.
                     let _ = done.send(());
                 }
-                Ok(Command::Batch(batch, units)) => {
-                    let appended = self.producer.append(batch);
-                    self.room.add_permits(units as usize);
+                Ok(Command::Settle(done)) => {
+                    self.writer.commit()?;
+                    self.publish();
+                    // Nobody waits any more only when the attempt was cancelled.
+                    let _ = done.send(());
+                }
+                Ok(Command::Batch(batch)) => {
+                    let appended = self.writer.append(batch);
                     self.publish();
                     appended?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.producer.commit()?;
+                    self.writer.commit()?;
                     self.publish();
                     return Ok(());
                 }
             }
-            self.producer.tick()?;
+            self.writer.tick()?;
             self.publish();
         }
     }
 
-    /// Publishes the last committed progress record, if it is new. One that is not committed yet is not published.
+    /// Reports what is durable. A record that is not committed yet is not reported.
     fn publish(&mut self) {
-        if let Some(progress) = self.producer.committed() {
-            let durable = progress.record.confirmed_lsn.0;
-            let former = self.shared.durable.fetch_max(durable, Ordering::AcqRel);
-            assert!(former <= durable, "progress moves forward only");
-            *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        let Some(changed) = self.writer.committed() else { return };
+        let progress = self.writer.progress();
+        let durable = progress.record.confirmed_lsn;
+        let former = self.shared.durable.fetch_max(durable.0, Ordering::AcqRel);
+        assert!(former <= durable.0, "progress moves forward only");
+        let states: BTreeMap<&TableName, &TableState> =
+            changed.iter().filter_map(|table| Some((table, &progress.record.tables.get(table)?.state))).collect();
+        for (table, state) in states {
+            self.telemetry.record(Fact::State(Side::Source, table, state));
+        }
+        self.telemetry.record(Fact::Confirmed(durable));
+        let mut shared = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.record.confirmed_lsn = durable;
+        for table in changed {
+            if let Some(offsets) = progress.topics.get(&table) {
+                shared.topics.insert(table, offsets.clone());
+            }
         }
     }
 }

@@ -2,47 +2,102 @@
 
 use std::collections::HashMap;
 
-use sooner_api::TablePhase;
+use sooner_api::{Error, TableState};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
-use crate::progress::record::TopicProgress;
+use super::record::TopicProgress;
 
 /// Remembers the copies whose end has been reported, by table.
 #[derive(Default)]
 pub struct Copies {
-    told: HashMap<TableName, Lsn>,
+    ended: HashMap<TableName, Lsn>,
 }
 
 impl Copies {
-    /// Tables whose copy is complete with what this record covers and was not reported before. Each comes with the
+    /// Tables whose copy is complete with what this record covers, and was not reported before. Each comes with the
     /// watermark up to which the table is complete then.
-    pub fn ended(&mut self, record: &TopicProgress) -> Vec<(TableName, Watermark)> {
-        let mut ended = Vec::new();
+    pub fn newly_ended(&mut self, record: &TopicProgress) -> Vec<(TableName, Watermark)> {
+        let mut newly = Vec::new();
         for (name, table) in &record.record.tables {
-            let Some(name) = TableName::parse(name) else { continue };
-            if let (TablePhase::Streaming, Some(copied)) = (table.phase, table.copied_lsn)
-                && self.told.insert(name.clone(), copied) != Some(copied)
+            if let TableState::Streaming { copied_lsn: Some(copied) } = table.state
+                && self.ended.insert(name.clone(), copied) != Some(copied)
             {
                 let lsn = copied.max(record.commit_lsn);
                 let watermark =
                     Watermark { commit_lsn: lsn, end_lsn: Lsn(lsn.0 + 1), commit_micros: record.commit_micros };
-                ended.push((name, watermark));
+                newly.push((name.clone(), watermark));
             }
         }
-        ended
+        newly
     }
 }
 
 /// Topics whose table was parked before its copy ended, each with the reason.
-pub fn broken_copies(record: &TopicProgress) -> impl Iterator<Item = (&str, String)> {
-    let broken = record
-        .record
-        .tables
-        .iter()
-        .filter(|(_, table)| table.phase == TablePhase::Parked && table.copied_lsn.is_none());
-    broken.filter_map(|(name, table)| {
-        let reason = table.reason.clone().unwrap_or_else(|| "its copy was not finished".to_owned());
-        Some((record.topics.get(name)?.topic.as_str(), reason))
+pub fn broken_copies(record: &TopicProgress) -> impl Iterator<Item = (&str, &Error)> {
+    record.record.tables.iter().filter_map(|(name, table)| match &table.state {
+        TableState::Parked { error, copied_lsn: None } => Some((record.topics.get(name)?.topic.as_str(), error)),
+        _ => None,
     })
+}
+
+/// Tables that are being copied: the stream's watermark says nothing about them.
+pub fn copying(record: &TopicProgress) -> Vec<TableName> {
+    let tables = record.record.tables.iter().filter(|(_, table)| table.state == TableState::Copying);
+    tables.map(|(name, _)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::{Code, TableProgress};
+
+    use super::*;
+    use crate::progress::record::TopicOffsets;
+
+    fn record(state: TableState) -> TopicProgress {
+        let name = TableName::new("public", "t");
+        let offsets = TopicOffsets {
+            topic: "topic".into(),
+            generation: 1,
+            begun_over: false,
+            first_offsets: Vec::new(),
+            next_offsets: vec![3],
+        };
+        let mut record = TopicProgress { commit_lsn: Lsn(50), ..TopicProgress::default() };
+        record.record.tables.insert(name.clone(), TableProgress::new(state, None));
+        record.topics.insert(name, offsets);
+        record
+    }
+
+    fn parked(copied_lsn: Option<Lsn>) -> TableState {
+        let error = Error::operator(Code::MessageTooLarge, "cannot write", "it is too large", "make it smaller");
+        TableState::Parked { error, copied_lsn }
+    }
+
+    #[test]
+    fn the_end_of_a_copy_is_reported_once_and_that_of_the_next_one_again() {
+        let mut copies = Copies::default();
+        let mut ends = |lsn: u64| {
+            let ended = copies.newly_ended(&record(TableState::Streaming { copied_lsn: Some(Lsn(lsn)) }));
+            ended.into_iter().map(|(_, watermark)| watermark.commit_lsn.0).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(60), [60], "the copy may be of a later moment than the stream has got to");
+        assert_eq!(ends(60), Vec::<u64>::new());
+        assert_eq!(ends(70), [70]);
+        assert!(copies.newly_ended(&record(TableState::Copying)).is_empty());
+    }
+
+    #[test]
+    fn a_copy_is_broken_if_its_table_was_parked_before_it_ended() {
+        let topics = |state| broken_copies(&record(state)).map(|(topic, _)| topic.to_owned()).collect::<Vec<_>>();
+        assert_eq!(topics(parked(None)), ["topic"]);
+        assert!(topics(parked(Some(Lsn(5)))).is_empty());
+        assert!(topics(TableState::Copying).is_empty());
+    }
+
+    #[test]
+    fn a_table_that_is_copied_is_excepted_from_the_streams_watermark() {
+        assert_eq!(copying(&record(TableState::Copying)), [TableName::new("public", "t")]);
+        assert!(copying(&record(parked(None))).is_empty());
+    }
 }

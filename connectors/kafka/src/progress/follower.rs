@@ -7,13 +7,13 @@ use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as KafkaCode;
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Error, Result};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::record::{RecordReplay, TopicProgress};
 use crate::cluster::errors::kafka_error;
 use crate::cluster::range_reader::{Isolation, assign, open_reader};
 use crate::cluster::settings::KafkaSettings;
-use crate::progress::record::TopicProgress;
 
 /// Most records that wait to be taken.
 const QUEUE: usize = 16;
@@ -38,12 +38,16 @@ impl ProgressFollower {
             consumer.fetch_watermarks(&topic, 0, Duration::from_secs(15)).map_err(|error| failed(&error))?;
         assign(&consumer, &topic, 0, first).map_err(|error| failed(&error))?;
         let (sender, records) = channel(QUEUE);
+        let mut replay = RecordReplay::default();
         thread::spawn(move || {
             while !sender.is_closed() {
                 match consumer.poll(POLL) {
                     Some(Ok(message)) => {
-                        let Some(json) = message.payload() else { continue };
-                        send(&sender, TopicProgress::from_json(&topic, message.offset(), json));
+                        let place = format!("{topic}/0 offset {}", message.offset());
+                        let taken = replay.take(&place, message.key().unwrap_or_default(), message.payload());
+                        if let Some(record) = taken.transpose() {
+                            send(&sender, record);
+                        }
                     }
                     Some(Err(error)) if is_fatal(&error) => {
                         let complaint = consumer.context().complaint.last();
@@ -65,12 +69,7 @@ impl ProgressFollower {
     /// understood is an error, and the next call goes on after it; after any other error no record follows.
     pub async fn next(&mut self) -> Result<TopicProgress> {
         self.records.recv().await.unwrap_or_else(|| {
-            Err(Error::fatal(
-                Code::Internal,
-                "the reader of the progress topic ended without a result",
-                "its thread panicked",
-                "report this",
-            ))
+            Err(Error::internal("the reader of the progress topic ended without a result", "its thread panicked"))
         })
     }
 }

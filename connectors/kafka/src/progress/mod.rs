@@ -2,4 +2,5 @@
 
 pub mod copies;
 pub mod follower;
+pub mod load;
 pub mod record;

@@ -1,108 +1,109 @@
-//! The progress record, kept under one key of one compacted topic, and written in the same Kafka transaction as the
-//! events that it covers.
+//! The progress record: how far a source has written. It says: every event with `commit_lsn` at or below the watermark
+//! lies below these offsets.
 //!
-//! It states that every event with `commit_lsn` at or below the watermark lies below the recorded offsets.
+//! It is kept on a compacted topic of one partition, in messages that are written in the same Kafka transaction as the
+//! events that they cover: one of each table that has changed, under the key `<slot>/<table>`, and after them the head,
+//! under the key `<slot>`, which makes them count. So a record costs what has changed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rdkafka::Message;
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Error, ProgressRecord, Result};
+use sooner_api::{Code, Error, Positions, ProgressRecord, Result, TableProgress};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Position, TableName};
 
-use crate::cluster::range_reader::{Isolation, RangeReader};
-use crate::cluster::settings::KafkaSettings;
-
-/// Offsets at the topic's end that are read first to find the last record; more are read if it is not among them.
-const LOOK_BACK: i64 = 64;
-
-/// Progress record of a source: how far the stream is written, and the offsets that its events reach on each topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a source has written, and how far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicProgress {
-    /// The server, its slot and its tables. `confirmed_lsn` is the LSN up to which the slot may be confirmed.
-    #[serde(flatten)]
+    /// The pipeline, its slot and its tables. `confirmed_lsn` is where the slot may be confirmed to.
     pub record: ProgressRecord,
-    /// Every event with a commit LSN at or below this one is written.
+    /// Every event with `commit_lsn` at or below it is written.
     pub commit_lsn: Lsn,
     /// Commit time of the last transaction at the source, in microseconds since 1970.
     pub commit_micros: i64,
-    /// How far a split transaction is written; none while all transactions are written whole.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Set while a Postgres transaction is written in parts: how far it is.
     pub split: Option<Split>,
-    /// Each table's topic and offsets, by `schema.table`.
-    pub topics: BTreeMap<String, TopicOffsets>,
+    /// Topic and offsets of each table.
+    pub topics: BTreeMap<TableName, TopicOffsets>,
 }
 
-/// How far a split transaction is written.
+/// How far a transaction that is split over several Kafka transactions is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Split {
-    /// Commit LSN of the split transaction.
+    /// Its commit LSN.
     pub commit_lsn: Lsn,
-    /// Ordinal of the transaction's first event that is not written yet.
+    /// Ordinal of the first event that is not written yet.
     pub next_ordinal: u64,
 }
 
-/// Part of the stream that is written: whole transactions, and maybe the beginning of one more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Covered {
-    commit_lsn: Lsn,
-    split: Option<Split>,
-}
-
-impl Covered {
-    /// Whether the event at a position is written.
-    pub fn covers(&self, position: Position) -> bool {
-        let Position { commit_lsn, ordinal } = position;
-        // Transactions come in commit order: those before the split one are written, too.
-        let in_split = |split: Split| (commit_lsn, ordinal) < (split.commit_lsn, split.next_ordinal);
-        commit_lsn <= self.commit_lsn || self.split.is_some_and(in_split)
-    }
-}
-
-/// Topic of a table, with the offsets that the progress record covers.
+/// A table's topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicOffsets {
     /// Name of the topic.
     pub topic: String,
-    /// Generation: when the topic's offsets began to be recorded, in microseconds since 1970. Offsets of another
-    /// generation belong to another topic of this name.
+    /// When its offsets began to be recorded, in microseconds since 1970: those of another generation belong to another
+    /// topic of this name.
     #[serde(default)]
     pub generation: i64,
-    /// Whether the topic was begun over an older one (`--recopy`), or its table was parked. A lake may hold
-    /// something of the former state then, so sinks wait for the start of a copy.
+    /// It was begun over an older one (`--recopy`), or its table was parked: a lake may have something of that, and sinks
+    /// wait for the mark of a copy.
     #[serde(default)]
     pub begun_over: bool,
-    /// Offset at which the generation begins, for each partition.
+    /// For each partition, the offset at which the generation begins.
     #[serde(default)]
     pub first_offsets: Vec<i64>,
-    /// Offset after the last event, for each partition.
+    /// For each partition, the offset after its last event.
     pub next_offsets: Vec<i64>,
-    /// Columns of the table's last events.
-    #[serde(default)]
-    pub columns: Vec<ColumnMark>,
 }
 
-/// Name and number by which a column is recognised when its table's shape changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ColumnMark {
-    /// Name of the column.
-    pub name: String,
-    /// Number of the column at the source, where known. It stays when the column is renamed, and is never reused.
+/// The head of a record as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    system_id: String,
+    timeline: u32,
+    slot: String,
+    confirmed_lsn: Lsn,
+    commit_lsn: Lsn,
+    commit_micros: i64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub number: Option<i16>,
+    split: Option<Split>,
+    tables: Tables,
+    /// Only in records of earlier versions, which held all tables.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    topics: BTreeMap<TableName, TopicOffsets>,
 }
+
+/// Tables in a head.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Tables {
+    /// Number of tables that the record consists of, each with a message of its own.
+    Count(usize),
+    /// All of them, as earlier versions wrote it.
+    Whole(BTreeMap<TableName, TableProgress>),
+}
+
+/// A table's part of a record as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct TablePart {
+    table: TableName,
+    progress: TableProgress,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    topic: Option<TopicOffsets>,
+}
+
+/// A message of the progress topic: key, and value as JSON; a table that no longer takes part has none.
+pub type RecordMessage = (String, Option<Vec<u8>>);
 
 impl TopicOffsets {
-    /// Offset at which the generation begins in a partition; 0 where none is recorded.
+    /// Offset at which a partition's generation begins.
     pub fn first_offset(&self, partition: i32) -> i64 {
         usize::try_from(partition).ok().and_then(|index| self.first_offsets.get(index)).copied().unwrap_or(0)
     }
 }
 
 impl TopicProgress {
-    /// Watermark of the record; none while a transaction is split.
+    /// The watermark; none while a transaction is split.
     pub fn watermark(&self) -> Option<Watermark> {
         let watermark = Watermark {
             commit_lsn: self.commit_lsn,
@@ -112,129 +113,252 @@ impl TopicProgress {
         self.split.is_none().then_some(watermark)
     }
 
-    /// Part of the stream that the record covers.
-    pub fn covered(&self) -> Covered {
-        Covered { commit_lsn: self.commit_lsn, split: self.split }
+    /// What of the stream is written: whole transactions, and the beginning of one more. Transactions come in commit
+    /// order, so those before a split one are written, too.
+    pub fn covered(&self) -> Positions {
+        let mut covered = Positions::whole(self.commit_lsn);
+        if let Some(Split { commit_lsn, next_ordinal }) = self.split
+            && let Some(ordinal) = next_ordinal.checked_sub(1)
+        {
+            covered.advance(&Positions::Stream(Position { commit_lsn, ordinal }));
+        }
+        covered
     }
 
-    /// Notes that the event at a position is written, while its transaction may go on.
+    /// Notes an event that is written while its transaction may go on.
     pub fn note(&mut self, position: Position) {
         let Position { commit_lsn, ordinal } = position;
         let noted = Split { commit_lsn, next_ordinal: ordinal + 1 };
         self.split = Some(self.split.map_or(noted, |known| known.max(noted)));
     }
 
-    /// Tables by the name of their topic.
+    /// The table of each topic.
     pub fn tables_by_topic(&self) -> HashMap<String, TableName> {
-        let topics = self.topics.iter();
-        topics.filter_map(|(name, offsets)| Some((offsets.topic.clone(), TableName::parse(name)?))).collect()
+        self.topics.iter().map(|(name, offsets)| (offsets.topic.clone(), name.clone())).collect()
     }
 
-    /// Recorded offsets of a topic; none for a topic that is not in the record.
+    /// What is recorded of a topic; nothing of one that was not written to.
     pub fn topic(&self, topic: &str) -> Option<&TopicOffsets> {
         self.topics.values().find(|offsets| offsets.topic == topic)
     }
 
-    /// Offset after the last event in each partition of a topic; empty for a topic that is not in the record, or is
-    /// of another generation.
+    /// Next offsets of a topic; none of a topic that was not written to, or that is of another generation.
     pub fn offsets_of(&self, topic: &str, generation: i64) -> &[i64] {
         let found = self.topic(topic).filter(|offsets| offsets.generation == generation);
         found.map(|offsets| offsets.next_offsets.as_slice()).unwrap_or_default()
     }
 
-    /// The record as JSON, as it is written to the progress topic.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self)
-            .map_err(|error| Error::fatal(Code::Internal, "cannot write the progress record", error, "report this"))
+    /// The messages that store the record, given which tables have changed since it was last written; the head is last.
+    pub fn messages(&self, changed: &BTreeSet<TableName>) -> Result<Vec<RecordMessage>> {
+        let slot = &self.record.slot;
+        let mut messages = Vec::with_capacity(changed.len() + 1);
+        for table in changed {
+            let part = self.record.tables.get(table).map(|progress| TablePart {
+                table: table.clone(),
+                progress: progress.clone(),
+                topic: self.topics.get(table).cloned(),
+            });
+            let value = part.map(|part| to_json(&part)).transpose()?;
+            messages.push((format!("{slot}/{table}"), value));
+        }
+        messages.push((slot.clone(), Some(to_json(&self.head())?)));
+        Ok(messages)
     }
 
-    /// Parses a record from a message of the progress topic; `topic` and `offset` name the message in an error.
-    pub fn from_json(topic: &str, offset: i64, json: &[u8]) -> Result<TopicProgress> {
-        serde_json::from_slice(json).map_err(|error| {
-            Error::operator(
-                Code::ProgressUnreadable,
-                format!("cannot understand the progress record at {topic}/0 offset {offset}"),
-                error,
-                "somebody else writes to this topic: name another one with progress_topic of [kafka]",
-            )
-        })
+    fn head(&self) -> Head {
+        Head {
+            system_id: self.record.system_id.clone(),
+            timeline: self.record.timeline,
+            slot: self.record.slot.clone(),
+            confirmed_lsn: self.record.confirmed_lsn,
+            commit_lsn: self.commit_lsn,
+            commit_micros: self.commit_micros,
+            split: self.split,
+            tables: Tables::Count(self.record.tables.len()),
+            topics: BTreeMap::new(),
+        }
     }
 }
 
-/// Reads the last committed progress record; none if there is none. May take seconds: call it where blocking is
-/// allowed.
-pub fn load(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
-    load_last(settings, Isolation::Committed)
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::internal("cannot write the progress record", error))
 }
 
-/// Reads the last written progress record, whatever the outcome of its transaction. For a source that has fenced
-/// its predecessors: all events that the record covers were written before it. May take seconds: call it where
-/// blocking is allowed.
-pub fn load_written(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
-    load_last(settings, Isolation::All)
+/// Puts records together again from the messages of the topic, in order.
+#[derive(Debug, Default)]
+pub struct RecordReplay {
+    /// Tables and their topics, by slot.
+    slots: HashMap<String, Parts>,
 }
 
-fn load_last(settings: &KafkaSettings, isolation: Isolation) -> Result<Option<TopicProgress>> {
-    let topic = &settings.topics.progress;
-    let reader = RangeReader::open(settings, isolation)?;
-    let (first, end) = reader.bounds(topic, 0)?;
-    let mut start = end;
-    let mut look_back = LOOK_BACK;
-    let mut found = None;
-    while start > first && found.is_none() {
-        start = (end - look_back).max(first);
-        reader.read(topic, 0, start..end, |message| {
-            if let Some(json) = message.payload() {
-                found = Some(TopicProgress::from_json(topic, message.offset(), json)?);
+#[derive(Debug, Default)]
+struct Parts {
+    tables: BTreeMap<TableName, TableProgress>,
+    topics: BTreeMap<TableName, TopicOffsets>,
+}
+
+impl RecordReplay {
+    /// Takes a message; returns the record that it completes, if it is a head. Where compaction has removed a table's
+    /// part, because a later one follows, the record is not whole and is left out.
+    pub fn take(&mut self, place: &str, key: &[u8], value: Option<&[u8]>) -> Result<Option<TopicProgress>> {
+        let key = String::from_utf8_lossy(key);
+        match (key.split_once('/'), value) {
+            (Some((slot, table)), None) => {
+                if let (Some(parts), Ok(table)) = (self.slots.get_mut(slot), table.parse::<TableName>()) {
+                    parts.tables.remove(&table);
+                    parts.topics.remove(&table);
+                }
+                Ok(None)
             }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        look_back *= 16;
+            (Some((slot, _)), Some(json)) => {
+                let TablePart { table, progress, topic } = parse(place, json)?;
+                let parts = self.slots.entry(slot.to_owned()).or_default();
+                parts.topics.extend(topic.map(|topic| (table.clone(), topic)));
+                parts.tables.insert(table, progress);
+                Ok(None)
+            }
+            (None, Some(json)) => Ok(self.complete(parse(place, json)?)),
+            (None, None) => Ok(None),
+        }
     }
-    Ok(found)
+
+    fn complete(&mut self, head: Head) -> Option<TopicProgress> {
+        let Head { system_id, timeline, slot, confirmed_lsn, commit_lsn, commit_micros, split, tables, topics } = head;
+        let parts = self.slots.entry(slot.clone()).or_default();
+        match tables {
+            Tables::Whole(tables) => *parts = Parts { tables, topics },
+            Tables::Count(count) if count != parts.tables.len() => return None,
+            Tables::Count(_) => {}
+        }
+        let record = ProgressRecord { system_id, timeline, slot, confirmed_lsn, tables: parts.tables.clone() };
+        Some(TopicProgress { record, commit_lsn, commit_micros, split, topics: parts.topics.clone() })
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(place: &str, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| {
+        Error::operator(
+            Code::ProgressUnreadable,
+            format!("cannot understand the progress record at {place}"),
+            error,
+            "somebody else writes to this topic: name another one with progress_topic of [kafka]",
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use sooner_api::TableState;
+
     use super::*;
 
+    fn name(table: &str) -> TableName {
+        TableName::new("public", table)
+    }
+
+    fn offsets(topic: &str, next: i64) -> TopicOffsets {
+        TopicOffsets {
+            topic: topic.into(),
+            generation: 5,
+            begun_over: false,
+            first_offsets: vec![0],
+            next_offsets: vec![next],
+        }
+    }
+
     fn progress(split: Option<Split>) -> TopicProgress {
+        let streaming = TableProgress::new(TableState::Streaming { copied_lsn: Some(Lsn(9)) }, Some(7));
+        let tables = ["a", "b"].map(|table| (name(table), streaming.clone()));
         TopicProgress {
             record: ProgressRecord {
                 system_id: "7".into(),
                 timeline: 1,
                 slot: "s".into(),
                 confirmed_lsn: Lsn(120),
-                tables: BTreeMap::new(),
+                tables: tables.into(),
             },
             commit_lsn: Lsn(100),
             commit_micros: 5,
             split,
-            topics: BTreeMap::new(),
+            topics: ["a", "b"].map(|table| (name(table), offsets(table, 3))).into(),
         }
+    }
+
+    fn all(progress: &TopicProgress) -> BTreeSet<TableName> {
+        progress.record.tables.keys().cloned().collect()
+    }
+
+    fn replay(replay: &mut RecordReplay, messages: &[RecordMessage]) -> Vec<TopicProgress> {
+        let taken = messages.iter().map(|(key, value)| replay.take("t/0", key.as_bytes(), value.as_deref()).unwrap());
+        taken.flatten().collect()
     }
 
     #[test]
     fn what_is_written_is_known_to_the_event() {
         let at = |commit_lsn, ordinal| Position { commit_lsn: Lsn(commit_lsn), ordinal };
-        let whole = progress(None);
-        assert!(whole.covered().covers(at(100, 9)) && !whole.covered().covers(at(101, 0)));
+        let whole = progress(None).covered();
+        assert!(whole.covers_event(at(100, 9)) && !whole.covers_event(at(101, 0)));
         let mut split = progress(None);
         for (commit_lsn, ordinal) in [(150, 2), (150, 7), (150, 4), (140, 9)] {
             split.note(at(commit_lsn, ordinal));
         }
         let covered = split.covered();
-        assert!(covered.covers(at(150, 7)) && !covered.covers(at(150, 8)) && !covered.covers(at(151, 0)));
-        assert!(covered.covers(at(140, 20)), "a whole transaction before the split one");
+        assert!(covered.covers_event(at(150, 7)) && !covered.covers_event(at(150, 8)));
+        assert!(!covered.covers_event(at(151, 0)));
+        assert!(covered.covers_event(at(140, 20)), "a whole transaction before the split one");
         assert!(split.watermark().is_none());
     }
 
     #[test]
     fn the_record_survives_its_topic() {
         let record = progress(Some(Split { commit_lsn: Lsn(150), next_ordinal: 8 }));
-        let json = record.to_json().unwrap();
-        assert_eq!(TopicProgress::from_json("t", 0, &json).unwrap(), record);
-        let error = TopicProgress::from_json("t", 3, b"{}").unwrap_err();
-        assert!(error.what.contains("t/0 offset 3") && error.why.contains("missing field"), "{error}");
+        let messages = record.messages(&all(&record)).unwrap();
+        assert_eq!(messages.len(), 3, "two tables and the head");
+        assert_eq!(replay(&mut RecordReplay::default(), &messages), [record]);
+    }
+
+    #[test]
+    fn a_record_costs_what_has_changed() {
+        let mut record = progress(None);
+        let mut replayed = RecordReplay::default();
+        replay(&mut replayed, &record.messages(&all(&record)).unwrap());
+        record.topics.insert(name("b"), offsets("b", 9));
+        record.commit_lsn = Lsn(110);
+        let messages = record.messages(&BTreeSet::from([name("b")])).unwrap();
+        assert_eq!(messages.len(), 2);
+        assert_eq!(replay(&mut replayed, &messages), [record.clone()]);
+        record.record.tables.remove(&name("a"));
+        record.topics.remove(&name("a"));
+        let messages = record.messages(&BTreeSet::from([name("a")])).unwrap();
+        assert_eq!(replay(&mut replayed, &messages), [record], "a table that no longer takes part is forgotten");
+    }
+
+    #[test]
+    fn a_record_that_compaction_has_taken_a_part_of_is_left_out() {
+        let mut record = progress(None);
+        let first = record.messages(&all(&record)).unwrap();
+        record.topics.insert(name("a"), offsets("a", 9));
+        let second = record.messages(&BTreeSet::from([name("a")])).unwrap();
+        // The first part of table a is gone; the first head still is there.
+        let left = [&first[1..], &second].concat();
+        assert_eq!(replay(&mut RecordReplay::default(), &left), [record]);
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let json = r#"{"system_id":"7","timeline":1,"slot":"s","confirmed_lsn":"0/78",
+            "tables":{"public.a":{"phase":"parked","reason":"its key changed"}},
+            "commit_lsn":"0/64","commit_micros":5,
+            "topics":{"public.a":{"topic":"a","next_offsets":[3],"columns":[]}}}"#;
+        let record = RecordReplay::default().take("t/0", b"s", Some(json.as_bytes())).unwrap().unwrap();
+        assert_eq!(record.topics[&name("a")].next_offsets, [3]);
+        assert!(matches!(&record.record.tables[&name("a")].state, TableState::Parked { .. }));
+    }
+
+    #[test]
+    fn what_is_no_record_is_told_with_its_place() {
+        let error = RecordReplay::default().take("t/0 offset 3", b"s", Some(b"{}")).unwrap_err();
+        assert_eq!(error.code, Code::ProgressUnreadable);
+        assert!(error.what.contains("t/0 offset 3"), "{error}");
     }
 }

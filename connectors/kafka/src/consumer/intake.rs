@@ -1,0 +1,219 @@
+//! From messages as they are polled to batches in order: topics are merged up to what the ordering says, and what cannot
+//! be read goes to the dead letters, or stops its table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sooner_api::{Class, Coverage, Error, EventBatch, Result};
+use sooner_schemas::Lsn;
+use sooner_schemas::event::EventSchema;
+
+use super::assembly::Assembly;
+use super::dead_letters::DeadLetters;
+use super::format::Format;
+use super::merge::Step;
+use super::ordering::{Ordering, Reached};
+use super::topic::Topic;
+use crate::cluster::topic_partition::Offsets;
+use crate::message::topic_message::TopicMessage;
+use crate::progress::copies::{broken_copies, copying};
+use crate::progress::record::TopicProgress;
+
+/// Topics on their way into batches.
+pub struct Intake {
+    /// Up to where topics are read.
+    pub ordering: Ordering,
+    format: Format,
+    /// Where messages go that cannot be read; without it, they stop their table.
+    dead_letters: Option<DeadLetters>,
+    topics: BTreeMap<String, Topic>,
+    assembly: Assembly,
+    /// What the last watermark covers has been read: its LSN, until that is asked for.
+    completed: Option<Lsn>,
+}
+
+/// How far a topic is read.
+enum Reach {
+    /// Up to where it should be.
+    Target,
+    /// Something is still to come.
+    NotYet,
+    /// Beyond that, without having seen all: the next record tells where the rest is.
+    Missed,
+}
+
+impl Intake {
+    /// Reads nothing before it is restarted.
+    pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
+        let (topics, assembly) = (BTreeMap::new(), Assembly::default());
+        Intake { ordering, format, dead_letters, topics, assembly, completed: None }
+    }
+
+    /// Reads these topics from now on, and forgets what it had of others.
+    pub fn restart(&mut self, topics: BTreeMap<String, Topic>) {
+        self.topics = topics;
+        drop(self.assembly.take());
+        self.ordering.start_over();
+    }
+
+    /// Takes a polled message in. One of a topic that is not read is dropped.
+    pub fn push(&mut self, message: TopicMessage) {
+        if let Some(topic) = self.topics.get_mut(&*message.topic) {
+            topic.merge.push(message);
+        }
+    }
+
+    /// A topic that is read, by its name.
+    pub fn topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(name)
+    }
+
+    /// All topics that are read.
+    pub fn topics(&self) -> impl Iterator<Item = (&str, &Topic)> {
+        self.topics.iter().map(|(name, topic)| (name.as_str(), topic))
+    }
+
+    /// Where the next message of each partition is read.
+    pub fn next_offsets(&self) -> Offsets {
+        let offsets = self.topics.iter().flat_map(|(name, topic)| {
+            topic.merge.next_offsets().map(|(partition, offset)| ((name.clone(), partition), offset))
+        });
+        offsets.collect()
+    }
+
+    /// Stops a topic: its events are dropped until a copy starts.
+    pub fn close(&mut self, name: &str, error: Error) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.closed = true;
+        self.assembly.stop(topic.table.clone(), error);
+    }
+
+    /// Moves what can be handed on into the batch. Cancelling loses nothing.
+    pub async fn gather(&mut self) -> Result<()> {
+        let mut reached = true;
+        let names: Vec<String> = self.topics.keys().cloned().collect();
+        for name in names {
+            match self.gather_topic(&name).await? {
+                Reach::Target => {}
+                Reach::NotYet => reached = false,
+                Reach::Missed => {
+                    self.ordering.give_up_target();
+                    return Ok(());
+                }
+            }
+            if self.assembly.is_full() {
+                return Ok(());
+            }
+        }
+        if reached && let Some(reached) = self.ordering.reach() {
+            self.finish_record(reached);
+        }
+        Ok(())
+    }
+
+    async fn gather_topic(&mut self, name: &str) -> Result<Reach> {
+        loop {
+            if self.assembly.is_full() {
+                return Ok(Reach::NotYet);
+            }
+            if self.ordering.waits_for_record() {
+                return Ok(Reach::Target);
+            }
+            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
+            let targets = self.ordering.targets(name, topic.generation.unwrap_or_default());
+            let Some(head) = topic.merge.peek(targets).cloned() else {
+                return Ok(match topic.merge.next(targets) {
+                    Step::Reached => Reach::Target,
+                    Step::Missed => Reach::Missed,
+                    Step::Wait | Step::Message(..) => Reach::NotYet,
+                });
+            };
+            // It stays where it is until it is dealt with: what is cancelled on the way begins again.
+            self.deal_with(name, &head).await?;
+            let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
+            let targets = self.ordering.targets(name, topic.generation.unwrap_or_default());
+            if let Step::Message(message, copies) = topic.merge.next(targets) {
+                self.assembly.pass(&topic.table, &message, &copies);
+            }
+        }
+    }
+
+    /// Hands a message's event on, or sends what cannot be read to the dead letters, or stops its table.
+    async fn deal_with(&mut self, name: &str, message: &TopicMessage) -> Result<()> {
+        let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
+        if topic.closed && !message.headers.copy_start {
+            return Ok(());
+        }
+        let schema = self.format.schema(&topic.table, message).await;
+        let taken = schema.and_then(|schema| self.take_event(name, message, schema));
+        match taken {
+            Err(error) if error.class == Class::Operator => self.set_aside(name, message, error).await,
+            taken => taken,
+        }
+    }
+
+    fn take_event(&mut self, name: &str, message: &TopicMessage, schema: Option<Arc<EventSchema>>) -> Result<()> {
+        let Some(topic) = self.topics.get_mut(name) else { return Ok(()) };
+        if message.headers.copy_start {
+            topic.begin_copy();
+        }
+        self.assembly.append(topic, message, schema, topic.has_seen(message))?;
+        topic.note(message);
+        Ok(())
+    }
+
+    async fn set_aside(&mut self, name: &str, message: &TopicMessage, error: Error) -> Result<()> {
+        let Some(letters) = &mut self.dead_letters else {
+            self.close(name, error);
+            return Ok(());
+        };
+        match letters.send(message, &format!("{}: {}", error.what, error.why)).await {
+            Ok(()) => tracing::warn!(place = message.place(), %error, "the message went to the dead letters"),
+            Err(error) if error.class == Class::Operator => self.close(name, error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Everything that a record covers is in the batches.
+    fn finish_record(&mut self, reached: Reached) {
+        let Reached { record, ended_copies, watermark } = reached;
+        self.stop_broken_copies(&record);
+        for (table, watermark) in ended_copies {
+            self.assembly.end_copy(table, watermark);
+        }
+        if let Some(watermark) = watermark {
+            self.completed = Some(watermark.end_lsn);
+            self.assembly.complete(Coverage { watermark, except: copying(&record) });
+        }
+    }
+
+    /// Stops tables that their source has stopped in the middle of a copy: what came of them is not all, and is never to
+    /// be seen.
+    fn stop_broken_copies(&mut self, record: &TopicProgress) {
+        for (topic, error) in broken_copies(record) {
+            let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };
+            let generation = state.generation.unwrap_or_default();
+            let of_this_one = record.topic(topic).is_some_and(|offsets| offsets.generation == generation);
+            // What is read beyond the record has been copied since.
+            if of_this_one && !state.merge.is_beyond(record.offsets_of(topic, generation)) {
+                self.close(topic, error.clone());
+            }
+        }
+    }
+
+    /// The batch, if there is something in it.
+    pub fn take_batch(&mut self) -> Option<EventBatch> {
+        if !self.ordering.has_records() && self.assembly.has_events() {
+            let watermark = self.assembly.arrival_watermark();
+            self.completed = Some(watermark.end_lsn);
+            self.assembly.complete(Coverage::all(watermark));
+        }
+        self.assembly.take()
+    }
+
+    /// Once after each watermark: the LSN up to which everything has been handed on.
+    pub fn take_completed(&mut self) -> Option<Lsn> {
+        self.completed.take()
+    }
+}

@@ -1,0 +1,273 @@
+//! What a source finds before it writes: topics as they should be, its predecessors fenced, their last record, and what
+//! they left half done.
+
+use std::collections::HashMap;
+
+use sooner_api::{
+    Code, Error, ProgressRecord, Result, SourceTable, TableFact, TableProgress, TableState, WriterRequest,
+};
+use sooner_schemas::TableName;
+use sooner_schemas::naming::TopicPattern;
+
+use super::partition_ends::PartitionEnds;
+use super::recovery::{end_open_transactions, last_record, take_lost};
+use super::route::TopicRoute;
+use super::transaction_writer::TransactionWriter;
+use crate::cluster::admin::{Admin, topic_gone};
+use crate::cluster::settings::KafkaSettings;
+use crate::cluster::topic_partition::TopicPartition;
+use crate::progress::record::{TopicOffsets, TopicProgress};
+
+/// An open entrance that has not begun to write.
+pub struct Opening {
+    admin: Admin,
+    writer: TransactionWriter,
+    ends: Option<PartitionEnds>,
+    routes: Vec<TopicRoute>,
+    /// Offsets of each route's topic, as they would be if nothing had been recorded.
+    offsets: HashMap<TableName, TopicOffsets>,
+    former: Option<TopicProgress>,
+    /// Tables of the last record, whether or not it counts.
+    recorded: Vec<TableName>,
+    recopy: bool,
+}
+
+impl Opening {
+    /// Looks at topics and records, creates topics that are missing, and fences whoever wrote before. Takes seconds.
+    pub async fn prepare(
+        settings: &KafkaSettings,
+        topics: &TopicPattern,
+        request: WriterRequest<'_>,
+        now_micros: i64,
+    ) -> Result<Opening> {
+        let WriterRequest { tables, slot_exists, recopy } = request;
+        let admin = Admin::new(settings)?;
+        let existing = admin.list()?;
+        let progress_topic = &settings.topics.progress;
+        let missing = !existing.contains_key(progress_topic);
+        if missing {
+            admin.check_not_hidden(progress_topic)?;
+        }
+        let former = if missing { None } else { last_record(settings)? }.filter(|_| !recopy);
+        if former.is_none() && slot_exists && !recopy {
+            return Err(no_record(progress_topic, missing));
+        }
+        admin.ensure_progress_topic(&existing).await?;
+        let (mut routes, mut offsets) = (Vec::new(), HashMap::new());
+        for table in tables {
+            let route = route(&admin, topics, &existing, former.as_ref(), table).await?;
+            let zeros = vec![0; route.partitions as usize];
+            let unwritten = TopicOffsets {
+                topic: route.topic.to_string(),
+                generation: now_micros,
+                begun_over: recopy,
+                first_offsets: zeros.clone(),
+                next_offsets: zeros,
+            };
+            offsets.insert(table.name().clone(), unwritten);
+            routes.push(route);
+        }
+        check_distinct(&routes)?;
+        let limits: Vec<_> = routes.iter().map(|route| route.limit_bytes).collect();
+        // From here on nobody else of this name writes; what they wrote last is known only now.
+        let mut writer = TransactionWriter::open(settings, &limits)?;
+        let ends = match &settings.producer.transactional_id {
+            Some(_) => Some(PartitionEnds::open(settings)?),
+            None => None,
+        };
+        if let Some(ends) = &ends {
+            end_open_transactions(ends, &mut writer, &all_partitions(&routes, progress_topic)).await?;
+        }
+        let last = last_record(settings)?;
+        let recorded = last.iter().flat_map(|record| record.record.tables.keys().cloned()).collect();
+        Ok(Opening { admin, writer, ends, routes, offsets, former: last.filter(|_| !recopy), recorded, recopy })
+    }
+
+    /// The last record that counts.
+    pub fn stored(&self) -> Option<&ProgressRecord> {
+        self.former.as_ref().map(|former| &former.record)
+    }
+
+    /// Writes the record to begin with, together with whatever predecessors wrote and nobody sees.
+    pub fn begin(mut self, mut record: ProgressRecord) -> Result<TransactionWriter> {
+        if let Some(former) = &self.former {
+            begin_moved_topics(former, &self.routes, &mut self.offsets, &mut record);
+        }
+        let topics = self.topics()?;
+        let former = self.former.take().unwrap_or_default();
+        let forgotten: Vec<_> =
+            self.recorded.iter().filter(|table| !record.tables.contains_key(table)).cloned().collect();
+        let mut progress = TopicProgress { record, topics: topics.into_iter().collect(), ..former };
+        let again = match &self.ends {
+            Some(ends) => take_lost(ends, &mut progress, self.routes.iter())?,
+            None => Vec::new(),
+        };
+        self.writer.start(progress, self.routes, forgotten, &again)?;
+        Ok(self.writer)
+    }
+
+    /// Each topic's offsets: as recorded, if the topic still is what it was; otherwise as it stands.
+    fn topics(&mut self) -> Result<HashMap<TableName, TopicOffsets>> {
+        let mut topics = HashMap::new();
+        for route in &mut self.routes {
+            let Some(mut offsets) = self.offsets.remove(&route.table) else { continue };
+            let known = self.former.as_ref().and_then(|former| former.topics.get(&route.table));
+            let known = known.filter(|known| *known.topic == *route.topic);
+            for partition in 0..route.partitions {
+                let (_, end) = self.admin.offsets(&route.topic, partition)?;
+                let recorded = known.and_then(|known| known.next_offsets.get(partition as usize)).copied();
+                if let Some(recorded) = recorded.filter(|recorded| *recorded > end) {
+                    let why = format!("partition {partition} ends at offset {end}, and {recorded} was used before");
+                    return Err(topic_gone(&route.topic, &why));
+                }
+                route.replaces |= end > 0;
+                offsets.next_offsets[partition as usize] = recorded.unwrap_or(end);
+                offsets.first_offsets[partition as usize] = end;
+            }
+            if let Some(known) = known {
+                let former = self.former.as_ref().and_then(|former| former.record.tables.get(&route.table));
+                // Sinks drop what comes to a parked table until a copy's mark.
+                let was_parked = former.is_some_and(|table| matches!(table.state, TableState::Parked { .. }));
+                offsets.begun_over = known.begun_over || was_parked;
+                offsets.generation = known.generation;
+                offsets.first_offsets.clone_from(&known.first_offsets);
+            }
+            route.replaces |= offsets.begun_over || self.recopy;
+            topics.insert(route.table.clone(), offsets);
+        }
+        Ok(topics)
+    }
+}
+
+async fn route(
+    admin: &Admin,
+    topics: &TopicPattern,
+    existing: &HashMap<String, i32>,
+    former: Option<&TopicProgress>,
+    table: &SourceTable,
+) -> Result<TopicRoute> {
+    let name = table.name();
+    let topic = topics.topic(name);
+    let known = former.and_then(|former| former.topics.get(name));
+    let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
+    let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
+    Ok(TopicRoute::new(name.clone(), topic, &state))
+}
+
+/// All partitions that are written to.
+fn all_partitions(routes: &[TopicRoute], progress_topic: &str) -> Vec<TopicPartition> {
+    let of_route = |route: &TopicRoute| {
+        let topic = route.topic.to_string();
+        (0..route.partitions).map(move |partition| (topic.clone(), partition))
+    };
+    routes.iter().flat_map(of_route).chain([(progress_topic.to_owned(), 0)]).collect()
+}
+
+/// A table that is to go to another topic than before is copied there: whoever reads that one has nothing of it.
+fn begin_moved_topics(
+    former: &TopicProgress,
+    routes: &[TopicRoute],
+    offsets: &mut HashMap<TableName, TopicOffsets>,
+    record: &mut ProgressRecord,
+) {
+    for route in routes {
+        let Some(known) = former.topics.get(&route.table).filter(|known| *known.topic != *route.topic) else {
+            continue;
+        };
+        let (from, to) = (&known.topic, &route.topic);
+        tracing::warn!(table = %route.table, from, %to, "another topic: the table is copied there");
+        if let Some(offsets) = offsets.get_mut(&route.table) {
+            offsets.begun_over = true;
+        }
+        if let Some(progress) = record.tables.get_mut(&route.table) {
+            let (state, _) = progress.state.step(TableFact::CopyNeeded);
+            *progress = TableProgress::new(state, progress.oid);
+        }
+    }
+}
+
+fn check_distinct(routes: &[TopicRoute]) -> Result<()> {
+    let mut seen: HashMap<&str, &TableName> = HashMap::new();
+    for route in routes {
+        if route.table.schema.contains('.') {
+            return Err(Error::operator(
+                Code::TopicNameAmbiguous,
+                format!("{} cannot go through Kafka", route.table),
+                "the name of its schema has a dot, so schema and table cannot be told apart in a topic's name",
+                "rename the schema, or leave its tables out (exclude)",
+            ));
+        }
+        if let Some(other) = seen.insert(&route.topic, &route.table) {
+            return Err(Error::operator(
+                Code::TopicShared,
+                format!("{other} and {} would share the topic {}", route.table, route.topic),
+                "characters that topics do not have become underscores",
+                "leave one of them out (exclude), or set topic in [kafka] so that their topics differ",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn no_record(topic: &str, missing: bool) -> Error {
+    let state = if missing { "missing" } else { "empty" };
+    Error::operator(
+        Code::ProgressMissing,
+        "cannot tell what is on the topics already",
+        format!("the progress topic {topic} is {state}, and the slot exists"),
+        "restore the topic, or correct progress_topic of [kafka]; or start with --recopy, which writes all tables to their \
+         topics again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::topic_state::TopicState;
+
+    fn route_of(schema: &str, table: &str, topic: &str) -> TopicRoute {
+        let state = TopicState {
+            partitions: 2,
+            replication: None,
+            cleanup_policy: "delete".into(),
+            compression: "producer".into(),
+            max_message_bytes: 1000,
+            retention_ms: -1,
+        };
+        TopicRoute::new(TableName::new(schema, table), topic.into(), &state)
+    }
+
+    #[test]
+    fn tables_that_would_share_a_topic_are_named() {
+        let error = check_distinct(&[route_of("a", "b c", "a.b_c"), route_of("a", "b_c", "a.b_c")]).unwrap_err();
+        assert_eq!(error.code, Code::TopicShared);
+        assert!(error.what.contains("a.b c") && error.what.contains("a.b_c"), "{error}");
+        let error = check_distinct(&[route_of("a.b", "c", "a.b.c")]).unwrap_err();
+        assert_eq!(error.code, Code::TopicNameAmbiguous);
+    }
+
+    #[test]
+    fn a_table_whose_topic_is_another_one_is_copied_there() {
+        let name = TableName::new("public", "t");
+        let offsets = |topic: &str| TopicOffsets {
+            topic: topic.into(),
+            generation: 1,
+            begun_over: false,
+            first_offsets: vec![0, 0],
+            next_offsets: vec![0, 0],
+        };
+        let former = TopicProgress { topics: [(name.clone(), offsets("old"))].into(), ..TopicProgress::default() };
+        let streaming = TableProgress::new(TableState::Streaming { copied_lsn: None }, Some(7));
+        let mut record = ProgressRecord { tables: [(name.clone(), streaming)].into(), ..ProgressRecord::default() };
+        let mut now = HashMap::from([(name.clone(), offsets("new"))]);
+        begin_moved_topics(&former, &[route_of("public", "t", "new")], &mut now, &mut record);
+        assert_eq!(record.tables[&name], TableProgress::new(TableState::Copying, Some(7)));
+        assert!(now[&name].begun_over);
+    }
+
+    #[test]
+    fn the_progress_topic_is_written_to_as_well() {
+        let partitions = all_partitions(&[route_of("a", "b", "a.b")], "progress");
+        assert_eq!(partitions, [("a.b".into(), 0), ("a.b".into(), 1), ("progress".into(), 0)]);
+    }
+}

@@ -1,0 +1,76 @@
+//! The batch that the stream fills: each relation's events one after the other, then tables that stop, then how far
+//! whole transactions have been read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sooner_api::{Coverage, Error, EventBatch, Rows, Step};
+use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
+use sooner_schemas::{Lsn, TableName};
+
+/// A batch that is being filled.
+#[derive(Default)]
+pub struct BatchBuilder {
+    steps: Vec<Step>,
+    /// For each relation, the index of the step that its events are appended to.
+    open: HashMap<u32, usize>,
+    stops: Vec<Step>,
+    watermark: Option<Watermark>,
+    server_end: Lsn,
+    bytes: usize,
+}
+
+impl BatchBuilder {
+    /// Where events of a relation are appended.
+    pub fn events(&mut self, oid: u32, schema: &Arc<EventSchema>) -> Option<&mut TableEvents> {
+        let index = *self.open.entry(oid).or_insert_with(|| {
+            self.steps.push(Step::Rows(Rows::new(TableEvents::new(schema.clone()))));
+            self.steps.len() - 1
+        });
+        self.steps[index].rows_mut().map(|rows| &mut rows.events)
+    }
+
+    /// Counts bytes that were appended.
+    pub fn grew(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// Events of a relation that follow do not go where its former ones went.
+    pub fn close(&mut self, oid: u32) {
+        self.open.remove(&oid);
+    }
+
+    /// Appends events that are a step of their own.
+    pub fn push(&mut self, oid: u32, events: TableEvents) {
+        self.close(oid);
+        self.steps.push(Rows::new(events).into_step());
+    }
+
+    /// Stops a table after the events that are here.
+    pub fn stop(&mut self, table: &TableName, error: Error) {
+        self.stops.push(Step::Stop { table: table.clone(), error });
+    }
+
+    /// The batch ends between transactions, at this watermark; or inside one.
+    pub fn set_watermark(&mut self, watermark: Option<Watermark>) {
+        self.watermark = watermark;
+    }
+
+    /// The server's log ends here at least.
+    pub fn note_server_end(&mut self, lsn: Lsn) {
+        self.server_end = self.server_end.max(lsn);
+    }
+
+    /// Bytes of events.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes the batch; none if there is nothing to hand on.
+    pub fn take(&mut self) -> Option<EventBatch> {
+        let BatchBuilder { mut steps, stops, watermark, server_end, .. } = std::mem::take(self);
+        steps.extend(stops);
+        steps.extend(watermark.map(|watermark| Step::Complete(Coverage::all(watermark))));
+        (!steps.is_empty()).then_some(EventBatch { steps, server_end })
+    }
+}

@@ -1,0 +1,126 @@
+//! A database with a slot, before and while it is read.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity};
+use sooner_schemas::{Lsn, TableName};
+use tokio::runtime::Handle;
+
+use crate::client::{Client, Mode};
+use crate::encoders::EncoderFactory;
+use crate::options::ConnectOptions;
+use crate::slot::{self, ExportedSnapshot};
+use crate::source::PostgresSource;
+use crate::stream::{PostgresStream, StreamSettings};
+use crate::{catalog, publication};
+
+/// The oldest server that is supported, as `server_version_num` has it.
+pub const OLDEST_VERSION: u32 = 130_000;
+
+/// Which tables of a database take part.
+pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
+
+/// How a database is read.
+#[derive(Clone)]
+pub struct DatabaseSettings {
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// Name of the slot.
+    pub slot: String,
+    /// Name of the publication.
+    pub publication: String,
+    /// Tables that take part.
+    pub selects: TableFilter,
+    /// Tables that are copied at the same time.
+    pub copy_tables_at_once: usize,
+}
+
+impl fmt::Debug for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseSettings").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// A Postgres database.
+pub struct PostgresDatabase<R> {
+    settings: DatabaseSettings,
+    encoders: Arc<EncoderFactory<R>>,
+    runtime: Handle,
+}
+
+impl<R: SchemaRegistry> PostgresDatabase<R> {
+    /// A database that nothing is asked of yet. Copies run on threads of `runtime`.
+    pub fn new(settings: DatabaseSettings, encoders: Arc<EncoderFactory<R>>, runtime: Handle) -> PostgresDatabase<R> {
+        PostgresDatabase { settings, encoders, runtime }
+    }
+
+    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone.
+    async fn find_free_slot(&self, client: &mut Client) -> Result<Option<Lsn>> {
+        let name = &self.settings.slot;
+        let Some(found) = slot::find(client, name).await? else { return Ok(None) };
+        // Asked before anything is stored: whoever streams at the moment is not disturbed.
+        if let Some(pid) = found.active_pid {
+            return Err(Error::retry(
+                Code::SlotInUse,
+                format!("the slot '{name}' is in use"),
+                format!("Postgres' process {pid} streams from it to somebody else"),
+                "stop the other process, or give this pipeline another slot and name; it is tried again",
+            ));
+        }
+        slot::check(name, &found, &self.settings.connect.database).map(Some)
+    }
+}
+
+impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
+    type Source = PostgresSource<R>;
+    type Snapshot = ExportedSnapshot;
+
+    async fn inspect(&self) -> Result<Inspection> {
+        let mut client = Client::connect(&self.settings.connect, Mode::Sql).await?;
+        if client.server_version() < OLDEST_VERSION {
+            let why = format!("the server's version is {}", client.server_version() / 10_000);
+            let what = "cannot read from this Postgres";
+            let remedy = "upgrade to version 13 or newer";
+            return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
+        }
+        let mut tables = catalog::tables(&mut client).await?;
+        tables.retain(|table| (self.settings.selects)(table.name()));
+        if tables.is_empty() {
+            return Err(Error::operator(
+                Code::NoTables,
+                "there is nothing to read",
+                "no table of the database fits tables and exclude of [source]",
+                "correct the patterns; `sooner init` lists the tables",
+            ));
+        }
+        let names: Vec<_> = tables.iter().map(|table| table.name().clone()).collect();
+        publication::ensure(&mut client, &self.settings.publication, &names).await?;
+        Ok(Inspection { slot: self.find_free_slot(&mut client).await?, tables })
+    }
+
+    async fn identify(&self) -> Result<SystemIdentity> {
+        slot::identify(&mut Client::connect(&self.settings.connect, Mode::Replication).await?).await
+    }
+
+    async fn create_slot(&self) -> Result<(Lsn, ExportedSnapshot)> {
+        let snapshot = slot::create(&self.settings.connect, &self.settings.slot).await?;
+        let lsn = snapshot.id.consistent_lsn;
+        tracing::info!(slot = self.settings.slot, %lsn, "created the slot");
+        Ok((lsn, snapshot))
+    }
+
+    async fn open(&self, plan: SourcePlan<ExportedSnapshot>) -> Result<PostgresSource<R>> {
+        let SourcePlan { start_lsn, snapshot, copy, stream } = plan;
+        let DatabaseSettings { connect, slot, publication, copy_tables_at_once, .. } = self.settings.clone();
+        let tables: HashMap<_, _> = stream.into_iter().collect();
+        let settings = StreamSettings { slot, publication, tables, start_lsn };
+        let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
+        if copy.is_empty() {
+            tracing::info!(lsn = %start_lsn, "streaming");
+        }
+        let (encoders, runtime) = (self.encoders.clone(), self.runtime.clone());
+        Ok(PostgresSource::new(connect, encoders, stream, copy, snapshot, copy_tables_at_once, runtime))
+    }
+}

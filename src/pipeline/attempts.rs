@@ -1,0 +1,124 @@
+//! Attempts, one after the other, until the pipeline is told to stop or a person is needed.
+
+use std::time::{Duration, Instant};
+
+use sooner_api::{Class, Fact, Result, Telemetry};
+use tokio::sync::watch;
+
+use crate::control::Requests;
+
+/// The shortest pause between two attempts.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// An attempt of this length counts as success: the next pause is short again.
+const GOOD_ATTEMPT: Duration = Duration::from_secs(30);
+/// How often requests are looked for.
+const REQUESTS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How an attempt ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to stop.
+    Stopped,
+    /// The next one has something to do first: a table has to be copied, or somebody asked for it.
+    Again,
+}
+
+/// Makes attempts until told to stop. What passes by itself is tried again; what needs a person is returned.
+pub async fn attempts<T: Telemetry>(
+    telemetry: &T,
+    mut stop: watch::Receiver<bool>,
+    mut attempt: impl AsyncFnMut(watch::Receiver<bool>) -> Result<End>,
+) -> Result<()> {
+    let mut pause = SHORTEST_PAUSE;
+    while !*stop.borrow() {
+        let started = Instant::now();
+        match attempt(stop.clone()).await {
+            Ok(End::Stopped) => return Ok(()),
+            Ok(End::Again) => pause = SHORTEST_PAUSE,
+            Err(error) if error.class == Class::Retry => {
+                if started.elapsed() > GOOD_ATTEMPT {
+                    pause = SHORTEST_PAUSE;
+                }
+                tracing::warn!(code = %error.code, %error, "interrupted; trying again in {:.1} s", pause.as_secs_f64());
+                telemetry.record(Fact::Interrupted(&error));
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => {}
+                    () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Ends an attempt when the pipeline is told to stop, or somebody asks for a table to be copied.
+pub async fn halt_on_request(halt: watch::Sender<bool>, mut stop: watch::Receiver<bool>, requests: Requests) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(REQUESTS_INTERVAL) => {
+                if !requests.pending().is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+    halt.send_replace(true);
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::{Code, Error, NoTelemetry};
+
+    use super::*;
+
+    fn failure(class: Class) -> Error {
+        Error { class, ..Error::retry(Code::PostgresUnreachable, "w", "y", "r") }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_by_itself_is_tried_again_with_growing_pauses() {
+        let (_stop, stopped) = watch::channel(false);
+        let mut starts = Vec::new();
+        attempts(&NoTelemetry, stopped, async |_| {
+            starts.push(tokio::time::Instant::now());
+            if starts.len() < 6 { Err(failure(Class::Retry)) } else { Ok(End::Stopped) }
+        })
+        .await
+        .unwrap();
+        let pauses: Vec<_> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        assert_eq!(pauses.len(), 5);
+        for (pause, expected) in pauses.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0]) {
+            assert!((0.79..=1.21).contains(&(pause / expected)), "{pauses:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_needs_a_person_ends_the_attempts() {
+        for class in [Class::Operator, Class::Fatal] {
+            let (_stop, stopped) = watch::channel(false);
+            let ended = attempts(&NoTelemetry, stopped, async |_| Err(failure(class))).await;
+            assert_eq!(ended.unwrap_err().class, class);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_a_pause() {
+        let (stop, stopped) = watch::channel(false);
+        let mut attempted = 0;
+        attempts(&NoTelemetry, stopped, async |_| {
+            attempted += 1;
+            stop.send_replace(true);
+            Err(failure(Class::Retry))
+        })
+        .await
+        .unwrap();
+        assert_eq!(attempted, 1);
+    }
+}

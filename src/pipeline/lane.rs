@@ -1,0 +1,222 @@
+//! One table as the sink loop sees it: what has been handed to its worker, and what of that is visible. Without I/O.
+
+use sooner_api::{AppliedTable, Coverage, Error, LakePosition, TableFact, TableState};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
+
+/// A table's lane.
+#[derive(Debug)]
+pub struct Lane {
+    /// Table.
+    pub name: TableName,
+    /// What it is doing, as its worker has reported.
+    pub state: TableState,
+    /// Commit LSN of the last event that was handed on; the highest there is, if the table cannot go on after it.
+    handed_on: Lsn,
+    /// The table is complete up to here.
+    complete: Watermark,
+    /// What was handed on last ended inside a transaction.
+    is_open: bool,
+    /// A copy of it is being handed on.
+    is_copying: bool,
+    /// What its lake table is.
+    lake: Option<LakePosition>,
+    /// It has changed since that was last stored.
+    is_changed: bool,
+}
+
+impl Lane {
+    /// A table in this state, which its own log says is complete up to `complete`.
+    pub fn new(name: TableName, state: TableState, complete: Watermark) -> Lane {
+        let is_copying = state == TableState::Copying;
+        Lane {
+            name,
+            state,
+            handed_on: Lsn::ZERO,
+            complete,
+            is_open: false,
+            is_copying,
+            lake: None,
+            is_changed: false,
+        }
+    }
+
+    /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had
+    /// been read before.
+    pub fn hand_on(&mut self, last: Lsn, read: Watermark) {
+        if self.is_clean() && !self.is_copying && read.commit_lsn > self.complete.commit_lsn {
+            // It was complete to there, without a commit of its own.
+            self.complete = read;
+        }
+        self.handed_on = last;
+        self.is_open = true;
+    }
+
+    /// A copy begins.
+    pub fn begin_copy(&mut self) {
+        self.is_copying = true;
+    }
+
+    /// A copy ends; returns whether the worker has to hear of it.
+    pub fn end_copy(&mut self) -> bool {
+        let was_copying = std::mem::take(&mut self.is_copying);
+        std::mem::take(&mut self.is_open) || was_copying
+    }
+
+    /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it.
+    pub fn cover(&mut self, coverage: &Coverage) -> bool {
+        !self.is_copying && self.is_open && coverage.applies_to(&self.name) && std::mem::take(&mut self.is_open)
+    }
+
+    /// The table cannot go on after what was handed on. Nothing may be confirmed past that before it is stored.
+    pub fn stop(&mut self) {
+        self.handed_on = Lsn(u64::MAX);
+    }
+
+    /// The worker has made everything up to a watermark visible.
+    pub fn committed(&mut self, table_version: u64, positions: Option<sooner_api::Positions>, watermark: Watermark) {
+        self.complete = watermark;
+        self.lake = Some(LakePosition { version: table_version, positions, watermark });
+        self.is_changed = true;
+    }
+
+    /// Lets something happen to the table; returns whether its state changed.
+    pub fn step(&mut self, fact: TableFact) -> bool {
+        let (next, _) = self.state.step(fact);
+        let changed = next != self.state;
+        self.state = next;
+        self.is_changed |= changed;
+        changed
+    }
+
+    /// Everything that was handed on is visible.
+    pub fn is_clean(&self) -> bool {
+        self.complete.commit_lsn >= self.handed_on
+    }
+
+    /// What the table keeps from being confirmed: everything after what it is complete to. None while it holds nothing
+    /// back: it is clean, or it is copied again anyway.
+    pub fn held_back_from(&self) -> Option<Lsn> {
+        let ended_copy = self.state == TableState::Copying && !self.is_copying;
+        ((self.state.holds_back() || ended_copy) && !self.is_clean()).then_some(self.complete.end_lsn)
+    }
+
+    /// What the table is complete to, if it is behind what has been read.
+    pub fn behind(&self) -> Option<Watermark> {
+        (!self.is_clean()).then_some(self.complete)
+    }
+
+    /// Whether it follows the stream, so that the stream's watermark says something of it.
+    pub fn follows_stream(&self) -> bool {
+        self.state.holds_back() && !self.is_copying
+    }
+
+    /// What has to be stored, once after each change. `read` is up to where whole transactions have been read.
+    pub fn take_change(&mut self, read: Watermark) -> Option<AppliedTable> {
+        if !std::mem::take(&mut self.is_changed) {
+            return None;
+        }
+        let mut lake = self.lake.clone();
+        if let Some(lake) = lake.as_mut().filter(|_| self.is_clean() && self.follows_stream()) {
+            lake.watermark = if read.commit_lsn > lake.watermark.commit_lsn { read } else { lake.watermark };
+        }
+        Some(AppliedTable { state: self.state.clone(), lake })
+    }
+
+    /// Why the table does not go on.
+    pub fn error(&self) -> Option<&Error> {
+        self.state.error()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::Code;
+
+    use super::*;
+
+    fn mark(lsn: u64) -> Watermark {
+        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 }
+    }
+
+    fn lane(state: TableState) -> Lane {
+        Lane::new(TableName::new("public", "t"), state, mark(10))
+    }
+
+    fn streaming() -> TableState {
+        TableState::Streaming { copied_lsn: None }
+    }
+
+    fn error() -> Error {
+        Error::operator(Code::ShapeChanged, "w", "y", "r")
+    }
+
+    #[test]
+    fn what_was_handed_on_is_held_back_until_it_is_visible() {
+        let mut lane = lane(streaming());
+        assert_eq!(lane.held_back_from(), None);
+        lane.hand_on(Lsn(30), mark(20));
+        assert_eq!(lane.held_back_from(), Some(Lsn(28)), "it was complete to 20 without a commit");
+        lane.committed(1, None, mark(30));
+        assert_eq!(lane.held_back_from(), None);
+    }
+
+    #[test]
+    fn a_worker_hears_of_a_watermark_once() {
+        let mut lane = lane(streaming());
+        assert!(!lane.cover(&Coverage::all(mark(20))), "there is nothing to complete");
+        lane.hand_on(Lsn(30), mark(20));
+        let except = Coverage { watermark: mark(30), except: vec![lane.name.clone()] };
+        assert!(!lane.cover(&except), "it says nothing of this table");
+        assert!(lane.cover(&Coverage::all(mark(30))));
+        assert!(!lane.cover(&Coverage::all(mark(31))));
+    }
+
+    #[test]
+    fn a_copy_holds_nothing_back_until_it_has_been_handed_on_whole() {
+        let mut lane = lane(TableState::Copying);
+        lane.hand_on(Lsn(50), mark(20));
+        assert_eq!(lane.held_back_from(), None);
+        assert!(!lane.cover(&Coverage::all(mark(30))), "the stream's watermark says nothing of a copy");
+        assert!(lane.end_copy());
+        assert_eq!(lane.held_back_from(), Some(Lsn(18)));
+        lane.committed(0, None, mark(50));
+        lane.step(TableFact::CopyEnded(Lsn(50)));
+        assert!(lane.follows_stream() && lane.held_back_from().is_none());
+    }
+
+    #[test]
+    fn a_table_that_cannot_go_on_holds_back_until_its_state_says_so() {
+        let mut lane = lane(streaming());
+        lane.stop();
+        assert_eq!(lane.held_back_from(), Some(Lsn(18)));
+        assert!(lane.step(TableFact::Failed(error())));
+        assert_eq!(lane.held_back_from(), None);
+        let change = lane.take_change(mark(40)).unwrap();
+        assert!(matches!(change.state, TableState::Parked { .. }));
+        assert!(lane.take_change(mark(40)).is_none(), "once");
+    }
+
+    #[test]
+    fn a_clean_table_is_stored_as_complete_to_what_was_read() {
+        let mut lane = lane(streaming());
+        lane.hand_on(Lsn(30), mark(20));
+        lane.committed(7, None, mark(30));
+        let lake = lane.take_change(mark(90)).unwrap().lake.unwrap();
+        assert_eq!((lake.version, lake.watermark), (7, mark(90)));
+        lane.committed(8, None, mark(90));
+        lane.hand_on(Lsn(95), mark(90));
+        let lake = lane.take_change(mark(99)).unwrap().lake.unwrap();
+        assert_eq!(lake.watermark, mark(90), "something of it is not visible yet");
+    }
+
+    #[test]
+    fn a_copy_lets_a_parked_table_go_on() {
+        let mut lane = lane(streaming());
+        lane.step(TableFact::Failed(error()));
+        lane.begin_copy();
+        lane.step(TableFact::CopyBegun);
+        assert_eq!(lane.state, TableState::Copying);
+        assert!(lane.error().is_none());
+    }
+}
