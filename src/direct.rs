@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sooner_api::{
-    Applied, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget, Opened, Positions,
-    ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart, WriterRequest,
+    Applied, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget, Opened,
+    Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart, WriterRequest,
 };
 use sooner_schemas::Lsn;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{TablePhase, TableProgress};
-use sooner_kafka::consumer::lag::PartitionOffsets;
-use sooner_postgres::catalog::Table;
+use sooner_api::{Clock, Committed, Error, Fact, PartitionOffsets, Side, TableState, Telemetry};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
+
+use crate::clock::SystemClock;
+
+/// How often the status is written.
+const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A pipeline's state at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -21,7 +25,7 @@ pub struct Status {
     /// When this was written, in microseconds since 1970.
     pub updated_micros: i64,
     /// Why nothing moves at the moment, if so.
-    pub trouble: Option<String>,
+    pub trouble: Option<Error>,
     /// Where the source's log ends.
     pub server_end_lsn: Lsn,
     /// Up to where the stream has been read.
@@ -31,24 +35,25 @@ pub struct Status {
     /// Up to where the slot has been confirmed.
     pub confirmed_flush_lsn: Lsn,
     /// Tables by name.
-    pub tables: BTreeMap<String, TableStatus>,
+    pub tables: BTreeMap<TableName, TableStatus>,
 }
 
 /// A table's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableStatus {
-    /// What it is doing.
-    pub phase: TablePhase,
+    /// What it is doing; where both sides of the pipeline run here, the source's state unless the table streams there.
+    #[serde(flatten)]
+    pub state: TableState,
     /// Rows read by the initial copy.
     pub rows_copied: u64,
     /// Rows to copy, as the planner estimates.
     pub rows_estimated: Option<u64>,
     /// Events merged since the process started.
     pub events: u64,
-    /// Log between where the table is complete to and where the source's log ends, in bytes.
-    pub lag_bytes: u64,
-    /// Age of the oldest event that is not visible yet, in seconds.
-    pub lag_seconds: f64,
+    /// Log between where the table is complete to and where the source's log ends, in bytes; none before that is known.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest event that is not visible yet, in seconds; none before that is known.
+    pub lag_seconds: Option<f64>,
     /// With Kafka: messages of its topic, in the partitions that are read here, that have not been read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_messages: Option<u64>,
@@ -60,88 +65,152 @@ pub struct TableStatus {
     pub partitions: BTreeMap<i32, PartitionOffsets>,
     /// Version of the lake table.
     pub table_version: Option<u64>,
-    /// The table is complete up to here.
-    pub watermark_lsn: Lsn,
+    /// The table is complete up to here; none before that is known.
+    pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
-    pub watermark_micros: i64,
-    /// Why it is parked.
-    pub reason: Option<String>,
+    pub watermark_micros: Option<i64>,
     /// With Kafka: what the source's side does with the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_phase: Option<TablePhase>,
+    pub source_state: Option<TableState>,
+    /// What the sink's side does with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink_state: Option<TableState>,
 }
 
-impl Default for TableStatus {
-    fn default() -> TableStatus {
+impl TableStatus {
+    fn new(state: TableState) -> TableStatus {
         TableStatus {
-            phase: TablePhase::Copying,
+            state,
             rows_copied: 0,
             rows_estimated: None,
             events: 0,
-            lag_bytes: 0,
-            lag_seconds: 0.0,
+            lag_bytes: None,
+            lag_seconds: None,
             lag_messages: None,
             unread_micros: None,
             partitions: BTreeMap::new(),
             table_version: None,
-            watermark_lsn: Lsn::ZERO,
-            watermark_micros: 0,
-            reason: None,
-            source_phase: None,
+            watermark_lsn: None,
+            watermark_micros: None,
+            source_state: None,
+            sink_state: None,
         }
+    }
+
+    /// Why it does not go on, and what to do; none if it does.
+    pub fn reason(&self) -> Option<String> {
+        self.state.error().map(ToString::to_string)
+    }
+
+    fn has_state(&mut self, side: Side, state: &TableState) {
+        match side {
+            Side::Source => self.source_state = Some(state.clone()),
+            Side::Sink => self.sink_state = Some(state.clone()),
+        }
+        let source = self.source_state.as_ref();
+        let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
+        if let Some(shown) = unless_streaming.or(self.sink_state.as_ref()).or(source) {
+            self.state = shown.clone();
+        }
+    }
+
+    /// The table is complete up to a watermark, at a moment when the source's log ends at `server_end`.
+    fn reached(&mut self, watermark: Watermark, server_end: Lsn) {
+        if watermark == Watermark::default() {
+            return;
+        }
+        self.lag_bytes = Some(server_end.bytes_since(watermark.end_lsn));
+        self.watermark_lsn = Some(watermark.commit_lsn);
+        if watermark.commit_micros > 0 {
+            self.watermark_micros = Some(watermark.commit_micros);
+        }
+    }
+
+    fn is_as_old_as(&mut self, since_micros: Option<i64>, now_micros: i64) {
+        let age = since_micros.map_or(0, |since| now_micros.saturating_sub(since).max(0));
+        self.lag_seconds = Some(age as f64 / 1e6);
     }
 }
 
-impl TableStatus {
-    /// Takes over what the source's side does with the table. While it streams, the sink's side has the say.
-    pub fn source_is(&mut self, known: &TableProgress) {
-        let former = self.source_phase.replace(known.phase);
-        if known.phase != TablePhase::Streaming || former != Some(TablePhase::Streaming) {
-            self.phase = known.phase;
-            self.reason.clone_from(&known.reason);
-        }
-    }
-}
-
-/// The status that all parts of the pipeline write to.
+/// The status that all parts of a pipeline report to.
 #[derive(Clone, Debug, Default)]
 pub struct StatusBoard(Arc<Mutex<Status>>);
 
-impl StatusBoard {
-    /// Changes the status.
-    pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+impl Telemetry for StatusBoard {
+    fn record(&self, fact: Fact<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(fact);
     }
+}
 
-    /// Changes a table's status.
-    pub fn table(&self, table: &TableName, change: impl FnOnce(&mut TableStatus)) {
-        self.update(|status| change(status.tables.entry(table.to_string()).or_default()));
-    }
-
-    /// Shows the tables that take part, and forgets others.
-    pub fn show_tables(&self, known: &BTreeMap<String, TableProgress>, tables: &[Table]) {
-        self.update(|status| status.tables.retain(|name, _| known.contains_key(name)));
-        for table in tables {
-            let progress = known.get(&table.relation.name.to_string());
-            self.table(&table.relation.name, |status| {
-                status.rows_estimated = table.estimated_rows;
-                if let Some(progress) = progress {
-                    status.phase = progress.phase;
-                    status.reason.clone_from(&progress.reason);
-                }
-                if status.phase == TablePhase::Copying {
-                    status.rows_copied = 0;
-                }
-            });
+impl Status {
+    fn take(&mut self, fact: Fact<'_>) {
+        match fact {
+            Fact::Tables(tables) => self.has_tables(tables),
+            Fact::State(side, table, state) => self.table(table).has_state(side, state),
+            Fact::RowsCopied(table, rows) => self.table(table).rows_copied += rows,
+            Fact::CopyBegun(table) => self.table(table).rows_copied = 0,
+            Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),
+            Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
+            Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
+            Fact::Received(lsn) => self.received_lsn = self.received_lsn.max(lsn),
+            Fact::Durable(lsn) => self.durable_lsn = lsn,
+            Fact::Confirmed(lsn) => self.confirmed_flush_lsn = self.confirmed_flush_lsn.max(lsn),
+            Fact::Unread { table, messages, reading_micros, partitions } => {
+                let table = self.table(table);
+                table.lag_messages = Some(messages);
+                table.unread_micros = reading_micros;
+                table.partitions = partitions;
+            }
+            Fact::Interrupted(error) => self.trouble = Some(error.clone()),
+            Fact::Running => self.trouble = None,
         }
     }
 
-    /// Notes that a table is complete up to a watermark.
-    pub fn reached(&self, table: &TableName, watermark: Watermark) {
-        self.table(table, |table| {
-            table.watermark_lsn = watermark.commit_lsn;
-            table.watermark_micros = watermark.commit_micros;
-        });
+    fn table(&mut self, table: &TableName) -> &mut TableStatus {
+        self.tables.entry(table.clone()).or_insert_with(|| TableStatus::new(TableState::Copying))
+    }
+
+    fn has_tables(&mut self, tables: Vec<(&TableName, &TableState, Option<u64>)>) {
+        self.tables.retain(|known, _| tables.iter().any(|(name, ..)| *name == known));
+        for (name, state, estimated) in tables {
+            let table = self.tables.entry(name.clone()).or_insert_with(|| TableStatus::new(state.clone()));
+            table.rows_estimated = estimated;
+        }
+    }
+
+    fn committed(&mut self, table: &TableName, committed: &Committed, events: u64) {
+        let table = self.table(table);
+        table.table_version = Some(committed.table_version);
+        table.events += events;
+    }
+
+    fn covered(&mut self, now_micros: i64, read: Watermark, behind: &[(&TableName, Watermark)], apart: &[&TableName]) {
+        let server_end = self.server_end_lsn;
+        for (name, table) in &mut self.tables {
+            if apart.contains(&name) || table.sink_state.is_none() {
+                continue;
+            }
+            // What is visible is as old as the last of it; or, where all that was read is, as what is being read.
+            let (watermark, since) = match behind.iter().find(|(behind, _)| *behind == name) {
+                Some((_, watermark)) => (*watermark, Some(watermark.commit_micros).filter(|micros| *micros > 0)),
+                None => (read, table.unread_micros),
+            };
+            table.reached(watermark, server_end);
+            table.is_as_old_as(since, now_micros);
+        }
+    }
+}
+
+impl StatusBoard {
+    /// The status of a pipeline that runs in this process.
+    pub fn new(pipeline: &str) -> StatusBoard {
+        let status = Status { pipeline: pipeline.to_owned(), pid: std::process::id(), ..Status::default() };
+        StatusBoard(Arc::new(Mutex::new(status)))
+    }
+
+    /// Notes how the pipeline ended.
+    pub fn ended(&self, error: Option<&Error>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble = error.cloned();
     }
 
     /// A copy of the status.
@@ -150,13 +219,23 @@ impl StatusBoard {
     }
 
     /// Writes the status to its file, whole or not at all.
-    pub fn save(&self, state_dir: &Path, now_micros: i64) -> std::io::Result<()> {
+    pub fn save(&self, state_dir: &Path) -> std::io::Result<()> {
         let mut status = self.read();
-        status.updated_micros = now_micros;
+        status.updated_micros = SystemClock.now_micros();
         let path = file(state_dir);
         let beside = path.with_extension("json.new");
         std::fs::write(&beside, serde_json::to_vec_pretty(&status)?)?;
         std::fs::rename(beside, path)
+    }
+
+    /// Writes the status again and again.
+    pub async fn keep_saving(self, state_dir: PathBuf) {
+        loop {
+            if let Err(error) = self.save(&state_dir) {
+                tracing::debug!(%error, "cannot write the status");
+            }
+            tokio::time::sleep(SAVE_INTERVAL).await;
+        }
     }
 }
 
@@ -167,9 +246,107 @@ pub fn file(state_dir: &Path) -> PathBuf {
 
 /// Reads the status that a process last wrote; none if none ever did.
 pub fn load(state_dir: &Path) -> anyhow::Result<Option<Status>> {
-    match std::fs::read(file(state_dir)) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+    let path = file(state_dir);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    let parsed = serde_json::from_slice(&text);
+    parsed.map(Some).map_err(|error| {
+        anyhow::anyhow!(
+            "cannot understand {}: {error}. To do: remove it; a running pipeline writes it again.",
+            path.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::Code;
+
+    use super::*;
+
+    fn name(table: &str) -> TableName {
+        TableName::new("public", table)
+    }
+
+    fn mark(lsn: u64, commit_micros: i64) -> Watermark {
+        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn), commit_micros }
+    }
+
+    fn streaming() -> TableState {
+        TableState::Streaming { copied_lsn: None }
+    }
+
+    fn shown(status: &Status, table: &str) -> String {
+        status.tables[&name(table)].state.name().to_owned()
+    }
+
+    #[test]
+    fn the_source_has_the_say_until_a_table_streams_there() {
+        let mut status = Status::default();
+        let table = name("t");
+        status.take(Fact::State(Side::Sink, &table, &streaming()));
+        status.take(Fact::State(Side::Source, &table, &TableState::Copying));
+        assert_eq!(shown(&status, "t"), "copying");
+        status.take(Fact::State(Side::Source, &table, &streaming()));
+        assert_eq!(shown(&status, "t"), "streaming");
+        let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
+        status.take(Fact::State(Side::Sink, &table, &TableState::Parked { error, copied_lsn: None }));
+        assert_eq!(shown(&status, "t"), "parked");
+        assert!(status.tables[&table].reason().is_some());
+    }
+
+    #[test]
+    fn lag_is_that_of_what_is_not_visible_and_unknown_before_anything_was_read() {
+        let mut status = Status::default();
+        let (behind, clean, copying) = (name("behind"), name("clean"), name("copying"));
+        for table in [&behind, &clean, &copying] {
+            status.take(Fact::State(Side::Sink, table, &streaming()));
+        }
+        let coverage = |read, behind| Fact::Coverage { now_micros: 9_000_000, read, behind, apart: vec![&copying] };
+        status.take(coverage(Watermark::default(), Vec::new()));
+        assert_eq!((status.tables[&clean].lag_bytes, status.tables[&clean].watermark_lsn), (None, None));
+        status.take(Fact::ServerEnd(Lsn(100)));
+        status.take(coverage(mark(100, 8_000_000), vec![(&behind, mark(40, 2_000_000))]));
+        let table = &status.tables[&behind];
+        assert_eq!((table.lag_bytes, table.lag_seconds), (Some(60), Some(7.0)));
+        let table = &status.tables[&clean];
+        assert_eq!((table.lag_bytes, table.lag_seconds, table.watermark_lsn), (Some(0), Some(0.0), Some(Lsn(100))));
+        assert_eq!(status.tables[&copying].lag_bytes, None, "the watermark says nothing of it");
+    }
+
+    #[test]
+    fn copied_rows_are_counted_from_zero_by_each_copy_and_an_empty_one_counts_none() {
+        let mut status = Status::default();
+        let table = name("t");
+        status.take(Fact::CopyBegun(&table));
+        status.take(Fact::RowsCopied(&table, 5));
+        status.take(Fact::CopyBegun(&table));
+        assert_eq!(status.tables[&table].rows_copied, 0);
+    }
+
+    #[test]
+    fn a_status_survives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load(folder.path()).unwrap().is_none());
+        let board = StatusBoard::new("shop");
+        let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
+        board.record(Fact::State(Side::Sink, &name("t"), &TableState::Parked { error, copied_lsn: Some(Lsn(3)) }));
+        board.save(folder.path()).unwrap();
+        let status = load(folder.path()).unwrap().unwrap();
+        assert_eq!(status.pipeline, "shop");
+        assert_eq!(status.tables[&name("t")].state, board.read().tables[&name("t")].state);
+        std::fs::write(file(folder.path()), "{").unwrap();
+        assert!(load(folder.path()).unwrap_err().to_string().contains("To do"));
+    }
+
+    #[test]
+    fn a_table_that_takes_no_part_any_more_is_not_shown() {
+        let mut status = Status::default();
+        status.take(Fact::State(Side::Sink, &name("gone"), &streaming()));
+        status.take(Fact::Tables(vec![(&name("kept"), &TableState::Copying, Some(7))]));
+        assert_eq!(status.tables.keys().collect::<Vec<_>>(), [&name("kept")]);
+        assert_eq!(status.tables[&name("kept")].rows_estimated, Some(7));
     }
 }

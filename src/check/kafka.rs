@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 
 use sooner_api::Result;
+use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::admin::Admin;
-use sooner_kafka::progress::record;
+use sooner_kafka::progress::load::load;
 use sooner_kafka::registry::client::Registry;
 
 use super::{Finding, Verdict, schemas};
-use crate::config::{KafkaConfig, SourceConfig, WrittenBy};
+use crate::config::{KafkaConfig, SourceConfig};
 
 /// Checks brokers, topics and schema registry; and, where the source is known, the schemas of its tables.
-pub async fn look(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
+pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match Admin::new(&kafka.settings).and_then(|admin| Ok((admin.brokers()?, admin.list()?, admin))) {
         Err(error) => findings.push(Finding::error("kafka", &error)),
         Ok((brokers, topics, admin)) => {
             let reached = format!("reached {}, {brokers} broker(s)", kafka.settings.brokers);
             findings.push(Finding::ok("kafka", reached));
-            if let Err(error) = look_at_topics(kafka, &admin, &topics, &mut findings).await {
+            if let Err(error) = inspect_topics(kafka, &admin, &topics, &mut findings).await {
                 findings.push(Finding::error("topics", &error));
             }
         }
@@ -27,12 +28,12 @@ pub async fn look(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Fin
     let reached = registry.verdict != Verdict::Failed;
     findings.push(registry);
     if let Some(source) = source.filter(|_| reached) {
-        findings.extend(schemas::look(kafka, source).await);
+        findings.extend(schemas::inspect(kafka, source).await);
     }
     findings
 }
 
-async fn look_at_topics(
+async fn inspect_topics(
     kafka: &KafkaConfig,
     admin: &Admin,
     topics: &HashMap<String, i32>,
@@ -90,7 +91,7 @@ async fn progress_topic(kafka: &KafkaConfig, admin: &Admin, topics: &HashMap<Str
     if let Err(error) = admin.check_progress_topic(topics).await {
         return Ok(Finding::error("progress topic", &error));
     }
-    let found = match record::load(&kafka.settings)? {
+    let found = match load(&kafka.settings)? {
         Some(record) => format!("{topic} says that the topics are complete to {}", record.record.confirmed_lsn),
         None => format!("{topic} is empty"),
     };

@@ -6,7 +6,7 @@ use super::Finding;
 use crate::config::LakeConfig;
 
 /// Checks that the lake can be written and that its store honours conditional puts, by writing a probe object.
-pub async fn look(lake: &LakeConfig) -> Vec<Finding> {
+pub async fn inspect(lake: &LakeConfig) -> Vec<Finding> {
     let opened = LakeStore::open(&lake.url, &lake.s3);
     let probed = match opened {
         Ok(store) => store.probe().await,

@@ -61,13 +61,13 @@ impl Finding {
 pub async fn run(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(source) = &config.source {
-        findings.extend(source::look(source).await);
+        findings.extend(source::inspect(source).await);
     }
     if let Some(kafka) = &config.kafka {
-        findings.extend(kafka::look(kafka, config.source.as_ref()).await);
+        findings.extend(kafka::inspect(kafka, config.source.as_ref()).await);
     }
     if let Some(lake) = &config.lake {
-        findings.extend(lake::look(lake).await);
+        findings.extend(lake::inspect(lake).await);
     }
     findings
 }

@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sooner_api::{Result, SchemaRegistry};
+use sooner_api::{Result, SchemaRegistry, SourceTable};
 use sooner_kafka::registry::client::{Registry, SchemaState};
 use sooner_postgres::Client;
-use sooner_postgres::catalog::{self, Table};
+use sooner_postgres::catalog;
 use sooner_postgres::client::Mode;
 
 use super::Finding;
@@ -27,7 +27,7 @@ impl SchemaRegistry for Examiner {
 
 /// Checks the schemas of each selected table. If the database cannot be reached there are no findings: the source's
 /// own check reports that.
-pub async fn look(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
+pub async fn inspect(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
     let Ok(tables) = tables(source).await else { return Vec::new() };
     let registry = match Registry::new(kafka.registry.clone()) {
         Ok(registry) => registry,
@@ -38,7 +38,7 @@ pub async fn look(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     for table in &tables {
         if let Err(error) = encoders.build(&table.relation).await {
-            findings.push(Finding::error(format!("{} schemas", table.relation.name), &error));
+            findings.push(Finding::error(format!("{} schemas", table.name()), &error));
         }
     }
     let found = encoders.registry.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,9 +46,9 @@ pub async fn look(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
     findings
 }
 
-async fn tables(source: &SourceConfig) -> Result<Vec<Table>> {
+async fn tables(source: &SourceConfig) -> Result<Vec<SourceTable>> {
     let mut tables = catalog::tables(&mut Client::connect(&source.connect, Mode::Sql).await?).await?;
-    tables.retain(|table| source.selects(&table.relation.name));
+    tables.retain(|table| source.selects(table.name()));
     Ok(tables)
 }
 

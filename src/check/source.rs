@@ -2,34 +2,36 @@
 
 use std::time::Instant;
 
-use sooner_api::{Clock, Result};
-use sooner_postgres::catalog::{self, ReplicaIdentity, Table};
+use sooner_api::{Clock, Result, SourceTable};
+use sooner_postgres::catalog;
 use sooner_postgres::client::{Mode, Row, quote_name, quote_text};
+use sooner_postgres::database::OLDEST_VERSION;
 use sooner_postgres::{Client, publication, slot};
+
+use sooner_schemas::ReplicaIdentity;
 
 use super::Finding;
 use crate::clock::SystemClock;
 use crate::config::SourceConfig;
-use crate::pipeline::prepare::OLDEST_VERSION;
 
 /// Difference between the two clocks, in seconds, beyond which lag figures are useless.
 const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
 
 /// Checks connection, server settings, slot, role, publication, tables and clock of the source. If it cannot be
 /// reached, that is the only finding.
-pub async fn look(source: &SourceConfig) -> Vec<Finding> {
+pub async fn inspect(source: &SourceConfig) -> Vec<Finding> {
     let mut client = match Client::connect(&source.connect, Mode::Sql).await {
         Ok(client) => client,
         Err(error) => return vec![Finding::error("connection", &error)],
     };
     let mut findings = vec![Finding::ok("connection", format!("reached {}", source.connect.address()))];
-    if let Err(error) = look_closer(source, &mut client, &mut findings).await {
+    if let Err(error) = inspect_database(source, &mut client, &mut findings).await {
         findings.push(Finding::error("source", &error));
     }
     findings
 }
 
-async fn look_closer(source: &SourceConfig, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
+async fn inspect_database(source: &SourceConfig, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
     findings.push(version(client));
     findings.push(wal_level(client).await?);
     let slot = slot::find(client, &source.slot).await?;
@@ -40,7 +42,7 @@ async fn look_closer(source: &SourceConfig, client: &mut Client, findings: &mut 
     findings.push(free(client, "free walsenders", "max_wal_senders", "pg_stat_replication").await?);
     findings.push(role(source, client).await?);
     let mut tables = catalog::tables(client).await?;
-    tables.retain(|table| source.selects(&table.relation.name));
+    tables.retain(|table| source.selects(table.name()));
     if tables.is_empty() {
         let remedy = "correct tables and exclude of [source]";
         findings.push(Finding::failed("tables", "no table fits the patterns", remedy));
@@ -114,9 +116,9 @@ async fn role(source: &SourceConfig, client: &mut Client) -> Result<Finding> {
     Ok(Finding::failed("role", format!("'{user}' lacks REPLICATION"), remedy))
 }
 
-async fn published(source: &SourceConfig, client: &mut Client, tables: &[Table]) -> Result<Finding> {
+async fn published(source: &SourceConfig, client: &mut Client, tables: &[SourceTable]) -> Result<Finding> {
     let name = &source.publication;
-    let names: Vec<_> = tables.iter().map(|table| table.relation.name.clone()).collect();
+    let names: Vec<_> = tables.iter().map(|table| table.name().clone()).collect();
     if publication::find(client, name).await?.is_none() {
         let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";
         let may_create = client.query_value(sql).await?.as_deref() == Some("t");
@@ -137,15 +139,15 @@ async fn published(source: &SourceConfig, client: &mut Client, tables: &[Table])
     })
 }
 
-async fn table_finding(client: &mut Client, table: &Table) -> Result<Finding> {
-    let name = &table.relation.name;
+async fn table_finding(client: &mut Client, table: &SourceTable) -> Result<Finding> {
+    let name = table.name();
     let quoted = publication::quote_table(name);
     if table.relation.key.is_empty() {
         let finding = "it has neither a primary key nor a replica identity index";
         let remedy = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);  or exclude it");
         return Ok(Finding::failed(name.to_string(), finding, remedy));
     }
-    if table.identity == ReplicaIdentity::Nothing {
+    if table.relation.identity == ReplicaIdentity::Nothing {
         let finding = "its replica identity is NOTHING: Postgres refuses updates and deletes once it is published";
         let remedy = format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT;");
         return Ok(Finding::warning(name.to_string(), finding, remedy));
@@ -156,7 +158,7 @@ async fn table_finding(client: &mut Client, table: &Table) -> Result<Finding> {
         return Ok(Finding::failed(name.to_string(), "the role may not read it", remedy));
     }
     let key: Vec<_> = table.relation.key.iter().map(|&index| table.relation.columns[index].name.as_str()).collect();
-    let identity = match table.identity {
+    let identity = match table.relation.identity {
         ReplicaIdentity::Full => ", whole old rows are logged",
         _ => "",
     };

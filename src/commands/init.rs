@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use bytesize::ByteSize;
-use sooner_postgres::catalog::{self, ReplicaIdentity, Table};
+use sooner_api::SourceTable;
+use sooner_postgres::catalog;
 use sooner_postgres::client::Mode;
 use sooner_postgres::{Client, ConnectOptions};
+use sooner_schemas::ReplicaIdentity;
 
 use super::print;
 
@@ -26,15 +28,15 @@ pub async fn run(from: &str, to: &str, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn summary(tables: &[Table]) -> String {
-    let width = tables.iter().map(|table| table.relation.name.to_string().len()).max().unwrap_or(0);
+fn summary(tables: &[SourceTable]) -> String {
+    let width = tables.iter().map(|table| table.name().to_string().len()).max().unwrap_or(0);
     let mut text = String::new();
     for table in tables {
         let rows = table.estimated_rows.map_or("rows unknown".to_owned(), |rows| format!("about {rows} rows"));
         let size = ByteSize(table.size_bytes);
         text.push_str(&format!(
             "{:width$}  {:>10}  {rows:>20}  {}\n",
-            table.relation.name.to_string(),
+            table.name().to_string(),
             size.to_string(),
             key(table)
         ));
@@ -42,12 +44,12 @@ fn summary(tables: &[Table]) -> String {
     text
 }
 
-fn key(table: &Table) -> String {
+fn key(table: &SourceTable) -> String {
     if table.relation.key.is_empty() {
         return "NO KEY: it cannot be merged; add a primary key, or leave it excluded".to_owned();
     }
     let columns = table.relation.key.iter().map(|&index| table.relation.columns[index].name.as_str());
-    let identity = match table.identity {
+    let identity = match table.relation.identity {
         ReplicaIdentity::Default => "",
         ReplicaIdentity::Full => ", replica identity FULL",
         ReplicaIdentity::Index => ", replica identity USING INDEX",
@@ -56,7 +58,7 @@ fn key(table: &Table) -> String {
     format!("key ({}){identity}", columns.collect::<Vec<_>>().join(", "))
 }
 
-fn configuration(from: &str, to: &str, options: &ConnectOptions, tables: &[Table]) -> String {
+fn configuration(from: &str, to: &str, options: &ConnectOptions, tables: &[SourceTable]) -> String {
     let name: String =
         options.database.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let password = match options.password {
@@ -66,7 +68,7 @@ fn configuration(from: &str, to: &str, options: &ConnectOptions, tables: &[Table
     let mut listed = String::new();
     let mut excluded = String::new();
     for table in tables {
-        let name = table.relation.name.to_string();
+        let name = table.name().to_string();
         let target = if table.relation.key.is_empty() { &mut excluded } else { &mut listed };
         target.push_str(&format!(
             "    {},   # {}, {}\n",

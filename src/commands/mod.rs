@@ -6,8 +6,10 @@ pub mod status;
 
 use std::io::Write;
 
+use sooner_schemas::TableName;
+
 use crate::config::Config;
-use crate::pipeline::control;
+use crate::control::Requests;
 
 /// Prints to standard output. A failure to write, as to a closed pipe, is no error.
 pub fn print(text: &str) {
@@ -30,20 +32,22 @@ pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
 /// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
 /// pipeline's last status does not list is an error.
 pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
+    let not_a_name = || anyhow::anyhow!("'{table}' is not a table's name. To do: write it as schema.table");
+    let name: TableName = table.parse().map_err(|_| not_a_name())?;
     let status = crate::status::load(&config.state_dir)?;
     if let Some(status) = &status
-        && !status.tables.contains_key(table)
+        && !status.tables.contains_key(&name)
     {
-        let known: Vec<_> = status.tables.keys().map(String::as_str).collect();
-        anyhow::bail!("there is no table '{table}' in this pipeline. Its tables: {}", known.join(", "));
+        let known: Vec<_> = status.tables.keys().map(ToString::to_string).collect();
+        anyhow::bail!("there is no table '{name}' in this pipeline. Its tables: {}", known.join(", "));
     }
-    control::request_resume(&config.state_dir, table)?;
+    Requests::new(&config.state_dir).resume(&name)?;
     let when = match status {
         Some(status) if status::is_running(&status) => "now",
         _ => "when it starts",
     };
     print(&format!(
-        "the pipeline '{}' will copy {table} again {when}; follow it with `sooner status --watch`\n",
+        "the pipeline '{}' will copy {name} again {when}; follow it with `sooner status --watch`\n",
         config.name
     ));
     Ok(())

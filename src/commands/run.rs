@@ -2,19 +2,14 @@
 
 use std::thread;
 
-use sooner_api::{Code, Error, Result};
+use sooner_api::Result;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::pipeline::direct::DirectPipeline;
-use crate::pipeline::kafka_sink::KafkaSink;
-use crate::pipeline::kafka_source::KafkaSource;
-use crate::pipeline::save_status;
+use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
-use sooner_api::Clock;
 
 /// Which sides of a pipeline a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,18 +32,14 @@ pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<(
         )
     })?;
     let stop = stop_on_signal()?;
-    let board = StatusBoard::default();
-    board.update(|status| {
-        status.pipeline.clone_from(&config.name);
-        status.pid = std::process::id();
-    });
+    let board = StatusBoard::new(&config.name);
     let state_dir = config.state_dir.clone();
-    let saver = tokio::spawn(save_status(board.clone(), state_dir.clone()));
+    let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let result = run_sides(config, sides, recopy, board.clone(), stop).await;
     saver.abort();
-    board.update(|status| status.trouble = result.as_ref().err().map(ToString::to_string));
+    board.ended(result.as_ref().err());
     // The status only informs people; a failure to write it is no reason to fail.
-    let _ = board.save(&state_dir, SystemClock.now_micros());
+    let _ = board.save(&state_dir);
     result?;
     tracing::info!("stopped");
     Ok(())
@@ -64,22 +55,21 @@ async fn run_sides(
     let stopped = stop.subscribe();
     if sides == Sides::Both && config.kafka.is_none() {
         tracing::info!(pipeline = config.name, "starting, in direct mode");
-        return DirectPipeline::new(config, recopy, board)?.run(stopped).await;
+        return run_direct(config, recopy, board, stopped).await;
     }
     config.kafka()?;
     tracing::info!(pipeline = config.name, ?sides, "starting");
     let mut running = Vec::new();
     if sides != Sides::Sink {
-        let (mut source, stopped) = (KafkaSource::new(config.clone(), recopy, board.clone())?, stopped.clone());
-        running.push(on_a_thread(move |handle| handle.block_on(source.run(stopped))));
+        let (config, board, stopped) = (config.clone(), board.clone(), stopped.clone());
+        running.push(on_a_thread(move |handle| handle.block_on(run_kafka_source(config, recopy, board, stopped))));
     }
     if sides != Sides::Source {
         if sides == Sides::Sink {
             // A sink without a source takes the resume requests itself.
             config.source = None;
         }
-        let mut sink = KafkaSink::new(config, board)?;
-        running.push(on_a_thread(move |handle| handle.block_on(sink.run(stopped))));
+        running.push(on_a_thread(move |handle| handle.block_on(run_kafka_sink(config, board, stopped))));
     }
     // When one side ends, so does the other; the first error counts.
     let (first, _, rest) = futures::future::select_all(running).await;
@@ -92,14 +82,7 @@ async fn run_sides(
 }
 
 fn outcome(ended: std::result::Result<Result<()>, oneshot::error::RecvError>) -> Result<()> {
-    ended.unwrap_or_else(|_| {
-        Err(Error::fatal(
-            Code::Internal,
-            "a side of the pipeline ended without a result",
-            "its thread panicked",
-            "report this",
-        ))
-    })
+    ended.unwrap_or_else(|_| Err(panicked("a side of the pipeline")))
 }
 
 /// Runs one side on a thread of its own, so that neither side waits for the other, nor for Kafka's blocking calls.

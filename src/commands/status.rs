@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sooner_api::{Clock, TablePhase};
+use sooner_api::{Clock, TableState};
+use sooner_schemas::TableName;
 
 use super::print;
 use crate::clock::SystemClock;
@@ -51,7 +52,7 @@ fn render(status: &Status) -> String {
         "{}  {state}\nsource log ends at {}, read to {}, in the lake to {}, slot confirmed to {}\n\n",
         status.pipeline, status.server_end_lsn, status.received_lsn, status.durable_lsn, status.confirmed_flush_lsn
     );
-    let width = status.tables.keys().map(String::len).max().unwrap_or(5).max(5);
+    let width = status.tables.keys().map(|name| name.to_string().len()).max().unwrap_or(5).max(5);
     text.push_str(&format!(
         "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  watermark\n",
         "table", "phase", "rows copied", "events", "lag", "lag s", "unread", "version"
@@ -60,28 +61,29 @@ fn render(status: &Status) -> String {
         text.push_str(&line(name, table, width));
     }
     for (name, table) in &status.tables {
-        if let Some(reason) = &table.reason {
-            text.push_str(&format!("\n{name} is parked: {reason}\n"));
+        if let Some(error) = table.state.error() {
+            text.push_str(&format!("\n{name} is {}: {error}\n", table.state.name()));
         }
     }
     text
 }
 
-fn line(name: &str, table: &TableStatus, width: usize) -> String {
-    let phase = match table.phase {
-        TablePhase::Copying => "copying",
-        TablePhase::Streaming => "streaming",
-        TablePhase::Parked => "PARKED",
+fn line(name: &TableName, table: &TableStatus, width: usize) -> String {
+    let phase = match &table.state {
+        TableState::Parked { .. } => "PARKED",
+        state => state.name(),
     };
-    let version = table.table_version.map_or("-".to_owned(), |version| version.to_string());
-    // Unread messages exist only where the table is read from a topic.
-    let unread = table.lag_messages.map_or("-".to_owned(), |unread| unread.to_string());
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     format!(
-        "{name:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8.1}  {unread:>8}  {version:>7}  {}\n",
+        "{:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {}\n",
+        name.to_string(),
         table.rows_copied,
         table.events,
-        ByteSize(table.lag_bytes).to_string(),
-        table.lag_seconds,
-        table.watermark_lsn,
+        or_dash(table.lag_bytes.map(|bytes| ByteSize(bytes).to_string())),
+        or_dash(table.lag_seconds.map(|seconds| format!("{seconds:.1}"))),
+        // Unread messages exist only where the table is read from a topic.
+        or_dash(table.lag_messages.map(|unread| unread.to_string())),
+        or_dash(table.table_version.map(|version| version.to_string())),
+        or_dash(table.watermark_lsn.map(|lsn| lsn.to_string())),
     )
 }

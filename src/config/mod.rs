@@ -11,7 +11,7 @@ use sooner_delta::S3Settings;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::TableName;
 
-pub use kafka::{KafkaConfig, WrittenBy};
+pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 use reader::Section;
 

@@ -13,12 +13,7 @@ const RECOPY: &str = "point [source] back to the former server; or, if this one 
 
 /// Compares what was stored about the pipeline with the server and the slot that it now meets: nothing may have been
 /// skipped. A record from before the first slot was created knows of no position.
-pub fn check(
-    record: &ProgressRecord,
-    slot_name: &str,
-    identity: &SystemIdentity,
-    slot_lsn: Option<Lsn>,
-) -> Result<()> {
+pub fn check(record: &ProgressRecord, slot_name: &str, identity: &SystemIdentity, slot_lsn: Option<Lsn>) -> Result<()> {
     if record.confirmed_lsn == Lsn::ZERO {
         return Ok(());
     }
@@ -181,8 +176,7 @@ mod tests {
         let now = [table("kept", 1), table("replaced", 2), table("resumed", 1), table("added", 1)];
         let resume = [TableName::new("public", "resumed")];
         let record = next_record(Some(&former), identity("7", 1), "s", &now, &resume);
-        let expected =
-            [("added", "copying"), ("kept", "streaming"), ("replaced", "copying"), ("resumed", "copying")];
+        let expected = [("added", "copying"), ("kept", "streaming"), ("replaced", "copying"), ("resumed", "copying")];
         assert_eq!(states(&record), expected);
         assert_eq!(record.confirmed_lsn, Lsn(50));
     }

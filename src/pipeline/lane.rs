@@ -29,16 +29,7 @@ impl Lane {
     /// A table in this state, which its own log says is complete up to `complete`.
     pub fn new(name: TableName, state: TableState, complete: Watermark) -> Lane {
         let is_copying = state == TableState::Copying;
-        Lane {
-            name,
-            state,
-            handed_on: Lsn::ZERO,
-            complete,
-            is_open: false,
-            is_copying,
-            lake: None,
-            is_changed: false,
-        }
+        Lane { name, state, handed_on: Lsn::ZERO, complete, is_open: false, is_copying, lake: None, is_changed: false }
     }
 
     /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had

@@ -88,7 +88,12 @@ fn database<R: SchemaRegistry>(
 }
 
 /// Runs a pipeline without a broker: both sides in one process, with a channel between them.
-pub async fn run_direct(config: Config, mut recopy: bool, board: StatusBoard, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run_direct(
+    config: Config,
+    mut recopy: bool,
+    board: StatusBoard,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
     let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
     let encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
     let database = database(&source, encoders, Handle::current());
@@ -110,8 +115,7 @@ pub async fn run_direct(config: Config, mut recopy: bool, board: StatusBoard, st
             let end = side.attempt(&mut log, &mut recopy, halted).await;
             (end, recopy)
         });
-        let side =
-            SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
+        let side = SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
         // The log's end tells the sink when to stop, so that it takes what is on the way.
         let (_never, unhalted) = watch::channel(false);
         let sunk = side.attempt(&mut reader, &mut sink.known, unhalted).await;
@@ -144,8 +148,7 @@ pub async fn run_kafka_source(
     attempts(&board.clone(), stop, async |stop| {
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
-        let side =
-            SourceSide { database: &*database, slot: &source.slot, requests: &requests, telemetry: &board };
+        let side = SourceSide { database: &*database, slot: &source.slot, requests: &requests, telemetry: &board };
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();
         ended?;
@@ -177,8 +180,7 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
             true => tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone())),
             false => tokio::spawn(pass_on(stop.clone(), halt)),
         };
-        let side =
-            SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
+        let side = SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
         let ended = side.attempt(&mut reader, &mut sink.known, halted).await;
         watcher.abort();
         ended?;

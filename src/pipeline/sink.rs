@@ -78,8 +78,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             lanes.push(Lane::new(table.name().clone(), state.clone(), complete));
             commands.push(sender);
             let (worker, budget) = (settings.worker.clone(), settings.budget.clone());
-            let worker =
-                TableWorker::new(table, &state, number, worker, report.clone(), budget, telemetry.clone());
+            let worker = TableWorker::new(table, &state, number, worker, report.clone(), budget, telemetry.clone());
             workers.spawn(worker.run(received));
         }
         let by_name: HashMap<_, _> =

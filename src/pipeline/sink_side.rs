@@ -78,8 +78,13 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
         assigned: Vec<Assigned>,
         known: &mut KnownTables<L::Table>,
     ) -> Result<Vec<Tried<L::Table>>> {
-        let with_known: Vec<_> =
-            assigned.into_iter().map(|assigned| { let known = known.remove(&assigned.table); (assigned, known) }).collect();
+        let with_known: Vec<_> = assigned
+            .into_iter()
+            .map(|assigned| {
+                let known = known.remove(&assigned.table);
+                (assigned, known)
+            })
+            .collect();
         let opening = with_known.into_iter().map(|(assigned, known)| self.open(assigned, known));
         let mut opening = futures::stream::iter(opening).buffer_unordered(OPENED_AT_ONCE);
         let mut tried = Vec::new();

@@ -43,5 +43,8 @@ fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
             _ => {}
         }
     }
+    if let Some(coverage) = batch.coverage() {
+        telemetry.record(Fact::Received(coverage.watermark.end_lsn));
+    }
     telemetry.record(Fact::ServerEnd(batch.server_end));
 }

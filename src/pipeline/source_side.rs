@@ -113,12 +113,7 @@ struct Begun<W> {
 }
 
 /// What the source is to do: copy what is copying, and follow what is streaming.
-fn plan<S>(
-    tables: Vec<SourceTable>,
-    starts: Vec<TableStart>,
-    start_lsn: Lsn,
-    snapshot: Option<S>,
-) -> SourcePlan<S> {
+fn plan<S>(tables: Vec<SourceTable>, starts: Vec<TableStart>, start_lsn: Lsn, snapshot: Option<S>) -> SourcePlan<S> {
     let (mut copy, mut stream) = (Vec::new(), Vec::new());
     for start in starts {
         match start.state {
@@ -156,8 +151,7 @@ mod tests {
             size_bytes: 0,
             file_node: 0,
         };
-        let parked =
-            TableState::Parked { error: Error::operator(Code::ShapeChanged, "w", "y", "r"), copied_lsn: None };
+        let parked = TableState::Parked { error: Error::operator(Code::ShapeChanged, "w", "y", "r"), copied_lsn: None };
         let start = |table: &str, state: TableState| TableStart {
             table: name(table),
             state,

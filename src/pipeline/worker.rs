@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{
-    Class, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState, Telemetry,
+    Class, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState,
+    Telemetry,
 };
 use sooner_schemas::event::Watermark;
 use tokio::sync::Semaphore;

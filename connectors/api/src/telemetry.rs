@@ -59,6 +59,8 @@ pub enum Fact<'a> {
     },
     /// The server's log ends here.
     ServerEnd(Lsn),
+    /// Whole transactions have been read up to here.
+    Received(Lsn),
     /// Everything up to here is in the lake.
     Durable(Lsn),
     /// The slot may be confirmed up to here.

@@ -4,7 +4,6 @@
 //! Two processes that run one pipeline meet here: whoever saves second finds its number taken.
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -29,6 +28,8 @@ pub struct LakeProgress {
     /// The oldest object that may still be there.
     oldest: u64,
     record: ProgressRecord,
+    /// Several processes store in it, each its own tables.
+    is_shared: bool,
 }
 
 /// An object that holds a change.
@@ -50,8 +51,19 @@ impl LakeProgress {
     /// The records of a pipeline in a lake; reads nothing yet.
     pub fn new(store: LakeStore, pipeline: &str) -> LakeProgress {
         let folder = store.prefix().clone().join("_sooner").join(pipeline);
+        LakeProgress::at(store, folder, pipeline, false)
+    }
+
+    /// A record that the sinks of a pipeline share, `_sooner/<pipeline>/sinks`, in which each one stores the tables that
+    /// it reads: whoever comes second stores after what the first has stored.
+    pub fn shared(store: LakeStore, pipeline: &str) -> LakeProgress {
+        let folder = store.prefix().clone().join("_sooner").join(pipeline).join("sinks");
+        LakeProgress::at(store, folder, pipeline, true)
+    }
+
+    fn at(store: LakeStore, folder: Path, pipeline: &str, is_shared: bool) -> LakeProgress {
         let record = ProgressRecord::default();
-        LakeProgress { store, folder, pipeline: pipeline.to_owned(), number: 0, whole: 0, oldest: 0, record }
+        LakeProgress { store, folder, pipeline: pipeline.to_owned(), number: 0, whole: 0, oldest: 0, record, is_shared }
     }
 
     fn path(&self, number: u64) -> Path {
@@ -62,8 +74,8 @@ impl LakeProgress {
     async fn bounds(&self) -> Result<Option<(u64, u64)>> {
         retrying(|| async {
             let root = self.store.root();
-            let listed = root.list(Some(&self.folder)).try_collect::<Vec<_>>().await;
-            let objects = listed.map_err(|error| store_error("cannot list the lake", &error))?;
+            let listed = root.list_with_delimiter(Some(&self.folder)).await;
+            let objects = listed.map_err(|error| store_error("cannot list the lake", &error))?.objects;
             let numbers = objects
                 .iter()
                 .filter_map(|object| object.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok());
@@ -89,8 +101,8 @@ impl LakeProgress {
         })
     }
 
-    /// Puts the next object.
-    async fn put_next(&mut self, text: serde_json::Result<Vec<u8>>) -> Result<()> {
+    /// Puts the next object; false if its number is taken.
+    async fn put_next(&mut self, text: serde_json::Result<Vec<u8>>) -> Result<bool> {
         let text = text.map_err(|error| Error::internal("cannot write the progress record", error))?;
         let text = Bytes::from(text);
         let path = self.path(self.number + 1);
@@ -108,11 +120,34 @@ impl LakeProgress {
                 },
             }
         });
-        if !saved.await? {
-            return Err(self.second_process());
+        let saved = saved.await?;
+        self.number += u64::from(saved);
+        Ok(saved)
+    }
+
+    async fn put_whole(&mut self, record: &ProgressRecord) -> Result<bool> {
+        if !self.put_next(serde_json::to_vec_pretty(record)).await? {
+            return Ok(false);
         }
-        self.number += 1;
-        Ok(())
+        self.record = record.clone();
+        let former_whole = std::mem::replace(&mut self.whole, self.number);
+        self.prune(former_whole).await;
+        Ok(true)
+    }
+
+    async fn put_change(&mut self, change: &ProgressChange) -> Result<bool> {
+        let mut next = self.record.clone();
+        next.apply(change.clone());
+        // A record that is shared begins with a change, when nobody has stored anything.
+        if self.whole == 0 || self.number - self.whole >= MAX_CHANGES {
+            return self.put_whole(&next).await;
+        }
+        let stored = StoredChange { since: self.whole, change: change.clone() };
+        let saved = self.put_next(serde_json::to_vec(&stored)).await?;
+        if saved {
+            self.record = next;
+        }
+        Ok(saved)
     }
 
     /// Deletes what is older than the last whole record but one: that one is kept for a person who wants to look back.
@@ -162,22 +197,19 @@ impl ProgressStore for LakeProgress {
     }
 
     async fn save(&mut self, record: &ProgressRecord) -> Result<()> {
-        self.put_next(serde_json::to_vec_pretty(record)).await?;
-        self.record = record.clone();
-        let former_whole = std::mem::replace(&mut self.whole, self.number);
-        self.prune(former_whole).await;
-        Ok(())
+        match self.put_whole(record).await? {
+            true => Ok(()),
+            false => Err(self.second_process()),
+        }
     }
 
     async fn save_change(&mut self, change: &ProgressChange) -> Result<()> {
-        let mut next = self.record.clone();
-        next.apply(change.clone());
-        if self.number - self.whole >= MAX_CHANGES {
-            return self.save(&next).await;
+        while !self.put_change(change).await? {
+            if !self.is_shared {
+                return Err(self.second_process());
+            }
+            self.load().await?;
         }
-        let stored = StoredChange { since: self.whole, change: change.clone() };
-        self.put_next(serde_json::to_vec(&stored)).await?;
-        self.record = next;
         Ok(())
     }
 }
@@ -257,6 +289,22 @@ mod tests {
         let error = second.save_change(&change(6, "b")).await.unwrap_err();
         assert_eq!(error.code, Code::PipelineTakenOver);
         assert!(open(&folder).load().await.unwrap().unwrap().tables.contains_key(&TableName::new("public", "a")));
+    }
+
+    #[tokio::test]
+    async fn sinks_that_share_a_record_store_one_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = || LakeProgress::shared(open(&folder).store, "shop");
+        let (mut first, mut second) = (shared(), shared());
+        assert_eq!((first.load().await.unwrap(), second.load().await.unwrap()), (None, None));
+        for lsn in 1..=2 * MAX_CHANGES {
+            first.save_change(&change(lsn, "a")).await.unwrap();
+            second.save_change(&change(lsn, "b")).await.unwrap();
+        }
+        let record = shared().load().await.unwrap().unwrap();
+        let expected = [change(2 * MAX_CHANGES, "a"), change(2 * MAX_CHANGES, "b")].map(|change| change.tables);
+        assert_eq!(record.tables, expected.into_iter().flatten().collect());
+        assert_eq!(open(&folder).load().await.unwrap(), None, "the pipeline's own record is another one");
     }
 
     #[tokio::test]

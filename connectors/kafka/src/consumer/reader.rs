@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use sooner_api::{
-    Applied, Assigned, Code, Error, EventBatch, EventReader, Fact, Feed, MemoryBudget, Opened, Result,
-    TableState, Telemetry,
+    Applied, Assigned, Code, Error, EventBatch, EventReader, Fact, Feed, MemoryBudget, Opened, Result, TableState,
+    Telemetry,
 };
 use sooner_schemas::TableName;
 use sooner_schemas::naming::TopicPattern;

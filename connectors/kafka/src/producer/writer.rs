@@ -133,6 +133,9 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
             covered: Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
         });
         let starts: Vec<_> = starts.collect();
+        for start in &starts {
+            self.telemetry.record(Fact::State(Side::Source, &start.table, &start.state));
+        }
         self.start(writer);
         Ok(starts)
     }
