@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sooner::status::Status;
-use sooner_api::TablePhase;
+use sooner_api::{Error, TableState};
 
 use crate::kafka::Kafka;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, find, of};
 use crate::postgres::{Postgres, Version};
 use crate::registry::Registry;
 
@@ -18,21 +18,24 @@ pub async fn start() -> (Postgres, Kafka, Registry) {
     (Postgres::start(Version::V15).await, Kafka::start(), Registry::start())
 }
 
-/// Reason why a table is parked; none if it is not.
-pub fn parked(status: &Status, table: &str) -> Option<String> {
-    let table = status.tables.get(table)?;
-    (table.phase == TablePhase::Parked).then(|| table.reason.clone()).flatten()
+/// Why a table is parked; none if it is not.
+pub fn parked(status: &Status, table: &str) -> Option<Error> {
+    match &find(status, table)?.state {
+        TableState::Parked { error, .. } => Some(error.clone()),
+        _ => None,
+    }
 }
 
-/// Whether a table streams, on every side that reports its phase.
+/// Whether a table streams, on every side that reports its state.
 pub fn streams(status: &Status, table: &str) -> bool {
-    let streaming = |phase| phase == TablePhase::Streaming;
-    status.tables.get(table).is_some_and(|table| streaming(table.phase) && table.source_phase.is_none_or(streaming))
+    let streaming = |state: &TableState| matches!(state, TableState::Streaming { .. });
+    find(status, table)
+        .is_some_and(|table| streaming(&table.state) && table.source_state.as_ref().is_none_or(streaming))
 }
 
 impl Pipeline {
-    /// Waits until a table is parked, and returns the reason.
-    pub async fn wait_until_parked(&self, table: &str) -> String {
+    /// Waits until a table is parked, and returns why.
+    pub async fn wait_until_parked(&self, table: &str) -> Error {
         let status = self.wait_for("it is parked", LIMIT, |status| parked(status, table).is_some()).await;
         parked(&status, table).expect("parked")
     }
@@ -46,7 +49,7 @@ impl Pipeline {
     /// Waits until a table streams and its rows have been copied again since the process started.
     pub async fn wait_until_copied(&self, table: &str) {
         let pid = self.pid();
-        let copied = |status: &Status| status.pid == pid && streams(status, table) && status.tables[table].events > 0;
+        let copied = |status: &Status| status.pid == pid && streams(status, table) && of(status, table).events > 0;
         self.wait_for(&format!("{table} is copied"), LIMIT, copied).await;
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use sooner::status::{Status, load};
+use sooner::status::{Status, TableStatus, load};
 use sooner_schemas::Lsn;
 use tempfile::TempDir;
 
@@ -211,7 +211,7 @@ impl Pipeline {
 
     /// Fails if the status has a reason why a table is parked.
     pub fn assert_all_stream(&self) {
-        let stopped = |status: &Status| status.tables.values().find_map(|table| table.reason.clone());
+        let stopped = |status: &Status| status.tables.values().find_map(TableStatus::reason);
         assert_eq!(self.status().as_ref().and_then(stopped), None, "log:\n{}", self.log());
     }
 
@@ -233,6 +233,16 @@ impl Pipeline {
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("sooner.log")
     }
+}
+
+/// A table's part of a status; none if the status does not have it.
+pub fn find<'s>(status: &'s Status, table: &str) -> Option<&'s TableStatus> {
+    status.tables.get(&table.parse().expect("a table's name"))
+}
+
+/// A table's part of a status, which must have it.
+pub fn of<'s>(status: &'s Status, table: &str) -> &'s TableStatus {
+    find(status, table).expect("the status has the table")
 }
 
 impl Drop for Pipeline {

@@ -138,7 +138,7 @@ async fn a_transaction_larger_than_memory_is_one_version() {
     std::fs::write(&path, format!("memory = \"8MiB\"\n{text}")).unwrap();
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    let before = pipeline.status().unwrap().tables["public.wide"].table_version;
+    let before = of(&pipeline.status().unwrap(), "public.wide").table_version;
     postgres
         .sql(
             "BEGIN; INSERT INTO wide SELECT i, repeat(md5(i::text), 10) FROM generate_series(1, 200000) AS i; \
@@ -149,7 +149,7 @@ async fn a_transaction_larger_than_memory_is_one_version() {
     for reader in LOCAL_READERS {
         assert_equal(reader, &postgres, &pipeline.lake, None, &["public.wide"]);
     }
-    let after = pipeline.status().unwrap().tables["public.wide"].table_version;
+    let after = of(&pipeline.status().unwrap(), "public.wide").table_version;
     assert_eq!(after, before.map(|version| version + 1));
 }
 
@@ -174,15 +174,15 @@ async fn an_added_column_flows_through_and_another_change_parks_its_table() {
     postgres
         .sql("ALTER TABLE grows ADD COLUMN c integer NOT NULL DEFAULT 7; INSERT INTO grows VALUES (3, 'three')")
         .await;
-    let copied = |status: &sooner::status::Status| status.tables["public.grows"].rows_copied == 3;
+    let copied = |status: &sooner::status::Status| of(status, "public.grows").rows_copied == 3;
     pipeline.wait_for("copied again", Duration::from_secs(30), copied).await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.grows"]);
 
     postgres.sql("ALTER TABLE changes ALTER a TYPE integer USING 5; INSERT INTO changes VALUES (2, 2)").await;
-    let parked = |status: &sooner::status::Status| status.tables["public.changes"].reason.is_some();
+    let parked = |status: &sooner::status::Status| of(status, "public.changes").state.error().is_some();
     let status = pipeline.wait_for("parked", Duration::from_secs(30), parked).await;
-    let reason = status.tables["public.changes"].reason.clone().unwrap();
+    let reason = of(&status, "public.changes").reason().unwrap();
     assert!(reason.contains("column 'a' changed its type from string to integer"), "{reason}");
     assert!(reason.contains("sooner resume public.changes"), "{reason}");
     postgres.sql("INSERT INTO calm VALUES (2); INSERT INTO changes VALUES (3, 3)").await;
@@ -212,7 +212,7 @@ async fn checkpoints_are_written_and_read() {
     pipeline.start();
     let load = Load::start(postgres.url(), 9);
     let many = |status: &sooner::status::Status| {
-        status.tables.get("public.accounts").is_some_and(|table| table.table_version > Some(120))
+        find(status, "public.accounts").is_some_and(|table| table.table_version > Some(120))
     };
     pipeline.wait_for("120 versions", Duration::from_secs(90), many).await;
     load.stop().await;

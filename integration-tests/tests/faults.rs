@@ -149,7 +149,8 @@ async fn a_second_process_of_the_same_name_waits_and_a_zombie_steps_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut second = Pipeline::with(folder, &postgres.url(), first.lake.clone(), "", "");
     second.start();
-    let busy = |status: &sooner::status::Status| status.trouble.as_deref().is_some_and(|why| why.contains("is in use"));
+    let busy =
+        |status: &sooner::status::Status| status.trouble.as_ref().is_some_and(|error| error.code == Code::SlotInUse);
     second.wait_for("the slot is in use", Duration::from_secs(20), busy).await;
 
     first.signal("STOP");

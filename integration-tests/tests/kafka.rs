@@ -68,12 +68,12 @@ async fn truncates_and_changes_of_shape_pass_through_topics() {
 
     // A dropped column parks the table at the source; resumed, it has its new shape.
     postgres.sql("ALTER TABLE t DROP COLUMN v; INSERT INTO t VALUES (5, 5, 5); INSERT INTO other VALUES (1)").await;
-    let parked = |status: &Status| status.tables["public.t"].phase == TablePhase::Parked;
+    let parked = |status: &Status| parked(status, "public.t").is_some();
     let status = pipeline.wait_for("it is parked", Duration::from_secs(60), parked).await;
-    let reason = status.tables["public.t"].reason.clone().unwrap();
+    let reason = of(&status, "public.t").reason().unwrap();
     assert!(reason.contains("column 'v' was dropped") && reason.contains("sooner resume public.t"), "{reason}");
     assert!(pipeline.output("resume", &["public.t"]).status.success());
-    let streaming = |status: &Status| status.tables["public.t"].phase == TablePhase::Streaming;
+    let streaming = |status: &Status| streams(status, "public.t");
     pipeline.wait_for("it streams again", Duration::from_secs(60), streaming).await;
     postgres.sql("DELETE FROM t WHERE id = 2").await;
     pipeline.catch_up(&postgres).await;

@@ -367,7 +367,7 @@ async fn check_tells_what_is_between_source_and_lake() {
     assert!(!after.status.success());
     assert!(text.contains("cannot reach Kafka at") && text.contains("check brokers of [kafka]"), "{text}");
     pipeline.start();
-    let says_so = |status: &Status| status.trouble.as_ref().is_some_and(|why| why.contains("cannot reach Kafka at"));
+    let says_so = |status: &Status| status.trouble.as_ref().is_some_and(|error| error.code == Code::KafkaUnreachable);
     pipeline.wait_for("it is told while it runs, too", LIMIT, says_so).await;
     kafka.launch();
     postgres.sql("INSERT INTO a VALUES (1)").await;

@@ -2,7 +2,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
-use sooner_api::{Code, Error, ProgressRecord, Result, SystemIdentity};
+use sooner_api::{Code, Error, Result, SystemIdentity};
 use sooner_schemas::Lsn;
 
 use crate::catalog::{number, text};
@@ -129,102 +129,4 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
             format!("{drop}; then start again"),
         )
     })
-}
-
-/// Checks that the server and the slot continue from the stored progress, so that no change is skipped: same
-/// system, timeline and slot, a log that was not set back, and a slot that is not ahead. Otherwise the error needs
-/// the operator.
-pub fn check_continuity(
-    record: &ProgressRecord,
-    slot: &str,
-    identity: &SystemIdentity,
-    confirmed_flush_lsn: Lsn,
-) -> Result<()> {
-    let refuse = |why: String, remedy: &str| {
-        Err(Error::operator(Code::PositionsDiscontinuous, "cannot go on from where the pipeline was", why, remedy))
-    };
-    let recopy = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
-                  all tables again";
-    if record.system_id != identity.system_id {
-        let why = format!("this is system {}, but it read from system {}", identity.system_id, record.system_id);
-        return refuse(why, recopy);
-    }
-    if record.timeline != identity.timeline {
-        let why = format!(
-            "the server is on timeline {}, but it read from timeline {}: after a failover or a recovery changes may differ",
-            identity.timeline, record.timeline
-        );
-        return refuse(why, recopy);
-    }
-    if record.slot != slot {
-        let why = format!(
-            "the slot is '{slot}', but what is stored was read from the slot '{}': by this pipeline under another setting, or by \
-             another pipeline that stores it in the same place",
-            record.slot
-        );
-        return refuse(
-            why,
-            "set slot of [source] back, or give each pipeline a name and a progress_topic of its own; or start \
-                            with --recopy, which copies all tables again",
-        );
-    }
-    if record.confirmed_lsn > identity.flushed_lsn {
-        let why = format!(
-            "the server's log ends at {}, but it was read to {}: the server was set back to an earlier state, and what it does \
-             from there on was never read",
-            identity.flushed_lsn, record.confirmed_lsn
-        );
-        return refuse(why, recopy);
-    }
-    if confirmed_flush_lsn > record.confirmed_lsn {
-        let why = format!(
-            "the slot stands at {confirmed_flush_lsn}, but the lake is only known to be complete to {}: \
-             somebody advanced or re-created the slot, and the changes between are gone from it",
-            record.confirmed_lsn
-        );
-        return refuse(why, "start with --recopy, which copies all tables again");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    fn record() -> ProgressRecord {
-        ProgressRecord {
-            system_id: "7".into(),
-            timeline: 1,
-            slot: "s".into(),
-            confirmed_lsn: Lsn(100),
-            tables: BTreeMap::new(),
-        }
-    }
-
-    fn identity(system_id: &str, timeline: u32) -> SystemIdentity {
-        SystemIdentity { system_id: system_id.into(), timeline, flushed_lsn: Lsn(100) }
-    }
-
-    #[test]
-    fn the_slot_may_lag_but_not_lead() {
-        assert!(check_continuity(&record(), "s", &identity("7", 1), Lsn(100)).is_ok());
-        assert!(check_continuity(&record(), "s", &identity("7", 1), Lsn(99)).is_ok());
-        let error = check_continuity(&record(), "s", &identity("7", 1), Lsn(101)).unwrap_err();
-        assert!(error.why.contains("0/65") && error.why.contains("0/64"), "{error}");
-    }
-
-    #[test]
-    fn another_system_or_timeline_is_named() {
-        assert!(check_continuity(&record(), "s", &identity("8", 1), Lsn(1)).unwrap_err().why.contains("system 8"));
-        assert!(check_continuity(&record(), "s", &identity("7", 2), Lsn(1)).unwrap_err().why.contains("timeline 2"));
-    }
-    #[test]
-    fn another_slot_and_a_server_that_was_set_back_are_named() {
-        let error = check_continuity(&record(), "t", &identity("7", 1), Lsn(1)).unwrap_err();
-        assert!(error.why.contains("'t'") && error.why.contains("'s'"), "{error}");
-        let behind = SystemIdentity { flushed_lsn: Lsn(99), ..identity("7", 1) };
-        let error = check_continuity(&record(), "s", &behind, Lsn(1)).unwrap_err();
-        assert!(error.why.contains("ends at 0/63") && error.why.contains("read to 0/64"), "{error}");
-    }
 }

@@ -1,50 +1,33 @@
 //! A simulated lake in memory, whose commits fail at times: before they have an effect, or after it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Committed, Error, Lake, LakeTable, Result, Staged};
-use sooner_schemas::event::{EventSchema, Op, TableEvents, Watermark};
+use sooner_api::{Code, Committed, Error, Feed, Lake, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
 use sooner_schemas::{Lsn, TableName};
 
-use super::database::{Rows, TABLES, table_name};
-use super::{Chance, draw};
-
-/// Faults of commits: each occurs at random, once in so many commits on average, or never if it is none.
-#[derive(Clone, Copy, Debug)]
-pub struct Faults {
-    fails_before: Option<u32>,
-    answer_lost: Option<u32>,
-}
-
-impl Faults {
-    /// No faults.
-    pub fn none() -> Faults {
-        Faults { fails_before: None, answer_lost: None }
-    }
-
-    /// Every kind of fault, each in one of twelve commits on average.
-    pub fn some() -> Faults {
-        Faults { fails_before: Some(12), answer_lost: Some(12) }
-    }
-}
+use super::history::{AllRows, TABLES, table_name};
+use super::{Chance, draw, happens, passing};
 
 /// Durable state of a simulated table, which survives a crash of the process.
 #[derive(Clone, Debug, Default)]
 struct Stored {
     version: u64,
-    applied: Lsn,
+    positions: Option<Positions>,
+    watermark: Option<Lsn>,
     rows: BTreeMap<i64, i64>,
 }
 
-/// A simulated lake; its clones share the same tables and faults.
+/// A simulated lake; its clones are the same one.
 #[derive(Clone)]
 pub struct SimulatedLake {
     tables: Arc<Mutex<HashMap<TableName, Stored>>>,
-    faults: Arc<Mutex<Faults>>,
+    calm: Arc<AtomicBool>,
     chance: Chance,
 }
 
@@ -53,47 +36,81 @@ pub struct SimulatedTable {
     name: TableName,
     lake: SimulatedLake,
     base: Stored,
-    staged: Vec<(i64, Option<i64>)>,
+    next: Stored,
+    is_staged: bool,
     staged_bytes: usize,
-    last: Lsn,
+    /// What is staged replaces all that was there.
+    is_copy: bool,
 }
 
 impl SimulatedLake {
-    /// A lake of empty tables, without faults.
+    /// A lake without tables.
     pub fn new(chance: Chance) -> SimulatedLake {
-        SimulatedLake { tables: Arc::default(), faults: Arc::new(Mutex::new(Faults::none())), chance }
+        SimulatedLake { tables: Arc::default(), calm: Arc::default(), chance }
     }
 
-    /// Sets the faults of all commits from now on.
-    pub fn set_faults(&self, faults: Faults) {
-        *self.faults.lock().expect("one thread") = faults;
+    /// Fails at times, or never.
+    pub fn set_calm(&self, calm: bool) {
+        self.calm.store(calm, Ordering::Relaxed);
     }
 
-    /// Commit LSN up to which a table's events are committed; zero if it has none.
-    pub fn applied(&self, table: &TableName) -> Lsn {
-        self.tables.lock().expect("one thread").get(table).map_or(Lsn::ZERO, |stored| stored.applied)
+    /// What a table has taken; none before its first commit.
+    pub fn positions(&self, table: &TableName) -> Option<Positions> {
+        self.tables.lock().expect("one thread").get(table)?.positions.clone()
     }
 
     /// Committed rows of all tables.
-    pub fn rows(&self) -> Rows {
+    pub fn rows(&self) -> AllRows {
         let tables = self.tables.lock().expect("one thread");
         let of = |table: usize| tables.get(&table_name(table)).cloned().unwrap_or_default().rows;
         (0..TABLES).flat_map(|table| of(table).into_iter().map(move |(key, value)| ((table, key), value))).collect()
     }
 
-    fn happens(&self, once_in: impl Fn(&Faults) -> Option<u32>) -> bool {
-        let once_in = once_in(&self.faults.lock().expect("one thread"));
-        once_in.is_some_and(|count| draw(&self.chance, |random| random.random_ratio(1, count)))
+    fn fails(&self, once_in: u32) -> bool {
+        !self.calm.load(Ordering::Relaxed) && happens(&self.chance, once_in)
+    }
+
+    fn stored(&self, table: &TableName) -> Stored {
+        self.tables.lock().expect("one thread").get(table).cloned().unwrap_or_default()
     }
 }
 
 impl Lake for SimulatedLake {
     type Table = SimulatedTable;
 
-    async fn open(&self, table: &TableName) -> Result<SimulatedTable> {
-        let base = self.tables.lock().expect("one thread").get(table).cloned().unwrap_or_default();
-        let last = base.applied;
-        Ok(SimulatedTable { name: table.clone(), lake: self.clone(), base, staged: Vec::new(), staged_bytes: 0, last })
+    async fn probe(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn open(&self, table: &TableName, _feed: &Feed) -> Result<SimulatedTable> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let base = self.stored(table);
+        let next = base.clone();
+        let lake = self.clone();
+        Ok(SimulatedTable { name: table.clone(), lake, base, next, is_staged: false, staged_bytes: 0, is_copy: false })
+    }
+}
+
+impl SimulatedTable {
+    /// Whether a step is already part of the version that this is based on.
+    fn has(&self, rows: &Rows) -> bool {
+        match (&self.base.positions, rows.positions()) {
+            (Some(base), Some(rows)) => !self.is_copy && base.covers(&rows),
+            _ => false,
+        }
+    }
+
+    fn advance(&mut self, rows: &Rows) {
+        let Some(taken) = rows.positions() else { return };
+        match &mut self.next.positions {
+            Some(positions) => {
+                assert!(!positions.covers(&taken) || matches!(taken, Positions::Stream(_)), "a message comes once");
+                assert!(matches!(taken, Positions::Topic { .. }) || taken.covers(positions), "events are in order");
+                positions.advance(&taken);
+            }
+            none => *none = Some(taken),
+        }
+        self.is_staged = true;
     }
 }
 
@@ -102,29 +119,62 @@ impl LakeTable for SimulatedTable {
         &self.name
     }
 
-    fn applied_lsn(&self) -> Option<Lsn> {
-        Some(self.base.applied)
+    fn standing(&self) -> Standing {
+        if self.base.version == 0 { Standing::Absent } else { Standing::Follows }
     }
 
-    fn table_version(&self) -> Option<u64> {
-        Some(self.base.version)
+    fn positions(&self) -> Option<&Positions> {
+        self.base.positions.as_ref()
     }
 
-    async fn begin_copy(&mut self, _schema: Arc<EventSchema>) -> Result<()> {
+    fn watermark(&self) -> Option<Lsn> {
+        self.base.watermark
+    }
+
+    fn version(&self) -> Option<u64> {
+        (self.base.version > 0).then_some(self.base.version)
+    }
+
+    async fn is_current(&self) -> Result<bool> {
+        Ok(self.lake.stored(&self.name).version == self.base.version)
+    }
+
+    async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         self.discard();
-        Ok(())
+        self.is_copy = true;
+        self.next.rows.clear();
+        self.next.positions = None;
+        self.advance(&start);
+        Ok(Staged::Taken)
     }
 
-    async fn stage(&mut self, events: TableEvents) -> Result<Staged> {
-        for event in events.events.iter().filter(|event| event.position.commit_lsn > self.base.applied) {
-            assert!(event.position.commit_lsn >= self.last, "events of a table are in commit order");
-            self.last = event.position.commit_lsn;
+    async fn truncate(&mut self, truncate: Rows) -> Result<Staged> {
+        if !self.has(&truncate) {
+            self.next.rows.clear();
+            self.advance(&truncate);
+        }
+        Ok(Staged::Taken)
+    }
+
+    async fn stage(&mut self, rows: Rows) -> Result<Staged> {
+        if self.lake.fails(1000) {
+            let error = Error::operator(Code::ShapeChanged, "cannot merge", "it is simulated", "resume the table");
+            return if happens(&self.lake.chance, 2) { Err(error) } else { Ok(Staged::NeedsCopy(error)) };
+        }
+        if self.has(&rows) {
+            return Ok(Staged::Taken);
+        }
+        let events = &rows.events;
+        for event in &events.events {
             let (_, key) = split_header(&events.bytes[event.key.clone()]).expect("a key");
             let key = Reader::new(key).long().expect("a key of one number");
-            let value = (event.op != Op::Delete).then(|| value_of(&events.bytes[event.value.clone()]));
-            self.staged.push((key, value));
+            match event.op {
+                Op::Delete => self.next.rows.remove(&key),
+                _ => self.next.rows.insert(key, value_of(&events.bytes[event.value.clone()])),
+            };
         }
         self.staged_bytes += events.size_bytes();
+        self.advance(&rows);
         Ok(Staged::Taken)
     }
 
@@ -139,35 +189,32 @@ impl LakeTable for SimulatedTable {
 
     async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
         tokio::time::sleep(Duration::from_millis(draw(&self.lake.chance, |random| random.random_range(1..60)))).await;
-        if self.staged.is_empty() {
+        if !self.is_staged {
             return Ok(Committed { table_version: self.base.version, ..Committed::default() });
         }
-        assert!(self.last <= watermark.commit_lsn, "a commit ends between transactions");
-        if self.lake.happens(|faults| faults.fails_before) {
-            return Err(Error::retry(Code::LakeUnreachable, "cannot commit", "simulated", "nothing"));
+        if let Some(Positions::Stream(last)) = &self.next.positions {
+            assert!(last.commit_lsn <= watermark.commit_lsn, "a commit ends between transactions");
         }
-        let mut next = self.base.clone();
-        for (key, value) in self.staged.drain(..) {
-            match value {
-                Some(value) => next.rows.insert(key, value),
-                None => next.rows.remove(&key),
-            };
+        if self.lake.fails(12) {
+            return Err(passing(Code::LakeUnreachable, "cannot commit"));
         }
-        (next.version, next.applied) = (next.version + 1, self.last);
-        let former = self.lake.tables.lock().expect("one thread").insert(self.name.clone(), next.clone());
-        assert_eq!(former.map_or(0, |former| former.version), self.base.version, "a zombie has committed");
-        self.base = next;
-        self.staged_bytes = 0;
-        if self.lake.happens(|faults| faults.answer_lost) {
-            return Err(Error::retry(Code::CommitUndecided, "cannot commit", "the answer was lost", "nothing"));
+        if self.lake.stored(&self.name).version != self.base.version {
+            return Err(passing(Code::CommitUndecided, "another sink has committed"));
+        }
+        self.next.version += 1;
+        self.next.watermark = Some(watermark.commit_lsn);
+        self.lake.tables.lock().expect("one thread").insert(self.name.clone(), self.next.clone());
+        self.base = self.next.clone();
+        (self.is_staged, self.is_copy, self.staged_bytes) = (false, false, 0);
+        if self.lake.fails(12) {
+            return Err(passing(Code::CommitUndecided, "the answer was lost"));
         }
         Ok(Committed { table_version: self.base.version, ..Committed::default() })
     }
 
     fn discard(&mut self) {
-        self.staged.clear();
-        self.staged_bytes = 0;
-        self.last = self.base.applied;
+        self.next = self.base.clone();
+        (self.is_staged, self.is_copy, self.staged_bytes) = (false, false, 0);
     }
 }
 

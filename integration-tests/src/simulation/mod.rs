@@ -1,30 +1,39 @@
 //! A world in memory, driven by a seed: a database with a history, an event log that fails, a lake that loses answers.
-//! The real loops of source and sink run over it. Time is tokio's paused clock, which jumps to the next timer.
+//! The real halves of a pipeline run over it. Time is tokio's paused clock, which jumps to the next timer.
+//!
+//! Worlds with an even seed use the real log inside the process ([`direct`]); those with an odd one have topics and two
+//! sinks between which partitions move ([`topic_world`]).
 
 pub mod database;
+pub mod direct;
+pub mod faulty;
+pub mod history;
 pub mod lake;
-pub mod log;
+pub mod progress;
+pub mod source;
+pub mod topic_world;
+pub mod topics;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sooner::budget::MemoryBudget;
-use sooner::ledger::Ledger;
-use sooner::pipeline::sink::{SinkLoop, SinkSettings};
-use sooner::pipeline::source;
+use sooner::control::Requests;
+use sooner::pipeline::sink::SinkSettings;
 use sooner::pipeline::worker::WorkerSettings;
-use sooner::status::StatusBoard;
-use sooner_api::{Clock, Code, Lake, ProgressRecord, ProgressStore, Result};
-use sooner_schemas::Lsn;
-use tokio::sync::watch;
+use sooner_api::{Class, Clock, Error, Fact, MemoryBudget, ProgressRecord, Result, TableState, Telemetry};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use database::{Database, SimulatedSource, TABLES, table_name};
-use lake::{Faults, SimulatedLake};
+use database::SimulatedDatabase;
+use history::{TABLES, table_name};
+use lake::SimulatedLake;
 
 /// Virtual time after which a world that has not settled is stuck.
 const LIMIT: Duration = Duration::from_secs(600);
+/// After so many attempts faults and kills stop, so that every run ends.
+const WILD_ATTEMPTS: u32 = 12;
 
 /// The random number generator that everything in a simulated world shares.
 pub type Chance = Arc<Mutex<StdRng>>;
@@ -34,9 +43,14 @@ pub fn draw<T>(chance: &Chance, pick: impl FnOnce(&mut StdRng) -> T) -> T {
     pick(&mut chance.lock().expect("one thread"))
 }
 
+/// Whether something happens that happens once in so many times.
+pub fn happens(chance: &Chance, once_in: u32) -> bool {
+    draw(chance, |random| random.random_ratio(1, once_in))
+}
+
 /// Clock of a simulated world: virtual microseconds since its start.
 #[derive(Clone)]
-pub struct SimulatedClock(tokio::time::Instant);
+pub struct SimulatedClock(Instant);
 
 impl Clock for SimulatedClock {
     fn now_micros(&self) -> i64 {
@@ -45,7 +59,7 @@ impl Clock for SimulatedClock {
 }
 
 /// What happened in one run of a simulated world.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Number of attempts, the last one included.
     pub attempts: u32,
@@ -53,114 +67,134 @@ pub struct Summary {
     pub kills: u32,
     /// Number of attempts that ended with an error.
     pub failures: u32,
+    /// Number of times that a table was parked.
+    pub parked: usize,
+    /// Number of copies that began.
+    pub copies: usize,
+    /// Number of times that tables changed hands between sinks.
+    pub rebalances: u32,
+    /// Every fact, in its order.
+    pub facts: Vec<String>,
+}
+
+/// Everything that outlives a process.
+#[derive(Clone)]
+pub struct World {
+    /// The seed, for messages.
+    pub seed: u64,
+    /// Its random numbers.
+    pub chance: Chance,
+    /// Its database.
+    pub database: SimulatedDatabase,
+    /// Its lake.
+    pub lake: SimulatedLake,
+    /// Requests to the pipeline.
+    pub requests: Requests,
+    /// Its time.
+    pub clock: SimulatedClock,
+    /// What was told.
+    pub trace: Trace,
+}
+
+impl World {
+    fn new(seed: u64, folder: &std::path::Path) -> World {
+        let chance: Chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        let started = Instant::now();
+        World {
+            seed,
+            database: SimulatedDatabase::new(chance.clone(), started),
+            lake: SimulatedLake::new(chance.clone()),
+            requests: Requests::new(folder),
+            clock: SimulatedClock(started),
+            trace: Trace::default(),
+            chance,
+        }
+    }
+
+    /// Makes the database and the lake fail at times, or never.
+    fn set_calm(&self, calm: bool) {
+        self.database.set_calm(calm);
+        self.lake.set_calm(calm);
+    }
+
+    /// Somebody asks for copies: of what is parked, and now and then of a table that is well.
+    fn ask_for_copies(&self, record: Option<&ProgressRecord>, calm: bool) {
+        for table in (0..TABLES).map(table_name) {
+            let is_parked = record.is_some_and(|record| matches!(record.state(&table), TableState::Parked { .. }));
+            if is_parked && (calm || happens(&self.chance, 3)) || !calm && happens(&self.chance, 40) {
+                self.requests.resume(&table).expect("a folder");
+            }
+        }
+    }
+
+    /// Settings of a sink.
+    fn sink_settings(&self) -> SinkSettings {
+        SinkSettings {
+            worker: WorkerSettings {
+                freshness: Duration::from_millis(100),
+                seal_bytes: 2000,
+                commits: Arc::new(Semaphore::new(2)),
+            },
+            store_interval: Duration::from_millis(50),
+            budget: MemoryBudget::new(1 << 20),
+        }
+    }
+
+    /// How long a process lives before it is killed.
+    fn life(&self, calm: bool) -> Duration {
+        let wild = Duration::from_millis(draw(&self.chance, |random| random.random_range(5..3000)));
+        if calm { LIMIT } else { wild }
+    }
+}
+
+/// Runs a process until it ends or is killed; returns whether it ended well.
+async fn live(world: &World, calm: bool, summary: &mut Summary, process: impl Future<Output = Result<()>>) -> bool {
+    summary.attempts += 1;
+    match tokio::time::timeout(world.life(calm), process).await {
+        Err(_) if calm => panic!("seed {}: it is stuck", world.seed),
+        Err(_) => summary.kills += 1,
+        Ok(Err(error)) => {
+            assert_eq!(error.class, Class::Retry, "seed {}: nobody is needed, but: {error}", world.seed);
+            summary.failures += 1;
+        }
+        Ok(Ok(())) => return true,
+    }
+    false
 }
 
 /// Runs the world of a seed until everything is confirmed; panics unless its lake then equals its database.
 pub async fn run(seed: u64) -> Summary {
-    let chance: Chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-    let database = Arc::new(Database::with_history(&chance));
-    let lake = SimulatedLake::new(chance.clone());
-    let progress = SimulatedProgress::default();
-    let clock = SimulatedClock(tokio::time::Instant::now());
-    let mut summary = Summary::default();
-    loop {
-        summary.attempts += 1;
-        // After twelve attempts faults and kills stop, so that every run ends.
-        let calm = summary.attempts > 12;
-        lake.set_faults(if calm { Faults::none() } else { Faults::some() });
-        let attempt = attempt(&chance, &database, &lake, progress.clone(), clock.clone(), calm);
-        let life = Duration::from_millis(draw(&chance, |random| random.random_range(5..3000)));
-        match tokio::time::timeout(if calm { LIMIT } else { life }, attempt).await {
-            Err(_) if calm => panic!("seed {seed}: it is stuck; confirmed {}", database.confirmed()),
-            Err(_) => summary.kills += 1,
-            Ok(Err(_)) => summary.failures += 1,
-            Ok(Ok(())) => break,
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(lake.rows(), database.rows(), "seed {seed}: the lake differs");
-    assert_eq!(database.confirmed(), database.end(), "seed {seed}: log is held back");
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::new(seed, folder.path());
+    let mut summary = match seed % 2 {
+        0 => direct::run(&world).await,
+        _ => topic_world::run(&world).await,
+    };
+    assert_eq!(world.lake.rows(), world.database.history().rows(), "seed {seed}: the lake differs");
+    assert_eq!(world.database.confirmed(), Some(world.database.history().end()), "seed {seed}: log is held back");
+    summary.facts = world.trace.take();
+    let count = |needle: &str| summary.facts.iter().filter(|fact| fact.contains(needle)).count();
+    (summary.parked, summary.copies) = (count("Parked {"), count("CopyBegun"));
     summary
 }
 
-/// One attempt, as one life of the process: runs both loops until everything is confirmed, or one of them fails.
-async fn attempt(
-    chance: &Chance,
-    database: &Arc<Database>,
-    lake: &SimulatedLake,
-    mut progress: SimulatedProgress,
-    clock: SimulatedClock,
-    calm: bool,
-) -> Result<()> {
-    let start_lsn = database.confirmed();
-    let record = progress.load().await?.unwrap_or_else(|| ProgressRecord {
-        system_id: "simulated".to_owned(),
-        timeline: 1,
-        slot: "slot".to_owned(),
-        confirmed_lsn: start_lsn,
-        tables: Default::default(),
-    });
-    assert!(start_lsn <= record.confirmed_lsn, "the slot is ahead of what was stored");
-    let ledger = Ledger::open(progress, record).await?;
-    let mut tables = Vec::new();
-    for table in 0..TABLES {
-        tables.push(lake.open(&table_name(table)).await?);
-    }
-    let (mut writer, mut reader) = log::open(chance.clone(), start_lsn, calm);
-    let settings = SinkSettings {
-        worker: WorkerSettings { freshness: Duration::from_millis(100), seal_bytes: 2000 },
-        confirm_interval: Duration::from_millis(50),
-        start_lsn,
-    };
-    let budget = MemoryBudget::new(1 << 20);
-    let sink = SinkLoop::start(tables, settings, ledger, budget, StatusBoard::default(), clock);
-    let (stop, stopped) = watch::channel(false);
-    let mut source = SimulatedSource::new(database.clone(), lake.clone(), chance.clone(), start_lsn, calm);
-    let stop_when_done = async {
-        while database.confirmed() < database.end() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        stop.send_replace(true);
-        std::future::pending::<()>().await;
-    };
-    let both = async {
-        // Each side owns its end of the log and drops it when it stops, so that the other side notices.
-        let sourced = async move { source::run(&mut source, &mut writer, stopped).await };
-        let sunk = async move { sink.run(&mut reader).await };
-        let (sourced, sunk) = tokio::join!(sourced, sunk);
-        sunk?;
-        sourced
-    };
-    tokio::select! {
-        result = both => result,
-        () = stop_when_done => Ok(()),
-    }
-}
-
-/// A progress store in memory. Its clones share the record over all attempts; a save fails if another clone has saved
-/// since this one last loaded or saved.
+/// Facts as text.
 #[derive(Clone, Default)]
-pub struct SimulatedProgress {
-    stored: Arc<Mutex<(u64, Option<ProgressRecord>)>>,
-    known: u64,
+pub struct Trace(Arc<Mutex<Vec<String>>>);
+
+impl Trace {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("one thread"))
+    }
 }
 
-impl ProgressStore for SimulatedProgress {
-    async fn load(&mut self) -> Result<Option<ProgressRecord>> {
-        let stored = self.stored.lock().expect("one thread");
-        self.known = stored.0;
-        Ok(stored.1.clone())
+impl Telemetry for Trace {
+    fn record(&self, fact: Fact<'_>) {
+        self.0.lock().expect("one thread").push(format!("{fact:?}"));
     }
+}
 
-    async fn save(&mut self, record: &ProgressRecord) -> Result<()> {
-        let mut stored = self.stored.lock().expect("one thread");
-        if stored.0 != self.known {
-            return Err(sooner_api::Error::retry(Code::PipelineTakenOver, "stale", "another attempt saved", "nothing"));
-        }
-        let former = stored.1.as_ref().map_or(Lsn::ZERO, |record| record.confirmed_lsn);
-        assert!(record.confirmed_lsn >= former, "progress moved back");
-        *stored = (stored.0 + 1, Some(record.clone()));
-        self.known = stored.0;
-        Ok(())
-    }
+/// An error of this world that passes by itself.
+pub fn passing(code: sooner_api::Code, what: &str) -> Error {
+    Error::retry(code, what, "it is simulated", "nothing")
 }

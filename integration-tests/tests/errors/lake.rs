@@ -121,7 +121,10 @@ async fn a_full_disk() {
     std::fs::write(disk.0.path().join("ballast"), vec![1u8; 7 << 20]).unwrap();
     postgres.sql("INSERT INTO items SELECT i, md5(random()::text) || md5(random()::text), 1 FROM generate_series(1000, 60000) AS i").await;
     let full = |status: &sooner::status::Status| {
-        status.trouble.as_deref().is_some_and(|why| why.contains("No space left") && why.contains("make space"))
+        status
+            .trouble
+            .as_ref()
+            .is_some_and(|error| error.why.contains("No space left") && error.remedy.contains("make space"))
     };
     pipeline.wait_for("told that the disk is full", Duration::from_secs(60), full).await;
     std::fs::remove_file(disk.0.path().join("ballast")).unwrap();

@@ -44,15 +44,16 @@ fn checked(pipeline: &Pipeline) -> String {
 }
 
 async fn reason_of(pipeline: &Pipeline, table: &str) -> String {
-    let parked = |status: &sooner::status::Status| status.tables.get(table).is_some_and(|table| table.reason.is_some());
+    let parked =
+        |status: &sooner::status::Status| find(status, table).is_some_and(|table| table.state.error().is_some());
     let status = pipeline.wait_for("parked", Duration::from_secs(30), parked).await;
-    status.tables[table].reason.clone().unwrap()
+    of(&status, table).reason().unwrap()
 }
 
 /// Resumes the table of the tests, which must then equal its source.
 async fn resume_items(pipeline: &Pipeline, postgres: &Postgres) {
     assert!(pipeline.output("resume", &["public.items"]).status.success());
-    let resumed = |status: &sooner::status::Status| status.tables["public.items"].reason.is_none();
+    let resumed = |status: &sooner::status::Status| of(status, "public.items").state.error().is_none();
     pipeline.wait_for("resumed", Duration::from_secs(30), resumed).await;
     pipeline.catch_up(postgres).await;
     assert_equal(Reader::DuckDb, postgres, &pipeline.lake, None, &["public.items"]);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
-use sooner_delta::rows::RowReader;
+use sooner_delta::rows::reader::{RowReader, finish};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::value_schema;
 use sooner_schemas::event::{EventSchema, TableEvents};
@@ -18,14 +18,7 @@ use crate::Line;
 const ROWS: usize = 200_000;
 
 fn relation() -> Relation {
-    let column = |name: &str, scalar| Column {
-        name: name.to_owned(),
-        column_type: ColumnType::Scalar(scalar),
-        nullable: true,
-        has_default: false,
-        default: None,
-        number: None,
-    };
+    let column = |name, scalar| Column::new(name, ColumnType::Scalar(scalar)).nullable();
     let columns = vec![
         column("id", Scalar::Int8),
         column("customer", Scalar::Int8),
@@ -34,7 +27,7 @@ fn relation() -> Relation {
         column("placed", Scalar::Timestamp(6)),
         column("note", Scalar::Text),
     ];
-    Relation { name: TableName::new("public", "orders"), columns, key: vec![] }
+    Relation::new(TableName::new("public", "orders"), columns, vec![])
 }
 
 /// Measures encoding and decoding of the same rows, by this project and by apache-avro.
@@ -60,7 +53,7 @@ pub fn run() -> Vec<Line> {
     for event in &events.events {
         reader.append(&events.bytes[event.value.clone()], &[], &mut builders).unwrap();
     }
-    let arrays = sooner_delta::rows::finish(&mut builders);
+    let arrays = finish(&mut builders);
     let decoded = started.elapsed().as_secs_f64();
     assert_eq!(arrays[0].len(), ROWS);
 

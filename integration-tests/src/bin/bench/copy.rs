@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, of};
 use integration_tests::postgres::{Postgres, Version};
 
 use crate::Line;
@@ -38,10 +38,10 @@ pub async fn run() -> Vec<Line> {
     pipeline.start();
     let copying = |status: &sooner::status::Status| status.tables.values().any(|table| table.rows_copied > 0);
     let status = pipeline.wait_for("copying", std::time::Duration::from_secs(60), copying).await;
-    let (started, already) = (Instant::now(), status.tables["public.rows"].rows_copied);
-    let copied = |status: &sooner::status::Status| status.tables["public.rows"].table_version.is_some();
+    let (started, already) = (Instant::now(), of(&status, "public.rows").rows_copied);
+    let copied = |status: &sooner::status::Status| of(status, "public.rows").table_version.is_some();
     let status = pipeline.wait_for("copied", std::time::Duration::from_secs(300), copied).await;
-    let rows = status.tables["public.rows"].rows_copied - already;
+    let rows = of(&status, "public.rows").rows_copied - already;
     let ours = started.elapsed().as_secs_f64() * ROWS as f64 / rows as f64;
     let pid = status.pid.to_string();
     vec![Line {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration_tests::debezium::Debezium;
 use integration_tests::kafka::Kafka;
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::registry::Registry;
 use rdkafka::Message;
@@ -112,7 +112,7 @@ async fn to_delta(source: &Pipeline) -> Line {
     let (started, pid) = (Instant::now(), sink.pid().to_string());
     let cpu = cpu_seconds(&pid).unwrap();
     let done = |status: &sooner::status::Status| {
-        status.tables.get("public.rows").is_some_and(|table| table.events >= EVENTS as u64)
+        find(status, "public.rows").is_some_and(|table| table.events >= EVENTS as u64)
     };
     sink.wait_for("all events are in the lake", Duration::from_secs(120), done).await;
     let seconds = started.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use sooner_delta::data_file;
+use sooner_delta::rows::data_file;
 
 use crate::Line;
 use crate::usage::{cpu_seconds, peak_memory_mib, percentile};

@@ -7,8 +7,8 @@ use std::time::Instant;
 use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sooner_api::{Lake, LakeTable};
-use sooner_delta::{AppIds, DeltaLake, LakeStore, S3Settings};
+use sooner_api::{Feed, Lake, LakeTable, MemoryBudget, Rows};
+use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -26,9 +26,10 @@ pub async fn run() -> Vec<Line> {
     let peers = peer(folder.path());
     let (encoder, schema) = encoder();
     let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
-    let lake = DeltaLake::new(store, AppIds::direct("bench", "bench"), 32 << 20);
-    let mut table = lake.open(&TableName::new("public", "rows")).await.unwrap();
-    table.begin_copy(schema.clone()).await.unwrap();
+    let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
+    let lake = DeltaLake::new(store, "bench", limits);
+    let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
+    table.begin_copy(copy_start(&encoder, &schema)).await.unwrap();
     for start in (0..ROWS).step_by(BATCH as usize) {
         let ids: Vec<_> = (start..start + BATCH).collect();
         table.stage(events(&encoder, &schema, &ids, 1, true)).await.unwrap();
@@ -83,14 +84,7 @@ fn watermark(lsn: u64) -> Watermark {
 }
 
 fn encoder() -> (Encoder, Arc<EventSchema>) {
-    let column = |name: &str, scalar| Column {
-        name: name.to_owned(),
-        column_type: ColumnType::Scalar(scalar),
-        nullable: false,
-        has_default: false,
-        default: None,
-        number: None,
-    };
+    let column = |name, scalar| Column::new(name, ColumnType::Scalar(scalar));
     let columns = vec![
         column("id", Scalar::Int8),
         column("customer", Scalar::Int8),
@@ -99,14 +93,25 @@ fn encoder() -> (Encoder, Arc<EventSchema>) {
         column("placed", Scalar::Timestamp(6)),
         column("note", Scalar::Text),
     ];
-    let relation = Relation { name: TableName::new("public", "rows"), columns, key: vec![0] };
+    let relation = Relation::new(TableName::new("public", "rows"), columns, vec![0]);
     let key = key_schema("bench", &relation).unwrap().to_string();
     let value = value_schema("bench", &relation).to_string();
     let schema = Arc::new(EventSchema::parse(relation.name.clone(), Some(&key), &value).unwrap());
     (Encoder::new(&relation, schema.clone(), SchemaIds { key: Some(1), value: 2 }, "bench", "bench"), schema)
 }
 
-fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> TableEvents {
+fn origin(lsn: u64, ordinal: u64, snapshot: Snapshot) -> Origin {
+    let position = Position { commit_lsn: Lsn(lsn), ordinal };
+    Origin { position, lsn: Lsn(lsn), xid: 1, source_micros: 0, now_micros: 0, snapshot }
+}
+
+fn copy_start(encoder: &Encoder, schema: &Arc<EventSchema>) -> Rows {
+    let mut out = TableEvents::new(schema.clone());
+    encoder.copy_start(&mut out, &origin(1, 0, Snapshot::Yes));
+    Rows::new(out)
+}
+
+fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> Rows {
     let mut out = TableEvents::new(schema.clone());
     for (ordinal, id) in ids.iter().enumerate() {
         let customer = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
@@ -122,17 +127,10 @@ fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, c
             format!("order {id}, {customer:x}"),
         ];
         let row: Vec<_> = texts.iter().map(|text| TupleValue::Text(text.as_bytes())).collect();
-        let origin = Origin {
-            position: Position { commit_lsn: Lsn(lsn), ordinal: ordinal as u64 },
-            lsn: Lsn(lsn),
-            xid: 1,
-            source_micros: 0,
-            now_micros: 0,
-            snapshot: if copied { Snapshot::Yes } else { Snapshot::No },
-        };
+        let origin = origin(lsn, ordinal as u64, if copied { Snapshot::Yes } else { Snapshot::No });
         let written =
             if copied { encoder.read(&mut out, &origin, &row) } else { encoder.update(&mut out, &origin, None, &row) };
         written.unwrap();
     }
-    out
+    Rows::new(out)
 }

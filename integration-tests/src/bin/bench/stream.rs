@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use integration_tests::postgres::{Postgres, Version};
 use sooner::direct::LocalSchemas;
-use sooner_api::Source;
+use sooner_api::{Positions, Source};
 use sooner_postgres::ConnectOptions;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::stream::{PostgresStream, StreamSettings};
@@ -92,7 +92,7 @@ async fn recvlogical(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
 async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let options = ConnectOptions::parse(&format!("{}?sslmode=disable", postgres.url())).unwrap();
     let encoders = EncoderFactory::new(LocalSchemas::default(), "bench", "shop");
-    let tables = HashMap::from([(TableName::new("public", "rows"), Lsn::ZERO)]);
+    let tables = HashMap::from([(TableName::new("public", "rows"), Positions::whole(Lsn::ZERO))]);
     let settings = StreamSettings { slot: slot.into(), publication: "p".into(), tables, start_lsn: Lsn::ZERO };
     let watch = WalsenderWatch::start(postgres, slot).await;
     let (seconds, client_cpu) = std::thread::spawn(move || {
@@ -105,7 +105,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
             loop {
                 let batch = stream.next().await.unwrap();
                 events += batch.event_count();
-                if batch.watermark.is_some_and(|watermark| watermark.end_lsn >= end) {
+                if batch.coverage().is_some_and(|coverage| coverage.watermark.end_lsn >= end) {
                     break;
                 }
             }
