@@ -205,7 +205,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
 
     /// Up to where everything is in the lake, or belongs to tables that are copied again anyway.
     fn durable_lsn(&self) -> Lsn {
-        self.lanes.iter().filter_map(Lane::held_back_from).min().unwrap_or(self.read.end_lsn)
+        // A table may be further than what has been read: its copy was.
+        self.lanes.iter().filter_map(Lane::held_back_from).fold(self.read.end_lsn, Lsn::min)
     }
 
     /// Stores what has been applied, and how the tables are doing, at once.
