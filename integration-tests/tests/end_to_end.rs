@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use integration_tests::load::{self, Load};
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, find, of};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::s3::S3;

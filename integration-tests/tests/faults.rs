@@ -13,6 +13,7 @@ use integration_tests::s3::{Proxy, S3};
 use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use sooner_api::Code;
 
 async fn pause(random: &mut StdRng, millis: std::ops::Range<u64>) {
     tokio::time::sleep(Duration::from_millis(random.random_range(millis))).await;

@@ -10,6 +10,7 @@ use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
 use integration_tests::topics::read_topic;
 use sooner::status::Status;
+use sooner_api::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
@@ -25,9 +26,9 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     postgres.sql("INSERT INTO large SELECT 7, string_agg(md5(i::text), '') FROM generate_series(1, 50000) AS i").await;
     postgres.sql("ALTER TABLE changed ALTER n TYPE text USING n::text; INSERT INTO changed VALUES (2, 'two')").await;
     postgres.sql("INSERT INTO fine VALUES (2, 'b')").await;
-    let large = pipeline.wait_until_parked("public.large").await;
+    let large = pipeline.wait_until_parked("public.large").await.to_string();
     assert!(large.contains("id=7") && large.contains("max.message.bytes"), "{large}");
-    let changed = pipeline.wait_until_parked("public.changed").await;
+    let changed = pipeline.wait_until_parked("public.changed").await.to_string();
     assert!(changed.contains("'n' was int") && changed.contains("shop.public.changed-value"), "{changed}");
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
@@ -101,7 +102,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
     insert_everywhere(&postgres, 2).await;
     for (table, _, expected) in &spoilt {
         let name = format!("public.{table}");
-        let why = pipeline.wait_until_parked(&name).await;
+        let why = pipeline.wait_until_parked(&name).await.to_string();
         let place = format!("shop.public.{table}/0 offset ");
         assert!(why.contains(&place) && why.contains(expected) && why.contains("dead_letter_topic"), "{why}");
     }
@@ -151,7 +152,7 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     postgres.sql("UPDATE large SET body = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 50000) AS i) WHERE id = 500").await;
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     pipeline.start();
-    let why = pipeline.wait_until_parked("public.large").await;
+    let why = pipeline.wait_until_parked("public.large").await.to_string();
     assert!(why.contains("id=500") && why.contains("max.message.bytes"), "{why}");
     // The rows before it are on the topic; without the others they are never to be seen.
     pipeline.catch_up(&postgres).await;
@@ -195,7 +196,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     for (table, expected) in
         [("public.emptied", "a truncate has no key"), ("public.toasted", "left an unchanged large value")]
     {
-        let why = pipeline.wait_until_parked(table).await;
+        let why = pipeline.wait_until_parked(table).await.to_string();
         assert!(why.contains(expected) && why.contains("cleanup.policy=delete"), "{why}");
     }
     postgres.sql("INSERT INTO empty VALUES (3)").await;
@@ -223,7 +224,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     // Compacted while the source runs.
     kafka.alter_topic("shop.public.emptied", "cleanup.policy=compact");
     postgres.sql("TRUNCATE emptied").await;
-    let why = pipeline.wait_until_parked("public.emptied").await;
+    let why = pipeline.wait_until_parked("public.emptied").await.to_string();
     assert!(why.contains("a truncate has no key"), "{why}");
     assert!(pipeline.is_running());
 }
@@ -237,7 +238,7 @@ async fn a_table_that_loses_its_key_is_parked_and_keeps_its_rows() {
     pipeline.catch_up(&postgres).await;
     postgres.sql("ALTER TABLE a DROP CONSTRAINT a_pkey; ALTER TABLE a REPLICA IDENTITY FULL").await;
     postgres.sql("DELETE FROM a WHERE id = 2").await;
-    let why = pipeline.wait_until_parked("public.a").await;
+    let why = pipeline.wait_until_parked("public.a").await.to_string();
     assert!(why.contains("it has no key") && why.contains("needs a primary key"), "{why}");
     let added = std::fs::read_dir(std::path::Path::new(&pipeline.lake).join("public/a/_delta_log")).unwrap().count();
     assert_eq!(added, 1, "no commit came after the copy's");
@@ -313,7 +314,7 @@ async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() 
     source.wait_for("written", LIMIT, |status| status.confirmed_flush_lsn >= end).await;
     kafka.delete_records("shop.public.a", 150);
     sink.start_command("sink", &[]);
-    let why = sink.wait_until_parked("public.a").await;
+    let why = sink.wait_until_parked("public.a").await.to_string();
     assert!(why.contains("shop.public.a/0 starts at offset 150") && why.contains("retention removed"), "{why}");
     assert_eq!(parked(&sink.status().unwrap(), "public.quiet"), None, "nothing of it was left to read");
     assert!(source.output("resume", &["public.a"]).status.success());

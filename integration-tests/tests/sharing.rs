@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
@@ -10,8 +10,9 @@ use arrow_array::types::Int64Type;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use sooner::direct::LocalSchemas;
-use sooner_api::{Class, LakeTable};
-use sooner_delta::{AppIds, DeltaLake, DeltaTable, LakeStore, S3Settings, data_file};
+use sooner_api::{Class, Code, Feed, Lake, LakeTable, MemoryBudget, Positions, Rows, Standing};
+use sooner_delta::rows::data_file;
+use sooner_delta::{DeltaLake, DeltaTable, LakeStore, PartLimits, S3Settings};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue};
 use sooner_schemas::event::{TableEvents, Watermark};
@@ -20,22 +21,11 @@ use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar, TableN
 const WATERMARK: Watermark = Watermark { commit_lsn: Lsn(11), end_lsn: Lsn(12), commit_micros: 0 };
 const PARTITIONS: i32 = 3;
 
-fn column(name: &str, scalar: Scalar, nullable: bool) -> Column {
-    Column {
-        name: name.into(),
-        column_type: ColumnType::Scalar(scalar),
-        nullable,
-        has_default: false,
-        default: None,
-        number: None,
-    }
-}
-
 /// Of a table `t` with an `id` and these text columns.
 async fn encoder(texts: &[&str]) -> Encoder {
-    let mut columns = vec![column("id", Scalar::Int8, false)];
-    columns.extend(texts.iter().map(|name| column(name, Scalar::Text, true)));
-    let relation = Relation { name: TableName::new("public", "t"), columns, key: vec![0] };
+    let mut columns = vec![Column::new("id", ColumnType::Scalar(Scalar::Int8))];
+    columns.extend(texts.iter().map(|name| Column::new(*name, ColumnType::Scalar(Scalar::Text)).nullable()));
+    let relation = Relation::new(TableName::new("public", "t"), columns, vec![0]);
     EncoderFactory::new(LocalSchemas::default(), "shop", "db").build(&relation).await.unwrap()
 }
 
@@ -50,6 +40,16 @@ fn origin(lsn: u64, ordinal: u64) -> Origin {
     }
 }
 
+fn lake_of(store: LakeStore, pipeline: &str) -> DeltaLake {
+    DeltaLake::new(store, pipeline, PartLimits { part_bytes: 1 << 20, budget: MemoryBudget::new(1 << 20) })
+}
+
+/// A topic of which a sink holds all partitions, or some.
+fn feed(generation: Option<i64>, partitions: i32, whole: bool) -> Feed {
+    let assigned = if whole { BTreeSet::from_iter(0..partitions) } else { BTreeSet::from([0]) };
+    Feed::Topic { topic: "t".to_owned(), generation, partitions, assigned, in_commit_order: true }
+}
+
 /// A lake, and how sinks open its table: each holds some partitions of the topic, or all.
 struct Shared {
     folder: tempfile::TempDir,
@@ -60,13 +60,18 @@ impl Shared {
     fn new() -> Shared {
         let folder = tempfile::tempdir().unwrap();
         let store = LakeStore::open(&folder.path().display().to_string(), &S3Settings::default()).unwrap();
-        let lake = DeltaLake::new(store, AppIds::direct("shop", ""), 1 << 20);
-        Shared { folder, lake }
+        Shared { folder, lake: lake_of(store, "shop") }
     }
 
     async fn open(&self, whole: bool) -> DeltaTable {
-        let app_ids = AppIds::topic("shop", "t", PARTITIONS, whole, true).with_generation("shop", "t", 7);
-        self.lake.open_as(&TableName::new("public", "t"), app_ids).await.unwrap()
+        self.lake.open(&TableName::new("public", "t"), &feed(Some(7), PARTITIONS, whole)).await.unwrap()
+    }
+
+    async fn offsets(&self) -> Vec<(i32, i64)> {
+        match self.open(true).await.positions() {
+            Some(Positions::Topic { next_offsets, .. }) => next_offsets.clone().into_iter().collect(),
+            positions => panic!("{positions:?}"),
+        }
     }
 
     fn table(&self) -> std::path::PathBuf {
@@ -82,10 +87,9 @@ fn text(value: &str) -> TupleValue<'_> {
     TupleValue::Text(value.as_bytes())
 }
 
-fn events(encoder: &Encoder, partition: i32, next: i64) -> TableEvents {
-    let mut events = TableEvents::new(encoder.schema().clone());
-    events.next_offsets.push((partition, next));
-    events
+fn rows_before(encoder: &Encoder, partition: i32, next: i64) -> Rows {
+    let events = TableEvents::new(encoder.schema().clone());
+    Rows { next_offsets: BTreeMap::from([(partition, next)]), generation: Some(7), ..Rows::new(events) }
 }
 
 /// Stages a row that lies right before an offset of a partition.
@@ -95,17 +99,17 @@ async fn stage_row(
     (partition, next): (i32, i64),
     row: &[&str],
 ) -> sooner_api::Result<()> {
-    let mut events = events(encoder, partition, next);
+    let mut rows = rows_before(encoder, partition, next);
     let row: Vec<_> = row.iter().map(|value| text(value)).collect();
-    encoder.insert(&mut events, &origin(11, next as u64), &row).unwrap();
-    table.stage(events).await.map(|_| ())
+    encoder.insert(&mut rows.events, &origin(11, next as u64), &row).unwrap();
+    table.stage(rows).await.map(|_| ())
 }
 
 /// The start of a copy at offset 0 of a partition, and a row behind it.
 async fn stage_copy(table: &mut DeltaTable, encoder: &Encoder, partition: i32, id: &str) {
-    let mut start = events(encoder, partition, 1);
-    encoder.copy_start(&mut start, &origin(10, 0));
-    table.stage(start).await.unwrap();
+    let mut start = rows_before(encoder, partition, 1);
+    encoder.copy_start(&mut start.events, &origin(10, 0));
+    table.begin_copy(start).await.unwrap();
     stage_row(table, encoder, (partition, 2), &[id]).await.unwrap();
 }
 
@@ -157,13 +161,12 @@ async fn a_table_that_two_sinks_begin_keeps_the_rows_of_both() {
     stage_copy(&mut third, &encoder, 2, "3").await;
     let committed = third.commit(WATERMARK).await.unwrap();
     assert_eq!((committed.table_version, committed.rows_written, committed.rows_removed), (2, 1, 0));
-    let offsets = shared.open(false).await.next_offsets().clone();
-    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 2)]);
+    assert_eq!(shared.offsets().await, [(0, 2), (1, 2), (2, 2)]);
 
     // A later start of a copy would need all partitions.
-    let mut late = events(&encoder, 1, 3);
-    encoder.copy_start(&mut late, &origin(20, 0));
-    let error = shared.open(false).await.stage(late).await.unwrap_err();
+    let mut late = rows_before(&encoder, 1, 3);
+    encoder.copy_start(&mut late.events, &origin(20, 0));
+    let error = shared.open(false).await.begin_copy(late).await.unwrap_err();
     assert!(error.why.contains("not all read here"), "{error}");
 }
 
@@ -247,8 +250,7 @@ async fn a_zombies_commit_of_a_partition_that_has_moved_is_not_overwritten() {
     heir.commit(WATERMARK).await.unwrap();
     let error = stage_row(&mut heir, &encoder, (1, 3), &["3"]).await.unwrap_err();
     assert!(error.class == Class::Retry && error.what.contains("partition 1"), "{error}");
-    let offsets = shared.open(true).await.next_offsets().clone();
-    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [(0, 1), (1, 5)]);
+    assert_eq!(shared.offsets().await, [(0, 1), (1, 5)]);
 }
 
 #[tokio::test]
@@ -262,14 +264,14 @@ async fn a_value_left_out_of_a_changed_key_is_found_though_the_old_row_was_seale
     // Each key changes; what Postgres left out lies in the old row, whose end is sealed before the new one comes.
     for (index, (old, new)) in [("1", "11"), ("2", "12")].into_iter().enumerate() {
         let next = 3 + 2 * index as i64;
-        let mut gone = events(&encoder, 0, next);
-        encoder.delete(&mut gone, &origin(12, next as u64), &[text(old), TupleValue::Null], false).unwrap();
+        let mut gone = rows_before(&encoder, 0, next);
+        encoder.delete(&mut gone.events, &origin(12, next as u64), &[text(old), TupleValue::Null], false).unwrap();
         table.stage(gone).await.unwrap();
         table.seal().await.unwrap();
-        let mut renamed = events(&encoder, 0, next + 1);
+        let mut renamed = rows_before(&encoder, 0, next + 1);
         let row = [text(new), TupleValue::Unavailable];
         encoder
-            .insert_renamed(&mut renamed, &origin(12, next as u64 + 1), &[text(old), TupleValue::Null], &row)
+            .insert_renamed(&mut renamed.events, &origin(12, next as u64 + 1), &[text(old), TupleValue::Null], &row)
             .unwrap();
         table.stage(renamed).await.unwrap();
         table.seal().await.unwrap();
@@ -284,27 +286,30 @@ async fn a_value_left_out_of_a_changed_key_is_found_though_the_old_row_was_seale
 #[tokio::test]
 async fn a_table_that_the_pipeline_filled_another_way_waits_for_a_copy() {
     let (shared, encoder) = (Shared::new(), encoder(&[]).await);
-    let direct = AppIds::direct("shop", "slot");
-    let mut table = shared.lake.open_as(&TableName::new("public", "t"), direct).await.unwrap();
-    table.begin_copy(encoder.schema().clone()).await.unwrap();
-    let mut row = TableEvents::new(encoder.schema().clone());
-    encoder.insert(&mut row, &origin(11, 0), &[text("1")]).unwrap();
+    let name = TableName::new("public", "t");
+    let mut table = shared.lake.open(&name, &Feed::Slot("slot".to_owned())).await.unwrap();
+    let rows = || Rows::new(TableEvents::new(encoder.schema().clone()));
+    let (mut start, mut row) = (rows(), rows());
+    encoder.copy_start(&mut start.events, &origin(10, 0));
+    table.begin_copy(start).await.unwrap();
+    encoder.insert(&mut row.events, &origin(11, 0), &[text("1")]).unwrap();
     table.stage(row).await.unwrap();
     table.commit(WATERMARK).await.unwrap();
 
     let mut table = shared.open(true).await;
-    assert!(table.is_of_former_topic());
-    let mut start = events(&encoder, 0, 1);
-    encoder.copy_start(&mut start, &origin(20, 0));
-    table.stage(start).await.unwrap();
+    assert_eq!(table.standing(), Standing::FollowsOther);
+    let mut start = rows_before(&encoder, 0, 1);
+    encoder.copy_start(&mut start.events, &origin(20, 0));
+    table.begin_copy(start).await.unwrap();
     stage_row(&mut table, &encoder, (0, 2), &["2"]).await.unwrap();
     let committed = table.commit(WATERMARK).await.unwrap();
     assert_eq!((committed.rows_written, committed.rows_removed), (1, 1));
-    assert!(!shared.open(true).await.is_of_former_topic());
+    assert_eq!(shared.open(true).await.standing(), Standing::Follows);
 
     // Another pipeline's is left alone.
-    let other = AppIds::topic("other", "t", 1, true, true);
-    let mut table = shared.lake.open_as(&TableName::new("public", "t"), other).await.unwrap();
+    let store = LakeStore::open(&shared.folder.path().display().to_string(), &S3Settings::default()).unwrap();
+    let mut table = lake_of(store, "other").open(&name, &feed(None, 1, true)).await.unwrap();
+    assert_eq!(table.standing(), Standing::Foreign);
     let error = stage_row(&mut table, &encoder, (0, 1), &["3"]).await.unwrap_err();
-    assert!(error.why.contains("this pipeline did not make it"), "{error}");
+    assert_eq!(error.code, Code::TableForeign, "{error}");
 }

@@ -72,7 +72,7 @@ async fn topics_and_schemas_that_may_not_be_made_are_asked_for() {
     let registering = |register: bool| format!("url = \"{}\"\nregister = {register}", registry.url());
     pipeline.reroute(&postgres, &brokers, &registering(false));
     pipeline.start();
-    let why = pipeline.wait_until_parked("public.a").await;
+    let why = pipeline.wait_until_parked("public.a").await.to_string();
     assert!(why.contains("shop.public.a-key") && why.contains("register of [registry] is off"), "{why}");
     pipeline.stop();
     let schema = r#"{"type":"record","name":"Key","namespace":"shop.public.a","fields":[{"name":"id","type":"int"}],"connect.name":"shop.public.a.Key"}"#;

@@ -9,7 +9,7 @@ mod lake;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, find, of};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::s3::{Proxy, S3};
