@@ -1,5 +1,5 @@
-//! What a sink of topics stores beside its tables: each one's version and position, so that a table that was set back is
-//! noticed. A pipeline's sinks share the record.
+//! What a sink of topics stores beside its tables: each one's version and position, so that a table that was set back
+//! is noticed. A pipeline's sinks share the record.
 
 use sooner_api::{Applied, Assigned, EventBatch, EventReader, Opened, ProgressRecord, ProgressStore, Result};
 

@@ -57,7 +57,8 @@ pub struct TableStatus {
     /// With Kafka: messages of its topic, in the partitions that are read here, that have not been read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_messages: Option<u64>,
-    /// With Kafka: the time of what is being read at the moment, in microseconds since 1970; none where all has been read.
+    /// With Kafka: the time of what is being read at the moment, in microseconds since 1970; none where all has been
+    /// read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_micros: Option<i64>,
     /// With Kafka: where those partitions stand.

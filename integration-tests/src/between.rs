@@ -49,7 +49,8 @@ impl Pipeline {
     /// Waits until a table streams and its rows have been copied again since the process started.
     pub async fn wait_until_copied(&self, table: &str) {
         let pid = self.pid();
-        let copied = |status: &Status| status.pid == pid && streams(status, table) && of(status, table).events > 0;
+        let copied =
+            |status: &Status| status.pid == pid && streams(status, table) && of(status, table).table_version.is_some();
         self.wait_for(&format!("{table} is copied"), LIMIT, copied).await;
     }
 

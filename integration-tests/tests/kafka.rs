@@ -55,6 +55,8 @@ async fn truncates_and_changes_of_shape_pass_through_topics() {
     equal(&["public.t"]);
     postgres.sql("ALTER TABLE t ADD COLUMN b integer DEFAULT 7; INSERT INTO t VALUES (4, 'w', 1, 2)").await;
     pipeline.wait_for_log("is copied again", Duration::from_secs(60)).await;
+    pipeline.wait_until_streaming(&["public.t"]).await;
+    postgres.sql("INSERT INTO other VALUES (100)").await;
     pipeline.catch_up(&postgres).await;
     equal(&["public.t", "public.other"]);
 
@@ -88,7 +90,7 @@ async fn at_least_once_is_applied_once() {
     let mut sink = source.beside();
     sink.start_command("sink", &[]);
     source.start_command("source", &[]);
-    source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
+    source.wait_for_log("\"streaming\"", Duration::from_secs(60)).await;
     let load = Load::start(postgres.url(), 22);
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(1500)).await;

@@ -286,8 +286,8 @@ async fn topics_that_are_not_what_they_were_are_refused() {
     let log = pipeline.wait_for_end(LIMIT);
     assert!(log.contains("the progress topic sooner.shop.progress is missing, and the slot"), "{log}");
 
-    // What all of these messages say: start over, from the source. Meanwhile rows have gone and come, so that the new topic is
-    // longer than the table's positions in the old one.
+    // What all of these messages say: start over, from the source. Meanwhile rows have gone and come, so that the new
+    // topic is longer than the table's positions in the old one.
     postgres.sql("DELETE FROM a WHERE id > 50; INSERT INTO a SELECT generate_series(1000, 3000)").await;
     pipeline.start_with(&["--recopy"]);
     pipeline.wait_until_copied("public.a").await;

@@ -1,4 +1,5 @@
-//! A transaction whose end is lost, on some partitions or on all: its events are seen once all the same, in order, and reach the lake.
+//! A transaction whose end is lost, on some partitions or on all: its events are seen once all the same, in order, and
+//! reach the lake.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -184,7 +185,7 @@ async fn a_transaction_whose_end_is_lost_is_seen_once() {
         change_unheard(&postgres, value).await;
         Predecessor::start(&mut kafka).write(again, round, lost);
         source.start_command("source", &[]);
-        source.wait_for_log_times("streaming to Kafka", round + 2, LIMIT).await;
+        source.wait_for_log_times("\"streaming\"", round + 2, LIMIT).await;
         postgres.sql(&format!("INSERT INTO u VALUES ({round})")).await;
         sink.catch_up(&postgres).await;
         assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.t", "public.u"]);

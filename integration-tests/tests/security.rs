@@ -1,5 +1,5 @@
-//! Brokers and registries as real clusters have them: each way to be protected, from the database into the lake; and what
-//! is said to who is not let in.
+//! Brokers and registries as real clusters have them: each way to be protected, from the database into the lake; and
+//! what is said to who is not let in.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -238,8 +238,8 @@ async fn a_zombies_commit_of_a_partition_that_has_moved_is_not_overwritten() {
     stage_row(&mut zombie, &encoder, (1, 1), &["1"]).await.unwrap();
     zombie.commit(WATERMARK).await.unwrap();
 
-    // It sleeps; its partition goes to somebody who has not got to its events yet when it wakes up: to one who holds all, whose
-    // commits tell a watermark, or one who shares.
+    // It sleeps; its partition goes to somebody who has not got to its events yet when it wakes up: to one who holds
+    // all, whose commits tell a watermark, or one who shares.
     let (mut all, mut heir) = (shared.open(true).await, shared.open(false).await);
     stage_row(&mut zombie, &encoder, (1, 5), &["5"]).await.unwrap();
     zombie.commit(WATERMARK).await.unwrap();

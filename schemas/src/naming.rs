@@ -2,7 +2,7 @@
 //!
 //! Topics: <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-topic-names>;
 //! subjects:
-//! <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#subject-name-strategy>
+//! <https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/>
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
 //! The model of a source table: what the catalog and the stream say of it, reduced to what events and their readers
-//! need. It travels with the table, from the catalog through the event log to the lake, and is stored with its progress.
+//! need. It travels with the table, from the catalog through the event log to the lake, and is stored with its
+//! progress.
 
 use serde::{Deserialize, Serialize};
 

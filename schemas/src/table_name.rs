@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// A table's schema-qualified name, unquoted.
 ///
 /// Its text form is `schema.table`, which is how it stands in configurations, records and messages. A schema whose own
-/// name has a dot, or starts with a double quote, is quoted as in SQL (`"odd.schema".table`), so that the text leads back
-/// to the name.
+/// name has a dot, or starts with a double quote, is quoted as in SQL (`"odd.schema".table`), so that the text leads
+/// back to the name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct TableName {

@@ -1,5 +1,5 @@
-//! What a pipeline goes on from: whether what was stored, the server and the slot continue each other, and the record to
-//! start with. Without I/O.
+//! What a pipeline goes on from: whether what was stored, the server and the slot continue each other, and the record
+//! to start with. Without I/O.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! A running pipeline. This is its front door, which knows connectors; behind it, the loops know ports only.
 //!
-//! [`attempts`] makes attempts until the pipeline is told to stop. [`source_side`] and [`sink_side`] are the two halves of
-//! one; their loops are [`source`] and [`sink`], whose tables have a [`lane`] and a [`worker`] each.
+//! [`attempts`] makes attempts until the pipeline is told to stop. [`source_side`] and [`sink_side`] are the two halves
+//! of one; their loops are [`source`] and [`sink`], whose tables have a [`lane`] and a [`worker`] each.
 
 pub mod attempts;
 pub mod continuity;

@@ -90,8 +90,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         SinkLoop { lanes, commands, by_name, reports, workers, telemetry, clock, read, store }
     }
 
-    /// Runs until the log ends, a table must be copied, or it is told to stop; then hands back the tables that are still
-    /// known, each with what is complete of it committed.
+    /// Runs until the log ends, a table must be copied, or it is told to stop; then hands back the tables that are
+    /// still known, each with what is complete of it committed.
     pub async fn run<R: EventReader>(
         mut self,
         reader: &mut R,

@@ -253,8 +253,8 @@ pub trait EventReader: Send {
     /// or the log ends here: its writer is gone and all has been read. Cancelling loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Option<EventBatch>>> + Send;
 
-    /// Stores what has been applied: how far everything is in the lake, and how tables are doing. All of it is stored at
-    /// once; only when this returns may anything rely on it.
+    /// Stores what has been applied: how far everything is in the lake, and how tables are doing. All of it is stored
+    /// at once; only when this returns may anything rely on it.
     fn store(&mut self, applied: Applied) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -1,5 +1,5 @@
-//! The progress record in the lake: `_sooner/<pipeline>/<number>.json`, each number put only if it is new. Some of these
-//! objects are whole records; those after one hold only what changed since, so that storing costs what changed.
+//! The progress record in the lake: `_sooner/<pipeline>/<number>.json`, each number put only if it is new. Some of
+//! these objects are whole records; those after one hold only what changed since, so that storing costs what changed.
 //!
 //! Two processes that run one pipeline meet here: whoever saves second finds its number taken.
 
@@ -54,8 +54,8 @@ impl LakeProgress {
         LakeProgress::at(store, folder, pipeline, false)
     }
 
-    /// A record that the sinks of a pipeline share, `_sooner/<pipeline>/sinks`, in which each one stores the tables that
-    /// it reads: whoever comes second stores after what the first has stored.
+    /// A record that the sinks of a pipeline share, `_sooner/<pipeline>/sinks`, in which each one stores the tables
+    /// that it reads: whoever comes second stores after what the first has stored.
     pub fn shared(store: LakeStore, pipeline: &str) -> LakeProgress {
         let folder = store.prefix().clone().join("_sooner").join(pipeline).join("sinks");
         LakeProgress::at(store, folder, pipeline, true)

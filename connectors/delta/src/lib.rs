@@ -1,7 +1,7 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows by
-//! key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
+//! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
+//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
 //! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them.
 
 mod clock;

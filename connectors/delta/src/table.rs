@@ -27,7 +27,8 @@ use crate::merge::intake::{
 };
 use crate::merge::mirror;
 use crate::merge::parts::PartLimits;
-use crate::merge::seal::{Sealer, next_columns};
+use crate::merge::seal::next_columns;
+use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{columns_of, widen};
 use crate::store::location::TableLocation;

@@ -31,7 +31,8 @@ pub async fn tables(client: &mut Client) -> Result<Vec<SourceTable>> {
     .await
 }
 
-/// Looks a table up by its object id, as the transaction of this connection sees the catalog; none if it does not exist.
+/// Looks a table up by its object id, as the transaction of this connection sees the catalog; none if it does not
+/// exist.
 pub async fn table(client: &mut Client, types: &Types, oid: u32) -> Result<Option<SourceTable>> {
     Ok(load(client, types, "0", &format!("c.oid = {oid}")).await?.pop())
 }

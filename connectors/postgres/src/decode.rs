@@ -261,8 +261,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Numbers the next change of a relation. Returns what is known of the relation, and where the change stands; none if
-    /// the relation is not carried, or if the consumer has the change already.
+    /// Numbers the next change of a relation. Returns what is known of the relation, and where the change stands; none
+    /// if the relation is not carried, or if the consumer has the change already.
     fn next_change(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<Option<(Arc<Known>, Origin)>> {
         let Some(transaction) = &mut self.transaction else {
             return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));

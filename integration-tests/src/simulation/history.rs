@@ -72,8 +72,8 @@ impl History {
         &self.0[..self.0.partition_point(|transaction| transaction.at <= at)]
     }
 
-    /// Index of the first transaction that a stream from this LSN sends: one whose commit record starts exactly there is
-    /// still to come.
+    /// Index of the first transaction that a stream from this LSN sends: one whose commit record starts exactly there
+    /// is still to come.
     pub fn first_from(&self, start: Lsn) -> usize {
         self.0.partition_point(|transaction| transaction.commit_lsn < start)
     }

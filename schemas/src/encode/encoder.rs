@@ -38,8 +38,8 @@ pub struct Origin {
 
 /// Appends the events of one relation to a batch. A method that fails leaves the batch as it was.
 ///
-/// An event is written in two parts: [`Encoder::images`] writes the images of the row, [`Encoder::finish`] adds the rest
-/// of the envelope when position and commit time are known. The other methods do both at once.
+/// An event is written in two parts: [`Encoder::images`] writes the images of the row, [`Encoder::finish`] adds the
+/// rest of the envelope when position and commit time are known. The other methods do both at once.
 #[derive(Debug)]
 pub struct Encoder {
     schema: Arc<EventSchema>,

@@ -15,7 +15,8 @@ pub struct AppIds {
     positions: Positions,
     /// Events of the whole table can be put in order with all others: everything they concern is read here.
     orders_whole_table: bool,
-    /// Which topic of its name it is; and the name under which a table's log says so. None where its writer does not tell.
+    /// Which topic of its name it is; and the name under which a table's log says so. None where its writer does not
+    /// tell.
     generation: Option<(String, i64)>,
 }
 

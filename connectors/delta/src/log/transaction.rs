@@ -126,7 +126,8 @@ impl Transaction {
         }
     }
 
-    /// New files with the vectors of those of their rows that are superseded already; one without rows left is left out.
+    /// New files with the vectors of those of their rows that are superseded already; one without rows left is left
+    /// out.
     fn added_files(&self, writer: &mut VectorWriter) -> Vec<(FileId, LiveFile)> {
         let files = self.added.iter().map(|(id, file)| {
             let mut file = file.clone();

@@ -15,7 +15,7 @@ use sooner_api::{Code, Error, Result};
 use super::event_plan::copy_again;
 use super::parts::Parts;
 use super::pending::Found;
-use super::seal::Sealing;
+use super::sealing::Sealing;
 use crate::index::key::KeyHash;
 use crate::index::key_index::{FileId, RowAddress};
 use crate::rows::data_file;
@@ -40,8 +40,8 @@ pub async fn fill(
     let filler = Filler { sealing, column };
     let mut from_states = sealing.plan.rows.builder(column)?;
     let mut stored: BTreeMap<FileId, Vec<(u32, usize)>> = BTreeMap::new();
-    // For each row of the batch: which array holds its value, and where. Array 0 is the column itself, 1 holds values of
-    // earlier events, and each further one those of a data file.
+    // For each row of the batch: which array holds its value, and where. Array 0 is the column itself, 1 holds values
+    // of earlier events, and each further one those of a data file.
     let mut sources: Vec<(usize, usize)> = (0..array.len()).map(|row| (0, row)).collect();
     for gap in gaps {
         match gap.found {

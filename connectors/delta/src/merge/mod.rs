@@ -1,5 +1,5 @@
-//! Events into a table: taken in, collapsed by key, sealed into files, and made a transaction. Each way to write a table
-//! is a file of its own; today that is [`mirror`].
+//! Events into a table: taken in, collapsed by key, sealed into files, and made a transaction. Each way to write a
+//! table is a file of its own; today that is [`mirror`].
 
 pub mod event_plan;
 pub mod fill;
@@ -9,4 +9,5 @@ pub mod mirror;
 pub mod parts;
 pub mod pending;
 pub mod seal;
+pub mod sealing;
 pub mod staging;

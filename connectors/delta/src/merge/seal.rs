@@ -4,41 +4,24 @@ use std::collections::BTreeMap;
 
 use arrow_array::{RecordBatch, new_null_array};
 use sooner_api::{Code, Error, Result};
-use sooner_schemas::TableName;
 use sooner_schemas::event::Op;
 
-use super::event_plan::{EventPlan, copy_again};
+use super::event_plan::copy_again;
 use super::fill::{self, Gap};
-use super::parts::{PartLimits, Parts};
-use super::pending::{Pending, StateId};
+use super::parts::Parts;
+use super::pending::StateId;
+use super::sealing::{Sealer, Sealing};
 use super::staging::Staging;
 use crate::index::key::KeyHash;
-use crate::index::key_index::{KeyIndex, RowAddress};
+use crate::index::key_index::RowAddress;
 use crate::log::table_version::TableVersion;
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::reader::finish;
-use crate::store::location::TableLocation;
 
 /// Rows of one Arrow batch.
 const BATCH_ROWS: usize = 16 << 10;
 /// The same, where values have to be filled in: those are large, or Postgres would not have left them out.
 const FILLED_BATCH_ROWS: usize = 256;
-
-/// The table that events are sealed for.
-pub struct Sealer<'a> {
-    /// Name of the table.
-    pub table: &'a TableName,
-    /// Where it lies.
-    pub location: &'a TableLocation,
-    /// The version that the next commit builds on.
-    pub base: &'a TableVersion,
-    /// Where its rows lie; none while a copy replaces all of them.
-    pub index: Option<&'a KeyIndex>,
-    /// Events come from a topic.
-    pub from_topic: bool,
-    /// Limits for files in memory.
-    pub limits: &'a PartLimits,
-}
 
 impl Sealer<'_> {
     /// Moves events from memory into parts.
@@ -79,20 +62,6 @@ impl Sealer<'_> {
 /// The table's columns after the next commit.
 pub fn next_columns<'a>(staging: &'a Staging, base: &'a TableVersion) -> &'a [LakeColumn] {
     staging.columns.as_deref().unwrap_or_else(|| base.columns())
-}
-
-/// One seal on its way.
-pub struct Sealing<'a> {
-    /// The table.
-    pub sealer: &'a Sealer<'a>,
-    /// How events are read.
-    pub plan: &'a EventPlan,
-    /// Columns of the rows.
-    pub columns: &'a [LakeColumn],
-    /// Events in memory.
-    pub pending: &'a Pending,
-    /// No row that the table has now counts.
-    pub replaces: bool,
 }
 
 impl Sealing<'_> {

@@ -97,16 +97,17 @@ fn plain(error: &KafkaError) -> String {
 /// OAuth error codes by which a token endpoint refuses a client for good.
 const REFUSALS: [&str; 4] = ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"];
 
+const CHECK_LOGIN: &str = "check user, password and mechanism in sasl of [kafka]";
+const CHECK_TLS: &str =
+    "check tls of [kafka]: the root certificates (ca), and our own certificate and key if brokers ask for one";
+
 fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
     use KafkaCode::*;
-    let login = "check user, password and mechanism in sasl of [kafka]";
-    let tls =
-        "check tls of [kafka]: the root certificates (ca), and our own certificate and key if brokers ask for one";
     match code {
         Some(SaslAuthenticationFailed | Authentication | UnsupportedSASLMechanism | IllegalSASLState) => {
-            (Code::KafkaLoginRefused, Class::Fatal, login)
+            (Code::KafkaLoginRefused, Class::Fatal, CHECK_LOGIN)
         }
-        Some(SSL) => (Code::KafkaTlsFailed, Class::Fatal, tls),
+        Some(SSL) => (Code::KafkaTlsFailed, Class::Fatal, CHECK_TLS),
         Some(TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed) => (
             Code::KafkaPermissionDenied,
             Class::Fatal,
@@ -144,6 +145,13 @@ fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
             Class::Retry,
             "see whether a topic has been altered, since compacted ones take no message without a key; it is looked at again",
         ),
+        _ => judge_text(why),
+    }
+}
+
+/// Judges an error that has no code of its own by its text.
+fn judge_text(why: &str) -> (Code, Class, &'static str) {
+    match why {
         // The broker closed the connection midway; that says nothing about our credentials.
         _ if why.contains("Disconnected") || why.contains("SaslAuthenticateRequest failed") => (
             Code::KafkaUnreachable,
@@ -151,7 +159,7 @@ fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
             "check brokers of [kafka] and that they can be reached, and whether they speak TLS and SASL there; it is tried again",
         ),
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
-            (Code::KafkaLoginRefused, Class::Fatal, login)
+            (Code::KafkaLoginRefused, Class::Fatal, CHECK_LOGIN)
         }
         // Error codes of RFC 6749, section 5.2.
         _ if why.contains("OAUTHBEARER token") && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
@@ -163,7 +171,7 @@ fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
             "check token_url in sasl of [kafka] and that tokens are given there; it is tried again",
         ),
         _ if why.contains("SSL handshake failed") || why.contains("SSL routines") => {
-            (Code::KafkaTlsFailed, Class::Fatal, tls)
+            (Code::KafkaTlsFailed, Class::Fatal, CHECK_TLS)
         }
         _ => (
             Code::KafkaUnreachable,

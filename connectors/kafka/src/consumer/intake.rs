@@ -1,5 +1,5 @@
-//! From messages as they are polled to batches in order: topics are merged up to what the ordering says, and what cannot
-//! be read goes to the dead letters, or stops its table.
+//! From messages as they are polled to batches in order: topics are merged up to what the ordering says, and what
+//! cannot be read goes to the dead letters, or stops its table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -188,8 +188,8 @@ impl Intake {
         }
     }
 
-    /// Stops tables that their source has stopped in the middle of a copy: what came of them is not all, and is never to
-    /// be seen.
+    /// Stops tables that their source has stopped in the middle of a copy: what came of them is not all, and is never
+    /// to be seen.
     fn stop_broken_copies(&mut self, record: &TopicProgress) {
         for (topic, error) in broken_copies(record) {
             let Some(state) = self.topics.get(topic).filter(|state| !state.closed) else { continue };

@@ -1,5 +1,5 @@
-//! The progress record as the running source keeps it: what has changed since it was last written, and when it has to be
-//! written next. Without I/O.
+//! The progress record as the running source keeps it: what has changed since it was last written, and when it has to
+//! be written next. Without I/O.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What a source repairs on the topics before it writes: brokers can lose the end of a transaction (see
 //! [`partition_ends`](super::partition_ends)).
 //!
-//! A predecessor's last record counts, whatever became of its transaction: all that it covers was written before it. What of
-//! that nobody sees is written again, together with the next record, so each event is seen once, and in order.
+//! A predecessor's last record counts, whatever became of its transaction: all that it covers was written before it.
+//! What of that nobody sees is written again, together with the next record, so each event is seen once, and in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,7 +112,8 @@ pub async fn watch_for_hanging(settings: KafkaSettings, written: impl Fn() -> To
     }
 }
 
-/// Partitions whose committed events are not all to be seen, each with its stable end. One that cannot be asked is left out.
+/// Partitions whose committed events are not all to be seen, each with its stable end. One that cannot be asked is left
+/// out.
 fn find_behind(ends: &PartitionEnds, progress_topic: &str, progress: &TopicProgress) -> Behind {
     let events = progress.topics.values().flat_map(|offsets| {
         let numbered = (0..).zip(&offsets.next_offsets);

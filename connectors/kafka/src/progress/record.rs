@@ -45,8 +45,8 @@ pub struct TopicOffsets {
     /// topic of this name.
     #[serde(default)]
     pub generation: i64,
-    /// It was begun over an older one (`--recopy`), or its table was parked: a lake may have something of that, and sinks
-    /// wait for the mark of a copy.
+    /// It was begun over an older one (`--recopy`), or its table was parked: a lake may have something of that, and
+    /// sinks wait for the mark of a copy.
     #[serde(default)]
     pub begun_over: bool,
     /// For each partition, the offset at which the generation begins.

@@ -30,7 +30,7 @@ pub async fn run() -> Vec<Line> {
     let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "prefix = \"ours\"");
     // Both create their slots before the rows are written, so that both read the same WAL.
     source.start_command("source", &[]);
-    source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
+    source.wait_for_log("\"streaming\"", Duration::from_secs(60)).await;
     source.stop();
     let peer_settings =
         ["table.include.list=public.*", "snapshot.mode=no_data", "max.batch.size=8192", "max.queue.size=65536"];
@@ -68,7 +68,7 @@ pub async fn run() -> Vec<Line> {
     }];
     lines.push(to_delta(&source).await);
     source.start_command("source", &[]);
-    source.wait_for_log("streaming to Kafka", Duration::from_secs(60)).await;
+    source.wait_for_log("\"streaming\"", Duration::from_secs(60)).await;
     for rate in [100, 10_000] {
         lines.push(latency(&postgres, &kafka, &registry, rate).await);
     }

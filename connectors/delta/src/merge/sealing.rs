@@ -1,0 +1,41 @@
+//! What a seal works with: the table, and what is on its way.
+
+use sooner_schemas::TableName;
+
+use super::event_plan::EventPlan;
+use super::parts::PartLimits;
+use super::pending::Pending;
+use crate::index::key_index::KeyIndex;
+use crate::log::table_version::TableVersion;
+use crate::rows::columns::LakeColumn;
+use crate::store::location::TableLocation;
+
+/// The table that events are sealed for.
+pub struct Sealer<'a> {
+    /// Name of the table.
+    pub table: &'a TableName,
+    /// Where it lies.
+    pub location: &'a TableLocation,
+    /// The version that the next commit builds on.
+    pub base: &'a TableVersion,
+    /// Where its rows lie; none while a copy replaces all of them.
+    pub index: Option<&'a KeyIndex>,
+    /// Events come from a topic.
+    pub from_topic: bool,
+    /// Limits for files in memory.
+    pub limits: &'a PartLimits,
+}
+
+/// One seal on its way.
+pub struct Sealing<'a> {
+    /// The table.
+    pub sealer: &'a Sealer<'a>,
+    /// How events are read.
+    pub plan: &'a EventPlan,
+    /// Columns of the rows.
+    pub columns: &'a [LakeColumn],
+    /// Events in memory.
+    pub pending: &'a Pending,
+    /// No row that the table has now counts.
+    pub replaces: bool,
+}
