@@ -2,7 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use integration_tests::simulation::{self, Summary};
+use integration_tests::simulation;
+use integration_tests::simulation::world::Summary;
 
 /// Seeds of each run.
 const SEEDS: u64 = 600;

@@ -9,9 +9,9 @@ use sooner_api::{Code, Database, Inspection, Result, SourcePlan, SourceTable, Sy
 use sooner_schemas::{Column, ColumnType, Lsn, Relation, Scalar};
 use tokio::time::Instant;
 
+use super::chance::{Chance, draw, happens, passing};
 use super::history::{History, START, TABLES, Transaction, end_of, table_name};
 use super::source::SimulatedSource;
-use super::{Chance, draw, happens, passing};
 
 /// Checks an LSN that is confirmed: what is before it cannot be read again.
 pub type Judge = Arc<dyn Fn(Lsn) + Send + Sync>;

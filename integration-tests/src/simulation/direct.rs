@@ -11,10 +11,11 @@ use sooner_api::{EventLog, Result, TableState};
 use sooner_schemas::Lsn;
 use tokio::sync::watch;
 
+use super::chance::happens;
 use super::faulty::FaultyLog;
 use super::history::{TABLES, table_name};
 use super::progress::SimulatedProgress;
-use super::{Summary, WILD_ATTEMPTS, World, happens, live};
+use super::world::{Summary, WILD_ATTEMPTS, World, live};
 
 /// Runs processes until everything is confirmed.
 pub async fn run(world: &World) -> Summary {

@@ -6,8 +6,8 @@ use rand::Rng;
 use sooner_api::{Code, Error, EventBatch, EventLog, EventWriter, ProgressRecord, Result, TableStart, WriterRequest};
 use sooner_schemas::Lsn;
 
+use super::chance::{draw, passing};
 use super::database::SimulatedDatabase;
-use super::{draw, passing};
 
 /// A log with faults at its entrance, while the database has faults.
 pub struct FaultyLog<L> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 use sooner_schemas::{Lsn, TableName};
 
-use super::{Chance, draw};
+use super::chance::{Chance, draw};
 
 /// Number of tables in every simulated database.
 pub const TABLES: usize = 3;

@@ -11,8 +11,8 @@ use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
 use sooner_schemas::{Lsn, TableName};
 
+use super::chance::{Chance, draw, happens, passing};
 use super::history::{AllRows, TABLES, table_name};
-use super::{Chance, draw, happens, passing};
 
 /// Durable state of a simulated table, which survives a crash of the process.
 #[derive(Clone, Debug, Default)]

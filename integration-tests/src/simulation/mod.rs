@@ -4,6 +4,7 @@
 //! Worlds with an even seed use the real log inside the process ([`direct`]); those with an odd one have topics and two
 //! sinks between which partitions move ([`topic_world`]).
 
+pub mod chance;
 pub mod database;
 pub mod direct;
 pub mod faulty;
@@ -13,154 +14,9 @@ pub mod progress;
 pub mod source;
 pub mod topic_world;
 pub mod topics;
+pub mod world;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use sooner::control::Requests;
-use sooner::pipeline::sink::SinkSettings;
-use sooner::pipeline::worker::WorkerSettings;
-use sooner_api::{Class, Clock, Error, Fact, MemoryBudget, ProgressRecord, Result, TableState, Telemetry};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
-
-use database::SimulatedDatabase;
-use history::{TABLES, table_name};
-use lake::SimulatedLake;
-
-/// Virtual time after which a world that has not settled is stuck.
-const LIMIT: Duration = Duration::from_secs(600);
-/// After so many attempts faults and kills stop, so that every run ends.
-const WILD_ATTEMPTS: u32 = 12;
-
-/// The random number generator that everything in a simulated world shares.
-pub type Chance = Arc<Mutex<StdRng>>;
-
-/// Draws a value from the world's random number generator.
-pub fn draw<T>(chance: &Chance, pick: impl FnOnce(&mut StdRng) -> T) -> T {
-    pick(&mut chance.lock().expect("one thread"))
-}
-
-/// Whether something happens that happens once in so many times.
-pub fn happens(chance: &Chance, once_in: u32) -> bool {
-    draw(chance, |random| random.random_ratio(1, once_in))
-}
-
-/// Clock of a simulated world: virtual microseconds since its start.
-#[derive(Clone)]
-pub struct SimulatedClock(Instant);
-
-impl Clock for SimulatedClock {
-    fn now_micros(&self) -> i64 {
-        i64::try_from(self.0.elapsed().as_micros()).expect("a short simulation")
-    }
-}
-
-/// What happened in one run of a simulated world.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Number of attempts, the last one included.
-    pub attempts: u32,
-    /// Number of attempts that were cut off, as by `kill -9`.
-    pub kills: u32,
-    /// Number of attempts that ended with an error.
-    pub failures: u32,
-    /// Number of times that a table was parked.
-    pub parked: usize,
-    /// Number of copies that began.
-    pub copies: usize,
-    /// Number of times that tables changed hands between sinks.
-    pub rebalances: u32,
-    /// Every fact, in its order.
-    pub facts: Vec<String>,
-}
-
-/// Everything that outlives a process.
-#[derive(Clone)]
-pub struct World {
-    /// The seed, for messages.
-    pub seed: u64,
-    /// Its random numbers.
-    pub chance: Chance,
-    /// Its database.
-    pub database: SimulatedDatabase,
-    /// Its lake.
-    pub lake: SimulatedLake,
-    /// Requests to the pipeline.
-    pub requests: Requests,
-    /// Its time.
-    pub clock: SimulatedClock,
-    /// What was told.
-    pub trace: Trace,
-}
-
-impl World {
-    fn new(seed: u64, folder: &std::path::Path) -> World {
-        let chance: Chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        let started = Instant::now();
-        World {
-            seed,
-            database: SimulatedDatabase::new(chance.clone(), started),
-            lake: SimulatedLake::new(chance.clone()),
-            requests: Requests::new(folder),
-            clock: SimulatedClock(started),
-            trace: Trace::default(),
-            chance,
-        }
-    }
-
-    /// Makes the database and the lake fail at times, or never.
-    fn set_calm(&self, calm: bool) {
-        self.database.set_calm(calm);
-        self.lake.set_calm(calm);
-    }
-
-    /// Somebody asks for copies: of what is parked, and now and then of a table that is well.
-    fn ask_for_copies(&self, record: Option<&ProgressRecord>, calm: bool) {
-        for table in (0..TABLES).map(table_name) {
-            let is_parked = record.is_some_and(|record| matches!(record.state(&table), TableState::Parked { .. }));
-            if is_parked && (calm || happens(&self.chance, 3)) || !calm && happens(&self.chance, 40) {
-                self.requests.resume(&table).expect("a folder");
-            }
-        }
-    }
-
-    /// Settings of a sink.
-    fn sink_settings(&self) -> SinkSettings {
-        SinkSettings {
-            worker: WorkerSettings {
-                freshness: Duration::from_millis(100),
-                seal_bytes: 2000,
-                commits: Arc::new(Semaphore::new(2)),
-            },
-            store_interval: Duration::from_millis(50),
-            budget: MemoryBudget::new(1 << 20),
-        }
-    }
-
-    /// How long a process lives before it is killed.
-    fn life(&self, calm: bool) -> Duration {
-        let wild = Duration::from_millis(draw(&self.chance, |random| random.random_range(5..3000)));
-        if calm { LIMIT } else { wild }
-    }
-}
-
-/// Runs a process until it ends or is killed; returns whether it ended well.
-async fn live(world: &World, calm: bool, summary: &mut Summary, process: impl Future<Output = Result<()>>) -> bool {
-    summary.attempts += 1;
-    match tokio::time::timeout(world.life(calm), process).await {
-        Err(_) if calm => panic!("seed {}: it is stuck", world.seed),
-        Err(_) => summary.kills += 1,
-        Ok(Err(error)) => {
-            assert_eq!(error.class, Class::Retry, "seed {}: nobody is needed, but: {error}", world.seed);
-            summary.failures += 1;
-        }
-        Ok(Ok(())) => return true,
-    }
-    false
-}
+use world::{Summary, World};
 
 /// Runs the world of a seed until everything is confirmed; panics unless its lake then equals its database.
 pub async fn run(seed: u64) -> Summary {
@@ -176,25 +32,4 @@ pub async fn run(seed: u64) -> Summary {
     let count = |needle: &str| summary.facts.iter().filter(|fact| fact.contains(needle)).count();
     (summary.parked, summary.copies) = (count("Parked {"), count("CopyBegun"));
     summary
-}
-
-/// Facts as text.
-#[derive(Clone, Default)]
-pub struct Trace(Arc<Mutex<Vec<String>>>);
-
-impl Trace {
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("one thread"))
-    }
-}
-
-impl Telemetry for Trace {
-    fn record(&self, fact: Fact<'_>) {
-        self.0.lock().expect("one thread").push(format!("{fact:?}"));
-    }
-}
-
-/// An error of this world that passes by itself.
-pub fn passing(code: sooner_api::Code, what: &str) -> Error {
-    Error::retry(code, what, "it is simulated", "nothing")
 }

@@ -11,9 +11,9 @@ use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
 
+use super::chance::{draw, passing};
 use super::database::{SimulatedDatabase, relation};
 use super::history::{Change, TABLES, end_of, rows_after, table_name};
-use super::{draw, passing};
 
 /// A source of a simulated database.
 pub struct SimulatedSource {

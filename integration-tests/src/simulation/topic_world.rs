@@ -10,10 +10,11 @@ use sooner::pipeline::source_side::SourceSide;
 use sooner_api::{EventLog, Positions, Result};
 use tokio::sync::watch;
 
+use super::chance::{draw, happens};
 use super::faulty::FaultyLog;
 use super::history::{TABLES, table_name};
 use super::topics::{Topics, streams};
-use super::{Summary, WILD_ATTEMPTS, World, draw, happens, live};
+use super::world::{Summary, WILD_ATTEMPTS, World, live};
 
 /// Number of sinks.
 const SINKS: usize = 2;

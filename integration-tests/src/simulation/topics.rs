@@ -12,7 +12,7 @@ use sooner_api::{
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
-use super::passing;
+use super::chance::passing;
 
 /// Partitions of each topic.
 const PARTITIONS: i32 = 2;

@@ -86,43 +86,42 @@ impl<R: EventReader> Exit<R> {
         Exit { reader, taken: None, is_started: false }
     }
 
-    /// The next batch; none at the log's end.
-    async fn next(&mut self) -> Option<EventBatch> {
-        loop {
-            if !self.is_started {
-                let assigned = self.reader.assigned().await.unwrap()?;
-                let opened = assigned.into_iter().map(|assigned| Opened {
-                    table: assigned.table,
-                    standing: if self.taken.is_some() { Standing::Follows } else { Standing::Absent },
-                    positions: self.taken.clone(),
-                    watermark: None,
-                    error: None,
-                });
-                self.reader.start(opened.collect()).await.unwrap();
-                self.is_started = true;
-            }
-            match self.reader.next().await.unwrap() {
-                Some(batch) => {
-                    for taken in batch.rows().filter_map(sooner_api::Rows::positions) {
-                        match &mut self.taken {
-                            Some(known) => known.advance(&taken),
-                            none => *none = Some(taken),
-                        }
-                    }
-                    return Some(batch);
-                }
-                None => self.is_started = false,
+    /// Starts to read what is assigned, if that is new.
+    async fn settle(&mut self) {
+        if std::mem::replace(&mut self.is_started, true) {
+            return;
+        }
+        let assigned = self.reader.assigned().await.unwrap().expect("the log goes on");
+        let opened = assigned.into_iter().map(|assigned| Opened {
+            table: assigned.table,
+            standing: if self.taken.is_some() { Standing::Follows } else { Standing::Absent },
+            positions: self.taken.clone(),
+            watermark: None,
+            error: None,
+        });
+        self.reader.start(opened.collect()).await.unwrap();
+    }
+
+    fn take(&mut self, batch: Option<EventBatch>, seen: &mut Seen) {
+        // What is read has changed hands.
+        let Some(batch) = batch else { return self.is_started = false };
+        for taken in batch.rows().filter_map(sooner_api::Rows::positions) {
+            match &mut self.taken {
+                Some(known) => known.advance(&taken),
+                none => *none = Some(taken),
             }
         }
+        batch.steps.iter().for_each(|step| seen.take(step));
     }
 
     /// Reads until everything is there, again and again for a moment each: no read that is cancelled loses anything.
     async fn read_all(&mut self) -> Seen {
         let (mut seen, mut cancelled) = (Seen::default(), 0);
         while seen.watermark < END {
+            self.settle().await;
             tokio::select! {
                 biased;
-                batch = self.next() => batch.expect("the writer is there").steps.iter().for_each(|step| seen.take(step)),
+                batch = self.reader.next() => self.take(batch.unwrap(), &mut seen),
                 () = tokio::time::sleep(Duration::from_millis(2)) => cancelled += 1,
             }
             tokio::task::yield_now().await;
