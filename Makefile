@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` shows the main job on a database of its own, `make test` runs all tests.
-# `make demo-kafka` shows it through a Kafka broker, `make bench` measures. Each installs what it lacks, into .stack/ where that is possible.
+# `make demo-kafka` shows it through a Kafka broker, `make bench` measures, `make soak` takes longer. Each installs what it lacks, into .stack/ where that is possible.
 
-.PHONY: demo demo-kafka test bench lint build stack-demo stack-kafka stack-test clean
+.PHONY: demo demo-kafka test soak bench count lint build stack-demo stack-kafka stack-test clean
 
 demo: stack-demo build
 	.stack/venv/bin/python integration-tests/demo/demo.py
@@ -12,8 +12,16 @@ demo-kafka: stack-kafka build
 test: stack-test build
 	cargo test --workspace --no-fail-fast
 
+# What takes too long for every change: many more worlds of the simulation, and the faults again and again.
+soak: stack-test build
+	SOONER_SEEDS=20000 cargo test -p integration-tests --test simulation
+	for round in 1 2 3 4 5; do cargo test -p integration-tests --test faults --test failpoints --test kafka_faults || exit 1; done
+
 bench: stack-test build
 	target/debug/bench
+
+count:
+	python3 integration-tests/scripts/count.py
 
 lint:
 	cargo fmt --all --check

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod s3;
 pub mod server;
 pub mod simulation;
+pub mod spark;
 pub mod topics;
 
 use std::net::TcpListener;

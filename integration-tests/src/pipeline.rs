@@ -255,9 +255,9 @@ impl Drop for Pipeline {
     }
 }
 
-/// Path of the program as `cargo build` made it; panics if it is missing.
+/// Path of the program as `cargo build` made it, or what `SOONER_PROGRAM` names; panics if it is missing.
 pub fn program() -> PathBuf {
-    let path = root().join("target/debug/sooner");
+    let path = std::env::var_os("SOONER_PROGRAM").map_or(root().join("target/debug/sooner"), PathBuf::from);
     assert!(path.exists(), "run `cargo build` first: {} does not exist", path.display());
     path
 }

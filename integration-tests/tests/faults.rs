@@ -2,7 +2,6 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::process::Command;
 use std::time::Duration;
 
 use integration_tests::load::{self, Load};
@@ -10,7 +9,7 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::s3::{Proxy, S3};
-use integration_tests::{python, root};
+use integration_tests::spark::SparkWriter;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::Code;
@@ -99,34 +98,33 @@ async fn cut_connections_to_s3_and_lost_commit_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_optimize_and_an_append_by_spark_beside_the_stream() {
+async fn commits_of_spark_beside_the_stream_are_followed() {
     let postgres = Postgres::start(Version::V15).await;
     postgres.sql(load::SCHEMA).await;
     let mut pipeline = Pipeline::local(&postgres);
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    let table = format!("{}/public/accounts", pipeline.lake);
-    let writer = tokio::task::spawn_blocking(move || {
-        Command::new(python())
-            .arg(root().join("integration-tests/readers/spark_writer.py"))
-            .args(["--table", &table, "--optimize", "8"])
-            .args(["--append", "900001, 'foreign', 1.00, NULL", "900002, 'foreign', 2.00, NULL"])
-            .output()
-            .expect("Spark is installed")
-    });
-    // Slow enough that Spark gets its commits in between, and that ours then meet them.
+    let mut spark = SparkWriter::start(&format!("{}/public/accounts", pipeline.lake));
     let mut random = StdRng::seed_from_u64(5);
-    while !writer.is_finished() {
+    for round in 0..6 {
+        for _ in 0..5 {
+            postgres.sql(&load::transaction(&mut random)).await;
+            pause(&mut random, 0..400).await;
+        }
+        // While the pipeline stands still, Spark commits the version that is to be ours.
+        pipeline.signal("STOP");
+        match round {
+            2 | 4 => spark.append(&format!("{}, 'foreign', 1.00, NULL", 900_000 + round)),
+            _ => spark.optimize(),
+        }
         postgres.sql(&load::transaction(&mut random)).await;
-        pause(&mut random, 0..2500).await;
+        postgres.sql("UPDATE accounts SET note = 'met another writer' WHERE id <= 20").await;
+        pipeline.signal("CONT");
+        pipeline.wait_for_log_times("another writer committed", round + 1, Duration::from_secs(60)).await;
     }
-    let written = writer.await.unwrap();
-    let (said, failed) = (String::from_utf8_lossy(&written.stdout), String::from_utf8_lossy(&written.stderr));
-    assert!(written.status.success(), "{failed}");
-    assert!(!said.contains("optimized 0"), "Spark never won, so nothing was shown: {said}");
-    assert!(pipeline.log().contains("another writer committed"), "there was no conflict to survive");
+    drop(spark);
     // What Spark appended is a row like any other: changes of the same keys at the source supersede it.
-    postgres.sql("INSERT INTO accounts VALUES (900001, 'ours', 3, NULL), (900002, 'ours', 4, NULL)").await;
+    postgres.sql("INSERT INTO accounts VALUES (900002, 'ours', 3, NULL), (900004, 'ours', 4, NULL)").await;
     pipeline.catch_up(&postgres).await;
     for reader in [Reader::DuckDb, Reader::Spark] {
         assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);

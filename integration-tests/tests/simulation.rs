@@ -5,8 +5,12 @@
 use integration_tests::simulation;
 use integration_tests::simulation::world::Summary;
 
-/// Seeds of each run.
+/// Seeds of each run, unless `SOONER_SEEDS` says how many.
 const SEEDS: u64 = 600;
+
+fn number_in(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
 
 fn run(seed: u64) -> Summary {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -16,12 +20,12 @@ fn run(seed: u64) -> Summary {
 /// A failing seed is printed; `SOONER_SEED=7` runs that one alone.
 #[test]
 fn every_seed_ends_with_the_lake_equal_to_the_database() {
-    if let Some(seed) = std::env::var("SOONER_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    if let Some(seed) = number_in("SOONER_SEED") {
         println!("{:#?}", run(seed));
         return;
     }
     let mut all = Summary::default();
-    for seed in 0..SEEDS {
+    for seed in 0..number_in("SOONER_SEEDS").unwrap_or(SEEDS) {
         let summary = run(seed);
         all.kills += summary.kills;
         all.failures += summary.failures;

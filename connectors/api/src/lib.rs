@@ -6,6 +6,7 @@
 mod batch;
 mod code;
 mod error;
+mod failpoint;
 mod memory;
 mod ports;
 mod positions;
@@ -16,6 +17,7 @@ mod telemetry;
 pub use batch::{Coverage, EventBatch, Rows, Step};
 pub use code::Code;
 pub use error::{Class, Error, Result};
+pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
     Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, Inspection, Lake, LakeTable,

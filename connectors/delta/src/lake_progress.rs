@@ -7,7 +7,7 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Error, ProgressChange, ProgressRecord, ProgressStore, Result};
+use sooner_api::{Code, Error, ProgressChange, ProgressRecord, ProgressStore, Result, failpoint};
 
 use crate::store::errors::store_error;
 use crate::store::lake_store::LakeStore;
@@ -122,6 +122,7 @@ impl LakeProgress {
         });
         let saved = saved.await?;
         self.number += u64::from(saved);
+        failpoint("progress_put");
         Ok(saved)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity};
+use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity, failpoint};
 use sooner_schemas::{Lsn, TableName};
 use tokio::runtime::Handle;
 
@@ -106,6 +106,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
 
     async fn create_slot(&self) -> Result<(Lsn, ExportedSnapshot)> {
         let snapshot = slot::create(&self.settings.connect, &self.settings.slot).await?;
+        failpoint("slot_created");
         let lsn = snapshot.id.consistent_lsn;
         tracing::info!(slot = self.settings.slot, %lsn, "created the slot");
         Ok((lsn, snapshot))

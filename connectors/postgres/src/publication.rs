@@ -1,6 +1,6 @@
 //! The publication, which determines the tables that the stream carries.
 
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Code, Error, Result, failpoint};
 use sooner_schemas::TableName;
 
 use crate::client::{Client, quote_name, quote_text};
@@ -45,6 +45,7 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>
 pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<()> {
     let Some(found) = find(client, name).await? else {
         client.query(&create_statement(name, tables)).await?;
+        failpoint("publication_created");
         tracing::info!(publication = name, tables = tables.len(), "created the publication");
         return Ok(());
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use sooner_api::{Class, Error, EventBatch, Positions, Result, SchemaRegistry, Source};
+use sooner_api::{Class, Error, EventBatch, Positions, Result, SchemaRegistry, Source, failpoint};
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -212,6 +212,7 @@ impl<R> Drop for PostgresStream<R> {
 async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc<FeedbackState>) {
     let mut timer = interval(FEEDBACK_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut confirmed = reported.flushed.load(Ordering::Relaxed);
     loop {
         // A timed update requests a reply: that proves the connection alive, and advances an idle watermark.
         let ask = tokio::select! {
@@ -224,6 +225,10 @@ async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc<Fee
         // The reader notices a broken connection and reports it.
         if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {
             return;
+        }
+        if flushed > confirmed {
+            failpoint("slot_confirmed");
+            confirmed = flushed;
         }
     }
 }

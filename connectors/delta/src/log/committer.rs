@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sooner_api::{Class, Code, Error, Result};
+use sooner_api::{Class, Code, Error, Result, failpoint};
 use uuid::Uuid;
 
 use super::actions::log_path;
@@ -44,6 +44,7 @@ impl<'a> Committer<'a> {
     pub async fn commit(&self, version: u64, id: Uuid, plan: &Plan) -> Result<Outcome> {
         if let Some(vectors) = &plan.vectors {
             put(self.location.store(), &vectors.path, vectors.bytes.clone()).await?;
+            failpoint("vectors_put");
         }
         let outcome = self.put_entry(version, id, plan).await?;
         if matches!(outcome, Outcome::Conflict(_)) && plan.vectors.is_some() {
@@ -59,7 +60,10 @@ impl<'a> Committer<'a> {
         let mut last_error = self.undecided(version);
         for _ in 0..ATTEMPTS {
             match put_new(self.location.store(), &path, plan.text.clone()).await {
-                Ok(Put::Created) => return Ok(Outcome::Committed),
+                Ok(Put::Created) => {
+                    failpoint("log_entry_put");
+                    return Ok(Outcome::Committed);
+                }
                 Ok(Put::Exists) => match self.read(version).await? {
                     Some(entry) if entry.id == Some(id.to_string()) => return Ok(Outcome::Committed),
                     Some(entry) => return Ok(Outcome::Conflict(Box::new(entry))),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::RecordBatch;
 use roaring::RoaringBitmap;
-use sooner_api::{MemoryBudget, Reservation, Result};
+use sooner_api::{MemoryBudget, Reservation, Result, failpoint};
 
 use crate::clock::now_millis;
 use crate::index::key::{KeyHash, KeyMap, KeySet};
@@ -76,6 +76,7 @@ impl Parts {
         let bytes = writer.finish()?;
         let size = bytes.len() as u64;
         put(location.store(), &path, bytes).await?;
+        failpoint("part_put");
         drop(reserved);
         self.written.insert(id, LiveFile::written(path, size, rows.into(), now_millis()));
         Ok(())

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode as KafkaCode;
-use sooner_api::{Class, Code, Error, Result};
+use sooner_api::{Class, Code, Error, Result, failpoint};
 
 use crate::cluster::context::{Complaint, PlainContext};
 use crate::cluster::errors::kafka_error;
@@ -320,6 +320,7 @@ impl Admin {
                 Err(self.failed(what(), &KafkaError::AdminOp(code)))
             }
             _ => {
+                failpoint("topic_created");
                 tracing::info!(topic, partitions, "created the topic");
                 Ok(())
             }

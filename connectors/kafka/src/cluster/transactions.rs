@@ -8,7 +8,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode as KafkaCode;
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Code, Error, Result, failpoint};
 
 use crate::cluster::delivery_reports::{DeliveryReports, Gathered, NO_TABLE};
 use crate::cluster::errors::{is_fenced, is_fencing, kafka_error};
@@ -133,8 +133,10 @@ impl Transactions {
     pub fn commit(&mut self) -> Result<()> {
         // A commit would wait for the delivery reports too, but check for them only every 100 ms.
         self.deliver()?;
+        failpoint("record_written");
         if self.id.is_some() {
             self.commit_transaction()?;
+            failpoint("transaction_committed");
         }
         self.open_since = None;
         Ok(())

@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaErrorCode as KafkaCode, RDKafkaRespErr};
 use rdkafka::{Message, Statistics};
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Code, Error, Result, failpoint};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::cluster::context::{Complaint, log, note_error};
@@ -321,6 +321,7 @@ impl Poller {
                     if let Err(error) = self.consumer.commit(&partitions, CommitMode::Async) {
                         tracing::debug!(%error, "could not commit the group's offsets");
                     }
+                    failpoint("offsets_committed");
                 }
                 MemberCommand::Pause(places) => self.consumer.pause(&list(&places))?,
                 MemberCommand::Resume(places) => self.consumer.resume(&list(&places))?,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Code, Error, EventBatch, Result, Rows, Step, TableFact, TableState};
+use sooner_api::{Code, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
 use sooner_schemas::evolution::Evolution;
@@ -154,6 +154,7 @@ impl TransactionWriter {
         let started = Instant::now();
         self.transactions.begin()?;
         self.take_offsets()?;
+        failpoint("messages_written");
         let topic = self.settings.topics.progress.clone();
         for (key, value) in self.keeper.messages()? {
             let mut message = BaseRecord::with_opaque_to(&topic, NO_TABLE).partition(0).key(key.as_bytes());

@@ -10,6 +10,7 @@ mod kafka;
 mod latency;
 mod merge;
 mod stream;
+mod tables;
 mod usage;
 
 /// One figure of the benchmark, as a row of the table that is printed.
@@ -38,6 +39,9 @@ async fn main() {
     }
     if wanted("merge") {
         lines.extend(merge::run().await);
+    }
+    if wanted("tables") {
+        lines.extend(tables::run().await);
     }
     if wanted("latency") {
         lines.extend(latency::run().await);

@@ -1,0 +1,53 @@
+//! Moments at which something has just become durable, and at which a test may end the process as `kill -9` does.
+//!
+//! `SOONER_FAILPOINT=log_entry_put@3` ends it when the third log entry has been put. Only builds with debug assertions
+//! look; in a release a failpoint is nothing.
+
+/// All failpoints that a pipeline reaches, whether or not there is Kafka.
+pub const FAILPOINTS: [&str; 7] = [
+    "publication_created",
+    "slot_created",
+    "part_put",
+    "vectors_put",
+    "log_entry_put",
+    "progress_put",
+    "slot_confirmed",
+];
+
+/// Those of a pipeline with Kafka.
+pub const KAFKA_FAILPOINTS: [&str; 5] =
+    ["topic_created", "messages_written", "record_written", "transaction_committed", "offsets_committed"];
+
+/// Ends the process if it was asked to die here, this time.
+pub fn failpoint(name: &'static str) {
+    #[cfg(debug_assertions)]
+    asked::die_if_asked(name);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+#[cfg(debug_assertions)]
+mod asked {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::{FAILPOINTS, KAFKA_FAILPOINTS};
+
+    static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static REACHED: AtomicU32 = AtomicU32::new(0);
+
+    pub fn die_if_asked(name: &'static str) {
+        debug_assert!(FAILPOINTS.contains(&name) || KAFKA_FAILPOINTS.contains(&name), "{name} is not listed");
+        let asked = ASKED.get_or_init(|| {
+            let asked = std::env::var("SOONER_FAILPOINT").ok()?;
+            let (name, time) = asked.split_once('@')?;
+            Some((name.to_owned(), time.parse().ok()?))
+        });
+        if let Some((asked, time)) = asked
+            && asked == name
+            && REACHED.fetch_add(1, Ordering::SeqCst) + 1 == *time
+        {
+            std::process::abort();
+        }
+    }
+}

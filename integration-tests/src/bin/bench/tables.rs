@@ -1,0 +1,94 @@
+//! Measures many small tables: their copy, and one commit to each; beside writing as many files, each made durable.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use sooner::status::Status;
+
+use crate::Line;
+use crate::usage::{cpu_seconds, peak_memory_mib};
+
+const TABLES: usize = 2_000;
+const ROWS: usize = 20;
+/// Files of one commit that updates rows: data, deletion vectors, log entry.
+const FILES: usize = 3;
+
+/// Measures the copy of all tables, and then one UPDATE of ten rows in each.
+pub async fn run() -> Vec<Line> {
+    let postgres = Postgres::start_with(Version::V15, &["wal_level=logical", "max_locks_per_transaction=4096"]).await;
+    let each = |statement: &dyn Fn(usize) -> String| {
+        (0..TABLES).fold(String::new(), |mut sql, table| {
+            let _ = write!(sql, "{};", statement(table));
+            sql
+        })
+    };
+    postgres.sql(&each(&|table| format!("CREATE TABLE t{table} (id integer PRIMARY KEY, n integer, v text)"))).await;
+    postgres
+        .sql(&each(&|table| {
+            format!("INSERT INTO t{table} SELECT i, i, 'row number ' || i FROM generate_series(1, {ROWS}) AS i")
+        }))
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let started = Instant::now();
+    pipeline.start();
+    let copied = |status: &Status| {
+        status.tables.len() == TABLES && status.tables.values().all(|table| table.table_version.is_some())
+    };
+    pipeline.wait_for("all tables are copied", Duration::from_secs(300), copied).await;
+    let copied = started.elapsed().as_secs_f64();
+    let pid = pipeline.pid().to_string();
+    let copy_cpu = cpu_seconds(&pid).unwrap_or_default();
+
+    let versions = |status: &Status| status.tables.values().filter_map(|table| table.table_version).sum::<u64>();
+    let before = versions(&pipeline.status().unwrap());
+    let started = Instant::now();
+    for table in 0..TABLES {
+        postgres.sql(&format!("UPDATE t{table} SET n = n + 1 WHERE id <= 10")).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    let applied = started.elapsed().as_secs_f64();
+    let cpu = cpu_seconds(&pid).unwrap_or_default() - copy_cpu;
+    let commits = versions(&pipeline.status().unwrap()) - before;
+    let limit = write_files(pipeline.folder(), TABLES * FILES);
+    let line = |what: &str, seconds: f64, limit: f64, notes: String| Line {
+        what: format!("(t) {TABLES} tables: {what}"),
+        ours: format!("{seconds:.1} s"),
+        peer: format!("as many files {limit:.1} s"),
+        ratio: Some(limit / seconds),
+        wanted: "-",
+        notes,
+    };
+    vec![
+        line(
+            "copy",
+            copied,
+            limit * 2.0 / FILES as f64,
+            format!("CPU per table {:.2} ms", copy_cpu * 1e3 / TABLES as f64),
+        ),
+        line(
+            "an UPDATE in each",
+            applied,
+            limit,
+            format!(
+                "{commits} commits, CPU per commit {:.2} ms, peak memory {} MiB",
+                cpu * 1e3 / commits.max(1) as f64,
+                peak_memory_mib(&pid).unwrap_or_default()
+            ),
+        ),
+    ]
+}
+
+/// Seconds that it takes to write so many small files, each of which is made durable before the next one.
+fn write_files(folder: &std::path::Path, files: usize) -> f64 {
+    let folder = folder.join("limit");
+    std::fs::create_dir_all(&folder).unwrap();
+    let started = Instant::now();
+    for number in 0..files {
+        let path = folder.join(number.to_string());
+        std::fs::write(&path, [0; 1000]).unwrap();
+        std::fs::File::open(&path).unwrap().sync_all().unwrap();
+    }
+    started.elapsed().as_secs_f64()
+}
