@@ -3,7 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use integration_tests::between;
@@ -16,7 +16,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use serde_json::Value;
+use sooner_api::{Code, Error, TableFact};
+use sooner_kafka::progress::record::{RecordReplay, TopicProgress};
+use sooner_schemas::TableName;
 
 const TOPIC: &str = "shop.public.t";
 const PROGRESS: &str = "sooner.shop.progress";
@@ -72,9 +74,8 @@ impl<'a> Predecessor<'a> {
     }
 
     fn write(self, events: &[Seen], round: usize, lost: Lost) {
-        let record = read_topic(self.kafka, PROGRESS).pop().unwrap();
-        let mut progress: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
-        let commit_lsn = progress["commit_lsn"].as_str().unwrap().to_owned();
+        let mut progress = last_record(self.kafka);
+        let commit_lsn = progress.commit_lsn.to_string();
         let mut next: BTreeMap<i32, i64> =
             (0..PARTITIONS).map(|partition| (partition, ends(self.kafka, TOPIC, partition).1)).collect();
         self.producer.begin_transaction().unwrap();
@@ -104,10 +105,9 @@ impl<'a> Predecessor<'a> {
         if matches!(lost, Lost::Events | Lost::Record) {
             self.producer.begin_transaction().unwrap();
         }
-        progress["topics"]["public.t"]["next_offsets"] = next.into_values().collect();
-        let json = progress.to_string();
-        self.producer.send(BaseRecord::to(PROGRESS).partition(0).key(&record.key).payload(json.as_bytes())).unwrap();
-        self.producer.flush(LIMIT).unwrap();
+        let table = TableName::new("public", "t");
+        progress.topics.get_mut(&table).unwrap().next_offsets = next.into_values().collect();
+        write_record(&self.producer, &progress, &table);
         match lost {
             // Its successor aborts it.
             Lost::All => {}
@@ -126,18 +126,35 @@ impl<'a> Predecessor<'a> {
 fn park(kafka: &mut Kafka, topic: &str, table: &str) {
     let Predecessor { kafka, producer } = Predecessor::start(kafka);
     let event = read_topic(kafka, topic).into_iter().rfind(|event| !event.key.is_empty()).unwrap();
-    let record = read_topic(kafka, PROGRESS).pop().unwrap();
-    let mut progress: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+    let mut progress = last_record(kafka);
+    let table: TableName = table.parse().unwrap();
     let next = ends(kafka, topic, event.partition).1 + 1;
-    progress["topics"][table]["next_offsets"][event.partition as usize] = next.into();
-    progress["tables"][table]["phase"] = "parked".into();
-    progress["tables"][table]["reason"] = "a test has stopped it".into();
+    progress.topics.get_mut(&table).unwrap().next_offsets[event.partition as usize] = next;
+    let error = Error::operator(Code::Unknown, "the table stopped", "a test has stopped it", "nothing");
+    let known = progress.record.tables.get_mut(&table).unwrap();
+    (known.state, _) = known.state.step(TableFact::Failed(error));
     producer.begin_transaction().unwrap();
     let message = BaseRecord::to(topic).partition(event.partition).key(&event.key);
     producer.send(message.payload(event.value.as_ref().unwrap())).unwrap();
     producer.flush(LIMIT).unwrap();
-    let json = progress.to_string();
-    producer.send(BaseRecord::to(PROGRESS).partition(0).key(&record.key).payload(json.as_bytes())).unwrap();
+    write_record(&producer, &progress, &table);
+}
+
+/// The record that the last source wrote.
+fn last_record(kafka: &Kafka) -> TopicProgress {
+    let mut replay = RecordReplay::default();
+    let messages = read_topic(kafka, PROGRESS).into_iter();
+    let records = messages.filter_map(|seen| replay.take(PROGRESS, &seen.key, seen.value.as_deref()).unwrap());
+    records.last().expect("a record was written")
+}
+
+/// Writes a record of which one table has changed.
+fn write_record(producer: &BaseProducer, progress: &TopicProgress, changed: &TableName) {
+    for (key, value) in progress.messages(&BTreeSet::from([changed.clone()])).unwrap() {
+        let mut message = BaseRecord::to(PROGRESS).partition(0).key(&key);
+        message.payload = value.as_deref();
+        producer.send(message).unwrap();
+    }
     producer.flush(LIMIT).unwrap();
 }
 

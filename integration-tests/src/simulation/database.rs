@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Database, Inspection, Result, SourcePlan, SourceTable, SystemIdentity};
+use sooner_api::{Code, Result};
 use sooner_schemas::{Column, ColumnType, Lsn, Relation, Scalar};
 use tokio::time::Instant;
 
 use super::chance::{Chance, draw, happens, passing};
-use super::history::{History, START, TABLES, Transaction, end_of, table_name};
-use super::source::SimulatedSource;
+use super::history::{History, Transaction, table_name};
 
 /// Checks an LSN that is confirmed: what is before it cannot be read again.
 pub type Judge = Arc<dyn Fn(Lsn) + Send + Sync>;
@@ -62,6 +61,11 @@ impl SimulatedDatabase {
         self.confirmed() == Some(self.history().end())
     }
 
+    /// Creates the slot.
+    pub fn create_slot_at(&self, lsn: Lsn) {
+        *self.0.slot.lock().expect("one thread") = Some(lsn);
+    }
+
     /// Moves the slot.
     pub fn confirm(&self, durable_lsn: Lsn) {
         let judge = self.0.judge.lock().expect("one thread").clone();
@@ -90,7 +94,8 @@ impl SimulatedDatabase {
         &self.0.chance
     }
 
-    async fn answer(&self, what: &str) -> Result<()> {
+    /// Answers after a while, or fails to.
+    pub async fn answer(&self, what: &str) -> Result<()> {
         let pause = draw(&self.0.chance, |random| random.random_range(0..30));
         tokio::time::sleep(Duration::from_millis(pause)).await;
         match self.fails(40) {
@@ -104,43 +109,4 @@ impl SimulatedDatabase {
 pub fn relation(table: usize) -> Relation {
     let column = |name| Column::new(name, ColumnType::Scalar(Scalar::Int8));
     Relation { oid: table as u32 + 1, ..Relation::new(table_name(table), vec![column("id"), column("value")], vec![0]) }
-}
-
-impl Database for SimulatedDatabase {
-    type Source = SimulatedSource;
-    /// Where the snapshot was taken.
-    type Snapshot = Lsn;
-
-    async fn inspect(&self) -> Result<Inspection> {
-        self.answer("cannot inspect").await?;
-        let tables = (0..TABLES).map(|table| SourceTable {
-            relation: relation(table),
-            estimated_rows: None,
-            size_bytes: 0,
-            file_node: 0,
-        });
-        Ok(Inspection { tables: tables.collect(), slot: self.confirmed() })
-    }
-
-    async fn identify(&self) -> Result<SystemIdentity> {
-        self.answer("cannot identify").await?;
-        let flushed_lsn = end_of(self.committed());
-        Ok(SystemIdentity { system_id: "simulated".to_owned(), timeline: 1, flushed_lsn })
-    }
-
-    async fn create_slot(&self) -> Result<(Lsn, Lsn)> {
-        self.answer("cannot create the slot").await?;
-        let lsn = end_of(self.committed()).max(START);
-        *self.0.slot.lock().expect("one thread") = Some(lsn);
-        self.answer("the answer was lost").await?;
-        Ok((lsn, lsn))
-    }
-
-    async fn open(&self, plan: SourcePlan<Lsn>) -> Result<SimulatedSource> {
-        self.answer("cannot stream").await?;
-        let snapshot = plan.snapshot.unwrap_or_else(|| end_of(self.committed()));
-        let confirmed = self.confirmed().expect("a slot is created first");
-        assert!(plan.start_lsn >= confirmed, "the slot cannot send what was confirmed");
-        Ok(SimulatedSource::new(self.clone(), plan, snapshot))
-    }
 }

@@ -6,6 +6,7 @@
 
 pub mod chance;
 pub mod database;
+pub mod database_port;
 pub mod direct;
 pub mod faulty;
 pub mod history;

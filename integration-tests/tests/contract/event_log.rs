@@ -17,7 +17,6 @@ use sooner_api::{
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry as RegistryClient;
 use sooner_schemas::Lsn;
-use sooner_schemas::event::Op;
 
 use super::rows::{Events, complete, mark, name, table};
 
@@ -45,9 +44,9 @@ impl Seen {
             Step::CopyStart(_) => *self = Seen { watermark: self.watermark, ..Seen::default() },
             Step::Rows(rows) => {
                 for event in &rows.events.events {
-                    match event.op {
-                        Op::Read => self.copied += 1,
-                        _ => self.streamed.push(event.position.commit_lsn.0),
+                    match event.position.commit_lsn.0 {
+                        START => self.copied += 1,
+                        lsn => self.streamed.push(lsn),
                     }
                 }
             }
@@ -166,8 +165,8 @@ async fn append_all<W: EventWriter>(writer: &mut W, events: &Events) {
     writer.start_at(Lsn(START)).await.unwrap();
     let batch = |steps| EventBatch { steps, ..EventBatch::default() };
     writer.append(batch(vec![Step::CopyStart(events.copy_start(START))])).await.unwrap();
-    for id in 0..COPIED {
-        writer.append(batch(vec![Step::Rows(events.copied(START, 1000 + id))])).await.unwrap();
+    for number in 0..COPIED {
+        writer.append(batch(vec![Step::Rows(events.copied(START, number))])).await.unwrap();
     }
     let end = Step::CopyEnd { table: name(), watermark: mark(START) };
     writer.append(batch(vec![end, complete(START)])).await.unwrap();

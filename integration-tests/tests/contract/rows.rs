@@ -56,11 +56,11 @@ impl Events {
         self.rows(|encoder, out| encoder.copy_start(out, &origin(lsn, 0, Snapshot::Yes)))
     }
 
-    /// A copied row.
-    pub fn copied(&self, lsn: u64, id: u64) -> Rows {
-        let id = id.to_string();
+    /// A copied row, which is the one with this number.
+    pub fn copied(&self, lsn: u64, number: u64) -> Rows {
+        let id = (1_000 + number).to_string();
         let row = [TupleValue::Text(id.as_bytes())];
-        self.rows(|encoder, out| encoder.read(out, &origin(lsn, 1, Snapshot::Yes), &row).unwrap())
+        self.rows(|encoder, out| encoder.read(out, &origin(lsn, 1 + number, Snapshot::Yes), &row).unwrap())
     }
 
     /// A row that was inserted by a transaction at an LSN; the LSN is its id.

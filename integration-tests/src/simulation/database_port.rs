@@ -1,0 +1,47 @@
+//! A simulated database as the pipeline meets it.
+
+use sooner_api::{Database, Inspection, Result, SourcePlan, SourceTable, SystemIdentity};
+use sooner_schemas::Lsn;
+
+use super::database::{SimulatedDatabase, relation};
+use super::history::{START, TABLES, end_of};
+use super::source::SimulatedSource;
+
+impl Database for SimulatedDatabase {
+    type Source = SimulatedSource;
+    /// Where the snapshot was taken.
+    type Snapshot = Lsn;
+
+    async fn inspect(&self) -> Result<Inspection> {
+        self.answer("cannot inspect").await?;
+        let tables = (0..TABLES).map(|table| SourceTable {
+            relation: relation(table),
+            estimated_rows: None,
+            size_bytes: 0,
+            file_node: 0,
+        });
+        Ok(Inspection { tables: tables.collect(), slot: self.confirmed() })
+    }
+
+    async fn identify(&self) -> Result<SystemIdentity> {
+        self.answer("cannot identify").await?;
+        let flushed_lsn = end_of(self.committed());
+        Ok(SystemIdentity { system_id: "simulated".to_owned(), timeline: 1, flushed_lsn })
+    }
+
+    async fn create_slot(&self) -> Result<(Lsn, Lsn)> {
+        self.answer("cannot create the slot").await?;
+        let lsn = end_of(self.committed()).max(START);
+        self.create_slot_at(lsn);
+        self.answer("the answer was lost").await?;
+        Ok((lsn, lsn))
+    }
+
+    async fn open(&self, plan: SourcePlan<Lsn>) -> Result<SimulatedSource> {
+        self.answer("cannot stream").await?;
+        let snapshot = plan.snapshot.unwrap_or_else(|| end_of(self.committed()));
+        let confirmed = self.confirmed().expect("a slot is created first");
+        assert!(plan.start_lsn >= confirmed, "the slot cannot send what was confirmed");
+        Ok(SimulatedSource::new(self.clone(), plan, snapshot))
+    }
+}
