@@ -69,6 +69,8 @@ impl BatchBuilder {
     /// Takes the batch; none if there is nothing to hand on.
     pub fn take(&mut self) -> Option<EventBatch> {
         let BatchBuilder { mut steps, stops, watermark, server_end, .. } = std::mem::take(self);
+        // The first change of a table may have been refused.
+        steps.retain(|step| step.rows().is_none_or(|rows| !rows.events.events.is_empty()));
         steps.extend(stops);
         steps.extend(watermark.map(|watermark| Step::Complete(Coverage::all(watermark))));
         (!steps.is_empty()).then_some(EventBatch { steps, server_end })

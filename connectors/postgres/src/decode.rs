@@ -231,6 +231,7 @@ impl Decoder {
         };
         let mut key_changed = false;
         if let Some(Tracked::Table(known)) = self.relations.get(&oid) {
+            known.check_width(&old)?;
             fill_from_old(&known.relation, &old, whole, &mut new);
             key_changed = known.relation.key.iter().any(|&index| old.get(index) != new.get(index));
         }
@@ -299,13 +300,8 @@ impl Decoder {
         write: impl FnOnce(&Encoder, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
     ) -> Result<Next> {
         let Some((known, origin)) = self.next_change(oid, lsn, now_micros)? else { return Ok(Next::Continue) };
+        known.check_width(row)?;
         let Known { relation, encoder, .. } = &*known;
-        if row.len() < encoder.width() {
-            return Err(crate::errors::protocol(
-                format!("cannot understand a change of {}", relation.name),
-                format!("it has {} columns instead of {}", row.len(), encoder.width()),
-            ));
-        }
         let Some(out) = self.batch.events(oid, encoder.schema()) else { return Ok(Next::Continue) };
         let (events, bytes) = (out.events.len(), out.bytes.len());
         let Err(error) = write(encoder, out, &origin) else {
@@ -316,7 +312,10 @@ impl Decoder {
         };
         out.events.truncate(events);
         out.bytes.truncate(bytes);
-        if error.reason == UNEXPECTED_NULL {
+        // In a key, a NULL cannot be held, however old it is.
+        let in_key = relation.columns.iter().position(|column| column.name == error.column);
+        let in_key = in_key.is_some_and(|index| relation.is_key(index));
+        if error.reason == UNEXPECTED_NULL && !in_key {
             // The message is applied again.
             if let Some(transaction) = &mut self.transaction {
                 transaction.changes -= 1;
@@ -326,6 +325,19 @@ impl Decoder {
         let key = encoder.describe_key(relation, row);
         self.stop(&relation.name, unholdable("cannot carry a change of", &relation.name, &key, &error));
         Ok(Next::Continue)
+    }
+}
+
+impl Known {
+    /// Refuses a row that has fewer columns than the relation.
+    fn check_width(&self, row: &[TupleValue<'_>]) -> Result<()> {
+        if row.len() >= self.encoder.width() {
+            return Ok(());
+        }
+        Err(crate::errors::protocol(
+            format!("cannot understand a change of {}", self.relation.name),
+            format!("it has {} columns instead of {}", row.len(), self.encoder.width()),
+        ))
     }
 }
 

@@ -1,0 +1,12 @@
+//! The lake's tables from the outside: only through what the library exports, on a disk or in memory.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod conflicts;
+mod events;
+mod log;
+mod model;
+mod parts;
+mod progress;
+mod support;
+mod vectors;
