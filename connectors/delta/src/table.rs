@@ -181,6 +181,7 @@ impl DeltaTable {
             location: &self.location,
             base: &self.base,
             index: self.index.as_ref(),
+            in_commit_order: self.names.is_in_commit_order(),
             from_topic: self.names.is_topic(),
             limits: &self.limits,
         };

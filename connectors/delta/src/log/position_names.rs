@@ -82,15 +82,18 @@ impl PositionNames {
         }
     }
 
+    /// Whether events come in commit order.
+    pub fn is_in_commit_order(&self) -> bool {
+        match &self.feed {
+            Feed::Slot(_) => true,
+            Feed::Topic { in_commit_order, partitions, .. } => *in_commit_order || *partitions == 1,
+        }
+    }
+
     /// Whether an event of the whole table, such as a truncate, can be put in order with all others: everything that it
     /// concerns is read here.
     pub fn orders_whole_table(&self) -> bool {
-        match &self.feed {
-            Feed::Slot(_) => true,
-            Feed::Topic { in_commit_order, partitions, .. } => {
-                self.feed.is_whole() && (*in_commit_order || *partitions == 1)
-            }
-        }
+        self.feed.is_whole() && self.is_in_commit_order()
     }
 
     /// All names.

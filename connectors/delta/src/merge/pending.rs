@@ -125,6 +125,19 @@ impl Pending {
         }
     }
 
+    /// The state that a row had in memory before this one deleted it.
+    pub fn row_before(&self, state: StateId) -> Option<StateId> {
+        match self.states[state as usize].former {
+            Former::State(former) if self.event(former).op != Op::Delete => Some(former),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing came after this state.
+    pub fn is_last(&self, state: StateId) -> bool {
+        state as usize + 1 == self.states.len()
+    }
+
     /// Approximate memory held, in bytes: the batches, the states and the map of keys.
     pub fn size_bytes(&self) -> usize {
         self.bytes + self.states.len() * (size_of::<State>() + 2 * size_of::<(KeyHash, StateId)>())

@@ -35,8 +35,12 @@ impl Sealer<'_> {
             return Err(Error::internal("cannot seal events", "their schema is not known"));
         };
         let winners = pending.winners();
-        let (deleted, upserts): (Vec<_>, Vec<_>) =
+        let (deleted, mut upserts): (Vec<_>, Vec<_>) =
             winners.into_iter().partition(|(state, _)| pending.event(*state).op == Op::Delete);
+        // A delete may be the first event of a changed key, and the second one may need a value of the row: so the row
+        // is written, though it is gone. In commit order only the last event here can wait for another one.
+        let waits = deleted.iter().filter(|(state, _)| !self.in_commit_order || pending.is_last(*state));
+        upserts.extend(waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key))));
         let mut placed = Vec::with_capacity(upserts.len());
         let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
         for chunk in upserts.chunks(if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS }) {

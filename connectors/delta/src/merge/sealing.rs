@@ -20,6 +20,8 @@ pub struct Sealer<'a> {
     pub base: &'a TableVersion,
     /// Where its rows lie; none while a copy replaces all of them.
     pub index: Option<&'a KeyIndex>,
+    /// Events come in commit order.
+    pub in_commit_order: bool,
     /// Events come from a topic.
     pub from_topic: bool,
     /// Limits for files in memory.
