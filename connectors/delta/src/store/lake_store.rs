@@ -19,7 +19,7 @@ use super::operations::{Put, try_put_new};
 const REQUEST_RETRY: Duration = Duration::from_secs(8);
 
 /// Settings of an S3 store; they take precedence over the AWS environment variables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct S3Settings {
     /// URL of the endpoint, for a store other than AWS.
     pub endpoint: Option<String>,
@@ -27,6 +27,13 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// Access key and secret key; if none, those of the environment or the machine's identity.
     pub credentials: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for S3Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let S3Settings { endpoint, region, .. } = self;
+        f.debug_struct("S3Settings").field("endpoint", endpoint).field("region", region).finish_non_exhaustive()
+    }
 }
 
 /// The opened store of a lake.

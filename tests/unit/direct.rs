@@ -1,0 +1,214 @@
+//! The log without a broker: what it starts with, what it stores, and how its ends meet.
+
+use std::collections::BTreeMap;
+
+use futures::future::join;
+use sooner::direct::{DirectLog, DirectReader, DirectWriter, LocalSchemas};
+use sooner_api::{
+    Applied, AppliedTable, Class, Code, EventLog, EventReader, EventWriter, Feed, LakePosition, MemoryBudget, Opened,
+    Positions, ProgressRecord, Result, SchemaRegistry, Standing, TableProgress, TableStart, TableState, WriterRequest,
+};
+use sooner_schemas::Lsn;
+use sooner_schemas::event::Op;
+
+use crate::fake_log::FakeStore;
+use crate::support::{Steps, batch, complete, failure, mark, name, parked, rows_of, settle, soon, streaming};
+
+type Writer = DirectWriter<FakeStore>;
+type Reader = DirectReader<FakeStore>;
+
+fn record(states: &[(&str, TableState)], confirmed: u64) -> ProgressRecord {
+    let table = |(table, state): &(&str, TableState)| (name(table), TableProgress::new(state.clone(), Some(1)));
+    let tables = states.iter().map(table).collect();
+    ProgressRecord { confirmed_lsn: Lsn(confirmed), tables, ..ProgressRecord::default() }
+}
+
+fn opened(table: &str, standing: Standing, taken: Option<u64>) -> Opened {
+    let positions = taken.map(|lsn| Positions::whole(Lsn(lsn)));
+    Opened { table: name(table), standing, positions, watermark: None, error: None }
+}
+
+async fn open(store: &FakeStore, recopy: bool) -> (Writer, Reader) {
+    let mut log = DirectLog::new(store.clone(), "s", MemoryBudget::new(64 << 10));
+    let request = WriterRequest { tables: &[], slot_exists: true, recopy };
+    let writer = log.open_writer(request).await.unwrap();
+    let reader = log.open_reader().await.unwrap();
+    (writer, reader)
+}
+
+/// Both ends, begun with a record, and what the reader says of its tables.
+async fn begun(store: &FakeStore, first: ProgressRecord, tables: Vec<Opened>) -> (Writer, Reader, Vec<TableStart>) {
+    let (mut writer, mut reader) = open(store, false).await;
+    let starting = async {
+        reader.assigned().await.unwrap().expect("the record is begun with");
+        reader.start(tables).await.unwrap();
+    };
+    let (starts, ()) = soon(join(writer.begin(first), starting)).await;
+    (writer, reader, starts.unwrap())
+}
+
+fn states(starts: &[TableStart]) -> Vec<(&str, &'static str)> {
+    starts.iter().map(|start| (start.table.table.as_str(), start.state.name())).collect()
+}
+
+fn confirmed(lsn: u64) -> Applied {
+    Applied { confirmed_lsn: Some(Lsn(lsn)), ..Applied::default() }
+}
+
+fn applied(table: &str, version: u64) -> Applied {
+    let lake = Some(LakePosition { version, positions: None, watermark: mark(60) });
+    let table = (name(table), AppliedTable { state: streaming(), lake });
+    Applied { confirmed_lsn: None, tables: BTreeMap::from([table]) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_table_starts_from_what_the_lake_has_of_it() {
+    let first = record(&[("a", streaming()), ("b", streaming()), ("c", parked())], 50);
+    let tables = vec![opened("a", Standing::Follows, Some(40)), opened("b", Standing::Follows, None)];
+    let (writer, _reader, starts) = begun(&FakeStore::default(), first, tables).await;
+    assert_eq!(states(&starts), [("a", "streaming"), ("b", "streaming"), ("c", "parked")]);
+    let covered: Vec<_> = starts.iter().map(|start| start.covered.clone()).collect();
+    assert_eq!(covered, [40, 0, 0].map(|lsn| Positions::whole(Lsn(lsn))));
+    assert_eq!(writer.durable_lsn(), Lsn(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_tables_that_take_events_are_read_and_all_of_them_from_the_slot() {
+    let store = FakeStore::default();
+    let (mut writer, mut reader) = open(&store, false).await;
+    let first = record(&[("a", streaming()), ("b", TableState::Copying), ("c", parked()), ("d", TableState::Gone)], 0);
+    let asking = async {
+        let assigned = reader.assigned().await.unwrap().unwrap();
+        assert!(assigned.iter().all(|assigned| assigned.feed == Feed::Slot("s".to_owned())));
+        let names: Vec<_> = assigned.iter().map(|assigned| assigned.table.table.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(reader.assigned().await.unwrap().is_none(), "it is assigned once");
+        reader.start(Vec::new()).await.unwrap();
+    };
+    soon(join(writer.begin(first), asking)).await.0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_is_not_in_the_lake_is_copied_and_that_is_stored_first() {
+    for standing in [Standing::Absent, Standing::FollowsOther, Standing::Foreign] {
+        let store = FakeStore::default();
+        let first = record(&[("a", streaming()), ("b", streaming())], 50);
+        let tables = vec![opened("a", standing, None), opened("b", Standing::Follows, Some(40))];
+        let (_writer, _reader, starts) = begun(&store, first, tables).await;
+        assert_eq!(states(&starts), [("a", "copying"), ("b", "streaming")], "{standing:?}");
+        assert_eq!(store.record().state(&name("a")), TableState::Copying);
+        assert_eq!(store.steps.notes.all(), ["save", "change -, 1 tables"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_cannot_be_opened_is_parked() {
+    let store = FakeStore::default();
+    let failed = Opened { error: Some(failure(Class::Operator)), ..opened("a", Standing::Absent, None) };
+    let (_writer, _reader, starts) = begun(&store, record(&[("a", streaming())], 50), vec![failed]).await;
+    assert_eq!(starts[0].state, parked());
+    assert_eq!(store.record().state(&name("a")), parked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_has_changed_is_stored() {
+    let store = FakeStore::default();
+    let follows = vec![opened("a", Standing::Follows, Some(40))];
+    let (_writer, mut reader, _) = begun(&store, record(&[("a", streaming())], 50), follows).await;
+    for report in [confirmed(50), applied("a", 7), applied("a", 7), confirmed(70), confirmed(70), applied("a", 8)] {
+        reader.store(report).await.unwrap();
+    }
+    let expected = ["save", "change -, 1 tables", "change 70, 0 tables", "change -, 1 tables"];
+    assert_eq!(store.steps.notes.all(), expected);
+    let table = &store.record().tables[&name("a")];
+    assert_eq!((table.oid, table.lake.as_ref().map(|lake| lake.version)), (Some(1), Some(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_durable_moves_forward_only_and_after_it_is_stored() {
+    let mut store = FakeStore::default();
+    let (mut writer, mut reader, _) = begun(&store, record(&[], 50), Vec::new()).await;
+    reader.store(confirmed(70)).await.unwrap();
+    reader.store(confirmed(60)).await.unwrap();
+    assert_eq!((writer.durable_lsn(), store.record().confirmed_lsn), (Lsn(70), Lsn(70)));
+    writer.start_at(Lsn(80)).await.unwrap();
+    assert_eq!((writer.durable_lsn(), store.record().confirmed_lsn), (Lsn(80), Lsn(80)));
+    store.steps = Steps { fails_at: "change", ..Steps::default() };
+    let (writer, mut reader, _) = begun(&store, record(&[], 80), Vec::new()).await;
+    assert_eq!(reader.store(confirmed(90)).await.unwrap_err(), failure(Class::Retry));
+    assert_eq!(writer.durable_lsn(), Lsn(80));
+}
+
+#[tokio::test(start_paused = true)]
+async fn copying_everything_again_forgets_what_was_stored() {
+    let store = FakeStore::default();
+    *store.record.lock().unwrap() = Some(record(&[("a", streaming())], 50));
+    let (writer, _reader) = open(&store, false).await;
+    assert_eq!(writer.stored(), Some(&store.record()));
+    let (writer, _reader) = open(&store, true).await;
+    assert_eq!(writer.stored(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_come_out_in_their_order_until_the_writer_is_gone() {
+    let (mut writer, mut reader, _) = begun(&FakeStore::default(), record(&[], 0), Vec::new()).await;
+    for lsn in [10, 20] {
+        writer.append(batch(vec![complete(lsn)])).await.unwrap();
+    }
+    writer.finish().await.unwrap();
+    for lsn in [10, 20] {
+        let read = reader.next().await.unwrap().unwrap();
+        assert_eq!(read.coverage().map(|coverage| coverage.watermark), Some(mark(lsn)));
+    }
+    assert!(reader.next().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_log_waits_until_what_was_read_is_dropped() {
+    let (mut writer, mut reader, _) = begun(&FakeStore::default(), record(&[], 0), Vec::new()).await;
+    let large = || batch(vec![rows_of("a", Op::Create, 10, 60 << 10).into_step()]);
+    writer.append(large()).await.unwrap();
+    let waiting = tokio::spawn(async move { writer.append(large()).await });
+    let first = reader.next().await.unwrap();
+    settle().await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    soon(waiting).await.unwrap().unwrap();
+    assert_eq!(reader.next().await.unwrap().map(|batch| batch.event_count()), Some(1));
+}
+
+fn code<O>(result: Result<O>) -> Option<Code> {
+    result.err().map(|error| error.code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_meets_nobody_at_the_other_end_is_told() {
+    let (mut writer, reader, _) = begun(&FakeStore::default(), record(&[], 0), Vec::new()).await;
+    drop(reader);
+    assert_eq!(code(writer.append(batch(vec![complete(10)])).await), Some(Code::PeerEnded));
+    let (mut writer, reader) = open(&FakeStore::default(), false).await;
+    drop(reader);
+    assert_eq!(code(writer.begin(record(&[], 0)).await), Some(Code::PeerEnded));
+    let (writer, mut reader) = open(&FakeStore::default(), false).await;
+    drop(writer);
+    assert!(reader.assigned().await.unwrap().is_none(), "nothing will ever be written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_end_is_opened_once() {
+    let mut log = DirectLog::new(FakeStore::default(), "s", MemoryBudget::new(1024));
+    let request = || WriterRequest { tables: &[], slot_exists: true, recopy: false };
+    let _ends = (log.open_writer(request()).await.unwrap(), log.open_reader().await.unwrap());
+    assert_eq!(code(log.open_writer(request()).await), Some(Code::Internal));
+    assert_eq!(code(log.open_reader().await), Some(Code::Internal));
+}
+
+#[tokio::test]
+async fn a_schema_has_one_id_under_each_subject() {
+    let schemas = LocalSchemas::default();
+    let mut ids = Vec::new();
+    for (subject, schema) in [("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")] {
+        ids.push(schemas.register(subject, schema).await.unwrap());
+    }
+    assert_eq!(ids, [1, 2, 3, 1]);
+}

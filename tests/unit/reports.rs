@@ -1,0 +1,172 @@
+//! What people read: findings, the status, and requests for a copy.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sooner::check::{Finding, Verdict, render};
+use sooner::commands;
+use sooner::commands::status::is_running;
+use sooner::config::Config;
+use sooner::control::Requests;
+use sooner::status::{StatusBoard, file, load};
+use sooner_api::{Class, Fact, PartitionOffsets, Side, TableState, Telemetry};
+use sooner_schemas::{Lsn, TableName};
+
+use crate::support::{failure, name, parked, streaming};
+
+fn finding(check: &str, verdict: Verdict, remedy: Option<&str>) -> Finding {
+    let (check, remedy) = (check.to_owned(), remedy.map(str::to_owned));
+    Finding { check, verdict, finding: "is found".to_owned(), remedy }
+}
+
+/// The configuration of a pipeline with this state folder.
+fn config(state_dir: &Path) -> Config {
+    let text = "name = 'shop'\n[source]\nurl = 'postgres://me@db/shop'\n[lake]\nurl = '/lake'";
+    Config { state_dir: state_dir.to_owned(), ..Config::parse(text, Path::new(".")).unwrap() }
+}
+
+#[test]
+fn findings_stand_below_each_other_with_their_remedies() {
+    let findings = [
+        finding("slot", Verdict::Ok, None),
+        finding("publication", Verdict::Warning, Some("ALTER it")),
+        finding("lake", Verdict::Failed, Some("make a bucket")),
+    ];
+    let expected = "ok       slot         is found\n\
+                    warning  publication  is found\n\
+                    \u{20}                     → ALTER it\n\
+                    FAILED   lake         is found\n\
+                    \u{20}                     → make a bucket\n";
+    assert_eq!(render(&findings), expected);
+    assert_eq!(render(&[]), "");
+}
+
+#[test]
+fn a_finding_without_a_remedy_has_none_in_json_either() {
+    let json = |finding| serde_json::to_value::<Finding>(finding).unwrap();
+    let expected = serde_json::json!({"check": "slot", "verdict": "ok", "finding": "is found"});
+    assert_eq!(json(finding("slot", Verdict::Ok, None)), expected);
+    assert_eq!(json(finding("slot", Verdict::Failed, Some("do")))["remedy"], "do");
+}
+
+#[test]
+fn a_status_says_what_is_in_the_way_until_it_moves_again() {
+    let board = StatusBoard::new("shop");
+    let error = failure(Class::Retry);
+    board.record(Fact::Interrupted(&error));
+    assert_eq!(board.read().trouble, Some(error.clone()));
+    board.record(Fact::Running);
+    assert_eq!(board.read().trouble, None);
+    board.ended(Some(&error));
+    assert_eq!(board.read().trouble, Some(error));
+    board.ended(None);
+    assert_eq!(board.read().trouble, None);
+}
+
+#[test]
+fn what_was_confirmed_read_and_written_never_moves_back_in_a_status() {
+    let board = StatusBoard::new("shop");
+    for lsn in [Lsn(30), Lsn(20)] {
+        board.record(Fact::Confirmed(lsn));
+        board.record(Fact::Received(lsn));
+        board.record(Fact::ServerEnd(lsn));
+        board.record(Fact::Durable(lsn));
+    }
+    let status = board.read();
+    let shown = [status.confirmed_flush_lsn, status.received_lsn, status.server_end_lsn, status.durable_lsn];
+    assert_eq!(shown, [Lsn(30); 4]);
+}
+
+#[test]
+fn a_status_shows_what_is_unread_of_a_topic() {
+    let board = StatusBoard::new("shop");
+    let partitions = BTreeMap::from([(3, PartitionOffsets { next_offset: 5, end_offset: Some(9) })]);
+    let (table, reading_micros) = (name("t"), Some(77));
+    board.record(Fact::Unread { table: &table, messages: 4, reading_micros, partitions: partitions.clone() });
+    let status = &board.read().tables[&table];
+    assert_eq!((status.lag_messages, status.unread_micros), (Some(4), Some(77)));
+    assert_eq!(status.partitions, partitions);
+}
+
+#[test]
+fn a_table_keeps_its_counts_when_the_tables_are_told_again() {
+    let board = StatusBoard::new("shop");
+    let table = name("t");
+    board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(10))]));
+    board.record(Fact::RowsCopied(&table, 6));
+    board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(12))]));
+    let status = &board.read().tables[&table];
+    assert_eq!((status.rows_copied, status.rows_estimated), (6, Some(12)));
+}
+
+#[test]
+fn only_a_parked_table_has_a_reason() {
+    let board = StatusBoard::new("shop");
+    board.record(Fact::State(Side::Sink, &name("a"), &parked()));
+    board.record(Fact::State(Side::Sink, &name("b"), &streaming()));
+    let tables = board.read().tables;
+    let reason = tables[&name("a")].reason().unwrap();
+    assert!(reason.contains("it is a test") && reason.contains("To do: resume the table"), "{reason}");
+    assert_eq!(tables[&name("b")].reason(), None);
+}
+
+#[test]
+fn a_status_is_written_whole_and_its_age_tells_whether_the_pipeline_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    StatusBoard::new("shop").save(folder.path()).unwrap();
+    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["status.json"], "nothing is left beside it");
+    let mut status = load(folder.path()).unwrap().unwrap();
+    assert!(is_running(&status), "this process has just written it");
+    status.updated_micros -= 60_000_000;
+    assert!(!is_running(&status), "it has not written for a minute");
+}
+
+#[test]
+fn a_copy_is_asked_for_by_the_tables_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let refused = commands::resume(&config, "orders").unwrap_err().to_string();
+    assert!(refused.contains("'orders'") && refused.contains("To do: write it as schema.table"), "{refused}");
+    commands::resume(&config, "public.orders").unwrap();
+    commands::resume(&config, "public.orders").unwrap();
+    assert_eq!(Requests::new(folder.path()).pending(), [name("orders")], "asking twice asks once");
+}
+
+#[test]
+fn a_copy_of_a_table_that_takes_no_part_is_refused_with_those_that_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let board = StatusBoard::new("shop");
+    for table in ["lines", "orders"] {
+        board.record(Fact::State(Side::Sink, &name(table), &streaming()));
+    }
+    board.save(folder.path()).unwrap();
+    let refused = commands::resume(&config(folder.path()), "public.order").unwrap_err().to_string();
+    assert!(refused.contains("'public.order'") && refused.ends_with("public.lines, public.orders"), "{refused}");
+    assert!(Requests::new(folder.path()).pending().is_empty());
+    commands::resume(&config(folder.path()), "public.orders").unwrap();
+    assert_eq!(Requests::new(folder.path()).pending(), [name("orders")]);
+}
+
+#[tokio::test]
+async fn the_status_of_a_pipeline_that_never_ran_is_an_error_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = commands::status::run(&config(folder.path()), false, false).await.unwrap_err().to_string();
+    assert!(error.contains("'shop'") && error.contains("sooner run"), "{error}");
+    fs::write(file(folder.path()), "not json").unwrap();
+    let error = commands::status::run(&config(folder.path()), true, false).await.unwrap_err().to_string();
+    assert!(error.contains("status.json") && error.contains("To do"), "{error}");
+}
+
+#[test]
+fn forgetting_a_request_leaves_the_others_and_what_is_no_request_asks_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let requests = Requests::new(&folder.path().join("not/there/yet"));
+    let odd = TableName::new("odd.schema", "a/b");
+    requests.resume(&odd).unwrap();
+    requests.resume(&name("t")).unwrap();
+    fs::write(folder.path().join("not/there/yet/resume/stray"), "no name").unwrap();
+    requests.forget(&[name("t"), name("never asked for")]);
+    assert_eq!(requests.pending(), [odd]);
+}
