@@ -21,7 +21,7 @@ fn run(seed: u64) -> Summary {
 #[test]
 fn every_seed_ends_with_the_lake_equal_to_the_database() {
     if let Some(seed) = number_in("SOONER_SEED") {
-        println!("{:#?}", run(seed));
+        eprintln!("{:#?}", run(seed));
         return;
     }
     let mut all = Summary::default();
@@ -34,7 +34,7 @@ fn every_seed_ends_with_the_lake_equal_to_the_database() {
         all.rebalances += summary.rebalances;
     }
     let Summary { kills, failures, parked, copies, rebalances, .. } = all;
-    println!("{kills} kills, {failures} failures, {parked} parked, {copies} copies, {rebalances} rebalances");
+    eprintln!("{kills} kills, {failures} failures, {parked} parked, {copies} copies, {rebalances} rebalances");
     let wild = [kills as usize, failures as usize, parked, copies, rebalances as usize];
     assert!(wild.iter().all(|count| *count > 100), "the worlds were too calm");
 }

@@ -57,7 +57,7 @@ pub fn applies_to_whole_table(
         return Ok(true);
     }
     let stands_first = rows.next_offsets.iter().all(|(partition, next)| {
-        *next == 1 && !positions.is_some_and(|positions| positions.next_offset(*partition).is_some())
+        *next == 1 && positions.is_none_or(|positions| positions.next_offset(*partition).is_none())
     });
     let same_generation =
         names.generation().is_some() && positions.and_then(Positions::generation) == names.generation();
