@@ -40,7 +40,7 @@ pub async fn table(client: &mut Client, types: &Types, oid: u32) -> Result<Optio
 /// The relation that a message of the stream describes. Its columns are those of the message; nullability,
 /// defaults, numbers and the key come from the catalog, where that still has columns of these names.
 pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<Relation> {
-    let types = Types::load(client).await?;
+    let types = Types::load_used(client, shape).await?;
     let found = load(client, &types, "0", &format!("c.oid = {}", shape.oid)).await?.pop();
     let known = found.as_ref().map(|table| &table.relation);
     let columns = shape.columns.iter().map(|column| {
@@ -81,14 +81,37 @@ pub async fn relation_of(client: &mut Client, shape: &RelationShape) -> Result<R
 }
 
 impl Types {
-    /// Loads domains, arrays and enum labels from the catalog.
+    /// Loads all domains, arrays and enum labels from the catalog.
     pub async fn load(client: &mut Client) -> Result<Types> {
+        Types::select(client, "", "").await
+    }
+
+    /// Loads those that a relation uses, in the message or in the catalog: each table has types of its own, so all of
+    /// them are many where there are many tables.
+    async fn load_used(client: &mut Client, shape: &RelationShape) -> Result<Types> {
+        let named: Vec<_> = shape.columns.iter().map(|column| column.type_oid.to_string()).collect();
+        let used = format!(
+            "WITH RECURSIVE used AS ( \
+                 SELECT unnest('{{{}}}'::oid[]) AS oid \
+                 UNION SELECT atttypid FROM pg_catalog.pg_attribute WHERE attrelid = {} AND attnum > 0 \
+                 UNION SELECT part.oid FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid \
+                       CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS part (oid) WHERE part.oid <> 0) ",
+            named.join(","),
+            shape.oid
+        );
+        Types::select(client, &used, "IN (SELECT oid FROM used)").await
+    }
+
+    /// Loads the types whose object ids fulfil a condition, if there is one.
+    async fn select(client: &mut Client, with: &str, condition: &str) -> Result<Types> {
         let mut types = Types::default();
+        let of = |column: &str| if condition.is_empty() { "true".to_owned() } else { format!("{column} {condition}") };
         let rows = client
-            .query(
-                "SELECT oid, typtype, typelem, typbasetype, typtypmod FROM pg_catalog.pg_type \
-                 WHERE typtype = 'd' OR (typelem <> 0 AND typcategory = 'A' AND typlen = -1 AND typdelim = ',')",
-            )
+            .query(&format!(
+                "{with}SELECT oid, typtype, typelem, typbasetype, typtypmod FROM pg_catalog.pg_type WHERE {} AND \
+                 (typtype = 'd' OR (typelem <> 0 AND typcategory = 'A' AND typlen = -1 AND typdelim = ','))",
+                of("oid")
+            ))
             .await?;
         for row in &rows {
             let oid = number(row, 0)?;
@@ -99,7 +122,10 @@ impl Types {
             }
         }
         let labels = client
-            .query("SELECT enumtypid, enumlabel FROM pg_catalog.pg_enum ORDER BY enumtypid, enumsortorder")
+            .query(&format!(
+                "{with}SELECT enumtypid, enumlabel FROM pg_catalog.pg_enum WHERE {} ORDER BY enumtypid, enumsortorder",
+                of("enumtypid")
+            ))
             .await?;
         for row in &labels {
             types.enums.entry(number(row, 0)?).or_default().push(text(row, 1)?.to_owned());

@@ -59,7 +59,7 @@ impl Source {
             let at = words.iter().position(|word| *word == "fn")?;
             let is_modifier = |word: &&str| word.starts_with("pub") || matches!(*word, "async" | "const" | "unsafe");
             let name = words.get(at + 1)?.split(['(', '<']).next()?;
-            words[..at].iter().all(|word| is_modifier(word)).then(|| name.to_owned())
+            words[..at].iter().all(is_modifier).then(|| name.to_owned())
         };
         items(&self.text, name)
     }

@@ -43,9 +43,10 @@ pub async fn run() -> Vec<Line> {
 
     let versions = |status: &Status| status.tables.values().filter_map(|table| table.table_version).sum::<u64>();
     let before = versions(&pipeline.status().unwrap());
+    let mut client = postgres.connect("shop").await;
     let started = Instant::now();
     for table in 0..TABLES {
-        postgres.sql(&format!("UPDATE t{table} SET n = n + 1 WHERE id <= 10")).await;
+        client.query(&format!("UPDATE t{table} SET n = n + 1 WHERE id <= 10")).await.unwrap();
     }
     pipeline.catch_up(&postgres).await;
     let applied = started.elapsed().as_secs_f64();
