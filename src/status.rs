@@ -1,6 +1,6 @@
 //! What a running pipeline tells about itself, in a file that `sooner status` reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -187,13 +187,15 @@ impl Status {
 
     fn covered(&mut self, now_micros: i64, read: Watermark, behind: &[(&TableName, Watermark)], apart: &[&TableName]) {
         let server_end = self.server_end_lsn;
+        let behind: HashMap<_, _> = behind.iter().copied().collect();
+        let apart: HashSet<_> = apart.iter().copied().collect();
         for (name, table) in &mut self.tables {
-            if apart.contains(&name) || table.sink_state.is_none() {
+            if apart.contains(name) || table.sink_state.is_none() {
                 continue;
             }
             // What is visible is as old as the last of it; or, where all that was read is, as what is being read.
-            let (watermark, since) = match behind.iter().find(|(behind, _)| *behind == name) {
-                Some((_, watermark)) => (*watermark, Some(watermark.commit_micros).filter(|micros| *micros > 0)),
+            let (watermark, since) = match behind.get(name) {
+                Some(watermark) => (*watermark, Some(watermark.commit_micros).filter(|micros| *micros > 0)),
                 None => (read, table.unread_micros),
             };
             table.reached(watermark, server_end);
