@@ -154,7 +154,7 @@ impl Status {
             Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
             Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
             Fact::Received(lsn) => self.received_lsn = self.received_lsn.max(lsn),
-            Fact::Durable(lsn) => self.durable_lsn = self.durable_lsn.max(lsn),
+            Fact::Durable(lsn) => self.durable_lsn = lsn,
             Fact::Confirmed(lsn) => self.confirmed_flush_lsn = self.confirmed_flush_lsn.max(lsn),
             Fact::Unread { table, messages, reading_micros, partitions } => {
                 let table = self.table(table);
