@@ -93,12 +93,12 @@ impl<T: Telemetry> KafkaWriter<T> {
 impl Running {
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<()> {
         let (done, answered) = oneshot::channel();
-        self.commands.send(command(done)).map_err(|_| self.failure())?;
-        answered.await.map_err(|_| self.failure())
-    }
-
-    fn failure(&self) -> Error {
-        self.shared.failure()
+        self.commands.send(command(done)).map_err(|_| self.shared.failure())?;
+        match answered.await {
+            Ok(()) => Ok(()),
+            // A failing thread drops the question first, and tells its error as it ends.
+            Err(_) => Err(self.shared.ended().await),
+        }
     }
 }
 
@@ -151,7 +151,7 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
         let running = self.running()?;
         // The room is given back when the thread has written the batch, and drops it.
         batch.reserve(&running.room).await;
-        running.commands.send(Command::Batch(batch)).map_err(|_| running.failure())
+        running.commands.send(Command::Batch(batch)).map_err(|_| running.shared.failure())
     }
 
     fn durable_lsn(&self) -> Lsn {
