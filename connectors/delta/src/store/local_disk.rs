@@ -1,10 +1,13 @@
 //! The local disk as a store whose puts are durable before they are reported: what the slot is confirmed for must
 //! survive a loss of power, and `object_store`'s own local store leaves syncing to the kernel.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,12 +26,17 @@ const NEW_FOLDERS: usize = 3;
 #[derive(Debug)]
 pub struct LocalDisk {
     inner: LocalFileSystem,
+    /// Folders whose own entry in the folder above is durable.
+    durable_folders: Arc<Mutex<HashSet<FolderId>>>,
 }
+
+/// A folder's path and inode: another folder may take the path.
+type FolderId = (PathBuf, u64);
 
 impl LocalDisk {
     /// A store over the whole file system, whose paths start at `/`.
     pub fn whole() -> LocalDisk {
-        LocalDisk { inner: LocalFileSystem::new() }
+        LocalDisk { inner: LocalFileSystem::new(), durable_folders: Arc::default() }
     }
 }
 
@@ -38,16 +46,25 @@ impl fmt::Display for LocalDisk {
     }
 }
 
-/// Makes a file and its entries in the folders above it durable.
-fn sync(file: &FilePath) -> std::io::Result<()> {
+/// Makes a file durable, its entry in its folder, and the entries of folders above that may be new.
+fn sync(file: &FilePath, durable_folders: &Mutex<HashSet<FolderId>>) -> std::io::Result<()> {
+    let durable = || durable_folders.lock().unwrap_or_else(PoisonError::into_inner);
     File::open(file)?.sync_all()?;
-    for folder in file.ancestors().skip(1).take(NEW_FOLDERS) {
-        match File::open(folder) {
-            Ok(folder) => folder.sync_all()?,
+    let mut below = None;
+    for path in file.ancestors().skip(1).take(NEW_FOLDERS) {
+        let folder = match File::open(path) {
+            Ok(folder) => folder,
             // A folder that we may not open was not created by us, so it needs no sync.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) => return Err(error),
+        };
+        folder.sync_all()?;
+        durable().extend(below.take());
+        let id = (path.to_owned(), folder.metadata()?.ino());
+        if durable().contains(&id) {
+            return Ok(());
         }
+        below = Some(id);
     }
     Ok(())
 }
@@ -63,7 +80,8 @@ impl ObjectStore for LocalDisk {
         // Also what is there already: it may be ours, put before a sync that failed.
         if matches!(put, Ok(_) | Err(object_store::Error::AlreadyExists { .. })) {
             let file = self.inner.path_to_filesystem(location)?;
-            tokio::task::spawn_blocking(move || sync(&file)).await.map_err(failed)?.map_err(failed)?;
+            let folders = self.durable_folders.clone();
+            tokio::task::spawn_blocking(move || sync(&file, &folders)).await.map_err(failed)?.map_err(failed)?;
         }
         put
     }

@@ -8,7 +8,7 @@ use integration_tests::postgres::{Postgres, Version};
 use sooner::status::Status;
 
 use crate::Line;
-use crate::usage::{cpu_seconds, peak_memory_mib};
+use crate::usage::{cpu_seconds, peak_memory_mib, system_seconds};
 
 const TABLES: usize = 2_000;
 const ROWS: usize = 20;
@@ -40,6 +40,7 @@ pub async fn run() -> Vec<Line> {
     let copied = started.elapsed().as_secs_f64();
     let pid = pipeline.pid().to_string();
     let copy_cpu = cpu_seconds(&pid).unwrap_or_default();
+    let copy_system = system_seconds(&pid).unwrap_or_default();
 
     let versions = |status: &Status| status.tables.values().filter_map(|table| table.table_version).sum::<u64>();
     let before = versions(&pipeline.status().unwrap());
@@ -51,6 +52,7 @@ pub async fn run() -> Vec<Line> {
     pipeline.catch_up(&postgres).await;
     let applied = started.elapsed().as_secs_f64();
     let cpu = cpu_seconds(&pid).unwrap_or_default() - copy_cpu;
+    let system = system_seconds(&pid).unwrap_or_default() - copy_system;
     let commits = versions(&pipeline.status().unwrap()) - before;
     let limit = write_files(pipeline.folder(), TABLES * FILES);
     let line = |what: &str, seconds: f64, limit: f64, notes: String| Line {
@@ -73,8 +75,9 @@ pub async fn run() -> Vec<Line> {
             applied,
             limit,
             format!(
-                "{commits} commits, CPU per commit {:.2} ms, peak memory {} MiB",
+                "{commits} commits, CPU per commit {:.2} ms, {:.2} of it in the kernel; peak memory {} MiB",
                 cpu * 1e3 / commits.max(1) as f64,
+                system * 1e3 / commits.max(1) as f64,
                 peak_memory_mib(&pid).unwrap_or_default()
             ),
         ),

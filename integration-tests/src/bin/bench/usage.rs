@@ -2,9 +2,18 @@
 
 /// CPU seconds, user and system, that a process has used without its children; none if it has ended.
 pub fn cpu_seconds(pid: &str) -> Option<f64> {
+    Some(stat_seconds(pid, 11)? + system_seconds(pid)?)
+}
+
+/// CPU seconds of those that the kernel has used for a process, such as for its files; none if it has ended.
+pub fn system_seconds(pid: &str) -> Option<f64> {
+    stat_seconds(pid, 12)
+}
+
+/// Seconds from a field of `/proc/<pid>/stat` that counts ticks, numbered after the process's state.
+fn stat_seconds(pid: &str, field: usize) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(field)?.parse().ok()?;
     Some(ticks as f64 / 100.0)
 }
 
