@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sooner_api::{
-    Applied, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget, Opened,
-    Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart, WriterRequest,
+    Applied, AppliedTable, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget,
+    Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart,
+    WriterRequest,
 };
 use sooner_schemas::Lsn;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
@@ -152,6 +153,7 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
             table: table.clone(),
             feed: Feed::Slot(self.slot.clone()),
             state: progress.state.clone(),
+            lake: progress.lake.clone(),
         });
         Ok(Some(assigned.collect()))
     }
@@ -162,13 +164,13 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
         for table in &tables {
             let fact = match (&table.error, table.standing) {
                 (Some(error), _) => TableFact::Failed(error.clone()),
-                (None, Standing::Follows) => continue,
-                // Nothing of it is in the lake, whatever the record says.
+                (None, Standing::Follows) if !table.needs_copy => continue,
+                // Nothing of it is in the lake, whatever the record says, or something else than was written.
                 (None, _) => TableFact::CopyNeeded,
             };
             let (state, _) = ledger.record.state(&table.table).step(fact);
             let lake = None;
-            applied.tables.insert(table.table.clone(), sooner_api::AppliedTable { state, lake });
+            applied.tables.insert(table.table.clone(), AppliedTable { state, lake, note: None });
         }
         if !applied.tables.is_empty() {
             ledger.store(applied, &self.durable).await?;

@@ -20,7 +20,11 @@ impl<R: EventReader, P: ProgressStore> RecordedReader<R, P> {
 
 impl<R: EventReader, P: ProgressStore> EventReader for RecordedReader<R, P> {
     async fn assigned(&mut self) -> Result<Option<Vec<Assigned>>> {
-        self.reader.assigned().await
+        let mut assigned = self.reader.assigned().await?;
+        for table in assigned.iter_mut().flatten() {
+            table.lake = self.record.tables.get(&table.table).and_then(|progress| progress.lake.clone());
+        }
+        Ok(assigned)
     }
 
     async fn start(&mut self, tables: Vec<Opened>) -> Result<()> {

@@ -70,7 +70,7 @@ pub struct TableStatus {
     pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
     pub watermark_micros: Option<i64>,
-    /// With Kafka: what the source's side does with the table.
+    /// What the source's side does with the table, where it is told: with Kafka, or if the table takes no events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_state: Option<TableState>,
     /// What the sink's side does with it.
@@ -176,6 +176,14 @@ impl Status {
         for (name, state, estimated) in tables {
             let table = self.tables.entry(name.clone()).or_insert_with(|| TableStatus::new(state.clone()));
             table.rows_estimated = estimated;
+            let was_told = table.source_state.as_ref().is_some_and(|former| !former.takes_events());
+            // Whoever takes no events has no worker that would say so.
+            if !state.takes_events() {
+                table.has_state(Side::Source, state);
+            } else if was_told {
+                (table.source_state, table.sink_state) = (None, None);
+                table.state = state.clone();
+            }
         }
     }
 
@@ -351,5 +359,17 @@ mod tests {
         status.take(Fact::Tables(vec![(&name("kept"), &TableState::Copying, Some(7))]));
         assert_eq!(status.tables.keys().collect::<Vec<_>>(), [&name("kept")]);
         assert_eq!(status.tables[&name("kept")].rows_estimated, Some(7));
+    }
+
+    #[test]
+    fn a_table_that_takes_no_events_any_more_is_shown_so_and_so_is_one_that_does_again() {
+        let mut status = Status::default();
+        status.take(Fact::State(Side::Sink, &name("t"), &streaming()));
+        for (state, shown) in [(TableState::Gone, "gone"), (TableState::Copying, "copying")] {
+            status.take(Fact::Tables(vec![(&name("t"), &state, None)]));
+            assert_eq!(status.tables[&name("t")].state.name(), shown);
+        }
+        status.take(Fact::State(Side::Sink, &name("t"), &streaming()));
+        assert_eq!(status.tables[&name("t")].state.name(), "streaming");
     }
 }

@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+use crate::column_type::{ColumnType, Scalar};
+use crate::relation::{Column, Relation};
+
 /// A column as far as a difference is judged by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnFacts {
@@ -53,6 +56,51 @@ pub fn compare(former: &[ColumnFacts], now: &[ColumnFacts], arrival: Arrival) ->
         return compare_in_order(&former[..former.len() - newer.len()], now);
     }
     compare_in_order(former, now)
+}
+
+/// Compares two relations of one table, as its source knows them: `former` is what its rows were last written by.
+pub fn compare_relations(former: &Relation, now: &Relation) -> Evolution {
+    let columns = |relation: &Relation| relation.columns.iter().map(column_facts).collect::<Vec<_>>();
+    let key = |relation: &Relation| {
+        let of = |index: &usize| relation.columns.get(*index).map(|column| (column.name.clone(), column.number));
+        relation.key.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let names = |relation: &Relation| {
+        let of = |index: &usize| relation.columns.get(*index).map(|column| column.name.as_str());
+        relation.key.iter().filter_map(of).collect::<Vec<_>>().join(", ")
+    };
+    if !former.key.is_empty() && now.key.is_empty() {
+        return Evolution::Decision(format!("it has lost its key ({})", names(former)));
+    }
+    match compare(&columns(former), &columns(now), Arrival::InOrder) {
+        Evolution::Decision(why) | Evolution::Recopy(why) => Evolution::Recopy(why),
+        _ if key(former) != key(now) => {
+            Evolution::Recopy(format!("its key changed from ({}) to ({})", names(former), names(now)))
+        }
+        evolution => evolution,
+    }
+}
+
+fn column_facts(column: &Column) -> ColumnFacts {
+    ColumnFacts {
+        name: column.name.clone(),
+        number: column.number,
+        type_name: Some(type_name(column)),
+        nullable: column.nullable,
+        fills_older_rows: !column.nullable || column.has_default || column.generated,
+    }
+}
+
+/// Name of a type by which values are written. An enum that has more labels is the same type.
+fn type_name(column: &Column) -> String {
+    match &column.column_type {
+        ColumnType::Scalar(Scalar::Enum(_)) => format!("enum {}", column.type_oid),
+        ColumnType::Array(Scalar::Enum(_)) => format!("array of enum {}", column.type_oid),
+        ColumnType::Scalar(Scalar::Other) => format!("type {}", column.type_oid),
+        ColumnType::Array(Scalar::Other) => format!("array type {}", column.type_oid),
+        ColumnType::Scalar(scalar) => format!("{scalar:?}").to_lowercase(),
+        ColumnType::Array(scalar) => format!("array of {scalar:?}").to_lowercase(),
+    }
 }
 
 fn compare_in_order(former: &[ColumnFacts], now: &[ColumnFacts]) -> Evolution {

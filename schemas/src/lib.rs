@@ -3,10 +3,11 @@
 //! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro
 //! schemas with each column's [`default_value`], [`naming`] names their topics and subjects, [`encode`] writes a
 //! Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back. [`evolution`] compares
-//! two shapes of a table.
+//! two shapes of a table, [`catalog_facts`] tells whether its rows changed without an event.
 
 pub mod array;
 pub mod avro;
+pub mod catalog_facts;
 pub mod column_type;
 pub mod default_value;
 pub mod encode;
@@ -24,6 +25,7 @@ pub mod unholdable;
 pub mod value;
 pub mod wire;
 
+pub use catalog_facts::CatalogFacts;
 pub use column_type::{ColumnType, Scalar};
 pub use default_value::DefaultValue;
 pub use lsn::{Lsn, Position};

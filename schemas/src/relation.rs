@@ -46,6 +46,10 @@ pub struct Column {
     /// Whether the column has, or had, a default: rows older than the column may hold a value that no event carries.
     #[serde(default)]
     pub has_default: bool,
+    /// Whether its value is computed from other columns and stored; the stream carries such a column since 18, where
+    /// the publication says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub generated: bool,
     /// Default that the event schemas declare for the column, if any. It is not stored: it says nothing of rows that
     /// are there.
     #[serde(skip)]
@@ -85,6 +89,7 @@ impl Column {
             column_type,
             nullable: false,
             has_default: false,
+            generated: false,
             default: None,
         }
     }

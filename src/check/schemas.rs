@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sooner_api::{Result, SchemaRegistry, SourceTable};
+use sooner_api::{Code, Error, Result, SchemaRegistry, SourceTable};
 use sooner_kafka::registry::client::{Registry, SchemaState};
 use sooner_postgres::Client;
-use sooner_postgres::catalog;
 use sooner_postgres::client::Mode;
+use sooner_postgres::inspection::eligible_tables;
 
 use super::Finding;
 use crate::config::{KafkaConfig, SourceConfig};
@@ -47,8 +47,10 @@ pub async fn inspect(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding>
 }
 
 async fn tables(source: &SourceConfig) -> Result<Vec<SourceTable>> {
-    let mut tables = catalog::tables(&mut Client::connect(&source.connect, Mode::Sql).await?).await?;
-    tables.retain(|table| source.selects(table.name()));
+    let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+    let mut tables = eligible_tables(&mut client, &source.publication, &source.filter()).await?;
+    let can_be_read = |error: &Error| error.code == Code::TableUnpublished;
+    tables.retain(|table| table.blocked.as_ref().is_none_or(can_be_read));
     Ok(tables)
 }
 

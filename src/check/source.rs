@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use sooner_api::{Clock, Result, SourceTable};
-use sooner_postgres::catalog;
-use sooner_postgres::client::{Mode, Row, quote_name, quote_text};
+use sooner_api::{Clock, Result};
+use sooner_postgres::catalog::CatalogTable;
+use sooner_postgres::client::{Mode, Row, quote_name};
 use sooner_postgres::database::OLDEST_VERSION;
+use sooner_postgres::inspection::candidates;
 use sooner_postgres::{Client, publication, slot};
 
 use sooner_schemas::ReplicaIdentity;
@@ -41,16 +42,14 @@ async fn inspect_database(source: &SourceConfig, client: &mut Client, findings: 
     }
     findings.push(free(client, "free walsenders", "max_wal_senders", "pg_stat_replication").await?);
     findings.push(role(source, client).await?);
-    let mut tables = catalog::tables(client).await?;
-    tables.retain(|table| source.selects(table.name()));
+    let tables = candidates(client, &source.publication, &source.filter()).await?;
     if tables.is_empty() {
         let remedy = "correct tables and exclude of [source]";
         findings.push(Finding::failed("tables", "no table fits the patterns", remedy));
     }
-    findings.push(published(source, client, &tables).await?);
-    for table in &tables {
-        findings.push(table_finding(client, table).await?);
-    }
+    let (published, may_add) = published(source, client, &tables).await?;
+    findings.push(published);
+    findings.extend(tables.iter().map(|table| table_finding(table, may_add)));
     findings.push(clock(client).await?);
     Ok(())
 }
@@ -116,53 +115,49 @@ async fn role(source: &SourceConfig, client: &mut Client) -> Result<Finding> {
     Ok(Finding::failed("role", format!("'{user}' lacks REPLICATION"), remedy))
 }
 
-async fn published(source: &SourceConfig, client: &mut Client, tables: &[SourceTable]) -> Result<Finding> {
-    let name = &source.publication;
-    let names: Vec<_> = tables.iter().map(|table| table.name().clone()).collect();
-    if publication::find(client, name).await?.is_none() {
+/// The publication, and whether `sooner run` adds tables to it, or creates it.
+async fn published(source: &SourceConfig, client: &mut Client, tables: &[CatalogTable]) -> Result<(Finding, bool)> {
+    let (name, check) = (&source.publication, "publication");
+    let Some(found) = publication::find(client, name).await? else {
         let sql = "SELECT has_database_privilege(current_database(), 'CREATE')";
-        let may_create = client.query_value(sql).await?.as_deref() == Some("t");
-        if may_create {
-            return Ok(Finding::ok("publication", format!("'{name}' does not exist yet; `sooner run` creates it")));
+        if client.query_value(sql).await?.as_deref() == Some("t") {
+            let found = format!("'{name}' does not exist yet; `sooner run` creates it");
+            return Ok((Finding::ok(check, found), true));
         }
-        let remedy = format!("{};", publication::create_statement(name, &names));
-        return Ok(Finding::failed(
-            "publication",
-            format!("'{name}' does not exist, and the role may not create it"),
-            remedy,
-        ));
+        let publishable = tables.iter().filter(|found| found.access.owns).map(|found| found.table.name().clone());
+        let remedy = format!("{};", publication::create_statement(name, &publishable.collect::<Vec<_>>()));
+        let found = format!("'{name}' does not exist, and the role may not create it");
+        return Ok((Finding::failed(check, found, remedy), false));
+    };
+    if let Err(error) = found.check(client, name).await {
+        return Ok((Finding::error(check, &error), false));
     }
-    // The publication exists, so `ensure` only compares and changes nothing.
-    Ok(match publication::ensure(client, name, &names).await {
-        Ok(()) => Finding::ok("publication", format!("'{name}' carries {} tables", names.len())),
-        Err(error) => Finding::error("publication", &error),
-    })
+    let carried = tables.iter().filter(|found| found.table.facts.publication.is_some()).count();
+    Ok((Finding::ok(check, format!("'{name}' carries {carried} of {} tables", tables.len())), found.is_own))
 }
 
-async fn table_finding(client: &mut Client, table: &SourceTable) -> Result<Finding> {
-    let name = table.name();
-    let quoted = publication::quote_table(name);
+fn table_finding(found: &CatalogTable, may_add: bool) -> Finding {
+    let (table, check) = (&found.table, found.table.name().to_string());
+    if found.access.of_extension {
+        return Finding::ok(check, "left out: an extension made it");
+    }
+    if let Some(error) = &table.blocked
+        && !(may_add && found.is_publishable())
+    {
+        return Finding::failed(check, format!("it waits, and the others go on: {}", error.why), error.remedy.clone());
+    }
     if table.relation.key.is_empty() {
-        let finding = "it has neither a primary key nor a replica identity index";
+        let quoted = publication::quote_table(table.name());
         let remedy = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);  or exclude it");
-        return Ok(Finding::failed(name.to_string(), finding, remedy));
-    }
-    if table.relation.identity == ReplicaIdentity::Nothing {
-        let finding = "its replica identity is NOTHING: Postgres refuses updates and deletes once it is published";
-        let remedy = format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT;");
-        return Ok(Finding::warning(name.to_string(), finding, remedy));
-    }
-    let sql = format!("SELECT has_table_privilege({}, 'SELECT')", quote_text(&quoted));
-    if client.query_value(&sql).await?.as_deref() != Some("t") {
-        let remedy = format!("GRANT SELECT ON {quoted} TO <role>;");
-        return Ok(Finding::failed(name.to_string(), "the role may not read it", remedy));
+        return Finding::failed(check, "it has neither a primary key nor a replica identity index", remedy);
     }
     let key: Vec<_> = table.relation.key.iter().map(|&index| table.relation.columns[index].name.as_str()).collect();
     let identity = match table.relation.identity {
         ReplicaIdentity::Full => ", whole old rows are logged",
         _ => "",
     };
-    Ok(Finding::ok(name.to_string(), format!("key ({}){identity}", key.join(", "))))
+    let unsent = if found.access.leaves_columns_out(table) { "; its generated columns are not sent" } else { "" };
+    Finding::ok(check, format!("key ({}){identity}{unsent}", key.join(", ")))
 }
 
 async fn clock(client: &mut Client) -> Result<Finding> {

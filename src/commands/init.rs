@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use sooner_api::SourceTable;
 use sooner_postgres::catalog;
 use sooner_postgres::client::Mode;
+use sooner_postgres::publication::Members;
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::ReplicaIdentity;
 
@@ -19,7 +20,9 @@ pub async fn run(from: &str, to: &str, output: &Path) -> anyhow::Result<()> {
     }
     let options = ConnectOptions::parse(from)?;
     let mut client = Client::connect(&options, Mode::Sql).await?;
-    let tables = catalog::tables(&mut client).await?;
+    let found = catalog::tables(&mut client, &Members::default()).await?;
+    let tables: Vec<_> =
+        found.into_iter().filter(|found| !found.access.of_extension).map(|found| found.table).collect();
     let text = configuration(from, to, &options, &tables);
     std::fs::write(output, text)?;
     print(&summary(&tables));

@@ -4,10 +4,12 @@ mod kafka;
 mod reader;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{Code, Error};
 use sooner_delta::S3Settings;
+use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::TableName;
 
@@ -88,10 +90,12 @@ fn fits(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 impl SourceConfig {
-    /// Whether a table is captured: a pattern of `tables` matches it, and none of `exclude` does.
-    pub fn selects(&self, table: &TableName) -> bool {
-        self.tables.iter().any(|pattern| pattern.matches(table))
-            && !self.exclude.iter().any(|pattern| pattern.matches(table))
+    /// Which tables are captured: a pattern of `tables` matches them, and none of `exclude` does.
+    pub fn filter(&self) -> TableFilter {
+        let (tables, exclude) = (self.tables.clone(), self.exclude.clone());
+        Arc::new(move |table: &TableName| {
+            tables.iter().any(|pattern| pattern.matches(table)) && !exclude.iter().any(|pattern| pattern.matches(table))
+        })
     }
 }
 
@@ -240,7 +244,7 @@ mod tests {
         assert_eq!(source.slot, "sooner_shop");
         assert_eq!(config.lake().unwrap().freshness, Duration::from_secs(1));
         assert_eq!(config.state_dir, Path::new("/etc/.sooner/shop"));
-        assert!(source.selects(&TableName::new("any", "table")));
+        assert!(source.filter()(&TableName::new("any", "table")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sooner_api::{Class, Fact, Result, Telemetry};
+use sooner_api::{Class, Code, Fact, Result, Telemetry};
 use tokio::sync::watch;
 
 use crate::control::Requests;
@@ -37,23 +37,34 @@ pub async fn attempts<T: Telemetry>(
         match attempt(stop.clone()).await {
             Ok(End::Stopped) => return Ok(()),
             Ok(End::Again) => pause = SHORTEST_PAUSE,
+            // Nothing failed: the next attempt sees to it.
+            Err(error) if matches!(error.code, Code::TablesChanged | Code::CopyNeeded) => {
+                tracing::info!(code = %error.code, %error, "starting over");
+                wait(SHORTEST_PAUSE, &mut stop).await;
+                pause = SHORTEST_PAUSE;
+            }
             Err(error) if error.class == Class::Retry => {
                 if started.elapsed() > GOOD_ATTEMPT {
                     pause = SHORTEST_PAUSE;
                 }
                 tracing::warn!(code = %error.code, %error, "interrupted; trying again in {:.1} s", pause.as_secs_f64());
                 telemetry.record(Fact::Interrupted(&error));
-                tokio::select! {
-                    biased;
-                    _ = stop.wait_for(|stop| *stop) => {}
-                    () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))) => {}
-                }
+                wait(pause, &mut stop).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Waits for about so long, or until the pipeline is told to stop.
+async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))) => {}
+    }
 }
 
 /// Ends an attempt when the pipeline is told to stop, or somebody asks for a table to be copied.
@@ -97,6 +108,21 @@ mod tests {
         for (pause, expected) in pauses.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0]) {
             assert!((0.79..=1.21).contains(&(pause / expected)), "{pauses:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_that_come_and_go_let_nobody_wait_longer_and_longer() {
+        let (_stop, stopped) = watch::channel(false);
+        let mut starts = Vec::new();
+        attempts(&NoTelemetry, stopped, async |_| {
+            starts.push(tokio::time::Instant::now());
+            let changed = Error { code: Code::TablesChanged, ..failure(Class::Retry) };
+            if starts.len() < 6 { Err(changed) } else { Ok(End::Stopped) }
+        })
+        .await
+        .unwrap();
+        let pauses: Vec<_> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        assert!(pauses.iter().all(|pause| (0.39..=0.61).contains(pause)), "{pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]

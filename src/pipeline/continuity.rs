@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sooner_api::{
     Code, Error, ProgressRecord, Result, SourceTable, SystemIdentity, TableFact, TableProgress, TableState,
 };
+use sooner_schemas::evolution::{Evolution, compare_relations};
 use sooner_schemas::{Lsn, TableName};
 
 const RECOPY: &str = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
@@ -71,8 +72,8 @@ fn slot_gone(name: &str, confirmed: Lsn) -> Error {
     )
 }
 
-/// The record to start with: tables that are new, were replaced or are resumed have to be copied; those that are not
-/// there any more are left out.
+/// The record to start with: tables that are new, were replaced, changed without an event or are resumed have to be
+/// copied; those that cannot be read wait; those that are not there any more are gone.
 pub fn next_record(
     former: Option<&ProgressRecord>,
     identity: SystemIdentity,
@@ -84,25 +85,59 @@ pub fn next_record(
         let (name, oid) = (table.name().clone(), Some(table.relation.oid));
         let known = former.and_then(|record| record.tables.get(&name)).filter(|known| known.oid == oid);
         let mut progress = known.cloned().unwrap_or_else(|| TableProgress::new(TableState::Copying, oid));
-        let fact = if resume.contains(&name) { TableFact::CopyNeeded } else { TableFact::Selected };
-        (progress.state, _) = progress.state.step(fact);
+        (progress.state, _) = progress.state.step(what_happened(&progress, table, resume.contains(&name)));
         if progress.state == TableState::Copying {
             progress.relation = Some(Arc::new(table.relation.clone()));
         }
+        progress.facts = Some(Arc::new(table.facts.clone()));
         (name, progress)
     };
+    let gone = former.into_iter().flat_map(|record| &record.tables).map(|(name, progress)| {
+        let (state, _) = progress.state.step(TableFact::Removed);
+        (name.clone(), TableProgress { state, ..progress.clone() })
+    });
     ProgressRecord {
         system_id: identity.system_id,
         timeline: identity.timeline,
         slot: slot_name.to_owned(),
         confirmed_lsn: former.map_or(Lsn::ZERO, |record| record.confirmed_lsn),
-        tables: tables.iter().map(entry).collect(),
+        tables: gone.chain(tables.iter().map(entry)).collect(),
+    }
+}
+
+/// What happened to a table since its progress was stored, judged by what it is now.
+fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool) -> TableFact {
+    let name = table.name();
+    if let Some(error) = &table.blocked {
+        return TableFact::Blocked(error.clone());
+    }
+    if is_resumed {
+        return TableFact::CopyNeeded;
+    }
+    if !stored.state.takes_events() {
+        return TableFact::Selected;
+    }
+    let silent = stored.facts.as_ref().and_then(|facts| facts.silent_change(&table.facts));
+    let evolution = stored.relation.as_ref().map(|written| compare_relations(written, &table.relation));
+    match (silent, evolution) {
+        (_, Some(Evolution::Decision(what))) => TableFact::Failed(Error::operator(
+            Code::ShapeChanged,
+            format!("cannot follow {name}"),
+            format!("its shape changed: {what}"),
+            format!("`sooner resume {name}` copies it again, once it has a key"),
+        )),
+        (Some(why), _) | (None, Some(Evolution::Recopy(why))) => {
+            tracing::warn!(table = %name, %why, "the table is copied again");
+            TableFact::CopyNeeded
+        }
+        _ => TableFact::Selected,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use sooner_schemas::Relation;
+    use sooner_schemas::catalog_facts::AttributeFacts;
 
     use super::*;
 
@@ -158,7 +193,7 @@ mod tests {
 
     fn table(name: &str, oid: u32) -> SourceTable {
         let relation = Relation { oid, ..Relation::new(TableName::new("public", name), Vec::new(), Vec::new()) };
-        SourceTable { relation, estimated_rows: None, size_bytes: 0, file_node: 0 }
+        SourceTable::new(relation)
     }
 
     fn states(record: &ProgressRecord) -> Vec<(&str, &'static str)> {
@@ -176,9 +211,36 @@ mod tests {
         let now = [table("kept", 1), table("replaced", 2), table("resumed", 1), table("added", 1)];
         let resume = [TableName::new("public", "resumed")];
         let record = next_record(Some(&former), identity("7", 1), "s", &now, &resume);
-        let expected = [("added", "copying"), ("kept", "streaming"), ("replaced", "copying"), ("resumed", "copying")];
+        let expected = [
+            ("added", "copying"),
+            ("dropped", "gone"),
+            ("kept", "streaming"),
+            ("replaced", "copying"),
+            ("resumed", "copying"),
+        ];
         assert_eq!(states(&record), expected);
         assert_eq!(record.confirmed_lsn, Lsn(50));
+    }
+
+    #[test]
+    fn a_table_whose_rows_changed_while_nobody_looked_is_copied_and_one_that_was_vacuumed_goes_on() {
+        let mut former = next_record(None, identity("7", 1), "s", &[table("t", 1)], &[]);
+        former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
+        let state_of = |change: &dyn Fn(&mut SourceTable)| {
+            let mut now = table("t", 1);
+            change(&mut now);
+            let record = next_record(Some(&former), identity("7", 1), "s", &[now], &[]);
+            record.tables.into_values().next().map(|progress| progress.state.name())
+        };
+        assert_eq!(state_of(&|_| {}), Some("streaming"));
+        assert_eq!(state_of(&|now| now.facts.file_node = 5), Some("streaming"), "VACUUM FULL");
+        let altered = |now: &mut SourceTable| {
+            now.facts.file_node = 5;
+            now.facts.columns = vec![AttributeFacts { number: 1, version: 9, has_missing: false }];
+        };
+        assert_eq!(state_of(&altered), Some("copying"));
+        let error = Error::operator(Code::IdentityUnusable, "w", "y", "r");
+        assert_eq!(state_of(&|now| now.blocked = Some(error.clone())), Some("waiting"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One table as the sink loop sees it: what has been handed to its worker, and what of that is visible. Without I/O.
 
-use sooner_api::{AppliedTable, Coverage, Error, LakePosition, TableFact, TableState};
+use sooner_api::{AppliedTable, Coverage, Error, LakePosition, TableFact, TableNote, TableState};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -21,6 +21,8 @@ pub struct Lane {
     is_copying: bool,
     /// What its lake table is.
     lake: Option<LakePosition>,
+    /// What its source has said of it, to be stored once everything up to a commit LSN is visible.
+    note: Option<(Lsn, TableNote)>,
     /// It has changed since that was last stored.
     is_changed: bool,
 }
@@ -29,7 +31,17 @@ impl Lane {
     /// A table in this state, which its own log says is complete up to `complete`.
     pub fn new(name: TableName, state: TableState, complete: Watermark) -> Lane {
         let is_copying = state == TableState::Copying;
-        Lane { name, state, handed_on: Lsn::ZERO, complete, is_open: false, is_copying, lake: None, is_changed: false }
+        Lane {
+            name,
+            state,
+            handed_on: Lsn::ZERO,
+            complete,
+            is_open: false,
+            is_copying,
+            lake: None,
+            note: None,
+            is_changed: false,
+        }
     }
 
     /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had
@@ -57,6 +69,14 @@ impl Lane {
     /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it.
     pub fn cover(&mut self, coverage: &Coverage) -> bool {
         !self.is_copying && self.is_open && coverage.applies_to(&self.name) && std::mem::take(&mut self.is_open)
+    }
+
+    /// The source says what it knows of the table after what was handed on.
+    pub fn note(&mut self, mut note: TableNote) {
+        if let Some((_, former)) = self.note.take() {
+            note.relation = note.relation.or(former.relation);
+        }
+        self.note = Some((self.handed_on, note));
     }
 
     /// The table cannot go on after what was handed on. Nothing may be confirmed past that before it is stored.
@@ -104,14 +124,17 @@ impl Lane {
 
     /// What has to be stored, once after each change. `read` is up to where whole transactions have been read.
     pub fn take_change(&mut self, read: Watermark) -> Option<AppliedTable> {
-        if !std::mem::take(&mut self.is_changed) {
+        let (complete, state) = (self.complete.commit_lsn, &self.state);
+        // A table that stopped is judged anew when it is copied.
+        let note = self.note.take_if(|(after, _)| *after <= complete && state.holds_back()).map(|(_, note)| note);
+        if !std::mem::take(&mut self.is_changed) && note.is_none() {
             return None;
         }
         let mut lake = self.lake.clone();
         if let Some(lake) = lake.as_mut().filter(|_| self.is_clean() && self.follows_stream()) {
             lake.watermark = if read.commit_lsn > lake.watermark.commit_lsn { read } else { lake.watermark };
         }
-        Some(AppliedTable { state: self.state.clone(), lake })
+        Some(AppliedTable { state: self.state.clone(), lake, note })
     }
 
     /// Why the table does not go on.
@@ -199,6 +222,17 @@ mod tests {
         lane.hand_on(Lsn(95), mark(90));
         let lake = lane.take_change(mark(99)).unwrap().lake.unwrap();
         assert_eq!(lake.watermark, mark(90), "something of it is not visible yet");
+    }
+
+    #[test]
+    fn what_a_source_says_of_a_table_is_stored_once_what_came_before_is_visible() {
+        let mut lane = lane(streaming());
+        lane.hand_on(Lsn(30), mark(20));
+        lane.note(TableNote { table: lane.name.clone(), relation: None, facts: Default::default() });
+        assert!(lane.take_change(mark(20)).is_none());
+        lane.committed(1, None, mark(30));
+        assert!(lane.take_change(mark(30)).unwrap().note.is_some());
+        assert!(lane.take_change(mark(30)).is_none(), "once");
     }
 
     #[test]

@@ -76,12 +76,11 @@ fn database<R: SchemaRegistry>(
     encoders: EncoderFactory<R>,
     runtime: Handle,
 ) -> Arc<PostgresDatabase<R>> {
-    let filter = source.clone();
     let settings = DatabaseSettings {
         connect: source.connect.clone(),
         slot: source.slot.clone(),
         publication: source.publication.clone(),
-        selects: Arc::new(move |table| filter.selects(table)),
+        selects: source.filter(),
         copy_tables_at_once: source.copy_tables_at_once,
     };
     Arc::new(PostgresDatabase::new(settings, Arc::new(encoders), runtime))

@@ -143,6 +143,11 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                     self.lanes[number].stop();
                     self.tell(number, TableCommand::Stop(error));
                 }
+                Step::Note(note) => {
+                    if let Some(&number) = self.by_name.get(&note.table) {
+                        self.lanes[number].note(*note);
+                    }
+                }
                 Step::Rows(_) | Step::CopyStart(_) | Step::Truncate(_) => self.deliver_rows(step),
             }
         }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use futures::StreamExt;
 use sooner_api::{
-    Assigned, Class, Clock, Error, EventReader, Fact, Feed, Lake, LakeTable, Opened, Result, Side, Standing, TableFact,
-    TableState, Telemetry,
+    Alteration, Assigned, Class, Clock, Code, Error, EventReader, Fact, Feed, Lake, LakeTable, Opened, Result, Side,
+    Standing, TableFact, TableState, Telemetry,
 };
 use sooner_schemas::TableName;
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ pub struct SinkSide<'a, L, C, T> {
 struct Tried<L> {
     assigned: Assigned,
     opened: Result<L>,
+    /// Why its rows are not those that it had when its position was last stored.
+    altered: Option<Error>,
 }
 
 impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
@@ -110,17 +112,24 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
             },
             None => self.lake.open(&assigned.table, &assigned.feed).await,
         };
-        Tried { assigned, opened }
+        let (opened, altered) = match opened {
+            Ok(table) => match alteration(&assigned, &table).await {
+                Ok(altered) => (Ok(table), altered),
+                Err(error) => (Err(error), None),
+            },
+            Err(error) => (Err(error), None),
+        };
+        Tried { assigned, opened, altered }
     }
 
     /// Tables that the loop feeds, each with its state.
     fn usable(&self, tried: Vec<Tried<L::Table>>) -> Vec<OpenTable<L::Table>> {
         let mut tables = Vec::new();
-        for Tried { assigned, opened } in tried {
+        for Tried { assigned, opened, altered } in tried {
             let name = &assigned.table;
             match opened {
                 Ok(table) => {
-                    let state = state_of(&assigned, table.standing());
+                    let state = state_of(&assigned, table.standing(), altered);
                     self.telemetry.record(Fact::State(Side::Sink, name, &state));
                     tables.push(OpenTable { table, state });
                 }
@@ -135,12 +144,40 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
     }
 }
 
+/// Why a table's rows are not those that it had when its position was last stored, if they have to be copied for it:
+/// from a slot by itself, from a topic once a person asks for it.
+async fn alteration<L: LakeTable>(assigned: &Assigned, table: &L) -> Result<Option<Error>> {
+    let follows = table.standing() == Standing::Follows && assigned.state.takes_events();
+    let Some(stored) = assigned.lake.as_ref().filter(|_| follows) else { return Ok(None) };
+    let name = &assigned.table;
+    let copied_again = |why: String| {
+        tracing::warn!(table = %name, %why, "the table is copied again");
+        Error::retry(Code::CopyNeeded, format!("{name} is copied again"), why, "nothing")
+    };
+    Ok(match (&assigned.feed, table.altered_since(stored).await?) {
+        (_, None) => None,
+        (Feed::Slot(_), Some(Alteration::SetBack(why) | Alteration::Rows(why))) => Some(copied_again(why)),
+        // Its own positions say what of the topic is to be read again.
+        (Feed::Topic { .. }, Some(Alteration::SetBack(why))) => {
+            tracing::warn!(table = %name, %why, "what came since is read from the topic again");
+            None
+        }
+        (Feed::Topic { .. }, Some(Alteration::Rows(why))) => Some(Error::operator(
+            Code::TableAltered,
+            format!("{name} in the lake differs from its source"),
+            why,
+            format!("`sooner resume {name}` copies the table again; let others only read it"),
+        )),
+    })
+}
+
 /// What a table does at first. A source decides what is copied; here a table of a slot that is not there is, too.
-fn state_of(assigned: &Assigned, standing: Standing) -> TableState {
-    match (&assigned.feed, standing) {
-        (Feed::Slot(_), Standing::Follows) => assigned.state.clone(),
-        (Feed::Slot(_), _) => TableState::Copying,
-        (Feed::Topic { .. }, _) => match &assigned.state {
+fn state_of(assigned: &Assigned, standing: Standing, altered: Option<Error>) -> TableState {
+    match (&assigned.feed, standing, altered) {
+        (Feed::Slot(_), Standing::Follows, None) => assigned.state.clone(),
+        (Feed::Slot(_), ..) => TableState::Copying,
+        (Feed::Topic { .. }, _, Some(error)) => assigned.state.step(TableFact::Failed(error)).0,
+        (Feed::Topic { .. }, _, None) => match &assigned.state {
             TableState::Copying => TableState::Copying,
             // What the source has parked may still have events on its topic.
             _ => TableState::Streaming { copied_lsn: assigned.state.copied_lsn() },
@@ -157,6 +194,7 @@ fn opened<L: LakeTable>(tried: &Tried<L>) -> Opened {
             positions: open.positions().cloned(),
             watermark: open.watermark(),
             error: None,
+            needs_copy: tried.altered.is_some(),
         },
         Err(error) => Opened {
             table,
@@ -164,6 +202,7 @@ fn opened<L: LakeTable>(tried: &Tried<L>) -> Opened {
             positions: None,
             watermark: None,
             error: Some(Error::clone(error)),
+            needs_copy: false,
         },
     }
 }

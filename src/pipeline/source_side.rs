@@ -1,12 +1,14 @@
 //! One attempt of the source's side: every check that could show a gap, then the record, then the slot, then the loop.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use sooner_api::{
-    Database, EventLog, EventWriter, Fact, Result, SourcePlan, SourceTable, TableStart, TableState, Telemetry,
-    WriterRequest,
+    Database, EventLog, EventWriter, Fact, FollowedTable, Result, SourcePlan, SourceTable, TableStart, TableState,
+    Telemetry, WriterRequest,
 };
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::watch;
 
 use super::attempts::End;
@@ -37,11 +39,11 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let Some(prepared) = unless_halted(&mut halted, self.begin(log, *recopy)).await else {
             return Ok(End::Stopped);
         };
-        let Begun { mut writer, tables, starts, slot_lsn, recorded_lsn, resumed } = prepared?;
+        let Begun { mut writer, tables, reads, slot_lsn, recorded_lsn, resumed } = prepared?;
         // Only now is it stored what has to be copied.
         *recopy = false;
         self.requests.forget(&resumed);
-        let ended = self.stream(&mut writer, tables, starts, slot_lsn, recorded_lsn, halted).await;
+        let ended = self.stream(&mut writer, tables, reads, slot_lsn, recorded_lsn, halted).await;
         let finished = writer.finish().await;
         if let (Err(_), Err(error)) = (&ended, &finished) {
             tracing::warn!(%error, "the log's entrance has failed, too");
@@ -56,7 +58,8 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let resumed = self.requests.pending();
         let inspection = self.database.inspect().await?;
         let tables = inspection.tables;
-        let request = WriterRequest { tables: &tables, slot_exists: inspection.slot.is_some(), recopy };
+        let readable: Vec<_> = tables.iter().filter(|table| table.blocked.is_none()).cloned().collect();
+        let request = WriterRequest { tables: &readable, slot_exists: inspection.slot.is_some(), recopy };
         let mut writer = log.open_writer(request).await?;
         let identity = self.database.identify().await?;
         if let Some(stored) = writer.stored() {
@@ -64,20 +67,23 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         }
         let record = continuity::next_record(writer.stored(), identity, self.slot, &tables, &resumed);
         let recorded_lsn = record.confirmed_lsn;
+        let written: HashMap<_, _> =
+            record.tables.iter().filter_map(|(name, table)| Some((name.clone(), table.relation.clone()?))).collect();
         let starts = writer.begin(record).await?;
         let shown = starts.iter().map(|start| {
             let table = tables.iter().find(|table| *table.name() == start.table);
             (&start.table, &start.state, table.and_then(|table| table.estimated_rows))
         });
         self.telemetry.record(Fact::Tables(shown.collect()));
-        Ok(Begun { writer, tables, starts, slot_lsn: inspection.slot, recorded_lsn, resumed })
+        let reads = Reads { starts, written };
+        Ok(Begun { writer, tables, reads, slot_lsn: inspection.slot, recorded_lsn, resumed })
     }
 
     async fn stream<W: EventWriter>(
         &self,
         writer: &mut W,
         tables: Vec<SourceTable>,
-        starts: Vec<TableStart>,
+        reads: Reads,
         slot_lsn: Option<Lsn>,
         recorded_lsn: Lsn,
         mut halted: watch::Receiver<bool>,
@@ -94,7 +100,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             // From here on a slot that is gone, or that somebody advanced, is missed.
             writer.start_at(start_lsn).await?;
         }
-        let plan = plan(tables, starts, start_lsn, snapshot);
+        let plan = plan(tables, reads, start_lsn, snapshot);
         let mut source = self.database.open(plan).await?;
         self.telemetry.record(Fact::Running);
         source::run(&mut source, writer, self.telemetry, halted).await?;
@@ -106,23 +112,34 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
 struct Begun<W> {
     writer: W,
     tables: Vec<SourceTable>,
-    starts: Vec<TableStart>,
+    reads: Reads,
     slot_lsn: Option<Lsn>,
     recorded_lsn: Lsn,
     resumed: Vec<TableName>,
 }
 
-/// What the source is to do: copy what is copying, and follow what is streaming.
-fn plan<S>(tables: Vec<SourceTable>, starts: Vec<TableStart>, start_lsn: Lsn, snapshot: Option<S>) -> SourcePlan<S> {
-    let (mut copy, mut stream) = (Vec::new(), Vec::new());
-    for start in starts {
-        match start.state {
-            TableState::Copying => copy.extend(tables.iter().find(|table| *table.name() == start.table).cloned()),
-            TableState::Streaming { .. } => stream.push((start.table, start.covered)),
-            _ => {}
+/// How tables are to be read.
+struct Reads {
+    starts: Vec<TableStart>,
+    /// What their events were last written by.
+    written: HashMap<TableName, Arc<Relation>>,
+}
+
+/// What the source is to do: copy what is copying, follow what is streaming, and watch the rest.
+fn plan<S>(tables: Vec<SourceTable>, mut reads: Reads, start_lsn: Lsn, snapshot: Option<S>) -> SourcePlan<S> {
+    let mut starts: HashMap<_, _> = reads.starts.into_iter().map(|start| (start.table.clone(), start)).collect();
+    let mut plan = SourcePlan { start_lsn, snapshot, copy: Vec::new(), stream: Vec::new(), apart: Vec::new() };
+    for table in tables {
+        match starts.remove(table.name()) {
+            Some(TableStart { state: TableState::Copying, .. }) => plan.copy.push(table),
+            Some(TableStart { state: TableState::Streaming { .. }, covered, .. }) => {
+                let written = reads.written.remove(table.name());
+                plan.stream.push(FollowedTable { table, written, covered });
+            }
+            _ => plan.apart.push(table),
         }
     }
-    SourcePlan { start_lsn, snapshot, copy, stream }
+    plan
 }
 
 /// Does something unless, or until, the attempt is to halt.
@@ -137,20 +154,13 @@ async fn unless_halted<O>(halted: &mut watch::Receiver<bool>, work: impl Future<
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::{Code, Error, Positions};
-    use sooner_schemas::Relation;
-
     use super::*;
+    use sooner_api::{Code, Error, Positions};
 
     #[test]
     fn what_is_copying_is_copied_and_what_streams_is_followed() {
         let name = |table: &str| TableName::new("public", table);
-        let table = |table: &str| SourceTable {
-            relation: Relation::new(name(table), Vec::new(), Vec::new()),
-            estimated_rows: None,
-            size_bytes: 0,
-            file_node: 0,
-        };
+        let table = |table: &str| SourceTable::new(Relation::new(name(table), Vec::new(), Vec::new()));
         let parked = TableState::Parked { error: Error::operator(Code::ShapeChanged, "w", "y", "r"), copied_lsn: None };
         let start = |table: &str, state: TableState| TableStart {
             table: name(table),
@@ -162,9 +172,13 @@ mod tests {
             start("b", TableState::Streaming { copied_lsn: None }),
             start("c", parked),
         ];
-        let plan = plan::<()>(vec![table("a"), table("b"), table("c")], starts, Lsn(9), None);
+        let written = Arc::new(table("b").relation);
+        let reads = Reads { starts, written: HashMap::from([(name("b"), written.clone())]) };
+        let plan = plan::<()>(vec![table("a"), table("b"), table("c")], reads, Lsn(9), None);
         assert_eq!(plan.copy, [table("a")]);
-        assert_eq!(plan.stream, [(name("b"), Positions::whole(Lsn(5)))]);
+        let followed = FollowedTable { table: table("b"), written: Some(written), covered: Positions::whole(Lsn(5)) };
+        assert_eq!(plan.stream, [followed]);
+        assert_eq!(plan.apart, [table("c")]);
         assert_eq!(plan.start_lsn, Lsn(9));
     }
 }

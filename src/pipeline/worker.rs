@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{
-    Class, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState,
+    Class, Code, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState,
     Telemetry,
 };
 use sooner_schemas::event::Watermark;
@@ -150,6 +150,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             TableCommand::Step(_) => {}
             TableCommand::Complete(watermark) => self.complete = self.due.map(|_| watermark),
             TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
+            TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(error)),
             TableCommand::Stop(error) => self.stop(TableReport::Stopped(error)),
         }
         Ok(())
@@ -213,6 +214,10 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
 
     /// Stops the table, or reports that the pipeline cannot go on.
     fn handle(&mut self, error: Error) -> bool {
+        if error.code == Code::CopyNeeded {
+            self.stop(TableReport::CopyNeeded(error));
+            return true;
+        }
         if error.class == Class::Operator {
             self.stop(TableReport::Stopped(error));
             return true;

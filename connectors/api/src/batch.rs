@@ -1,7 +1,9 @@
 //! What travels from the source to the lake: steps, in order within each table.
 
+use std::sync::Arc;
+
 use sooner_schemas::event::{Op, TableEvents, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
 use crate::{Error, MemoryBudget, NextOffsets, Positions, Reservation};
 
@@ -34,15 +36,29 @@ pub enum Step {
     },
     /// All rows of the table are removed. Holds one event.
     Truncate(Rows),
-    /// The table cannot go on: none of its events follow before a copy begins.
+    /// The table cannot go on: none of its events follow before a copy begins. That is started at once if the error is
+    /// of code [`CopyNeeded`](crate::Code::CopyNeeded); otherwise a person has to ask for it.
     Stop {
         /// Table.
         table: TableName,
         /// Why, and what to do.
         error: Error,
     },
+    /// What is known of a table once the events before are written.
+    Note(Box<TableNote>),
     /// Whole transactions have been delivered up to here.
     Complete(Coverage),
+}
+
+/// What a table is at its source by now. It is stored, so that what changes later is noticed even across a stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableNote {
+    /// Table.
+    pub table: TableName,
+    /// What its rows are written by; none if that has not changed.
+    pub relation: Option<Arc<Relation>>,
+    /// What the catalog says of it.
+    pub facts: Arc<CatalogFacts>,
 }
 
 /// Which tables are complete up to a watermark: all, but those that are being copied, whose own copy says how far they

@@ -53,6 +53,10 @@ pub enum Code {
     TableAlteredDuringCopy,
     /// The table was dropped, renamed or replaced at the source.
     TableReplaced,
+    /// Tables came or went, or became readable: the pipeline looks at all of them again.
+    TablesChanged,
+    /// The table's replica identity cannot be used, or its publication would break the application.
+    IdentityUnusable,
     /// The publication no longer carries the table.
     TableUnpublished,
     /// A value of a row has no place in its event or its lake column.
@@ -150,6 +154,8 @@ pub enum Code {
     TableProtocolUnsupported,
     /// Another writer changed the table's columns.
     TableColumnsChanged,
+    /// Somebody else removed or changed rows of the table, or set it back.
+    TableAltered,
     /// Others committed first, again and again.
     CommitContended,
     /// Whether a commit succeeded is not known yet.

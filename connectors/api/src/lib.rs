@@ -14,15 +14,15 @@ mod progress;
 mod table_state;
 mod telemetry;
 
-pub use batch::{Coverage, EventBatch, Rows, Step};
+pub use batch::{Coverage, EventBatch, Rows, Step, TableNote};
 pub use code::Code;
 pub use error::{Class, Error, Result};
 pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
-    Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, Inspection, Lake, LakeTable,
-    Opened, SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing, SystemIdentity, TableStart,
-    WriterRequest,
+    Alteration, Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, FollowedTable,
+    Inspection, Lake, LakeTable, Opened, SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing,
+    SystemIdentity, TableStart, WriterRequest,
 };
 pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};

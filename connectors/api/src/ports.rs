@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 
 use sooner_schemas::event::Watermark;
-use sooner_schemas::{Lsn, Relation, TableName};
+use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Applied, Error, EventBatch, Positions, ProgressRecord, Result, Rows, TableState};
+use crate::{Applied, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, TableState};
 
 /// A table of the database.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,13 +19,20 @@ pub struct SourceTable {
     pub relation: Relation,
     /// Rows, as the planner estimates; none if the table was never analysed.
     pub estimated_rows: Option<u64>,
-    /// Size with indexes and TOAST, in bytes; zero where it was not asked for.
+    /// Size of its rows without what is stored out of line, in bytes, as the planner estimates.
     pub size_bytes: u64,
-    /// Number of the file that holds its rows: another one after the table was rewritten or truncated.
-    pub file_node: u32,
+    /// What the catalog says of it, to tell whether rows changed without an event.
+    pub facts: CatalogFacts,
+    /// Why it cannot be copied and followed at the moment, and what to do.
+    pub blocked: Option<Error>,
 }
 
 impl SourceTable {
+    /// A table of which nothing else is known.
+    pub fn new(relation: Relation) -> SourceTable {
+        SourceTable { relation, estimated_rows: None, size_bytes: 0, facts: CatalogFacts::default(), blocked: None }
+    }
+
     /// Name of the table.
     pub fn name(&self) -> &TableName {
         &self.relation.name
@@ -59,8 +67,21 @@ pub struct SourcePlan<S> {
     pub snapshot: Option<S>,
     /// Tables whose rows are copied first.
     pub copy: Vec<SourceTable>,
-    /// Tables that follow the stream, each with what its consumer has already of it, which is left out.
-    pub stream: Vec<(TableName, Positions)>,
+    /// Tables that follow the stream.
+    pub stream: Vec<FollowedTable>,
+    /// Tables that take no part at the moment; what changes of them is noticed.
+    pub apart: Vec<SourceTable>,
+}
+
+/// A table that follows the stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FollowedTable {
+    /// The table, as it was inspected.
+    pub table: SourceTable,
+    /// What it was when its events were last written; none if that is not known.
+    pub written: Option<Arc<Relation>>,
+    /// What its consumer has already of it, which is left out.
+    pub covered: Positions,
 }
 
 /// A database with a slot.
@@ -209,6 +230,8 @@ pub struct Assigned {
     pub feed: Feed,
     /// Its state, as far as the log knows it.
     pub state: TableState,
+    /// What its lake table was when that was last stored; none before its first commit.
+    pub lake: Option<LakePosition>,
 }
 
 /// What a lake table holds, compared with the feed that it was opened for.
@@ -237,6 +260,17 @@ pub struct Opened {
     pub watermark: Option<Lsn>,
     /// Why it could not be opened.
     pub error: Option<Error>,
+    /// Its rows are not those that it had when its position was last stored, and have to be copied.
+    pub needs_copy: bool,
+}
+
+/// Why a lake table does not hold what it held before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alteration {
+    /// It is at an earlier version than before: what was taken since is to be taken again.
+    SetBack(String),
+    /// Somebody else removed or changed rows.
+    Rows(String),
 }
 
 /// An event log's exit.
@@ -296,6 +330,10 @@ pub trait LakeTable: Send {
 
     /// Table version; none before it exists.
     fn version(&self) -> Option<u64>;
+
+    /// Why it no longer holds what it held when this position was stored. None if others have only rearranged or added
+    /// rows. To be asked before anything is staged.
+    fn altered_since(&self, stored: &LakePosition) -> impl Future<Output = Result<Option<Alteration>>> + Send;
 
     /// Whether nobody has committed since it was opened or last committed.
     fn is_current(&self) -> impl Future<Output = Result<bool>> + Send;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
-use sooner_schemas::{Lsn, Relation, TableName};
+use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Code, Error, Positions, Result, TableState};
+use crate::{Code, Error, Positions, Result, TableNote, TableState};
 
 /// What a pipeline knows about itself, beyond what its tables' logs say. It is stored before anything relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct TableProgress {
     pub oid: Option<u32>,
     /// What it was when its events were last written; none before that.
     pub relation: Option<Arc<Relation>>,
+    /// What the catalog said of it when that was last judged; none before that.
+    pub facts: Option<Arc<CatalogFacts>>,
     /// What its lake table was when it was last stored; none before its first commit.
     pub lake: Option<LakePosition>,
 }
@@ -77,14 +79,19 @@ pub struct AppliedTable {
     pub state: TableState,
     /// What its lake table is; none before its first commit.
     pub lake: Option<LakePosition>,
+    /// What its source said of it; none if it said nothing new.
+    pub note: Option<TableNote>,
 }
 
 impl ProgressRecord {
     /// The change that a sink's report makes. What a sink does not know of its tables stays as it is.
     pub fn change_by(&self, applied: Applied) -> ProgressChange {
-        let tables = applied.tables.into_iter().map(|(name, AppliedTable { state, lake })| {
+        let tables = applied.tables.into_iter().map(|(name, AppliedTable { state, lake, note })| {
             let known = self.tables.get(&name).cloned();
-            let known = known.unwrap_or_else(|| TableProgress::new(TableState::Copying, None));
+            let mut known = known.unwrap_or_else(|| TableProgress::new(TableState::Copying, None));
+            if let Some(note) = note {
+                known.take(note);
+            }
             let lake = lake.or(known.lake.clone());
             (name, TableProgress { state, lake, ..known })
         });
@@ -115,7 +122,14 @@ impl ProgressChange {
 impl TableProgress {
     /// A table in this state, of which nothing else is known.
     pub fn new(state: TableState, oid: Option<u32>) -> TableProgress {
-        TableProgress { state, oid, relation: None, lake: None }
+        TableProgress { state, oid, relation: None, facts: None, lake: None }
+    }
+
+    /// Takes in what the table's source says of it.
+    pub fn take(&mut self, note: TableNote) {
+        let TableNote { relation, facts, .. } = note;
+        self.facts = Some(facts);
+        self.relation = relation.or(self.relation.take());
     }
 }
 
@@ -148,6 +162,8 @@ struct StoredTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     relation: Option<Arc<Relation>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    facts: Option<Arc<CatalogFacts>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     lake: Option<LakePosition>,
 }
 
@@ -163,7 +179,7 @@ enum Phase {
 
 impl From<StoredTable> for TableProgress {
     fn from(stored: StoredTable) -> TableProgress {
-        let StoredTable { phase, reason, error, copied_lsn, oid, relation, lake } = stored;
+        let StoredTable { phase, reason, error, copied_lsn, oid, relation, facts, lake } = stored;
         let error = || {
             error.unwrap_or_else(|| {
                 let why = reason.unwrap_or_else(|| "an earlier version of sooner stored no reason".to_owned());
@@ -177,13 +193,13 @@ impl From<StoredTable> for TableProgress {
             Phase::Parked => TableState::Parked { error: error(), copied_lsn },
             Phase::Gone => TableState::Gone,
         };
-        TableProgress { state, oid, relation, lake }
+        TableProgress { state, oid, relation, facts, lake }
     }
 }
 
 impl From<TableProgress> for StoredTable {
     fn from(progress: TableProgress) -> StoredTable {
-        let TableProgress { state, oid, relation, lake } = progress;
+        let TableProgress { state, oid, relation, facts, lake } = progress;
         let phase = match &state {
             TableState::Waiting { .. } => Phase::Waiting,
             TableState::Copying => Phase::Copying,
@@ -192,7 +208,7 @@ impl From<TableProgress> for StoredTable {
             TableState::Gone => Phase::Gone,
         };
         let (error, copied_lsn) = (state.error().cloned(), state.copied_lsn());
-        StoredTable { phase, reason: None, error, copied_lsn, oid, relation, lake }
+        StoredTable { phase, reason: None, error, copied_lsn, oid, relation, facts, lake }
     }
 }
 
@@ -212,6 +228,7 @@ mod tests {
             state: TableState::Streaming { copied_lsn: None },
             oid: Some(16_384),
             relation: None,
+            facts: None,
             lake: Some(lake),
         };
         let tables = BTreeMap::from([
@@ -241,7 +258,7 @@ mod tests {
     #[test]
     fn what_a_sink_does_not_know_of_a_table_stays() {
         let name = TableName::new("public", "orders");
-        let table = AppliedTable { state: TableState::Copying, lake: None };
+        let table = AppliedTable { state: TableState::Copying, lake: None, note: None };
         let applied = Applied { confirmed_lsn: None, tables: BTreeMap::from([(name.clone(), table)]) };
         let change = record().change_by(applied);
         let expected = TableProgress { state: TableState::Copying, ..record().tables[&name].clone() };

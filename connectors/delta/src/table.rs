@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Code, Committed, Error, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_api::{
+    Alteration, Code, Committed, Error, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{EventSchema, Watermark};
 use uuid::Uuid;
@@ -21,9 +23,10 @@ use crate::log::table_version::TableVersion;
 use crate::log::transaction::Plan;
 use crate::maintenance::checkpoint::{CheckpointSchedule, start_checkpoint};
 use crate::merge::event_plan::EventPlan;
-use crate::merge::foreign::{self, made_by_somebody_else};
+use crate::merge::foreign::{self, Author, made_by_somebody_else};
 use crate::merge::intake::{
-    ColumnChange, applies_to_whole_table, changed_shape, check_not_overtaken, compare_columns, covered_events,
+    ColumnChange, applies_to_whole_table, changed_shape, check_not_overtaken, compare_columns, copy_needed,
+    covered_events,
 };
 use crate::merge::mirror;
 use crate::merge::parts::PartLimits;
@@ -145,17 +148,16 @@ impl DeltaTable {
                 self.staging.columns = Some(widen(next_columns(&self.staging, &self.base), &columns));
             }
         }
-        self.set_plan(schema)?;
-        Ok(Staged::Taken)
-    }
-
-    fn set_plan(&mut self, schema: &Arc<EventSchema>) -> Result<()> {
         let plan = EventPlan::new(schema, self.secret)?;
         if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {
-            return Err(changed_shape(&self.name, "its key changed"));
+            let what = "its key changed";
+            return match self.names.is_topic() {
+                true => Err(changed_shape(&self.name, what)),
+                false => Ok(Staged::NeedsCopy(copy_needed(&self.name, what))),
+            };
         }
         self.staging.plan = Some(plan);
-        Ok(())
+        Ok(Staged::Taken)
     }
 
     /// Stages the events from `first` on.
@@ -208,10 +210,14 @@ impl DeltaTable {
 
     async fn follow(&mut self, entry: LogEntry) -> Result<()> {
         let name = self.name.to_string();
-        let commit = Committer::new(&self.location, &name).load(entry).await?;
         let url = self.location.url.as_str();
         let staged = self.staging.positions.as_ref();
-        let author = foreign::judge(&self.name, url, &self.names, &self.base, staged, &commit)?;
+        let author = match foreign::judge(&self.name, url, &self.names, &self.base, staged, &entry) {
+            // A copy replaces all rows, whatever others made of them.
+            Err(error) if self.staging.is_copy() && is_altered(&error) => Author::Stranger,
+            judged => judged?,
+        };
+        let commit = Committer::new(&self.location, &name).load(entry).await?;
         tracing::info!(table = %self.name, version = self.base.next_number(), "another writer committed; following it");
         // A file whose rows only went away needs nothing; one that came back, or is new, is indexed.
         let is_known = |file: &LiveFile| {
@@ -222,9 +228,8 @@ impl DeltaTable {
         let (was_absent, before) = (!self.base.exists(), self.base.columns().to_vec());
         self.base = std::mem::take(&mut self.base).apply(commit);
         self.compare_with_feed();
-        match self.staging.replaces() {
-            true => self.base.check_replaceable(&name)?,
-            false => self.base.check_mergeable(&name)?,
+        if !self.staging.is_copy() {
+            self.base.check_mergeable(&name)?;
         }
         foreign::adjust(&self.name, author, was_absent, &before, &self.base, &mut self.staging)?;
         if let Some(mut index) = self.index.take() {
@@ -261,6 +266,10 @@ impl DeltaTable {
     }
 }
 
+fn is_altered(error: &Error) -> bool {
+    matches!(error.code, Code::CopyNeeded | Code::TableAltered)
+}
+
 impl LakeTable for DeltaTable {
     fn name(&self) -> &TableName {
         &self.name
@@ -282,6 +291,11 @@ impl LakeTable for DeltaTable {
         self.base.number()
     }
 
+    async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {
+        let positions = self.positions();
+        foreign::altered_since(&self.name, &self.location, &self.names, &self.base, positions, stored).await
+    }
+
     async fn is_current(&self) -> Result<bool> {
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
     }
@@ -296,12 +310,11 @@ impl LakeTable for DeltaTable {
         if self.standing == Standing::Foreign {
             return Err(made_by_somebody_else(&self.name, self.location.url.as_str()));
         }
-        self.base.check_replaceable(&self.name.to_string())?;
         self.index = None;
         self.staging.begin_copy(columns_of(&start.events.schema)?);
         // On a topic, the mark of a copy comes without the schema of keys.
         if start.events.schema.key.is_some() || !self.names.is_topic() {
-            self.set_plan(&start.events.schema)?;
+            self.staging.plan = Some(EventPlan::new(&start.events.schema, self.secret)?);
         }
         Ok(Staged::Taken)
     }

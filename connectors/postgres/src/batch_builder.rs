@@ -1,10 +1,10 @@
-//! The batch that the stream fills: each relation's events one after the other, then tables that stop, then how far
-//! whole transactions have been read.
+//! The batch that the stream fills: each relation's events one after the other, then tables that stop or are known
+//! anew, then how far whole transactions have been read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Coverage, Error, EventBatch, Rows, Step};
+use sooner_api::{Coverage, Error, EventBatch, Rows, Step, TableNote};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
@@ -14,7 +14,8 @@ pub struct BatchBuilder {
     steps: Vec<Step>,
     /// For each relation, the index of the step that its events are appended to.
     open: HashMap<u32, usize>,
-    stops: Vec<Step>,
+    /// Stops and notes: they come after all events.
+    ends: Vec<Step>,
     watermark: Option<Watermark>,
     server_end: Lsn,
     bytes: usize,
@@ -48,7 +49,12 @@ impl BatchBuilder {
 
     /// Stops a table after the events that are here.
     pub fn stop(&mut self, table: &TableName, error: Error) {
-        self.stops.push(Step::Stop { table: table.clone(), error });
+        self.ends.push(Step::Stop { table: table.clone(), error });
+    }
+
+    /// Says what is known of a table after the events that are here.
+    pub fn note(&mut self, note: TableNote) {
+        self.ends.push(Step::Note(Box::new(note)));
     }
 
     /// The batch ends between transactions, at this watermark; or inside one.
@@ -68,10 +74,10 @@ impl BatchBuilder {
 
     /// Takes the batch; none if there is nothing to hand on.
     pub fn take(&mut self) -> Option<EventBatch> {
-        let BatchBuilder { mut steps, stops, watermark, server_end, .. } = std::mem::take(self);
+        let BatchBuilder { mut steps, ends, watermark, server_end, .. } = std::mem::take(self);
         // The first change of a table may have been refused.
         steps.retain(|step| step.rows().is_none_or(|rows| !rows.events.events.is_empty()));
-        steps.extend(stops);
+        steps.extend(ends);
         steps.extend(watermark.map(|watermark| Step::Complete(Coverage::all(watermark))));
         (!steps.is_empty()).then_some(EventBatch { steps, server_end })
     }

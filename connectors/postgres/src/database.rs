@@ -1,26 +1,22 @@
 //! A database with a slot, before and while it is read.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity, failpoint};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::Lsn;
 use tokio::runtime::Handle;
 
 use crate::client::{Client, Mode};
 use crate::encoders::EncoderFactory;
+use crate::inspection::{TableFilter, publish_eligible};
 use crate::options::ConnectOptions;
 use crate::slot::{self, ExportedSnapshot};
 use crate::source::PostgresSource;
 use crate::stream::{PostgresStream, StreamSettings};
-use crate::{catalog, publication};
 
 /// The oldest server that is supported, as `server_version_num` has it.
 pub const OLDEST_VERSION: u32 = 130_000;
-
-/// Which tables of a database take part.
-pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
 
 /// How a database is read.
 #[derive(Clone)]
@@ -85,8 +81,8 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
             let remedy = "upgrade to version 13 or newer";
             return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
         }
-        let mut tables = catalog::tables(&mut client).await?;
-        tables.retain(|table| (self.settings.selects)(table.name()));
+        let DatabaseSettings { publication, selects, .. } = &self.settings;
+        let tables = publish_eligible(&mut client, publication, selects).await?;
         if tables.is_empty() {
             return Err(Error::operator(
                 Code::NoTables,
@@ -95,8 +91,6 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
                 "correct the patterns; `sooner init` lists the tables",
             ));
         }
-        let names: Vec<_> = tables.iter().map(|table| table.name().clone()).collect();
-        publication::ensure(&mut client, &self.settings.publication, &names).await?;
         Ok(Inspection { slot: self.find_free_slot(&mut client).await?, tables })
     }
 
@@ -113,10 +107,9 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn open(&self, plan: SourcePlan<ExportedSnapshot>) -> Result<PostgresSource<R>> {
-        let SourcePlan { start_lsn, snapshot, copy, stream } = plan;
-        let DatabaseSettings { connect, slot, publication, copy_tables_at_once, .. } = self.settings.clone();
-        let tables: HashMap<_, _> = stream.into_iter().collect();
-        let settings = StreamSettings { slot, publication, tables, start_lsn };
+        let SourcePlan { start_lsn, snapshot, copy, stream: follow, apart } = plan;
+        let DatabaseSettings { connect, slot, publication, selects, copy_tables_at_once } = self.settings.clone();
+        let settings = StreamSettings { slot, publication, selects, follow, copy: copy.clone(), apart, start_lsn };
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
         if copy.is_empty() {
             tracing::info!(lsn = %start_lsn, "streaming");

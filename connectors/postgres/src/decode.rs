@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Code, Error, EventBatch, Positions, Result};
+use sooner_api::{Code, Error, EventBatch, Result, TableNote};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
+use crate::tracked::{Change, Known, Selected, Tracked, fill_from_old, relaxed};
 
 /// Size in bytes from which a batch ends with its transaction.
 const SOFT_BYTES: usize = 512 << 10;
@@ -25,7 +26,7 @@ const HARD_BYTES: usize = 2 << 20;
 pub enum Next {
     /// Continue with the next message.
     Continue,
-    /// Look up the relation and call [`Decoder::set_relation`] before the next message.
+    /// Look up the relation and call [`Decoder::set_relation`], then apply the message again.
     RelationNeeded(RelationShape),
     /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
     /// again with that column nullable, then apply the message again.
@@ -46,22 +47,10 @@ struct Transaction {
     changes: u64,
 }
 
-enum Tracked {
-    Ignored,
-    Table(Arc<Known>),
-}
-
-struct Known {
-    relation: Relation,
-    encoder: Encoder,
-    /// What the consumer has of its events already.
-    covered: Positions,
-}
-
 /// State of the stream between messages.
 pub struct Decoder {
-    /// Tables to carry, each with what the consumer has of its events already.
-    selected: HashMap<TableName, Positions>,
+    /// Tables to carry, by object id: another table that takes the name is another table.
+    selected: HashMap<u32, Selected>,
     /// Watermark of the stream over all batches; it never moves back.
     watermark: Watermark,
     relations: HashMap<u32, Tracked>,
@@ -70,12 +59,14 @@ pub struct Decoder {
     /// Whether an earlier batch has taken a part of the current transaction.
     cut_inside: bool,
     ready: bool,
+    /// A relation was described that the catalog has to be looked at for.
+    look_wanted: bool,
 }
 
 impl Decoder {
     /// Starts between transactions, at `start_lsn`. Carries the events of the selected tables, but for those that are
     /// covered.
-    pub fn new(selected: HashMap<TableName, Positions>, start_lsn: Lsn) -> Decoder {
+    pub fn new(selected: HashMap<u32, Selected>, start_lsn: Lsn) -> Decoder {
         Decoder {
             selected,
             watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
@@ -84,6 +75,7 @@ impl Decoder {
             batch: BatchBuilder::default(),
             cut_inside: false,
             ready: false,
+            look_wanted: false,
         }
     }
 
@@ -115,7 +107,7 @@ impl Decoder {
                 self.reach(Watermark { commit_lsn, end_lsn, commit_micros });
                 self.ready = std::mem::take(&mut self.cut_inside) || self.batch.bytes() >= SOFT_BYTES;
             }
-            Message::Relation(shape) => return Ok(self.relation(shape)),
+            Message::Relation(shape) => self.announce(shape),
             Message::Insert { oid, new } => {
                 return self
                     .change(oid, lsn, now_micros, &new, |encoder, out, origin| encoder.insert(out, origin, &new));
@@ -123,9 +115,7 @@ impl Decoder {
             Message::Update { oid, old, new } => return self.update(oid, lsn, now_micros, old, new),
             Message::Delete { oid, old } => return self.delete(oid, lsn, now_micros, &old),
             Message::Truncate { oids } => {
-                for oid in oids {
-                    self.truncate(oid, lsn, now_micros)?;
-                }
+                return self.truncate(&oids, lsn, now_micros);
             }
             Message::Other => {}
         }
@@ -154,10 +144,15 @@ impl Decoder {
         self.batch.note_server_end(end_lsn);
     }
 
+    /// Whether the catalog should be looked at soon; once after each reason for it.
+    pub fn take_look_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.look_wanted)
+    }
+
     /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
         self.batch.close(oid);
-        let Some(covered) = self.selected.get(&relation.name).cloned() else {
+        let Some(Selected { covered, .. }) = self.selected.get(&oid).cloned() else {
             return self.ignore(oid);
         };
         self.relations.insert(oid, Tracked::Table(Arc::new(Known { relation, encoder, covered })));
@@ -170,46 +165,42 @@ impl Decoder {
 
     /// Stops a table: its further events are left out, and the batch reports the error.
     pub fn stop(&mut self, table: &TableName, error: Error) {
-        if self.selected.remove(table).is_some() {
-            for tracked in self.relations.values_mut() {
-                if matches!(tracked, Tracked::Table(known) if known.relation.name == *table) {
-                    *tracked = Tracked::Ignored;
-                }
-            }
-            self.batch.stop(table, error);
+        let oids: Vec<_> =
+            self.selected.iter().filter(|(_, selected)| selected.name == *table).map(|(oid, _)| *oid).collect();
+        for oid in oids {
+            self.selected.remove(&oid);
+            self.ignore(oid);
+            self.batch.stop(table, error.clone());
         }
     }
 
-    /// Carries the events of one more table, but for those that are covered. To be called before the stream has spoken
-    /// of the table.
-    pub fn select(&mut self, table: TableName, covered: Positions) {
-        self.selected.insert(table, covered);
+    /// Reports what is known of a table by now, after the events that are here.
+    pub fn note(&mut self, note: TableNote) {
+        self.batch.note(note);
     }
 
-    /// Tables whose events are carried.
-    pub fn selected(&self) -> Vec<TableName> {
-        self.selected.keys().cloned().collect()
+    /// Carries the events of one more table, by its object id. To be called before the stream has spoken of the table.
+    pub fn select(&mut self, oid: u32, selected: Selected) {
+        self.selected.insert(oid, selected);
     }
 
-    fn relation(&mut self, shape: RelationShape) -> Next {
+    /// A table whose events are carried; none for any other object id.
+    pub fn selected(&self, oid: u32) -> Option<&Selected> {
+        self.selected.get(&oid)
+    }
+
+    /// Takes note of a relation that the stream describes.
+    fn announce(&mut self, shape: RelationShape) {
         let name = TableName::new(&shape.schema, &shape.table);
-        if let Some(Tracked::Table(known)) = self.relations.get(&shape.oid)
-            && known.relation.name != name
-        {
-            let former = known.relation.name.clone();
-            self.stop(&former, replaced(&former, format!("the table was renamed to {name}")));
-        }
-        let other = self.relations.iter().find(|(oid, tracked)| {
-            **oid != shape.oid && matches!(tracked, Tracked::Table(known) if known.relation.name == name)
-        });
-        if other.is_some() {
-            self.stop(&name, replaced(&name, "another table has taken this name".to_owned()));
-        }
-        if self.selected.contains_key(&name) {
-            return Next::RelationNeeded(shape);
-        }
-        self.relations.insert(shape.oid, Tracked::Ignored);
-        Next::Continue
+        let selected = self.selected.get(&shape.oid);
+        // Renamed, or another table with the name of one that is carried.
+        self.look_wanted |= match selected {
+            Some(selected) => selected.name != name,
+            None => self.selected.values().any(|selected| selected.name == name),
+        };
+        self.batch.close(shape.oid);
+        let tracked = if selected.is_some() { Tracked::Announced(shape.clone()) } else { Tracked::Ignored };
+        self.relations.insert(shape.oid, tracked);
     }
 
     fn update<'a>(
@@ -254,17 +245,40 @@ impl Decoder {
         self.change(oid, lsn, now_micros, old, |encoder, out, origin| encoder.delete(out, origin, old, whole))
     }
 
-    fn truncate(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<()> {
-        let Some((known, origin)) = self.next_change(oid, lsn, now_micros)? else { return Ok(()) };
-        let mut events = TableEvents::new(known.encoder.schema().clone());
-        known.encoder.truncate(&mut events, &origin);
-        self.batch.push(oid, events);
-        Ok(())
+    fn truncate(&mut self, oids: &[u32], lsn: Lsn, now_micros: i64) -> Result<Next> {
+        let before = self.changes();
+        let mut truncated = Vec::new();
+        for &oid in oids {
+            match self.next_change(oid, lsn, now_micros)? {
+                Change::Left => {}
+                Change::Carried(known, origin) => truncated.push((oid, known, origin)),
+                Change::Unknown(shape) => {
+                    self.set_changes(before);
+                    return Ok(Next::RelationNeeded(shape));
+                }
+            }
+        }
+        for (oid, known, origin) in truncated {
+            let mut events = TableEvents::new(known.encoder.schema().clone());
+            known.encoder.truncate(&mut events, &origin);
+            self.batch.push(oid, events);
+        }
+        Ok(Next::Continue)
     }
 
-    /// Numbers the next change of a relation. Returns what is known of the relation, and where the change stands; none
-    /// if the relation is not carried, or if the consumer has the change already.
-    fn next_change(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<Option<(Arc<Known>, Origin)>> {
+    fn changes(&self) -> u64 {
+        self.transaction.as_ref().map_or(0, |transaction| transaction.changes)
+    }
+
+    /// Counts on from an earlier number of changes: the message is applied again.
+    fn set_changes(&mut self, changes: u64) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.changes = changes;
+        }
+    }
+
+    /// Numbers the next change of a relation, and says what it means.
+    fn next_change(&mut self, oid: u32, lsn: Lsn, now_micros: i64) -> Result<Change> {
         let Some(transaction) = &mut self.transaction else {
             return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
         };
@@ -279,8 +293,13 @@ impl Decoder {
             snapshot: Snapshot::No,
         };
         match self.relations.get(&oid) {
-            Some(Tracked::Table(known)) => Ok((!known.covered.covers_event(position)).then(|| (known.clone(), origin))),
-            Some(Tracked::Ignored) => Ok(None),
+            Some(Tracked::Table(known)) if known.covered.covers_event(position) => Ok(Change::Left),
+            Some(Tracked::Table(known)) => Ok(Change::Carried(known.clone(), origin)),
+            Some(Tracked::Announced(shape)) => match self.selected.get(&oid) {
+                Some(selected) if !selected.covered.covers_event(position) => Ok(Change::Unknown(shape.clone())),
+                _ => Ok(Change::Left),
+            },
+            Some(Tracked::Ignored) => Ok(Change::Left),
             None => {
                 let why = format!("a change of relation {oid}, which was not announced");
                 Err(crate::errors::protocol("cannot understand the stream", why))
@@ -299,7 +318,15 @@ impl Decoder {
         row: &[TupleValue<'_>],
         write: impl FnOnce(&Encoder, &mut TableEvents, &Origin) -> std::result::Result<(), ValueError>,
     ) -> Result<Next> {
-        let Some((known, origin)) = self.next_change(oid, lsn, now_micros)? else { return Ok(Next::Continue) };
+        let before = self.changes();
+        let (known, origin) = match self.next_change(oid, lsn, now_micros)? {
+            Change::Left => return Ok(Next::Continue),
+            Change::Carried(known, origin) => (known, origin),
+            Change::Unknown(shape) => {
+                self.set_changes(before);
+                return Ok(Next::RelationNeeded(shape));
+            }
+        };
         known.check_width(row)?;
         let Known { relation, encoder, .. } = &*known;
         let Some(out) = self.batch.events(oid, encoder.schema()) else { return Ok(Next::Continue) };
@@ -316,38 +343,12 @@ impl Decoder {
         let in_key = relation.columns.iter().position(|column| column.name == error.column);
         let in_key = in_key.is_some_and(|index| relation.is_key(index));
         if error.reason == UNEXPECTED_NULL && !in_key {
-            // The message is applied again.
-            if let Some(transaction) = &mut self.transaction {
-                transaction.changes -= 1;
-            }
+            self.set_changes(before);
             return Ok(Next::Relax { oid, relation: relaxed(relation, &error.column) });
         }
         let key = encoder.describe_key(relation, row);
         self.stop(&relation.name, unholdable("cannot carry a change of", &relation.name, &key, &error));
         Ok(Next::Continue)
-    }
-}
-
-impl Known {
-    /// Refuses a row that has fewer columns than the relation.
-    fn check_width(&self, row: &[TupleValue<'_>]) -> Result<()> {
-        if row.len() >= self.encoder.width() {
-            return Ok(());
-        }
-        Err(crate::errors::protocol(
-            format!("cannot understand a change of {}", self.relation.name),
-            format!("it has {} columns instead of {}", row.len(), self.encoder.width()),
-        ))
-    }
-}
-
-/// Fills values that Postgres left out of the new row from the old one: in any column if the old row is whole, in
-/// key columns if only the key is known.
-fn fill_from_old<'a>(relation: &Relation, old: &[TupleValue<'a>], whole: bool, new: &mut [TupleValue<'a>]) {
-    for (index, value) in new.iter_mut().enumerate() {
-        if *value == TupleValue::Unavailable && (whole || relation.is_key(index)) {
-            *value = old.get(index).copied().unwrap_or(TupleValue::Unavailable);
-        }
     }
 }
 
@@ -359,20 +360,6 @@ pub fn unholdable(what: &str, table: &TableName, key: &str, error: &ValueError) 
         format!("in the row {key}, {error}"),
         format!("correct the value at the source, then `sooner resume {table}`"),
     )
-}
-
-fn replaced(table: &TableName, why: String) -> Error {
-    let remedy =
-        format!("`sooner resume {table}`, if a table of this name is to be followed: it copies the table again");
-    Error::operator(Code::TableReplaced, format!("cannot follow {table}"), why, remedy)
-}
-
-fn relaxed(relation: &Relation, column: &str) -> Relation {
-    let mut relaxed = relation.clone();
-    for known in relaxed.columns.iter_mut().filter(|known| known.name == column) {
-        known.nullable = true;
-    }
-    relaxed
 }
 
 /// Highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.

@@ -22,7 +22,8 @@ pub enum Pause {
     BatchReady,
     /// The server requests a status update at once.
     ReplyRequested,
-    /// A relation has to be looked up in the catalog and set on the decoder.
+    /// A relation has to be looked up in the catalog and set on the decoder; the message that needs it is still in the
+    /// buffer.
     RelationNeeded(RelationShape),
     /// A relation has to be set again with a column made nullable; the message that needs it is still in the buffer.
     Relax {
@@ -71,7 +72,7 @@ impl Incoming {
                 b'c' | b'C' | b'Z' => return Err(lost(&io::Error::other("the server ended the stream"))),
                 _ => None,
             };
-            if !matches!(pause, Some(Pause::Relax { .. })) {
+            if !matches!(pause, Some(Pause::Relax { .. } | Pause::RelationNeeded(_))) {
                 consumed += length;
             }
             if let Some(pause) = pause {

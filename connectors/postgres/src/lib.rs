@@ -1,7 +1,8 @@
 //! Postgres as a source: takes a connection URL and a list of tables, and yields batches of events.
 //!
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
-//! tables' definitions, [`slot`] and [`publication`] set up replication, [`table_copy`] copies a table and `copies`
+//! tables' definitions and their [`types`], [`eligibility`] says which of them can take part, [`slot`] and
+//! [`publication`] set up replication, [`table_copy`] copies a table and `copies`
 //! several, [`stream`] follows changes. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
 
@@ -14,19 +15,25 @@ mod copy_text;
 pub mod database;
 pub mod decode;
 mod dial;
+pub mod eligibility;
 pub mod encoders;
 mod errors;
 mod incoming;
+pub mod inspection;
 mod login;
 mod low_watermark;
 pub mod options;
 pub mod pgoutput;
 pub mod publication;
+mod row;
 pub mod slot;
 pub mod source;
 pub mod stream;
 pub mod table_copy;
 mod tls;
+pub mod tracked;
+pub mod types;
+mod watch;
 
 pub use client::Client;
 pub use database::{DatabaseSettings, PostgresDatabase};

@@ -1,82 +1,201 @@
 //! The publication, which determines the tables that the stream carries.
 
+use std::collections::HashMap;
+
 use sooner_api::{Code, Error, Result, failpoint};
 use sooner_schemas::TableName;
+use sooner_schemas::catalog_facts::{CatalogRow, PublicationFacts};
 
-use crate::client::{Client, quote_name, quote_text};
+use crate::client::{Client, Row, quote_name, quote_text};
+use crate::row::{number, text};
 
-/// A publication, as the catalog describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
-    /// Tables that it contains.
-    pub tables: Vec<TableName>,
-    /// Kinds of changes that it does not publish: `insert`, `update`, `delete`, `truncate`.
-    pub left_out: Vec<&'static str>,
+/// SQLSTATE of a lock that was not granted in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// What the publication's comment says if sooner created it: only then are tables added to it.
+const OWN_COMMENT: &str = "created by sooner, which adds tables to it";
+
+/// Which tables a publication carries, and by which rows of the catalog.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    /// The publication; none if it does not exist.
+    publication: Option<CatalogRow>,
+    for_all_tables: bool,
+    tables: HashMap<u32, CatalogRow>,
+    schemas: HashMap<u32, CatalogRow>,
+    /// Stored generated columns are sent, too (`publish_generated_columns = stored`, since 18).
+    pub sends_generated: bool,
 }
 
-/// Looks up a publication by name; none if it does not exist.
-pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>> {
-    let quoted = quote_text(name);
-    let found = client
-        .query(&format!(
-            "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_catalog.pg_publication WHERE pubname = {quoted}"
-        ))
-        .await?;
-    let Some(flags) = found.first() else {
-        return Ok(None);
-    };
-    let kinds = ["insert", "update", "delete", "truncate"];
-    let left_out = kinds.into_iter().zip(flags).filter(|(_, flag)| flag.as_deref() != Some("t"));
-    let left_out = left_out.map(|(kind, _)| kind).collect();
-    let rows = client
-        .query(&format!(
-            "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = {quoted} ORDER BY 1, 2"
-        ))
-        .await?;
-    let tables = rows.iter().map(|row| {
-        let column = |index: usize| crate::catalog::text(row, index);
-        Ok(TableName::new(column(0)?, column(1)?))
-    });
-    Ok(Some(Publication { tables: tables.collect::<Result<_>>()?, left_out }))
+impl Members {
+    /// No table is carried; only whether generated columns would be is known.
+    pub fn of_nothing(sends_generated: bool) -> Members {
+        Members { sends_generated, ..Members::default() }
+    }
+
+    /// Looks up what a publication carries; nothing if it does not exist.
+    pub async fn load(client: &mut Client, name: &str) -> Result<Members> {
+        let version = client.server_version();
+        let generated = if version >= 180_000 { "p.pubgencols = 's'" } else { "false" };
+        let of = format!("FROM pg_catalog.pg_publication p WHERE p.pubname = {}", quote_text(name));
+        let found = client.query(&format!("SELECT p.oid, p.xmin, p.puballtables, {generated} {of}")).await?;
+        let Some(row) = found.first() else { return Ok(Members::default()) };
+        let mut members = Members {
+            publication: Some(CatalogRow { oid: number(row, 0)?, version: number(row, 1)? }),
+            for_all_tables: text(row, 2)? == "t",
+            sends_generated: text(row, 3)? == "t",
+            ..Members::default()
+        };
+        let publication = format!("(SELECT p.oid {of})");
+        let by_table =
+            format!("SELECT prrelid, oid, xmin FROM pg_catalog.pg_publication_rel WHERE prpubid = {publication}");
+        members.tables = by_object(&client.query(&by_table).await?)?;
+        if version >= 150_000 {
+            let by_schema = format!(
+                "SELECT pnnspid, oid, xmin FROM pg_catalog.pg_publication_namespace WHERE pnpubid = {publication}"
+            );
+            members.schemas = by_object(&client.query(&by_schema).await?)?;
+        }
+        Ok(members)
+    }
+
+    /// By which rows a table is carried, given its object id and that of its schema; none if it is not.
+    pub fn facts_of(&self, table: u32, schema: u32) -> Option<PublicationFacts> {
+        let publication = self.publication?;
+        let members: Vec<_> =
+            [self.tables.get(&table), self.schemas.get(&schema)].into_iter().flatten().copied().collect();
+        (self.for_all_tables || !members.is_empty()).then_some(PublicationFacts { publication, members })
+    }
 }
 
-/// Creates the publication if there is none. Otherwise checks that it contains these tables, publishes all kinds of
-/// changes, and has neither row filters nor column lists; if not, the error tells the operator what to change.
-pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<()> {
-    let Some(found) = find(client, name).await? else {
-        client.query(&create_statement(name, tables)).await?;
-        failpoint("publication_created");
-        tracing::info!(publication = name, tables = tables.len(), "created the publication");
-        return Ok(());
+fn by_object(rows: &[Row]) -> Result<HashMap<u32, CatalogRow>> {
+    let entry = |row: &Row| Ok((number(row, 0)?, CatalogRow { oid: number(row, 1)?, version: number(row, 2)? }));
+    rows.iter().map(entry).collect()
+}
+
+/// What became of tables that were to be published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The publication is not what it was.
+    pub changed: bool,
+    /// Some tables could not be added now, such as one that is locked: it may be tried again.
+    pub pending: bool,
+}
+
+/// Creates the publication of these tables if there is none; otherwise adds them to it, if sooner created it. A
+/// publication that leaves out kinds of changes, or rows, is an error that tells the operator what to change.
+pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<Published> {
+    let mut published = Published::default();
+    let is_own = match find(client, name).await? {
+        Some(found) => {
+            found.check(client, name).await?;
+            found.is_own
+        }
+        None => {
+            published.changed = true;
+            if create(client, name, tables).await? {
+                return Ok(published);
+            }
+            true
+        }
     };
-    if !found.left_out.is_empty() {
-        return Err(Error::operator(
-            Code::PublicationUnusable,
-            format!("the publication '{name}' cannot be used"),
-            format!("it leaves out: {}", found.left_out.join(", ")),
-            format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
-        ));
+    for table in tables.iter().filter(|_| is_own) {
+        match impatiently(client, &add_statement(name, std::slice::from_ref(table))).await {
+            Ok(()) => {
+                tracing::info!(publication = name, %table, "added a table to the publication");
+                published.changed = true;
+            }
+            // It waits, and its error says the statement.
+            Err(error) => {
+                tracing::debug!(publication = name, %table, %error, "could not add a table to the publication");
+                published.pending = true;
+            }
+        }
     }
-    if client.server_version() >= 150_000 {
-        refuse_filters(client, name).await?;
-    }
-    let missing: Vec<_> = tables.iter().filter(|table| !found.tables.contains(table)).cloned().collect();
-    if missing.is_empty() {
+    Ok(published)
+}
+
+/// Creates the publication; returns whether it has the tables. It has none if somebody has locked one of them.
+async fn create(client: &mut Client, name: &str, tables: &[TableName]) -> Result<bool> {
+    let with_tables = match impatiently(client, &create_statement(name, tables)).await {
+        Ok(()) => true,
+        Err(error) if error.why.contains(LOCK_NOT_AVAILABLE) => {
+            client.query(&create_statement(name, &[])).await?;
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    let comment = format!("COMMENT ON PUBLICATION {} IS {}", quote_name(name), quote_text(OWN_COMMENT));
+    client.query(&comment).await?;
+    failpoint("publication_created");
+    tracing::info!(publication = name, tables = tables.len(), "created the publication");
+    Ok(with_tables)
+}
+
+/// Runs a statement that does not wait for whoever has locked a table: others would wait for it in turn.
+async fn impatiently(client: &mut Client, sql: &str) -> Result<()> {
+    client.query("SET lock_timeout = '1s'").await?;
+    let done = client.query(sql).await;
+    client.query("SET lock_timeout = 0").await?;
+    done.map(drop)
+}
+
+/// Fails if there is no publication, which the role could not create, since it owns none of these tables.
+pub async fn expect(client: &mut Client, name: &str, tables: impl Iterator<Item = &TableName>) -> Result<()> {
+    if find(client, name).await?.is_some() {
         return Ok(());
     }
     Err(Error::operator(
         Code::PublicationUnusable,
-        format!("the publication '{name}' cannot be used"),
-        format!("it lacks {}", missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        add_statement(name, &missing),
+        format!("the publication '{name}' does not exist"),
+        "the role owns none of the tables, so it cannot create one for them",
+        format!("let their owner run: {};", create_statement(name, &tables.cloned().collect::<Vec<_>>())),
     ))
+}
+
+/// A publication, as the catalog describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Kinds of changes that it does not publish: `insert`, `update`, `delete`, `truncate`.
+    pub left_out: Vec<&'static str>,
+    /// Whether sooner created it.
+    pub is_own: bool,
+}
+
+/// Looks up a publication by name; none if it does not exist.
+pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>> {
+    let sql = format!(
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pg_catalog.obj_description(oid, 'pg_publication') \
+         FROM pg_catalog.pg_publication WHERE pubname = {}",
+        quote_text(name)
+    );
+    let found = client.query(&sql).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let kinds = ["insert", "update", "delete", "truncate"];
+    let left_out = kinds.into_iter().zip(row).filter(|(_, flag)| flag.as_deref() != Some("t"));
+    let is_own = row.get(4).and_then(Option::as_deref) == Some(OWN_COMMENT);
+    Ok(Some(Publication { left_out: left_out.map(|(kind, _)| kind).collect(), is_own }))
+}
+
+impl Publication {
+    /// Refuses one that leaves out changes or rows of the tables that it carries.
+    pub async fn check(&self, client: &mut Client, name: &str) -> Result<()> {
+        if !self.left_out.is_empty() {
+            return Err(Error::operator(
+                Code::PublicationUnusable,
+                format!("the publication '{name}' cannot be used"),
+                format!("it leaves out: {}", self.left_out.join(", ")),
+                format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
+            ));
+        }
+        if client.server_version() >= 150_000 { refuse_filters(client, name).await } else { Ok(()) }
+    }
 }
 
 /// Refuses row filters and column lists: with them, rows would stay in the lake that the stream never removes.
 async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
     let sql = format!(
-        "SELECT string_agg(r.prrelid::regclass::text, ', ') FROM pg_catalog.pg_publication_rel r \
-         JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid \
+        "SELECT string_agg(c.relname, ', ') FROM pg_catalog.pg_publication_rel r \
+         JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
          WHERE p.pubname = {} AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)",
         quote_text(name)
     );
@@ -93,6 +212,9 @@ async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
 
 /// SQL statement that creates a publication of these tables.
 pub fn create_statement(name: &str, tables: &[TableName]) -> String {
+    if tables.is_empty() {
+        return format!("CREATE PUBLICATION {}", quote_name(name));
+    }
     format!("CREATE PUBLICATION {} FOR TABLE {}", quote_name(name), table_list(tables))
 }
 

@@ -2,16 +2,22 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
+use std::pin::pin;
+use std::time::Duration;
+
 use sooner_api::{Code, Error, Result, SystemIdentity};
 use sooner_schemas::Lsn;
+use tokio::time::timeout;
 
-use crate::catalog::{number, text};
-use crate::client::{Client, Mode, quote_name, quote_text};
+use crate::client::{Client, Mode, Row, quote_name, quote_text};
 use crate::options::ConnectOptions;
+use crate::row::{number, text};
 use crate::table_copy::SnapshotId;
 
 /// Output plugin that the slot uses.
 pub const PLUGIN: &str = "pgoutput";
+/// How long the creation of a slot may take before it is said what it waits for, and how often that is said again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub struct Slot {
     pub confirmed_flush_lsn: Option<Lsn>,
     /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Why the server has invalidated the slot (`invalidation_reason`, since 17); none if it has not, or does not say.
+    pub invalidation: Option<String>,
     /// Log that the slot retains, in bytes.
     pub retained_bytes: u64,
 }
@@ -52,10 +60,12 @@ pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
 
 /// Looks up a slot by name; none if it does not exist.
 pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
+    let invalidation = if client.server_version() >= 170_000 { "invalidation_reason" } else { "NULL" };
     let rows = client
         .query(&format!(
             "SELECT plugin, database, active_pid, confirmed_flush_lsn, wal_status, \
-                    coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint \
+                    coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint, \
+                    {invalidation} \
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             quote_text(name)
         ))
@@ -70,6 +80,7 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
         active_pid: optional(2).and_then(|pid| pid.parse().ok()),
         confirmed_flush_lsn: optional(3).and_then(|lsn| lsn.parse().ok()),
         wal_status: optional(4),
+        invalidation: optional(6),
         retained_bytes: number::<i64>(row, 5)?.max(0).unsigned_abs(),
     }))
 }
@@ -87,12 +98,51 @@ pub async fn snapshot(options: &ConnectOptions) -> Result<ExportedSnapshot> {
 
 async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnapshot> {
     let mut holder = Client::connect(options, Mode::Replication).await?;
-    let rows = holder.query(command).await?;
+    let rows = {
+        let mut creating = pin!(holder.query(command));
+        loop {
+            match timeout(PATIENCE, &mut creating).await {
+                Ok(rows) => break rows?,
+                Err(_) => name_blockers(options).await,
+            }
+        }
+    };
     let row = rows.first().cloned().unwrap_or_default();
     let consistent_lsn = text(&row, 1)?
         .parse()
         .map_err(|error| crate::errors::protocol("cannot understand the new slot's position", error))?;
     Ok(ExportedSnapshot { id: SnapshotId { name: text(&row, 2)?.to_owned(), consistent_lsn }, _holder: holder })
+}
+
+/// A slot is only created once all transactions that run have ended: says which ones that are.
+async fn name_blockers(options: &ConnectOptions) {
+    match blockers(options).await {
+        Ok(blockers) => {
+            for [pid, user, application, begun] in blockers {
+                tracing::warn!(
+                    pid,
+                    user,
+                    application,
+                    begun,
+                    "copying waits until a transaction of this process has ended"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "copying waits until all transactions that run have ended"),
+    }
+}
+
+/// Process id, user, application and time of the transactions that the creation of a slot waits for.
+async fn blockers(options: &ConnectOptions) -> Result<Vec<[String; 4]>> {
+    let mut client = Client::connect(options, Mode::Sql).await?;
+    let sql = "SELECT DISTINCT b.pid, b.usename, b.application_name, b.xact_start \
+               FROM pg_catalog.pg_stat_activity w \
+               CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(w.pid)) AS blocking (pid) \
+               JOIN pg_catalog.pg_stat_activity b ON b.pid = blocking.pid \
+               WHERE w.backend_type = 'walsender' AND w.datname = current_database()";
+    let rows = client.query(sql).await?;
+    let column = |row: &Row, index: usize| row.get(index).and_then(Clone::clone).unwrap_or_default();
+    Ok(rows.iter().map(|row| [0, 1, 2, 3].map(|index| column(row, index))).collect())
 }
 
 /// Checks that an existing slot can be streamed from: its plugin is pgoutput, it belongs to `database`, and no log
@@ -116,12 +166,17 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
         let why = format!("it belongs to the database '{}'", slot.database.as_deref().unwrap_or("?"));
         return Err(unusable(why, "choose another slot name".to_owned()));
     }
-    if slot.wal_status.as_deref() == Some("lost") {
-        let why = "Postgres has removed log that it needed (max_slot_wal_keep_size), so changes are lost to it";
-        return Err(unusable(
-            why.to_owned(),
-            format!("{drop}; then start with --recopy, which copies all tables again"),
-        ));
+    if slot.wal_status.as_deref() == Some("lost") || slot.invalidation.is_some() {
+        let why = match slot.invalidation.as_deref() {
+            Some("idle_timeout") => "it was not used for longer than idle_replication_slot_timeout".to_owned(),
+            Some("wal_level_insufficient") => "wal_level was set below logical".to_owned(),
+            Some("rows_removed") => "Postgres has removed rows of its catalog that it needed".to_owned(),
+            None | Some("wal_removed") => {
+                "Postgres has removed log that it needed (max_slot_wal_keep_size), so changes are lost to it".to_owned()
+            }
+            Some(other) => format!("Postgres has invalidated it ({other}), so changes are lost to it"),
+        };
+        return Err(unusable(why, format!("{drop}; then start with --recopy, which copies all tables again")));
     }
     slot.confirmed_flush_lsn.ok_or_else(|| {
         unusable(

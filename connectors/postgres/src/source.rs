@@ -53,7 +53,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     fn follow_copied(&mut self, batch: &EventBatch, snapshot_lsn: Lsn) {
         for step in &batch.steps {
             if let Step::CopyEnd { table, .. } = step {
-                self.stream.select(table.clone(), Positions::whole(snapshot_lsn));
+                self.stream.select(table, Positions::whole(snapshot_lsn));
             }
         }
     }

@@ -5,14 +5,15 @@ use sooner_schemas::encode::{Encoder, Origin, Snapshot};
 use sooner_schemas::event::TableEvents;
 use sooner_schemas::{Lsn, Position, Relation};
 
-use crate::catalog::{self, Types};
+use crate::catalog;
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
 use crate::decode::unholdable;
 use crate::encoders::EncoderFactory;
 use crate::options::ConnectOptions;
-use crate::publication::quote_table;
+use crate::publication::{Members, quote_table};
+use crate::types::Types;
 
 /// Size of a batch of copied rows, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -63,7 +64,12 @@ impl CopyConnection {
         self.client.query(&lock).await?;
         self.check_unchanged(table).await?;
         let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
-        let copy = format!("COPY {} ({}) TO STDOUT", quote_table(&relation.name), columns.join(", "));
+        let (table, columns) = (quote_table(&relation.name), columns.join(", "));
+        // Generated columns can only be copied out of a query.
+        let copy = match relation.columns.iter().any(|column| column.generated) {
+            true => format!("COPY (SELECT {columns} FROM ONLY {table}) TO STDOUT"),
+            false => format!("COPY {table} ({columns}) TO STDOUT"),
+        };
         self.client.copy_out(&copy).await?;
         let now = now_micros();
         let origin = Origin {
@@ -96,8 +102,14 @@ impl CopyConnection {
             Some(types) => types,
             none => none.insert(Types::load(&mut self.client).await?),
         };
-        let seen = catalog::table(&mut self.client, types, oid).await?;
-        let unchanged = seen.is_some_and(|seen| seen.relation == table.relation && seen.file_node == table.file_node);
+        let sends_generated = table.relation.columns.iter().any(|column| column.generated);
+        let members = Members::of_nothing(sends_generated);
+        let seen = catalog::table(&mut self.client, types, &members, oid).await?;
+        let unchanged = seen.is_some_and(|seen| {
+            seen.table.relation == table.relation
+                && seen.table.facts.file_node == table.facts.file_node
+                && seen.table.facts.columns == table.facts.columns
+        });
         if unchanged {
             return Ok(());
         }

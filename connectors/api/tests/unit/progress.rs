@@ -41,7 +41,13 @@ fn any_lake() -> impl Strategy<Value = Option<LakePosition>> {
 
 fn any_table() -> impl Strategy<Value = TableProgress> {
     let oid = prop_oneof![Just(None), (1..9u32).prop_map(Some)];
-    (any_state(), oid, any_lake()).prop_map(|(state, oid, lake)| TableProgress { state, oid, relation: None, lake })
+    (any_state(), oid, any_lake()).prop_map(|(state, oid, lake)| TableProgress {
+        state,
+        oid,
+        relation: None,
+        facts: None,
+        lake,
+    })
 }
 
 fn any_tables() -> impl Strategy<Value = BTreeMap<TableName, TableProgress>> {
@@ -67,7 +73,7 @@ fn any_record() -> impl Strategy<Value = ProgressRecord> {
 }
 
 fn any_applied() -> impl Strategy<Value = Applied> {
-    let table = (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake });
+    let table = (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake, note: None });
     let tables = btree_map("[a-f]".prop_map(|table| name(&table)), table, 0..4);
     (any_lsn(), tables).prop_map(|(confirmed_lsn, tables)| Applied { confirmed_lsn, tables })
 }
@@ -175,7 +181,7 @@ fn a_change_names_only_what_changed() {
 fn an_unknown_table_is_copied() {
     let record = ProgressRecord::default();
     assert_eq!(record.state(&name("new")), TableState::Copying);
-    let table = AppliedTable { state: TableState::Gone, lake: Some(lake(3)) };
+    let table = AppliedTable { state: TableState::Gone, lake: Some(lake(3)), note: None };
     let applied = Applied { confirmed_lsn: None, tables: BTreeMap::from([(name("new"), table)]) };
     let change = record.change_by(applied);
     let expected = TableProgress { lake: Some(lake(3)), ..TableProgress::new(TableState::Gone, None) };

@@ -45,6 +45,33 @@ pub fn metadata(pipeline: &str, columns: &[LakeColumn], created_millis: i64) -> 
     })
 }
 
+/// The metadata of a table that a pipeline replaces by a copy: whatever others made of the table, it is as this
+/// pipeline creates tables, but for its id, name and properties that are no concern of writers.
+pub fn of_copy(former: &Value, pipeline: &str, columns: &[LakeColumn], now_millis: i64) -> Value {
+    let mut made = metadata(pipeline, columns, now_millis);
+    for kept in ["id", "name", "description", "createdTime"] {
+        if let Some(value) = former.get(kept).filter(|value| !value.is_null()) {
+            made[kept] = value.clone();
+        }
+    }
+    let properties = former.get("configuration").and_then(Value::as_object).into_iter().flatten();
+    for (name, value) in properties.filter(|(name, _)| !concerns_writers(name)) {
+        made["configuration"][name] = value.clone();
+    }
+    made
+}
+
+/// Whether a table property asks something of those who write the table.
+fn concerns_writers(property: &str) -> bool {
+    const KEPT: [&str; 4] = [
+        "delta.deletedFileRetentionDuration",
+        "delta.logRetentionDuration",
+        "delta.checkpointInterval",
+        "delta.targetFileSize",
+    ];
+    property == PIPELINE_PROPERTY || (property.starts_with("delta.") && !KEPT.contains(&property))
+}
+
 /// Whether a pipeline made the table of this metadata.
 pub fn is_made_by(pipeline: &str, metadata: &Value) -> bool {
     let maker = metadata.get("configuration").and_then(|all| all.get(PIPELINE_PROPERTY));
@@ -55,13 +82,26 @@ pub fn is_made_by(pipeline: &str, metadata: &Value) -> bool {
 pub fn with_columns(metadata: &Value, columns: &[LakeColumn]) -> Value {
     let mut changed = metadata.clone();
     changed["schemaString"] = json!(schema_string(columns));
+    // Required by the protocol, whatever stands in the log.
+    let required = [
+        ("id", json!(uuid::Uuid::new_v4())),
+        ("format", json!({"provider": "parquet", "options": {}})),
+        ("partitionColumns", json!([])),
+        ("configuration", json!({})),
+    ];
+    for (name, value) in required {
+        if changed.get(name).is_none_or(Value::is_null) {
+            changed[name] = value;
+        }
+    }
     changed
 }
 
 /// Refuses a table that asks of its writers what we do not do.
 pub fn check_protocol(table: &str, protocol: &Value, metadata: &Value) -> Result<()> {
     let refuse = |why: String| {
-        let remedy = "remove the feature from the table, or move the table away and let it be copied again";
+        let remedy =
+            format!("`sooner resume {table}` copies it again, without the feature; let others only read the table");
         Err(Error::operator(
             Code::TableProtocolUnsupported,
             format!("cannot write to the lake table {table}"),
@@ -109,4 +149,45 @@ pub fn line(out: &mut String, kind: &str, body: Value) {
 /// A `txn` action.
 pub fn txn(app_id: &str, version: u64, now_millis: i64) -> Value {
     json!({"appId": app_id, "version": version, "lastUpdated": now_millis})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::lake_type::LakeType;
+
+    fn columns() -> Vec<LakeColumn> {
+        vec![LakeColumn { name: "id".into(), lake_type: LakeType::Long, nullable: false, number: Some(1) }]
+    }
+
+    #[test]
+    fn a_copy_undoes_what_others_made_of_the_table_and_keeps_its_identity() {
+        let mut former = metadata("shop", &columns(), 5);
+        former["name"] = json!("Orders");
+        former["partitionColumns"] = json!(["id"]);
+        former["configuration"]["delta.appendOnly"] = json!("true");
+        former["configuration"]["delta.constraints.positive"] = json!("id > 0");
+        former["configuration"]["delta.logRetentionDuration"] = json!("interval 90 days");
+        former["configuration"]["owner"] = json!("sales");
+        let made = of_copy(&former, "shop", &columns(), 9);
+        assert_eq!((&made["id"], &made["name"], &made["createdTime"]), (&former["id"], &json!("Orders"), &json!(5)));
+        assert_eq!(made["partitionColumns"], json!([]));
+        let expected = json!({
+            "delta.enableDeletionVectors": "true",
+            "sooner.pipeline": "shop",
+            "delta.logRetentionDuration": "interval 90 days",
+            "owner": "sales",
+        });
+        assert_eq!(made["configuration"], expected);
+        assert!(check_protocol("t", &protocol(), &made).is_ok());
+    }
+
+    #[test]
+    fn metadata_always_has_what_the_protocol_requires() {
+        let replayed = json!({"schemaString": "{}", "partitionColumns": [], "configuration": {}});
+        for made in [of_copy(&replayed, "shop", &columns(), 9), with_columns(&Value::Null, &columns())] {
+            assert_eq!(made["format"]["provider"], json!("parquet"), "{made}");
+            assert!(made["id"].is_string() && made["partitionColumns"].is_array(), "{made}");
+        }
+    }
 }

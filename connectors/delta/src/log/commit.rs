@@ -39,12 +39,16 @@ pub struct Commit {
 pub struct LogEntry {
     /// `txnId` of its commitInfo, by which a writer recognises its own.
     pub id: Option<String>,
+    /// `operation` of its commitInfo.
+    pub operation: Option<String>,
     /// Versions by application id.
     pub txns: HashMap<String, i64>,
     /// Add actions.
     pub adds: Vec<Map<String, Value>>,
     /// Paths of remove actions.
     pub removes: Vec<String>,
+    /// Whether rows were removed or changed, rather than rearranged (`dataChange` of the remove actions).
+    pub removes_rows: bool,
     /// Metadata action.
     pub metadata: Option<Value>,
     /// Protocol action.
@@ -68,11 +72,15 @@ impl LogEntry {
         match (kind, body) {
             ("add", Value::Object(add)) => self.adds.push(add),
             ("remove", remove) => {
+                self.removes_rows |= remove.get("dataChange").and_then(Value::as_bool) != Some(false);
                 self.removes.extend(remove.get("path").and_then(Value::as_str).map(str::to_owned));
             }
             ("metaData", metadata) => self.metadata = Some(metadata),
             ("protocol", protocol) => self.protocol = Some(protocol),
-            ("commitInfo", info) => self.id = info.get("txnId").and_then(Value::as_str).map(str::to_owned),
+            ("commitInfo", info) => {
+                let text = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
+                (self.id, self.operation) = (text("txnId"), text("operation"));
+            }
             ("txn", txn) => {
                 let id = txn.get("appId").and_then(Value::as_str);
                 if let (Some(id), Some(version)) = (id, txn.get("version").and_then(Value::as_i64)) {
@@ -102,6 +110,17 @@ mod tests {
         assert_eq!(entry.txns, HashMap::from([("a".to_owned(), 7)]));
         assert_eq!((entry.adds.len(), entry.removes), (1, vec!["y".to_owned()]));
         assert!(entry.metadata.is_some() && entry.protocol.is_none());
+    }
+
+    #[test]
+    fn rearranged_rows_are_told_from_removed_ones() {
+        let removes = |change: &str| {
+            let text = format!("{{\"add\":{{}}}}\n{{\"remove\":{{\"path\":\"x\"{change}}}}}");
+            LogEntry::parse(text.as_bytes()).unwrap().removes_rows
+        };
+        assert!(!removes(",\"dataChange\":false"));
+        assert!(removes(",\"dataChange\":true") && removes(""));
+        assert!(!LogEntry::parse(b"{\"add\":{\"dataChange\":true}}").unwrap().removes_rows, "an append");
     }
 
     #[test]

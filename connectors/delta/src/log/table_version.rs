@@ -112,11 +112,6 @@ impl TableVersion {
         }
         Ok(())
     }
-
-    /// Whether the table can be replaced by a copy: only its protocol counts, since everything else is replaced.
-    pub fn check_replaceable(&self, table: &str) -> Result<()> {
-        check_protocol(table, &self.protocol, &Value::Null)
-    }
 }
 
 fn columns_of(metadata: &Value) -> Option<Vec<LakeColumn>> {
@@ -191,12 +186,11 @@ mod tests {
     }
 
     #[test]
-    fn a_column_of_an_unknown_type_stops_merging_but_not_a_copy() {
+    fn a_column_of_an_unknown_type_stops_merging() {
         let mut odd = metadata("shop", &columns(), 0);
         odd["schemaString"] =
             Value::from(r#"{"type":"struct","fields":[{"name":"x","type":"byte","nullable":true,"metadata":{}}]}"#);
         let version = first().apply(Commit { metadata: Some(odd), ..Commit::default() });
         assert_eq!(version.check_mergeable("t").unwrap_err().code, Code::TableColumnsChanged);
-        assert!(version.check_replaceable("t").is_ok());
     }
 }

@@ -88,7 +88,7 @@ impl Transaction {
             added.iter().filter_map(|(_, file)| Some(file.rows?.saturating_sub(file.deleted.len()))).sum();
         let changes = self.changes(base, &mut writer);
         let metadata = self.metadata(base, now_millis);
-        let protocol = (!base.exists()).then(actions::protocol);
+        let protocol = self.changes_protocol(base).then(actions::protocol);
         let info = self.commit_info(&added, changes.rows_removed, now_millis);
         let mut text = String::new();
         line(&mut text, "commitInfo", info);
@@ -170,7 +170,16 @@ impl Transaction {
         if !base.exists() {
             return Some(actions::metadata(&self.pipeline, columns, now_millis));
         }
+        if self.kind == Kind::Copy {
+            let made = actions::of_copy(base.metadata(), &self.pipeline, columns, now_millis);
+            return (made != *base.metadata()).then_some(made);
+        }
         (columns.as_slice() != base.columns()).then(|| actions::with_columns(base.metadata(), columns))
+    }
+
+    /// A table that is new gets our protocol, and one that is copied because others made of it what we do not write.
+    fn changes_protocol(&self, base: &TableVersion) -> bool {
+        !base.exists() || (self.kind == Kind::Copy && base.check_mergeable("").is_err())
     }
 
     fn commit_info(&self, added: &[(FileId, LiveFile)], rows_removed: u64, now_millis: i64) -> Value {

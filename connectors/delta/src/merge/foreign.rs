@@ -1,17 +1,20 @@
-//! A commit that somebody else made meanwhile: whether it may stand beside us, and what it means for what is staged.
-//! Decided without I/O.
+//! Commits that somebody else made: whether they may stand beside us, what they did to rows, and what they mean for
+//! what is staged. Decided without I/O, once they are read.
 
-use sooner_api::{Code, Error, Positions, Result};
+use sooner_api::{Alteration, Code, Error, LakePosition, Positions, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::evolution::{Arrival, Evolution, compare};
 
 use super::event_plan::copy_again;
+use super::intake::copy_needed;
 use super::staging::Staging;
-use crate::log::commit::Commit;
+use crate::log::commit::LogEntry;
+use crate::log::committer::Committer;
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::Kind;
 use crate::rows::columns::{LakeColumn, facts, widen};
+use crate::store::location::TableLocation;
 
 /// Who made a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +32,9 @@ pub fn judge(
     names: &PositionNames,
     base: &TableVersion,
     staged: Option<&Positions>,
-    commit: &Commit,
+    entry: &LogEntry,
 ) -> Result<Author> {
-    let theirs = names.recorded(&commit.txns);
+    let theirs = names.recorded(&entry.txns);
     // Where all partitions are ours, nobody else is to commit any of them.
     let intrudes = theirs.is_some() && (names.knows_watermark() || !names.is_topic());
     let collides = theirs.as_ref().zip(staged).is_some_and(|(theirs, staged)| staged.collides(theirs));
@@ -47,7 +50,57 @@ pub fn judge(
     if !base.exists() && author == Author::Stranger {
         return Err(made_by_somebody_else(table, url));
     }
+    if author == Author::Stranger && entry.removes_rows {
+        return Err(rows_altered(table, names, &altered_by(entry, base.next_number())));
+    }
     Ok(author)
+}
+
+/// Why a table at version `base`, with these positions, no longer holds what it held when a position was stored. Reads
+/// the entries of its log since then.
+pub async fn altered_since(
+    table: &TableName,
+    location: &TableLocation,
+    names: &PositionNames,
+    base: &TableVersion,
+    positions: Option<&Positions>,
+    stored: &LakePosition,
+) -> Result<Option<Alteration>> {
+    let Some(version) = base.number().filter(|version| *version >= stored.version) else {
+        let why = format!("the lake table was set back: its version {} is gone from the log", stored.version);
+        return Ok(Some(Alteration::SetBack(why)));
+    };
+    if let (Some(known), Some(now)) = (&stored.positions, positions)
+        && !now.covers(known)
+    {
+        let why = "the lake table was set back: the positions in its log are older than those that were stored";
+        return Ok(Some(Alteration::SetBack(why.to_owned())));
+    }
+    let name = table.to_string();
+    for later in stored.version + 1..=version {
+        let Some(entry) = Committer::new(location, &name).read(later).await? else {
+            return Ok(Some(Alteration::Rows(format!("version {later} of the lake table is gone from its log"))));
+        };
+        if entry.removes_rows && names.recorded(&entry.txns).is_none() {
+            return Ok(Some(Alteration::Rows(altered_by(&entry, later))));
+        }
+    }
+    Ok(None)
+}
+
+/// What a commit of somebody else did to rows of the table.
+pub fn altered_by(entry: &LogEntry, version: u64) -> String {
+    let operation = entry.operation.as_deref().unwrap_or("an operation without a name");
+    format!("somebody else has removed or changed rows of the lake table (version {version}, {operation})")
+}
+
+/// The error of a table whose rows are no longer those that were written. A slot's are copied again at once.
+pub fn rows_altered(table: &TableName, names: &PositionNames, why: &str) -> Error {
+    if !names.is_topic() {
+        return copy_needed(table, why);
+    }
+    let remedy = format!("{}; let others only read the table", copy_again(table));
+    Error::operator(Code::TableAltered, format!("{table} in the lake differs from its source"), why, remedy)
 }
 
 /// Fits what is staged to the table as it is after somebody else's commit. `before` are the columns that the table had.
@@ -105,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::log::actions::{metadata, protocol};
+    use crate::log::commit::Commit;
     use crate::rows::lake_type::LakeType;
 
     fn table() -> TableName {
@@ -126,10 +180,10 @@ mod tests {
         Positions::Topic { generation: Some(5), next_offsets: BTreeMap::from([(partition, 9)]) }
     }
 
-    fn commit_of(positions: Option<Positions>) -> Commit {
+    fn commit_of(positions: Option<Positions>) -> LogEntry {
         let mark = Watermark::default();
         let txns = positions.map(|positions| names(&[0]).versions(&positions, mark)).unwrap_or_default();
-        Commit { txns, ..Commit::default() }
+        LogEntry { txns, ..LogEntry::default() }
     }
 
     fn exists(columns: &[LakeColumn]) -> TableVersion {
@@ -137,8 +191,8 @@ mod tests {
         TableVersion::default().apply(Commit { metadata, protocol: Some(protocol()), ..Commit::default() })
     }
 
-    fn judged(names: &PositionNames, base: &TableVersion, commit: &Commit) -> Result<Author> {
-        judge(&table(), "file:///t/", names, base, Some(&offsets(0)), commit)
+    fn judged(names: &PositionNames, base: &TableVersion, entry: &LogEntry) -> Result<Author> {
+        judge(&table(), "file:///t/", names, base, Some(&offsets(0)), entry)
     }
 
     #[test]
@@ -156,8 +210,21 @@ mod tests {
         assert_eq!(judged(&whole, &base, &commit_of(Some(offsets(1)))).unwrap_err().code, Code::CommitOvertaken);
         let slot = PositionNames::new("shop", &Feed::Slot("s".into()));
         let txns = slot.versions(&Positions::whole(Lsn(5)), Watermark::default());
-        let theirs = Commit { txns, ..Commit::default() };
+        let theirs = LogEntry { txns, ..LogEntry::default() };
         assert!(judge(&table(), "", &slot, &base, None, &theirs).is_err());
+    }
+
+    #[test]
+    fn rows_that_a_stranger_removes_are_copied_again_from_a_slot_and_stop_a_topics_table() {
+        let base = exists(&[]);
+        let altered = LogEntry { removes_rows: true, operation: Some("DELETE".into()), ..commit_of(None) };
+        let error = judged(&names(&[0]), &base, &altered).unwrap_err();
+        assert_eq!(error.code, Code::TableAltered);
+        assert!(error.why.contains("version 1, DELETE"), "{error}");
+        let slot = PositionNames::new("shop", &Feed::Slot("s".into()));
+        assert_eq!(judge(&table(), "", &slot, &base, None, &altered).unwrap_err().code, Code::CopyNeeded);
+        let sibling = LogEntry { removes_rows: true, ..commit_of(Some(offsets(1))) };
+        assert_eq!(judged(&names(&[0]), &base, &sibling), Ok(Author::Sibling));
     }
 
     #[test]
@@ -203,7 +270,7 @@ mod tests {
     #[test]
     fn positions_of_other_pipelines_are_nobodys() {
         let txns = HashMap::from([("sooner/other/t/0".to_owned(), 5)]);
-        let commit = Commit { txns, ..Commit::default() };
+        let commit = LogEntry { txns, ..LogEntry::default() };
         assert_eq!(judged(&names(&[0]), &exists(&[]), &commit), Ok(Author::Stranger));
     }
 }

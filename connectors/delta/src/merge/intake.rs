@@ -89,12 +89,15 @@ pub fn compare_columns(
     match compare(&facts(table_columns, |_| false), &facts(&columns, fills), arrival) {
         Evolution::Same => Ok(ColumnChange::None),
         Evolution::Metadata => Ok(ColumnChange::Widened(columns)),
-        Evolution::Recopy(why) => {
-            let error = Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing");
-            Ok(ColumnChange::NeedsCopy(error))
-        }
+        Evolution::Recopy(why) => Ok(ColumnChange::NeedsCopy(copy_needed(table, &why))),
+        Evolution::Decision(what) if !names.is_topic() => Ok(ColumnChange::NeedsCopy(copy_needed(table, &what))),
         Evolution::Decision(what) => Err(changed_shape(table, &what)),
     }
+}
+
+/// The reason of a table to be copied again, by itself.
+pub fn copy_needed(table: &TableName, why: &str) -> Error {
+    Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing")
 }
 
 /// Whether rows that are older than a column hold values in it.
@@ -220,10 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_column_stops_the_table_unless_the_events_may_be_older() {
+    fn a_dropped_column_needs_a_copy_or_stops_the_table_unless_the_events_may_be_older() {
         let before = columns_of(&schema(vec![id(), note()])).unwrap();
         let narrow = schema(vec![id()]);
-        assert_eq!(compare_columns(&narrow, &before, &slot()).unwrap_err().code, Code::ShapeChanged);
+        assert!(matches!(compare_columns(&narrow, &before, &slot()), Ok(ColumnChange::NeedsCopy(_))));
+        let of_others = compare_columns(&narrow, &before, &topic(&[0], None));
+        assert_eq!(of_others.unwrap_err().code, Code::ShapeChanged, "nobody copies it again");
         assert_eq!(compare_columns(&narrow, &before, &topic(&[0], Some(5))), Ok(ColumnChange::None));
     }
 }

@@ -36,7 +36,9 @@ async fn write_entry(world: &World, version: u64, removes: &[LiveFile], adds: &[
     let mut text = r#"{"commitInfo":{"operation":"OPTIMIZE","engineInfo":"somebody","txnId":"theirs"}}"#.to_owned();
     text.push('\n');
     for file in removes {
-        line(&mut text, "remove", file.remove_action(1));
+        let mut remove = file.remove_action(1);
+        remove["dataChange"] = false.into();
+        line(&mut text, "remove", remove);
     }
     for file in adds {
         line(&mut text, "add", file.add_action(file.vector.as_ref()));

@@ -171,8 +171,8 @@ fn what_a_difference_of_columns_means_depends_on_what_differs() {
         (vec![id(), a().numbered(3)], "'a' was dropped and added again"),
         (vec![column("id", Scalar::Int4), a()], "from long to integer"),
     ] {
-        let error = compared(vec![id(), a()], now).unwrap_err();
-        assert_eq!((error.class, error.code), (Class::Operator, Code::ShapeChanged));
+        let Ok(ColumnChange::NeedsCopy(error)) = compared(vec![id(), a()], now) else { panic!("{why}") };
+        assert_eq!((error.class, error.code), (Class::Retry, Code::CopyNeeded));
         assert!(error.why.contains(why), "{error}");
     }
 }
@@ -186,8 +186,8 @@ async fn a_table_that_refused_events_goes_on_once_they_are_discarded() {
     let row = [text("2"), TupleValue::Null, text("x")];
     let other_key = encoder(columns(), vec![2]);
     let rows = events(&other_key, |encoder, out| encoder.insert(out, &origin(2, 0), &row).unwrap());
-    let error = table.stage(rows).await.unwrap_err();
-    assert!(error.class == Class::Operator && error.why.contains("its key changed"), "{error}");
+    let Staged::NeedsCopy(error) = table.stage(rows).await.unwrap() else { panic!("a copy is needed") };
+    assert!(error.code == Code::CopyNeeded && error.why.contains("its key changed"), "{error}");
     table.discard();
 
     let wider = [columns(), vec![column("n", Scalar::Int8)]].concat();

@@ -263,6 +263,7 @@ impl EventReader for KafkaReader {
                     in_commit_order,
                 },
                 state: state.map_or(TableState::Streaming { copied_lsn: None }, |table| table.state.clone()),
+                lake: None,
             }
         });
         let tables = tables.collect();

@@ -118,6 +118,7 @@ mod tests {
             positions: next.map(|next| Positions::offsets(BTreeMap::from([(0, next)]))),
             watermark: None,
             error: None,
+            needs_copy: false,
         }
     }
 

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use sooner_api::{
-    Code, Error, ProgressRecord, Result, SourceTable, TableFact, TableProgress, TableState, WriterRequest,
-};
+use sooner_api::{Code, Error, ProgressRecord, Result, SourceTable, TableFact, TableState, WriterRequest};
 use sooner_schemas::TableName;
 use sooner_schemas::naming::TopicPattern;
 
@@ -94,10 +92,13 @@ impl Opening {
             begin_moved_topics(former, &self.routes, &mut self.offsets, &mut record);
         }
         let topics = self.topics()?;
-        let former = self.former.take().unwrap_or_default();
+        let mut former = self.former.take().unwrap_or_default();
         let forgotten: Vec<_> =
             self.recorded.iter().filter(|table| !record.tables.contains_key(table)).cloned().collect();
-        let mut progress = TopicProgress { record, topics: topics.into_iter().collect(), ..former };
+        // What is on the topics of tables that are gone, or wait, is read on.
+        former.topics.retain(|table, _| record.tables.contains_key(table));
+        former.topics.extend(topics);
+        let mut progress = TopicProgress { record, ..former };
         let again = match &self.ends {
             Some(ends) => take_lost(ends, &mut progress, self.routes.iter())?,
             None => Vec::new(),
@@ -181,7 +182,7 @@ fn begin_moved_topics(
         }
         if let Some(progress) = record.tables.get_mut(&route.table) {
             let (state, _) = progress.state.step(TableFact::CopyNeeded);
-            *progress = TableProgress::new(state, progress.oid);
+            (progress.state, progress.lake) = (state, None);
         }
     }
 }
@@ -222,6 +223,8 @@ fn no_record(topic: &str, missing: bool) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use sooner_api::TableProgress;
+
     use super::*;
     use crate::cluster::topic_state::TopicState;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Positions, Result, TableEffect, TableFact, TableState};
+use sooner_api::{Positions, Result, TableEffect, TableFact, TableNote, TableState};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Position, Relation, TableName};
 
@@ -79,6 +79,15 @@ impl RecordKeeper {
         {
             progress.relation = relation.cloned();
             self.changed.insert(table.clone());
+        }
+    }
+
+    /// Notes what the source says of a table.
+    pub fn note_table(&mut self, note: TableNote) {
+        if let Some(progress) = self.progress.record.tables.get_mut(&note.table) {
+            self.changed.insert(note.table.clone());
+            progress.take(note);
+            self.dirty = true;
         }
     }
 

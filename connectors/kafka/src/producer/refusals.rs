@@ -60,16 +60,6 @@ pub fn too_large(route: &TopicRoute, key: &[u8], size: usize) -> Error {
     )
 }
 
-/// Error of a table whose columns were dropped, renamed or moved.
-pub fn changed_shape(table: &TableName, what: &str) -> Error {
-    Error::operator(
-        Code::ShapeChanged,
-        format!("cannot write events of {table}"),
-        format!("the table's shape changed: {what}"),
-        format!("`sooner resume {table}` copies the table again in its new shape"),
-    )
-}
-
 /// Error of a table whose key lacks columns that decide about the partition.
 pub fn missing_partition_columns(table: &TableName, missing: &[String]) -> Error {
     Error::operator(

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use sooner_api::Rows;
 use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::event::EventSchema;
-use sooner_schemas::evolution::{Arrival, ColumnFacts, Evolution, compare};
 use sooner_schemas::wire::Malformed;
 use sooner_schemas::{Relation, TableName};
 
@@ -58,17 +57,15 @@ impl TopicRoute {
         }
     }
 
-    /// Takes over the schema of the events that follow; returns what that means for the rows that are there.
-    pub fn adopt(&mut self, schema: &Arc<EventSchema>) -> Evolution {
+    /// Takes over the schema of the events that follow. What it means for rows that are there, the source has judged.
+    pub fn adopt(&mut self, schema: &Arc<EventSchema>) {
         if self.schema.as_ref().is_some_and(|known| Arc::ptr_eq(known, schema)) {
-            return Evolution::Same;
+            return;
         }
         let fields = row_of(schema).map(|row| row.fields.as_slice()).unwrap_or_default();
         self.fields = fields.iter().map(|field| field.name.clone()).collect();
+        self.relation = schema.relation.clone().map(Arc::new).or(self.relation.take());
         self.schema = Some(schema.clone());
-        let Some(relation) = &schema.relation else { return Evolution::Same };
-        let former = self.relation.replace(Arc::new(relation.clone()));
-        former.map_or(Evolution::Same, |former| compare(&facts(&former), &facts(relation), Arrival::InOrder))
     }
 
     /// Names of the row's fields in the schema.
@@ -109,18 +106,6 @@ fn row_of(schema: &EventSchema) -> Option<&Arc<RecordSchema>> {
     envelope.fields[envelope.field_index("after")?].schema.as_record()
 }
 
-/// Columns as the source judges them: by name and number. Whether a type fits is for the registry and the lake to say.
-fn facts(relation: &Relation) -> Vec<ColumnFacts> {
-    let facts = relation.columns.iter().map(|column| ColumnFacts {
-        name: column.name.clone(),
-        number: column.number,
-        type_name: None,
-        nullable: column.nullable,
-        fills_older_rows: !column.nullable || column.has_default,
-    });
-    facts.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use sooner_schemas::envelope::{key_schema, value_schema};
@@ -149,31 +134,6 @@ mod tests {
             retention_ms: -1,
         };
         TopicRoute::new(TableName::new("public", "t"), "t".into(), &state)
-    }
-
-    fn change(from: &[(&str, i16, bool)], to: &[(&str, i16, bool)]) -> Evolution {
-        let mut route = route();
-        assert_eq!(route.adopt(&schema(from)), Evolution::Same);
-        route.adopt(&schema(to))
-    }
-
-    #[test]
-    fn a_nullable_column_flows_through() {
-        assert_eq!(change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, true)]), Evolution::Metadata);
-    }
-
-    #[test]
-    fn a_column_that_older_rows_have_a_value_in_needs_a_copy() {
-        let change = change(&[("a", 1, false)], &[("a", 1, false), ("b", 2, false)]);
-        assert!(matches!(change, Evolution::Recopy(why) if why.contains("'b'")));
-    }
-
-    #[test]
-    fn columns_that_go_or_change_places_need_a_decision() {
-        let two = [("a", 1, false), ("b", 2, true)];
-        assert!(matches!(change(&two, &[("a", 1, false)]), Evolution::Decision(_)));
-        assert!(matches!(change(&two, &[("a", 1, false), ("c", 2, true)]), Evolution::Decision(_)));
-        assert!(matches!(change(&two, &[("a", 1, false), ("b", 3, true)]), Evolution::Decision(_)));
     }
 
     #[test]

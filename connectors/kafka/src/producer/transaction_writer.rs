@@ -9,10 +9,9 @@ use rdkafka::producer::BaseRecord;
 use sooner_api::{Code, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
-use sooner_schemas::evolution::Evolution;
 
 use super::record_keeper::RecordKeeper;
-use super::refusals::{changed_shape, compacted, missing_partition_columns, too_large, unfit_for_compaction};
+use super::refusals::{compacted, missing_partition_columns, too_large, unfit_for_compaction};
 use super::route::TopicRoute;
 use crate::cluster::admin::topic_gone;
 use crate::cluster::delivery_reports::NO_TABLE;
@@ -113,8 +112,16 @@ impl TransactionWriter {
                 Step::Rows(rows) | Step::Truncate(rows) => self.append_rows(&rows),
                 Step::CopyStart(rows) => self.begin_copy(rows),
                 Step::CopyEnd { table, watermark } => self.end_copy(&table, watermark),
+                Step::Stop { table, error } if error.code == Code::CopyNeeded => {
+                    self.step(&table, TableFact::CopyNeeded);
+                    Err(error)
+                }
                 Step::Stop { table, error } => {
                     self.park(&table, error);
+                    Ok(())
+                }
+                Step::Note(note) => {
+                    self.keeper.note_table(*note);
                     Ok(())
                 }
                 Step::Complete(coverage) => {
@@ -179,7 +186,7 @@ impl TransactionWriter {
         if self.routes[number].closed || first == events.events.len() {
             return Ok(());
         }
-        if !self.adopt_schema(number, events, copying)? {
+        if !self.adopt_schema(number, events)? {
             return Ok(());
         }
         self.transactions.begin()?;
@@ -196,16 +203,9 @@ impl TransactionWriter {
     }
 
     /// Takes over the schema of events; false if the table was parked for it.
-    fn adopt_schema(&mut self, number: usize, events: &TableEvents, copying: bool) -> Result<bool> {
+    fn adopt_schema(&mut self, number: usize, events: &TableEvents) -> Result<bool> {
         let table = self.routes[number].table.clone();
-        match self.routes[number].adopt(&events.schema) {
-            Evolution::Recopy(why) if !copying => return self.copy_again(number, why),
-            Evolution::Decision(what) if !copying => {
-                self.park(&table, changed_shape(&table, &what));
-                return Ok(false);
-            }
-            _ => {}
-        }
+        self.routes[number].adopt(&events.schema);
         let missing = self.routes[number].missing_columns(&self.settings.producer.partition_by);
         if !missing.is_empty() {
             self.park(&table, missing_partition_columns(&table, &missing));
@@ -297,12 +297,6 @@ impl TransactionWriter {
     fn park(&mut self, table: &TableName, error: Error) {
         tracing::error!(%table, code = %error.code, %error, "the table stopped");
         self.step(table, TableFact::Failed(error));
-    }
-
-    fn copy_again(&mut self, number: usize, why: String) -> Result<bool> {
-        let table = self.routes[number].table.clone();
-        self.step(&table, TableFact::CopyNeeded);
-        Err(Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing"))
     }
 
     /// A copy begins. Its mark is written where there may be something that it replaces; otherwise a topic begins with

@@ -61,6 +61,7 @@ fn names(batch: &EventBatch) -> Vec<&'static str> {
         Step::CopyEnd { .. } => "copy end",
         Step::Truncate(_) => "truncate",
         Step::Stop { .. } => "stop",
+        Step::Note(_) => "note",
         Step::Complete(_) => "complete",
     };
     batch.steps.iter().map(name).collect()

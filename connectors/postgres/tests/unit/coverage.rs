@@ -1,6 +1,7 @@
 //! Where batches end, how far they say the stream is complete, and what of it was taken before.
 
 use sooner_api::{NextOffsets, Positions};
+use sooner_postgres::tracked::Selected;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Position};
 
@@ -190,7 +191,8 @@ fn each_table_leaves_out_what_was_taken_of_it() {
 #[test]
 fn a_table_that_was_selected_later_is_carried_from_its_own_position() {
     let mut stream = Stream::of(&["public.orders"]);
-    stream.decoder.select(table(LINES, "public.lines").name, Positions::whole(Lsn(500)));
+    let selected = Selected { name: table(LINES, "public.lines").name, covered: Positions::whole(Lsn(500)) };
+    stream.decoder.select(LINES, selected);
     stream.announce_three();
     let line = insert(LINES, &[Text("7"), Null]);
     stream.transaction(500, std::slice::from_ref(&line));

@@ -12,6 +12,7 @@ fn sound() -> Slot {
         active_pid: None,
         confirmed_flush_lsn: Some(Lsn(500)),
         wal_status: Some("reserved".to_owned()),
+        invalidation: None,
         retained_bytes: 16 << 20,
     }
 }
@@ -38,6 +39,12 @@ fn a_slot_that_cannot_go_on_says_why_and_what_to_do() {
         (Slot { database: Some("other".to_owned()), ..sound() }, "'other'", "another slot name"),
         (Slot { database: None, ..sound() }, "'?'", "another slot name"),
         (Slot { wal_status: Some("lost".to_owned()), ..sound() }, "max_slot_wal_keep_size", "--recopy"),
+        (
+            Slot { invalidation: Some("idle_timeout".to_owned()), ..sound() },
+            "idle_replication_slot_timeout",
+            "--recopy",
+        ),
+        (Slot { invalidation: Some("another".to_owned()), ..sound() }, "invalidated it (another)", "--recopy"),
         (Slot { confirmed_flush_lsn: None, ..sound() }, "did not finish", "then start again"),
     ] {
         let error = check("sooner", &slot, "shop").unwrap_err();

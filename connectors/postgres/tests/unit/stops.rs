@@ -1,9 +1,9 @@
 //! What ends a table, and what merely changes its shape, while the others go on.
 
-use sooner_api::{Class, Code, Error, Step};
+use sooner_api::{Class, Code, Error, Positions, Step};
 use sooner_postgres::decode::{Next, unholdable};
 use sooner_schemas::encode::ValueError;
-use sooner_schemas::{Relation, Scalar, Unholdable};
+use sooner_schemas::{Lsn, Relation, Scalar, Unholdable};
 
 use crate::messages::Cell::{Null, Text, Unchanged};
 use crate::messages::{delete, insert, truncate, update, update_from};
@@ -48,7 +48,7 @@ fn a_value_without_a_place_stops_its_table_alone() {
             "complete 500..510",
         ]
     );
-    assert_eq!(stream.decoder.selected(), [table_name("public.lines")]);
+    assert!(stream.decoder.selected(ORDERS).is_none() && stream.decoder.selected(LINES).is_some());
     stream.announce(&table(LINES, "public.lines"));
     stream.send(&described(&table(ORDERS, "public.orders")));
     stream.transaction(600, &[order("4", "d"), line("8")]);
@@ -137,45 +137,46 @@ fn a_column_that_is_added_begins_a_step_under_the_new_schema() {
 }
 
 #[test]
-fn a_renamed_table_stops_and_is_not_followed_under_its_new_name() {
+fn a_table_is_known_by_its_object_id_and_a_new_name_is_looked_at() {
     let mut stream = Stream::of_three();
+    assert!(!stream.decoder.take_look_wanted());
     stream.begin(500);
     stream.send(&order("1", "a"));
-    stream.send(&described(&table(ORDERS, "public.archive")));
+    stream.announce(&table(ORDERS, "public.archive"));
     stream.send(&order("2", "b"));
     stream.commit(500);
-    let error = stop_in(&mut stream);
-    assert_eq!((error.code, error.class), (Code::TableReplaced, Class::Operator));
-    assert!(error.what.contains("public.orders") && error.why.contains("public.archive"), "{error}");
-    stream.transaction(600, &[order("3", "c"), line("7")]);
-    assert_eq!(stream.steps(), ["public.lines [600#2 c 7: - > 7|-]", "complete 600..610"]);
+    assert!(stream.decoder.take_look_wanted() && !stream.decoder.take_look_wanted(), "once");
+    assert_eq!(stream.decoder.take().unwrap().event_count(), 2);
 }
 
 #[test]
-fn a_table_renamed_to_a_selected_name_is_looked_up_under_it() {
-    let mut stream = Stream::of(&["public.orders", "public.archive"]);
-    stream.announce(&table(ORDERS, "public.orders"));
-    stream.announce(&table(ORDERS, "public.archive"));
-    stream.transaction(500, &[order("1", "a")]);
-    let kept = "public.archive [500#0 c 1: - > 1|a]";
-    assert_eq!(stream.steps(), [kept, "stop public.orders: table_replaced", "complete 500..510"]);
-}
-
-#[test]
-fn another_table_of_the_same_name_stops_it_and_is_not_followed() {
+fn another_table_of_the_same_name_is_not_followed_and_is_looked_at() {
     let mut stream = Stream::of_three();
     stream.transaction(500, &[order("1", "a")]);
-    stream.send(&described(&table(77, "public.orders")));
+    stream.announce(&table(77, "public.orders"));
+    assert!(stream.decoder.take_look_wanted());
     stream.transaction(600, &[insert(77, &[Text("2"), Null]), order("3", "c"), line("7")]);
     assert_eq!(
         stream.steps(),
         [
-            "public.orders [500#0 c 1: - > 1|a]",
+            "public.orders [500#0 c 1: - > 1|a; 600#2 c 3: - > 3|c]",
             "public.lines [600#4 c 7: - > 7|-]",
-            "stop public.orders: table_replaced",
             "complete 600..610",
         ]
     );
+}
+
+#[test]
+fn what_is_covered_is_not_looked_up_whatever_it_was() {
+    let mut stream = Stream::after(vec![("public.orders", Positions::whole(Lsn(500)))]);
+    stream.send(&described(&amounts()));
+    stream.transaction(500, &[insert(ORDERS, &[Text("1"), Text("5")]), truncate(&[ORDERS], 0)]);
+    assert_eq!(stream.steps(), ["complete 500..510"]);
+    stream.announce(&table(ORDERS, "public.orders"));
+    stream.transaction(600, &[truncate(&[ORDERS], 0), order("1", "a")]);
+    let expected =
+        ["truncate public.orders [600#0 t -: - > -]", "public.orders [600#2 c 1: - > 1|a]", "complete 600..610"];
+    assert_eq!(stream.steps(), expected);
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_table_is_stopped_once_and_from_outside_too() {
     assert_eq!((batch.steps.len(), batch.event_count()), (2, 0), "a stop and the end of the transaction");
     stream.decoder.stop(&table_name("public.lines"), why("third"));
     assert_eq!(stop_in(&mut stream), why("third"));
-    assert!(stream.decoder.selected().is_empty());
+    assert!([ORDERS, LINES, OTHER].iter().all(|oid| stream.decoder.selected(*oid).is_none()));
 }
 
 #[test]

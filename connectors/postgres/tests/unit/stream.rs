@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sooner_api::{EventBatch, Positions, Result, Rows, Step};
 use sooner_postgres::decode::{Decoder, Next};
 use sooner_postgres::pgoutput::parse;
+use sooner_postgres::tracked::Selected;
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::encode::{Encoder, SchemaIds};
 use sooner_schemas::envelope::{key_schema, value_schema};
@@ -45,6 +46,8 @@ const VALUE_ID: u32 = 12;
 pub struct Stream {
     /// The decoder.
     pub decoder: Decoder,
+    /// What the catalog says of the relations that are announced.
+    catalog: HashMap<u32, Relation>,
 }
 
 impl Stream {
@@ -55,8 +58,9 @@ impl Stream {
 
     /// Carries these tables; each has been taken up to its positions.
     pub fn after(tables: Vec<(&str, Positions)>) -> Stream {
-        let selected: HashMap<_, _> = tables.into_iter().map(|(name, covered)| (table_name(name), covered)).collect();
-        Stream { decoder: Decoder::new(selected, Lsn(START)) }
+        let selected =
+            tables.into_iter().map(|(name, covered)| (oid_of(name), Selected { name: table_name(name), covered }));
+        Stream { decoder: Decoder::new(selected.collect(), Lsn(START)), catalog: HashMap::new() }
     }
 
     /// `public.orders` and `public.lines` are carried and announced, `public.other` is announced only.
@@ -73,9 +77,16 @@ impl Stream {
         self.send(&described(&table(OTHER, "public.other")));
     }
 
-    /// Sends a message.
+    /// Sends a message; the relation that it needs is looked up.
     pub fn try_send(&mut self, message: &[u8]) -> Result<Next> {
-        self.decoder.apply(Lsn(ROW_LSN), parse(message).expect("a whole message"), NOW)
+        loop {
+            let next = self.decoder.apply(Lsn(ROW_LSN), parse(message).expect("a whole message"), NOW)?;
+            let Next::RelationNeeded(shape) = next else { return Ok(next) };
+            let relation = self.catalog[&shape.oid].clone();
+            assert_eq!(shape.columns.len(), relation.columns.len());
+            let encoder = encoder(&relation);
+            self.decoder.set_relation(shape.oid, relation, encoder);
+        }
     }
 
     /// Sends a message that needs nothing else.
@@ -84,15 +95,10 @@ impl Stream {
         assert!(matches!(next, Next::Continue), "{next:?}");
     }
 
-    /// Describes a table of the selection, which is then looked up.
+    /// Describes a relation, which is looked up when a change needs it.
     pub fn announce(&mut self, relation: &Relation) {
-        match self.try_send(&described(relation)).expect("the message fits the stream") {
-            Next::RelationNeeded(shape) => {
-                assert_eq!(shape.columns.len(), relation.columns.len());
-                self.decoder.set_relation(shape.oid, relation.clone(), encoder(relation));
-            }
-            other => panic!("{} is not asked for: {other:?}", relation.name),
-        }
+        self.catalog.insert(relation.oid, relation.clone());
+        self.send(&described(relation));
     }
 
     /// Begins a transaction.
@@ -117,6 +123,15 @@ impl Stream {
     /// Takes the batch, and shows its steps.
     pub fn steps(&mut self) -> Vec<String> {
         self.decoder.take().expect("there is a batch").steps.iter().map(show_step).collect()
+    }
+}
+
+/// Object id of a table of these tests.
+fn oid_of(table: &str) -> u32 {
+    match table {
+        "public.orders" => ORDERS,
+        "public.lines" => LINES,
+        _ => OTHER,
     }
 }
 
@@ -176,6 +191,7 @@ fn show_step(step: &Step) -> String {
         Step::Rows(rows) => show_rows(rows),
         Step::Truncate(rows) => format!("truncate {}", show_rows(rows)),
         Step::Stop { table, error } => format!("stop {table}: {}", error.code),
+        Step::Note(note) => format!("note {}", note.table),
         Step::Complete(coverage) => {
             assert!(coverage.except.is_empty(), "a stream completes all tables");
             format!("complete {}..{}", coverage.watermark.commit_lsn.0, coverage.watermark.end_lsn.0)

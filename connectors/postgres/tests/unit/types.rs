@@ -1,6 +1,6 @@
 //! Types of columns follow from their type's id and modifier.
 
-use sooner_postgres::catalog::Types;
+use sooner_postgres::types::Types;
 use sooner_schemas::{ColumnType, Scalar};
 
 /// The modifier of `numeric(precision, scale)`.

@@ -1,0 +1,80 @@
+//! Which tables of a database take part, and which of them have to wait, each with the reason.
+
+use std::sync::Arc;
+
+use sooner_api::{Code, Error, Result, SourceTable};
+use sooner_schemas::TableName;
+
+use crate::catalog::{self, CatalogTable};
+use crate::client::Client;
+use crate::publication::{self, Members};
+
+/// Which tables of a database are to take part.
+pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
+
+/// All tables that are to take part; those that cannot at the moment say why.
+pub async fn eligible_tables(
+    client: &mut Client,
+    publication: &str,
+    selects: &TableFilter,
+) -> Result<Vec<SourceTable>> {
+    let found = candidates(client, publication, selects).await?;
+    Ok(taking_part(found))
+}
+
+/// As [`eligible_tables`], after the publication was created or extended by those that it may carry.
+pub async fn publish_eligible(
+    client: &mut Client,
+    publication: &str,
+    selects: &TableFilter,
+) -> Result<Vec<SourceTable>> {
+    let found = candidates(client, publication, selects).await?;
+    let publishable = found.iter().filter(|found| found.is_publishable());
+    let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
+    if !found.is_empty() && !found.iter().any(|found| found.access.owns) {
+        publication::expect(client, publication, found.iter().map(|found| found.table.name())).await?;
+    }
+    if publication::ensure(client, publication, &publishable).await?.changed {
+        return eligible_tables(client, publication, selects).await;
+    }
+    Ok(taking_part(found))
+}
+
+/// The tables of these that take part, without what the role may do with them.
+pub fn taking_part(found: Vec<CatalogTable>) -> Vec<SourceTable> {
+    found.into_iter().filter(|found| !found.access.of_extension).map(|found| found.table).collect()
+}
+
+/// The tables that fit, each with what the role may do with it. Those of extensions are told, but take no part.
+pub async fn candidates(client: &mut Client, publication: &str, selects: &TableFilter) -> Result<Vec<CatalogTable>> {
+    let members = Members::load(client, publication).await?;
+    let mut found = catalog::tables(client, &members).await?;
+    found.retain(|found| selects(found.table.name()));
+    let version = client.server_version();
+    for CatalogTable { table, access } in &mut found {
+        let checked = access.check(&table.relation, version, members.sends_generated);
+        table.blocked = match checked {
+            Err(error) => Some(error),
+            Ok(()) if table.facts.publication.is_none() => Some(unpublished(table.name(), publication, access.owns)),
+            Ok(()) => None,
+        };
+    }
+    Ok(found)
+}
+
+fn unpublished(table: &TableName, publication: &str, owns: bool) -> Error {
+    let why = match owns {
+        true => format!("the publication '{publication}' does not contain it, and sooner did not make the publication"),
+        false => format!("the publication '{publication}' does not contain it, and the role may not add it"),
+    };
+    let remedy = format!("{}; it is copied then", publication::add_statement(publication, std::slice::from_ref(table)));
+    Error::operator(Code::TableUnpublished, format!("cannot follow {table}"), why, remedy)
+}
+
+impl CatalogTable {
+    /// Whether nothing but the publication is missing, and the role may add the table to it.
+    pub fn is_publishable(&self) -> bool {
+        let is_unpublished = self.table.blocked.as_ref().is_some_and(|error| error.code == Code::TableUnpublished);
+        is_unpublished && self.access.owns && !self.access.of_extension
+    }
+}

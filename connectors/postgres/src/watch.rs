@@ -1,0 +1,354 @@
+//! Notices what happens to tables without an event: they come, go, are altered, published or withdrawn. One cheap query
+//! looks at all of them; only what has changed since the last look is looked at closely, and judged without I/O.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sooner_api::{Code, Error, FollowedTable, Result, SourceTable, TableNote};
+use sooner_schemas::evolution::{Evolution, compare_relations};
+use sooner_schemas::{CatalogFacts, Relation, TableName};
+
+use crate::catalog;
+use crate::client::{Client, quote_text};
+use crate::eligibility::ACCESS;
+use crate::inspection::{TableFilter, candidates, taking_part};
+use crate::pgoutput::RelationShape;
+use crate::publication::{Members, ensure};
+use crate::row::{number, text};
+
+/// What is known of the tables, and what has been seen of them.
+pub struct Watch {
+    publication: String,
+    selects: TableFilter,
+    /// Every table that takes part, or will, by object id.
+    known: HashMap<u32, Known>,
+    /// What the last look saw of each table, by object id.
+    seen: HashMap<u32, String>,
+    /// Tables are still to be added to the publication.
+    is_publishing: bool,
+    /// What the publication carried at the last look at something that changed.
+    members: Option<Members>,
+}
+
+/// A table as it was known last.
+struct Known {
+    table: SourceTable,
+    /// What its events were last written by.
+    written: Arc<Relation>,
+    is_followed: bool,
+}
+
+/// What something new about a table means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It goes on, and this is known of it.
+    Noted(TableNote),
+    /// It cannot go on: it has to be copied, or a person has to decide.
+    Stopped(TableName, Error),
+    /// Tables came or went: all of them have to be inspected again.
+    Changed(Error),
+}
+
+impl Watch {
+    /// Watches the tables that a publication carries or may carry. `followed` are read from the stream, or copied;
+    /// `apart` are known, and take no part.
+    pub fn new(
+        publication: &str,
+        selects: TableFilter,
+        followed: Vec<FollowedTable>,
+        apart: Vec<SourceTable>,
+    ) -> Watch {
+        let followed = followed.into_iter().map(|FollowedTable { table, written, .. }| {
+            let written = written.unwrap_or_else(|| Arc::new(table.relation.clone()));
+            Known { table, written, is_followed: true }
+        });
+        let apart = apart.into_iter().map(|table| {
+            let written = Arc::new(table.relation.clone());
+            Known { table, written, is_followed: false }
+        });
+        let known = followed.chain(apart).map(|known| (known.table.relation.oid, known)).collect();
+        Watch {
+            publication: publication.to_owned(),
+            selects,
+            known,
+            seen: HashMap::new(),
+            is_publishing: true,
+            members: None,
+        }
+    }
+
+    /// Looks at all tables; returns what that means for those that changed.
+    pub async fn look(&mut self, client: &mut Client) -> Result<Vec<Verdict>> {
+        let seen = self.digests(client).await?;
+        if seen == self.seen && !self.is_publishing {
+            return Ok(Vec::new());
+        }
+        self.members = None;
+        let found = candidates(client, &self.publication, &self.selects).await?;
+        let publishable = found.iter().filter(|found| found.is_publishable());
+        let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
+        let verdicts = self.judge_all(taking_part(found));
+        if !publishable.is_empty() {
+            let published = ensure(client, &self.publication, &publishable).await?;
+            self.is_publishing = published.pending;
+            if published.changed {
+                return Ok(vec![Verdict::Changed(tables_changed("tables were added to the publication".to_owned()))]);
+            }
+        } else {
+            self.is_publishing = false;
+        }
+        self.seen = seen;
+        Ok(verdicts)
+    }
+
+    /// For each table, by object id, a text that changes when anything does that a verdict may depend on.
+    async fn digests(&self, client: &mut Client) -> Result<HashMap<u32, String>> {
+        let by_schema = match client.server_version() >= 150_000 {
+            true => {
+                "(SELECT string_agg(concat_ws(':', s.oid, s.xmin), ',' ORDER BY s.oid) \
+                  FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)"
+            }
+            false => "NULL",
+        };
+        let sql = format!(
+            "WITH types AS (SELECT md5(coalesce((SELECT string_agg(concat(oid, enumlabel), ',' ORDER BY oid) \
+                     FROM pg_catalog.pg_enum), '') || coalesce((SELECT string_agg(concat_ws(':', a.attrelid, \
+                     a.attnum, a.atttypid, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum) \
+                     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid \
+                     WHERE r.relkind = 'c'), '')) AS digest) \
+             SELECT c.oid, c.xmin::text || md5(concat_ws('/', n.nspname, c.relname, c.relfilenode, c.relreplident, \
+                    c.relkind, c.relpersistence, p.oid, p.xmin, r.oid, r.xmin, {by_schema}, {ACCESS}, \
+                    (SELECT string_agg(concat_ws(':', a.attnum, a.xmin, a.attname), ',' ORDER BY a.attnum) \
+                     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
+                    (SELECT string_agg(concat_ws(':', k.indexrelid, k.indkey, k.indisprimary, k.indisreplident, \
+                            k.indimmediate, k.indisvalid), ',' ORDER BY k.indexrelid) \
+                     FROM pg_catalog.pg_index k WHERE k.indrelid = c.oid AND (k.indisprimary OR k.indisreplident)), \
+                    (SELECT digest FROM types))) \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_catalog.pg_publication p ON p.pubname = {} \
+             LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
+             WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384",
+            quote_text(&self.publication)
+        );
+        let rows = client.query(&sql).await?;
+        rows.iter().map(|row| Ok((number(row, 0)?, text(row, 1)?.to_owned()))).collect()
+    }
+
+    /// Judges a relation that the stream describes, for a change that is to be carried.
+    pub async fn announced(
+        &mut self,
+        client: &mut Client,
+        name: &TableName,
+        shape: &RelationShape,
+    ) -> Result<(Relation, Option<Verdict>)> {
+        let members = match self.members.take() {
+            Some(members) => members,
+            None => Members::load(client, &self.publication).await?,
+        };
+        let catalog::Announced { relation, table } = catalog::announced(client, &members, name, shape).await?;
+        self.members = Some(members);
+        let verdict = self.judge_announced(&relation, table.map(|table| table.facts));
+        Ok((relation, verdict))
+    }
+
+    /// What a relation means by which the next events are written. `facts` are those of its table by now, which may be
+    /// ahead of the stream; none if it is gone.
+    fn judge_announced(&mut self, relation: &Relation, facts: Option<CatalogFacts>) -> Option<Verdict> {
+        let known = self.known.get_mut(&relation.oid)?;
+        let table = relation.name.clone();
+        let facts = facts.unwrap_or_else(|| known.table.facts.clone());
+        match compare_relations(&known.written, relation) {
+            Evolution::Recopy(why) => return Some(Verdict::Stopped(table.clone(), copy_needed(&table, why))),
+            Evolution::Decision(what) => return Some(Verdict::Stopped(table.clone(), shape_changed(&table, &what))),
+            Evolution::Same | Evolution::Metadata => {}
+        }
+        if let Some(why) = known.table.facts.silent_change(&facts) {
+            return Some(Verdict::Stopped(table.clone(), copy_needed(&table, why)));
+        }
+        if *known.written == *relation && known.table.facts == facts {
+            return None;
+        }
+        known.written = Arc::new(relation.clone());
+        known.table.facts = facts;
+        Some(Verdict::Noted(TableNote {
+            table,
+            relation: Some(known.written.clone()),
+            facts: Arc::new(known.table.facts.clone()),
+        }))
+    }
+
+    /// What the tables mean that are there by now.
+    fn judge_all(&mut self, tables: Vec<SourceTable>) -> Vec<Verdict> {
+        let gone = self.known.values().find(|known| {
+            !tables
+                .iter()
+                .any(|table| table.relation.oid == known.table.relation.oid && table.name() == known.table.name())
+        });
+        if let Some(gone) = gone {
+            let name = gone.table.name();
+            return vec![Verdict::Changed(tables_changed(format!("{name} was dropped, renamed or replaced")))];
+        }
+        tables.into_iter().filter_map(|table| self.judge(table)).collect()
+    }
+
+    fn judge(&mut self, now: SourceTable) -> Option<Verdict> {
+        let name = now.name().clone();
+        let Some(known) = self.known.get_mut(&now.relation.oid) else {
+            return Some(Verdict::Changed(tables_changed(format!("{name} is new"))));
+        };
+        if !known.is_followed {
+            let former = std::mem::replace(&mut known.table, now).blocked;
+            let why = match &known.table.blocked {
+                now if *now == former => return None,
+                None => format!("{name} can be copied now"),
+                // Maybe the publication can be extended by now.
+                Some(error) => format!("{name} waits for something else: {}", error.why),
+            };
+            return Some(Verdict::Changed(tables_changed(why)));
+        }
+        if let Some(error) = now.blocked {
+            return Some(Verdict::Changed(tables_changed(format!("{name} has to wait: {}", error.why))));
+        }
+        if let Some(why) = known.table.facts.silent_change(&now.facts) {
+            return Some(Verdict::Stopped(name.clone(), copy_needed(&name, why)));
+        }
+        if known.table.facts == now.facts {
+            return None;
+        }
+        known.table.facts = now.facts;
+        Some(Verdict::Noted(TableNote { table: name, relation: None, facts: Arc::new(known.table.facts.clone()) }))
+    }
+
+    /// The object id of a table that takes part.
+    pub fn oid_of(&self, table: &TableName) -> Option<u32> {
+        self.known.iter().find(|(_, known)| known.table.name() == table).map(|(oid, _)| *oid)
+    }
+
+    /// A table that stopped is not judged any more.
+    pub fn stopped(&mut self, table: &TableName) {
+        for known in self.known.values_mut().filter(|known| known.table.name() == table) {
+            known.is_followed = false;
+        }
+    }
+}
+
+fn copy_needed(table: &TableName, why: String) -> Error {
+    Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing")
+}
+
+fn shape_changed(table: &TableName, what: &str) -> Error {
+    let remedy = format!("`sooner resume {table}` copies it again, once it has a key");
+    Error::operator(Code::ShapeChanged, format!("cannot follow {table}"), format!("its shape changed: {what}"), remedy)
+}
+
+fn tables_changed(why: String) -> Error {
+    Error::retry(Code::TablesChanged, "the tables are inspected again", why, "nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::Positions;
+    use sooner_schemas::catalog_facts::AttributeFacts;
+    use sooner_schemas::{Column, ColumnType, Lsn, Scalar};
+
+    use super::*;
+
+    fn table(oid: u32, name: &str) -> SourceTable {
+        let columns = vec![Column::new("id", ColumnType::Scalar(Scalar::Int8)).numbered(1)];
+        let mut table =
+            SourceTable::new(Relation { oid, ..Relation::new(TableName::new("public", name), columns, vec![0]) });
+        table.facts.file_node = 1;
+        table.facts.columns = vec![AttributeFacts { number: 1, version: 10, has_missing: false }];
+        table
+    }
+
+    fn blocked(table: SourceTable) -> SourceTable {
+        let error = Error::operator(Code::PostgresPermissionDenied, "cannot follow it", "no grant", "grant it");
+        SourceTable { blocked: Some(error), ..table }
+    }
+
+    fn rewritten(mut table: SourceTable) -> SourceTable {
+        table.facts.file_node += 1;
+        table.facts.columns[0].version += 1;
+        table
+    }
+
+    /// Follows a table `t`, and knows of `w`, which has to wait.
+    fn watch() -> Watch {
+        let covered = Positions::whole(Lsn::ZERO);
+        let followed = vec![FollowedTable { table: table(1, "t"), written: None, covered }];
+        Watch::new("p", Arc::new(|_| true), followed, vec![blocked(table(2, "w"))])
+    }
+
+    fn judged(tables: Vec<SourceTable>) -> Vec<Verdict> {
+        watch().judge_all(tables)
+    }
+
+    fn changes(verdicts: &[Verdict], part: &str) -> bool {
+        matches!(verdicts, [Verdict::Changed(error)] if error.code == Code::TablesChanged && error.why.contains(part))
+    }
+
+    #[test]
+    fn nothing_new_means_nothing() {
+        assert_eq!(judged(vec![table(1, "t"), blocked(table(2, "w"))]), []);
+    }
+
+    #[test]
+    fn rows_written_again_are_copied_and_other_changes_noted() {
+        let verdicts = judged(vec![rewritten(table(1, "t")), blocked(table(2, "w"))]);
+        assert!(
+            matches!(&verdicts[..], [Verdict::Stopped(_, error)] if error.code == Code::CopyNeeded),
+            "{verdicts:?}"
+        );
+        let mut vacuumed = table(1, "t");
+        vacuumed.facts.file_node = 9;
+        let verdicts = judged(vec![vacuumed, blocked(table(2, "w"))]);
+        assert!(matches!(&verdicts[..], [Verdict::Noted(note)] if note.facts.file_node == 9), "{verdicts:?}");
+    }
+
+    #[test]
+    fn harmless_changes_do_not_add_up_to_a_harmful_one() {
+        let mut watch = watch();
+        let waiting = blocked(table(2, "w"));
+        let mut altered = table(1, "t");
+        altered.facts.columns[0].version = 11;
+        assert!(matches!(watch.judge_all(vec![altered.clone(), waiting.clone()])[..], [Verdict::Noted(_)]));
+        altered.facts.file_node = 2;
+        assert!(matches!(watch.judge_all(vec![altered, waiting])[..], [Verdict::Noted(_)]), "VACUUM FULL, later");
+    }
+
+    #[test]
+    fn tables_that_come_go_or_take_a_name_are_inspected() {
+        let waiting = || blocked(table(2, "w"));
+        assert!(changes(&judged(vec![table(1, "t"), waiting(), table(3, "new")]), "public.new is new"));
+        assert!(changes(&judged(vec![waiting()]), "public.t was dropped"));
+        assert!(changes(&judged(vec![table(9, "t"), waiting()]), "public.t was dropped, renamed or replaced"));
+        let swapped = judged(vec![table(2, "t"), table(1, "w")]);
+        assert!(changes(&swapped, "replaced"), "{swapped:?}");
+    }
+
+    #[test]
+    fn a_table_that_has_to_wait_is_inspected_once_it_need_not_and_the_other_way_round() {
+        assert!(changes(&judged(vec![table(1, "t"), table(2, "w")]), "public.w can be copied now"));
+        assert!(changes(&judged(vec![blocked(table(1, "t")), blocked(table(2, "w"))]), "no grant"));
+    }
+
+    #[test]
+    fn another_key_or_a_dropped_column_in_the_stream_needs_a_copy_and_a_wider_row_is_noted() {
+        let judge = |change: &dyn Fn(&mut Relation)| {
+            let mut relation = table(1, "t").relation;
+            change(&mut relation);
+            watch().judge_announced(&relation, Some(table(1, "t").facts))
+        };
+        let wider = judge(&|relation| {
+            let column = Column::new("note", ColumnType::Scalar(Scalar::Text)).nullable().numbered(2);
+            relation.columns.push(column);
+        });
+        assert!(matches!(wider, Some(Verdict::Noted(note)) if note.relation.is_some()));
+        let retyped = judge(&|relation| relation.columns[0].column_type = ColumnType::Scalar(Scalar::Text));
+        assert!(matches!(retyped, Some(Verdict::Stopped(_, error)) if error.code == Code::CopyNeeded));
+        let keyless = judge(&|relation| relation.key.clear());
+        assert!(matches!(keyless, Some(Verdict::Stopped(_, error)) if error.code == Code::ShapeChanged));
+        assert_eq!(judge(&|_| {}), None);
+    }
+}
