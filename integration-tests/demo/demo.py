@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ PYTHON = ROOT / ".stack" / "venv" / "bin" / "python"
 BINARIES = pathlib.Path("/usr/lib/postgresql/15/bin")
 SOONER = ROOT / "target" / "debug" / "sooner"
 LOAD_SECONDS = 15
-TABLES = [f"public.{name}" for name in ["customers", "products", "orders", "order_lines"]] + [
+TABLES = [f"public.{name}" for name in ["customers", "products", "orders", "order_lines", "price_list", "returns"]] + [
     f"public.pgbench_{name}" for name in ["accounts", "branches", "tellers", "history"]
 ]
 COLOUR = sys.stdout.isatty()
@@ -84,7 +85,7 @@ class Load:
         self.postgres = postgres
         self.stopping = threading.Event()
         self.next_order = 60_000
-        self.threads = [threading.Thread(target=work) for work in [self.shop, self.big_transaction]]
+        self.threads = [threading.Thread(target=work) for work in [self.shop, self.big_transaction, self.new_tables]]
         self.pgbench = None
 
     def start(self):
@@ -136,13 +137,30 @@ class Load:
         say("  … a transaction of 100,000 rows was committed")
 
 
+    def new_tables(self):
+        """A table that was not there before, and another one swapped by rename."""
+        time.sleep(LOAD_SECONDS / 2)
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE returns (id bigint PRIMARY KEY, order_id bigint, reason text); "
+                "INSERT INTO returns SELECT i, i, 'reason ' || i % 7 FROM generate_series(1, 1000) i"
+            )
+            connection.execute(
+                "BEGIN; CREATE TABLE price_list_next (sku uuid PRIMARY KEY, price numeric(10, 2) NOT NULL); "
+                "INSERT INTO price_list_next SELECT sku, price * 2 FROM price_list; "
+                "ALTER TABLE price_list RENAME TO price_list_former; "
+                "ALTER TABLE price_list_next RENAME TO price_list; COMMIT"
+            )
+        say("  … the table returns was created, and price_list was swapped for another one by rename")
+
+
 def write_configuration(postgres, services):
     path = WORK / "sooner.toml"
     command = [SOONER, "init", "--from", postgres.url, "--to", services.lake, "--output", path]
     subprocess.run(command, check=True)
-    if services.lines:
-        text = path.read_text()
-        path.write_text(text.replace("[lake]", "[lake]\n" + services.lake_lines) + services.lines)
+    # Tables that come later take part as well.
+    text = re.sub(r"^tables = \[.*?^\]", 'tables = ["public.*"]', path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    path.write_text(text.replace("[lake]", "[lake]\n" + services.lake_lines) + services.lines)
     return path
 
 
@@ -213,12 +231,12 @@ def wait_until(configuration, process, condition, seconds):
 
 
 def show(current, before, elapsed):
-    tables = current["tables"].values()
+    tables = [table for table in current["tables"].values() if table["lag_seconds"] is not None]
     events = sum(table["events"] for table in tables)
     copied = sum(table["rows_copied"] for table in tables)
     versions = sum(table["table_version"] or 0 for table in tables)
-    lag_seconds = max(table["lag_seconds"] for table in tables)
-    lag_bytes = max(table["lag_bytes"] for table in tables)
+    lag_seconds = max((table["lag_seconds"] for table in tables), default=0)
+    lag_bytes = max((table["lag_bytes"] or 0 for table in tables), default=0)
     rate = (events - before) / elapsed
     print(
         f"  {copied:>9,} rows copied   {events:>9,} events   {rate:>8,.0f} events/s   "
@@ -291,7 +309,7 @@ def main():
         say("\nThe load has ended. Waiting for the last event, then comparing every row of every table")
         with psycopg.connect(postgres.url) as connection:
             end = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0]
-        wait_until(configuration, process, lambda current: number(current["durable_lsn"]) >= number(end), 60)
+        wait_until(configuration, process, lambda current: is_complete(current, end), 60)
         held = prove(postgres, services)
         if through_kafka:
             services.show_topics()
@@ -312,6 +330,12 @@ def is_streaming(current):
     """Whether every table is copied and in the lake."""
     tables = current["tables"].values()
     return tables and all(table["phase"] == "streaming" and table["table_version"] is not None for table in tables)
+
+
+def is_complete(current, end):
+    """Whether every table of the proof follows the stream, and all of it up to an LSN is in the lake."""
+    phases = [current["tables"].get(name, {}).get("phase") for name in TABLES]
+    return number(current["durable_lsn"]) >= number(end) and all(phase == "streaming" for phase in phases)
 
 
 def number(lsn):

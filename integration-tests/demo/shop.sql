@@ -21,6 +21,11 @@ CREATE TABLE products (
     description text
 );
 
+CREATE TABLE price_list (
+    sku         uuid PRIMARY KEY,
+    price       numeric(10, 2) NOT NULL
+);
+
 CREATE TABLE orders (
     id          bigint PRIMARY KEY,
     customer_id bigint NOT NULL REFERENCES customers,
@@ -52,6 +57,8 @@ SELECT md5('product' || i)::uuid, 'Product ' || i, (i * 7 % 10000) / 100.0, i / 
             THEN (SELECT string_agg(md5(i::text || j), ' ') FROM generate_series(1, 200) AS j)
             ELSE 'Plain product ' || i END
 FROM generate_series(1, 5000) AS i;
+
+INSERT INTO price_list SELECT sku, price FROM products;
 
 INSERT INTO orders
 SELECT i, 1 + (i * 13) % 20000, (ARRAY['new', 'paid', 'shipped']::order_state[])[i % 3 + 1],

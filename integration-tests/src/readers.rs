@@ -54,8 +54,13 @@ pub fn compare(
 /// Waits until the lake equals Postgres in all tables of the load. While partitions are reassigned, nothing else shows
 /// when all of them have been read.
 pub async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {
+    eventually_equal(postgres, lake, &crate::load::TABLES, log).await;
+}
+
+/// Waits until each of these tables in the lake equals its source in Postgres; fails with the difference and the log.
+pub async fn eventually_equal(postgres: &Postgres, lake: &str, tables: &[&str], log: impl Fn() -> String) {
     let asked = Instant::now();
-    while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, &crate::load::TABLES) {
+    while let Err(difference) = compare(Reader::DuckDb, postgres, lake, None, tables) {
         assert!(asked.elapsed() < Duration::from_secs(90), "{difference}\n{}", log());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -101,7 +101,7 @@ fn names_at_the_database_follow_from_the_pipelines_name_by_its_rules() {
 #[test]
 fn what_is_excluded_is_left_out_although_it_is_listed() {
     let config = parsed("", "tables = ['public.*', 'sales.orders']\nexclude = ['public.tmp_*']", "");
-    let selects = |schema: &str, table: &str| config.source().unwrap().selects(&TableName::new(schema, table));
+    let selects = |schema: &str, table: &str| config.source().unwrap().filter()(&TableName::new(schema, table));
     assert!(selects("public", "orders") && selects("sales", "orders"));
     assert!(!selects("public", "tmp_1") && !selects("sales", "lines") && !selects("public2", "orders"));
 }

@@ -25,7 +25,7 @@ fn record(states: &[(&str, TableState)], confirmed: u64) -> ProgressRecord {
 
 fn opened(table: &str, standing: Standing, taken: Option<u64>) -> Opened {
     let positions = taken.map(|lsn| Positions::whole(Lsn(lsn)));
-    Opened { table: name(table), standing, positions, watermark: None, error: None }
+    Opened { table: name(table), standing, positions, watermark: None, error: None, needs_copy: false }
 }
 
 async fn open(store: &FakeStore, recopy: bool) -> (Writer, Reader) {
@@ -57,7 +57,7 @@ fn confirmed(lsn: u64) -> Applied {
 
 fn applied(table: &str, version: u64) -> Applied {
     let lake = Some(LakePosition { version, positions: None, watermark: mark(60) });
-    let table = (name(table), AppliedTable { state: streaming(), lake });
+    let table = (name(table), AppliedTable { state: streaming(), lake, note: None });
     Applied { confirmed_lsn: None, tables: BTreeMap::from([table]) }
 }
 
@@ -99,6 +99,15 @@ async fn a_table_that_is_not_in_the_lake_is_copied_and_that_is_stored_first() {
         assert_eq!(store.record().state(&name("a")), TableState::Copying);
         assert_eq!(store.steps.notes.all(), ["save", "change -, 1 tables"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_whose_rows_others_changed_is_copied_again() {
+    let store = FakeStore::default();
+    let altered = Opened { needs_copy: true, ..opened("a", Standing::Follows, Some(40)) };
+    let (_writer, _reader, starts) = begun(&store, record(&[("a", streaming())], 50), vec![altered]).await;
+    assert_eq!(states(&starts), [("a", "copying")]);
+    assert_eq!(store.record().state(&name("a")), TableState::Copying);
 }
 
 #[tokio::test(start_paused = true)]

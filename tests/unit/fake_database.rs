@@ -31,7 +31,7 @@ impl FakeDatabase {
 /// A table without columns.
 pub fn source_table(table: &str) -> SourceTable {
     let relation = Relation { oid: 1, ..Relation::new(name(table), Vec::new(), Vec::new()) };
-    SourceTable { relation, estimated_rows: None, size_bytes: 0, file_node: 0 }
+    SourceTable::new(relation)
 }
 
 impl Database for FakeDatabase {
@@ -55,7 +55,7 @@ impl Database for FakeDatabase {
 
     async fn open(&self, plan: SourcePlan<()>) -> Result<FakeSource> {
         let copied: String = plan.copy.iter().map(|table| format!(" {}", table.name().table)).collect();
-        let followed: String = plan.stream.iter().map(|(table, _)| format!(" {}", table.table)).collect();
+        let followed: String = plan.stream.iter().map(|followed| format!(" {}", followed.table.name().table)).collect();
         let snapshot = if plan.snapshot.is_some() { "a" } else { "no" };
         let text = format!("open at {}, {snapshot} snapshot, copy{copied}, follow{followed}", plan.start_lsn.0);
         self.steps.reach(&text).await?;

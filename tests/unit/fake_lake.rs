@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sooner_api::{Committed, Error, Feed, Lake, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_api::{
+    Alteration, Committed, Error, Feed, Lake, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -74,6 +76,10 @@ impl LakeTable for FakeTable {
 
     fn version(&self) -> Option<u64> {
         (self.version > 0).then_some(self.version)
+    }
+
+    async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {
+        Ok((self.version < stored.version).then(|| Alteration::SetBack("an earlier version".to_owned())))
     }
 
     async fn is_current(&self) -> Result<bool> {

@@ -14,12 +14,7 @@ impl Database for SimulatedDatabase {
 
     async fn inspect(&self) -> Result<Inspection> {
         self.answer("cannot inspect").await?;
-        let tables = (0..TABLES).map(|table| SourceTable {
-            relation: relation(table),
-            estimated_rows: None,
-            size_bytes: 0,
-            file_node: 0,
-        });
+        let tables = (0..TABLES).map(|table| SourceTable::new(relation(table)));
         Ok(Inspection { tables: tables.collect(), slot: self.confirmed() })
     }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Committed, Error, Feed, Lake, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_api::{
+    Alteration, Code, Committed, Error, Feed, Lake, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+};
 use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
 use sooner_schemas::{Lsn, TableName};
@@ -133,6 +135,11 @@ impl LakeTable for SimulatedTable {
 
     fn version(&self) -> Option<u64> {
         (self.base.version > 0).then_some(self.base.version)
+    }
+
+    async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {
+        let is_back = self.base.version < stored.version;
+        Ok(is_back.then(|| Alteration::SetBack("an earlier version".to_owned())))
     }
 
     async fn is_current(&self) -> Result<bool> {

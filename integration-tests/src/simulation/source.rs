@@ -52,7 +52,7 @@ impl SimulatedSource {
             database,
             encoders: encoders(),
             copies: VecDeque::new(),
-            covered: plan.stream.into_iter().collect(),
+            covered: plan.stream.into_iter().map(|it| (it.table.name().clone(), it.covered)).collect(),
             next,
         };
         for table in plan.copy {
@@ -107,6 +107,10 @@ impl SimulatedSource {
         if self.database.fails(2000) {
             self.covered.remove(&name);
             return Some(Step::Stop { table: name, error: unholdable() });
+        }
+        if self.database.fails(2000) {
+            self.covered.remove(&name);
+            return Some(Step::Stop { table: name, error: rewritten() });
         }
         let encoder = &self.encoders[table];
         let mut out = TableEvents::new(encoder.schema().clone());
@@ -167,6 +171,10 @@ fn complete(commit_lsn: Lsn, end_lsn: Lsn) -> Step {
 
 fn unholdable() -> Error {
     Error::operator(Code::ValueUnholdable, "cannot encode a row", "it is simulated", "resume the table")
+}
+
+fn rewritten() -> Error {
+    Error::retry(Code::CopyNeeded, "the table is copied again", "its rows were written again", "nothing")
 }
 
 fn number_of(table: &TableName) -> usize {

@@ -173,7 +173,12 @@ impl TopicWriter {
                 state.topics.entry(table.clone()).or_default().push(Entry::CopyEnd(watermark));
                 state.step(&table, TableFact::CopyEnded(watermark.commit_lsn));
             }
+            Step::Stop { table, error } if error.code == Code::CopyNeeded => {
+                self.state()?.step(&table, TableFact::CopyNeeded);
+                return Err(error);
+            }
             Step::Stop { table, error } => self.state()?.step(&table, TableFact::Failed(error)),
+            Step::Note(_) => {}
             Step::Complete(Coverage { watermark, .. }) => {
                 let pending = std::mem::take(&mut self.pending);
                 let mut state = self.state()?;
@@ -283,6 +288,7 @@ impl TopicReader {
                 in_commit_order: true,
             },
             state: record.state(table),
+            lake: None,
         });
         self.generation = Some(state.generation);
         Some(assigned.collect())

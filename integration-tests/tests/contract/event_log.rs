@@ -97,6 +97,7 @@ impl<R: EventReader> Exit<R> {
             positions: self.taken.clone(),
             watermark: None,
             error: None,
+            needs_copy: false,
         });
         self.reader.start(opened.collect()).await.unwrap();
     }
@@ -196,7 +197,7 @@ async fn keeps_the_contract<L: EventLog>(open: impl Fn() -> L, events: &Events) 
     );
     let applied = |lsn| {
         let state = TableState::Streaming { copied_lsn: Some(Lsn(START)) };
-        let tables = BTreeMap::from([(name(), AppliedTable { state, lake: None })]);
+        let tables = BTreeMap::from([(name(), AppliedTable { state, lake: None, note: None })]);
         Applied { confirmed_lsn: Some(Lsn(lsn)), tables }
     };
     exit.reader.store(applied(END)).await.unwrap();

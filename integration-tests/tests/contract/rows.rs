@@ -16,7 +16,7 @@ pub struct Events(Encoder);
 pub fn table() -> SourceTable {
     let column = Column::new("id", ColumnType::Scalar(Scalar::Int8)).numbered(1);
     let relation = Relation { oid: 7, ..Relation::new(name(), vec![column], vec![0]) };
-    SourceTable { relation, estimated_rows: None, size_bytes: 0, file_node: 0 }
+    SourceTable::new(relation)
 }
 
 /// Its name.

@@ -10,7 +10,7 @@ use integration_tests::simulation::database::SimulatedDatabase;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sooner::direct::LocalSchemas;
-use sooner_api::{Database, Positions, Source, SourcePlan, Step};
+use sooner_api::{Database, FollowedTable, Positions, Source, SourcePlan, Step};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
 use sooner_schemas::{Lsn, Position, TableName};
@@ -68,6 +68,7 @@ impl Seen {
                 }
             }
             Step::Stop { table, error } => panic!("{table} stopped: {error}"),
+            Step::Note(_) => {}
         }
     }
 }
@@ -95,7 +96,8 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     assert!(names.is_sorted() && names.len() > 1);
     let (slot_lsn, snapshot) = database.create_slot().await.unwrap();
     let copy = inspection.tables.clone();
-    let plan = SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream: Vec::new() };
+    let plan =
+        SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream: Vec::new(), apart: Vec::new() };
     let mut source = database.open(plan).await.unwrap();
     let mut seen = Seen::default();
     let read = read_to(&mut source, &mut seen, half_way().await).await;
@@ -116,9 +118,12 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert!(slot <= read);
-    let stream = vec![(names[0].clone(), Positions::whole(seen.watermark))];
-    let copy = vec![inspection.tables[1].clone()];
-    let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream };
+    let mut tables = inspection.tables.into_iter();
+    let table = tables.next().expect("a first table");
+    let stream = vec![FollowedTable { table, written: None, covered: Positions::whole(seen.watermark) }];
+    let copy = tables.by_ref().take(1).collect();
+    let apart = tables.collect();
+    let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart };
     let mut source = database.open(plan).await.unwrap();
     let mut again = Seen { watermark: Lsn::ZERO, ..Seen::default() };
     again.tables.entry(names[0].clone()).or_default().last =

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use integration_tests::pipeline::{Pipeline, find, of};
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
+use integration_tests::readers::{Reader, assert_equal, eventually_equal};
 use integration_tests::s3::{Proxy, S3};
 
 const TABLE: &str = "CREATE TABLE items (id integer PRIMARY KEY, a text, n numeric(6, 2)); \

@@ -1,6 +1,5 @@
 //! Measures streaming a million rows into encoded events, beside pg_recvlogical into `/dev/null`; both over TCP.
 
-use std::collections::HashMap;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use integration_tests::postgres::{Postgres, Version};
 use sooner::direct::LocalSchemas;
-use sooner_api::{Positions, Source};
-use sooner_postgres::ConnectOptions;
+use sooner_api::{FollowedTable, Positions, Source};
+use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::inspection::{TableFilter, eligible_tables};
 use sooner_postgres::stream::{PostgresStream, StreamSettings};
-use sooner_schemas::{Lsn, TableName};
+use sooner_postgres::{Client, ConnectOptions};
+use sooner_schemas::Lsn;
 
 use crate::Line;
 use crate::usage::cpu_seconds;
@@ -92,8 +93,19 @@ async fn recvlogical(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
 async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let options = ConnectOptions::parse(&format!("{}?sslmode=disable", postgres.url())).unwrap();
     let encoders = EncoderFactory::new(LocalSchemas::default(), "bench", "shop");
-    let tables = HashMap::from([(TableName::new("public", "rows"), Positions::whole(Lsn::ZERO))]);
-    let settings = StreamSettings { slot: slot.into(), publication: "p".into(), tables, start_lsn: Lsn::ZERO };
+    let selects: TableFilter = Arc::new(|table| table.table == "rows");
+    let mut client = Client::connect(&options, Mode::Sql).await.unwrap();
+    let tables = eligible_tables(&mut client, "p", &selects).await.unwrap();
+    let followed = |table| FollowedTable { table, written: None, covered: Positions::whole(Lsn::ZERO) };
+    let settings = StreamSettings {
+        slot: slot.into(),
+        publication: "p".into(),
+        selects,
+        follow: tables.into_iter().map(followed).collect(),
+        copy: Vec::new(),
+        apart: Vec::new(),
+        start_lsn: Lsn::ZERO,
+    };
     let watch = WalsenderWatch::start(postgres, slot).await;
     let (seconds, client_cpu) = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
