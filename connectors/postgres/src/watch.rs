@@ -87,18 +87,17 @@ impl Watch {
         let found = candidates(client, &self.publication, &self.selects).await?;
         let publishable = found.iter().filter(|found| found.is_publishable());
         let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
-        let verdicts = self.judge_all(taking_part(found));
-        if !publishable.is_empty() {
-            let published = ensure(client, &self.publication, &publishable).await?;
-            self.is_publishing = published.pending;
-            if published.changed {
-                return Ok(vec![Verdict::Changed(tables_changed("tables were added to the publication".to_owned()))]);
-            }
-        } else {
-            self.is_publishing = false;
-        }
+        self.is_publishing = !publishable.is_empty();
         self.seen = seen;
-        Ok(verdicts)
+        let verdicts = self.judge_all(taking_part(found));
+        // What was judged is returned before anything else can fail or be cancelled: it is not judged twice.
+        if !verdicts.is_empty() || publishable.is_empty() {
+            return Ok(verdicts);
+        }
+        let published = ensure(client, &self.publication, &publishable).await?;
+        self.is_publishing = published.pending;
+        let changed = || Verdict::Changed(tables_changed("tables were added to the publication".to_owned()));
+        Ok(published.changed.then(changed).into_iter().collect())
     }
 
     /// For each table, by object id, a text that changes when anything does that a verdict may depend on.
