@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sooner_api::{Clock, Committed, Error, Fact, PartitionOffsets, Side, TableState, Telemetry};
@@ -14,6 +14,8 @@ use crate::clock::SystemClock;
 
 /// How often the status is written.
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval is at least so many times as long as writing takes.
+const SAVE_SHARE: u32 = 50;
 
 /// A pipeline's state at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -239,13 +241,14 @@ impl StatusBoard {
         std::fs::rename(beside, path)
     }
 
-    /// Writes the status again and again.
+    /// Writes the status again and again. With very many tables, writing takes a bounded share of the time.
     pub async fn keep_saving(self, state_dir: PathBuf) {
         loop {
+            let started = Instant::now();
             if let Err(error) = self.save(&state_dir) {
                 tracing::debug!(%error, "cannot write the status");
             }
-            tokio::time::sleep(SAVE_INTERVAL).await;
+            tokio::time::sleep(SAVE_INTERVAL.max(started.elapsed() * SAVE_SHARE)).await;
         }
     }
 }

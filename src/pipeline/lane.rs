@@ -51,7 +51,8 @@ impl Lane {
             // It was complete to there, without a commit of its own.
             self.complete = read;
         }
-        self.handed_on = last;
+        // Copied rows bear the position of an earlier event.
+        self.handed_on = self.handed_on.max(last);
         self.is_open = true;
     }
 

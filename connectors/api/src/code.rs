@@ -49,8 +49,10 @@ pub enum Code {
     PositionsDiscontinuous,
     /// The publication lacks tables or changes, or filters them.
     PublicationUnusable,
-    /// A table was altered or rewritten while its copy began.
+    /// A table was altered or rewritten while it was copied.
     TableAlteredDuringCopy,
+    /// Somebody holds a lock on the table, or has an open transaction, that its copy waits for.
+    TableLocked,
     /// The table was dropped, renamed or replaced at the source.
     TableReplaced,
     /// Tables came or went, or became readable: the pipeline looks at all of them again.

@@ -63,9 +63,9 @@ pub struct Inspection {
 pub struct SourcePlan<S> {
     /// The slot's position, or a later one: transactions that end before it are not sent.
     pub start_lsn: Lsn,
-    /// The snapshot that came with a new slot, to copy from.
+    /// What is known of the rows at the position of a new slot.
     pub snapshot: Option<S>,
-    /// Tables whose rows are copied first.
+    /// Tables whose rows are copied.
     pub copy: Vec<SourceTable>,
     /// Tables that follow the stream.
     pub stream: Vec<FollowedTable>,
@@ -88,7 +88,7 @@ pub struct FollowedTable {
 pub trait Database: Send + Sync {
     /// Reads its tables and its stream.
     type Source: Source;
-    /// A consistent view of its rows at the position of a new slot.
+    /// What is known of its rows at the position of a new slot.
     type Snapshot: Send;
 
     /// Checks what has to hold before anything is read, and creates the publication if it is missing. An error of class
@@ -99,7 +99,7 @@ pub trait Database: Send + Sync {
     /// further than that.
     fn identify(&self) -> impl Future<Output = Result<SystemIdentity>> + Send;
 
-    /// Creates the slot; returns its position, and a snapshot of exactly that position. May wait for transactions that
+    /// Creates the slot; returns its position, and what is known of the rows at that position. May wait for transactions that
     /// run. Cancelling may leave the slot behind.
     fn create_slot(&self) -> impl Future<Output = Result<(Lsn, Self::Snapshot)>> + Send;
 
@@ -111,14 +111,17 @@ pub trait Database: Send + Sync {
 pub trait Source: Send {
     /// Waits for the next steps. Within a table they are in commit order, and no event is left out or repeated between
     /// two batches. A transaction larger than a batch spans several; [`Step::Complete`] stands only between
-    /// transactions. A copy of a table (its start, rows and end) stands between two transactions of that table, after
-    /// all that the copy's snapshot contains and before all that it does not. A source whose `next` was cancelled must
-    /// not be asked again: it may have lost its place.
+    /// transactions.
+    ///
+    /// A table's copy runs beside the stream, from its start to its end. Between those two, copied rows stand between
+    /// the stream's transactions, and the last step that concerns a row is right; a change may leave out a value of a
+    /// row that has not been copied yet, which then follows. A copy that starts before the former one has ended
+    /// replaces it. A source whose `next` was cancelled must not be asked again: it may have lost its place.
     ///
     /// [`Step::Complete`]: crate::Step::Complete
     fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;
 
-    /// Lets the database forget everything before this LSN. It never moves back.
+    /// Lets the database forget everything before this LSN, as far as no later copy depends on it. It never moves back.
     fn confirm(&mut self, durable_lsn: Lsn);
 }
 

@@ -11,9 +11,10 @@ use crate::client::{Client, Mode};
 use crate::encoders::EncoderFactory;
 use crate::inspection::{TableFilter, publish_eligible};
 use crate::options::ConnectOptions;
-use crate::slot::{self, ExportedSnapshot};
-use crate::source::PostgresSource;
+use crate::slot;
+use crate::source::{CopySettings, PostgresSource};
 use crate::stream::{PostgresStream, StreamSettings};
+use crate::visibility::Visibility;
 
 /// The oldest server that is supported, as `server_version_num` has it.
 pub const OLDEST_VERSION: u32 = 130_000;
@@ -71,7 +72,8 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
 
 impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     type Source = PostgresSource<R>;
-    type Snapshot = ExportedSnapshot;
+    /// The transactions that come before the slot.
+    type Snapshot = Visibility;
 
     async fn inspect(&self) -> Result<Inspection> {
         let mut client = Client::connect(&self.settings.connect, Mode::Sql).await?;
@@ -98,23 +100,21 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         slot::identify(&mut Client::connect(&self.settings.connect, Mode::Replication).await?).await
     }
 
-    async fn create_slot(&self) -> Result<(Lsn, ExportedSnapshot)> {
-        let snapshot = slot::create(&self.settings.connect, &self.settings.slot).await?;
+    async fn create_slot(&self) -> Result<(Lsn, Visibility)> {
+        let (lsn, before) = slot::create(&self.settings.connect, &self.settings.slot).await?;
         failpoint("slot_created");
-        let lsn = snapshot.id.consistent_lsn;
         tracing::info!(slot = self.settings.slot, %lsn, "created the slot");
-        Ok((lsn, snapshot))
+        Ok((lsn, before))
     }
 
-    async fn open(&self, plan: SourcePlan<ExportedSnapshot>) -> Result<PostgresSource<R>> {
-        let SourcePlan { start_lsn, snapshot, copy, stream: follow, apart } = plan;
+    async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
+        let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart } = plan;
         let DatabaseSettings { connect, slot, publication, selects, copy_tables_at_once } = self.settings.clone();
         let settings = StreamSettings { slot, publication, selects, follow, copy: copy.clone(), apart, start_lsn };
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
-        if copy.is_empty() {
-            tracing::info!(lsn = %start_lsn, "streaming");
-        }
-        let (encoders, runtime) = (self.encoders.clone(), self.runtime.clone());
-        Ok(PostgresSource::new(connect, encoders, stream, copy, snapshot, copy_tables_at_once, runtime))
+        tracing::info!(lsn = %start_lsn, copying = copy.len(), "streaming");
+        let copying =
+            CopySettings { connect, workers: copy_tables_at_once, runtime: self.runtime.clone(), before_slot };
+        PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn).await
     }
 }

@@ -5,7 +5,6 @@
 //! batch that ends with it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use sooner_api::{Code, Error, EventBatch, Result, TableNote};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
@@ -14,7 +13,8 @@ use sooner_schemas::{Lsn, Position, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
-use crate::tracked::{Change, Known, Selected, Tracked, fill_from_old, relaxed};
+use crate::tracked::{Change, Known, Meaning, PartialRow, Relations, Selected, fill_from_old, relaxed};
+use crate::unseen::Ended;
 
 /// Size in bytes from which a batch ends with its transaction.
 const SOFT_BYTES: usize = 512 << 10;
@@ -45,15 +45,23 @@ struct Transaction {
     /// Number of changes so far, including those of ignored tables, so that a transaction sent again numbers its
     /// events the same.
     changes: u64,
+    /// It ends before the position to start at: nothing of it is carried.
+    is_former: bool,
 }
 
 /// State of the stream between messages.
 pub struct Decoder {
-    /// Tables to carry, by object id: another table that takes the name is another table.
-    selected: HashMap<u32, Selected>,
+    relations: Relations,
     /// Watermark of the stream over all batches; it never moves back.
     watermark: Watermark,
-    relations: HashMap<u32, Tracked>,
+    /// Transactions whose commit record starts before this LSN are not carried.
+    start_lsn: Lsn,
+    /// Rows of tables that are being copied of which a part was left out, since they were last asked for.
+    partial: Vec<PartialRow>,
+    /// Everything before this LSN has been read.
+    read_lsn: Lsn,
+    /// Transactions that have ended since they were last asked for.
+    ended: Vec<Ended>,
     transaction: Option<Transaction>,
     batch: BatchBuilder,
     /// Whether an earlier batch has taken a part of the current transaction.
@@ -64,13 +72,16 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Starts between transactions, at `start_lsn`. Carries the events of the selected tables, but for those that are
-    /// covered.
+    /// Starts between transactions, at `start_lsn`; of earlier transactions it is only noted that they have ended.
+    /// Carries the events of the selected tables, but for those that are covered.
     pub fn new(selected: HashMap<u32, Selected>, start_lsn: Lsn) -> Decoder {
         Decoder {
-            selected,
+            relations: Relations::new(selected),
             watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
-            relations: HashMap::new(),
+            start_lsn,
+            read_lsn: Lsn::ZERO,
+            partial: Vec::new(),
+            ended: Vec::new(),
             transaction: None,
             batch: BatchBuilder::default(),
             cut_inside: false,
@@ -99,11 +110,14 @@ impl Decoder {
     pub fn apply(&mut self, lsn: Lsn, message: Message<'_>, now_micros: i64) -> Result<Next> {
         match message {
             Message::Begin { commit_lsn, commit_micros, xid } => {
-                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, changes: 0 });
+                let is_former = commit_lsn < self.start_lsn;
+                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, changes: 0, is_former });
                 self.batch.set_watermark(None);
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
-                self.transaction = None;
+                let xid = self.transaction.take().map(|transaction| transaction.xid);
+                self.ended.extend(xid.map(|xid| Ended { commit_lsn, xid }));
+                self.read_lsn = self.read_lsn.max(end_lsn);
                 self.reach(Watermark { commit_lsn, end_lsn, commit_micros });
                 self.ready = std::mem::take(&mut self.cut_inside) || self.batch.bytes() >= SOFT_BYTES;
             }
@@ -127,6 +141,7 @@ impl Decoder {
     pub fn caught_up(&mut self, end_lsn: Lsn, server_micros: i64) {
         self.server_end(end_lsn);
         if self.transaction.is_none() {
+            self.read_lsn = self.read_lsn.max(end_lsn);
             self.reach(Watermark { commit_lsn: last_before(end_lsn), end_lsn, commit_micros: server_micros });
         }
     }
@@ -152,25 +167,55 @@ impl Decoder {
     /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
     pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
         self.batch.close(oid);
-        let Some(Selected { covered, .. }) = self.selected.get(&oid).cloned() else {
-            return self.ignore(oid);
-        };
-        self.relations.insert(oid, Tracked::Table(Arc::new(Known { relation, encoder, covered })));
+        self.relations.set(oid, relation, encoder);
     }
 
     /// Ignores all further changes of a relation.
     pub fn ignore(&mut self, oid: u32) {
-        self.relations.insert(oid, Tracked::Ignored);
+        self.relations.ignore(oid);
+    }
+
+    /// Whether what is taken next begins with a transaction.
+    pub fn is_between(&self) -> bool {
+        !self.cut_inside
+    }
+
+    /// Everything before this LSN has been read, whether or not it was carried.
+    pub fn read_lsn(&self) -> Lsn {
+        self.read_lsn
+    }
+
+    /// Transactions that have ended since this was last asked, in commit order.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Rows of copied tables that are not known whole, since this was last asked.
+    pub fn take_partial(&mut self) -> Vec<PartialRow> {
+        std::mem::take(&mut self.partial)
+    }
+
+    /// Leaves the events of a table out until it is copied.
+    pub fn mute(&mut self, oid: u32) {
+        self.batch.close(oid);
+        self.relations.mute(oid);
+    }
+
+    /// Carries the events of a table that is being copied, but for those that are covered.
+    pub fn follow_copied(&mut self, oid: u32, selected: Selected) {
+        self.batch.close(oid);
+        self.relations.follow_copied(oid, selected);
+    }
+
+    /// The table's copy has ended.
+    pub fn end_copy(&mut self, oid: u32) {
+        self.relations.end_copy(oid);
     }
 
     /// Stops a table: its further events are left out, and the batch reports the error.
     pub fn stop(&mut self, table: &TableName, error: Error) {
-        let oids: Vec<_> =
-            self.selected.iter().filter(|(_, selected)| selected.name == *table).map(|(oid, _)| *oid).collect();
-        for oid in oids {
-            self.selected.remove(&oid);
-            self.ignore(oid);
-            self.batch.stop(table, error.clone());
+        if self.relations.deselect(table) {
+            self.batch.stop(table, error);
         }
     }
 
@@ -179,28 +224,15 @@ impl Decoder {
         self.batch.note(note);
     }
 
-    /// Carries the events of one more table, by its object id. To be called before the stream has spoken of the table.
-    pub fn select(&mut self, oid: u32, selected: Selected) {
-        self.selected.insert(oid, selected);
-    }
-
     /// A table whose events are carried; none for any other object id.
     pub fn selected(&self, oid: u32) -> Option<&Selected> {
-        self.selected.get(&oid)
+        self.relations.selected(oid)
     }
 
     /// Takes note of a relation that the stream describes.
     fn announce(&mut self, shape: RelationShape) {
-        let name = TableName::new(&shape.schema, &shape.table);
-        let selected = self.selected.get(&shape.oid);
-        // Renamed, or another table with the name of one that is carried.
-        self.look_wanted |= match selected {
-            Some(selected) => selected.name != name,
-            None => self.selected.values().any(|selected| selected.name == name),
-        };
         self.batch.close(shape.oid);
-        let tracked = if selected.is_some() { Tracked::Announced(shape.clone()) } else { Tracked::Ignored };
-        self.relations.insert(shape.oid, tracked);
+        self.look_wanted |= self.relations.announce(shape);
     }
 
     fn update<'a>(
@@ -211,6 +243,9 @@ impl Decoder {
         old: Option<OldRow<'a>>,
         mut new: Tuple<'a>,
     ) -> Result<Next> {
+        if old.is_none() {
+            self.note_partial(oid, &new, false);
+        }
         let (old, whole) = match old {
             None => {
                 return self.change(oid, lsn, now_micros, &new, |encoder, out, origin| {
@@ -221,10 +256,11 @@ impl Decoder {
             Some(OldRow::Whole(old)) => (old, true),
         };
         let mut key_changed = false;
-        if let Some(Tracked::Table(known)) = self.relations.get(&oid) {
+        if let Some(known) = self.relations.known(oid) {
             known.check_width(&old)?;
             fill_from_old(&known.relation, &old, whole, &mut new);
             key_changed = known.relation.key.iter().any(|&index| old.get(index) != new.get(index));
+            self.note_partial(oid, &new, key_changed);
         }
         self.change(oid, lsn, now_micros, &new, |encoder, out, origin| {
             if !key_changed {
@@ -235,6 +271,14 @@ impl Decoder {
             second.position.ordinal += 1;
             encoder.insert_renamed(out, &second, &old, &new)
         })
+    }
+
+    /// Takes note of a row that is not known whole, if its table is being copied: nobody else may have the rest.
+    fn note_partial(&mut self, table: u32, row: &[TupleValue<'_>], is_renamed: bool) {
+        let Some(known) = self.relations.known(table).filter(|_| self.relations.is_copied(table)) else { return };
+        if row.contains(&TupleValue::Unavailable) {
+            self.partial.extend(known.key_texts(row).map(|key| PartialRow { table, key, is_renamed }));
+        }
     }
 
     fn delete(&mut self, oid: u32, lsn: Lsn, now_micros: i64, old: &OldRow<'_>) -> Result<Next> {
@@ -284,6 +328,9 @@ impl Decoder {
         };
         let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes * 2 };
         transaction.changes += 1;
+        if transaction.is_former {
+            return Ok(Change::Left);
+        }
         let origin = Origin {
             position,
             lsn,
@@ -292,14 +339,10 @@ impl Decoder {
             now_micros,
             snapshot: Snapshot::No,
         };
-        match self.relations.get(&oid) {
-            Some(Tracked::Table(known)) if known.covered.covers_event(position) => Ok(Change::Left),
-            Some(Tracked::Table(known)) => Ok(Change::Carried(known.clone(), origin)),
-            Some(Tracked::Announced(shape)) => match self.selected.get(&oid) {
-                Some(selected) if !selected.covered.covers_event(position) => Ok(Change::Unknown(shape.clone())),
-                _ => Ok(Change::Left),
-            },
-            Some(Tracked::Ignored) => Ok(Change::Left),
+        match self.relations.meaning(oid, position) {
+            Some(Meaning::Carried(known)) => Ok(Change::Carried(known, origin)),
+            Some(Meaning::Unknown(shape)) => Ok(Change::Unknown(shape)),
+            Some(Meaning::Left) => Ok(Change::Left),
             None => {
                 let why = format!("a change of relation {oid}, which was not announced");
                 Err(crate::errors::protocol("cannot understand the stream", why))

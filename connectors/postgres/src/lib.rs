@@ -2,12 +2,14 @@
 //!
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
 //! tables' definitions and their [`types`], [`eligibility`] says which of them can take part, [`slot`] and
-//! [`publication`] set up replication, [`table_copy`] copies a table and `copies`
-//! several, [`stream`] follows changes. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
+//! [`publication`] set up replication, [`stream`] follows changes, and `copies` reads tables beside it: in chunks
+//! (`chunk`) that `schedule` plans, and whose rows join the stream by what `touched`, [`unseen`] and [`visibility`]
+//! know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
 
 mod batch_builder;
 pub mod catalog;
+mod chunk;
 pub mod client;
 pub mod clock;
 mod copies;
@@ -26,13 +28,16 @@ pub mod options;
 pub mod pgoutput;
 pub mod publication;
 mod row;
+pub mod schedule;
 pub mod slot;
 pub mod source;
 pub mod stream;
-pub mod table_copy;
 mod tls;
+mod touched;
 pub mod tracked;
 pub mod types;
+pub mod unseen;
+pub mod visibility;
 mod watch;
 
 pub use client::Client;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::client::{Client, Mode, Row, quote_name, quote_text};
 use crate::options::ConnectOptions;
 use crate::row::{number, text};
-use crate::table_copy::SnapshotId;
+use crate::visibility::Visibility;
 
 /// Output plugin that the slot uses.
 pub const PLUGIN: &str = "pgoutput";
@@ -36,13 +36,6 @@ pub struct Slot {
     pub invalidation: Option<String>,
     /// Log that the slot retains, in bytes.
     pub retained_bytes: u64,
-}
-
-/// A consistent view of the database at an LSN, valid as long as the connection that exported it stays open and idle.
-pub struct ExportedSnapshot {
-    /// Its name and position.
-    pub id: SnapshotId,
-    _holder: Client,
 }
 
 /// Queries the identity of the server; needs a replication connection.
@@ -85,21 +78,13 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
     }))
 }
 
-/// Creates the pipeline's slot, and returns the snapshot exported with it.
-pub async fn create(options: &ConnectOptions, name: &str) -> Result<ExportedSnapshot> {
-    export(options, &format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} EXPORT_SNAPSHOT", quote_name(name))).await
-}
-
-/// Exports a snapshot at a known LSN, by creating a temporary slot that is dropped with its connection.
-pub async fn snapshot(options: &ConnectOptions) -> Result<ExportedSnapshot> {
-    let name = quote_name(&format!("sooner_copy_{:x}", crate::clock::now_micros()));
-    export(options, &format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {PLUGIN} EXPORT_SNAPSHOT")).await
-}
-
-async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnapshot> {
+/// Creates the pipeline's slot; returns its position, and the transactions that come before it, which its stream does
+/// not have.
+pub async fn create(options: &ConnectOptions, name: &str) -> Result<(Lsn, Visibility)> {
     let mut holder = Client::connect(options, Mode::Replication).await?;
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} EXPORT_SNAPSHOT", quote_name(name));
     let rows = {
-        let mut creating = pin!(holder.query(command));
+        let mut creating = pin!(holder.query(&command));
         loop {
             match timeout(PATIENCE, &mut creating).await {
                 Ok(rows) => break rows?,
@@ -111,7 +96,12 @@ async fn export(options: &ConnectOptions, command: &str) -> Result<ExportedSnaps
     let consistent_lsn = text(&row, 1)?
         .parse()
         .map_err(|error| crate::errors::protocol("cannot understand the new slot's position", error))?;
-    Ok(ExportedSnapshot { id: SnapshotId { name: text(&row, 2)?.to_owned(), consistent_lsn }, _holder: holder })
+    // The snapshot is there as long as the connection that exported it is idle.
+    let mut client = Client::connect(options, Mode::Sql).await?;
+    client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    client.query(&format!("SET TRANSACTION SNAPSHOT {}", quote_text(text(&row, 2)?))).await?;
+    let before = client.query_value("SELECT pg_catalog.pg_current_snapshot()").await?;
+    Ok((consistent_lsn, Visibility::parse(before.as_deref().unwrap_or_default())?))
 }
 
 /// A slot is only created once all transactions that run have ended: says which ones that are.

@@ -1,92 +1,219 @@
-//! A source: copies of tables first, then the stream. The stream is open all the time, so that nobody else takes the
-//! slot, and the server hears from us; what it sends waits until the copies have ended.
+//! A source: the stream, and beside it copies of tables, whose rows join the stream between its transactions.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sooner_api::{EventBatch, Positions, Result, SchemaRegistry, Source, SourceTable, Step};
+use futures::{StreamExt, TryStreamExt, stream};
+use sooner_api::{Class, EventBatch, Result, SchemaRegistry, Source, SourceTable, Step};
 use sooner_schemas::Lsn;
+use sooner_schemas::event::Watermark;
 use tokio::runtime::Handle;
+use tokio::time::{Duration, Instant};
 
-use crate::copies::Copies;
+use crate::chunk::CopiedTable;
+use crate::copies::{Copies, Joined, Message};
 use crate::encoders::EncoderFactory;
 use crate::options::ConnectOptions;
-use crate::slot::{self, ExportedSnapshot};
-use crate::stream::PostgresStream;
+use crate::stream::{Next, PostgresStream};
+use crate::tracked::relaxed;
+use crate::visibility::Visibility;
+
+/// Encoders that are built at the same time, which may ask a registry.
+const ENCODERS_AT_ONCE: usize = 8;
+/// How long the end of a copy waits for the stream before the server is asked to send what it keeps back.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Reads copies and changes of a database.
 pub struct PostgresSource<R> {
-    options: ConnectOptions,
     encoders: Arc<EncoderFactory<R>>,
-    runtime: Handle,
-    tables_at_once: usize,
     stream: PostgresStream<R>,
-    copying: Copying,
+    copies: Copies,
+    /// Tables whose copy has not begun.
+    to_copy: Vec<SourceTable>,
+    /// Transactions of other sessions may have written to tables before the stream carried them.
+    awaits_writers: bool,
+    /// What has been handed on in whole transactions.
+    emitted: Watermark,
+    /// Steps that come next.
+    ready: VecDeque<Step>,
+    /// A batch of the stream was handed on last, so a copy's rows come first.
+    is_copys_turn: bool,
+    /// When a copy's end began to wait for the stream.
+    waits_since: Option<Instant>,
 }
 
-/// How far the copies are.
-enum Copying {
-    /// They have to be started.
-    Wanted(Vec<SourceTable>, Option<ExportedSnapshot>),
-    /// They run.
-    Running(Copies),
-    /// There is nothing to copy, or all of it is done.
-    Done,
+/// How tables are copied.
+pub struct CopySettings {
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// Chunks that are read at the same time.
+    pub workers: usize,
+    /// Threads that read them.
+    pub runtime: Handle,
+    /// For a new slot: the transactions that come before it.
+    pub before_slot: Option<Visibility>,
 }
 
 impl<R: SchemaRegistry> PostgresSource<R> {
-    /// Copies tables, under the snapshot of a new slot if there is one, and then follows the stream. Copies run on
-    /// threads of `runtime`.
-    pub fn new(
-        options: ConnectOptions,
+    /// Follows the stream from an LSN, and copies tables beside it.
+    pub async fn new(
+        settings: CopySettings,
         encoders: Arc<EncoderFactory<R>>,
-        stream: PostgresStream<R>,
-        copy: Vec<SourceTable>,
-        snapshot: Option<ExportedSnapshot>,
-        tables_at_once: usize,
-        runtime: Handle,
-    ) -> PostgresSource<R> {
-        let copying = if copy.is_empty() { Copying::Done } else { Copying::Wanted(copy, snapshot) };
-        PostgresSource { options, encoders, runtime, tables_at_once, stream, copying }
+        mut stream: PostgresStream<R>,
+        to_copy: Vec<SourceTable>,
+        start_lsn: Lsn,
+    ) -> Result<PostgresSource<R>> {
+        let CopySettings { connect, workers, runtime, before_slot } = settings;
+        let latest = stream.ask_visible().await?;
+        let awaits_writers = before_slot.is_none();
+        let copies = Copies::start(&connect, latest, before_slot, workers, &runtime);
+        let emitted = Lsn(start_lsn.0.saturating_sub(1));
+        Ok(PostgresSource {
+            encoders,
+            stream,
+            copies,
+            to_copy,
+            awaits_writers,
+            emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
+            ready: VecDeque::new(),
+            is_copys_turn: false,
+            waits_since: None,
+        })
     }
 
-    /// Tables whose copy has ended follow the stream from there.
-    fn follow_copied(&mut self, batch: &EventBatch, snapshot_lsn: Lsn) {
-        for step in &batch.steps {
-            if let Step::CopyEnd { table, .. } = step {
-                self.stream.select(table, Positions::whole(snapshot_lsn));
+    /// Begins to copy tables, the largest first.
+    async fn begin(&mut self, mut tables: Vec<SourceTable>) -> Result<()> {
+        tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
+        let (encoders, awaits_writers) = (&self.encoders, self.awaits_writers);
+        let built = tables.into_iter().map(|table| async move {
+            match CopiedTable::new(table.clone(), encoders, awaits_writers).await {
+                Err(error) if error.class == Class::Operator => Ok(Err((table, error))),
+                built => built.map(Ok),
+            }
+        });
+        let built: Vec<_> = stream::iter(built).buffered(ENCODERS_AT_ONCE).try_collect().await?;
+        for copied in built {
+            match copied {
+                Ok(copied) => {
+                    self.stream.follow_copied(&copied.table, self.emitted.commit_lsn);
+                    self.ready.push_back(self.copies.begin(copied, self.emitted.commit_lsn));
+                }
+                Err((table, error)) => self.stream.stop(table.name(), error),
             }
         }
+        Ok(())
+    }
+
+    /// Begins to copy tables again, as they are by now.
+    async fn begin_again(&mut self, oids: Vec<u32>, unexpected_null: Option<&str>) -> Result<()> {
+        let mut tables = Vec::new();
+        for oid in oids {
+            let mut table = self.stream.find_table(oid).await?;
+            if let Some(column) = unexpected_null {
+                table.relation = relaxed(&table.relation, column);
+            }
+            tables.push(table);
+        }
+        self.begin(tables).await
+    }
+
+    /// What a worker's report means: its rows are handed on, or a copy starts over.
+    async fn join(&mut self, message: Message) -> Result<()> {
+        match self.copies.join(message, self.stream.unseen()) {
+            Joined::Nothing => {}
+            Joined::Rows(step) => self.ready.push_back(step),
+            Joined::Altered(oid) => self.begin_again(vec![oid], None).await?,
+            Joined::UnexpectedNull(oid, column) => self.begin_again(vec![oid], Some(&column)).await?,
+            Joined::Stopped(oid, error) => {
+                if let Some(table) = self.copies.abandon(oid) {
+                    self.stream.stop(&table, error);
+                }
+            }
+            Joined::Failed(error) => return Err(error),
+        }
+        self.end_copies().await
+    }
+
+    /// Hands on the ends of copies that are complete with what the stream has handed on.
+    async fn end_copies(&mut self) -> Result<()> {
+        for (oid, step) in self.copies.ends(self.emitted) {
+            self.stream.end_copy(oid);
+            self.ready.push_back(step);
+        }
+        if !self.copies.waits_for_stream() {
+            self.waits_since = None;
+            return Ok(());
+        }
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > PATIENCE {
+            self.waits_since = None;
+            self.stream.push().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a batch of the stream that is handed on.
+    async fn note(&mut self, batch: &EventBatch) -> Result<()> {
+        if let Some(coverage) = batch.coverage() {
+            self.emitted = coverage.watermark;
+        }
+        let partial = self.stream.take_partial();
+        if self.copies.is_empty() {
+            return Ok(());
+        }
+        self.copies.note(&batch.steps);
+        self.copies.complete(partial);
+        Ok(())
+    }
+
+    /// Whatever waits for the stream to stand between two transactions.
+    async fn between(&mut self) -> Result<()> {
+        if let Some(visible) = self.stream.take_visible() {
+            self.copies.forget(visible, self.stream.unseen());
+        }
+        let to_copy = std::mem::take(&mut self.to_copy);
+        if !to_copy.is_empty() {
+            self.begin(to_copy).await?;
+        }
+        let recopy = self.stream.take_recopy();
+        if !recopy.is_empty() {
+            // The stream carried the tables all the time, or they were waiting.
+            self.begin_again(recopy, None).await?;
+        }
+        if !self.copies.is_empty() {
+            self.end_copies().await?;
+        }
+        Ok(())
     }
 }
 
 impl<R: SchemaRegistry> Source for PostgresSource<R> {
     async fn next(&mut self) -> Result<EventBatch> {
         loop {
-            match &mut self.copying {
-                Copying::Done => return self.stream.next().await,
-                Copying::Wanted(tables, snapshot) => {
-                    let (tables, snapshot) = (std::mem::take(tables), snapshot.take());
-                    let snapshot = match snapshot {
-                        Some(snapshot) => snapshot,
-                        None => slot::snapshot(&self.options).await?,
-                    };
-                    let (encoders, at_once) = (self.encoders.clone(), self.tables_at_once);
-                    let copies = Copies::start(&self.options, snapshot, encoders, tables, at_once, &self.runtime);
-                    self.copying = Copying::Running(copies);
+            if self.stream.is_between() {
+                self.between().await?;
+                if std::mem::take(&mut self.is_copys_turn)
+                    && let Some(message) = self.copies.try_next()
+                {
+                    self.join(message).await?;
                 }
-                Copying::Running(copies) => {
-                    let last_commit_lsn = copies.snapshot().last_commit_lsn();
-                    match copies.next().await? {
-                        Some(batch) => {
-                            self.follow_copied(&batch, last_commit_lsn);
-                            return Ok(batch);
-                        }
-                        None => {
-                            self.copying = Copying::Done;
-                            tracing::info!("streaming");
-                        }
-                    }
+            }
+            if !self.ready.is_empty() {
+                let steps = self.ready.drain(..).collect();
+                return Ok(EventBatch { steps, ..EventBatch::default() });
+            }
+            let next = {
+                let message = std::pin::pin!(self.copies.next_or_pause(self.waits_since.map(|since| since + PATIENCE)));
+                self.stream.next_or(message).await?
+            };
+            match next {
+                Next::Batch(batch) => {
+                    self.is_copys_turn = true;
+                    self.note(&batch).await?;
+                    return Ok(batch);
                 }
+                Next::Other(Some(message)) => self.join(message).await?,
+                Next::Other(None) | Next::Inspected => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use sooner_api::{
-    Class, Error, EventBatch, FollowedTable, Positions, Result, SchemaRegistry, Source, SourceTable, failpoint,
+    Class, Code, Error, EventBatch, FollowedTable, Positions, Result, SchemaRegistry, SourceTable, TableNote, failpoint,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -25,7 +25,10 @@ use crate::incoming::{Incoming, Pause};
 use crate::inspection::TableFilter;
 use crate::options::ConnectOptions;
 use crate::pgoutput::{RelationShape, postgres_micros};
-use crate::tracked::Selected;
+use crate::row::text;
+use crate::tracked::{PartialRow, Selected};
+use crate::unseen::Unseen;
+use crate::visibility::Visibility;
 use crate::watch::{Verdict, Watch};
 
 /// Interval of the status updates to the server, which are sent even while the consumer is busy.
@@ -50,12 +53,24 @@ pub struct StreamSettings {
     pub selects: TableFilter,
     /// Tables whose events are carried from the start.
     pub follow: Vec<FollowedTable>,
-    /// Tables that are copied first, and carried once they are selected.
+    /// Tables that are copied, and carried from when their copy begins.
     pub copy: Vec<SourceTable>,
     /// Tables that take no part at the moment.
     pub apart: Vec<SourceTable>,
-    /// LSN to start at: the slot's confirmed position or a later one. Transactions that end before it are not sent.
+    /// Transactions that end before this LSN are not carried. It is the slot's confirmed position or a later one: what
+    /// comes between them is read nevertheless, since copies may not see it yet.
     pub start_lsn: Lsn,
+}
+
+/// What came first.
+#[derive(Debug)]
+pub enum Next<O> {
+    /// A batch of the stream.
+    Batch(EventBatch),
+    /// The other thing that was waited for.
+    Other(O),
+    /// The catalog was looked at, and tables have to be copied again.
+    Inspected,
 }
 
 /// A running replication stream. Dropping it stops the status updates.
@@ -68,6 +83,13 @@ pub struct PostgresStream<R> {
     /// Connection for catalog queries beside the stream; opened on demand, and again after a query failed.
     catalog: Option<Client>,
     watch: Watch,
+    /// Transactions that have been read, and may not be visible yet. Nothing is confirmed past one: whoever copies
+    /// later could miss it.
+    unseen: Unseen,
+    /// What is visible by now, since that was last asked.
+    visible: Option<Visibility>,
+    /// Tables, by object id, that have to be copied again.
+    recopy: Vec<u32>,
     reported: Arc<FeedbackState>,
     feedback: JoinHandle<()>,
     inspection: Interval,
@@ -93,13 +115,13 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
             quote_name(&settings.slot),
-            settings.start_lsn,
+            // The server goes on from what was confirmed.
+            Lsn::ZERO,
             quote_text(&quote_name(&settings.publication)),
         );
         let (stream, buffer) = client.start_replication(&command).await?;
         let (reader, writer) = tokio::io::split(stream);
-        let reported =
-            Arc::new(FeedbackState { flushed: AtomicU64::new(settings.start_lsn.0), ..FeedbackState::default() });
+        let reported = Arc::new(FeedbackState::default());
         let mut inspection = interval(INSPECTION_INTERVAL);
         inspection.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let StreamSettings { publication, selects, follow, copy, apart, start_lsn, .. } = settings;
@@ -108,8 +130,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             (followed.table.relation.oid, selected)
         };
         let decoder = Decoder::new(follow.iter().map(selected).collect(), start_lsn);
-        let copied =
-            copy.into_iter().map(|table| FollowedTable { table, written: None, covered: Positions::whole(Lsn::ZERO) });
+        let covered = Positions::whole(Lsn::ZERO);
+        let copied = copy.into_iter().map(|table| FollowedTable { table, written: None, covered: covered.clone() });
         let watch = Watch::new(&publication, selects, follow.into_iter().chain(copied).collect(), apart);
         Ok(PostgresStream {
             reader,
@@ -119,6 +141,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             options: options.clone(),
             catalog: None,
             watch,
+            unseen: Unseen::default(),
+            visible: None,
+            recopy: Vec::new(),
             feedback: tokio::spawn(send_feedback(writer, reported.clone())),
             reported,
             inspection,
@@ -137,6 +162,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 Pause::Relax { oid, relation } => self.set_relation(oid, relation).await?,
             }
         }
+        self.unseen.extend(self.decoder.take_ended())?;
         if self.decoder.take_look_wanted() {
             self.inspection.reset_immediately();
         }
@@ -162,6 +188,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         for verdict in verdicts {
             match verdict {
                 Verdict::Noted(note) => self.decoder.note(note),
+                Verdict::Stopped(table, error) if error.code == Code::CopyNeeded => self.copy_again(&table, &error),
                 Verdict::Stopped(table, error) => self.stop(&table, error),
                 Verdict::Changed(error) => return Err(error),
             }
@@ -169,7 +196,18 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(())
     }
 
-    fn stop(&mut self, table: &TableName, error: Error) {
+    /// The table is copied again as soon as the stream is between two transactions; until then its events are left out.
+    fn copy_again(&mut self, table: &TableName, why: &Error) {
+        tracing::warn!(%table, why = %why.why, "the table is copied again");
+        self.watch.stopped(table);
+        if let Some(oid) = self.watch.oid_of(table) {
+            self.decoder.mute(oid);
+            self.recopy.push(oid);
+        }
+    }
+
+    /// Stops a table until a person has done something.
+    pub fn stop(&mut self, table: &TableName, error: Error) {
         self.watch.stopped(table);
         self.decoder.stop(table, error);
     }
@@ -193,14 +231,16 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         }
     }
 
-    /// Queries the end of the server's log, and looks for what happened to tables. After an error it is tried again at
+    /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error it is tried again at
     /// the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
         let mut client = self.catalog_client().await?;
-        let end = client.query_value("SELECT pg_catalog.pg_current_wal_lsn()").await?;
-        if let Some(end) = end.and_then(|text| text.parse().ok()) {
+        let rows = client.query("SELECT pg_catalog.pg_current_wal_lsn(), pg_catalog.pg_current_snapshot()").await?;
+        let row = rows.first().cloned().unwrap_or_default();
+        if let Ok(end) = text(&row, 0)?.parse() {
             self.decoder.server_end(end);
         }
+        self.visible = Some(Visibility::parse(text(&row, 1)?)?);
         let verdicts = self.watch.look(&mut client).await?;
         self.catalog = Some(client);
         Ok(verdicts)
@@ -227,22 +267,14 @@ impl<R: SchemaRegistry> PostgresStream<R> {
 }
 
 impl<R: SchemaRegistry> PostgresStream<R> {
-    /// Carries the events of a table whose copy has ended, but for those that are covered. To be called before anything
-    /// was read.
-    pub fn select(&mut self, table: &TableName, covered: Positions) {
-        if let Some(oid) = self.watch.oid_of(table) {
-            self.decoder.select(oid, Selected { name: table.clone(), covered });
-        }
-    }
-}
-
-impl<R: SchemaRegistry> Source for PostgresStream<R> {
-    async fn next(&mut self) -> Result<EventBatch> {
+    /// Waits for the next batch, or for something else if that comes first. The other wait may be cancelled; it is
+    /// begun only if the stream stands between two transactions. Not to be cancelled itself.
+    pub async fn next_or<O>(&mut self, mut other: impl Future<Output = O> + Unpin) -> Result<Next<O>> {
         let asked = Instant::now();
         loop {
             self.decode_buffer().await?;
             if let Some(batch) = self.decoder.take() {
-                return Ok(batch);
+                return Ok(Next::Batch(batch));
             }
             tokio::select! {
                 biased;
@@ -253,7 +285,11 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
                     if self.last_heard.max(asked).elapsed() > SILENCE_LIMIT {
                         return Err(lost(&io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")));
                     }
+                    if !self.recopy.is_empty() && self.decoder.is_between() {
+                        return Ok(Next::Inspected);
+                    }
                 }
+                other = &mut other, if self.decoder.is_between() => return Ok(Next::Other(other)),
                 read = read_more(&mut self.reader, self.incoming.buffer()) => {
                     read.map_err(|error| lost(&error))?;
                     self.last_heard = Instant::now();
@@ -262,8 +298,79 @@ impl<R: SchemaRegistry> Source for PostgresStream<R> {
         }
     }
 
-    fn confirm(&mut self, durable_lsn: Lsn) {
-        self.reported.flushed.fetch_max(durable_lsn.0, Ordering::Relaxed);
+    /// Lets the database forget everything before this LSN that is visible to whoever copies later.
+    pub fn confirm(&mut self, durable_lsn: Lsn) {
+        let read = durable_lsn.min(self.decoder.read_lsn());
+        let confirmed = self.unseen.first().map_or(read, |first| first.min(read));
+        self.reported.flushed.fetch_max(confirmed.0, Ordering::Relaxed);
+    }
+
+    /// Whether what is handed on next begins with a transaction.
+    pub fn is_between(&self) -> bool {
+        self.decoder.is_between()
+    }
+
+    /// Transactions that may not be visible yet.
+    pub fn unseen(&mut self) -> &mut Unseen {
+        &mut self.unseen
+    }
+
+    /// What is visible by now; once after each time that it was asked.
+    pub fn take_visible(&mut self) -> Option<Visibility> {
+        self.visible.take()
+    }
+
+    /// Asks what is visible by now.
+    pub async fn ask_visible(&mut self) -> Result<Visibility> {
+        let mut client = self.catalog_client().await?;
+        let snapshot = client.query_value("SELECT pg_catalog.pg_current_snapshot()").await?;
+        self.catalog = Some(client);
+        Visibility::parse(snapshot.as_deref().unwrap_or_default())
+    }
+
+    /// Writes a message to the log that nobody reads, so that the server sends what is before it: it keeps back what
+    /// no transaction has made durable.
+    pub async fn push(&mut self) -> Result<()> {
+        let mut client = self.catalog_client().await?;
+        client.query("SELECT pg_catalog.pg_logical_emit_message(true, 'sooner', '')").await?;
+        self.catalog = Some(client);
+        Ok(())
+    }
+
+    /// Tables, by object id, that have to be copied again, since this was last asked.
+    pub fn take_recopy(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.recopy)
+    }
+
+    /// Rows of copied tables that are not known whole, since this was last asked.
+    pub fn take_partial(&mut self) -> Vec<PartialRow> {
+        self.decoder.take_partial()
+    }
+
+    /// A table as it is by now. An error of code `TablesChanged` if it is gone, or has to wait.
+    pub async fn find_table(&mut self, oid: u32) -> Result<SourceTable> {
+        let mut client = self.catalog_client().await?;
+        let table = self.watch.find(&mut client, oid).await?;
+        self.catalog = Some(client);
+        Ok(table)
+    }
+
+    /// Carries the events of a table whose copy begins, but for those up to an LSN. Reports what the table is.
+    pub fn follow_copied(&mut self, table: &SourceTable, emitted: Lsn) {
+        let oid = table.relation.oid;
+        let selected = Selected { name: table.name().clone(), covered: Positions::whole(emitted) };
+        self.decoder.follow_copied(oid, selected);
+        self.decoder.note(TableNote {
+            table: table.name().clone(),
+            relation: Some(Arc::new(table.relation.clone())),
+            facts: Arc::new(table.facts.clone()),
+        });
+        self.watch.follow(table.clone());
+    }
+
+    /// The copy of a table has ended.
+    pub fn end_copy(&mut self, oid: u32) {
+        self.decoder.end_copy(oid);
     }
 }
 

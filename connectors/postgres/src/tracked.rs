@@ -1,13 +1,15 @@
 //! What the decoder knows of the relations that the stream describes.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sooner_api::{Positions, Result};
 use sooner_schemas::encode::{Encoder, Origin, TupleValue};
-use sooner_schemas::{Relation, TableName};
+use sooner_schemas::{Lsn, Position, Relation, TableName};
 
 use crate::errors::protocol;
 use crate::pgoutput::RelationShape;
+use crate::schedule::KeyTexts;
 
 /// A table whose events are carried.
 #[derive(Clone, Debug)]
@@ -18,18 +20,39 @@ pub struct Selected {
     pub covered: Positions,
 }
 
+/// A row of a copied table of which the stream has a part only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialRow {
+    /// Object id of the table.
+    pub table: u32,
+    /// Its key.
+    pub key: KeyTexts,
+    /// It had another key before.
+    pub is_renamed: bool,
+}
+
 /// What is known of a relation that the stream has described.
-pub enum Tracked {
+enum Tracked {
     /// Its changes are left out.
     Ignored,
     /// Described by the stream, but not looked up yet: that waits for a change that is not covered, so that what is
     /// covered is never judged by its former shape.
-    Announced(RelationShape),
+    Announced,
     /// Looked up: its changes can be carried.
     Table(Arc<Known>),
 }
 
-/// What a change of a relation means.
+/// What a change of a relation means, by its position.
+pub enum Meaning {
+    /// It is not carried, or the consumer has it already.
+    Left,
+    /// The relation has to be looked up first.
+    Unknown(RelationShape),
+    /// It is carried.
+    Carried(Arc<Known>),
+}
+
+/// What a change of a relation means, and where it comes from.
 pub enum Change {
     /// It is not carried, or the consumer has it already.
     Left,
@@ -37,6 +60,123 @@ pub enum Change {
     Unknown(RelationShape),
     /// It is carried from here.
     Carried(Arc<Known>, Origin),
+}
+
+/// The relations of a stream, by object id.
+pub struct Relations {
+    /// Tables to carry: another table that takes the name is another table.
+    selected: HashMap<u32, Selected>,
+    tracked: HashMap<u32, Tracked>,
+    /// How the stream described the tables that are carried.
+    shapes: HashMap<u32, RelationShape>,
+    /// Tables that are being copied.
+    copied: HashSet<u32>,
+}
+
+impl Relations {
+    /// Carries these tables; the stream has described none yet.
+    pub fn new(selected: HashMap<u32, Selected>) -> Relations {
+        Relations { selected, tracked: HashMap::new(), shapes: HashMap::new(), copied: HashSet::new() }
+    }
+
+    /// A table whose events are carried; none for any other object id.
+    pub fn selected(&self, oid: u32) -> Option<&Selected> {
+        self.selected.get(&oid)
+    }
+
+    /// A relation that was looked up.
+    pub fn known(&self, oid: u32) -> Option<&Arc<Known>> {
+        match self.tracked.get(&oid) {
+            Some(Tracked::Table(known)) => Some(known),
+            _ => None,
+        }
+    }
+
+    /// Whether a table is being copied.
+    pub fn is_copied(&self, oid: u32) -> bool {
+        self.copied.contains(&oid)
+    }
+
+    /// Takes note of a relation that the stream describes. Returns whether the catalog should be looked at soon: it was
+    /// renamed, or is another table with the name of one that is carried.
+    pub fn announce(&mut self, shape: RelationShape) -> bool {
+        let name = TableName::new(&shape.schema, &shape.table);
+        let oid = shape.oid;
+        let Some(selected) = self.selected.get(&oid) else {
+            self.tracked.insert(oid, Tracked::Ignored);
+            return self.selected.values().any(|selected| selected.name == name);
+        };
+        self.shapes.insert(oid, shape);
+        self.tracked.insert(oid, Tracked::Announced);
+        selected.name != name
+    }
+
+    /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
+    pub fn set(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
+        let known = self.selected.get(&oid).map(|Selected { covered, .. }| {
+            Tracked::Table(Arc::new(Known { relation, encoder, covered: covered.clone() }))
+        });
+        self.tracked.insert(oid, known.unwrap_or(Tracked::Ignored));
+    }
+
+    /// Ignores all further changes of a relation.
+    pub fn ignore(&mut self, oid: u32) {
+        self.tracked.insert(oid, Tracked::Ignored);
+    }
+
+    /// Leaves the changes of a table out until it is copied.
+    pub fn mute(&mut self, oid: u32) {
+        if let Some(selected) = self.selected.get_mut(&oid) {
+            selected.covered = Positions::whole(Lsn(u64::MAX));
+        }
+        self.look_up_again(oid);
+    }
+
+    /// Carries the changes of a table that is being copied, but for those that are covered.
+    pub fn follow_copied(&mut self, oid: u32, selected: Selected) {
+        self.selected.insert(oid, selected);
+        self.copied.insert(oid);
+        self.look_up_again(oid);
+    }
+
+    /// The table's copy has ended.
+    pub fn end_copy(&mut self, oid: u32) {
+        self.copied.remove(&oid);
+    }
+
+    /// Carries a table no more; false if it was not carried.
+    pub fn deselect(&mut self, table: &TableName) -> bool {
+        let named = self.selected.iter().filter(|(_, selected)| selected.name == *table);
+        let oids: Vec<_> = named.map(|(oid, _)| *oid).collect();
+        for oid in &oids {
+            self.selected.remove(oid);
+            self.copied.remove(oid);
+            self.tracked.insert(*oid, Tracked::Ignored);
+        }
+        !oids.is_empty()
+    }
+
+    /// What a change at a position means; none for a relation that was not described.
+    pub fn meaning(&self, oid: u32, position: Position) -> Option<Meaning> {
+        Some(match self.tracked.get(&oid)? {
+            Tracked::Ignored => Meaning::Left,
+            Tracked::Table(known) if known.covered.covers_event(position) => Meaning::Left,
+            Tracked::Table(known) => Meaning::Carried(known.clone()),
+            Tracked::Announced => {
+                let selected = self.selected.get(&oid).filter(|selected| !selected.covered.covers_event(position));
+                match selected.and_then(|_| self.shapes.get(&oid)) {
+                    Some(shape) => Meaning::Unknown(shape.clone()),
+                    None => Meaning::Left,
+                }
+            }
+        })
+    }
+
+    fn look_up_again(&mut self, oid: u32) {
+        if self.shapes.contains_key(&oid) {
+            self.tracked.insert(oid, Tracked::Announced);
+        }
+    }
 }
 
 /// A relation whose changes can be carried.
@@ -50,6 +190,15 @@ pub struct Known {
 }
 
 impl Known {
+    /// Texts of a row's key columns; none if one of them is not known.
+    pub fn key_texts(&self, row: &[TupleValue<'_>]) -> Option<KeyTexts> {
+        let texts = self.relation.key.iter().map(|&index| match row.get(index) {
+            Some(TupleValue::Text(text)) => Some(String::from_utf8_lossy(text).into()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
     /// Refuses a row that has fewer columns than the relation.
     pub fn check_width(&self, row: &[TupleValue<'_>]) -> Result<()> {
         if row.len() >= self.encoder.width() {

@@ -218,6 +218,19 @@ impl Watch {
         Some(Verdict::Noted(TableNote { table: name, relation: None, facts: Arc::new(known.table.facts.clone()) }))
     }
 
+    /// A table as it is by now. An error of code `TablesChanged` if it is gone, or has to wait.
+    pub async fn find(&mut self, client: &mut Client, oid: u32) -> Result<SourceTable> {
+        let found = candidates(client, &self.publication, &self.selects).await?;
+        let found = taking_part(found).into_iter().find(|table| table.relation.oid == oid && table.blocked.is_none());
+        found.ok_or_else(|| tables_changed("a table that was to be copied is gone, or has to wait".to_owned()))
+    }
+
+    /// A table is followed from what it is now.
+    pub fn follow(&mut self, table: SourceTable) {
+        let written = Arc::new(table.relation.clone());
+        self.known.insert(table.relation.oid, Known { table, written, is_followed: true });
+    }
+
     /// The object id of a table that takes part.
     pub fn oid_of(&self, table: &TableName) -> Option<u32> {
         self.known.iter().find(|(_, known)| known.table.name() == table).map(|(oid, _)| *oid)

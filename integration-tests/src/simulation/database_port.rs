@@ -9,8 +9,7 @@ use super::source::SimulatedSource;
 
 impl Database for SimulatedDatabase {
     type Source = SimulatedSource;
-    /// Where the snapshot was taken.
-    type Snapshot = Lsn;
+    type Snapshot = ();
 
     async fn inspect(&self) -> Result<Inspection> {
         self.answer("cannot inspect").await?;
@@ -24,19 +23,18 @@ impl Database for SimulatedDatabase {
         Ok(SystemIdentity { system_id: "simulated".to_owned(), timeline: 1, flushed_lsn })
     }
 
-    async fn create_slot(&self) -> Result<(Lsn, Lsn)> {
+    async fn create_slot(&self) -> Result<(Lsn, ())> {
         self.answer("cannot create the slot").await?;
         let lsn = end_of(self.committed()).max(START);
         self.create_slot_at(lsn);
         self.answer("the answer was lost").await?;
-        Ok((lsn, lsn))
+        Ok((lsn, ()))
     }
 
-    async fn open(&self, plan: SourcePlan<Lsn>) -> Result<SimulatedSource> {
+    async fn open(&self, plan: SourcePlan<()>) -> Result<SimulatedSource> {
         self.answer("cannot stream").await?;
-        let snapshot = plan.snapshot.unwrap_or_else(|| end_of(self.committed()));
         let confirmed = self.confirmed().expect("a slot is created first");
         assert!(plan.start_lsn >= confirmed, "the slot cannot send what was confirmed");
-        Ok(SimulatedSource::new(self.clone(), plan, snapshot))
+        Ok(SimulatedSource::new(self.clone(), plan))
     }
 }

@@ -10,6 +10,8 @@ use super::chance::{Chance, draw};
 
 /// Number of tables in every simulated database.
 pub const TABLES: usize = 3;
+/// Keys of a table's rows are below this.
+pub const KEYS: i64 = 40;
 /// Where every history starts.
 pub const START: Lsn = Lsn(1000);
 
@@ -116,7 +118,7 @@ pub fn rows_after(transactions: &[Transaction], table: usize) -> BTreeMap<i64, i
 
 fn change(chance: &Chance) -> (usize, Change) {
     draw(chance, |random| {
-        let (table, key) = (random.random_range(0..TABLES), random.random_range(0..40));
+        let (table, key) = (random.random_range(0..TABLES), random.random_range(0..KEYS));
         let change = match random.random_range(0..100) {
             0 => Change::Truncate,
             1..25 => Change::Delete(key),

@@ -1,11 +1,11 @@
-//! The source of a simulated database: copies first, then the stream, in batches of random size.
+//! The source of a simulated database: the stream, and copies beside it, in batches of random size.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Coverage, Error, EventBatch, Positions, Result, Rows, Source, SourcePlan, SourceTable, Step};
+use sooner_api::{Code, Coverage, Error, EventBatch, Positions, Result, Rows, Source, SourcePlan, Step};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -13,18 +13,34 @@ use sooner_schemas::{Lsn, Position, TableName};
 
 use super::chance::{draw, passing};
 use super::database::{SimulatedDatabase, relation};
-use super::history::{Change, TABLES, end_of, rows_after, table_name};
+use super::history::{Change, KEYS, TABLES, end_of, rows_after, table_name};
+
+/// First ordinal of copied rows.
+const FIRST_COPIED: u64 = 1 << 40;
 
 /// A source of a simulated database.
 pub struct SimulatedSource {
     database: SimulatedDatabase,
     encoders: Vec<Encoder>,
-    /// Steps of copies that wait.
-    copies: VecDeque<Step>,
+    /// Copies that run, by number of the table.
+    copies: BTreeMap<usize, SimulatedCopy>,
+    /// Steps that come next.
+    ready: VecDeque<Step>,
     /// What each table's consumer has already.
     covered: BTreeMap<TableName, Positions>,
     /// Index of the next transaction in the history, and of the next change in that transaction.
     next: (usize, usize),
+    /// What has been handed on in whole transactions.
+    emitted: Watermark,
+    next_ordinal: u64,
+}
+
+/// How far a copy is.
+struct SimulatedCopy {
+    /// The first key that has not been read.
+    next_key: i64,
+    /// Transactions that its last portion has seen.
+    seen: usize,
 }
 
 /// Encoders of all simulated tables.
@@ -45,56 +61,76 @@ fn origin(position: Position, snapshot: Snapshot) -> Origin {
 }
 
 impl SimulatedSource {
-    /// Starts to read; copies see what is committed before `snapshot`.
-    pub fn new(database: SimulatedDatabase, plan: SourcePlan<Lsn>, snapshot: Lsn) -> SimulatedSource {
+    /// Starts to read.
+    pub fn new(database: SimulatedDatabase, plan: SourcePlan<()>) -> SimulatedSource {
         let next = (database.history().first_from(plan.start_lsn), 0);
+        let emitted = Watermark { commit_lsn: Lsn(plan.start_lsn.0 - 1), end_lsn: plan.start_lsn, commit_micros: 0 };
         let mut source = SimulatedSource {
             database,
             encoders: encoders(),
-            copies: VecDeque::new(),
+            copies: BTreeMap::new(),
+            ready: VecDeque::new(),
             covered: plan.stream.into_iter().map(|it| (it.table.name().clone(), it.covered)).collect(),
             next,
+            emitted,
+            next_ordinal: FIRST_COPIED,
         };
         for table in plan.copy {
-            source.copy(&table, snapshot);
+            source.begin_copy(number_of(table.name()));
         }
         source
     }
 
-    /// Prepares the steps of a table's copy: its start, its rows in random portions, and its end.
-    fn copy(&mut self, table: &SourceTable, snapshot: Lsn) {
-        let number = number_of(table.name());
-        let encoder = &self.encoders[number];
-        let last = Lsn(snapshot.0 - 1);
-        let mut ordinal = 0;
-        let mut at = || {
-            ordinal += 1;
-            origin(Position { commit_lsn: last, ordinal: ordinal - 1 }, Snapshot::Yes)
-        };
-        let before = self.database.history().first_from(snapshot);
-        let rows = rows_after(&self.database.committed()[..before], number);
-        let mut events = TableEvents::new(encoder.schema().clone());
-        encoder.copy_start(&mut events, &at());
-        let mut steps = vec![Rows::new(events).into_step()];
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let portion = draw(self.database.chance(), |random| random.random_range(1..20));
-            let mut events = TableEvents::new(encoder.schema().clone());
-            for (key, value) in rows.by_ref().take(portion) {
-                let (key, value) = (key.to_string(), value.to_string());
-                let row = [TupleValue::Text(key.as_bytes()), TupleValue::Text(value.as_bytes())];
-                encoder.read(&mut events, &at(), &row).expect("holdable");
-            }
-            steps.push(Rows::new(events).into_step());
+    fn copied_origin(&mut self) -> Origin {
+        self.next_ordinal += 1;
+        origin(Position { commit_lsn: self.emitted.commit_lsn, ordinal: self.next_ordinal }, Snapshot::Yes)
+    }
+
+    /// Begins to copy a table, or begins again.
+    fn begin_copy(&mut self, number: usize) {
+        let mut events = TableEvents::new(self.encoders[number].schema().clone());
+        let origin = self.copied_origin();
+        self.encoders[number].copy_start(&mut events, &origin);
+        self.ready.push_back(Rows::new(events).into_step());
+        self.copies.insert(number, SimulatedCopy { next_key: 0, seen: 0 });
+        self.covered.insert(table_name(number), Positions::whole(self.emitted.commit_lsn));
+    }
+
+    /// The rows of the next few keys of some copy, as they are now: the stream may not have got there yet.
+    fn copy_portion(&mut self) {
+        let chance = self.database.chance().clone();
+        let which = draw(&chance, |random| random.random_range(0..self.copies.len()));
+        let number = *self.copies.keys().nth(which).expect("there are so many");
+        let width = draw(&chance, |random| random.random_range(1..KEYS));
+        let database = self.database.clone();
+        let committed = database.committed();
+        let first = self.copies[&number].next_key;
+        let mut events = TableEvents::new(self.encoders[number].schema().clone());
+        for (key, value) in rows_after(committed, number).range(first..first + width) {
+            let origin = self.copied_origin();
+            let (key, value) = (key.to_string(), value.to_string());
+            let row = [TupleValue::Text(key.as_bytes()), TupleValue::Text(value.as_bytes())];
+            self.encoders[number].read(&mut events, &origin, &row).expect("holdable");
         }
-        let table = table.name().clone();
+        if !events.events.is_empty() {
+            self.ready.push_back(Rows::new(events).into_step());
+        }
+        self.copies.insert(number, SimulatedCopy { next_key: first + width, seen: committed.len() });
         if self.database.fails(12) {
-            steps.push(Step::Stop { table, error: unholdable() });
-        } else {
-            let watermark = Watermark { commit_lsn: last, end_lsn: snapshot, commit_micros: 0 };
-            steps.push(Step::CopyEnd { table, watermark });
+            self.copies.remove(&number);
+            self.covered.remove(&table_name(number));
+            self.ready.push_back(Step::Stop { table: table_name(number), error: unholdable() });
         }
-        self.copies.extend(steps);
+    }
+
+    /// Ends the copies whose keys have all been read, once the stream has got to what they have seen.
+    fn end_copies(&mut self) {
+        let (read, watermark) = (self.next.0, self.emitted);
+        let complete = self.copies.iter().filter(|(_, copy)| copy.next_key >= KEYS && copy.seen <= read);
+        for number in complete.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.copies.remove(&number);
+            self.ready.push_back(Step::CopyEnd { table: table_name(number), watermark });
+        }
     }
 
     /// The next change as a step; none if its table does not follow the stream, or has it.
@@ -104,13 +140,12 @@ impl SimulatedSource {
         if self.covered.get(&name).is_none_or(|covered| covered.covers_event(position)) {
             return None;
         }
-        if self.database.fails(2000) {
-            self.covered.remove(&name);
-            return Some(Step::Stop { table: name, error: unholdable() });
-        }
-        if self.database.fails(2000) {
-            self.covered.remove(&name);
-            return Some(Step::Stop { table: name, error: rewritten() });
+        for error in [unholdable(), rewritten()] {
+            if self.database.fails(2000) {
+                self.covered.remove(&name);
+                self.copies.remove(&table);
+                return Some(Step::Stop { table: name, error });
+            }
         }
         let encoder = &self.encoders[table];
         let mut out = TableEvents::new(encoder.schema().clone());
@@ -132,15 +167,11 @@ impl SimulatedSource {
         Some(Rows::new(out).into_step())
     }
 
-    fn take_copies(&mut self, room: usize) -> Vec<Step> {
-        let count = room.min(self.copies.len());
-        let steps: Vec<_> = self.copies.drain(..count).collect();
-        for step in &steps {
-            if let Step::CopyEnd { table, watermark } = step {
-                self.covered.insert(table.clone(), Positions::whole(watermark.commit_lsn));
-            }
+    fn complete(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Step {
+        if end_lsn >= self.emitted.end_lsn {
+            self.emitted = Watermark { commit_lsn, end_lsn, commit_micros: 0 };
         }
-        steps
+        Step::Complete(Coverage::all(self.emitted))
     }
 
     fn stream(&mut self, mut room: usize) -> Vec<Step> {
@@ -157,16 +188,12 @@ impl SimulatedSource {
                 room -= 1;
             }
             self.next = (self.next.0 + 1, 0);
-            steps.push(complete(transaction.commit_lsn, transaction.end_lsn));
+            steps.push(self.complete(transaction.commit_lsn, transaction.end_lsn));
         }
         let end = end_of(committed);
-        steps.push(complete(Lsn(end.0 - 1), end));
+        steps.push(self.complete(Lsn(end.0 - 1), end));
         steps
     }
-}
-
-fn complete(commit_lsn: Lsn, end_lsn: Lsn) -> Step {
-    Step::Complete(Coverage::all(Watermark { commit_lsn, end_lsn, commit_micros: 0 }))
 }
 
 fn unholdable() -> Error {
@@ -189,7 +216,23 @@ impl Source for SimulatedSource {
         if self.database.fails(60) {
             return Err(passing(Code::PostgresUnreachable, "lost the stream"));
         }
-        let steps = if self.copies.is_empty() { self.stream(room) } else { self.take_copies(room) };
+        let is_between = self.next.1 == 0;
+        if is_between && self.database.fails(400) {
+            let table = draw(self.database.chance(), |random| random.random_range(0..TABLES));
+            if self.covered.contains_key(&table_name(table)) {
+                self.begin_copy(table);
+            }
+        }
+        if is_between && !self.copies.is_empty() && draw(self.database.chance(), |random| random.random()) {
+            self.copy_portion();
+        }
+        if is_between {
+            self.end_copies();
+        }
+        let steps = match self.ready.is_empty() {
+            true => self.stream(room),
+            false => self.ready.drain(..).collect(),
+        };
         Ok(EventBatch { steps, server_end: end_of(self.database.committed()) })
     }
 

@@ -9,7 +9,7 @@ use sooner_schemas::event::Op;
 use super::event_plan::copy_again;
 use super::fill::{self, Gap};
 use super::parts::Parts;
-use super::pending::StateId;
+use super::pending::{Found, Pending, StateId};
 use super::sealing::{Sealer, Sealing};
 use super::staging::Staging;
 use crate::index::key::KeyHash;
@@ -29,7 +29,8 @@ impl Sealer<'_> {
         if staging.pending.is_empty() {
             return Ok(());
         }
-        let (replaces, columns) = (staging.replaces(), next_columns(staging, self.base).to_vec());
+        let (replaces, is_copy) = (staging.replaces(), staging.is_copy());
+        let columns = next_columns(staging, self.base).to_vec();
         let Staging { plan, pending, parts, .. } = staging;
         let Some(plan) = plan else {
             return Err(Error::internal("cannot seal events", "their schema is not known"));
@@ -41,6 +42,10 @@ impl Sealer<'_> {
         // is written, though it is gone. In commit order only the last event here can wait for another one.
         let waits = deleted.iter().filter(|(state, _)| !self.in_commit_order || pending.is_last(*state));
         upserts.extend(waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key))));
+        if is_copy {
+            // The rest of such a row has not been copied yet; the row follows whole.
+            upserts.retain(|(state, _)| is_whole(pending, parts, *state));
+        }
         let mut placed = Vec::with_capacity(upserts.len());
         let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
         for chunk in upserts.chunks(if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS }) {
@@ -61,6 +66,15 @@ impl Sealer<'_> {
         pending.clear();
         Ok(())
     }
+}
+
+/// Whether all values of a state can be found, in a copy that replaces all rows.
+fn is_whole(pending: &Pending, parts: &Parts, state: StateId) -> bool {
+    pending.event(state).unavailable.iter().all(|&column| match pending.find(state, column) {
+        Found::InState(_) => true,
+        Found::Stored(key) => parts.row_of(key).is_some(),
+        Found::Lost => false,
+    })
 }
 
 /// The table's columns after the next commit.

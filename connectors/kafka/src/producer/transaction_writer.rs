@@ -303,6 +303,7 @@ impl TransactionWriter {
     /// rows, as Debezium would send them.
     fn begin_copy(&mut self, start: Rows) -> Result<()> {
         let Some(&number) = self.by_name.get(start.table()) else { return Ok(()) };
+        self.step(start.table(), TableFact::CopyBegun);
         if self.routes[number].replaces {
             return self.append_rows(&start);
         }

@@ -189,10 +189,10 @@ fn each_table_leaves_out_what_was_taken_of_it() {
 }
 
 #[test]
-fn a_table_that_was_selected_later_is_carried_from_its_own_position() {
+fn a_table_whose_copy_begins_is_carried_from_there() {
     let mut stream = Stream::of(&["public.orders"]);
     let selected = Selected { name: table(LINES, "public.lines").name, covered: Positions::whole(Lsn(500)) };
-    stream.decoder.select(LINES, selected);
+    stream.decoder.follow_copied(LINES, selected);
     stream.announce_three();
     let line = insert(LINES, &[Text("7"), Null]);
     stream.transaction(500, std::slice::from_ref(&line));

@@ -2,7 +2,6 @@
 
 use sooner_api::{Class, Code};
 use sooner_postgres::slot::{Slot, check};
-use sooner_postgres::table_copy::SnapshotId;
 use sooner_schemas::Lsn;
 
 fn sound() -> Slot {
@@ -58,12 +57,4 @@ fn a_slot_that_cannot_go_on_says_why_and_what_to_do() {
 fn the_statement_that_drops_a_slot_quotes_its_name() {
     let error = check("o'clock", &Slot { wal_status: Some("lost".to_owned()), ..sound() }, "shop").unwrap_err();
     assert!(error.remedy.contains("SELECT pg_drop_replication_slot('o''clock')"), "{error}");
-}
-
-#[test]
-fn a_snapshot_has_what_was_committed_before_its_position() {
-    for (consistent, last) in [(500, 499), (1, 0), (0, 0)] {
-        let snapshot = SnapshotId { name: "1-1".to_owned(), consistent_lsn: Lsn(consistent) };
-        assert_eq!(snapshot.last_commit_lsn(), Lsn(last));
-    }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use integration_tests::postgres::{Postgres, Version};
 use sooner::direct::LocalSchemas;
-use sooner_api::{FollowedTable, Positions, Source};
+use sooner_api::{FollowedTable, Positions};
 use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::inspection::{TableFilter, eligible_tables};
-use sooner_postgres::stream::{PostgresStream, StreamSettings};
+use sooner_postgres::stream::{Next, PostgresStream, StreamSettings};
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::Lsn;
 
@@ -115,7 +115,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
             let mut stream = PostgresStream::start(&options, settings, Arc::new(encoders)).await.unwrap();
             let mut events = 0;
             loop {
-                let batch = stream.next().await.unwrap();
+                let Next::Batch(batch) = stream.next_or(std::future::pending::<()>()).await.unwrap() else { continue };
                 events += batch.event_count();
                 if batch.coverage().is_some_and(|coverage| coverage.watermark.end_lsn >= end) {
                     break;

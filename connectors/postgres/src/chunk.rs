@@ -1,0 +1,345 @@
+//! Reads one chunk of a table, in a transaction of its own that is as short as the chunk.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sooner_api::{Code, Error, Result, SchemaRegistry, SourceTable};
+use sooner_schemas::encode::{Encoder, Origin, Snapshot, UNEXPECTED_NULL};
+use sooner_schemas::event::TableEvents;
+use sooner_schemas::{Lsn, Position};
+
+use crate::catalog;
+use crate::client::{Client, Mode, quote_name, quote_text};
+use crate::clock::now_micros;
+use crate::copy_text::CopyRow;
+use crate::decode::unholdable;
+use crate::encoders::EncoderFactory;
+use crate::options::ConnectOptions;
+use crate::publication::{Members, quote_table};
+use crate::row::{number, text};
+use crate::schedule::{KeyTexts, Part};
+use crate::types::Types;
+use crate::visibility::Visibility;
+
+/// Size of a batch of copied rows, in bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// How long a chunk waits for a lock that somebody else holds on its table.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the server works on one statement of a chunk. Parts are made much smaller than this.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
+/// First version that reads a range of blocks without reading the whole table.
+const READS_RANGES: u32 = 140_000;
+
+/// A table that is being copied.
+#[derive(Debug)]
+pub struct CopiedTable {
+    /// The table, as it was when the copy began.
+    pub table: SourceTable,
+    /// How its rows become events.
+    pub encoder: Encoder,
+    /// Only rows that satisfy this SQL expression are copied.
+    pub condition: Option<String>,
+    /// Transactions that have to end first; none while it is not known which.
+    writers: Mutex<Option<HashSet<String>>>,
+}
+
+/// What a chunk was read under.
+#[derive(Debug)]
+pub struct ChunkSnapshot {
+    /// The transactions that it sees.
+    pub sees: Visibility,
+    /// Each of those has its commit record before this LSN.
+    pub lsn: Lsn,
+}
+
+/// What all rows of a chunk have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkOrigin<'a> {
+    /// The last transaction that was handed on before the chunk was begun.
+    pub commit_lsn: Lsn,
+    /// Gives each row its ordinal.
+    pub ordinals: &'a AtomicU64,
+}
+
+/// A connection that reads chunks, one after the other.
+pub struct ChunkReader {
+    client: Client,
+    types: Option<Types>,
+}
+
+/// A chunk whose rows are being read. The transaction ends with [`ChunkRows::end`].
+pub struct ChunkRows<'a> {
+    client: &'a mut Client,
+    copied: &'a CopiedTable,
+    row: CopyRow,
+    origin: Origin,
+    ordinals: &'a AtomicU64,
+    is_finished: bool,
+    /// What it was read under.
+    pub snapshot: Arc<ChunkSnapshot>,
+    /// For a first part: the blocks that the table has.
+    pub blocks: Option<u32>,
+    /// After an error: the column that is NOT NULL, and holds a NULL that is older than the constraint.
+    pub unexpected_null: Option<String>,
+}
+
+impl CopiedTable {
+    /// A table as it is now, with the encoder of its rows. Transactions that write to it at the moment may have begun
+    /// before the stream carried it, so they are awaited, unless the stream is known to carry all they do.
+    pub async fn new<R: SchemaRegistry>(
+        table: SourceTable,
+        encoders: &EncoderFactory<R>,
+        awaits_writers: bool,
+    ) -> Result<CopiedTable> {
+        let encoder = encoders.build(&table.relation).await?;
+        let writers = Mutex::new((!awaits_writers).then(HashSet::new));
+        Ok(CopiedTable { table, encoder, condition: None, writers })
+    }
+}
+
+impl ChunkReader {
+    /// Connects.
+    pub async fn open(options: &ConnectOptions) -> Result<ChunkReader> {
+        let mut client = Client::connect(options, Mode::Sql).await?;
+        let timeouts = format!(
+            "SET lock_timeout = {}; SET statement_timeout = {}",
+            LOCK_TIMEOUT.as_millis(),
+            STATEMENT_TIMEOUT.as_millis()
+        );
+        client.query(&timeouts).await?;
+        Ok(ChunkReader { client, types: None })
+    }
+
+    /// Starts to read a part of a table. An error of code [`Code::TableAlteredDuringCopy`] if the table is not what it
+    /// was when its copy began; of [`Code::TableLocked`] if somebody holds a lock on it. After any error the connection
+    /// is to be dropped.
+    pub async fn start<'a>(
+        &'a mut self,
+        copied: &'a CopiedTable,
+        part: &Part,
+        origin: ChunkOrigin<'a>,
+    ) -> Result<ChunkRows<'a>> {
+        let relation = &copied.table.relation;
+        if matches!(part, Part::First(_)) {
+            self.check_writers(copied).await?;
+        }
+        self.client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        // Fail rather than copy without the rows that a row security policy hides.
+        self.client.query("SET LOCAL row_security = off").await?;
+        // Before the snapshot is taken, so that the catalog that it sees is the one that holds.
+        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name));
+        self.client.query(&lock).await.map_err(|error| lock_error(&copied.table, error))?;
+        let snapshot = Arc::new(self.snapshot().await?);
+        self.check_unchanged(&copied.table).await?;
+        let blocks = match part {
+            Part::First(_) => Some(self.count_blocks(copied).await?),
+            _ => None,
+        };
+        self.client.copy_out(&select(copied, part, blocks)).await?;
+        let now = now_micros();
+        let origin_of_rows = Origin {
+            position: Position { commit_lsn: origin.commit_lsn, ordinal: 0 },
+            lsn: snapshot.lsn,
+            xid: 0,
+            source_micros: now,
+            now_micros: now,
+            snapshot: Snapshot::Yes,
+        };
+        Ok(ChunkRows {
+            client: &mut self.client,
+            copied,
+            row: CopyRow::default(),
+            origin: origin_of_rows,
+            ordinals: origin.ordinals,
+            is_finished: false,
+            snapshot,
+            blocks,
+            unexpected_null: None,
+        })
+    }
+
+    /// Refuses to go on while a transaction runs that wrote to the table when this was first asked.
+    async fn check_writers(&mut self, copied: &CopiedTable) -> Result<()> {
+        let awaited = copied.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if awaited.as_ref().is_some_and(HashSet::is_empty) {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT l.virtualtransaction, coalesce(format('process %s of %s (%s), whose transaction began at %s', l.pid, \
+                    a.usename, coalesce(nullif(a.application_name, ''), 'no application name'), a.xact_start), \
+                    'a prepared transaction') \
+             FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.locktype = 'relation' AND l.granted AND l.relation = {} \
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+               AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
+            copied.table.relation.oid
+        );
+        let mut writers = HashMap::new();
+        for row in self.client.query(&sql).await? {
+            writers.insert(text(&row, 0)?.to_owned(), text(&row, 1)?.to_owned());
+        }
+        if let Some(awaited) = awaited {
+            writers.retain(|writer, _| awaited.contains(writer));
+        }
+        let why = writers.values().next().cloned();
+        *copied.writers.lock().unwrap_or_else(PoisonError::into_inner) = Some(writers.into_keys().collect());
+        match why {
+            None => Ok(()),
+            Some(who) => Err(Error::retry(
+                Code::TableLocked,
+                format!("cannot copy {} yet", copied.table.name()),
+                format!("it waits for {who}: what that has written to the table is not in the stream"),
+                "nothing, if it ends soon; otherwise end that transaction. Other tables go on",
+            )),
+        }
+    }
+
+    /// The transaction's snapshot, which this query takes.
+    async fn snapshot(&mut self) -> Result<ChunkSnapshot> {
+        let sql = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_insert_lsn()";
+        let rows = self.client.query(sql).await?;
+        let row = rows.first().cloned().unwrap_or_default();
+        let lsn: Lsn =
+            text(&row, 1)?.parse().map_err(|error| crate::errors::protocol("cannot understand an LSN", error))?;
+        Ok(ChunkSnapshot { sees: Visibility::parse(text(&row, 0)?)?, lsn: before_page_header(lsn) })
+    }
+
+    /// Blocks that the table has; 0 if it has to be read in one go.
+    async fn count_blocks(&mut self, copied: &CopiedTable) -> Result<u32> {
+        if self.client.server_version() < READS_RANGES {
+            return Ok(0);
+        }
+        let sql = format!(
+            "SELECT CASE am.amname WHEN 'heap' THEN pg_catalog.pg_relation_size(c.oid) \
+                 / pg_catalog.current_setting('block_size')::bigint ELSE 0 END \
+             FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.oid = {}",
+            copied.table.relation.oid
+        );
+        let rows = self.client.query(&sql).await?;
+        number(rows.first().unwrap_or(&Vec::new()), 0)
+    }
+
+    async fn check_unchanged(&mut self, table: &SourceTable) -> Result<()> {
+        // Types that were loaded for an earlier chunk may be outdated.
+        for is_fresh in [self.types.is_none(), true] {
+            let types = match &mut self.types {
+                Some(types) if !is_fresh => types,
+                types => types.insert(Types::load(&mut self.client).await?),
+            };
+            let sends_generated = table.relation.columns.iter().any(|column| column.generated);
+            let members = Members::of_nothing(sends_generated);
+            let seen = catalog::table(&mut self.client, types, &members, table.relation.oid).await?;
+            let unchanged = seen.is_some_and(|seen| is_same(&seen.table, table));
+            if unchanged {
+                return Ok(());
+            }
+        }
+        Err(Error::retry(
+            Code::TableAlteredDuringCopy,
+            format!("cannot copy {}", table.relation.name),
+            "the table was altered or rewritten while it was copied",
+            "nothing; its copy starts over",
+        ))
+    }
+}
+
+/// Whether a table has the blocks and the rows that it had, but for a column that may be NULL by now.
+fn is_same(seen: &SourceTable, table: &SourceTable) -> bool {
+    let mut relation = seen.relation.clone();
+    for (column, known) in relation.columns.iter_mut().zip(&table.relation.columns) {
+        column.nullable |= known.nullable;
+    }
+    relation == table.relation && seen.facts.file_node == table.facts.file_node
+}
+
+/// A position of the log where a page begins is shown after the page's header, and told to readers of the log without
+/// it: 24 bytes, or 40 for the first page of a segment.
+///
+/// <https://github.com/postgres/postgres/blob/master/src/include/access/xlog_internal.h>
+fn before_page_header(lsn: Lsn) -> Lsn {
+    match lsn.0 % 8192 {
+        header @ (24 | 40) => Lsn(lsn.0 - header),
+        _ => lsn,
+    }
+}
+
+/// The statement that reads a part; `blocks` is how many the table has, for a first part.
+fn select(copied: &CopiedTable, part: &Part, blocks: Option<u32>) -> String {
+    let relation = &copied.table.relation;
+    let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
+    let (table, columns) = (quote_table(&relation.name), columns.join(", "));
+    let range = match part {
+        Part::First(taken) if blocks.is_some_and(|blocks| blocks > *taken) => Some(format!("ctid < '({taken},0)'")),
+        Part::First(_) => None,
+        Part::Blocks(blocks) => Some(format!("ctid >= '({},0)' AND ctid < '({},0)'", blocks.start, blocks.end)),
+        Part::Keys(keys) => Some(has_key(copied, keys)),
+    };
+    let conditions: Vec<_> = range.into_iter().chain(copied.condition.as_ref().map(|sql| format!("({sql})"))).collect();
+    // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
+    match (conditions.is_empty(), relation.columns.iter().any(|column| column.generated)) {
+        (true, false) => format!("COPY {table} ({columns}) TO STDOUT"),
+        (true, true) => format!("COPY (SELECT {columns} FROM ONLY {table}) TO STDOUT"),
+        (false, _) => format!("COPY (SELECT {columns} FROM ONLY {table} WHERE {}) TO STDOUT", conditions.join(" AND ")),
+    }
+}
+
+fn has_key(copied: &CopiedTable, keys: &[KeyTexts]) -> String {
+    let relation = &copied.table.relation;
+    let columns: Vec<_> = relation.key.iter().map(|&index| quote_name(&relation.columns[index].name)).collect();
+    let row = |key: &KeyTexts| {
+        let texts: Vec<_> = key.iter().map(|text| quote_text(text)).collect();
+        format!("({})", texts.join(", "))
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    format!("({}) IN ({})", columns.join(", "), rows.join(", "))
+}
+
+fn lock_error(table: &SourceTable, error: Error) -> Error {
+    if !error.why.contains("SQLSTATE 55P03") {
+        return error;
+    }
+    Error::retry(
+        Code::TableLocked,
+        format!("cannot copy {} at the moment", table.name()),
+        "somebody holds a lock on it that keeps readers waiting",
+        "nothing; it is tried again, and other tables go on",
+    )
+}
+
+impl ChunkRows<'_> {
+    /// Reads the next batch of rows; none when all have been read. A row that cannot be represented is an error that
+    /// needs the operator, unless it only holds an unexpected NULL.
+    pub async fn next(&mut self) -> Result<Option<TableEvents>> {
+        let mut out = TableEvents::new(self.copied.encoder.schema().clone());
+        self.origin.now_micros = now_micros();
+        while !self.is_finished && out.bytes.len() < BATCH_BYTES {
+            match self.client.copy_data().await? {
+                Some(line) => self.encode(&line, &mut out)?,
+                None => self.is_finished = true,
+            }
+        }
+        Ok((!out.events.is_empty()).then_some(out))
+    }
+
+    /// Ends the transaction.
+    pub async fn end(self) -> Result<()> {
+        self.client.query("COMMIT").await.map(drop)
+    }
+
+    fn encode(&mut self, line: &[u8], out: &mut TableEvents) -> Result<()> {
+        self.row.parse(line);
+        let values = self.row.values();
+        self.origin.position.ordinal = self.ordinals.fetch_add(1, Ordering::Relaxed);
+        let CopiedTable { table, encoder, .. } = self.copied;
+        encoder.read(out, &self.origin, &values).map_err(|error| {
+            let relation = &table.relation;
+            let in_key = relation.key.iter().any(|&index| relation.columns[index].name == error.column);
+            if error.reason == UNEXPECTED_NULL && !in_key {
+                self.unexpected_null = Some(error.column.clone());
+            }
+            unholdable("cannot copy", &relation.name, &encoder.describe_key(relation, &values), &error)
+        })
+    }
+}
