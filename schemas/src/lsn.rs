@@ -61,13 +61,25 @@ impl TryFrom<String> for Lsn {
 
 /// Position of an event: unique, and totally ordered in commit order.
 ///
-/// A per-row LSN would not do: rows share LSNs, and the LSNs of concurrent transactions interleave.
+/// A per-row LSN would not do: rows share LSNs, and the LSNs of concurrent transactions interleave. Copied rows follow
+/// the transaction after which they joined the stream: they bear its LSN, and ordinals that no change of it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// LSN of the transaction's commit record.
     pub commit_lsn: Lsn,
-    /// Index of the event within its transaction, from 0.
+    /// Index of the event within its transaction, from 0; for what a copy sends, from
+    /// [`FIRST_COPIED`](Position::FIRST_COPIED).
     pub ordinal: u64,
+}
+
+impl Position {
+    /// Ordinals of copied rows, and of the start of a copy, begin here.
+    pub const FIRST_COPIED: u64 = 1 << 40;
+
+    /// Whether it is that of a copied row, or of the start of a copy.
+    pub fn is_copied(self) -> bool {
+        self.ordinal >= Position::FIRST_COPIED && self.ordinal < u64::MAX
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,20 @@
 //! Reads one chunk of a table, in a transaction of its own that is as short as the chunk.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sooner_api::{Code, Error, Result, SchemaRegistry, SourceTable};
-use sooner_schemas::encode::{Encoder, Origin, Snapshot, UNEXPECTED_NULL};
-use sooner_schemas::event::TableEvents;
-use sooner_schemas::{Lsn, Position};
+use sooner_schemas::Lsn;
+use sooner_schemas::encode::{Encoder, Images, RowChange, UNEXPECTED_NULL};
+use sooner_schemas::event::Op;
 
 use crate::catalog;
 use crate::client::{Client, Mode, quote_name, quote_text};
 use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
-use crate::decode::unholdable;
 use crate::encoders::EncoderFactory;
+use crate::errors::unholdable;
 use crate::options::ConnectOptions;
 use crate::publication::{Members, quote_table};
 use crate::row::{number, text};
@@ -52,15 +51,17 @@ pub struct ChunkSnapshot {
     pub sees: Visibility,
     /// Each of those has its commit record before this LSN.
     pub lsn: Lsn,
+    /// When it was taken, in microseconds since 1970.
+    pub taken_micros: i64,
 }
 
-/// What all rows of a chunk have in common.
-#[derive(Clone, Copy, Debug)]
-pub struct ChunkOrigin<'a> {
-    /// The last transaction that was handed on before the chunk was begun.
-    pub commit_lsn: Lsn,
-    /// Gives each row its ordinal.
-    pub ordinals: &'a AtomicU64,
+/// Rows whose events are finished when it is known where they stand in the stream.
+#[derive(Debug, Default)]
+pub struct CopiedRows {
+    /// Keys and images, back to back.
+    pub bytes: Vec<u8>,
+    /// Each row's part of the bytes.
+    pub rows: Vec<Images>,
 }
 
 /// A connection that reads chunks, one after the other.
@@ -74,8 +75,6 @@ pub struct ChunkRows<'a> {
     client: &'a mut Client,
     copied: &'a CopiedTable,
     row: CopyRow,
-    origin: Origin,
-    ordinals: &'a AtomicU64,
     is_finished: bool,
     /// What it was read under.
     pub snapshot: Arc<ChunkSnapshot>,
@@ -115,12 +114,7 @@ impl ChunkReader {
     /// Starts to read a part of a table. An error of code [`Code::TableAlteredDuringCopy`] if the table is not what it
     /// was when its copy began; of [`Code::TableLocked`] if somebody holds a lock on it. After any error the connection
     /// is to be dropped.
-    pub async fn start<'a>(
-        &'a mut self,
-        copied: &'a CopiedTable,
-        part: &Part,
-        origin: ChunkOrigin<'a>,
-    ) -> Result<ChunkRows<'a>> {
+    pub async fn start<'a>(&'a mut self, copied: &'a CopiedTable, part: &Part) -> Result<ChunkRows<'a>> {
         let relation = &copied.table.relation;
         if matches!(part, Part::First(_)) {
             self.check_writers(copied).await?;
@@ -138,21 +132,10 @@ impl ChunkReader {
             _ => None,
         };
         self.client.copy_out(&select(copied, part, blocks)).await?;
-        let now = now_micros();
-        let origin_of_rows = Origin {
-            position: Position { commit_lsn: origin.commit_lsn, ordinal: 0 },
-            lsn: snapshot.lsn,
-            xid: 0,
-            source_micros: now,
-            now_micros: now,
-            snapshot: Snapshot::Yes,
-        };
         Ok(ChunkRows {
             client: &mut self.client,
             copied,
             row: CopyRow::default(),
-            origin: origin_of_rows,
-            ordinals: origin.ordinals,
             is_finished: false,
             snapshot,
             blocks,
@@ -203,7 +186,11 @@ impl ChunkReader {
         let row = rows.first().cloned().unwrap_or_default();
         let lsn: Lsn =
             text(&row, 1)?.parse().map_err(|error| crate::errors::protocol("cannot understand an LSN", error))?;
-        Ok(ChunkSnapshot { sees: Visibility::parse(text(&row, 0)?)?, lsn: before_page_header(lsn) })
+        Ok(ChunkSnapshot {
+            sees: Visibility::parse(text(&row, 0)?)?,
+            lsn: before_page_header(lsn),
+            taken_micros: now_micros(),
+        })
     }
 
     /// Blocks that the table has; 0 if it has to be read in one go.
@@ -311,16 +298,15 @@ fn lock_error(table: &SourceTable, error: Error) -> Error {
 impl ChunkRows<'_> {
     /// Reads the next batch of rows; none when all have been read. A row that cannot be represented is an error that
     /// needs the operator, unless it only holds an unexpected NULL.
-    pub async fn next(&mut self) -> Result<Option<TableEvents>> {
-        let mut out = TableEvents::new(self.copied.encoder.schema().clone());
-        self.origin.now_micros = now_micros();
+    pub async fn next(&mut self) -> Result<Option<CopiedRows>> {
+        let mut out = CopiedRows::default();
         while !self.is_finished && out.bytes.len() < BATCH_BYTES {
             match self.client.copy_data().await? {
                 Some(line) => self.encode(&line, &mut out)?,
                 None => self.is_finished = true,
             }
         }
-        Ok((!out.events.is_empty()).then_some(out))
+        Ok((!out.rows.is_empty()).then_some(out))
     }
 
     /// Ends the transaction.
@@ -328,18 +314,19 @@ impl ChunkRows<'_> {
         self.client.query("COMMIT").await.map(drop)
     }
 
-    fn encode(&mut self, line: &[u8], out: &mut TableEvents) -> Result<()> {
+    fn encode(&mut self, line: &[u8], out: &mut CopiedRows) -> Result<()> {
         self.row.parse(line);
         let values = self.row.values();
-        self.origin.position.ordinal = self.ordinals.fetch_add(1, Ordering::Relaxed);
         let CopiedTable { table, encoder, .. } = self.copied;
-        encoder.read(out, &self.origin, &values).map_err(|error| {
+        let images = encoder.images().write(&mut out.bytes, Op::Read, RowChange::New(&values)).map_err(|error| {
             let relation = &table.relation;
             let in_key = relation.key.iter().any(|&index| relation.columns[index].name == error.column);
             if error.reason == UNEXPECTED_NULL && !in_key {
                 self.unexpected_null = Some(error.column.clone());
             }
             unholdable("cannot copy", &relation.name, &encoder.describe_key(relation, &values), &error)
-        })
+        })?;
+        out.rows.push(images);
+        Ok(())
     }
 }

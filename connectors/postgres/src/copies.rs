@@ -2,8 +2,7 @@
 //! transactions.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use sooner_api::{Class, Code, Error, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
@@ -14,10 +13,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::chunk::{ChunkOrigin, ChunkReader, ChunkSnapshot, CopiedTable};
+use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
+use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::options::ConnectOptions;
-use crate::schedule::{Chunk, ChunkEnd, KeyTexts, Part, Schedule};
+use crate::schedule::{Chunk, KeyTexts, Part, Schedule};
 use crate::touched::Touched;
 use crate::tracked::PartialRow;
 use crate::unseen::Unseen;
@@ -25,8 +25,10 @@ use crate::visibility::Visibility;
 
 /// Batches of rows that all workers together may be ahead of whoever takes them, for each worker.
 const QUEUE_BATCHES: usize = 4;
-/// First ordinal of copied rows: they follow all changes of the transaction that their position names.
-const FIRST_ORDINAL: u64 = 1 << 40;
+/// Ordinals for each microsecond: those of a later copy are higher than those of one that was broken off.
+const ORDINALS_PER_MICROSECOND: u64 = 16;
+/// What the event of a row has beside its images, about.
+const ENVELOPE_BYTES: usize = 120;
 /// Rows that were read by their keys, of which it is remembered.
 const FETCHED_LIMIT: usize = 100_000;
 
@@ -39,6 +41,8 @@ pub struct Copies {
     rejected: HashSet<u64>,
     /// What a new slot's first transactions come after: snapshots must see it.
     must_see: Option<Visibility>,
+    /// Ordinal of the next event.
+    next_ordinal: u64,
     _workers: JoinSet<()>,
 }
 
@@ -51,51 +55,6 @@ struct Joining {
     fetched: HashSet<KeyTexts>,
     /// It was said what it waits for.
     is_told: bool,
-}
-
-/// What all workers share.
-struct Shared {
-    options: ConnectOptions,
-    ordinals: AtomicU64,
-    state: Mutex<State>,
-    /// There may be something to read.
-    wake: Notify,
-}
-
-struct State {
-    schedule: Schedule,
-    tables: HashMap<u32, Arc<CopiedTable>>,
-    /// A snapshot that was taken lately.
-    latest: Arc<Visibility>,
-    /// Snapshots of chunks on their way: for one that is not known yet, an earlier one.
-    in_use: HashMap<u64, Arc<Visibility>>,
-    /// The last transaction that was handed on.
-    emitted: Lsn,
-}
-
-/// What workers report.
-pub enum Message {
-    /// Rows were read.
-    Rows(Arc<Chunk>, Arc<ChunkSnapshot>, TableEvents),
-    /// All rows of a chunk were read.
-    Ended(Arc<Chunk>, Arc<ChunkSnapshot>, ChunkEnd),
-    /// A chunk could not be read.
-    Failed(Arc<Chunk>, Failure),
-}
-
-/// Why a chunk could not be read.
-#[derive(Debug)]
-pub enum Failure {
-    /// For this reason.
-    Error(Error),
-    /// This column is NOT NULL, and holds a NULL that is older than the constraint.
-    UnexpectedNull(String),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Error(error)
-    }
 }
 
 /// What a report means for the stream.
@@ -130,37 +89,23 @@ impl Copies {
             tables: HashMap::new(),
             latest: Arc::new(latest),
             in_use: HashMap::new(),
-            emitted: Lsn::ZERO,
         };
-        let shared = Arc::new(Shared {
-            options: options.clone(),
-            ordinals: AtomicU64::new(FIRST_ORDINAL),
-            state: Mutex::new(state),
-            wake: Notify::new(),
-        });
+        let shared = Arc::new(Shared { options: options.clone(), state: Mutex::new(state), wake: Notify::new() });
         let mut running = JoinSet::new();
         for _ in 0..workers {
             running.spawn_on(shared.clone().work(sender.clone()), runtime);
         }
         let (joining, rejected) = (HashMap::new(), HashSet::new());
-        Copies { shared, messages, joining, rejected, must_see, _workers: running }
+        let next_ordinal = Position::FIRST_COPIED + now_micros().unsigned_abs() * ORDINALS_PER_MICROSECOND;
+        Copies { shared, messages, joining, rejected, must_see, next_ordinal, _workers: running }
     }
 
     /// Begins to copy a table, or begins again; what came of its former copy does not count. The stream hands on the
     /// table's changes of every transaction after `emitted`. Returns the step that begins it.
     pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn) -> Step {
         let oid = copied.table.relation.oid;
-        tracing::info!(table = %copied.table.name(), rows = copied.table.estimated_rows, "copying");
-        let ordinal = self.shared.ordinals.fetch_add(1, Ordering::Relaxed);
-        let now = now_micros();
-        let origin = Origin {
-            position: Position { commit_lsn: emitted, ordinal },
-            lsn: emitted,
-            xid: 0,
-            source_micros: now,
-            now_micros: now,
-            snapshot: Snapshot::Yes,
-        };
+        tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
+        let origin = self.origin(emitted, emitted, now_micros());
         let mut start = TableEvents::new(copied.encoder.schema().clone());
         copied.encoder.copy_start(&mut start, &origin);
         let copied = Arc::new(copied);
@@ -170,7 +115,6 @@ impl Copies {
         let mut state = self.shared.state();
         state.tables.insert(oid, copied);
         state.schedule.begin(oid);
-        state.emitted = state.emitted.max(emitted);
         self.shared.wake.notify_waiters();
         Rows::new(start).into_step()
     }
@@ -215,7 +159,6 @@ impl Copies {
                         joining.touched.note(&rows.events);
                     }
                 }
-                Step::Complete(coverage) => self.shared.state().emitted = coverage.watermark.commit_lsn,
                 _ => {}
             }
         }
@@ -245,22 +188,19 @@ impl Copies {
         }
     }
 
-    /// What a report means, between two transactions of the stream.
-    pub fn join(&mut self, message: Message, unseen: &Unseen) -> Joined {
+    /// What a report means, between two transactions of the stream, the last of which is `emitted`.
+    pub fn join(&mut self, message: Message, unseen: &Unseen, emitted: Lsn) -> Joined {
         match message {
-            Message::Rows(chunk, snapshot, mut events) => {
+            Message::Rows(chunk, snapshot, rows) => {
                 if !self.admits(&chunk, &snapshot, unseen) {
                     self.rejected.insert(chunk.id);
                 }
-                let Some(joining) = self.joining.get_mut(&chunk.table) else { return Joined::Nothing };
                 if self.rejected.contains(&chunk.id) || !self.shared.state().schedule.counts(&chunk) {
                     return Joined::Nothing;
                 }
-                joining.touched.keep_current(&mut events, &snapshot.sees, unseen);
-                joining.rows += events.events.len() as u64;
-                match events.events.is_empty() {
-                    true => Joined::Nothing,
-                    false => Joined::Rows(Rows::new(events).into_step()),
+                match self.finish(&chunk, &snapshot, rows, unseen, emitted) {
+                    None => Joined::Nothing,
+                    Some(events) => Joined::Rows(Rows::new(events).into_step()),
                 }
             }
             Message::Ended(chunk, snapshot, end) => {
@@ -305,6 +245,44 @@ impl Copies {
         self.shared.state().schedule.waits_for_stream()
     }
 
+    /// The events of copied rows; none if all of them have been changed since.
+    fn finish(
+        &mut self,
+        chunk: &Chunk,
+        snapshot: &ChunkSnapshot,
+        mut rows: CopiedRows,
+        unseen: &Unseen,
+        emitted: Lsn,
+    ) -> Option<TableEvents> {
+        let mut origin = self.origin(emitted, snapshot.lsn, snapshot.taken_micros);
+        let joining = self.joining.get_mut(&chunk.table)?;
+        joining.touched.keep_current(&mut rows, &snapshot.sees, unseen);
+        let encoder = &joining.copied.encoder;
+        let mut events = TableEvents::new(encoder.schema().clone());
+        events.bytes.reserve(rows.bytes.len() + rows.rows.len() * ENVELOPE_BYTES);
+        events.events.reserve(rows.rows.len());
+        for row in rows.rows {
+            encoder.finish_from(&rows.bytes, row, &mut events, &origin);
+            origin.position.ordinal += 1;
+        }
+        joining.rows += events.events.len() as u64;
+        self.next_ordinal = origin.position.ordinal;
+        (!events.events.is_empty()).then_some(events)
+    }
+
+    /// Origin of copied rows that are handed on after a transaction.
+    fn origin(&mut self, emitted: Lsn, lsn: Lsn, source_micros: i64) -> Origin {
+        self.next_ordinal += 1;
+        Origin {
+            position: Position { commit_lsn: emitted, ordinal: self.next_ordinal },
+            lsn,
+            xid: 0,
+            source_micros,
+            now_micros: now_micros(),
+            snapshot: Snapshot::Yes,
+        }
+    }
+
     fn admits(&self, chunk: &Chunk, snapshot: &ChunkSnapshot, unseen: &Unseen) -> bool {
         let sees_slot = self.must_see.as_ref().is_none_or(|slot| snapshot.sees.sees_all_of(slot));
         let joining = self.joining.get(&chunk.table);
@@ -337,91 +315,5 @@ impl Copies {
                 Joined::Nothing
             }
         }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn work(self: Arc<Shared>, messages: mpsc::Sender<Message>) {
-        let mut reader = None;
-        loop {
-            let (chunk, copied, emitted) = self.next_chunk().await;
-            let read = self.read(&chunk, &copied, emitted, &mut reader, &messages).await;
-            let message = match read {
-                Ok((snapshot, end)) => Message::Ended(chunk, snapshot, end),
-                Err(failure) => {
-                    // Its transaction has failed with it.
-                    reader = None;
-                    Message::Failed(chunk, failure)
-                }
-            };
-            // Nobody takes it any more only when the source is dropped.
-            if messages.send(message).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn next_chunk(&self) -> (Arc<Chunk>, Arc<CopiedTable>, Lsn) {
-        loop {
-            let mut woken = std::pin::pin!(self.wake.notified());
-            woken.as_mut().enable();
-            let (found, rests_until) = self.take_chunk();
-            match (found, rests_until) {
-                (Some(found), _) => return found,
-                (None, None) => woken.await,
-                (None, Some(until)) => tokio::select! {
-                    () = woken => {}
-                    () = sleep_until(until) => {}
-                },
-            }
-        }
-    }
-
-    fn take_chunk(&self) -> (Option<(Arc<Chunk>, Arc<CopiedTable>, Lsn)>, Option<Instant>) {
-        let mut state = self.state();
-        let Some(chunk) = state.schedule.next(Instant::now()) else { return (None, state.schedule.rests_until()) };
-        let latest = state.latest.clone();
-        state.in_use.insert(chunk.id, latest);
-        let copied = state.tables.get(&chunk.table).cloned();
-        (copied.map(|copied| (Arc::new(chunk), copied, state.emitted)), None)
-    }
-
-    async fn read(
-        &self,
-        chunk: &Arc<Chunk>,
-        copied: &CopiedTable,
-        commit_lsn: Lsn,
-        reader: &mut Option<ChunkReader>,
-        messages: &mpsc::Sender<Message>,
-    ) -> Result<(Arc<ChunkSnapshot>, ChunkEnd), Failure> {
-        let reader = match reader {
-            Some(reader) => reader,
-            none => none.insert(ChunkReader::open(&self.options).await?),
-        };
-        let started = Instant::now();
-        let origin = ChunkOrigin { commit_lsn, ordinals: &self.ordinals };
-        let mut rows = reader.start(copied, &chunk.part, origin).await?;
-        let snapshot = rows.snapshot.clone();
-        if let Some(earlier) = self.state().in_use.get_mut(&chunk.id) {
-            *earlier = Arc::new(snapshot.sees.clone());
-        }
-        loop {
-            let events = match rows.next().await {
-                Ok(Some(events)) => events,
-                Ok(None) => break,
-                Err(error) => {
-                    return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
-                }
-            };
-            // Nobody takes it any more only when the source is dropped, which ends this task.
-            let _ = messages.send(Message::Rows(chunk.clone(), snapshot.clone(), events)).await;
-        }
-        let blocks = rows.blocks;
-        rows.end().await?;
-        Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took: started.elapsed() }))
     }
 }

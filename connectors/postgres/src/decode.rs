@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 
-use sooner_api::{Code, Error, EventBatch, Result, TableNote};
+use sooner_api::{Error, EventBatch, Result, TableNote};
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
+use crate::errors::unholdable;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
 use crate::tracked::{Change, Known, Meaning, PartialRow, Relations, Selected, fill_from_old, relaxed};
 use crate::unseen::Ended;
@@ -148,7 +149,7 @@ impl Decoder {
 
     /// Advances the watermark, never back: a keepalive may still report a position before the last commit.
     fn reach(&mut self, watermark: Watermark) {
-        if watermark.end_lsn >= self.watermark.end_lsn {
+        if watermark.end_lsn >= self.watermark.end_lsn && watermark.commit_lsn >= self.watermark.commit_lsn {
             self.watermark = watermark;
         }
         self.batch.set_watermark(Some(self.watermark));
@@ -393,16 +394,6 @@ impl Decoder {
         self.stop(&relation.name, unholdable("cannot carry a change of", &relation.name, &key, &error));
         Ok(Next::Continue)
     }
-}
-
-/// Error of a value that its event cannot hold. `what` names the activity, such as "cannot copy".
-pub fn unholdable(what: &str, table: &TableName, key: &str, error: &ValueError) -> Error {
-    Error::operator(
-        Code::ValueUnholdable,
-        format!("{what} {table}"),
-        format!("in the row {key}, {error}"),
-        format!("correct the value at the source, then `sooner resume {table}`"),
-    )
 }
 
 /// Highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.

@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 
 use sooner_api::{Class, Code, Error};
+use sooner_schemas::TableName;
+use sooner_schemas::encode::ValueError;
 
 /// An error that the server sent.
 #[derive(Clone, Debug, Default)]
@@ -124,4 +126,14 @@ pub fn connection_lost(what: impl Into<String>, error: &io::Error) -> Error {
 /// Error for bytes that violate the protocol, which is fatal.
 pub fn protocol(what: impl Into<String>, why: impl fmt::Display) -> Error {
     Error::fatal(Code::PostgresProtocolViolated, what, why, "report this, with the versions of Postgres and sooner")
+}
+
+/// Error of a value that its event cannot hold. `what` names the activity, such as "cannot copy".
+pub fn unholdable(what: &str, table: &TableName, key: &str, error: &ValueError) -> Error {
+    Error::operator(
+        Code::ValueUnholdable,
+        format!("{what} {table}"),
+        format!("in the row {key}, {error}"),
+        format!("correct the value at the source, then `sooner resume {table}`"),
+    )
 }

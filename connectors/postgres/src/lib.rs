@@ -3,7 +3,7 @@
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
 //! tables' definitions and their [`types`], [`eligibility`] says which of them can take part, [`slot`] and
 //! [`publication`] set up replication, [`stream`] follows changes, and `copies` reads tables beside it: in chunks
-//! (`chunk`) that `schedule` plans, and whose rows join the stream by what `touched`, [`unseen`] and [`visibility`]
+//! (`chunk`, read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what `touched`, [`unseen`] and [`visibility`]
 //! know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
 
@@ -14,12 +14,14 @@ pub mod client;
 pub mod clock;
 mod copies;
 mod copy_text;
+mod copy_workers;
 pub mod database;
 pub mod decode;
 mod dial;
 pub mod eligibility;
 pub mod encoders;
-mod errors;
+pub mod errors;
+mod feedback;
 mod incoming;
 pub mod inspection;
 mod login;

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use tokio::time::{Duration, Instant};
 
 use crate::chunk::CopiedTable;
-use crate::copies::{Copies, Joined, Message};
+use crate::copies::{Copies, Joined};
+use crate::copy_workers::Message;
 use crate::encoders::EncoderFactory;
 use crate::options::ConnectOptions;
 use crate::stream::{Next, PostgresStream};
@@ -30,6 +31,8 @@ pub struct PostgresSource<R> {
     copies: Copies,
     /// Tables whose copy has not begun.
     to_copy: Vec<SourceTable>,
+    /// They begin when the stream has got here: what is before may be changes of rows of another shape.
+    copies_from: Lsn,
     /// Transactions of other sessions may have written to tables before the stream carried them.
     awaits_writers: bool,
     /// What has been handed on in whole transactions.
@@ -64,8 +67,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         start_lsn: Lsn,
     ) -> Result<PostgresSource<R>> {
         let CopySettings { connect, workers, runtime, before_slot } = settings;
-        let latest = stream.ask_visible().await?;
+        let (latest, server_end) = stream.ask_visible().await?;
         let awaits_writers = before_slot.is_none();
+        let copies_from = if awaits_writers { server_end } else { start_lsn };
         let copies = Copies::start(&connect, latest, before_slot, workers, &runtime);
         let emitted = Lsn(start_lsn.0.saturating_sub(1));
         Ok(PostgresSource {
@@ -73,6 +77,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             stream,
             copies,
             to_copy,
+            copies_from,
             awaits_writers,
             emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
             ready: VecDeque::new(),
@@ -119,7 +124,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// What a worker's report means: its rows are handed on, or a copy starts over.
     async fn join(&mut self, message: Message) -> Result<()> {
-        match self.copies.join(message, self.stream.unseen()) {
+        match self.copies.join(message, self.stream.unseen(), self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
             Joined::Altered(oid) => self.begin_again(vec![oid], None).await?,
@@ -171,8 +176,8 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if let Some(visible) = self.stream.take_visible() {
             self.copies.forget(visible, self.stream.unseen());
         }
-        let to_copy = std::mem::take(&mut self.to_copy);
-        if !to_copy.is_empty() {
+        if !self.to_copy.is_empty() && self.emitted.end_lsn >= self.copies_from {
+            let to_copy = std::mem::take(&mut self.to_copy);
             self.begin(to_copy).await?;
         }
         let recopy = self.stream.take_recopy();

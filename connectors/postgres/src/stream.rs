@@ -2,16 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
 use sooner_api::{
-    Class, Code, Error, EventBatch, FollowedTable, Positions, Result, SchemaRegistry, SourceTable, TableNote, failpoint,
+    Class, Code, Error, EventBatch, FollowedTable, Positions, Result, SchemaRegistry, SourceTable, TableNote,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::Notify;
+use tokio::io::ReadHalf;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
@@ -20,19 +18,18 @@ use crate::clock::now_micros;
 use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
-use crate::errors::connection_lost;
+use crate::errors::{connection_lost, protocol};
+use crate::feedback::{FeedbackState, send_feedback};
 use crate::incoming::{Incoming, Pause};
 use crate::inspection::TableFilter;
 use crate::options::ConnectOptions;
-use crate::pgoutput::{RelationShape, postgres_micros};
+use crate::pgoutput::RelationShape;
 use crate::row::text;
 use crate::tracked::{PartialRow, Selected};
 use crate::unseen::Unseen;
 use crate::visibility::Visibility;
 use crate::watch::{Verdict, Watch};
 
-/// Interval of the status updates to the server, which are sent even while the consumer is busy.
-const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which the catalog is checked for the tables, and the server is asked for the end of its log.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(2);
 /// Time limit for such a check; one that takes longer is abandoned until the next interval.
@@ -94,14 +91,6 @@ pub struct PostgresStream<R> {
     feedback: JoinHandle<()>,
     inspection: Interval,
     last_heard: Instant,
-}
-
-/// Positions that the status updates report, shared with the task that sends them.
-#[derive(Default)]
-struct FeedbackState {
-    received: AtomicU64,
-    flushed: AtomicU64,
-    send_now: Notify,
 }
 
 impl<R: SchemaRegistry> PostgresStream<R> {
@@ -320,12 +309,14 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.visible.take()
     }
 
-    /// Asks what is visible by now.
-    pub async fn ask_visible(&mut self) -> Result<Visibility> {
+    /// Asks what is visible by now, and where the server's log ends.
+    pub async fn ask_visible(&mut self) -> Result<(Visibility, Lsn)> {
         let mut client = self.catalog_client().await?;
-        let snapshot = client.query_value("SELECT pg_catalog.pg_current_snapshot()").await?;
+        let sql = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_flush_lsn()";
+        let row = client.query(sql).await?.first().cloned().unwrap_or_default();
         self.catalog = Some(client);
-        Visibility::parse(snapshot.as_deref().unwrap_or_default())
+        let end = text(&row, 1)?.parse().map_err(|error| protocol("cannot understand the server's position", error))?;
+        Ok((Visibility::parse(text(&row, 0)?)?, end))
     }
 
     /// Writes a message to the log that nobody reads, so that the server sends what is before it: it keeps back what
@@ -378,45 +369,6 @@ impl<R> Drop for PostgresStream<R> {
     fn drop(&mut self) {
         self.feedback.abort();
     }
-}
-
-/// Sends status updates on its own timer, so that the server receives them while the consumer is busy.
-async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc<FeedbackState>) {
-    let mut timer = interval(FEEDBACK_INTERVAL);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut confirmed = reported.flushed.load(Ordering::Relaxed);
-    loop {
-        // A timed update requests a reply: that proves the connection alive, and advances an idle watermark.
-        let ask = tokio::select! {
-            _ = timer.tick() => true,
-            () = reported.send_now.notified() => false,
-        };
-        let flushed = reported.flushed.load(Ordering::Relaxed);
-        let received = reported.received.load(Ordering::Relaxed).max(flushed);
-        let message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
-        // The reader notices a broken connection and reports it.
-        if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {
-            return;
-        }
-        if flushed > confirmed {
-            failpoint("slot_confirmed");
-            confirmed = flushed;
-        }
-    }
-}
-
-/// Builds a standby status update inside a CopyData message.
-fn status_update(received: Lsn, flushed: Lsn, now_micros: i64, ask_reply: bool) -> BytesMut {
-    let mut message = BytesMut::with_capacity(39);
-    message.put_u8(b'd');
-    message.put_u32(38);
-    message.put_u8(b'r');
-    message.put_u64(received.0);
-    message.put_u64(flushed.0);
-    message.put_u64(flushed.0);
-    message.put_i64(postgres_micros(now_micros));
-    message.put_u8(ask_reply.into());
-    message
 }
 
 fn lost(error: &io::Error) -> Error {

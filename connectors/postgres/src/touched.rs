@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use sooner_schemas::Lsn;
 use sooner_schemas::event::{Op, TableEvents};
 
+use crate::chunk::CopiedRows;
 use crate::unseen::Unseen;
 use crate::visibility::Visibility;
 
@@ -66,16 +67,16 @@ impl Touched {
     }
 
     /// Leaves out the rows that have been changed by transactions that their snapshot does not see.
-    pub fn keep_current(&self, rows: &mut TableEvents, snapshot: &Visibility, unseen: &Unseen) {
+    pub fn keep_current(&self, rows: &mut CopiedRows, snapshot: &Visibility, unseen: &Unseen) {
         if self.truncated.is_some_and(|commit_lsn| !unseen.is_seen(snapshot, commit_lsn)) {
-            rows.events.clear();
+            rows.rows.clear();
             return;
         }
         if self.keys.is_empty() {
             return;
         }
         let bytes = &rows.bytes;
-        rows.events.retain(|row| {
+        rows.rows.retain(|row| {
             self.keys.get(&bytes[row.key.clone()]).is_none_or(|commit_lsn| unseen.is_seen(snapshot, *commit_lsn))
         });
     }

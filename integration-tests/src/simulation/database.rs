@@ -51,6 +51,11 @@ impl SimulatedDatabase {
         self.0.history.committed(self.0.started.elapsed())
     }
 
+    /// Microseconds since the world's start.
+    pub fn elapsed_micros(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_micros()).expect("a short simulation")
+    }
+
     /// The slot's position; none before it exists.
     pub fn confirmed(&self) -> Option<Lsn> {
         *self.0.slot.lock().expect("one thread")

@@ -15,9 +15,6 @@ use super::chance::{draw, passing};
 use super::database::{SimulatedDatabase, relation};
 use super::history::{Change, KEYS, TABLES, end_of, rows_after, table_name};
 
-/// First ordinal of copied rows.
-const FIRST_COPIED: u64 = 1 << 40;
-
 /// A source of a simulated database.
 pub struct SimulatedSource {
     database: SimulatedDatabase,
@@ -65,6 +62,7 @@ impl SimulatedSource {
     pub fn new(database: SimulatedDatabase, plan: SourcePlan<()>) -> SimulatedSource {
         let next = (database.history().first_from(plan.start_lsn), 0);
         let emitted = Watermark { commit_lsn: Lsn(plan.start_lsn.0 - 1), end_lsn: plan.start_lsn, commit_micros: 0 };
+        let database_started = database.elapsed_micros() * 16;
         let mut source = SimulatedSource {
             database,
             encoders: encoders(),
@@ -73,7 +71,7 @@ impl SimulatedSource {
             covered: plan.stream.into_iter().map(|it| (it.table.name().clone(), it.covered)).collect(),
             next,
             emitted,
-            next_ordinal: FIRST_COPIED,
+            next_ordinal: Position::FIRST_COPIED + database_started,
         };
         for table in plan.copy {
             source.begin_copy(number_of(table.name()));

@@ -93,9 +93,10 @@ impl PartitionEnds {
         let hidden = last.map_or(offsets.start, |(offset, _)| offset + 1)..offsets.end;
         let mut messages = Vec::new();
         let is_read = self.all.read(topic, partition, hidden.clone(), |message| {
-            if let Some(position) = FoundHeaders::read(message.headers()).position {
-                messages
-                    .push((MessagePosition { position, is_tombstone: message.payload().is_none() }, message.detach()));
+            let FoundHeaders { position, copy_start: is_copy_start, .. } = FoundHeaders::read(message.headers());
+            if let Some(position) = position {
+                let is_tombstone = message.payload().is_none();
+                messages.push((MessagePosition { position, is_tombstone, is_copy_start }, message.detach()));
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -134,6 +135,8 @@ impl PartitionEnds {
 struct MessagePosition {
     position: Position,
     is_tombstone: bool,
+    /// It is the start of a copy.
+    is_copy_start: bool,
 }
 
 /// Messages at a partition's end that are not visible: of a transaction whose commit marker was lost, and of
@@ -147,17 +150,22 @@ struct Hidden {
 }
 
 /// Hidden messages that are owed, in order. Each is returned once, although a source that starts over writes the
-/// same events again. Rows of former copies are not owed.
+/// same events again. What came before the start of the last complete copy is not owed, nor is a copy that was not
+/// completed.
 fn owed<M>(
     seen: Option<Position>,
     mut hidden: Vec<(MessagePosition, M)>,
     covered: &Positions,
     copied_lsn: Lsn,
 ) -> Vec<M> {
+    let starts = hidden.iter().filter(|(place, _)| place.is_copy_start && place.position.commit_lsn <= copied_lsn);
+    let last_start = starts.map(|(place, _)| place.position).max();
     hidden.retain(|(MessagePosition { position, .. }, _)| {
-        let is_of_copy = position.commit_lsn == copied_lsn;
-        let is_written = position.commit_lsn > copied_lsn && covered.covers_event(*position);
-        seen.is_none_or(|seen| *position > seen) && (is_of_copy || is_written)
+        let is_of_copy = position.commit_lsn <= copied_lsn;
+        let is_written = !position.is_copied() && covered.covers_event(*position);
+        seen.is_none_or(|seen| *position > seen)
+            && last_start.is_none_or(|start| *position >= start)
+            && (is_of_copy || is_written)
     });
     hidden.sort_by_key(|(place, _)| *place);
     hidden.dedup_by_key(|(place, _)| *place);
@@ -172,7 +180,8 @@ mod tests {
     const COPIED: Lsn = Lsn(99);
 
     fn at(commit_lsn: u64, ordinal: u64) -> MessagePosition {
-        MessagePosition { position: Position { commit_lsn: Lsn(commit_lsn), ordinal }, is_tombstone: false }
+        let position = Position { commit_lsn: Lsn(commit_lsn), ordinal };
+        MessagePosition { position, is_tombstone: false, is_copy_start: false }
     }
 
     fn owed_of(seen: Option<MessagePosition>, messages: &[MessagePosition]) -> Vec<MessagePosition> {
@@ -196,9 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_owed_of_the_last_copy_alone() {
-        assert_eq!(owed_of(None, &[at(98, 1), at(98, 2), at(130, 0)]), [at(130, 0)]);
-        assert_eq!(owed_of(None, &[at(99, 7), at(99, 8), at(130, 0)]), [at(99, 7), at(99, 8), at(130, 0)]);
-        assert_eq!(owed_of(Some(at(99, 9)), &[at(99, 7), at(130, 0)]), [at(130, 0)]);
+    fn rows_are_owed_of_the_last_complete_copy_alone() {
+        let copied = |lsn, ordinal| at(lsn, Position::FIRST_COPIED + ordinal);
+        let start = |lsn, ordinal| MessagePosition { is_copy_start: true, ..copied(lsn, ordinal) };
+        let hidden = [copied(98, 1), start(98, 8), copied(98, 9), at(99, 2), copied(99, 10), at(110, 0)];
+        assert_eq!(owed_of(None, &hidden), hidden[1..]);
+        assert_eq!(owed_of(Some(copied(98, 9)), &hidden), hidden[3..]);
+        let broken_off = [at(110, 0), start(110, 20), copied(110, 21), at(115, 0)];
+        assert_eq!(owed_of(None, &broken_off), [at(110, 0), at(115, 0)]);
     }
 }

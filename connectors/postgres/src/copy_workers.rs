@@ -1,0 +1,146 @@
+//! The workers that read chunks of tables, and what they report.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sooner_api::Error;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+use crate::chunk::{ChunkReader, ChunkSnapshot, CopiedRows, CopiedTable};
+use crate::options::ConnectOptions;
+use crate::schedule::{Chunk, ChunkEnd, Schedule};
+use crate::visibility::Visibility;
+
+/// What all workers share.
+pub struct Shared {
+    /// How to connect.
+    pub options: ConnectOptions,
+    /// What is to be read.
+    pub state: Mutex<State>,
+    /// There may be something to read.
+    pub wake: Notify,
+}
+
+/// What is to be read.
+pub struct State {
+    /// What is left.
+    pub schedule: Schedule,
+    /// The tables, by object id.
+    pub tables: HashMap<u32, Arc<CopiedTable>>,
+    /// A snapshot that was taken lately.
+    pub latest: Arc<Visibility>,
+    /// Snapshots of chunks on their way: for one that is not known yet, an earlier one.
+    pub in_use: HashMap<u64, Arc<Visibility>>,
+}
+
+/// What workers report.
+pub enum Message {
+    /// Rows were read.
+    Rows(Arc<Chunk>, Arc<ChunkSnapshot>, CopiedRows),
+    /// All rows of a chunk were read.
+    Ended(Arc<Chunk>, Arc<ChunkSnapshot>, ChunkEnd),
+    /// A chunk could not be read.
+    Failed(Arc<Chunk>, Failure),
+}
+
+/// Why a chunk could not be read.
+#[derive(Debug)]
+pub enum Failure {
+    /// For this reason.
+    Error(Error),
+    /// This column is NOT NULL, and holds a NULL that is older than the constraint.
+    UnexpectedNull(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+impl Shared {
+    /// What is to be read.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads chunks until the receiver is dropped.
+    pub async fn work(self: Arc<Shared>, messages: mpsc::Sender<Message>) {
+        let mut reader = None;
+        loop {
+            let (chunk, copied) = self.next_chunk().await;
+            let read = self.read(&chunk, &copied, &mut reader, &messages).await;
+            let message = match read {
+                Ok((snapshot, end)) => Message::Ended(chunk, snapshot, end),
+                Err(failure) => {
+                    // Its transaction has failed with it.
+                    reader = None;
+                    Message::Failed(chunk, failure)
+                }
+            };
+            // Nobody takes it any more only when the source is dropped.
+            if messages.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn next_chunk(&self) -> (Arc<Chunk>, Arc<CopiedTable>) {
+        loop {
+            let mut woken = std::pin::pin!(self.wake.notified());
+            woken.as_mut().enable();
+            let (found, rests_until) = self.take_chunk();
+            match (found, rests_until) {
+                (Some(found), _) => return found,
+                (None, None) => woken.await,
+                (None, Some(until)) => tokio::select! {
+                    () = woken => {}
+                    () = sleep_until(until) => {}
+                },
+            }
+        }
+    }
+
+    fn take_chunk(&self) -> (Option<(Arc<Chunk>, Arc<CopiedTable>)>, Option<Instant>) {
+        let mut state = self.state();
+        let Some(chunk) = state.schedule.next(Instant::now()) else { return (None, state.schedule.rests_until()) };
+        let latest = state.latest.clone();
+        state.in_use.insert(chunk.id, latest);
+        let copied = state.tables.get(&chunk.table).cloned();
+        (copied.map(|copied| (Arc::new(chunk), copied)), None)
+    }
+
+    async fn read(
+        &self,
+        chunk: &Arc<Chunk>,
+        copied: &CopiedTable,
+        reader: &mut Option<ChunkReader>,
+        messages: &mpsc::Sender<Message>,
+    ) -> Result<(Arc<ChunkSnapshot>, ChunkEnd), Failure> {
+        let reader = match reader {
+            Some(reader) => reader,
+            none => none.insert(ChunkReader::open(&self.options).await?),
+        };
+        let started = Instant::now();
+        let mut rows = reader.start(copied, &chunk.part).await?;
+        let snapshot = rows.snapshot.clone();
+        if let Some(earlier) = self.state().in_use.get_mut(&chunk.id) {
+            *earlier = Arc::new(snapshot.sees.clone());
+        }
+        loop {
+            let events = match rows.next().await {
+                Ok(Some(events)) => events,
+                Ok(None) => break,
+                Err(error) => {
+                    return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
+                }
+            };
+            // Nobody takes it any more only when the source is dropped, which ends this task.
+            let _ = messages.send(Message::Rows(chunk.clone(), snapshot.clone(), events)).await;
+        }
+        let blocks = rows.blocks;
+        rows.end().await?;
+        Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took: started.elapsed() }))
+    }
+}
