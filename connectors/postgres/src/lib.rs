@@ -3,13 +3,13 @@
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
 //! tables' definitions and their [`types`], [`eligibility`] says which of them can take part, [`slot`] and
 //! [`publication`] set up replication, [`stream`] follows changes, and `copies` reads tables beside it: in chunks
-//! (`chunk`, read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what `touched`, [`unseen`] and [`visibility`]
+//! ([`chunk`], read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what [`touched`], [`unseen`] and [`visibility`]
 //! know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
 
 mod batch_builder;
 pub mod catalog;
-mod chunk;
+pub mod chunk;
 pub mod client;
 pub mod clock;
 mod copies;
@@ -35,7 +35,7 @@ pub mod slot;
 pub mod source;
 pub mod stream;
 mod tls;
-mod touched;
+pub mod touched;
 pub mod tracked;
 pub mod types;
 pub mod unseen;

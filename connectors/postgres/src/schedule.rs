@@ -252,8 +252,8 @@ mod tests {
         Box::new([text.into()])
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_table_is_read_by_ranges_of_the_blocks_that_it_had() {
+    #[test]
+    fn a_table_is_read_by_ranges_of_the_blocks_that_it_had() {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         schedule.begin(7);
@@ -272,8 +272,8 @@ mod tests {
         assert!(schedule.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_part_that_took_too_long_is_read_again_in_smaller_ones() {
+    #[test]
+    fn a_part_that_took_too_long_is_read_again_in_smaller_ones() {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         schedule.begin(7);
@@ -287,8 +287,8 @@ mod tests {
         assert_eq!(parts, [Part::Blocks(1024..1280), Part::Blocks(1280..1424)]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_table_that_begins_again_forgets_its_former_round() {
+    #[test]
+    fn a_table_that_begins_again_forgets_its_former_round() {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         schedule.begin(7);
@@ -302,8 +302,8 @@ mod tests {
         assert_eq!(schedule.take_complete(Lsn(60)), [7]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rows_that_the_stream_sent_in_part_are_read_before_the_table_is_complete() {
+    #[test]
+    fn rows_that_the_stream_sent_in_part_are_read_before_the_table_is_complete() {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         schedule.begin(7);
@@ -318,8 +318,8 @@ mod tests {
         assert_eq!(schedule.take_complete(Lsn(120)), [7]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn several_tables_are_read_side_by_side_and_one_that_rests_keeps_nobody() {
+    #[test]
+    fn several_tables_are_read_side_by_side_and_one_that_rests_keeps_nobody() {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         schedule.begin(1);

@@ -185,10 +185,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             // The stream carried the tables all the time, or they were waiting.
             self.begin_again(recopy, None).await?;
         }
+        for oid in self.stream.take_dropped() {
+            self.copies.abandon(oid);
+        }
         if !self.copies.is_empty() {
             self.end_copies().await?;
         }
-        Ok(())
+        self.stream.set_copying(!(self.copies.is_empty() && self.to_copy.is_empty() && self.ready.is_empty()))
     }
 }
 

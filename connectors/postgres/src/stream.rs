@@ -87,6 +87,12 @@ pub struct PostgresStream<R> {
     visible: Option<Visibility>,
     /// Tables, by object id, that have to be copied again.
     recopy: Vec<u32>,
+    /// Tables, by object id, that were dropped while others were copied.
+    dropped: Vec<u32>,
+    /// Why all tables have to be inspected again, once no table is copied.
+    changed: Option<Error>,
+    /// Tables are being copied. To inspect all tables means to begin copies again, so it waits for that.
+    is_copying: bool,
     reported: Arc<FeedbackState>,
     feedback: JoinHandle<()>,
     inspection: Interval,
@@ -133,6 +139,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             unseen: Unseen::default(),
             visible: None,
             recopy: Vec::new(),
+            dropped: Vec::new(),
+            changed: None,
+            is_copying: false,
             feedback: tokio::spawn(send_feedback(writer, reported.clone())),
             reported,
             inspection,
@@ -179,7 +188,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 Verdict::Noted(note) => self.decoder.note(note),
                 Verdict::Stopped(table, error) if error.code == Code::CopyNeeded => self.copy_again(&table, &error),
                 Verdict::Stopped(table, error) => self.stop(&table, error),
-                Verdict::Changed(error) => return Err(error),
+                Verdict::ChangedLater(dropped, error) if self.is_copying => {
+                    self.dropped.extend(dropped);
+                    self.changed = Some(error);
+                }
+                Verdict::Changed(error) | Verdict::ChangedLater(_, error) => return Err(error),
             }
         }
         Ok(())
@@ -331,6 +344,20 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// Tables, by object id, that have to be copied again, since this was last asked.
     pub fn take_recopy(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.recopy)
+    }
+
+    /// Tables, by object id, that were dropped since this was last asked.
+    pub fn take_dropped(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether tables are being copied. An error of code `TablesChanged` if tables came or went meanwhile.
+    pub fn set_copying(&mut self, is_copying: bool) -> Result<()> {
+        self.is_copying = is_copying;
+        match self.changed.take_if(|_| !is_copying) {
+            Some(changed) => Err(changed),
+            None => Ok(()),
+        }
     }
 
     /// Rows of copied tables that are not known whole, since this was last asked.

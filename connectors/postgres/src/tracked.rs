@@ -67,7 +67,7 @@ pub struct Relations {
     /// Tables to carry: another table that takes the name is another table.
     selected: HashMap<u32, Selected>,
     tracked: HashMap<u32, Tracked>,
-    /// How the stream described the tables that are carried.
+    /// How the stream described tables last.
     shapes: HashMap<u32, RelationShape>,
     /// Tables that are being copied.
     copied: HashSet<u32>,
@@ -102,11 +102,12 @@ impl Relations {
     pub fn announce(&mut self, shape: RelationShape) -> bool {
         let name = TableName::new(&shape.schema, &shape.table);
         let oid = shape.oid;
+        // Also of tables that are not carried yet: the stream describes each of them once.
+        self.shapes.insert(oid, shape);
         let Some(selected) = self.selected.get(&oid) else {
             self.tracked.insert(oid, Tracked::Ignored);
             return self.selected.values().any(|selected| selected.name == name);
         };
-        self.shapes.insert(oid, shape);
         self.tracked.insert(oid, Tracked::Announced);
         selected.name != name
     }

@@ -47,6 +47,8 @@ pub enum Verdict {
     Stopped(TableName, Error),
     /// Tables came or went: all of them have to be inspected again.
     Changed(Error),
+    /// As `Changed`, but nothing is wrong until then: a table, whose object id this may be, was dropped, or is new.
+    ChangedLater(Option<u32>, Error),
 }
 
 impl Watch {
@@ -96,8 +98,8 @@ impl Watch {
         }
         let published = ensure(client, &self.publication, &publishable).await?;
         self.is_publishing = published.pending;
-        let changed = || Verdict::Changed(tables_changed("tables were added to the publication".to_owned()));
-        Ok(published.changed.then(changed).into_iter().collect())
+        let changed = || tables_changed("tables were added to the publication".to_owned());
+        Ok(published.changed.then(|| Verdict::ChangedLater(None, changed())).into_iter().collect())
     }
 
     /// For each table, by object id, a text that changes when anything does that a verdict may depend on.
@@ -178,22 +180,34 @@ impl Watch {
 
     /// What the tables mean that are there by now.
     fn judge_all(&mut self, tables: Vec<SourceTable>) -> Vec<Verdict> {
-        let gone = self.known.values().find(|known| {
-            !tables
+        let is_there = |known: &Known| {
+            tables
                 .iter()
                 .any(|table| table.relation.oid == known.table.relation.oid && table.name() == known.table.name())
-        });
-        if let Some(gone) = gone {
-            let name = gone.table.name();
-            return vec![Verdict::Changed(tables_changed(format!("{name} was dropped, renamed or replaced")))];
+        };
+        let gone: Vec<_> = self.known.values().filter(|known| !is_there(known)).collect();
+        let is_dropped = |known: &&Known| {
+            let (oid, name) = (known.table.relation.oid, known.table.name());
+            tables.iter().all(|table| table.relation.oid != oid && table.name() != name)
+        };
+        if let Some(replaced) = gone.iter().find(|known| !is_dropped(known)) {
+            let name = replaced.table.name();
+            return vec![Verdict::Changed(tables_changed(format!("{name} was renamed or replaced")))];
         }
-        tables.into_iter().filter_map(|table| self.judge(table)).collect()
+        let dropped: Vec<_> = gone.iter().map(|known| (known.table.relation.oid, known.table.name().clone())).collect();
+        let dropped = dropped.into_iter().map(|(oid, name)| {
+            self.known.remove(&oid);
+            Verdict::ChangedLater(Some(oid), tables_changed(format!("{name} was dropped")))
+        });
+        let dropped: Vec<_> = dropped.collect();
+        let judged = tables.into_iter().filter_map(|table| self.judge(table));
+        dropped.into_iter().chain(judged).collect()
     }
 
     fn judge(&mut self, now: SourceTable) -> Option<Verdict> {
         let name = now.name().clone();
         let Some(known) = self.known.get_mut(&now.relation.oid) else {
-            return Some(Verdict::Changed(tables_changed(format!("{name} is new"))));
+            return Some(Verdict::ChangedLater(None, tables_changed(format!("{name} is new"))));
         };
         if !known.is_followed {
             let former = std::mem::replace(&mut known.table, now).blocked;
@@ -297,7 +311,8 @@ mod tests {
     }
 
     fn changes(verdicts: &[Verdict], part: &str) -> bool {
-        matches!(verdicts, [Verdict::Changed(error)] if error.code == Code::TablesChanged && error.why.contains(part))
+        let [Verdict::Changed(error) | Verdict::ChangedLater(_, error)] = verdicts else { return false };
+        error.code == Code::TablesChanged && error.why.contains(part)
     }
 
     #[test]
@@ -334,7 +349,7 @@ mod tests {
         let waiting = || blocked(table(2, "w"));
         assert!(changes(&judged(vec![table(1, "t"), waiting(), table(3, "new")]), "public.new is new"));
         assert!(changes(&judged(vec![waiting()]), "public.t was dropped"));
-        assert!(changes(&judged(vec![table(9, "t"), waiting()]), "public.t was dropped, renamed or replaced"));
+        assert!(changes(&judged(vec![table(9, "t"), waiting()]), "public.t was renamed or replaced"));
         let swapped = judged(vec![table(2, "t"), table(1, "w")]);
         assert!(changes(&swapped, "replaced"), "{swapped:?}");
     }

@@ -5,6 +5,7 @@ mod coverage;
 mod decode;
 mod encoders;
 mod frames;
+mod join;
 mod messages;
 mod options;
 mod pgoutput;
