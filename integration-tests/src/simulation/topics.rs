@@ -167,7 +167,12 @@ impl TopicWriter {
         match step {
             Step::Rows(rows) if rows.events.events.iter().any(|event| event.op != Op::Read) => self.pending.push(rows),
             Step::Truncate(rows) => self.pending.push(rows),
-            Step::Rows(rows) | Step::CopyStart(rows) => self.state()?.append(&rows),
+            Step::Rows(rows) => self.state()?.append(&rows),
+            Step::CopyStart(start) => {
+                let mut state = self.state()?;
+                state.step(start.table(), TableFact::CopyBegun);
+                state.append(&start);
+            }
             Step::CopyEnd { table, watermark } => {
                 let mut state = self.state()?;
                 state.topics.entry(table.clone()).or_default().push(Entry::CopyEnd(watermark));
