@@ -95,6 +95,8 @@ impl Client {
             ("intervalstyle", "postgres"),
             ("bytea_output", "hex"),
             ("extra_float_digits", "3"),
+            // Nothing that we write is worth waiting for a standby.
+            ("synchronous_commit", "local"),
         ];
         if mode == Mode::Replication {
             parameters.push(("replication", "database"));

@@ -1,0 +1,137 @@
+//! Copies beside the stream: they miss nothing that happens meanwhile, and nobody waits for them.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use integration_tests::load::{self, Load};
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::eventually_equal;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts to do something that somebody else's lock, or a missing standby, keeps waiting.
+async fn begin(postgres: &Postgres, sql: &str) -> tokio::task::JoinHandle<()> {
+    let mut client = postgres.connect("shop").await;
+    let sql = format!("SET synchronous_commit = on; {sql}");
+    tokio::spawn(async move { drop(client.query(&sql).await.unwrap()) })
+}
+
+/// A commit is in the stream before any snapshot sees it, while its standby has not answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_misses_no_row_whose_commit_waits_for_its_standby() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'x'), (2, 'x')").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    for setting in ["synchronous_standby_names = 'nobody'", "synchronous_commit = 'on'"] {
+        postgres.sql(&format!("ALTER SYSTEM SET {setting}")).await;
+    }
+    postgres.sql("SELECT pg_reload_conf()").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let waiting = begin(&postgres, "INSERT INTO t VALUES (3, 'late')").await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while postgres.value(waits).await != "1" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(postgres.value("SELECT count(*) FROM t").await, "2", "nobody sees it");
+    // Each copy would see two rows, and the stream does not send the third again.
+    for _ in 0..2 {
+        pipeline.resume("public.t");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    pipeline.kill();
+    pipeline.start();
+    pipeline.wait_for_log("\"copying\"", LIMIT).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waiting.is_finished());
+    postgres.sql("ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    postgres.sql("SELECT pg_reload_conf()").await;
+    waiting.await.unwrap();
+    eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    pipeline.stop();
+}
+
+/// Large values that Postgres leaves out, changed keys, truncates: all of it while tables are copied again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_under_load_end_with_the_rows_of_their_tables() {
+    let postgres = Postgres::start(Version::V18).await;
+    postgres.sql(load::SCHEMA).await;
+    let load = Load::start(postgres.url(), 11);
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.set("copy_tables_at_once", "3");
+    pipeline.start();
+    for round in 0..6 {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        load::TABLES.iter().for_each(|table| pipeline.resume(table));
+        if round % 3 == 2 {
+            pipeline.kill();
+            pipeline.start();
+        }
+    }
+    load.stop().await;
+    eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    pipeline.stop();
+}
+
+/// A lock keeps one table from being copied. Meanwhile others are copied and followed, and what happens to one of them
+/// makes none of the rest start over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_one_table_while_others_are_copied_concerns_it_alone() {
+    let postgres = Postgres::start(Version::V15).await;
+    for table in ["large", "truncated", "altered", "dropped", "calm"] {
+        let create = format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, a text); \
+             INSERT INTO {table} SELECT i, repeat('x', 50) FROM generate_series(1, 30000) i; ANALYZE {table}"
+        );
+        postgres.sql(&create).await;
+    }
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    pipeline.stop();
+    let others = ["truncated", "altered", "dropped", "calm"];
+    others.iter().chain(&["large"]).for_each(|table| pipeline.resume(&format!("public.{table}")));
+    let mut locker = postgres.connect("shop").await;
+    locker.query("BEGIN; LOCK TABLE large IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    pipeline.start();
+    for table in others {
+        pipeline.wait_for_log_times(&format!("\"copied\",\"table\":\"public.{table}\""), 2, LIMIT).await;
+    }
+    let change = "TRUNCATE truncated; INSERT INTO truncated VALUES (1, 'y'); \
+                  ALTER TABLE altered ALTER COLUMN a TYPE varchar USING a || '!'; \
+                  DROP TABLE dropped; UPDATE calm SET a = 'z' WHERE id < 9; \
+                  CREATE TABLE new_one (id int PRIMARY KEY); INSERT INTO new_one VALUES (1)";
+    postgres.sql(change).await;
+    eventually_equal(&postgres, &pipeline.lake, &["public.truncated", "public.altered", "public.calm"], || {
+        pipeline.log()
+    })
+    .await;
+    locker.query("UPDATE large SET a = 'w' WHERE id % 2 = 0; DELETE FROM large WHERE id > 20000; COMMIT").await.unwrap();
+    let all = ["public.large", "public.truncated", "public.altered", "public.calm", "public.new_one"];
+    eventually_equal(&postgres, &pipeline.lake, &all, || pipeline.log()).await;
+    let log = pipeline.log();
+    let copies = |table: &str| log.matches(&format!("\"copied\",\"table\":\"public.{table}\"")).count();
+    let counts = ["large", "truncated", "calm", "altered", "new_one"].map(copies);
+    assert_eq!(counts, [2, 2, 2, 3, 1], "{log}");
+    pipeline.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_null_that_is_older_than_its_columns_constraint_is_copied() {
+    let postgres = Postgres::start(Version::V18).await;
+    postgres
+        .sql(
+            "CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, NULL), (2, 'x'); \
+             ALTER TABLE t ADD CONSTRAINT known NOT NULL a NOT VALID",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    postgres.sql("INSERT INTO t VALUES (3, 'y')").await;
+    eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    pipeline.stop();
+}
