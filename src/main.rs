@@ -78,6 +78,8 @@ enum Command {
         /// Name of the table: schema.table
         table: String,
     },
+    /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
+    Teardown,
 }
 
 fn main() -> ExitCode {
@@ -107,6 +109,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
         Command::Sink => run(config, Sides::Sink, false).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
+        Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }
 

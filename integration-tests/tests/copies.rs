@@ -109,7 +109,10 @@ async fn what_happens_to_one_table_while_others_are_copied_concerns_it_alone() {
         pipeline.log()
     })
     .await;
-    locker.query("UPDATE large SET a = 'w' WHERE id % 2 = 0; DELETE FROM large WHERE id > 20000; COMMIT").await.unwrap();
+    locker
+        .query("UPDATE large SET a = 'w' WHERE id % 2 = 0; DELETE FROM large WHERE id > 20000; COMMIT")
+        .await
+        .unwrap();
     let all = ["public.large", "public.truncated", "public.altered", "public.calm", "public.new_one"];
     eventually_equal(&postgres, &pipeline.lake, &all, || pipeline.log()).await;
     let log = pipeline.log();

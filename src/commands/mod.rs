@@ -3,6 +3,7 @@
 pub mod init;
 pub mod run;
 pub mod status;
+pub mod teardown;
 
 use std::io::Write;
 

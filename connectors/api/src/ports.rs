@@ -99,8 +99,8 @@ pub trait Database: Send + Sync {
     /// further than that.
     fn identify(&self) -> impl Future<Output = Result<SystemIdentity>> + Send;
 
-    /// Creates the slot; returns its position, and what is known of the rows at that position. May wait for transactions that
-    /// run. Cancelling may leave the slot behind.
+    /// Creates the slot; returns its position, and what is known of the rows at that position. May wait for running
+    /// transactions. Cancelling may leave the slot behind.
     fn create_slot(&self) -> impl Future<Output = Result<(Lsn, Self::Snapshot)>> + Send;
 
     /// Starts to read.

@@ -90,11 +90,13 @@ impl Shared {
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
             woken.as_mut().enable();
-            let (found, rests_until) = self.take_chunk();
-            match (found, rests_until) {
-                (Some(found), _) => return found,
-                (None, None) => woken.await,
-                (None, Some(until)) => tokio::select! {
+            if let Some(found) = self.take_chunk() {
+                return found;
+            }
+            let rests_until = self.state().schedule.rests_until();
+            match rests_until {
+                None => woken.await,
+                Some(until) => tokio::select! {
                     () = woken => {}
                     () = sleep_until(until) => {}
                 },
@@ -102,13 +104,13 @@ impl Shared {
         }
     }
 
-    fn take_chunk(&self) -> (Option<(Arc<Chunk>, Arc<CopiedTable>)>, Option<Instant>) {
+    fn take_chunk(&self) -> Option<(Arc<Chunk>, Arc<CopiedTable>)> {
         let mut state = self.state();
-        let Some(chunk) = state.schedule.next(Instant::now()) else { return (None, state.schedule.rests_until()) };
+        let chunk = state.schedule.next(Instant::now())?;
+        let copied = state.tables.get(&chunk.table).cloned()?;
         let latest = state.latest.clone();
         state.in_use.insert(chunk.id, latest);
-        let copied = state.tables.get(&chunk.table).cloned();
-        (copied.map(|copied| (Arc::new(chunk), copied)), None)
+        Some((Arc::new(chunk), copied))
     }
 
     async fn read(

@@ -129,9 +129,7 @@ impl Decoder {
             }
             Message::Update { oid, old, new } => return self.update(oid, lsn, now_micros, old, new),
             Message::Delete { oid, old } => return self.delete(oid, lsn, now_micros, &old),
-            Message::Truncate { oids } => {
-                return self.truncate(&oids, lsn, now_micros);
-            }
+            Message::Truncate { oids } => return self.truncate(&oids, lsn, now_micros),
             Message::Other => {}
         }
         Ok(Next::Continue)

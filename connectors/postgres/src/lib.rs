@@ -5,7 +5,7 @@
 //! [`publication`] set up replication, [`stream`] follows changes, and `copies` reads tables beside it: in chunks
 //! ([`chunk`], read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what [`touched`], [`unseen`] and [`visibility`]
 //! know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
-//! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that.
+//! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that; [`teardown`] removes it.
 
 mod batch_builder;
 pub mod catalog;
@@ -28,12 +28,14 @@ mod login;
 mod low_watermark;
 pub mod options;
 pub mod pgoutput;
+mod postponed;
 pub mod publication;
 mod row;
 pub mod schedule;
 pub mod slot;
 pub mod source;
 pub mod stream;
+pub mod teardown;
 mod tls;
 pub mod touched;
 pub mod tracked;

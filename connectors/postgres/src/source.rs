@@ -180,18 +180,19 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             let to_copy = std::mem::take(&mut self.to_copy);
             self.begin(to_copy).await?;
         }
-        let recopy = self.stream.take_recopy();
+        let recopy = std::mem::take(&mut self.stream.postponed().recopy);
         if !recopy.is_empty() {
             // The stream carried the tables all the time, or they were waiting.
             self.begin_again(recopy, None).await?;
         }
-        for oid in self.stream.take_dropped() {
+        for oid in std::mem::take(&mut self.stream.postponed().dropped) {
             self.copies.abandon(oid);
         }
         if !self.copies.is_empty() {
             self.end_copies().await?;
         }
-        self.stream.set_copying(!(self.copies.is_empty() && self.to_copy.is_empty() && self.ready.is_empty()))
+        let is_done = self.copies.is_empty() && self.to_copy.is_empty() && self.ready.is_empty();
+        self.stream.postponed().set_copying(!is_done)
     }
 }
 

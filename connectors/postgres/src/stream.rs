@@ -24,6 +24,7 @@ use crate::incoming::{Incoming, Pause};
 use crate::inspection::TableFilter;
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
+use crate::postponed::Postponed;
 use crate::row::text;
 use crate::tracked::{PartialRow, Selected};
 use crate::unseen::Unseen;
@@ -85,14 +86,7 @@ pub struct PostgresStream<R> {
     unseen: Unseen,
     /// What is visible by now, since that was last asked.
     visible: Option<Visibility>,
-    /// Tables, by object id, that have to be copied again.
-    recopy: Vec<u32>,
-    /// Tables, by object id, that were dropped while others were copied.
-    dropped: Vec<u32>,
-    /// Why all tables have to be inspected again, once no table is copied.
-    changed: Option<Error>,
-    /// Tables are being copied. To inspect all tables means to begin copies again, so it waits for that.
-    is_copying: bool,
+    postponed: Postponed,
     reported: Arc<FeedbackState>,
     feedback: JoinHandle<()>,
     inspection: Interval,
@@ -138,10 +132,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             watch,
             unseen: Unseen::default(),
             visible: None,
-            recopy: Vec::new(),
-            dropped: Vec::new(),
-            changed: None,
-            is_copying: false,
+            postponed: Postponed::default(),
             feedback: tokio::spawn(send_feedback(writer, reported.clone())),
             reported,
             inspection,
@@ -188,11 +179,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 Verdict::Noted(note) => self.decoder.note(note),
                 Verdict::Stopped(table, error) if error.code == Code::CopyNeeded => self.copy_again(&table, &error),
                 Verdict::Stopped(table, error) => self.stop(&table, error),
-                Verdict::ChangedLater(dropped, error) if self.is_copying => {
-                    self.dropped.extend(dropped);
-                    self.changed = Some(error);
-                }
-                Verdict::Changed(error) | Verdict::ChangedLater(_, error) => return Err(error),
+                Verdict::ChangedLater(dropped, why) => self.postponed.change(dropped, why)?,
+                Verdict::Changed(error) => return Err(error),
             }
         }
         Ok(())
@@ -204,7 +192,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.watch.stopped(table);
         if let Some(oid) = self.watch.oid_of(table) {
             self.decoder.mute(oid);
-            self.recopy.push(oid);
+            self.postponed.recopy.push(oid);
         }
     }
 
@@ -287,7 +275,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                     if self.last_heard.max(asked).elapsed() > SILENCE_LIMIT {
                         return Err(lost(&io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")));
                     }
-                    if !self.recopy.is_empty() && self.decoder.is_between() {
+                    if !self.postponed.recopy.is_empty() && self.decoder.is_between() {
                         return Ok(Next::Inspected);
                     }
                 }
@@ -341,23 +329,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(())
     }
 
-    /// Tables, by object id, that have to be copied again, since this was last asked.
-    pub fn take_recopy(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.recopy)
-    }
-
-    /// Tables, by object id, that were dropped since this was last asked.
-    pub fn take_dropped(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.dropped)
-    }
-
-    /// Whether tables are being copied. An error of code `TablesChanged` if tables came or went meanwhile.
-    pub fn set_copying(&mut self, is_copying: bool) -> Result<()> {
-        self.is_copying = is_copying;
-        match self.changed.take_if(|_| !is_copying) {
-            Some(changed) => Err(changed),
-            None => Ok(()),
-        }
+    /// What waits for its moment.
+    pub fn postponed(&mut self) -> &mut Postponed {
+        &mut self.postponed
     }
 
     /// Rows of copied tables that are not known whole, since this was last asked.

@@ -172,3 +172,25 @@ async fn a_table_dropped_while_running() {
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn teardown_removes_what_the_pipeline_made_and_nothing_else() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let refused = pipeline.output("teardown", &[]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("stop it"), "{refused:?}");
+    pipeline.stop();
+    let done = pipeline.output("teardown", &[]);
+    assert!(done.status.success(), "{done:?}");
+    let left = "SELECT count(*) FROM (SELECT slot_name FROM pg_replication_slots UNION ALL \
+                SELECT pubname FROM pg_publication) AS all_of_it";
+    assert_eq!(postgres.value(left).await, "0");
+    postgres.sql("CREATE PUBLICATION sooner_shop FOR TABLE t").await;
+    let again = pipeline.output("teardown", &[]);
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(said.contains("there is no slot") && said.contains("did not create it"), "{said}");
+    assert_eq!(postgres.value(left).await, "1");
+}

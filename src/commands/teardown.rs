@@ -1,0 +1,33 @@
+//! `sooner teardown`: removes what the pipeline has made in the database.
+
+use sooner_postgres::Client;
+use sooner_postgres::client::Mode;
+use sooner_postgres::teardown::{Removal, drop_publication, drop_slot};
+
+use super::print;
+use crate::commands::status::is_running;
+use crate::config::Config;
+use crate::status;
+
+/// Drops the pipeline's slot, and its publication if sooner created it. The lake, topics and progress stay.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let source = config.source()?;
+    if status::load(&config.state_dir)?.is_some_and(|status| is_running(&status)) {
+        anyhow::bail!("the pipeline '{}' is running. To do: stop it, and try again.", config.name);
+    }
+    let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+    let slot = drop_slot(&mut client, &source.slot).await?;
+    print(&said("slot", &source.slot, slot));
+    let publication = drop_publication(&mut client, &source.publication).await?;
+    print(&said("publication", &source.publication, publication));
+    print("The lake is as it was. A pipeline that is to go on needs --recopy, which copies all tables again.\n");
+    Ok(())
+}
+
+fn said(what: &str, name: &str, removal: Removal) -> String {
+    match removal {
+        Removal::Removed => format!("dropped the {what} '{name}'\n"),
+        Removal::Absent => format!("there is no {what} '{name}'\n"),
+        Removal::Left => format!("left the {what} '{name}': sooner did not create it\n"),
+    }
+}
