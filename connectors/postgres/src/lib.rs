@@ -3,8 +3,8 @@
 //! In reading order: [`options`] and [`client`] connect (through `dial`, `tls` and `login`), [`catalog`] reads the
 //! tables' definitions and their [`types`], [`eligibility`] says which of them can take part, [`slot`] and
 //! [`publication`] set up replication, [`stream`] follows changes, and `copies` reads tables beside it: in chunks
-//! ([`chunk`], read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what [`touched`], [`unseen`] and [`visibility`]
-//! know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
+//! ([`chunk`], read by `copy_workers`) that [`schedule`] plans, and whose rows join the stream by what [`touched`],
+//! [`unseen`] and [`visibility`] know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that; [`teardown`] removes it.
 
 mod batch_builder;
