@@ -186,7 +186,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(())
     }
 
-    /// The table is copied again as soon as the stream is between two transactions; until then its events are left out.
+    /// The table is copied again as soon as the stream is between two transactions; until then its events are
+    /// left out.
     fn copy_again(&mut self, table: &TableName, why: &Error) {
         tracing::warn!(%table, why = %why.why, "the table is copied again");
         self.watch.stopped(table);
@@ -221,8 +222,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         }
     }
 
-    /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error it is tried again at
-    /// the next interval.
+    /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error
+    /// it is tried again at the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
         let mut client = self.catalog_client().await?;
         let rows = client.query("SELECT pg_catalog.pg_current_wal_lsn(), pg_catalog.pg_current_snapshot()").await?;
