@@ -292,15 +292,21 @@ impl Copies {
     fn fail(&mut self, chunk: &Chunk, failure: Failure) -> Joined {
         self.rejected.remove(&chunk.id);
         // Limits of the role or of the server, or somebody who cancels what takes long.
-        let took_too_long = matches!(&failure, Failure::Error(error) if error.why.contains("SQLSTATE 57014"));
+        let took_too_long = match &failure {
+            Failure::Error(error) => error.why.contains("SQLSTATE 57014"),
+            Failure::Congested => true,
+            Failure::UnexpectedNull(_) => false,
+        };
         let mut state = self.shared.state();
         state.in_use.remove(&chunk.id);
         let counts = state.schedule.counts(chunk);
         state.schedule.failed(chunk, took_too_long, Instant::now());
         drop(state);
+        self.shared.wake.notify_waiters();
         let Some(joining) = self.joining.get_mut(&chunk.table).filter(|_| counts) else { return Joined::Nothing };
         let error = match failure {
             Failure::UnexpectedNull(column) => return Joined::UnexpectedNull(chunk.table, column),
+            Failure::Congested => return Joined::Nothing,
             Failure::Error(error) => error,
         };
         match error.class {
@@ -311,7 +317,6 @@ impl Copies {
                 if !std::mem::replace(&mut joining.is_told, true) {
                     tracing::warn!(table = %joining.copied.table.name(), code = %error.code, %error, "the copy waits");
                 }
-                self.shared.wake.notify_waiters();
                 Joined::Nothing
             }
         }

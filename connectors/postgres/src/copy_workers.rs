@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sooner_api::Error;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
@@ -34,6 +36,9 @@ pub struct State {
     pub in_use: HashMap<u64, Arc<Visibility>>,
 }
 
+/// How long rows of a chunk wait for somebody to take them, with its transaction open.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What workers report.
 pub enum Message {
     /// Rows were read.
@@ -51,6 +56,8 @@ pub enum Failure {
     Error(Error),
     /// This column is NOT NULL, and holds a NULL that is older than the constraint.
     UnexpectedNull(String),
+    /// Nobody has taken its rows for long. Its transaction is not kept open for that.
+    Congested,
 }
 
 impl From<Error> for Failure {
@@ -138,8 +145,11 @@ impl Shared {
                     return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
                 }
             };
+            let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
-            let _ = messages.send(Message::Rows(chunk.clone(), snapshot.clone(), events)).await;
+            if let Err(SendTimeoutError::Timeout(_)) = messages.send_timeout(rows, PATIENCE).await {
+                return Err(Failure::Congested);
+            }
         }
         let blocks = rows.blocks;
         rows.end().await?;

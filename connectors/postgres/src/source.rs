@@ -31,8 +31,12 @@ pub struct PostgresSource<R> {
     copies: Copies,
     /// Tables whose copy has not begun.
     to_copy: Vec<SourceTable>,
-    /// They begin when the stream has got here: what is before may be changes of rows of another shape.
+    /// Tables, by object id, that are to be copied again, as they are by then.
+    to_copy_again: Vec<u32>,
+    /// Copies begin when the stream has got here: what is before may be changes of rows of another shape.
     copies_from: Lsn,
+    /// Columns that may be NULL whatever the catalog says, with the object id of their table.
+    with_nulls: Vec<(u32, String)>,
     /// Transactions of other sessions may have written to tables before the stream carried them.
     awaits_writers: bool,
     /// What has been handed on in whole transactions.
@@ -77,7 +81,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             stream,
             copies,
             to_copy,
+            to_copy_again: Vec::new(),
             copies_from,
+            with_nulls: Vec::new(),
             awaits_writers,
             emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
             ready: VecDeque::new(),
@@ -109,17 +115,35 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         Ok(())
     }
 
-    /// Begins to copy tables again, as they are by now.
-    async fn begin_again(&mut self, oids: Vec<u32>, unexpected_null: Option<&str>) -> Result<()> {
-        let mut tables = Vec::new();
-        for oid in oids {
-            let mut table = self.stream.find_table(oid).await?;
-            if let Some(column) = unexpected_null {
-                table.relation = relaxed(&table.relation, column);
-            }
-            tables.push(table);
+    /// Tables are copied again, once the stream has got to where the server is now.
+    async fn plan_again(&mut self, oids: Vec<u32>) -> Result<()> {
+        for oid in &oids {
+            self.copies.abandon(*oid);
+            self.stream.mute(*oid);
         }
-        self.begin(tables).await
+        self.to_copy.retain(|table| !oids.contains(&table.relation.oid));
+        let (_, server_end) = self.stream.ask_visible().await?;
+        self.copies_from = server_end;
+        self.to_copy_again.extend(oids.into_iter().filter(|oid| !self.to_copy_again.contains(oid)).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// Begins the copies that wait, if the stream has got far enough.
+    async fn begin_planned(&mut self) -> Result<()> {
+        if self.emitted.end_lsn < self.copies_from {
+            return Ok(());
+        }
+        let mut tables = std::mem::take(&mut self.to_copy);
+        let again = std::mem::take(&mut self.to_copy_again);
+        if !again.is_empty() {
+            tables.extend(self.stream.find_tables(&again).await?);
+        }
+        for table in &mut tables {
+            let with_nulls = self.with_nulls.iter().filter(|(oid, _)| *oid == table.relation.oid);
+            table.relation =
+                with_nulls.fold(table.relation.clone(), |relation, (_, column)| relaxed(&relation, column));
+        }
+        if tables.is_empty() { Ok(()) } else { self.begin(tables).await }
     }
 
     /// What a worker's report means: its rows are handed on, or a copy starts over.
@@ -127,8 +151,11 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         match self.copies.join(message, self.stream.unseen(), self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
-            Joined::Altered(oid) => self.begin_again(vec![oid], None).await?,
-            Joined::UnexpectedNull(oid, column) => self.begin_again(vec![oid], Some(&column)).await?,
+            Joined::Altered(oid) => self.plan_again(vec![oid]).await?,
+            Joined::UnexpectedNull(oid, column) => {
+                self.with_nulls.push((oid, column));
+                self.plan_again(vec![oid]).await?;
+            }
             Joined::Stopped(oid, error) => {
                 if let Some(table) = self.copies.abandon(oid) {
                     self.stream.stop(&table, error);
@@ -176,22 +203,20 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if let Some(visible) = self.stream.take_visible() {
             self.copies.forget(visible, self.stream.unseen());
         }
-        if !self.to_copy.is_empty() && self.emitted.end_lsn >= self.copies_from {
-            let to_copy = std::mem::take(&mut self.to_copy);
-            self.begin(to_copy).await?;
-        }
         let recopy = std::mem::take(&mut self.stream.postponed().recopy);
         if !recopy.is_empty() {
-            // The stream carried the tables all the time, or they were waiting.
-            self.begin_again(recopy, None).await?;
+            self.plan_again(recopy).await?;
         }
+        self.begin_planned().await?;
         for oid in std::mem::take(&mut self.stream.postponed().dropped) {
             self.copies.abandon(oid);
+            self.to_copy_again.retain(|planned| *planned != oid);
         }
         if !self.copies.is_empty() {
             self.end_copies().await?;
         }
-        let is_done = self.copies.is_empty() && self.to_copy.is_empty() && self.ready.is_empty();
+        let is_planned = !(self.to_copy.is_empty() && self.to_copy_again.is_empty());
+        let is_done = self.copies.is_empty() && !is_planned && self.ready.is_empty();
         self.stream.postponed().set_copying(!is_done)
     }
 }

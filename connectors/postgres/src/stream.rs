@@ -280,11 +280,12 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                         return Ok(Next::Inspected);
                     }
                 }
-                other = &mut other, if self.decoder.is_between() => return Ok(Next::Other(other)),
                 read = read_more(&mut self.reader, self.incoming.buffer()) => {
                     read.map_err(|error| lost(&error))?;
                     self.last_heard = Instant::now();
                 }
+                // Last: whoever is always ready must not keep the stream from being read.
+                other = &mut other, if self.decoder.is_between() => return Ok(Next::Other(other)),
             }
         }
     }
@@ -340,12 +341,17 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.decoder.take_partial()
     }
 
-    /// A table as it is by now. An error of code `TablesChanged` if it is gone, or has to wait.
-    pub async fn find_table(&mut self, oid: u32) -> Result<SourceTable> {
+    /// Tables as they are by now. An error of code `TablesChanged` if one is gone, or has to wait.
+    pub async fn find_tables(&mut self, oids: &[u32]) -> Result<Vec<SourceTable>> {
         let mut client = self.catalog_client().await?;
-        let table = self.watch.find(&mut client, oid).await?;
+        let tables = self.watch.find(&mut client, oids).await?;
         self.catalog = Some(client);
-        Ok(table)
+        Ok(tables)
+    }
+
+    /// Leaves the events of a table out until it is copied again.
+    pub fn mute(&mut self, oid: u32) {
+        self.decoder.mute(oid);
     }
 
     /// Carries the events of a table whose copy begins, but for those up to an LSN. Reports what the table is.

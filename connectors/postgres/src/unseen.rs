@@ -46,12 +46,12 @@ impl Unseen {
 
     /// The first transaction that is not known to be visible: before it, everything is.
     pub fn first(&self) -> Option<Lsn> {
-        self.0.iter().map(|ended| ended.commit_lsn).min()
+        self.0.front().map(|ended| ended.commit_lsn)
     }
 
     /// Whether a snapshot misses a transaction of the stream before an LSN.
     pub fn misses_before(&self, snapshot: &Visibility, lsn: Lsn) -> bool {
-        self.0.iter().any(|ended| ended.commit_lsn < lsn && !snapshot.sees(ended.xid))
+        self.0.iter().take_while(|ended| ended.commit_lsn < lsn).any(|ended| !snapshot.sees(ended.xid))
     }
 
     /// Whether a snapshot sees the transaction with this commit LSN, which was read from the stream.

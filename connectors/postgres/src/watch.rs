@@ -217,7 +217,7 @@ impl Watch {
                 // Maybe the publication can be extended by now.
                 Some(error) => format!("{name} waits for something else: {}", error.why),
             };
-            return Some(Verdict::Changed(tables_changed(why)));
+            return Some(Verdict::ChangedLater(None, tables_changed(why)));
         }
         if let Some(error) = now.blocked {
             return Some(Verdict::Changed(tables_changed(format!("{name} has to wait: {}", error.why))));
@@ -232,11 +232,14 @@ impl Watch {
         Some(Verdict::Noted(TableNote { table: name, relation: None, facts: Arc::new(known.table.facts.clone()) }))
     }
 
-    /// A table as it is by now. An error of code `TablesChanged` if it is gone, or has to wait.
-    pub async fn find(&mut self, client: &mut Client, oid: u32) -> Result<SourceTable> {
-        let found = candidates(client, &self.publication, &self.selects).await?;
-        let found = taking_part(found).into_iter().find(|table| table.relation.oid == oid && table.blocked.is_none());
-        found.ok_or_else(|| tables_changed("a table that was to be copied is gone, or has to wait".to_owned()))
+    /// Tables as they are by now. An error of code `TablesChanged` if one is gone, or has to wait.
+    pub async fn find(&mut self, client: &mut Client, oids: &[u32]) -> Result<Vec<SourceTable>> {
+        let mut found = taking_part(candidates(client, &self.publication, &self.selects).await?);
+        found.retain(|table| oids.contains(&table.relation.oid) && table.blocked.is_none());
+        match found.len() == oids.len() {
+            true => Ok(found),
+            false => Err(tables_changed("a table that was to be copied is gone, or has to wait".to_owned())),
+        }
     }
 
     /// A table is followed from what it is now.
