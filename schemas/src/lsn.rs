@@ -16,6 +16,11 @@ impl Lsn {
     /// "No position", as Postgres writes it: `0/0`.
     pub const ZERO: Lsn = Lsn(0);
 
+    /// The highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.
+    pub fn last_before(self) -> Lsn {
+        Lsn(self.0.saturating_sub(1))
+    }
+
     /// Bytes of log between `earlier` and `self`; zero if `earlier` is not earlier.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -44,6 +44,7 @@ impl KafkaConfig {
             topics: self.topics.clone(),
             subjects: self.subjects,
             database: database.to_owned(),
+            known: Default::default(),
         }
     }
 }

@@ -59,6 +59,9 @@ impl Lane {
     /// A copy begins.
     pub fn begin_copy(&mut self) {
         self.is_copying = true;
+        if self.handed_on == Lsn(u64::MAX) {
+            self.handed_on = self.complete.commit_lsn;
+        }
     }
 
     /// A copy ends; returns whether the worker has to hear of it.

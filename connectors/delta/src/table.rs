@@ -185,6 +185,7 @@ impl DeltaTable {
             index: self.index.as_ref(),
             in_commit_order: self.names.is_in_commit_order(),
             from_topic: self.names.is_topic(),
+            is_first_copy: !self.base.exists() && self.names.generation().is_some(),
             limits: &self.limits,
         };
         sealer.seal(&mut self.staging).await

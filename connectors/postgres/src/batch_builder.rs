@@ -72,6 +72,11 @@ impl BatchBuilder {
         self.bytes
     }
 
+    /// Whether it holds no events, stops or notes.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.ends.is_empty()
+    }
+
     /// Takes the batch; none if there is nothing to hand on.
     pub fn take(&mut self) -> Option<EventBatch> {
         let BatchBuilder { mut steps, ends, watermark, server_end, .. } = std::mem::take(self);

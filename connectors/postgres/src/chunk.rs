@@ -131,6 +131,10 @@ impl ChunkReader {
             Part::First(_) => Some(self.count_blocks(copied).await?),
             _ => None,
         };
+        if blocks == Some(0) {
+            // All of it in one go, however long that takes.
+            self.client.query("SET LOCAL statement_timeout = 0").await?;
+        }
         self.client.copy_out(&select(copied, part, blocks)).await?;
         Ok(ChunkRows {
             client: &mut self.client,
@@ -223,13 +227,17 @@ impl ChunkReader {
                 return Ok(());
             }
         }
-        Err(Error::retry(
-            Code::TableAlteredDuringCopy,
-            format!("cannot copy {}", table.relation.name),
-            "the table was altered or rewritten while it was copied",
-            "nothing; its copy starts over",
-        ))
+        Err(altered(table))
     }
+}
+
+fn altered(table: &SourceTable) -> Error {
+    Error::retry(
+        Code::TableAlteredDuringCopy,
+        format!("cannot copy {}", table.relation.name),
+        "the table was altered or rewritten while it was copied",
+        "nothing; its copy starts over",
+    )
 }
 
 /// Whether a table has the blocks and the rows that it had, but for a column that may be NULL by now.
@@ -284,7 +292,10 @@ fn has_key(copied: &CopiedTable, keys: &[KeyTexts]) -> String {
 }
 
 fn lock_error(table: &SourceTable, error: Error) -> Error {
-    if !error.why.contains("SQLSTATE 55P03") {
+    if ["42P01", "3F000"].iter().any(|code| error.why.contains(&format!("SQLSTATE {code}"))) {
+        return altered(table);
+    }
+    if error.code != Code::TableLocked {
         return error;
     }
     Error::retry(

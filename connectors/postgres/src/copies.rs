@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use sooner_api::{Class, Code, Error, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
 use sooner_schemas::event::{TableEvents, Watermark};
-use sooner_schemas::{Lsn, Position, TableName};
+use sooner_schemas::{Lsn, Position, Relation, TableName};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::options::ConnectOptions;
-use crate::schedule::{Chunk, KeyTexts, Part, Schedule};
+use crate::schedule::{Chunk, Schedule};
 use crate::touched::Touched;
 use crate::tracked::PartialRow;
 use crate::unseen::Unseen;
@@ -29,9 +29,6 @@ const QUEUE_BATCHES: usize = 4;
 const ORDINALS_PER_MICROSECOND: u64 = 16;
 /// What the event of a row has beside its images, about.
 const ENVELOPE_BYTES: usize = 120;
-/// Rows that were read by their keys, of which it is remembered.
-const FETCHED_LIMIT: usize = 100_000;
-
 /// Copies that run. Dropping them ends them.
 pub struct Copies {
     shared: Arc<Shared>,
@@ -51,8 +48,6 @@ struct Joining {
     copied: Arc<CopiedTable>,
     touched: Touched,
     rows: u64,
-    /// Rows that were read by their keys.
-    fetched: HashSet<KeyTexts>,
     /// It was said what it waits for.
     is_told: bool,
 }
@@ -100,23 +95,26 @@ impl Copies {
         Copies { shared, messages, joining, rejected, must_see, next_ordinal, _workers: running }
     }
 
-    /// Begins to copy a table, or begins again; what came of its former copy does not count. The stream hands on the
-    /// table's changes of every transaction after `emitted`. Returns the step that begins it.
-    pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn) -> Step {
-        let oid = copied.table.relation.oid;
-        tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
+    /// The step that announces a table's copy: all of its rows come again.
+    pub fn announce(&mut self, copied: &CopiedTable, emitted: Lsn) -> Step {
         let origin = self.origin(emitted, emitted, now_micros());
         let mut start = TableEvents::new(copied.encoder.schema().clone());
         copied.encoder.copy_start(&mut start, &origin);
+        Rows::new(start).into_step()
+    }
+
+    /// Begins to copy a table that was announced. From here on the stream hands on the table's changes of every
+    /// transaction after `emitted`.
+    pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn) {
+        let oid = copied.table.relation.oid;
+        tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
         let copied = Arc::new(copied);
         let touched = Touched::since(Lsn(emitted.0 + 1));
-        let joining = Joining { copied: copied.clone(), touched, rows: 0, fetched: HashSet::new(), is_told: false };
-        self.joining.insert(oid, joining);
+        self.joining.insert(oid, Joining { copied: copied.clone(), touched, rows: 0, is_told: false });
         let mut state = self.shared.state();
         state.tables.insert(oid, copied);
         state.schedule.begin(oid);
         self.shared.wake.notify_waiters();
-        Rows::new(start).into_step()
     }
 
     /// A table is not copied any more; returns its name.
@@ -149,29 +147,25 @@ impl Copies {
         self.messages.try_recv().ok()
     }
 
-    /// Takes note of steps of the stream that are handed on.
-    pub fn note(&mut self, steps: &[Step]) {
-        for step in steps {
-            match step {
-                Step::Rows(rows) | Step::Truncate(rows) => {
-                    let Some(relation) = &rows.events.schema.relation else { continue };
-                    if let Some(joining) = self.joining.get_mut(&relation.oid) {
-                        joining.touched.note(&rows.events);
-                    }
-                }
-                _ => {}
+    /// Takes note of steps of the stream that are handed on. Returns tables whose changes have another shape than the
+    /// rows that are copied: their copies have to start over.
+    pub fn note(&mut self, steps: &[Step]) -> Vec<u32> {
+        let mut altered = Vec::new();
+        for rows in steps.iter().filter_map(Step::rows) {
+            let Some(relation) = &rows.events.schema.relation else { continue };
+            let Some(joining) = self.joining.get_mut(&relation.oid) else { continue };
+            joining.touched.note(&rows.events);
+            if !has_shape_of(relation, &joining.copied.table.relation) && !altered.contains(&relation.oid) {
+                altered.push(relation.oid);
             }
         }
+        altered
     }
 
     /// Rows of which the stream has handed on a part only: they are read by their keys.
     pub fn complete(&mut self, rows: Vec<PartialRow>) {
         for PartialRow { table, key, is_renamed } in rows {
-            let Some(joining) = self.joining.get_mut(&table) else { continue };
-            // A row that was read by its key is known whole, unless another one takes the key.
-            if is_renamed || !joining.fetched.contains(&key) {
-                joining.fetched.remove(&key);
-                self.shared.state().schedule.add_keys(table, vec![key]);
+            if self.shared.state().schedule.add_key(table, key, is_renamed) {
                 self.shared.wake.notify_waiters();
             }
         }
@@ -212,12 +206,6 @@ impl Copies {
                     false => state.schedule.ended(&chunk, end),
                 }
                 drop(state);
-                if let (Part::Keys(keys), Some(joining)) = (&chunk.part, self.joining.get_mut(&chunk.table)) {
-                    if joining.fetched.len() > FETCHED_LIMIT {
-                        joining.fetched.clear();
-                    }
-                    joining.fetched.extend(keys.iter().cloned());
-                }
                 self.shared.wake.notify_waiters();
                 Joined::Nothing
             }
@@ -321,4 +309,12 @@ impl Copies {
             }
         }
     }
+}
+
+/// Whether two states of a relation have the same columns.
+fn has_shape_of(relation: &Relation, other: &Relation) -> bool {
+    let shape = |relation: &Relation| -> Vec<_> {
+        relation.columns.iter().map(|column| (column.name.clone(), column.type_oid, column.modifier)).collect()
+    };
+    shape(relation) == shape(other)
 }

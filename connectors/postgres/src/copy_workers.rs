@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sooner_api::Error;
+use sooner_api::{Class, Error};
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -129,11 +129,14 @@ impl Shared {
     ) -> Result<(Arc<ChunkSnapshot>, ChunkEnd), Failure> {
         let reader = match reader {
             Some(reader) => reader,
-            none => none.insert(ChunkReader::open(&self.options).await?),
+            // What keeps us from connecting is not the table's fault: it passes, or the stream meets it, too.
+            none => none.insert(ChunkReader::open(&self.options).await.map_err(passing)?),
         };
         let started = Instant::now();
         let mut rows = reader.start(copied, &chunk.part).await?;
         let snapshot = rows.snapshot.clone();
+        // It cannot be read in parts.
+        let is_whole = rows.blocks == Some(0);
         if let Some(earlier) = self.state().in_use.get_mut(&chunk.id) {
             *earlier = Arc::new(snapshot.sees.clone());
         }
@@ -147,7 +150,9 @@ impl Shared {
             };
             let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
-            if let Err(SendTimeoutError::Timeout(_)) = messages.send_timeout(rows, PATIENCE).await {
+            if is_whole {
+                let _ = messages.send(rows).await;
+            } else if let Err(SendTimeoutError::Timeout(_)) = messages.send_timeout(rows, PATIENCE).await {
                 return Err(Failure::Congested);
             }
         }
@@ -155,4 +160,8 @@ impl Shared {
         rows.end().await?;
         Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took: started.elapsed() }))
     }
+}
+
+fn passing(error: Error) -> Error {
+    Error { class: Class::Retry, ..error }
 }

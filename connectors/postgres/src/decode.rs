@@ -78,7 +78,7 @@ impl Decoder {
     pub fn new(selected: HashMap<u32, Selected>, start_lsn: Lsn) -> Decoder {
         Decoder {
             relations: Relations::new(selected),
-            watermark: Watermark { commit_lsn: last_before(start_lsn), end_lsn: start_lsn, commit_micros: 0 },
+            watermark: Watermark { commit_lsn: start_lsn.last_before(), end_lsn: start_lsn, commit_micros: 0 },
             start_lsn,
             read_lsn: Lsn::ZERO,
             partial: Vec::new(),
@@ -141,7 +141,7 @@ impl Decoder {
         self.server_end(end_lsn);
         if self.transaction.is_none() {
             self.read_lsn = self.read_lsn.max(end_lsn);
-            self.reach(Watermark { commit_lsn: last_before(end_lsn), end_lsn, commit_micros: server_micros });
+            self.reach(Watermark { commit_lsn: end_lsn.last_before(), end_lsn, commit_micros: server_micros });
         }
     }
 
@@ -177,6 +177,11 @@ impl Decoder {
     /// Whether what is taken next begins with a transaction.
     pub fn is_between(&self) -> bool {
         !self.cut_inside
+    }
+
+    /// Whether nothing has been decoded that was not taken.
+    pub fn is_idle(&self) -> bool {
+        self.transaction.is_none() && self.batch.is_empty()
     }
 
     /// Everything before this LSN has been read, whether or not it was carried.
@@ -392,9 +397,4 @@ impl Decoder {
         self.stop(&relation.name, unholdable("cannot carry a change of", &relation.name, &key, &error));
         Ok(Next::Continue)
     }
-}
-
-/// Highest `commit_lsn` before an end LSN: a transaction whose commit record starts exactly there comes later.
-fn last_before(end_lsn: Lsn) -> Lsn {
-    Lsn(end_lsn.0.saturating_sub(1))
 }

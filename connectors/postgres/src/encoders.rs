@@ -1,6 +1,7 @@
 //! Builds the encoder of a relation: generates and registers its schemas, and compiles its plan.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sooner_api::{Result, SchemaRegistry};
 use sooner_schemas::Relation;
@@ -22,6 +23,8 @@ pub struct EncoderFactory<R> {
     pub subjects: SubjectStrategy,
     /// Name of the source database.
     pub database: String,
+    /// Schemas in use, by topic and value schema: the same relation has the same ones wherever it is met.
+    pub known: Mutex<HashMap<(String, String), Weak<EventSchema>>>,
 }
 
 impl<R: SchemaRegistry> EncoderFactory<R> {
@@ -33,6 +36,7 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             topics: TopicPattern::debezium(prefix),
             subjects: SubjectStrategy::default(),
             database: database.to_owned(),
+            known: Mutex::default(),
         }
     }
 
@@ -48,7 +52,19 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             _ => None,
         };
         let ids = SchemaIds { key: key_id, value: self.register(&topic, Part::Value, &schema.value, &value).await? };
-        Ok(Encoder::new(relation, Arc::new(schema), ids, &self.prefix, &self.database))
+        let schema = self.shared(topic, value, schema);
+        Ok(Encoder::new(relation, schema, ids, &self.prefix, &self.database))
+    }
+
+    fn shared(&self, topic: String, value: String, schema: EventSchema) -> Arc<EventSchema> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, schema| schema.strong_count() > 0);
+        let found = known.get(&(topic.clone(), value.clone())).and_then(Weak::upgrade);
+        found.unwrap_or_else(|| {
+            let schema = Arc::new(schema);
+            known.insert((topic, value), Arc::downgrade(&schema));
+            schema
+        })
     }
 
     async fn register(&self, topic: &str, part: Part, schema: &Schema, text: &str) -> Result<u32> {

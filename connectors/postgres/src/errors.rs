@@ -93,6 +93,7 @@ fn judge(code: &str, message: &str) -> (Code, Class, &'static str) {
             (Code::SlotUnusable, Class::Operator, "run `sooner check`, which says what is wrong with the slot")
         }
         "42710" | "22023" => (Code::PostgresError, Class::Retry, "nothing; it is tried again"),
+        "55P03" => (Code::TableLocked, Class::Retry, "nothing; it is tried again once the lock is gone"),
         "53400" => (
             Code::PostgresLimitReached,
             Class::Operator,

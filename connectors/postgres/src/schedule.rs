@@ -3,7 +3,7 @@
 //! A table is read by ranges of blocks. Rows that are written after its copy began come by the stream, so the blocks
 //! that it had then are all there is to read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -77,9 +77,12 @@ struct TableSchedule {
     rest: Option<Range<u32>>,
     /// Parts that could not be read.
     returned: Vec<Part>,
-    /// Rows of which the stream has sent a part only.
-    keys: Vec<KeyTexts>,
+    /// Rows of which the stream has sent a part only, and those of them that are being read.
+    keys: BTreeSet<KeyTexts>,
+    reading: BTreeSet<KeyTexts>,
     in_flight: usize,
+    /// Of those, parts by blocks.
+    blocks_in_flight: usize,
     part_blocks: u32,
     rests_until: Option<Instant>,
     snapshot_lsn: Lsn,
@@ -94,8 +97,10 @@ impl Schedule {
             is_begun: false,
             rest: None,
             returned: Vec::new(),
-            keys: Vec::new(),
+            keys: BTreeSet::new(),
+            reading: BTreeSet::new(),
             in_flight: 0,
+            blocks_in_flight: 0,
             part_blocks: FIRST_BLOCKS,
             rests_until: None,
             snapshot_lsn: Lsn::ZERO,
@@ -121,11 +126,13 @@ impl Schedule {
         self.tables.get(&chunk.table).is_some_and(|table| table.round == chunk.round)
     }
 
-    /// Rows with these keys are to be read, since the stream has sent a part of them only.
-    pub fn add_keys(&mut self, table: u32, keys: Vec<KeyTexts>) {
-        if let Some(table) = self.tables.get_mut(&table) {
-            table.keys.extend(keys);
-        }
+    /// The row with this key is to be read, since the stream has sent a part of it only, unless all of it is known:
+    /// once all blocks have been read, only rows that wait to be read by their keys are not. `is_renamed` says that the
+    /// row had another key before. Returns whether it is to be read.
+    pub fn add_key(&mut self, table: u32, key: KeyTexts, is_renamed: bool) -> bool {
+        let Some(table) = self.tables.get_mut(&table) else { return false };
+        let is_known = table.has_all_blocks() && !table.keys.contains(&key) && !table.reading.contains(&key);
+        (!is_known || is_renamed) && table.keys.insert(key)
     }
 
     /// The next chunk to read; none if there is none at the moment. A table that has been begun goes first, unless
@@ -136,6 +143,10 @@ impl Schedule {
         let table = self.tables.get_mut(&oid)?;
         let part = table.next_part()?;
         table.in_flight += 1;
+        match &part {
+            Part::Keys(keys) => table.reading.extend(keys.iter().cloned()),
+            Part::First(_) | Part::Blocks(_) => table.blocks_in_flight += 1,
+        }
         self.next_id += 1;
         Some(Chunk { id: self.next_id, table: oid, round: table.round, part })
     }
@@ -148,7 +159,7 @@ impl Schedule {
     /// A chunk was read, and all of its rows are handed on.
     pub fn ended(&mut self, chunk: &Chunk, end: ChunkEnd) {
         let Some(table) = self.tables.get_mut(&chunk.table).filter(|table| table.round == chunk.round) else { return };
-        table.in_flight -= 1;
+        table.land(&chunk.part);
         table.snapshot_lsn = table.snapshot_lsn.max(end.snapshot_lsn);
         if let Part::First(taken) = chunk.part {
             let blocks = end.blocks.unwrap_or(0);
@@ -160,11 +171,12 @@ impl Schedule {
     /// A chunk could not be read: it is read again, after a rest, and in smaller parts if it took too long.
     pub fn failed(&mut self, chunk: &Chunk, took_too_long: bool, now: Instant) {
         let Some(table) = self.tables.get_mut(&chunk.table).filter(|table| table.round == chunk.round) else { return };
-        table.in_flight -= 1;
+        table.land(&chunk.part);
         table.rests_until = Some(now + REST);
         match &chunk.part {
             Part::First(_) => table.is_begun = false,
-            part => table.returned.push(part.clone()),
+            Part::Blocks(_) => table.returned.push(chunk.part.clone()),
+            Part::Keys(keys) => table.keys.extend(keys.iter().cloned()),
         }
         if took_too_long {
             table.part_blocks = (table.part_blocks / 4).max(1);
@@ -201,6 +213,9 @@ impl TableSchedule {
         if !std::mem::replace(&mut self.is_begun, true) {
             return Some(Part::First(self.part_blocks));
         }
+        if self.keys.len() >= KEYS_AT_ONCE {
+            return self.take_keys();
+        }
         if let Some(part) = self.returned.pop() {
             return Some(self.cut(part));
         }
@@ -208,8 +223,26 @@ impl TableSchedule {
             let end = rest.end.min(rest.start.saturating_add(self.part_blocks));
             return Some(Part::Blocks(std::mem::replace(&mut rest.start, end)..end));
         }
-        let keys = self.keys.split_off(self.keys.len().saturating_sub(KEYS_AT_ONCE));
+        self.take_keys()
+    }
+
+    fn take_keys(&mut self) -> Option<Part> {
+        let keys: Vec<_> = std::iter::from_fn(|| self.keys.pop_first()).take(KEYS_AT_ONCE).collect();
         (!keys.is_empty()).then_some(Part::Keys(keys))
+    }
+
+    /// A chunk is not on its way any more.
+    fn land(&mut self, part: &Part) {
+        self.in_flight -= 1;
+        match part {
+            Part::Keys(keys) => self.reading.retain(|key| !keys.contains(key)),
+            Part::First(_) | Part::Blocks(_) => self.blocks_in_flight -= 1,
+        }
+    }
+
+    fn has_all_blocks(&self) -> bool {
+        let rest_is_empty = self.rest.as_ref().is_some_and(|rest| rest.start >= rest.end);
+        rest_is_empty && self.returned.is_empty() && self.blocks_in_flight == 0
     }
 
     /// The part, or its beginning if it is larger than parts are by now.
@@ -308,11 +341,13 @@ mod tests {
         let now = Instant::now();
         schedule.begin(7);
         let first = schedule.next(now).unwrap();
-        schedule.add_keys(7, vec![key("a")]);
+        assert!(schedule.add_key(7, key("a"), false));
+        assert!(!schedule.add_key(7, key("a"), false), "once");
         schedule.ended(&first, end(Some(1), 50));
         assert!(schedule.take_complete(Lsn(100)).is_empty());
         let chunk = schedule.next(now).unwrap();
         assert_eq!(chunk.part, Part::Keys(vec![key("a")]));
+        assert!(!schedule.add_key(7, key("b"), false), "its block was read");
         schedule.ended(&chunk, end(None, 120));
         assert!(schedule.take_complete(Lsn(100)).is_empty());
         assert_eq!(schedule.take_complete(Lsn(120)), [7]);

@@ -18,6 +18,7 @@ use crate::options::ConnectOptions;
 use crate::stream::{Next, PostgresStream};
 use crate::tracked::relaxed;
 use crate::visibility::Visibility;
+use crate::watch::tables_changed;
 
 /// Encoders that are built at the same time, which may ask a registry.
 const ENCODERS_AT_ONCE: usize = 8;
@@ -29,12 +30,9 @@ pub struct PostgresSource<R> {
     encoders: Arc<EncoderFactory<R>>,
     stream: PostgresStream<R>,
     copies: Copies,
-    /// Tables whose copy has not begun.
-    to_copy: Vec<SourceTable>,
-    /// Tables, by object id, that are to be copied again, as they are by then.
-    to_copy_again: Vec<u32>,
-    /// Copies begin when the stream has got here: what is before may be changes of rows of another shape.
-    copies_from: Lsn,
+    /// Copies that have been announced, each with where the stream has to get before it begins: what is before may be
+    /// changes of rows of another shape.
+    announced: Vec<(CopiedTable, Lsn)>,
     /// Columns that may be NULL whatever the catalog says, with the object id of their table.
     with_nulls: Vec<(u32, String)>,
     /// Transactions of other sessions may have written to tables before the stream carried them.
@@ -72,29 +70,35 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     ) -> Result<PostgresSource<R>> {
         let CopySettings { connect, workers, runtime, before_slot } = settings;
         let (latest, server_end) = stream.ask_visible().await?;
-        let awaits_writers = before_slot.is_none();
-        let copies_from = if awaits_writers { server_end } else { start_lsn };
+        let is_new = before_slot.is_some();
         let copies = Copies::start(&connect, latest, before_slot, workers, &runtime);
-        let emitted = Lsn(start_lsn.0.saturating_sub(1));
-        Ok(PostgresSource {
+        let emitted = start_lsn.last_before();
+        let mut source = PostgresSource {
             encoders,
             stream,
             copies,
-            to_copy,
-            to_copy_again: Vec::new(),
-            copies_from,
+            announced: Vec::new(),
             with_nulls: Vec::new(),
-            awaits_writers,
+            awaits_writers: !is_new,
             emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
             ready: VecDeque::new(),
             is_copys_turn: false,
             waits_since: None,
-        })
+        };
+        source.announce(to_copy, if is_new { start_lsn } else { server_end }).await?;
+        // Of tables that come later, others may have written before the stream carried them.
+        source.awaits_writers = true;
+        Ok(source)
     }
 
-    /// Begins to copy tables, the largest first.
-    async fn begin(&mut self, mut tables: Vec<SourceTable>) -> Result<()> {
+    /// Announces copies, the largest first, which begin once the stream has got to an LSN.
+    async fn announce(&mut self, mut tables: Vec<SourceTable>, from: Lsn) -> Result<()> {
         tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
+        for table in &mut tables {
+            let with_nulls = self.with_nulls.iter().filter(|(oid, _)| *oid == table.relation.oid);
+            table.relation =
+                with_nulls.fold(table.relation.clone(), |relation, (_, column)| relaxed(&relation, column));
+        }
         let (encoders, awaits_writers) = (&self.encoders, self.awaits_writers);
         let built = tables.into_iter().map(|table| async move {
             match CopiedTable::new(table.clone(), encoders, awaits_writers).await {
@@ -106,44 +110,45 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         for copied in built {
             match copied {
                 Ok(copied) => {
-                    self.stream.follow_copied(&copied.table, self.emitted.commit_lsn);
-                    self.ready.push_back(self.copies.begin(copied, self.emitted.commit_lsn));
+                    self.ready.push_back(self.copies.announce(&copied, self.emitted.commit_lsn));
+                    self.announced.push((copied, from));
                 }
-                Err((table, error)) => self.stream.stop(table.name(), error),
+                Err((table, error)) => {
+                    self.stream.stop(table.name(), error.clone());
+                    self.ready.push_back(Step::Stop { table: table.name().clone(), error });
+                }
             }
         }
         Ok(())
     }
 
     /// Tables are copied again, once the stream has got to where the server is now.
-    async fn plan_again(&mut self, oids: Vec<u32>) -> Result<()> {
+    async fn announce_again(&mut self, oids: Vec<u32>) -> Result<()> {
         for oid in &oids {
             self.copies.abandon(*oid);
             self.stream.mute(*oid);
         }
-        self.to_copy.retain(|table| !oids.contains(&table.relation.oid));
+        self.announced.retain(|(copied, _)| !oids.contains(&copied.table.relation.oid));
+        // In this order: whatever happens to a table after it was looked at is noticed by its copy.
+        let tables = self.stream.find_tables(&oids).await?;
         let (_, server_end) = self.stream.ask_visible().await?;
-        self.copies_from = server_end;
-        self.to_copy_again.extend(oids.into_iter().filter(|oid| !self.to_copy_again.contains(oid)).collect::<Vec<_>>());
-        Ok(())
+        if tables.len() < oids.len() {
+            let why = "a table that was to be copied again is gone, or has to wait".to_owned();
+            self.stream.postponed().change(None, tables_changed(why))?;
+        }
+        self.announce(tables, server_end).await
     }
 
-    /// Begins the copies that wait, if the stream has got far enough.
-    async fn begin_planned(&mut self) -> Result<()> {
-        if self.emitted.end_lsn < self.copies_from {
-            return Ok(());
+    /// Begins the announced copies that the stream has got far enough for.
+    fn begin_announced(&mut self) {
+        let emitted = self.emitted;
+        let (due, later) =
+            std::mem::take(&mut self.announced).into_iter().partition(|(_, from)| emitted.end_lsn >= *from);
+        self.announced = later;
+        for (copied, _) in due {
+            self.stream.follow_copied(&copied.table, emitted.commit_lsn);
+            self.copies.begin(copied, emitted.commit_lsn);
         }
-        let mut tables = std::mem::take(&mut self.to_copy);
-        let again = std::mem::take(&mut self.to_copy_again);
-        if !again.is_empty() {
-            tables.extend(self.stream.find_tables(&again).await?);
-        }
-        for table in &mut tables {
-            let with_nulls = self.with_nulls.iter().filter(|(oid, _)| *oid == table.relation.oid);
-            table.relation =
-                with_nulls.fold(table.relation.clone(), |relation, (_, column)| relaxed(&relation, column));
-        }
-        if tables.is_empty() { Ok(()) } else { self.begin(tables).await }
     }
 
     /// What a worker's report means: its rows are handed on, or a copy starts over.
@@ -151,10 +156,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         match self.copies.join(message, self.stream.unseen(), self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
-            Joined::Altered(oid) => self.plan_again(vec![oid]).await?,
+            Joined::Altered(oid) => self.announce_again(vec![oid]).await?,
             Joined::UnexpectedNull(oid, column) => {
                 self.with_nulls.push((oid, column));
-                self.plan_again(vec![oid]).await?;
+                self.announce_again(vec![oid]).await?;
             }
             Joined::Stopped(oid, error) => {
                 if let Some(table) = self.copies.abandon(oid) {
@@ -193,7 +198,8 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if self.copies.is_empty() {
             return Ok(());
         }
-        self.copies.note(&batch.steps);
+        let altered = self.copies.note(&batch.steps);
+        self.stream.postponed().recopy.extend(altered);
         self.copies.complete(partial);
         Ok(())
     }
@@ -203,20 +209,21 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if let Some(visible) = self.stream.take_visible() {
             self.copies.forget(visible, self.stream.unseen());
         }
-        let recopy = std::mem::take(&mut self.stream.postponed().recopy);
-        if !recopy.is_empty() {
-            self.plan_again(recopy).await?;
-        }
-        self.begin_planned().await?;
         for oid in std::mem::take(&mut self.stream.postponed().dropped) {
             self.copies.abandon(oid);
-            self.to_copy_again.retain(|planned| *planned != oid);
+            self.announced.retain(|(copied, _)| copied.table.relation.oid != oid);
+        }
+        let recopy = std::mem::take(&mut self.stream.postponed().recopy);
+        if !recopy.is_empty() {
+            self.announce_again(recopy).await?;
+        }
+        if self.stream.is_idle() {
+            self.begin_announced();
         }
         if !self.copies.is_empty() {
             self.end_copies().await?;
         }
-        let is_planned = !(self.to_copy.is_empty() && self.to_copy_again.is_empty());
-        let is_done = self.copies.is_empty() && !is_planned && self.ready.is_empty();
+        let is_done = self.copies.is_empty() && self.announced.is_empty() && self.ready.is_empty();
         self.stream.postponed().set_copying(!is_done)
     }
 }

@@ -87,6 +87,8 @@ pub struct PostgresStream<R> {
     /// What is visible by now, since that was last asked.
     visible: Option<Visibility>,
     postponed: Postponed,
+    /// Commits wait for us, as for a synchronous standby.
+    is_awaited: bool,
     reported: Arc<FeedbackState>,
     feedback: JoinHandle<()>,
     inspection: Interval,
@@ -133,6 +135,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             unseen: Unseen::default(),
             visible: None,
             postponed: Postponed::default(),
+            is_awaited: false,
             feedback: tokio::spawn(send_feedback(writer, reported.clone())),
             reported,
             inspection,
@@ -226,8 +229,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// it is tried again at the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
         let mut client = self.catalog_client().await?;
-        let rows = client.query("SELECT pg_catalog.pg_current_wal_lsn(), pg_catalog.pg_current_snapshot()").await?;
-        let row = rows.first().cloned().unwrap_or_default();
+        let sql = "SELECT pg_catalog.pg_current_wal_lsn(), pg_catalog.pg_current_snapshot(), \
+                   EXISTS (SELECT FROM pg_catalog.pg_stat_replication \
+                           WHERE application_name = 'sooner' AND sync_state <> 'async')";
+        let row = client.query(sql).await?.first().cloned().unwrap_or_default();
+        self.note_standby(text(&row, 2)? == "t");
         if let Ok(end) = text(&row, 0)?.parse() {
             self.decoder.server_end(end);
         }
@@ -235,6 +241,16 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let verdicts = self.watch.look(&mut client).await?;
         self.catalog = Some(client);
         Ok(verdicts)
+    }
+
+    /// Takes note of whether commits wait for us, as for a synchronous standby.
+    fn note_standby(&mut self, is_awaited: bool) {
+        if is_awaited && !self.is_awaited {
+            tracing::warn!(
+                "synchronous_standby_names takes sooner for a standby, so commits wait for it; name the standbys there"
+            );
+        }
+        self.is_awaited = is_awaited;
     }
 
     /// Looks at the catalog, unless that takes too long.
@@ -293,8 +309,15 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// Lets the database forget everything before this LSN that is visible to whoever copies later.
     pub fn confirm(&mut self, durable_lsn: Lsn) {
         let read = durable_lsn.min(self.decoder.read_lsn());
-        let confirmed = self.unseen.first().map_or(read, |first| first.min(read));
+        // Who waits for us to confirm a commit is not kept waiting until it is visible.
+        let unseen = self.unseen.first().filter(|_| !self.is_awaited);
+        let confirmed = unseen.map_or(read, |first| first.min(read));
         self.reported.flushed.fetch_max(confirmed.0, Ordering::Relaxed);
+    }
+
+    /// Whether all that was read has been handed on, up to the end of a transaction.
+    pub fn is_idle(&self) -> bool {
+        self.decoder.is_idle() && self.decoder.is_between()
     }
 
     /// Whether what is handed on next begins with a transaction.
@@ -326,8 +349,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// no transaction has made durable.
     pub async fn push(&mut self) -> Result<()> {
         let mut client = self.catalog_client().await?;
-        client.query("SELECT pg_catalog.pg_logical_emit_message(true, 'sooner', '')").await?;
-        self.catalog = Some(client);
+        match client.query("SELECT pg_catalog.pg_logical_emit_message(true, 'sooner', '')").await {
+            Ok(_) => self.catalog = Some(client),
+            // Others write to the log sooner or later.
+            Err(error) => tracing::debug!(%error, "could not write to the server's log"),
+        }
         Ok(())
     }
 
@@ -341,7 +367,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.decoder.take_partial()
     }
 
-    /// Tables as they are by now. An error of code `TablesChanged` if one is gone, or has to wait.
+    /// Tables as they are by now, without those that are gone or have to wait.
     pub async fn find_tables(&mut self, oids: &[u32]) -> Result<Vec<SourceTable>> {
         let mut client = self.catalog_client().await?;
         let tables = self.watch.find(&mut client, oids).await?;

@@ -232,14 +232,11 @@ impl Watch {
         Some(Verdict::Noted(TableNote { table: name, relation: None, facts: Arc::new(known.table.facts.clone()) }))
     }
 
-    /// Tables as they are by now. An error of code `TablesChanged` if one is gone, or has to wait.
+    /// Tables as they are by now, without those that are gone or have to wait.
     pub async fn find(&mut self, client: &mut Client, oids: &[u32]) -> Result<Vec<SourceTable>> {
         let mut found = taking_part(candidates(client, &self.publication, &self.selects).await?);
         found.retain(|table| oids.contains(&table.relation.oid) && table.blocked.is_none());
-        match found.len() == oids.len() {
-            true => Ok(found),
-            false => Err(tables_changed("a table that was to be copied is gone, or has to wait".to_owned())),
-        }
+        Ok(found)
     }
 
     /// A table is followed from what it is now.
@@ -270,7 +267,8 @@ fn shape_changed(table: &TableName, what: &str) -> Error {
     Error::operator(Code::ShapeChanged, format!("cannot follow {table}"), format!("its shape changed: {what}"), remedy)
 }
 
-fn tables_changed(why: String) -> Error {
+/// Why all tables are inspected again.
+pub fn tables_changed(why: String) -> Error {
     Error::retry(Code::TablesChanged, "the tables are inspected again", why, "nothing")
 }
 

@@ -29,7 +29,7 @@ impl Sealer<'_> {
         if staging.pending.is_empty() {
             return Ok(());
         }
-        let (replaces, is_copy) = (staging.replaces(), staging.is_copy());
+        let (replaces, is_copy) = (staging.replaces(), staging.is_copy() || self.is_first_copy);
         let columns = next_columns(staging, self.base).to_vec();
         let Staging { plan, pending, parts, .. } = staging;
         let Some(plan) = plan else {

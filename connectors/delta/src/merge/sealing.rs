@@ -24,6 +24,8 @@ pub struct Sealer<'a> {
     pub in_commit_order: bool,
     /// Events come from a topic.
     pub from_topic: bool,
+    /// The table does not exist yet, and events come from a source of ours, which sends the rows of the table first.
+    pub is_first_copy: bool,
     /// Limits for files in memory.
     pub limits: &'a PartLimits,
 }

@@ -190,8 +190,9 @@ impl TransactionWriter {
             return Ok(());
         }
         self.transactions.begin()?;
-        // Rows tell of their copy themselves.
+        // Rows tell of their copy themselves, and what comes after it replaces them.
         self.routes[number].unwritten_mark = None;
+        self.routes[number].replaces = true;
         for index in first..events.events.len() {
             if self.routes[number].closed {
                 break;
@@ -304,6 +305,7 @@ impl TransactionWriter {
     fn begin_copy(&mut self, start: Rows) -> Result<()> {
         let Some(&number) = self.by_name.get(start.table()) else { return Ok(()) };
         self.step(start.table(), TableFact::CopyBegun);
+        self.routes[number].closed = false;
         if self.routes[number].replaces {
             return self.append_rows(&start);
         }
