@@ -113,6 +113,7 @@ fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, receive
     }
 }
 
-fn lost(error: &io::Error) -> sooner_api::Error {
+/// Error of a stream that has broken off.
+pub fn lost(error: &io::Error) -> sooner_api::Error {
     connection_lost("lost the replication stream", error)
 }

@@ -134,7 +134,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         let (_, server_end) = self.stream.ask_visible().await?;
         if tables.len() < oids.len() {
             let why = "a table that was to be copied again is gone, or has to wait".to_owned();
-            self.stream.postponed().change(None, tables_changed(why))?;
+            self.stream.postponed.change(None, tables_changed(why))?;
         }
         self.announce(tables, server_end).await
     }
@@ -153,7 +153,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// What a worker's report means: its rows are handed on, or a copy starts over.
     async fn join(&mut self, message: Message) -> Result<()> {
-        match self.copies.join(message, self.stream.unseen(), self.emitted.commit_lsn) {
+        match self.copies.join(message, &self.stream.unseen, self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
             Joined::Altered(oid) => self.announce_again(vec![oid]).await?,
@@ -199,7 +199,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             return Ok(());
         }
         let altered = self.copies.note(&batch.steps);
-        self.stream.postponed().recopy.extend(altered);
+        self.stream.postponed.recopy.extend(altered);
         self.copies.complete(partial);
         Ok(())
     }
@@ -207,13 +207,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     /// Whatever waits for the stream to stand between two transactions.
     async fn between(&mut self) -> Result<()> {
         if let Some(visible) = self.stream.take_visible() {
-            self.copies.forget(visible, self.stream.unseen());
+            self.copies.forget(visible, &mut self.stream.unseen);
         }
-        for oid in std::mem::take(&mut self.stream.postponed().dropped) {
+        for oid in std::mem::take(&mut self.stream.postponed.dropped) {
             self.copies.abandon(oid);
             self.announced.retain(|(copied, _)| copied.table.relation.oid != oid);
         }
-        let recopy = std::mem::take(&mut self.stream.postponed().recopy);
+        let recopy = std::mem::take(&mut self.stream.postponed.recopy);
         if !recopy.is_empty() {
             self.announce_again(recopy).await?;
         }
@@ -224,7 +224,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.end_copies().await?;
         }
         let is_done = self.copies.is_empty() && self.announced.is_empty() && self.ready.is_empty();
-        self.stream.postponed().set_copying(!is_done)
+        self.stream.postponed.set_copying(!is_done)
     }
 }
 

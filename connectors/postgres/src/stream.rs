@@ -18,9 +18,9 @@ use crate::clock::now_micros;
 use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
-use crate::errors::{connection_lost, protocol};
+use crate::errors::protocol;
 use crate::feedback::{FeedbackState, send_feedback};
-use crate::incoming::{Incoming, Pause};
+use crate::incoming::{Incoming, Pause, lost};
 use crate::inspection::TableFilter;
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
@@ -83,10 +83,11 @@ pub struct PostgresStream<R> {
     watch: Watch,
     /// Transactions that have been read, and may not be visible yet. Nothing is confirmed past one: whoever copies
     /// later could miss it.
-    unseen: Unseen,
+    pub unseen: Unseen,
     /// What is visible by now, since that was last asked.
     visible: Option<Visibility>,
-    postponed: Postponed,
+    /// What waits for its moment.
+    pub postponed: Postponed,
     /// Commits wait for us, as for a synchronous standby.
     is_awaited: bool,
     reported: Arc<FeedbackState>,
@@ -325,11 +326,6 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.decoder.is_between()
     }
 
-    /// Transactions that may not be visible yet.
-    pub fn unseen(&mut self) -> &mut Unseen {
-        &mut self.unseen
-    }
-
     /// What is visible by now; once after each time that it was asked.
     pub fn take_visible(&mut self) -> Option<Visibility> {
         self.visible.take()
@@ -355,11 +351,6 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             Err(error) => tracing::debug!(%error, "could not write to the server's log"),
         }
         Ok(())
-    }
-
-    /// What waits for its moment.
-    pub fn postponed(&mut self) -> &mut Postponed {
-        &mut self.postponed
     }
 
     /// Rows of copied tables that are not known whole, since this was last asked.
@@ -403,8 +394,4 @@ impl<R> Drop for PostgresStream<R> {
     fn drop(&mut self) {
         self.feedback.abort();
     }
-}
-
-fn lost(error: &io::Error) -> Error {
-    connection_lost("lost the replication stream", error)
 }
