@@ -5,6 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use sooner::status::{Status, TableStatus, load};
+use sooner_api::TableState;
 use sooner_schemas::Lsn;
 use tempfile::TempDir;
 
@@ -197,14 +198,17 @@ impl Pipeline {
         }
     }
 
-    /// Waits until everything that is committed at the source by now is in the lake, for tables that stream. The
-    /// copy of a table that is copied again is not waited for if `durable_lsn` was there before: commit a further
-    /// change then, and wait for that.
+    /// Waits until everything that is committed at the source by now is in the lake, for tables that stream, and no
+    /// table is being copied. A copy that somebody has just asked for may not have begun yet.
     pub async fn catch_up(&self, postgres: &Postgres) {
         let end: Lsn = postgres.end_lsn().await;
         let pid = self.process.as_ref().map(Child::id);
         self.wait_for(&format!("durable to {end}"), Duration::from_secs(90), |status| {
-            status.durable_lsn >= end && Some(status.pid) == pid && !status.tables.is_empty()
+            let is_copying = |state: &TableState| *state == TableState::Copying;
+            let copied =
+                |table: &TableStatus| !is_copying(&table.state) && !table.source_state.as_ref().is_some_and(is_copying);
+            let is_told = Some(status.pid) == pid && !status.tables.is_empty();
+            is_told && status.durable_lsn >= end && status.tables.values().all(copied)
         })
         .await;
     }
