@@ -147,9 +147,16 @@ impl Copies {
         self.messages.try_recv().ok()
     }
 
-    /// Takes note of steps of the stream that are handed on. Returns tables whose changes have another shape than the
-    /// rows that are copied: their copies have to start over.
+    /// Takes note of steps of the stream that are handed on: a table that stops is not copied on. Returns tables whose
+    /// changes have another shape than the rows that are copied: their copies have to start over.
     pub fn note(&mut self, steps: &[Step]) -> Vec<u32> {
+        for step in steps {
+            if let Step::Stop { table, .. } = step {
+                let stopped = self.joining.iter().find(|(_, joining)| joining.copied.table.name() == table);
+                let stopped = stopped.map(|(oid, _)| *oid);
+                stopped.and_then(|oid| self.abandon(oid));
+            }
+        }
         let mut altered = Vec::new();
         for rows in steps.iter().filter_map(Step::rows) {
             let Some(relation) = &rows.events.schema.relation else { continue };
