@@ -44,6 +44,7 @@ async fn topics_are_made_as_configured_or_left_as_they_are() {
     postgres.sql("CREATE TABLE b (id integer PRIMARY KEY); INSERT INTO b VALUES (1)").await;
     postgres.sql("ALTER PUBLICATION sooner_shop ADD TABLE b").await;
     pipeline.start();
+    pipeline.wait_until_copied("public.b").await;
     pipeline.catch_up(&postgres).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a", "public.b"]);
     let described = kafka.topics(&["--describe", "--topic", "cdc-public.b"]);
