@@ -38,7 +38,10 @@ pub struct DirectWriter<P> {
     begun: Option<oneshot::Sender<()>>,
     /// Where the reader says what it has of each table.
     starts: Option<oneshot::Receiver<Vec<TableStart>>>,
-    sender: mpsc::UnboundedSender<EventBatch>,
+    /// None once the log is finished.
+    sender: Option<mpsc::UnboundedSender<EventBatch>>,
+    /// Ends with the reader.
+    reader_ends: oneshot::Receiver<()>,
 }
 
 /// The exit.
@@ -49,6 +52,8 @@ pub struct DirectReader<P> {
     begun: Option<oneshot::Receiver<()>>,
     starts: Option<oneshot::Sender<Vec<TableStart>>>,
     receiver: mpsc::UnboundedReceiver<EventBatch>,
+    /// Dropped with the reader, which the writer hears of.
+    _ends: oneshot::Sender<()>,
 }
 
 impl<P: ProgressStore> DirectLog<P> {
@@ -58,6 +63,7 @@ impl<P: ProgressStore> DirectLog<P> {
         let durable = Arc::new(AtomicU64::new(0));
         let (begin, begun) = oneshot::channel();
         let (start, starts) = oneshot::channel();
+        let (ends, reader_ends) = oneshot::channel();
         // The channel counts batches without bound; their bytes are bounded by the budget.
         let (sender, receiver) = mpsc::unbounded_channel();
         let writer = DirectWriter {
@@ -67,10 +73,11 @@ impl<P: ProgressStore> DirectLog<P> {
             durable: durable.clone(),
             begun: Some(begin),
             starts: Some(starts),
-            sender,
+            sender: Some(sender),
+            reader_ends,
         };
         let (slot, starts) = (slot.to_owned(), Some(start));
-        let reader = DirectReader { ledger, slot, durable, begun: Some(begun), starts, receiver };
+        let reader = DirectReader { ledger, slot, durable, begun: Some(begun), starts, receiver, _ends: ends };
         DirectLog { writer: Some(writer), reader: Some(reader) }
     }
 }
@@ -123,7 +130,8 @@ impl<P: ProgressStore> EventWriter for DirectWriter<P> {
 
     async fn append(&mut self, mut batch: EventBatch) -> Result<()> {
         batch.reserve(&self.budget).await;
-        self.sender.send(batch).map_err(|_| sink_has_stopped())
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(batch).is_ok());
+        if sent { Ok(()) } else { Err(sink_has_stopped()) }
     }
 
     fn durable_lsn(&self) -> Lsn {
@@ -135,8 +143,15 @@ impl<P: ProgressStore> EventWriter for DirectWriter<P> {
         std::future::pending()
     }
 
-    async fn finish(self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
+        self.sender = None;
         Ok(())
+    }
+
+    async fn settle(self) -> Lsn {
+        // Nothing is ever sent.
+        let _ = self.reader_ends.await;
+        Lsn(self.durable.load(Ordering::Acquire))
     }
 }
 
@@ -161,10 +176,12 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
     async fn start(&mut self, tables: Vec<Opened>) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
         let mut applied = Applied::default();
+        let forked_at = ledger.record.forked_at;
         for table in &tables {
+            let is_beyond = forked_at.is_some_and(|fork| table.watermark.is_some_and(|watermark| watermark >= fork));
             let fact = match (&table.error, table.standing) {
                 (Some(error), _) => TableFact::Failed(error.clone()),
-                (None, Standing::Follows) if !table.needs_copy => continue,
+                (None, Standing::Follows) if !table.needs_copy && !is_beyond => continue,
                 // Nothing of it is in the lake, whatever the record says, or something else than was written.
                 (None, _) => TableFact::CopyNeeded,
             };
@@ -172,7 +189,7 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
             let lake = None;
             applied.tables.insert(table.table.clone(), AppliedTable { state, lake, note: None });
         }
-        if !applied.tables.is_empty() {
+        if !applied.tables.is_empty() || forked_at.is_some() {
             ledger.store(applied, &self.durable).await?;
         }
         let positions: HashMap<_, _> =
@@ -198,9 +215,11 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
 }
 
 impl<P: ProgressStore> Ledger<P> {
-    /// Stores what was applied; only then may the slot be confirmed to there.
+    /// Stores what was applied; only then may the slot be confirmed to there. The first report after a failover says
+    /// what becomes of tables that are beyond it.
     async fn store(&mut self, applied: Applied, durable: &AtomicU64) -> Result<()> {
         let mut change = self.record.change_by(applied);
+        change.is_fork_settled = self.record.forked_at.is_some();
         change.confirmed_lsn = change.confirmed_lsn.filter(|lsn| *lsn > self.record.confirmed_lsn);
         change.tables.retain(|name, progress| self.record.tables.get(name) != Some(progress));
         if change.is_empty() {

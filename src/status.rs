@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Clock, Committed, Error, Fact, PartitionOffsets, Side, TableState, Telemetry};
+use sooner_api::{Clock, Committed, Error, Fact, PartitionOffsets, Side, SlotStanding, TableState, Telemetry};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -36,6 +36,9 @@ pub struct Status {
     pub durable_lsn: Lsn,
     /// Up to where the slot has been confirmed.
     pub confirmed_flush_lsn: Lsn,
+    /// How much log the slot makes Postgres keep; none before that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotStanding>,
     /// Tables by name.
     pub tables: BTreeMap<TableName, TableStatus>,
 }
@@ -155,6 +158,7 @@ impl Status {
             Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),
             Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
             Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
+            Fact::Slot(standing) => self.slot = Some(standing.clone()),
             Fact::Received(lsn) => self.received_lsn = self.received_lsn.max(lsn),
             Fact::Durable(lsn) => self.durable_lsn = lsn,
             Fact::Confirmed(lsn) => self.confirmed_flush_lsn = self.confirmed_flush_lsn.max(lsn),

@@ -31,6 +31,20 @@ impl Pipeline {
         Pipeline::with(folder, &postgres.url(), lake, "", "")
     }
 
+    /// A pipeline from a database into a local folder, in direct mode, with further lines for `[source]`.
+    pub fn local_with(postgres: &Postgres, source: &str) -> Pipeline {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lake = folder.path().join("lake").display().to_string();
+        Pipeline::with(folder, &postgres.url(), lake, source, "")
+    }
+
+    /// Adds lines to `[source]`; this takes effect at the next start.
+    pub fn configure_source(&self, lines: &str) {
+        let path = self.folder.path().join("sooner.toml");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(path, text.replacen("[source]", &format!("[source]\n{lines}"), 1)).expect("writable");
+    }
+
     /// A pipeline from a database into an S3 bucket behind an endpoint, in direct mode.
     pub fn s3(postgres: &Postgres, endpoint: &str) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");

@@ -54,6 +54,40 @@ impl Postgres {
         postgres
     }
 
+    /// A standby of this server, which has a physical slot `standby`; running, and with its logical slots in step.
+    pub async fn standby(&self, settings: &[&str]) -> Postgres {
+        let folder = tempfile::Builder::new().prefix("sooner-test-").tempdir_in("/tmp").expect("a folder");
+        give_to_postgres(folder.path());
+        let connection = format!("host=127.0.0.1 port={} user=postgres dbname=shop", self.port);
+        let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let standby = Postgres { binaries: self.binaries.clone(), folder, port: free_port(), settings };
+        standby.run("pg_basebackup", &["-R", "-S", "standby", "-D", &standby.data(), "-d", &connection]);
+        standby.launch();
+        standby
+    }
+
+    /// Makes this standby a primary that listens where its own primary did.
+    pub fn take_over(&mut self, primary: &Postgres) {
+        primary.stop("immediate");
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
+        self.stop("fast");
+        self.port = primary.port;
+        self.launch();
+    }
+
+    /// Replaces the server, which is stopped, by one that pg_upgrade makes of it, and starts that.
+    pub fn upgrade(&self) {
+        let former = self.folder.path().join("former");
+        std::fs::rename(self.data(), &former).expect("a data folder");
+        self.run("initdb", &["-A", "trust", "-U", "postgres", "--no-sync", "-D", &self.data()]);
+        let (former, data) = (former.display().to_string(), self.data());
+        let (binaries, options) =
+            (self.binaries.display().to_string(), "-c wal_level=logical -c max_replication_slots=20");
+        let folders = ["-b", &binaries, "-B", &binaries, "-d", &former, "-D", &data, "-s", "/tmp"];
+        self.run("pg_upgrade", &[&folders[..], &["-U", "postgres", "-o", options, "-O", options]].concat());
+        self.launch();
+    }
+
     /// Starts the server's process, for the first time or after it was stopped, and waits until it is ready.
     pub fn launch(&self) {
         let mut settings = vec![
@@ -111,7 +145,10 @@ impl Postgres {
     /// Connects to a database as the superuser.
     pub async fn connect(&self, database: &str) -> Client {
         let url = format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port);
-        Client::connect(&ConnectOptions::parse(&url).expect("valid"), Mode::Sql).await.expect("the server runs")
+        let options = ConnectOptions::parse(&url).expect("valid");
+        let mut client = Client::connect(&options, Mode::Sql).await.expect("the server runs");
+        client.query("SET statement_timeout = 0; SET lock_timeout = 0").await.expect("settings");
+        client
     }
 
     /// Runs one of the server's programs to its end; panics if it fails.

@@ -63,6 +63,11 @@ impl S3 {
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+
+    /// Sends the process a signal, such as STOP.
+    pub fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
 }
 
 /// A TCP proxy that forwards connections to a server and disturbs them on demand.

@@ -60,8 +60,7 @@ async fn copies_under_load_end_with_the_rows_of_their_tables() {
     let postgres = Postgres::start(Version::V18).await;
     postgres.sql(load::SCHEMA).await;
     let load = Load::start(postgres.url(), 11);
-    let mut pipeline = Pipeline::local(&postgres);
-    pipeline.set("copy_tables_at_once", "3");
+    let mut pipeline = Pipeline::local_with(&postgres, "copy_tables_at_once = 3");
     pipeline.start();
     for round in 0..6 {
         tokio::time::sleep(Duration::from_millis(1500)).await;

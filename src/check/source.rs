@@ -80,7 +80,7 @@ fn slot_state(source: &SourceConfig, found: Option<&slot::Slot>) -> Finding {
     if let Err(error) = slot::check(name, found, &source.connect.database) {
         return Finding::error("slot", &error);
     }
-    let retained = bytesize::ByteSize(found.retained_bytes);
+    let retained = bytesize::ByteSize(found.standing.retained_bytes);
     if let Some(pid) = found.active_pid {
         let remedy = "fine if that is this pipeline; otherwise give this one a slot of its own";
         return Finding::warning(

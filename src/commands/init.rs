@@ -103,8 +103,15 @@ tables = [
 # Tables to leave out, although `tables` names them.
 exclude = [
 {excluded}]
-# Tables that the initial copy reads at the same time.
+# Parts of tables that are copied at the same time, and how many bytes a second of all of them at most.
 # copy_tables_at_once = 2
+# copy_bytes_per_second = "50MiB"
+# Log that the slot may make Postgres keep: from half of it on there are warnings.
+# max_retained_wal = "50GiB"
+# What to do when the slot is lost, or keeps more log than that: "stop", or "copy" all tables again with a new slot.
+# when_slot_is_lost = "stop"
+# Standbys follow the slot, so that it outlives a failover (version 17 or newer).
+# failover = false
 
 [lake]
 # A folder, or s3://bucket/prefix. Each table lies at <url>/<schema>/<table>.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sooner_api::{Clock, TableState};
+use sooner_api::{Clock, SlotStanding, TableState};
 use sooner_schemas::TableName;
 
 use super::print;
@@ -49,8 +49,13 @@ fn render(status: &Status) -> String {
         (None, false) => "not running; this is what it last said".to_owned(),
     };
     let mut text = format!(
-        "{}  {state}\nsource log ends at {}, read to {}, in the lake to {}, slot confirmed to {}\n\n",
-        status.pipeline, status.server_end_lsn, status.received_lsn, status.durable_lsn, status.confirmed_flush_lsn
+        "{}  {state}\nsource log ends at {}, read to {}, in the lake to {}, slot confirmed to {}\n{}\n",
+        status.pipeline,
+        status.server_end_lsn,
+        status.received_lsn,
+        status.durable_lsn,
+        status.confirmed_flush_lsn,
+        status.slot.as_ref().map(slot_line).unwrap_or_default()
     );
     let width = status.tables.keys().map(|name| name.to_string().len()).max().unwrap_or(5).max(5);
     text.push_str(&format!(
@@ -66,6 +71,17 @@ fn render(status: &Status) -> String {
         }
     }
     text
+}
+
+fn slot_line(slot: &SlotStanding) -> String {
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let left = slot.safe_bytes.map(|bytes| format!(", is lost after {} more", size(bytes.max(0).unsigned_abs())));
+    let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    format!(
+        "the slot makes Postgres keep {} of log ({status}){}\n",
+        size(slot.retained_bytes),
+        left.unwrap_or_default()
+    )
 }
 
 fn line(name: &TableName, table: &TableStatus, width: usize) -> String {

@@ -47,8 +47,16 @@ pub struct SourceConfig {
     pub tables: Vec<TablePattern>,
     /// Patterns of the tables to leave out, although `tables` matches them.
     pub exclude: Vec<TablePattern>,
-    /// Number of tables that the initial copy reads at the same time.
+    /// Number of parts of tables that are copied at the same time.
     pub copy_tables_at_once: usize,
+    /// How many bytes a second tables are copied at most, all together; none for as fast as it goes.
+    pub copy_bytes_per_second: Option<usize>,
+    /// Log in bytes that the slot may make Postgres keep before a person is warned, or it is given up.
+    pub max_retained_wal: Option<usize>,
+    /// Whether a slot that is lost, or keeps too much log, is replaced, and all tables are copied again.
+    pub copies_when_slot_is_lost: bool,
+    /// Whether standbys follow the slot.
+    pub failover: bool,
 }
 
 /// Checked settings of the section `[lake]`.
@@ -190,12 +198,31 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
     let tables = section.list("tables", TablePattern::parse);
     let exclude = section.list("exclude", TablePattern::parse);
     let copy_tables_at_once = section.count("copy_tables_at_once", 2, 1..=32);
+    let copy_bytes_per_second = section.optional_size("copy_bytes_per_second", 64 << 10);
+    let max_retained_wal = section.optional_size("max_retained_wal", 16 << 20);
+    let copies_when_slot_is_lost = section.optional("when_slot_is_lost", |text| match text {
+        "stop" => Ok(false),
+        "copy" => Ok(true),
+        _ => Err("expected \"stop\" or \"copy\"".to_owned()),
+    });
+    let failover = section.flag("failover", false);
     let mut connect = connect?;
     if let Some(password) = password {
         connect.password = Some(Secret::new(password));
     }
     let tables = tables.unwrap_or_else(|| vec![TablePattern("*.*".to_owned())]);
-    Some(SourceConfig { connect, slot, publication, tables, exclude: exclude.unwrap_or_default(), copy_tables_at_once })
+    Some(SourceConfig {
+        connect,
+        slot,
+        publication,
+        tables,
+        exclude: exclude.unwrap_or_default(),
+        copy_tables_at_once,
+        copy_bytes_per_second,
+        max_retained_wal,
+        copies_when_slot_is_lost: copies_when_slot_is_lost.unwrap_or(false),
+        failover,
+    })
 }
 
 fn read_lake(section: &mut Section) -> Option<LakeConfig> {

@@ -99,12 +99,12 @@ impl Section {
 
     /// Reads a size such as "64MiB" as bytes, at least `least`; `default` if it is missing or refused.
     pub fn size(&mut self, key: &'static str, default: usize, least: usize) -> usize {
-        let parsed = self.optional(key, |text| match text.parse::<ByteSize>() {
-            Ok(ByteSize(bytes)) if bytes >= least as u64 => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
-            Ok(_) => Err(format!("expected at least {}", ByteSize(least as u64))),
-            Err(_) => Err("expected a size such as \"64MiB\"".to_owned()),
-        });
-        parsed.unwrap_or(default)
+        self.optional_size(key, least).unwrap_or(default)
+    }
+
+    /// Reads a size such as "64MiB" as bytes, at least `least`; none if it is missing or refused.
+    pub fn optional_size(&mut self, key: &'static str, least: usize) -> Option<usize> {
+        self.optional(key, |text| parse_size(text, least))
     }
 
     /// Reads a whole number in the range `allowed`; `default` if it is missing or refused.
@@ -246,6 +246,14 @@ impl Section {
     fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.table.remove(key)
+    }
+}
+
+fn parse_size(text: &str, least: usize) -> Result<usize, String> {
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(bytes)) if bytes >= least as u64 => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
+        Ok(_) => Err(format!("expected at least {}", ByteSize(least as u64))),
+        Err(_) => Err("expected a size such as \"64MiB\"".to_owned()),
     }
 }
 

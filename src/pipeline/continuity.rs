@@ -12,27 +12,50 @@ use sooner_schemas::{Lsn, TableName};
 const RECOPY: &str = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
                       all tables again";
 
+/// First version from which pg_upgrade takes logical slots over.
+const FIRST_TO_UPGRADE_SLOTS: u32 = 170_000;
+/// Log between the end of a server and the slots of the one that pg_upgrade made of it, at most, in bytes.
+const MOST_UPGRADE_WAL: u64 = 256 << 20;
+
+/// How a pipeline goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuation {
+    /// From the server that it read.
+    SameServer,
+    /// From a standby that was promoted: what is beyond this LSN is of another history than the server's.
+    Promoted(Lsn),
+    /// From a server that pg_upgrade made of the one that it read.
+    Upgraded,
+}
+
 /// Compares what was stored about the pipeline with the server and the slot that it now meets: nothing may have been
 /// skipped. A record from before the first slot was created knows of no position.
-pub fn check(record: &ProgressRecord, slot_name: &str, identity: &SystemIdentity, slot_lsn: Option<Lsn>) -> Result<()> {
+///
+/// A standby that was promoted goes on where everything that was read is part of its history too, and a server that
+/// pg_upgrade made where the tables are those that it took over. Returns how it goes on.
+pub fn check(
+    record: &ProgressRecord,
+    slot_name: &str,
+    identity: &SystemIdentity,
+    slot_lsn: Option<Lsn>,
+    tables: &[SourceTable],
+) -> Result<Continuation> {
     if record.confirmed_lsn == Lsn::ZERO {
-        return Ok(());
+        return Ok(Continuation::SameServer);
     }
     let Some(slot_lsn) = slot_lsn else { return Err(slot_gone(slot_name, record.confirmed_lsn)) };
-    let refuse = |why: String, remedy: &str| {
-        let what = "cannot go on from where the pipeline was";
-        Err(Error::operator(Code::PositionsDiscontinuous, what, why, remedy))
-    };
+    let mut continuation = Continuation::SameServer;
     if record.system_id != identity.system_id {
-        let why = format!("this is system {}, but it read from system {}", identity.system_id, record.system_id);
-        return refuse(why, RECOPY);
-    }
-    if record.timeline != identity.timeline {
-        let why = format!(
-            "the server is on timeline {}, but it read from timeline {}: after a failover or a recovery changes may differ",
-            identity.timeline, record.timeline
-        );
-        return refuse(why, RECOPY);
+        if let Some(why_not) = not_upgraded(record, identity, slot_lsn, tables) {
+            let why = format!(
+                "this is system {}, but it read from system {}, and pg_upgrade did not make the one of the other: {why_not}",
+                identity.system_id, record.system_id
+            );
+            return refuse(why, RECOPY);
+        }
+        continuation = Continuation::Upgraded;
+    } else if record.timeline != identity.timeline {
+        continuation = Continuation::Promoted(fork(record, identity)?);
     }
     if record.slot != slot_name {
         let why = format!(
@@ -52,7 +75,7 @@ pub fn check(record: &ProgressRecord, slot_name: &str, identity: &SystemIdentity
         );
         return refuse(why, RECOPY);
     }
-    if slot_lsn > record.confirmed_lsn {
+    if slot_lsn > record.confirmed_lsn && continuation != Continuation::Upgraded {
         let why = format!(
             "the slot stands at {slot_lsn}, but the lake is only known to be complete to {}: somebody advanced or re-created \
              the slot, and the changes between are gone from it",
@@ -60,7 +83,56 @@ pub fn check(record: &ProgressRecord, slot_name: &str, identity: &SystemIdentity
         );
         return refuse(why, "start with --recopy, which copies all tables again");
     }
-    Ok(())
+    Ok(continuation)
+}
+
+fn refuse<T>(why: String, remedy: &str) -> Result<T> {
+    Err(Error::operator(Code::PositionsDiscontinuous, "cannot go on from where the pipeline was", why, remedy))
+}
+
+/// Where the history that was read forks from the server's; an error if something beyond that was read.
+fn fork(record: &ProgressRecord, identity: &SystemIdentity) -> Result<Lsn> {
+    let forks =
+        format!("the server is on timeline {}, but it read from timeline {}", identity.timeline, record.timeline);
+    let Some((_, fork)) = identity.forks.iter().find(|(timeline, _)| *timeline == record.timeline) else {
+        return refuse(format!("{forks}, which is not part of its history"), RECOPY);
+    };
+    if record.confirmed_lsn > *fork {
+        let why = format!(
+            "{forks} up to {}, of which the server has only what is before {fork}: the rest was lost in a failover",
+            record.confirmed_lsn
+        );
+        return refuse(why, RECOPY);
+    }
+    Ok(*fork)
+}
+
+/// Why a server cannot be the one that was read, after pg_upgrade; none if it is. That takes slots over since 17, each
+/// only if all that its server wrote was confirmed, and goes on in the log a little after where the old server ended,
+/// on a first timeline.
+///
+/// <https://www.postgresql.org/docs/current/pgupgrade.html>
+fn not_upgraded(
+    record: &ProgressRecord,
+    identity: &SystemIdentity,
+    slot_lsn: Lsn,
+    tables: &[SourceTable],
+) -> Option<&'static str> {
+    if record.version < FIRST_TO_UPGRADE_SLOTS || identity.version < record.version || identity.timeline != 1 {
+        return Some("it takes slots over from version 17 on, to the same or a later version");
+    }
+    if slot_lsn < record.confirmed_lsn || slot_lsn.bytes_since(record.confirmed_lsn) > MOST_UPGRADE_WAL {
+        return Some("the slot does not stand right after what was read");
+    }
+    let followed = record.tables.iter().filter(|(_, progress)| progress.state.takes_events());
+    let mut kept = followed.map(|(name, progress)| {
+        let table = tables.iter().find(|table| table.name() == name);
+        let facts = progress.facts.as_ref();
+        table.zip(facts).is_some_and(|(table, facts)| {
+            progress.oid == Some(table.relation.oid) && facts.file_node == table.facts.file_node
+        })
+    });
+    (!kept.all(|is_kept| is_kept)).then_some("its tables have other object ids or files")
 }
 
 fn slot_gone(name: &str, confirmed: Lsn) -> Error {
@@ -77,6 +149,7 @@ fn slot_gone(name: &str, confirmed: Lsn) -> Error {
 pub fn next_record(
     former: Option<&ProgressRecord>,
     identity: SystemIdentity,
+    continuation: Continuation,
     slot_name: &str,
     tables: &[SourceTable],
     resume: &[TableName],
@@ -85,6 +158,9 @@ pub fn next_record(
         let (name, oid) = (table.name().clone(), Some(table.relation.oid));
         let known = former.and_then(|record| record.tables.get(&name)).filter(|known| known.oid == oid);
         let mut progress = known.cloned().unwrap_or_else(|| TableProgress::new(TableState::Copying, oid));
+        if continuation == Continuation::Upgraded {
+            progress.facts = Some(Arc::new(table.facts.clone()));
+        }
         (progress.state, _) = progress.state.step(what_happened(&progress, table, resume.contains(&name)));
         if progress.state == TableState::Copying {
             progress.relation = Some(Arc::new(table.relation.clone()));
@@ -99,6 +175,11 @@ pub fn next_record(
     ProgressRecord {
         system_id: identity.system_id,
         timeline: identity.timeline,
+        version: identity.version,
+        forked_at: match continuation {
+            Continuation::Promoted(fork) => Some(fork),
+            _ => former.and_then(|record| record.forked_at),
+        },
         slot: slot_name.to_owned(),
         confirmed_lsn: former.map_or(Lsn::ZERO, |record| record.confirmed_lsn),
         tables: gone.chain(tables.iter().map(entry)).collect(),
@@ -137,7 +218,7 @@ fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool) 
 #[cfg(test)]
 mod tests {
     use sooner_schemas::Relation;
-    use sooner_schemas::catalog_facts::AttributeFacts;
+    use sooner_schemas::catalog_facts::{AttributeFacts, CatalogRow, PublicationFacts};
 
     use super::*;
 
@@ -152,17 +233,23 @@ mod tests {
     }
 
     fn identity(system_id: &str, timeline: u32) -> SystemIdentity {
-        SystemIdentity { system_id: system_id.into(), timeline, flushed_lsn: Lsn(100) }
+        SystemIdentity {
+            system_id: system_id.into(),
+            timeline,
+            flushed_lsn: Lsn(100),
+            forks: Vec::new(),
+            version: 180_000,
+        }
     }
 
     fn refused(slot: &str, identity: &SystemIdentity, lsn: u64) -> Error {
-        check(&record(), slot, identity, Some(Lsn(lsn))).unwrap_err()
+        check(&record(), slot, identity, Some(Lsn(lsn)), &[]).unwrap_err()
     }
 
     #[test]
     fn the_slot_may_lag_but_not_lead() {
-        assert!(check(&record(), "s", &identity("7", 1), Some(Lsn(100))).is_ok());
-        assert!(check(&record(), "s", &identity("7", 1), Some(Lsn(99))).is_ok());
+        assert!(check(&record(), "s", &identity("7", 1), Some(Lsn(100)), &[]).is_ok());
+        assert!(check(&record(), "s", &identity("7", 1), Some(Lsn(99)), &[]).is_ok());
         let error = refused("s", &identity("7", 1), 101);
         assert_eq!(error.code, Code::PositionsDiscontinuous);
         assert!(error.why.contains("0/65") && error.why.contains("0/64"), "{error}");
@@ -170,10 +257,47 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_gone_is_missed_once_it_was_confirmed() {
-        let error = check(&record(), "s", &identity("7", 1), None).unwrap_err();
+        let error = check(&record(), "s", &identity("7", 1), None, &[]).unwrap_err();
         assert_eq!(error.code, Code::SlotGone);
         let unconfirmed = ProgressRecord { confirmed_lsn: Lsn::ZERO, ..record() };
-        assert!(check(&unconfirmed, "s", &identity("7", 1), None).is_ok());
+        assert!(check(&unconfirmed, "s", &identity("7", 1), None, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_promoted_standby_goes_on_if_it_has_all_that_was_read() {
+        let promoted = |fork| SystemIdentity { forks: vec![(1, Lsn(fork))], ..identity("7", 2) };
+        let went_on = check(&record(), "s", &promoted(100), Some(Lsn(90)), &[]);
+        assert_eq!(went_on, Ok(Continuation::Promoted(Lsn(100))));
+        assert!(refused("s", &promoted(99), 90).why.contains("before 0/63"));
+        let record = next_record(Some(&record()), promoted(100), went_on.unwrap(), "s", &[], &[]);
+        assert_eq!((record.timeline, record.forked_at, record.confirmed_lsn), (2, Some(Lsn(100)), Lsn(100)));
+    }
+
+    #[test]
+    fn a_server_made_by_pg_upgrade_goes_on_if_its_tables_and_its_slot_are_those_of_before() {
+        let sizes = |oid, file_node, publication| {
+            let mut table = table("t", oid);
+            table.facts.file_node = file_node;
+            let publication = CatalogRow { oid: publication, version: publication };
+            table.facts.publication = Some(PublicationFacts { publication, members: Vec::new() });
+            table
+        };
+        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[sizes(1, 5, 1)], &[]);
+        former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
+        former.confirmed_lsn = Lsn(100);
+        let upgraded = SystemIdentity { flushed_lsn: Lsn(1 << 30), ..identity("8", 1) };
+        let tried = |former: &ProgressRecord, lsn, table: &SourceTable| {
+            check(former, "s", &upgraded, Some(Lsn(lsn)), std::slice::from_ref(table))
+        };
+        let same = sizes(1, 5, 2);
+        assert_eq!(tried(&former, 1 << 24, &same), Ok(Continuation::Upgraded));
+        let record = next_record(Some(&former), upgraded.clone(), Continuation::Upgraded, "s", &[same.clone()], &[]);
+        assert_eq!(states(&record), [("t", "streaming")], "another publication means nothing then");
+        for (lsn, table) in [(1 << 29, &same), (99, &same), (1 << 24, &sizes(2, 5, 2)), (1 << 24, &sizes(1, 6, 2))] {
+            assert_eq!(tried(&former, lsn, table).unwrap_err().code, Code::PositionsDiscontinuous);
+        }
+        former.version = 160_004;
+        assert!(tried(&former, 1 << 24, &same).unwrap_err().why.contains("version 17"));
     }
 
     #[test]
@@ -203,14 +327,14 @@ mod tests {
     #[test]
     fn new_replaced_and_resumed_tables_are_copied_and_others_go_on() {
         let tables = ["kept", "replaced", "resumed", "dropped"].map(|name| table(name, 1));
-        let mut former = next_record(None, identity("7", 1), "s", &tables, &[]);
+        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &tables, &[]);
         for progress in former.tables.values_mut() {
             progress.state = TableState::Streaming { copied_lsn: Some(Lsn(5)) };
         }
         former.confirmed_lsn = Lsn(50);
         let now = [table("kept", 1), table("replaced", 2), table("resumed", 1), table("added", 1)];
         let resume = [TableName::new("public", "resumed")];
-        let record = next_record(Some(&former), identity("7", 1), "s", &now, &resume);
+        let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &now, &resume);
         let expected = [
             ("added", "copying"),
             ("dropped", "gone"),
@@ -224,12 +348,12 @@ mod tests {
 
     #[test]
     fn a_table_whose_rows_changed_while_nobody_looked_is_copied_and_one_that_was_vacuumed_goes_on() {
-        let mut former = next_record(None, identity("7", 1), "s", &[table("t", 1)], &[]);
+        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
         let state_of = |change: &dyn Fn(&mut SourceTable)| {
             let mut now = table("t", 1);
             change(&mut now);
-            let record = next_record(Some(&former), identity("7", 1), "s", &[now], &[]);
+            let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &[now], &[]);
             record.tables.into_values().next().map(|progress| progress.state.name())
         };
         assert_eq!(state_of(&|_| {}), Some("streaming"));
@@ -246,10 +370,10 @@ mod tests {
     #[test]
     fn a_parked_table_stays_parked_until_it_is_resumed() {
         let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
-        let mut former = next_record(None, identity("7", 1), "s", &[table("t", 1)], &[]);
+        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         let progress = former.tables.values_mut().next().unwrap();
         progress.state = TableState::Parked { error, copied_lsn: None };
-        let record = next_record(Some(&former), identity("7", 1), "s", &[table("t", 1)], &[]);
+        let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         assert_eq!(states(&record), [("t", "parked")]);
     }
 }

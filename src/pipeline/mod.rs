@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sooner_api::{Error, EventLog, Lake, MemoryBudget, Result, SchemaRegistry};
+use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Telemetry};
 use sooner_delta::{DeltaLake, DeltaTable, LakeProgress, LakeStore, PartLimits};
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::{DatabaseSettings, PostgresDatabase};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -74,14 +75,23 @@ impl SinkParts {
 fn database<R: SchemaRegistry>(
     source: &SourceConfig,
     encoders: EncoderFactory<R>,
+    board: &StatusBoard,
     runtime: Handle,
 ) -> Arc<PostgresDatabase<R>> {
+    let board = board.clone();
     let settings = DatabaseSettings {
         connect: source.connect.clone(),
         slot: source.slot.clone(),
         publication: source.publication.clone(),
         selects: source.filter(),
         copy_tables_at_once: source.copy_tables_at_once,
+        copy_bytes_per_second: source.copy_bytes_per_second.map(|bytes| bytes as u64),
+        slot_limit: SlotLimit {
+            max_retained_bytes: source.max_retained_wal.map(|bytes| bytes as u64),
+            gives_up: source.copies_when_slot_is_lost,
+            observer: Arc::new(move |standing| board.record(Fact::Slot(standing))),
+        },
+        survives_failover: source.failover,
     };
     Arc::new(PostgresDatabase::new(settings, Arc::new(encoders), runtime))
 }
@@ -95,7 +105,7 @@ pub async fn run_direct(
 ) -> Result<()> {
     let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
     let encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
-    let database = database(&source, encoders, Handle::current());
+    let database = database(&source, encoders, &board, Handle::current());
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
@@ -106,10 +116,10 @@ pub async fn run_direct(
         let mut reader = log.open_reader().await?;
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(halt_on_request(halt.clone(), stop.clone(), requests.clone()));
-        let (database, slot) = (database.clone(), source.slot.clone());
+        let (database, source) = (database.clone(), source.clone());
         let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
         let sourced = on_a_runtime(async move {
-            let side = SourceSide { database: &*database, slot: &slot, requests: &asked, telemetry: &facts };
+            let side = source_side(&*database, &source, &asked, &facts);
             let mut recopy = copies_all;
             let end = side.attempt(&mut log, &mut recopy, halted).await;
             (end, recopy)
@@ -141,13 +151,13 @@ pub async fn run_kafka_source(
 ) -> Result<()> {
     let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
     let encoders = kafka.encoders(Registry::new(kafka.registry.clone())?, &source.connect.database);
-    let database = database(&source, encoders, Handle::current());
+    let database = database(&source, encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);
     let mut log = kafka_log(&config, &kafka, &board);
     attempts(&board.clone(), stop, async |stop| {
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
-        let side = SourceSide { database: &*database, slot: &source.slot, requests: &requests, telemetry: &board };
+        let side = source_side(&*database, &source, &requests, &board);
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();
         ended?;
@@ -186,6 +196,16 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
         Ok(if *stop.borrow() { End::Stopped } else { End::Again })
     })
     .await
+}
+
+fn source_side<'a, D>(
+    database: &'a D,
+    source: &'a SourceConfig,
+    requests: &'a Requests,
+    telemetry: &'a StatusBoard,
+) -> SourceSide<'a, D, StatusBoard> {
+    let copies_when_slot_is_gone = source.copies_when_slot_is_lost;
+    SourceSide { database, slot: &source.slot, copies_when_slot_is_gone, requests, telemetry }
 }
 
 fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> KafkaLog<StatusBoard> {

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Database, EventLog, EventWriter, Fact, FollowedTable, Result, SourcePlan, SourceTable, TableStart, TableState,
-    Telemetry, WriterRequest,
+    Code, Database, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan, SourceTable, TableStart,
+    TableState, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::watch;
 
 use super::attempts::End;
+use super::continuity::Continuation;
 use super::{continuity, source};
 use crate::control::Requests;
 
@@ -21,6 +22,8 @@ pub struct SourceSide<'a, D, T> {
     pub database: &'a D,
     /// Name of its slot.
     pub slot: &'a str,
+    /// Whether all tables are copied again when the slot is gone.
+    pub copies_when_slot_is_gone: bool,
     /// Tables that somebody asked to be copied.
     pub requests: &'a Requests,
     /// Takes facts.
@@ -39,18 +42,29 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let Some(prepared) = unless_halted(&mut halted, self.begin(log, *recopy)).await else {
             return Ok(End::Stopped);
         };
-        let Begun { mut writer, tables, reads, slot_lsn, recorded_lsn, resumed } = prepared?;
+        let prepared = match prepared {
+            Err(error) if error.code == Code::SlotGone && self.copies_when_slot_is_gone => {
+                tracing::warn!(code = %error.code, why = %error.why, "{}: all tables are copied again", error.what);
+                *recopy = true;
+                return Ok(End::Again);
+            }
+            prepared => prepared?,
+        };
+        let Begun { mut writer, tables, reads, slot_lsn, recorded_lsn, resumed } = prepared;
         // Only now is it stored what has to be copied.
         *recopy = false;
         self.requests.forget(&resumed);
-        let ended = self.stream(&mut writer, tables, reads, slot_lsn, recorded_lsn, halted).await;
+        let streamed = self.stream(&mut writer, tables, reads, slot_lsn, recorded_lsn, halted).await;
         let finished = writer.finish().await;
-        if let (Err(_), Err(error)) = (&ended, &finished) {
+        if let (Err(_), Err(error)) = (&streamed, &finished) {
             tracing::warn!(%error, "the log's entrance has failed, too");
         }
-        let end = ended?;
+        let source = streamed?;
         finished?;
-        Ok(end)
+        let Some(source) = source else { return Ok(End::Stopped) };
+        // So that the next start repeats nothing that is durable.
+        source.finish(writer.settle().await).await;
+        Ok(End::Again)
     }
 
     /// Checks both ends, and stores the record to start with.
@@ -62,10 +76,14 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let request = WriterRequest { tables: &readable, slot_exists: inspection.slot.is_some(), recopy };
         let mut writer = log.open_writer(request).await?;
         let identity = self.database.identify().await?;
-        if let Some(stored) = writer.stored() {
-            continuity::check(stored, self.slot, &identity, inspection.slot)?;
+        let continuation = match writer.stored() {
+            Some(stored) => continuity::check(stored, self.slot, &identity, inspection.slot, &tables)?,
+            None => Continuation::SameServer,
+        };
+        if continuation != Continuation::SameServer {
+            tracing::warn!(?continuation, "this is another server than before, which has all that was read of it");
         }
-        let record = continuity::next_record(writer.stored(), identity, self.slot, &tables, &resumed);
+        let record = continuity::next_record(writer.stored(), identity, continuation, self.slot, &tables, &resumed);
         let recorded_lsn = record.confirmed_lsn;
         let written: HashMap<_, _> =
             record.tables.iter().filter_map(|(name, table)| Some((name.clone(), table.relation.clone()?))).collect();
@@ -79,6 +97,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         Ok(Begun { writer, tables, reads, slot_lsn: inspection.slot, recorded_lsn, resumed })
     }
 
+    /// Reads until told to halt, and returns the source, unless there is none yet.
     async fn stream<W: EventWriter>(
         &self,
         writer: &mut W,
@@ -87,13 +106,13 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         slot_lsn: Option<Lsn>,
         recorded_lsn: Lsn,
         mut halted: watch::Receiver<bool>,
-    ) -> Result<End> {
+    ) -> Result<Option<D::Source>> {
         let (start_lsn, snapshot) = match slot_lsn {
             Some(slot_lsn) => (slot_lsn.max(recorded_lsn), None),
             // Postgres creates a slot only once all transactions that run have ended.
             None => match unless_halted(&mut halted, self.database.create_slot()).await {
                 Some(created) => created.map(|(lsn, snapshot)| (lsn, Some(snapshot)))?,
-                None => return Ok(End::Stopped),
+                None => return Ok(None),
             },
         };
         if recorded_lsn == Lsn::ZERO {
@@ -104,7 +123,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let mut source = self.database.open(plan).await?;
         self.telemetry.record(Fact::Running);
         source::run(&mut source, writer, self.telemetry, halted).await?;
-        Ok(End::Again)
+        Ok(Some(source))
     }
 }
 

@@ -165,11 +165,18 @@ async fn steps_come_out_in_their_order_until_the_writer_is_gone() {
         writer.append(batch(vec![complete(lsn)])).await.unwrap();
     }
     writer.finish().await.unwrap();
+    assert_eq!(writer.append(batch(vec![complete(30)])).await.unwrap_err().code, Code::PeerEnded);
     for lsn in [10, 20] {
         let read = reader.next().await.unwrap().unwrap();
         assert_eq!(read.coverage().map(|coverage| coverage.watermark), Some(mark(lsn)));
     }
     assert!(reader.next().await.unwrap().is_none());
+    let settling = tokio::spawn(writer.settle());
+    reader.store(confirmed(20)).await.unwrap();
+    settle().await;
+    assert!(!settling.is_finished(), "the reader may still make something durable");
+    drop(reader);
+    assert_eq!(soon(settling).await.unwrap(), Lsn(20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,7 +45,13 @@ impl Database for FakeDatabase {
 
     async fn identify(&self) -> Result<SystemIdentity> {
         self.steps.reach("identify").await?;
-        Ok(SystemIdentity { system_id: "7".into(), timeline: 1, flushed_lsn: Lsn(1000) })
+        Ok(SystemIdentity {
+            system_id: "7".into(),
+            timeline: 1,
+            flushed_lsn: Lsn(1000),
+            forks: Vec::new(),
+            version: 180_000,
+        })
     }
 
     async fn create_slot(&self) -> Result<(Lsn, ())> {
@@ -87,5 +93,9 @@ impl Source for FakeSource {
 
     fn confirm(&mut self, durable_lsn: Lsn) {
         self.steps.notes.note(format!("confirm {}", durable_lsn.0));
+    }
+
+    async fn finish(self, durable_lsn: Lsn) {
+        self.steps.notes.note(format!("end at {}", durable_lsn.0));
     }
 }

@@ -137,8 +137,12 @@ impl EventWriter for FakeWriter {
         }
     }
 
-    async fn finish(self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
         self.steps.reach("finish").await
+    }
+
+    async fn settle(self) -> Lsn {
+        self.durable_lsn()
     }
 }
 

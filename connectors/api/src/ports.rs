@@ -48,6 +48,10 @@ pub struct SystemIdentity {
     pub timeline: u32,
     /// Its log is flushed up to here.
     pub flushed_lsn: Lsn,
+    /// Earlier timelines, each with where its history ends in this server's log.
+    pub forks: Vec<(u32, Lsn)>,
+    /// Its version as a number, such as 170004.
+    pub version: u32,
 }
 
 /// The database before anything is read from it.
@@ -123,6 +127,9 @@ pub trait Source: Send {
 
     /// Lets the database forget everything before this LSN, as far as no later copy depends on it. It never moves back.
     fn confirm(&mut self, durable_lsn: Lsn);
+
+    /// Confirms once more, and ends: returns when the database has taken note of it, or does not answer for seconds.
+    fn finish(self, durable_lsn: Lsn) -> impl Future<Output = ()> + Send;
 }
 
 /// Gives schemas their ids.
@@ -190,8 +197,13 @@ pub trait EventWriter: Send {
     /// and outlives what follows.
     fn broken(&self) -> impl Future<Output = Error> + Send + 'static;
 
-    /// Makes everything that was appended durable, as far as that does not wait for a reader, and closes the entrance.
-    fn finish(self) -> impl Future<Output = Result<()>> + Send;
+    /// Makes everything that was appended durable, as far as that does not wait for a reader, and closes the entrance:
+    /// nothing may be appended afterwards.
+    fn finish(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Waits, once it is finished, until nothing more can become durable, which may be when the reader has ended, and
+    /// returns up to where everything is durable.
+    fn settle(self) -> impl Future<Output = Lsn> + Send;
 }
 
 /// Where a table's events come from, which decides under which names its positions are kept.

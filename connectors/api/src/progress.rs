@@ -17,6 +17,13 @@ pub struct ProgressRecord {
     pub system_id: String,
     /// Timeline of the server.
     pub timeline: u32,
+    /// Version of the server as a number; zero if it is not known.
+    #[serde(default)]
+    pub version: u32,
+    /// After a failover, until it is known that no table is further: what was written from here on is of another
+    /// history than the server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_at: Option<Lsn>,
     /// Name of the slot.
     pub slot: String,
     /// The slot has been confirmed up to here at most; zero before it was created.
@@ -61,6 +68,9 @@ pub struct ProgressChange {
     /// Tables that changed, each whole.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: BTreeMap<TableName, TableProgress>,
+    /// Tables that were beyond `forked_at` are copied again by now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_fork_settled: bool,
 }
 
 /// What a sink has applied since it last reported.
@@ -95,13 +105,16 @@ impl ProgressRecord {
             let lake = lake.or(known.lake.clone());
             (name, TableProgress { state, lake, ..known })
         });
-        ProgressChange { confirmed_lsn: applied.confirmed_lsn, tables: tables.collect() }
+        ProgressChange { confirmed_lsn: applied.confirmed_lsn, tables: tables.collect(), is_fork_settled: false }
     }
 
     /// Takes a change in.
     pub fn apply(&mut self, change: ProgressChange) {
         if let Some(lsn) = change.confirmed_lsn {
             self.confirmed_lsn = self.confirmed_lsn.max(lsn);
+        }
+        if change.is_fork_settled {
+            self.forked_at = None;
         }
         self.tables.extend(change.tables);
     }
@@ -115,7 +128,7 @@ impl ProgressRecord {
 impl ProgressChange {
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
-        self.confirmed_lsn.is_none() && self.tables.is_empty()
+        self.confirmed_lsn.is_none() && self.tables.is_empty() && !self.is_fork_settled
     }
 }
 
@@ -235,7 +248,9 @@ mod tests {
             (TableName::new("public", "orders"), streaming),
             (TableName::new("odd.schema", "t"), TableProgress::new(parked, None)),
         ]);
-        ProgressRecord { system_id: "7".into(), timeline: 1, slot: "s".into(), confirmed_lsn: Lsn(100), tables }
+        let record =
+            ProgressRecord { system_id: "7".into(), timeline: 1, slot: "s".into(), ..ProgressRecord::default() };
+        ProgressRecord { confirmed_lsn: Lsn(100), tables, ..record }
     }
 
     #[test]
@@ -270,8 +285,8 @@ mod tests {
         let mut changed = record();
         let name = TableName::new("public", "orders");
         let gone = TableProgress::new(TableState::Gone, None);
-        let change =
-            ProgressChange { confirmed_lsn: Some(Lsn(50)), tables: BTreeMap::from([(name.clone(), gone.clone())]) };
+        let tables = BTreeMap::from([(name.clone(), gone.clone())]);
+        let change = ProgressChange { confirmed_lsn: Some(Lsn(50)), tables, ..ProgressChange::default() };
         changed.apply(change);
         assert_eq!(changed.confirmed_lsn, Lsn(100));
         assert_eq!(changed.tables[&name], gone);

@@ -24,6 +24,17 @@ pub enum Side {
     Sink,
 }
 
+/// How much of its log a slot makes the server keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStanding {
+    /// Log that is kept for the slot, in bytes.
+    pub retained_bytes: u64,
+    /// Log in bytes that may be written before the slot is lost (`safe_wal_size`); none if the server sets no limit.
+    pub safe_bytes: Option<i64>,
+    /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Fact<'a> {
@@ -59,6 +70,8 @@ pub enum Fact<'a> {
     },
     /// The server's log ends here.
     ServerEnd(Lsn),
+    /// The slot's standing, as it was looked up.
+    Slot(&'a SlotStanding),
     /// Whole transactions have been read up to here.
     Received(Lsn),
     /// Everything up to here is in the lake.

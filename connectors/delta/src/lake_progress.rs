@@ -243,6 +243,7 @@ mod tests {
         ProgressChange {
             confirmed_lsn: Some(Lsn(lsn)),
             tables: BTreeMap::from([(TableName::new("public", table), progress)]),
+            ..ProgressChange::default()
         }
     }
 

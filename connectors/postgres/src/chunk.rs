@@ -24,8 +24,6 @@ use crate::visibility::Visibility;
 
 /// Size of a batch of copied rows, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// How long a chunk waits for a lock that somebody else holds on its table.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the server works on one statement of a chunk. Parts are made much smaller than this.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// First version that reads a range of blocks without reading the whole table.
@@ -102,12 +100,7 @@ impl ChunkReader {
     /// Connects.
     pub async fn open(options: &ConnectOptions) -> Result<ChunkReader> {
         let mut client = Client::connect(options, Mode::Sql).await?;
-        let timeouts = format!(
-            "SET lock_timeout = {}; SET statement_timeout = {}",
-            LOCK_TIMEOUT.as_millis(),
-            STATEMENT_TIMEOUT.as_millis()
-        );
-        client.query(&timeouts).await?;
+        client.query(&format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis())).await?;
         Ok(ChunkReader { client, types: None })
     }
 

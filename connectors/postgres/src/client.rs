@@ -18,6 +18,10 @@ use crate::options::{ConnectOptions, TlsMode};
 
 /// Time limit for connecting, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server works on a statement.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a statement waits for a lock that somebody else holds.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffer space reserved for each read, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
@@ -104,23 +108,28 @@ impl Client {
         client.send(|out| frontend::startup_message(parameters.iter().copied(), out)).await?;
         client.authenticate(options).await?;
         client.until_ready().await?;
-        client.lift_timeouts().await?;
+        client.set_timeouts(mode).await?;
         Ok(client)
     }
 
-    /// Disables the session's timeouts, as far as this server version has them: a copy may take long, and the
-    /// connection that holds a snapshot is idle on purpose; limits meant for interactive sessions would end both.
-    async fn lift_timeouts(&mut self) -> Result<()> {
+    /// Sets the session's timeouts, as far as this server version has them. Nothing that is asked here may occupy the
+    /// server for long, nor wait long for a lock, behind which others would wait. Connections that are idle stay;
+    /// limits that are meant for interactive sessions would end them. The creation of a slot waits as long as it takes.
+    async fn set_timeouts(&mut self, mode: Mode) -> Result<()> {
+        let (statement, lock) = match mode {
+            Mode::Sql => (STATEMENT_TIMEOUT.as_millis(), LOCK_TIMEOUT.as_millis()),
+            Mode::Replication => (0, 0),
+        };
         let since = [
-            (90_600, "statement_timeout"),
-            (90_600, "lock_timeout"),
-            (90_600, "idle_in_transaction_session_timeout"),
-            (140_000, "idle_session_timeout"),
-            (170_000, "transaction_timeout"),
+            (90_600, "statement_timeout", statement),
+            (90_600, "lock_timeout", lock),
+            (90_600, "idle_in_transaction_session_timeout", 0),
+            (140_000, "idle_session_timeout", 0),
+            (170_000, "transaction_timeout", 0),
         ];
         let version = self.server_version();
-        let known = since.iter().filter(|(first, _)| version >= *first);
-        let settings: Vec<_> = known.map(|(_, name)| format!("SET {name} = 0")).collect();
+        let known = since.iter().filter(|(first, ..)| version >= *first);
+        let settings: Vec<_> = known.map(|(_, name, limit)| format!("SET {name} = {limit}")).collect();
         self.query(&settings.join("; ")).await.map(drop)
     }
 

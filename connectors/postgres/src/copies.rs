@@ -17,6 +17,7 @@ use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::options::ConnectOptions;
+use crate::pace::Pace;
 use crate::schedule::{Chunk, Schedule};
 use crate::touched::Touched;
 use crate::tracked::PartialRow;
@@ -25,10 +26,28 @@ use crate::visibility::Visibility;
 
 /// Batches of rows that all workers together may be ahead of whoever takes them, for each worker.
 const QUEUE_BATCHES: usize = 4;
+/// The stream is behind, so that fewer parts are copied at the same time, if this much log is unread.
+const LAG_BYTES: u64 = 64 << 20;
 /// Ordinals for each microsecond: those of a later copy are higher than those of one that was broken off.
 const ORDINALS_PER_MICROSECOND: u64 = 16;
 /// What the event of a row has beside its images, about.
 const ENVELOPE_BYTES: usize = 120;
+
+/// How tables are copied.
+#[derive(Clone)]
+pub struct CopySettings {
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// Parts of tables that are read at the same time.
+    pub workers: usize,
+    /// How fast they are read at most, all together.
+    pub bytes_per_second: Option<u64>,
+    /// For a new slot: the transactions that come before it, which snapshots must see.
+    pub before_slot: Option<Visibility>,
+    /// Threads that read.
+    pub runtime: Handle,
+}
+
 /// Copies that run. Dropping them ends them.
 pub struct Copies {
     shared: Arc<Shared>,
@@ -71,13 +90,8 @@ pub enum Joined {
 
 impl Copies {
     /// Starts so many workers on threads of a runtime. `latest` is a snapshot that was taken just now.
-    pub fn start(
-        options: &ConnectOptions,
-        latest: Visibility,
-        must_see: Option<Visibility>,
-        workers: usize,
-        runtime: &Handle,
-    ) -> Copies {
+    pub fn start(settings: CopySettings, latest: Visibility) -> Copies {
+        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime } = settings;
         let (sender, messages) = mpsc::channel(QUEUE_BATCHES * workers);
         let state = State {
             schedule: Schedule::default(),
@@ -85,10 +99,15 @@ impl Copies {
             latest: Arc::new(latest),
             in_use: HashMap::new(),
         };
-        let shared = Arc::new(Shared { options: options.clone(), state: Mutex::new(state), wake: Notify::new() });
+        let shared = Arc::new(Shared {
+            options: connect,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            pace: Pace::new(bytes_per_second),
+        });
         let mut running = JoinSet::new();
         for _ in 0..workers {
-            running.spawn_on(shared.clone().work(sender.clone()), runtime);
+            running.spawn_on(shared.clone().work(sender.clone()), &runtime);
         }
         let (joining, rejected) = (HashMap::new(), HashSet::new());
         let next_ordinal = Position::FIRST_COPIED + now_micros().unsigned_abs() * ORDINALS_PER_MICROSECOND;
@@ -167,6 +186,19 @@ impl Copies {
             }
         }
         altered
+    }
+
+    /// Copies give way to a stream that is so many bytes behind the end of the server's log.
+    pub fn give_way(&mut self, lag_bytes: u64) {
+        let at_once = if lag_bytes > LAG_BYTES { 1 } else { usize::MAX };
+        if self.shared.state().schedule.limit(at_once) {
+            tracing::info!(
+                lag_bytes,
+                "{}",
+                if at_once == 1 { "copies give way to the stream" } else { "copies go on" }
+            );
+            self.shared.wake.notify_waiters();
+        }
     }
 
     /// Rows of which the stream has handed on a part only: they are read by their keys.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::chunk::{ChunkReader, ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::options::ConnectOptions;
+use crate::pace::Pace;
 use crate::schedule::{Chunk, ChunkEnd, Schedule};
 use crate::visibility::Visibility;
 
@@ -22,6 +23,8 @@ pub struct Shared {
     pub state: Mutex<State>,
     /// There may be something to read.
     pub wake: Notify,
+    /// How fast it may be read.
+    pub pace: Pace,
 }
 
 /// What is to be read.
@@ -148,6 +151,7 @@ impl Shared {
                     return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
                 }
             };
+            self.pace.keep(events.bytes.len()).await;
             let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
             if is_whole {

@@ -8,12 +8,15 @@ use sooner_schemas::Lsn;
 use tokio::runtime::Handle;
 
 use crate::client::{Client, Mode};
+use crate::copies::CopySettings;
 use crate::encoders::EncoderFactory;
+use crate::guard::{SlotLimit, is_over};
 use crate::inspection::{TableFilter, publish_eligible};
 use crate::options::ConnectOptions;
-use crate::slot;
-use crate::source::{CopySettings, PostgresSource};
+use crate::slot::{self, KNOWS_FAILOVER, PLUGIN};
+use crate::source::PostgresSource;
 use crate::stream::{PostgresStream, StreamSettings};
+use crate::teardown::drop_slot;
 use crate::visibility::Visibility;
 
 /// The oldest server that is supported, as `server_version_num` has it.
@@ -30,8 +33,14 @@ pub struct DatabaseSettings {
     pub publication: String,
     /// Tables that take part.
     pub selects: TableFilter,
-    /// Tables that are copied at the same time.
+    /// Parts of tables that are copied at the same time.
     pub copy_tables_at_once: usize,
+    /// How fast tables are copied at most, all together.
+    pub copy_bytes_per_second: Option<u64>,
+    /// How much log the slot may keep, and what happens to one that is lost.
+    pub slot_limit: SlotLimit,
+    /// Standbys follow the slot, so that it outlives a failover; needs version 17.
+    pub survives_failover: bool,
 }
 
 impl fmt::Debug for DatabaseSettings {
@@ -53,9 +62,10 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
         PostgresDatabase { settings, encoders, runtime }
     }
 
-    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone.
+    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone; one that is lost
+    /// or beyond its limit is dropped, if so configured.
     async fn find_free_slot(&self, client: &mut Client) -> Result<Option<Lsn>> {
-        let name = &self.settings.slot;
+        let DatabaseSettings { connect, slot: name, slot_limit: limit, survives_failover, .. } = &self.settings;
         let Some(found) = slot::find(client, name).await? else { return Ok(None) };
         // Asked before anything is stored: whoever streams at the moment is not disturbed.
         if let Some(pid) = found.active_pid {
@@ -66,7 +76,17 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
                 "stop the other process, or give this pipeline another slot and name; it is tried again",
             ));
         }
-        slot::check(name, &found, &self.settings.connect.database).map(Some)
+        let is_ours = found.plugin.as_deref() == Some(PLUGIN) && found.database.as_ref() == Some(&connect.database);
+        if limit.gives_up && is_ours && (found.is_lost() || is_over(&found.standing, limit)) {
+            tracing::warn!(slot = name, ?found, "the slot is lost, or keeps too much log: it is dropped");
+            drop_slot(client, name).await?;
+            return Ok(None);
+        }
+        let confirmed = slot::check(name, &found, &connect.database)?;
+        if client.server_version() >= KNOWS_FAILOVER && found.survives_failover != *survives_failover {
+            slot::set_failover(connect, name, *survives_failover).await?;
+        }
+        Ok(Some(confirmed))
     }
 }
 
@@ -83,7 +103,17 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
             let remedy = "upgrade to version 13 or newer";
             return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
         }
-        let DatabaseSettings { publication, selects, .. } = &self.settings;
+        let DatabaseSettings { publication, selects, survives_failover, .. } = &self.settings;
+        if *survives_failover && client.server_version() < KNOWS_FAILOVER {
+            let why = format!("the server's version is {}", client.server_version() / 10_000);
+            let remedy = "take failover out of [source], or upgrade to version 17 or newer";
+            return Err(Error::operator(
+                Code::PostgresVersionUnsupported,
+                "no slot can outlive a failover",
+                why,
+                remedy,
+            ));
+        }
         let tables = publish_eligible(&mut client, publication, selects).await?;
         if tables.is_empty() {
             return Err(Error::operator(
@@ -101,7 +131,8 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn create_slot(&self) -> Result<(Lsn, Visibility)> {
-        let (lsn, before) = slot::create(&self.settings.connect, &self.settings.slot).await?;
+        let DatabaseSettings { connect, slot, survives_failover, .. } = &self.settings;
+        let (lsn, before) = slot::create(connect, slot, *survives_failover).await?;
         failpoint("slot_created");
         tracing::info!(slot = self.settings.slot, %lsn, "created the slot");
         Ok((lsn, before))
@@ -109,12 +140,15 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
 
     async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
         let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart } = plan;
-        let DatabaseSettings { connect, slot, publication, selects, copy_tables_at_once } = self.settings.clone();
-        let settings = StreamSettings { slot, publication, selects, follow, copy: copy.clone(), apart, start_lsn };
+        let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
+        let copied = copy.clone();
+        let settings =
+            StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
         tracing::info!(lsn = %start_lsn, copying = copy.len(), "streaming");
-        let copying =
-            CopySettings { connect, workers: copy_tables_at_once, runtime: self.runtime.clone(), before_slot };
+        let DatabaseSettings { copy_tables_at_once: workers, copy_bytes_per_second: bytes_per_second, .. } =
+            self.settings;
+        let copying = CopySettings { connect, workers, bytes_per_second, before_slot, runtime: self.runtime.clone() };
         PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn).await
     }
 }

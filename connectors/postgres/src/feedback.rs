@@ -2,12 +2,12 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-STANDBY-STATUS-UPDATE>
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use sooner_api::failpoint;
+use sooner_api::{Error, failpoint};
 use sooner_schemas::Lsn;
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::Notify;
@@ -19,6 +19,9 @@ use crate::pgoutput::postgres_micros;
 
 /// Interval of the status updates to the server, which are sent even while the consumer is busy.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
+/// The messages CopyDone and Terminate, which end the stream.
+const FAREWELL: &[u8] = b"c\0\0\0\x04X\0\0\0\x04";
+
 /// Positions that the status updates report, shared with the task that sends them.
 #[derive(Default)]
 pub struct FeedbackState {
@@ -28,6 +31,23 @@ pub struct FeedbackState {
     pub flushed: AtomicU64,
     /// An update is wanted at once.
     pub send_now: Notify,
+    /// The server shuts down: whatever is committed in its log is visible when it runs again.
+    pub shuts_down: AtomicBool,
+    end_now: Notify,
+    ended_by_us: Mutex<Option<Error>>,
+}
+
+impl FeedbackState {
+    /// Ends the stream after one more update; why, if that is no matter of course.
+    pub fn end(&self, why: Option<Error>) {
+        *self.ended_by_us.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.end_now.notify_one();
+    }
+
+    /// Why the stream was ended by us, if it was.
+    pub fn ended_by_us(&self) -> Option<Error> {
+        self.ended_by_us.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Sends status updates on its own timer, so that the server receives them while the consumer is busy.
@@ -37,13 +57,18 @@ pub async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc
     let mut confirmed = reported.flushed.load(Ordering::Relaxed);
     loop {
         // A timed update requests a reply: that proves the connection alive, and advances an idle watermark.
-        let ask = tokio::select! {
-            _ = timer.tick() => true,
-            () = reported.send_now.notified() => false,
+        let (ask, is_last) = tokio::select! {
+            biased;
+            () = reported.end_now.notified() => (false, true),
+            () = reported.send_now.notified() => (false, false),
+            _ = timer.tick() => (true, false),
         };
         let flushed = reported.flushed.load(Ordering::Relaxed);
         let received = reported.received.load(Ordering::Relaxed).max(flushed);
-        let message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
+        let mut message = status_update(Lsn(received), Lsn(flushed), now_micros(), ask);
+        if is_last {
+            message.put_slice(FAREWELL);
+        }
         // The reader notices a broken connection and reports it.
         if writer.write_all(&message).await.is_err() || writer.flush().await.is_err() {
             return;
@@ -52,12 +77,17 @@ pub async fn send_feedback(mut writer: WriteHalf<Box<dyn Duplex>>, reported: Arc
             failpoint("slot_confirmed");
             confirmed = flushed;
         }
+        if is_last {
+            // The reader notices the end.
+            let _ = writer.shutdown().await;
+            return;
+        }
     }
 }
 
 /// Builds a standby status update inside a CopyData message.
 fn status_update(received: Lsn, flushed: Lsn, now_micros: i64, ask_reply: bool) -> BytesMut {
-    let mut message = BytesMut::with_capacity(39);
+    let mut message = BytesMut::with_capacity(39 + FAREWELL.len());
     message.put_u8(b'd');
     message.put_u32(38);
     message.put_u8(b'r');

@@ -51,6 +51,12 @@ impl Incoming {
         &mut self.buffer
     }
 
+    /// The buffer, without what was received before.
+    pub fn discard(&mut self) -> &mut BytesMut {
+        self.buffer.clear();
+        &mut self.buffer
+    }
+
     /// Highest LSN that a message of the server has carried so far.
     pub fn received_lsn(&self) -> Lsn {
         self.received_lsn

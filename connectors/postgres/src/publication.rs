@@ -99,8 +99,8 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
         }
     };
     for table in tables.iter().filter(|_| is_own) {
-        match impatiently(client, &add_statement(name, std::slice::from_ref(table))).await {
-            Ok(()) => {
+        match client.query(&add_statement(name, std::slice::from_ref(table))).await {
+            Ok(_) => {
                 tracing::info!(publication = name, %table, "added a table to the publication");
                 published.changed = true;
             }
@@ -116,8 +116,8 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
 
 /// Creates the publication; returns whether it has the tables. It has none if somebody has locked one of them.
 async fn create(client: &mut Client, name: &str, tables: &[TableName]) -> Result<bool> {
-    let with_tables = match impatiently(client, &create_statement(name, tables)).await {
-        Ok(()) => true,
+    let with_tables = match client.query(&create_statement(name, tables)).await {
+        Ok(_) => true,
         Err(error) if error.why.contains(LOCK_NOT_AVAILABLE) => {
             client.query(&create_statement(name, &[])).await?;
             false
@@ -129,14 +129,6 @@ async fn create(client: &mut Client, name: &str, tables: &[TableName]) -> Result
     failpoint("publication_created");
     tracing::info!(publication = name, tables = tables.len(), "created the publication");
     Ok(with_tables)
-}
-
-/// Runs a statement that does not wait for whoever has locked a table: others would wait for it in turn.
-async fn impatiently(client: &mut Client, sql: &str) -> Result<()> {
-    client.query("SET lock_timeout = '1s'").await?;
-    let done = client.query(sql).await;
-    client.query("SET lock_timeout = 0").await?;
-    done.map(drop)
 }
 
 /// Fails if there is no publication, which the role could not create, since it owns none of these tables.

@@ -60,13 +60,21 @@ pub struct ChunkEnd {
 }
 
 /// What is left of all copies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Schedule {
     tables: BTreeMap<u32, TableSchedule>,
     /// Tables in the order in which they are begun.
     order: VecDeque<u32>,
     next_id: u64,
     next_round: u32,
+    /// Chunks that may be on their way at the same time.
+    at_once: usize,
+}
+
+impl Default for Schedule {
+    fn default() -> Schedule {
+        Schedule { tables: BTreeMap::new(), order: VecDeque::new(), next_id: 0, next_round: 0, at_once: usize::MAX }
+    }
 }
 
 #[derive(Debug)]
@@ -116,6 +124,11 @@ impl Schedule {
         self.order.retain(|known| *known != table);
     }
 
+    /// No more than so many chunks are given out at the same time from now on. Returns whether that is new.
+    pub fn limit(&mut self, at_once: usize) -> bool {
+        std::mem::replace(&mut self.at_once, at_once) != at_once
+    }
+
     /// Whether nothing is copied.
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
@@ -138,6 +151,9 @@ impl Schedule {
     /// The next chunk to read; none if there is none at the moment. A table that has been begun goes first, unless
     /// others have fewer chunks on their way.
     pub fn next(&mut self, now: Instant) -> Option<Chunk> {
+        if self.tables.values().map(|table| table.in_flight).sum::<usize>() >= self.at_once {
+            return None;
+        }
         let candidates = self.order.iter().copied().filter(|oid| self.tables[oid].has_work(now));
         let oid = candidates.min_by_key(|oid| (self.tables[oid].in_flight, !self.tables[oid].is_begun))?;
         let table = self.tables.get_mut(&oid)?;

@@ -5,7 +5,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use sooner_api::{Code, Error, Result, SystemIdentity};
+use sooner_api::{Code, Error, Result, SlotStanding, SystemIdentity};
 use sooner_schemas::Lsn;
 use tokio::time::timeout;
 
@@ -16,6 +16,8 @@ use crate::visibility::Visibility;
 
 /// Output plugin that the slot uses.
 pub const PLUGIN: &str = "pgoutput";
+/// First version whose slots may outlive a failover.
+pub const KNOWS_FAILOVER: u32 = 170_000;
 /// How long the creation of a slot may take before it is said what it waits for, and how often that is said again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,12 +32,19 @@ pub struct Slot {
     pub active_pid: Option<i32>,
     /// LSN that was confirmed last, from which the stream continues; none if the slot's creation did not finish.
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
+    /// The log that it keeps.
+    pub standing: SlotStanding,
     /// Why the server has invalidated the slot (`invalidation_reason`, since 17); none if it has not, or does not say.
     pub invalidation: Option<String>,
-    /// Log that the slot retains, in bytes.
-    pub retained_bytes: u64,
+    /// Standbys follow it, so that it outlives a failover (`failover`, since 17).
+    pub survives_failover: bool,
+}
+
+impl Slot {
+    /// Whether the server has removed something that the slot's reader needs.
+    pub fn is_lost(&self) -> bool {
+        self.standing.wal_status.as_deref() == Some("lost") || self.invalidation.is_some()
+    }
 }
 
 /// Queries the identity of the server; needs a replication connection.
@@ -43,22 +52,52 @@ pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
     let rows = replication.query("IDENTIFY_SYSTEM").await?;
     let row = rows.first().cloned().unwrap_or_default();
     let flushed_lsn = text(&row, 2)?.parse();
+    let timeline = number(&row, 1)?;
+    // The first one has no history.
+    let history = match timeline {
+        1 => String::new(),
+        _ => history(replication, timeline).await?,
+    };
     Ok(SystemIdentity {
         system_id: text(&row, 0)?.to_owned(),
-        timeline: number(&row, 1)?,
+        timeline,
         flushed_lsn: flushed_lsn
             .map_err(|error| crate::errors::protocol("cannot understand the server's position", error))?,
+        forks: forks(&history),
+        version: replication.server_version(),
     })
+}
+
+/// The file that says where earlier timelines end; empty if the server has not got it.
+async fn history(replication: &mut Client, timeline: u32) -> Result<String> {
+    match replication.query(&format!("TIMELINE_HISTORY {timeline}")).await {
+        Ok(rows) => Ok(rows.first().map(|row| text(row, 1).map(str::to_owned)).transpose()?.unwrap_or_default()),
+        Err(error) if error.why.contains("SQLSTATE 58P01") => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Earlier timelines, each with where it ends: lines of number, LSN and reason.
+fn forks(history: &str) -> Vec<(u32, Lsn)> {
+    let fork = |line: &str| {
+        let mut fields = line.split_whitespace();
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    history.lines().filter_map(fork).collect()
 }
 
 /// Looks up a slot by name; none if it does not exist.
 pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
-    let invalidation = if client.server_version() >= 170_000 { "invalidation_reason" } else { "NULL" };
+    let (invalidation, failover) = match client.server_version() >= KNOWS_FAILOVER {
+        true => ("invalidation_reason", "failover"),
+        false => ("NULL", "false"),
+    };
     let rows = client
         .query(&format!(
             "SELECT plugin, database, active_pid, confirmed_flush_lsn, wal_status, \
-                    coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint, \
-                    {invalidation} \
+                    CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE coalesce(\
+                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint END, \
+                    {invalidation}, {failover}, safe_wal_size \
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             quote_text(name)
         ))
@@ -72,17 +111,22 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
         database: optional(1),
         active_pid: optional(2).and_then(|pid| pid.parse().ok()),
         confirmed_flush_lsn: optional(3).and_then(|lsn| lsn.parse().ok()),
-        wal_status: optional(4),
+        standing: SlotStanding {
+            retained_bytes: number::<i64>(row, 5)?.max(0).unsigned_abs(),
+            safe_bytes: optional(8).and_then(|bytes| bytes.parse().ok()),
+            wal_status: optional(4),
+        },
         invalidation: optional(6),
-        retained_bytes: number::<i64>(row, 5)?.max(0).unsigned_abs(),
+        survives_failover: text(row, 7)? == "t",
     }))
 }
 
 /// Creates the pipeline's slot; returns its position, and the transactions that come before it, which its stream does
 /// not have.
-pub async fn create(options: &ConnectOptions, name: &str) -> Result<(Lsn, Visibility)> {
+pub async fn create(options: &ConnectOptions, name: &str, survives_failover: bool) -> Result<(Lsn, Visibility)> {
     let mut holder = Client::connect(options, Mode::Replication).await?;
-    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} EXPORT_SNAPSHOT", quote_name(name));
+    let how = if survives_failover { "(SNAPSHOT 'export', FAILOVER)" } else { "EXPORT_SNAPSHOT" };
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {how}", quote_name(name));
     let rows = {
         let mut creating = pin!(holder.query(&command));
         loop {
@@ -102,6 +146,13 @@ pub async fn create(options: &ConnectOptions, name: &str) -> Result<(Lsn, Visibi
     client.query(&format!("SET TRANSACTION SNAPSHOT {}", quote_text(text(&row, 2)?))).await?;
     let before = client.query_value("SELECT pg_catalog.pg_current_snapshot()").await?;
     Ok((consistent_lsn, Visibility::parse(before.as_deref().unwrap_or_default())?))
+}
+
+/// Lets standbys follow a slot that exists, or not any more, as `survives_failover` says. Nobody may stream from it.
+pub async fn set_failover(options: &ConnectOptions, name: &str, survives_failover: bool) -> Result<()> {
+    let mut client = Client::connect(options, Mode::Replication).await?;
+    let command = format!("ALTER_REPLICATION_SLOT {} (FAILOVER {survives_failover})", quote_name(name));
+    client.query(&command).await.map(drop)
 }
 
 /// A slot is only created once all transactions that run have ended: says which ones that are.
@@ -156,7 +207,7 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
         let why = format!("it belongs to the database '{}'", slot.database.as_deref().unwrap_or("?"));
         return Err(unusable(why, "choose another slot name".to_owned()));
     }
-    if slot.wal_status.as_deref() == Some("lost") || slot.invalidation.is_some() {
+    if slot.is_lost() {
         let why = match slot.invalidation.as_deref() {
             Some("idle_timeout") => "it was not used for longer than idle_replication_slot_timeout".to_owned(),
             Some("wal_level_insufficient") => "wal_level was set below logical".to_owned(),
@@ -166,7 +217,11 @@ pub fn check(name: &str, slot: &Slot, database: &str) -> Result<Lsn> {
             }
             Some(other) => format!("Postgres has invalidated it ({other}), so changes are lost to it"),
         };
-        return Err(unusable(why, format!("{drop}; then start with --recopy, which copies all tables again")));
+        let remedy = format!(
+            "{drop}; then start with --recopy, which copies all tables again. when_slot_is_lost = \"copy\" of [source] \
+             does so by itself"
+        );
+        return Err(unusable(why, remedy));
     }
     slot.confirmed_flush_lsn.ok_or_else(|| {
         unusable(

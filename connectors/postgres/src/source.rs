@@ -7,21 +7,21 @@ use futures::{StreamExt, TryStreamExt, stream};
 use sooner_api::{Class, EventBatch, Result, SchemaRegistry, Source, SourceTable, Step};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
-use tokio::runtime::Handle;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::chunk::CopiedTable;
-use crate::copies::{Copies, Joined};
+use crate::copies::{Copies, CopySettings, Joined};
 use crate::copy_workers::Message;
 use crate::encoders::EncoderFactory;
-use crate::options::ConnectOptions;
+use crate::side_connection::ServerState;
 use crate::stream::{Next, PostgresStream};
 use crate::tracked::relaxed;
-use crate::visibility::Visibility;
 use crate::watch::tables_changed;
 
 /// Encoders that are built at the same time, which may ask a registry.
 const ENCODERS_AT_ONCE: usize = 8;
+/// How long it is looked, at the end, for what is visible by then.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How long the end of a copy waits for the stream before the server is asked to send what it keeps back.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -47,18 +47,6 @@ pub struct PostgresSource<R> {
     waits_since: Option<Instant>,
 }
 
-/// How tables are copied.
-pub struct CopySettings {
-    /// How to connect.
-    pub connect: ConnectOptions,
-    /// Chunks that are read at the same time.
-    pub workers: usize,
-    /// Threads that read them.
-    pub runtime: Handle,
-    /// For a new slot: the transactions that come before it.
-    pub before_slot: Option<Visibility>,
-}
-
 impl<R: SchemaRegistry> PostgresSource<R> {
     /// Follows the stream from an LSN, and copies tables beside it.
     pub async fn new(
@@ -68,10 +56,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         to_copy: Vec<SourceTable>,
         start_lsn: Lsn,
     ) -> Result<PostgresSource<R>> {
-        let CopySettings { connect, workers, runtime, before_slot } = settings;
-        let (latest, server_end) = stream.ask_visible().await?;
-        let is_new = before_slot.is_some();
-        let copies = Copies::start(&connect, latest, before_slot, workers, &runtime);
+        let ServerState { visible: latest, end_lsn: server_end, .. } = stream.server_state().await?;
+        let is_new = settings.before_slot.is_some();
+        let copies = Copies::start(settings, latest);
         let emitted = start_lsn.last_before();
         let mut source = PostgresSource {
             encoders,
@@ -131,7 +118,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         self.announced.retain(|(copied, _)| !oids.contains(&copied.table.relation.oid));
         // In this order: whatever happens to a table after it was looked at is noticed by its copy.
         let tables = self.stream.find_tables(&oids).await?;
-        let (_, server_end) = self.stream.ask_visible().await?;
+        let server_end = self.stream.server_state().await?.end_lsn;
         if tables.len() < oids.len() {
             let why = "a table that was to be copied again is gone, or has to wait".to_owned();
             self.stream.postponed.change(None, tables_changed(why))?;
@@ -198,6 +185,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if self.copies.is_empty() {
             return Ok(());
         }
+        self.copies.give_way(batch.server_end.bytes_since(self.emitted.end_lsn));
         let altered = self.copies.note(&batch.steps);
         self.stream.postponed.recopy.extend(altered);
         self.copies.complete(partial);
@@ -261,5 +249,14 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
 
     fn confirm(&mut self, durable_lsn: Lsn) {
         self.stream.confirm(durable_lsn);
+    }
+
+    async fn finish(self, durable_lsn: Lsn) {
+        let PostgresSource { mut stream, mut copies, .. } = self;
+        if let Ok(Ok(state)) = timeout(LAST_LOOK, stream.server_state()).await {
+            copies.forget(state.visible, &mut stream.unseen);
+        }
+        drop(copies);
+        stream.finish(durable_lsn).await;
     }
 }

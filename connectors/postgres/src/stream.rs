@@ -10,7 +10,7 @@ use sooner_api::{
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::ReadHalf;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::client::{Client, Mode, quote_name, quote_text, read_more};
@@ -18,14 +18,14 @@ use crate::clock::now_micros;
 use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
-use crate::errors::protocol;
 use crate::feedback::{FeedbackState, send_feedback};
+use crate::guard::{Guard, SlotLimit};
 use crate::incoming::{Incoming, Pause, lost};
 use crate::inspection::TableFilter;
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
 use crate::postponed::Postponed;
-use crate::row::text;
+use crate::side_connection::{ServerState, SideConnection};
 use crate::tracked::{PartialRow, Selected};
 use crate::unseen::Unseen;
 use crate::visibility::Visibility;
@@ -37,6 +37,8 @@ const INSPECTION_INTERVAL: Duration = Duration::from_secs(2);
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval is at least so many times as long as a look takes.
 const INSPECTION_SHARE: u32 = 50;
+/// How long the end of the stream waits for the server.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the connection counts as dead. The server sends a keepalive at half its `wal_sender_timeout`,
 /// whose default is 60 s, and answers a request for one at once.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
@@ -45,6 +47,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 pub struct StreamSettings {
     /// Slot to stream from.
     pub slot: String,
+    /// How much log it may keep.
+    pub slot_limit: SlotLimit,
     /// Publication that determines what the server sends.
     pub publication: String,
     /// Tables that take part.
@@ -77,9 +81,7 @@ pub struct PostgresStream<R> {
     incoming: Incoming,
     decoder: Decoder,
     encoders: Arc<EncoderFactory<R>>,
-    options: ConnectOptions,
-    /// Connection for catalog queries beside the stream; opened on demand, and again after a query failed.
-    catalog: Option<Client>,
+    catalog: SideConnection,
     watch: Watch,
     /// Transactions that have been read, and may not be visible yet. Nothing is confirmed past one: whoever copies
     /// later could miss it.
@@ -91,7 +93,7 @@ pub struct PostgresStream<R> {
     /// Commits wait for us, as for a synchronous standby.
     is_awaited: bool,
     reported: Arc<FeedbackState>,
-    feedback: JoinHandle<()>,
+    beside: JoinSet<()>,
     inspection: Interval,
     last_heard: Instant,
 }
@@ -116,7 +118,10 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let reported = Arc::new(FeedbackState::default());
         let mut inspection = interval(INSPECTION_INTERVAL);
         inspection.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let StreamSettings { publication, selects, follow, copy, apart, start_lsn, .. } = settings;
+        let StreamSettings { slot, slot_limit, publication, selects, follow, copy, apart, start_lsn } = settings;
+        let mut beside = JoinSet::new();
+        beside.spawn(send_feedback(writer, reported.clone()));
+        beside.spawn(Guard::new(&slot, slot_limit, SideConnection::new(options), reported.clone()).run());
         let selected = |followed: &FollowedTable| {
             let selected = Selected { name: followed.table.name().clone(), covered: followed.covered.clone() };
             (followed.table.relation.oid, selected)
@@ -130,14 +135,13 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             incoming: Incoming::new(buffer),
             decoder,
             encoders,
-            options: options.clone(),
-            catalog: None,
+            catalog: SideConnection::new(options),
             watch,
             unseen: Unseen::default(),
             visible: None,
             postponed: Postponed::default(),
             is_awaited: false,
-            feedback: tokio::spawn(send_feedback(writer, reported.clone())),
+            beside,
             reported,
             inspection,
             last_heard: Instant::now(),
@@ -148,7 +152,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     async fn decode_buffer(&mut self) -> Result<()> {
         let now = now_micros();
         loop {
-            match self.incoming.decode(&mut self.decoder, now)? {
+            let decoded = match self.incoming.decode(&mut self.decoder, now) {
+                Ok(decoded) => decoded,
+                Err(error) => return Err(self.ended(error).await),
+            };
+            match decoded {
                 Pause::BufferEmpty | Pause::BatchReady => break,
                 Pause::ReplyRequested => self.reported.send_now.notify_one(),
                 Pause::RelationNeeded(shape) => self.look_up(shape).await?,
@@ -169,9 +177,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             self.decoder.ignore(shape.oid);
             return Ok(());
         };
-        let mut client = self.catalog_client().await?;
+        let mut client = self.catalog.take().await?;
         let (relation, verdict) = self.watch.announced(&mut client, &name, &shape).await?;
-        self.catalog = Some(client);
+        self.catalog.give_back(client);
         let stops = matches!(verdict, Some(Verdict::Stopped(..)));
         self.obey(verdict)?;
         if stops { Ok(()) } else { self.set_relation(shape.oid, relation).await }
@@ -219,29 +227,24 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(())
     }
 
-    async fn catalog_client(&mut self) -> Result<Client> {
-        match self.catalog.take() {
-            Some(client) => Ok(client),
-            None => Client::connect(&self.options, Mode::Sql).await,
-        }
-    }
-
     /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error
     /// it is tried again at the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
-        let mut client = self.catalog_client().await?;
-        let sql = "SELECT pg_catalog.pg_current_wal_lsn(), pg_catalog.pg_current_snapshot(), \
-                   EXISTS (SELECT FROM pg_catalog.pg_stat_replication \
-                           WHERE application_name = 'sooner' AND sync_state <> 'async')";
-        let row = client.query(sql).await?.first().cloned().unwrap_or_default();
-        self.note_standby(text(&row, 2)? == "t");
-        if let Ok(end) = text(&row, 0)?.parse() {
-            self.decoder.server_end(end);
-        }
-        self.visible = Some(Visibility::parse(text(&row, 1)?)?);
+        let ServerState { end_lsn, visible, is_awaited } = self.catalog.server_state().await?;
+        self.note_standby(is_awaited);
+        self.decoder.server_end(end_lsn);
+        self.visible = Some(visible);
+        let mut client = self.catalog.take().await?;
         let verdicts = self.watch.look(&mut client).await?;
-        self.catalog = Some(client);
+        self.catalog.give_back(client);
         Ok(verdicts)
+    }
+
+    /// Why the stream has ended, given how that showed. What the guard has to do first is done.
+    async fn ended(&mut self, error: Error) -> Error {
+        let Some(why) = self.reported.ended_by_us() else { return error };
+        while self.beside.join_next().await.is_some() {}
+        why
     }
 
     /// Takes note of whether commits wait for us, as for a synchronous standby.
@@ -298,7 +301,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                     }
                 }
                 read = read_more(&mut self.reader, self.incoming.buffer()) => {
-                    read.map_err(|error| lost(&error))?;
+                    if let Err(error) = read {
+                        return Err(self.ended(lost(&error)).await);
+                    }
                     self.last_heard = Instant::now();
                 }
                 // Last: whoever is always ready must not keep the stream from being read.
@@ -310,8 +315,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// Lets the database forget everything before this LSN that is visible to whoever copies later.
     pub fn confirm(&mut self, durable_lsn: Lsn) {
         let read = durable_lsn.min(self.decoder.read_lsn());
-        // Who waits for us to confirm a commit is not kept waiting until it is visible.
-        let unseen = self.unseen.first().filter(|_| !self.is_awaited);
+        // Who waits for us to confirm a commit, or the end of the log, is not kept waiting until it is visible.
+        let is_awaited = self.is_awaited || self.reported.shuts_down.load(Ordering::Relaxed);
+        let unseen = self.unseen.first().filter(|_| !is_awaited);
         let confirmed = unseen.map_or(read, |first| first.min(read));
         self.reported.flushed.fetch_max(confirmed.0, Ordering::Relaxed);
     }
@@ -331,26 +337,25 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.visible.take()
     }
 
-    /// Asks what is visible by now, and where the server's log ends.
-    pub async fn ask_visible(&mut self) -> Result<(Visibility, Lsn)> {
-        let mut client = self.catalog_client().await?;
-        let sql = "SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_current_wal_flush_lsn()";
-        let row = client.query(sql).await?.first().cloned().unwrap_or_default();
-        self.catalog = Some(client);
-        let end = text(&row, 1)?.parse().map_err(|error| protocol("cannot understand the server's position", error))?;
-        Ok((Visibility::parse(text(&row, 0)?)?, end))
+    /// Asks how the server is doing.
+    pub async fn server_state(&mut self) -> Result<ServerState> {
+        self.catalog.server_state().await
     }
 
-    /// Writes a message to the log that nobody reads, so that the server sends what is before it: it keeps back what
-    /// no transaction has made durable.
+    /// Has the server send what it keeps back.
     pub async fn push(&mut self) -> Result<()> {
-        let mut client = self.catalog_client().await?;
-        match client.query("SELECT pg_catalog.pg_logical_emit_message(true, 'sooner', '')").await {
-            Ok(_) => self.catalog = Some(client),
-            // Others write to the log sooner or later.
-            Err(error) => tracing::debug!(%error, "could not write to the server's log"),
+        self.catalog.push().await
+    }
+
+    /// Confirms up to an LSN, and ends the stream: returns once the server has taken note of it, or does not answer.
+    pub async fn finish(mut self, durable_lsn: Lsn) {
+        self.confirm(durable_lsn);
+        self.reported.end(None);
+        // The server closes the connection when it has read everything that was sent to it.
+        let drained = async { while read_more(&mut self.reader, self.incoming.discard()).await.is_ok() {} };
+        if timeout(FINISH_TIMEOUT, drained).await.is_err() {
+            tracing::debug!("the server has not ended the stream");
         }
-        Ok(())
     }
 
     /// Rows of copied tables that are not known whole, since this was last asked.
@@ -360,9 +365,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
 
     /// Tables as they are by now, without those that are gone or have to wait.
     pub async fn find_tables(&mut self, oids: &[u32]) -> Result<Vec<SourceTable>> {
-        let mut client = self.catalog_client().await?;
+        let mut client = self.catalog.take().await?;
         let tables = self.watch.find(&mut client, oids).await?;
-        self.catalog = Some(client);
+        self.catalog.give_back(client);
         Ok(tables)
     }
 
@@ -387,11 +392,5 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// The copy of a table has ended.
     pub fn end_copy(&mut self, oid: u32) {
         self.decoder.end_copy(oid);
-    }
-}
-
-impl<R> Drop for PostgresStream<R> {
-    fn drop(&mut self) {
-        self.feedback.abort();
     }
 }

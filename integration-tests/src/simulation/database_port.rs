@@ -20,7 +20,13 @@ impl Database for SimulatedDatabase {
     async fn identify(&self) -> Result<SystemIdentity> {
         self.answer("cannot identify").await?;
         let flushed_lsn = end_of(self.committed());
-        Ok(SystemIdentity { system_id: "simulated".to_owned(), timeline: 1, flushed_lsn })
+        Ok(SystemIdentity {
+            system_id: "simulated".to_owned(),
+            timeline: 1,
+            flushed_lsn,
+            forks: Vec::new(),
+            version: 180_000,
+        })
     }
 
     async fn create_slot(&self) -> Result<(Lsn, ())> {

@@ -67,7 +67,11 @@ impl<W: EventWriter> EventWriter for FaultyWriter<W> {
         self.writer.broken()
     }
 
-    async fn finish(self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
         self.writer.finish().await
+    }
+
+    async fn settle(self) -> Lsn {
+        self.writer.settle().await
     }
 }

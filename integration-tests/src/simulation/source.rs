@@ -237,4 +237,8 @@ impl Source for SimulatedSource {
     fn confirm(&mut self, durable_lsn: Lsn) {
         self.database.confirm(durable_lsn);
     }
+
+    async fn finish(self, durable_lsn: Lsn) {
+        self.database.confirm(durable_lsn);
+    }
 }

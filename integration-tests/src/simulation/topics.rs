@@ -237,8 +237,12 @@ impl EventWriter for TopicWriter {
         std::future::pending()
     }
 
-    async fn finish(self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    async fn settle(self) -> Lsn {
+        self.durable_lsn()
     }
 }
 

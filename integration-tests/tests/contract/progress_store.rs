@@ -10,7 +10,7 @@ use sooner_schemas::{Lsn, TableName};
 fn change(table: &str, lsn: u64) -> ProgressChange {
     let state = TableState::Streaming { copied_lsn: Some(Lsn(lsn)) };
     let tables = BTreeMap::from([(TableName::new("public", table), TableProgress::new(state, Some(1)))]);
-    ProgressChange { confirmed_lsn: Some(Lsn(lsn)), tables }
+    ProgressChange { confirmed_lsn: Some(Lsn(lsn)), tables, ..ProgressChange::default() }
 }
 
 /// What was saved last is loaded, by whoever comes next; what a change does not name stays.

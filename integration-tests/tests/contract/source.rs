@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use sooner::direct::LocalSchemas;
 use sooner_api::{Database, FollowedTable, Positions, Source, SourcePlan, Step};
 use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
 use sooner_schemas::event::Op;
 use sooner_schemas::{Lsn, Position, TableName};
@@ -158,6 +159,9 @@ async fn a_real_database_keeps_the_contract() {
         publication: "p".to_owned(),
         selects: Arc::new(|_| true),
         copy_tables_at_once: 2,
+        copy_bytes_per_second: None,
+        slot_limit: SlotLimit::none(),
+        survives_failover: false,
     };
     let encoders = Arc::new(EncoderFactory::new(LocalSchemas::default(), "shop", "shop"));
     let database = PostgresDatabase::new(settings, encoders, Handle::current());

@@ -59,7 +59,11 @@ fn any_lsn() -> impl Strategy<Value = Option<Lsn>> {
 }
 
 fn any_change() -> impl Strategy<Value = ProgressChange> {
-    (any_lsn(), any_tables()).prop_map(|(confirmed_lsn, tables)| ProgressChange { confirmed_lsn, tables })
+    (any_lsn(), any_tables()).prop_map(|(confirmed_lsn, tables)| ProgressChange {
+        confirmed_lsn,
+        tables,
+        ..ProgressChange::default()
+    })
 }
 
 fn any_record() -> impl Strategy<Value = ProgressRecord> {
@@ -69,6 +73,7 @@ fn any_record() -> impl Strategy<Value = ProgressRecord> {
         slot: "s".to_owned(),
         confirmed_lsn,
         tables,
+        ..ProgressRecord::default()
     })
 }
 
@@ -168,7 +173,11 @@ proptest! {
 fn a_change_names_only_what_changed() {
     assert_eq!(serde_json::to_value(ProgressChange::default()).unwrap(), json!({}));
     let table = TableProgress::new(TableState::Streaming { copied_lsn: Some(Lsn(16)) }, Some(5));
-    let change = ProgressChange { confirmed_lsn: Some(Lsn(32)), tables: BTreeMap::from([(name("t"), table)]) };
+    let change = ProgressChange {
+        confirmed_lsn: Some(Lsn(32)),
+        tables: BTreeMap::from([(name("t"), table)]),
+        ..ProgressChange::default()
+    };
     let expected = json!({
         "confirmed_lsn": "0/20",
         "tables": {"public.t": {"phase": "streaming", "copied_lsn": "0/10", "oid": 5}},

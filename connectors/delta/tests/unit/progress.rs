@@ -47,7 +47,7 @@ fn record(slot: &str) -> ProgressRecord {
 fn change(lsn: u64, table: &str) -> ProgressChange {
     let progress = TableProgress::new(TableState::Streaming { copied_lsn: Some(Lsn(lsn)) }, Some(7));
     let tables = BTreeMap::from([(TableName::new("public", table), progress)]);
-    ProgressChange { confirmed_lsn: Some(Lsn(lsn)), tables }
+    ProgressChange { confirmed_lsn: Some(Lsn(lsn)), tables, ..ProgressChange::default() }
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub struct KafkaWriter<T> {
     stored: Option<ProgressRecord>,
     opening: Option<Opening>,
     running: Option<Running>,
+    /// Once it is finished: everything before this is durable.
+    settled_lsn: Lsn,
 }
 
 /// The thread, once there is one.
@@ -67,7 +69,8 @@ impl<T: Telemetry> KafkaWriter<T> {
     /// An entrance that is open: its predecessors are fenced, and nothing hangs on the topics.
     pub fn new(settings: &KafkaSettings, opening: Opening, telemetry: T) -> KafkaWriter<T> {
         let stored = opening.stored().cloned();
-        KafkaWriter { settings: settings.clone(), telemetry, stored, opening: Some(opening), running: None }
+        let settings = settings.clone();
+        KafkaWriter { settings, telemetry, stored, opening: Some(opening), running: None, settled_lsn: Lsn::ZERO }
     }
 
     fn start(&mut self, writer: TransactionWriter) -> &Running {
@@ -172,7 +175,7 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
         }
     }
 
-    async fn finish(mut self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         let settled = running.ask(Command::Settle).await;
         let Running { commands, shared, .. } = running;
@@ -180,7 +183,12 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
         while !shared.ended.load(Ordering::Acquire) {
             tokio::time::sleep(END_POLL).await;
         }
+        self.settled_lsn = Lsn(shared.durable.load(Ordering::Acquire));
         settled
+    }
+
+    async fn settle(self) -> Lsn {
+        self.settled_lsn
     }
 }
 

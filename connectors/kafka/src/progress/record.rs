@@ -61,6 +61,8 @@ pub struct TopicOffsets {
 struct Head {
     system_id: String,
     timeline: u32,
+    #[serde(default)]
+    version: u32,
     slot: String,
     confirmed_lsn: Lsn,
     commit_lsn: Lsn,
@@ -169,6 +171,7 @@ impl TopicProgress {
         Head {
             system_id: self.record.system_id.clone(),
             timeline: self.record.timeline,
+            version: self.record.version,
             slot: self.record.slot.clone(),
             confirmed_lsn: self.record.confirmed_lsn,
             commit_lsn: self.commit_lsn,
@@ -223,14 +226,16 @@ impl RecordReplay {
     }
 
     fn complete(&mut self, head: Head) -> Option<TopicProgress> {
-        let Head { system_id, timeline, slot, confirmed_lsn, commit_lsn, commit_micros, split, tables, topics } = head;
+        let Head { system_id, timeline, version, slot, confirmed_lsn, .. } = head;
+        let Head { commit_lsn, commit_micros, split, tables, topics, .. } = head;
         let parts = self.slots.entry(slot.clone()).or_default();
         match tables {
             Tables::Whole(tables) => *parts = Parts { tables, topics },
             Tables::Count(count) if count != parts.tables.len() => return None,
             Tables::Count(_) => {}
         }
-        let record = ProgressRecord { system_id, timeline, slot, confirmed_lsn, tables: parts.tables.clone() };
+        let record = ProgressRecord { system_id, timeline, version, slot, confirmed_lsn, ..ProgressRecord::default() };
+        let record = ProgressRecord { tables: parts.tables.clone(), ..record };
         Some(TopicProgress { record, commit_lsn, commit_micros, split, topics: parts.topics.clone() })
     }
 }
@@ -276,6 +281,7 @@ mod tests {
                 slot: "s".into(),
                 confirmed_lsn: Lsn(120),
                 tables: tables.into(),
+                ..ProgressRecord::default()
             },
             commit_lsn: Lsn(100),
             commit_micros: 5,

@@ -1,6 +1,6 @@
 //! A slot is used only if the stream can go on from it; otherwise the error says what to do about it.
 
-use sooner_api::{Class, Code};
+use sooner_api::{Class, Code, SlotStanding};
 use sooner_postgres::slot::{Slot, check};
 use sooner_schemas::Lsn;
 
@@ -10,20 +10,24 @@ fn sound() -> Slot {
         database: Some("shop".to_owned()),
         active_pid: None,
         confirmed_flush_lsn: Some(Lsn(500)),
-        wal_status: Some("reserved".to_owned()),
+        standing: standing("reserved"),
         invalidation: None,
-        retained_bytes: 16 << 20,
+        survives_failover: false,
     }
+}
+
+fn standing(status: &str) -> SlotStanding {
+    SlotStanding { retained_bytes: 16 << 20, safe_bytes: None, wal_status: Some(status.to_owned()) }
 }
 
 #[test]
 fn a_sound_slot_goes_on_where_it_was_confirmed() {
-    let with_status = |status: &str| Slot { wal_status: Some(status.to_owned()), ..sound() };
+    let with_status = |status: &str| Slot { standing: standing(status), ..sound() };
     for slot in [
         sound(),
         with_status("extended"),
         with_status("unreserved"),
-        Slot { wal_status: None, ..sound() },
+        Slot { standing: SlotStanding::default(), ..sound() },
         Slot { active_pid: Some(42), ..sound() },
     ] {
         assert_eq!(check("sooner", &slot, "shop"), Ok(Lsn(500)), "{slot:?}");
@@ -37,7 +41,7 @@ fn a_slot_that_cannot_go_on_says_why_and_what_to_do() {
         (Slot { plugin: None, database: None, ..sound() }, "physical", "another slot name"),
         (Slot { database: Some("other".to_owned()), ..sound() }, "'other'", "another slot name"),
         (Slot { database: None, ..sound() }, "'?'", "another slot name"),
-        (Slot { wal_status: Some("lost".to_owned()), ..sound() }, "max_slot_wal_keep_size", "--recopy"),
+        (Slot { standing: standing("lost"), ..sound() }, "max_slot_wal_keep_size", "--recopy"),
         (
             Slot { invalidation: Some("idle_timeout".to_owned()), ..sound() },
             "idle_replication_slot_timeout",
@@ -55,6 +59,6 @@ fn a_slot_that_cannot_go_on_says_why_and_what_to_do() {
 
 #[test]
 fn the_statement_that_drops_a_slot_quotes_its_name() {
-    let error = check("o'clock", &Slot { wal_status: Some("lost".to_owned()), ..sound() }, "shop").unwrap_err();
+    let error = check("o'clock", &Slot { standing: standing("lost"), ..sound() }, "shop").unwrap_err();
     assert!(error.remedy.contains("SELECT pg_drop_replication_slot('o''clock')"), "{error}");
 }

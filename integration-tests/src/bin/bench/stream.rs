@@ -10,6 +10,7 @@ use sooner::direct::LocalSchemas;
 use sooner_api::{FollowedTable, Positions};
 use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::inspection::{TableFilter, eligible_tables};
 use sooner_postgres::stream::{Next, PostgresStream, StreamSettings};
 use sooner_postgres::{Client, ConnectOptions};
@@ -99,6 +100,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let followed = |table| FollowedTable { table, written: None, covered: Positions::whole(Lsn::ZERO) };
     let settings = StreamSettings {
         slot: slot.into(),
+        slot_limit: SlotLimit::none(),
         publication: "p".into(),
         selects,
         follow: tables.into_iter().map(followed).collect(),

@@ -1,0 +1,192 @@
+//! What is watched beside the stream, whatever its consumer does: how much log the slot makes the server keep, and
+//! whether the server shuts down, which it cannot while it waits for somebody to confirm the end of its log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use sooner_api::{Code, Error, Result, SlotStanding};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::feedback::FeedbackState;
+use crate::side_connection::SideConnection;
+use crate::slot;
+
+/// Interval at which the slot is looked up.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Time limit of one look.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the stream may go on after the server began to shut down: usually all is confirmed by then.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// How often it is tried to drop a slot whose stream is just ending.
+const DROP_TRIES: u32 = 20;
+const DROP_PAUSE: Duration = Duration::from_millis(250);
+
+/// Receives what the slot's standing is, every few seconds.
+pub type SlotObserver = Arc<dyn Fn(&SlotStanding) + Send + Sync>;
+
+/// How much log a slot may keep, and what follows.
+#[derive(Clone)]
+pub struct SlotLimit {
+    /// Log in bytes of which a person is warned; from half of it on, too. None for no limit but the server's.
+    pub max_retained_bytes: Option<u64>,
+    /// A slot beyond that is dropped, and one that was lost replaced: all tables are copied again.
+    pub gives_up: bool,
+    /// Receives the slot's standing.
+    pub observer: SlotObserver,
+}
+
+impl SlotLimit {
+    /// No limit but the server's own, and nobody who watches.
+    pub fn none() -> SlotLimit {
+        SlotLimit { max_retained_bytes: None, gives_up: false, observer: Arc::new(|_| {}) }
+    }
+}
+
+/// How near a slot is to its limit. In order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pressure {
+    None,
+    /// More than half of it.
+    High,
+    /// Beyond it.
+    Over,
+}
+
+/// Watches until the stream has to end, and ends it.
+pub struct Guard {
+    slot: String,
+    limit: SlotLimit,
+    connection: SideConnection,
+    stream: Arc<FeedbackState>,
+    warned: Pressure,
+    shutting_down: Option<Instant>,
+}
+
+impl Guard {
+    /// Watches the slot of a stream.
+    pub fn new(slot: &str, limit: SlotLimit, connection: SideConnection, stream: Arc<FeedbackState>) -> Guard {
+        Guard { slot: slot.to_owned(), limit, connection, stream, warned: Pressure::None, shutting_down: None }
+    }
+
+    /// Runs until the stream is ended here.
+    pub async fn run(mut self) {
+        let mut timer = interval(INTERVAL);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            let why = match timeout(LOOK_TIMEOUT, self.look()).await {
+                Ok(Ok(standing)) => {
+                    self.shutting_down = None;
+                    self.stream.shuts_down.store(false, Ordering::Relaxed);
+                    self.judge(standing)
+                }
+                Ok(Err(error)) => self.after(&error),
+                Err(_) => None,
+            };
+            if let Some(why) = why {
+                let gives_up = why.code == Code::SlotLost;
+                self.stream.end(Some(why));
+                if gives_up {
+                    self.drop_slot().await;
+                }
+                return;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Option<SlotStanding>> {
+        let mut client = self.connection.take().await?;
+        let found = slot::find(&mut client, &self.slot).await?;
+        self.connection.give_back(client);
+        Ok(found.map(|found| found.standing))
+    }
+
+    /// Why the stream has to end, given how its slot stands.
+    fn judge(&mut self, standing: Option<SlotStanding>) -> Option<Error> {
+        let standing = standing?;
+        (self.limit.observer)(&standing);
+        let pressure = pressure(&standing, self.limit.max_retained_bytes);
+        let is_worse = pressure > std::mem::replace(&mut self.warned, pressure);
+        let kept = ByteSize(standing.retained_bytes);
+        if pressure == Pressure::Over && self.limit.gives_up {
+            return Some(Error::retry(
+                Code::SlotLost,
+                format!("gave up the slot '{}'", self.slot),
+                format!("it made Postgres keep {kept} of log, which is more than max_retained_wal"),
+                "nothing: all tables are copied again. Find out what kept sooner from writing",
+            ));
+        }
+        if is_worse {
+            let what = match pressure {
+                Pressure::Over => "the slot makes Postgres keep more log than max_retained_wal",
+                _ => "the slot makes Postgres keep more than half of the log that it may",
+            };
+            let left_until_lost = standing.safe_bytes.map(|bytes| ByteSize(bytes.max(0).unsigned_abs()).to_string());
+            tracing::warn!(slot = self.slot, %kept, left_until_lost, "{what}: sooner, or what it writes to, is slow");
+        }
+        None
+    }
+
+    /// Why the stream has to end after a look failed: the server shuts down.
+    fn after(&mut self, error: &Error) -> Option<Error> {
+        tracing::debug!(%error, "could not look at the slot");
+        if !(error.why.contains("SQLSTATE 57P03") && error.why.contains("shutting down")) {
+            return None;
+        }
+        self.stream.shuts_down.store(true, Ordering::Relaxed);
+        let since = *self.shutting_down.get_or_insert_with(Instant::now);
+        (since.elapsed() >= SHUTDOWN_GRACE).then(|| error.clone())
+    }
+
+    async fn drop_slot(&mut self) {
+        for _ in 0..DROP_TRIES {
+            let dropped = async {
+                let mut client = self.connection.take().await?;
+                crate::teardown::drop_slot(&mut client, &self.slot).await
+            };
+            match dropped.await {
+                Ok(_) => {
+                    tracing::error!(slot = self.slot, "gave the slot up rather than let Postgres keep more log");
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "cannot drop the slot yet"),
+            }
+            sleep(DROP_PAUSE).await;
+        }
+        tracing::error!(slot = self.slot, "could not drop the slot, which keeps log; the next attempt drops it");
+    }
+}
+
+/// Whether a slot makes the server keep more log than it may.
+pub fn is_over(standing: &SlotStanding, limit: &SlotLimit) -> bool {
+    pressure(standing, limit.max_retained_bytes) == Pressure::Over
+}
+
+/// How near a slot is to a limit, or to the server's own (`max_slot_wal_keep_size`).
+fn pressure(standing: &SlotStanding, limit: Option<u64>) -> Pressure {
+    match limit {
+        Some(limit) if standing.retained_bytes > limit => Pressure::Over,
+        Some(limit) if standing.retained_bytes > limit / 2 => Pressure::High,
+        _ if standing.safe_bytes.is_some_and(|safe| safe < standing.retained_bytes as i64) => Pressure::High,
+        _ => Pressure::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_either_limit_is_high_and_only_our_own_can_be_exceeded() {
+        let standing = |retained_bytes, safe_bytes| SlotStanding { retained_bytes, safe_bytes, wal_status: None };
+        assert_eq!(pressure(&standing(u64::MAX, None), None), Pressure::None);
+        assert_eq!(pressure(&standing(50, None), Some(100)), Pressure::None);
+        assert_eq!(pressure(&standing(51, None), Some(100)), Pressure::High);
+        assert_eq!(pressure(&standing(101, None), Some(100)), Pressure::Over);
+        assert_eq!(pressure(&standing(60, Some(40)), None), Pressure::High);
+        assert_eq!(pressure(&standing(60, Some(-5)), None), Pressure::High);
+        assert_eq!(pressure(&standing(40, Some(60)), Some(100)), Pressure::None);
+    }
+}
