@@ -61,7 +61,7 @@ impl Postgres {
         let connection = format!("host=127.0.0.1 port={} user=postgres dbname=shop", self.port);
         let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let standby = Postgres { binaries: self.binaries.clone(), folder, port: free_port(), settings };
-        standby.run("pg_basebackup", &["-R", "-S", "standby", "-D", &standby.data(), "-d", &connection]);
+        standby.run("pg_basebackup", &["-R", "-c", "fast", "-S", "standby", "-D", &standby.data(), "-d", &connection]);
         standby.launch();
         standby
     }
