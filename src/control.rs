@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sooner_api::{Clock, CopyRequest};
 use sooner_schemas::TableName;
+
+use crate::clock::SystemClock;
 
 /// The requests of a pipeline.
 #[derive(Clone, Debug)]
@@ -17,39 +20,57 @@ impl Requests {
         Requests { state_dir: state_dir.to_owned() }
     }
 
-    /// Asks for a table to be copied again.
+    /// Asks for a whole table to be copied again.
     pub fn resume(&self, table: &TableName) -> io::Result<()> {
-        std::fs::create_dir_all(self.folder())?;
-        // Written beside and then moved in, so that a running pipeline never reads half a name.
-        let beside = self.state_dir.join("resume.new");
-        std::fs::write(&beside, table.to_string())?;
-        std::fs::rename(beside, self.file(table))
+        self.ask(&CopyRequest { table: table.clone(), condition: None })
     }
 
-    /// The tables that were asked for and not granted yet.
-    pub fn pending(&self) -> Vec<TableName> {
-        let entries = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
-        entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()?.parse().ok()).collect()
+    /// Asks for rows of a table to be copied again. What is asked for already is asked for once.
+    pub fn ask(&self, request: &CopyRequest) -> io::Result<()> {
+        if self.pending().contains(request) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(self.folder())?;
+        // Written beside and then moved in, so that a running pipeline never reads half a request.
+        let beside = self.state_dir.join("request.new");
+        std::fs::write(&beside, serde_json::to_vec(request)?)?;
+        let name = format!("{}.{}", request.table.to_string().replace('/', "_"), SystemClock.now_micros());
+        std::fs::rename(beside, self.folder().join(name))
+    }
+
+    /// What was asked for and not granted yet.
+    pub fn pending(&self) -> Vec<CopyRequest> {
+        let mut pending: Vec<_> = self.files().into_iter().map(|(_, request)| request).collect();
+        pending.sort_by(|a, b| (&a.table, &a.condition).cmp(&(&b.table, &b.condition)));
+        pending
+    }
+
+    /// Tables that are to be copied whole.
+    pub fn whole_tables(&self) -> Vec<TableName> {
+        let whole = self.pending().into_iter().filter(|request| request.condition.is_none());
+        whole.map(|request| request.table).collect()
     }
 
     /// Forgets requests that have been granted. One that cannot be removed is granted again.
-    pub fn forget(&self, tables: &[TableName]) {
-        for table in tables {
-            match std::fs::remove_file(self.file(table)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%table, %error, "cannot remove a granted request; its table will be copied once more");
-                }
-                _ => {}
+    pub fn forget(&self, granted: &[CopyRequest]) {
+        for (path, CopyRequest { table, .. }) in
+            self.files().into_iter().filter(|(_, request)| granted.contains(request))
+        {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(%table, %error, "cannot remove a granted request; its table will be copied once more");
             }
         }
     }
 
-    fn folder(&self) -> PathBuf {
-        self.state_dir.join("resume")
+    fn files(&self) -> Vec<(PathBuf, CopyRequest)> {
+        let entries = std::fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries
+            .filter_map(|path| Some((path.clone(), serde_json::from_slice(&std::fs::read(path).ok()?).ok()?)))
+            .collect()
     }
 
-    fn file(&self, table: &TableName) -> PathBuf {
-        self.folder().join(table.to_string().replace('/', "_"))
+    fn folder(&self) -> PathBuf {
+        self.state_dir.join("requests")
     }
 }
 
@@ -62,15 +83,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let requests = Requests::new(folder.path());
         assert!(requests.pending().is_empty());
-        let tables = [TableName::new("public", "a/b"), TableName::new("odd.schema", "t")];
-        for table in &tables {
-            requests.resume(table).unwrap();
+        let request = |schema: &str, table: &str, condition: Option<&str>| CopyRequest {
+            table: TableName::new(schema, table),
+            condition: condition.map(str::to_owned),
+        };
+        let asked = [
+            request("odd.schema", "t", None),
+            request("public", "a/b", None),
+            request("public", "a/b", Some("id < 5")),
+            request("public", "a/b", Some("id > 5")),
+        ];
+        for request in &asked {
+            requests.ask(request).unwrap();
+            requests.ask(request).unwrap();
         }
-        let mut pending = requests.pending();
-        pending.sort();
-        assert_eq!(pending, [tables[1].clone(), tables[0].clone()]);
-        requests.forget(&pending);
-        requests.forget(&pending);
-        assert!(requests.pending().is_empty());
+        assert_eq!(requests.pending(), asked);
+        assert_eq!(requests.whole_tables(), [asked[0].table.clone(), asked[1].table.clone()]);
+        requests.forget(&asked[1..]);
+        requests.forget(&asked[1..]);
+        assert_eq!(requests.pending(), asked[..1]);
     }
 }

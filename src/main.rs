@@ -78,6 +78,15 @@ enum Command {
         /// Name of the table: schema.table
         table: String,
     },
+    /// Copies a table again, or some of its rows, while it and all others are followed.
+    Copy {
+        /// Name of the table: schema.table
+        table: String,
+        /// SQL condition on its rows: only those that fulfil it are copied, over those in the lake. Rows that the source
+        /// no longer has stay there; a copy of the whole table removes them.
+        #[arg(long = "where", value_name = "CONDITION")]
+        condition: Option<String>,
+    },
     /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
     Teardown,
 }
@@ -109,6 +118,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
         Command::Sink => run(config, Sides::Sink, false).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
+        Command::Copy { table, condition } => commands::copy(&config, &table, condition).await.map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

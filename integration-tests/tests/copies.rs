@@ -7,7 +7,7 @@ use std::time::Duration;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::eventually_equal;
+use integration_tests::readers::{Reader, assert_equal, eventually_equal};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -135,5 +135,57 @@ async fn a_null_that_is_older_than_its_columns_constraint_is_copied() {
     eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
     postgres.sql("INSERT INTO t VALUES (3, 'y')").await;
     eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    pipeline.stop();
+}
+
+/// Waits until nothing is asked for any more.
+async fn granted(pipeline: &Pipeline) {
+    let asked = || std::fs::read_dir(pipeline.state_dir().join("requests")).map_or(0, Iterator::count);
+    let deadline = std::time::Instant::now() + LIMIT;
+    while asked() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_copied_over_their_own_while_their_table_is_followed() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 60000) i; \
+              CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)")
+        .await;
+    let mut pipeline = Pipeline::local_with(&postgres, "copy_bytes_per_second = \"3MiB\"");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let refused = pipeline.output("copy", &["public.t", "--where", "nowhere = 1"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("\"nowhere\" does not exist"), "{said}");
+
+    let changing = async |pipeline: &Pipeline| {
+        for round in 0..20 {
+            let sql =
+                format!("UPDATE t SET a = a || 'y' WHERE id % 20 = {round}; DELETE FROM t WHERE id % 997 = {round}");
+            postgres.sql(&sql).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        granted(pipeline).await;
+        pipeline.catch_up(&postgres).await;
+    };
+    assert!(pipeline.output("copy", &["public.t", "--where", "id % 2 = 0"]).status.success());
+    changing(&pipeline).await;
+    assert!(pipeline.log().matches("\"copied\",\"table\":\"public.t\"").count() == 2, "{}", pipeline.log());
+    assert!(!pipeline.log().contains("interrupted"), "{}", pipeline.log());
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t", "public.other"]);
+
+    // All rows, while others go on; and a kill in the middle loses no request.
+    assert!(pipeline.output("copy", &["public.t", "--where", "true"]).status.success());
+    pipeline.wait_for_log_times("\"copying\"", 4, LIMIT).await;
+    pipeline.kill();
+    pipeline.start();
+    changing(&pipeline).await;
+    assert!(pipeline.output("copy", &["public.t"]).status.success());
+    changing(&pipeline).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t", "public.other"]);
     pipeline.stop();
 }

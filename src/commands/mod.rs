@@ -7,6 +7,10 @@ pub mod teardown;
 
 use std::io::Write;
 
+use sooner_api::CopyRequest;
+use sooner_postgres::Client;
+use sooner_postgres::chunk::check_condition;
+use sooner_postgres::client::Mode;
 use sooner_schemas::TableName;
 
 use crate::config::Config;
@@ -33,23 +37,43 @@ pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
 /// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
 /// pipeline's last status does not list is an error.
 pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
-    let not_a_name = || anyhow::anyhow!("'{table}' is not a table's name. To do: write it as schema.table");
-    let name: TableName = table.parse().map_err(|_| not_a_name())?;
+    ask(config, CopyRequest { table: parse_name(table)?, condition: None })
+}
+
+/// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows that
+/// fulfil an SQL condition. One that Postgres does not take is an error.
+pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> anyhow::Result<()> {
+    let table = parse_name(table)?;
+    let source = config.source()?;
+    if let Some(condition) = &condition {
+        let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+        check_condition(&mut client, &table, condition).await?;
+    }
+    ask(config, CopyRequest { table, condition })
+}
+
+fn parse_name(table: &str) -> anyhow::Result<TableName> {
+    table.parse().map_err(|_| anyhow::anyhow!("'{table}' is not a table's name. To do: write it as schema.table"))
+}
+
+fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
+    let name = &request.table;
     let status = crate::status::load(&config.state_dir)?;
     if let Some(status) = &status
-        && !status.tables.contains_key(&name)
+        && !status.tables.contains_key(name)
     {
         let known: Vec<_> = status.tables.keys().map(ToString::to_string).collect();
         anyhow::bail!("there is no table '{name}' in this pipeline. Its tables: {}", known.join(", "));
     }
-    Requests::new(&config.state_dir).resume(&name)?;
+    Requests::new(&config.state_dir).ask(&request)?;
     let when = match status {
         Some(status) if status::is_running(&status) => "now",
         _ => "when it starts",
     };
-    print(&format!(
-        "the pipeline '{}' will copy {name} again {when}; follow it with `sooner status --watch`\n",
-        config.name
-    ));
+    let what = match request.condition {
+        None => format!("copy {name} again"),
+        Some(_) => format!("copy those rows of {name} again"),
+    };
+    print(&format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name));
     Ok(())
 }

@@ -67,7 +67,7 @@ async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Ends an attempt when the pipeline is told to stop, or somebody asks for a table to be copied.
+/// Ends an attempt when the pipeline is told to stop, or somebody asks for a table to be read again.
 pub async fn halt_on_request(halt: watch::Sender<bool>, mut stop: watch::Receiver<bool>, requests: Requests) {
     loop {
         tokio::select! {

@@ -17,6 +17,10 @@ pub struct Lane {
     complete: Watermark,
     /// What was handed on last ended inside a transaction.
     is_open: bool,
+    /// Steps that were handed on.
+    steps: u64,
+    /// The last of those whose events stand at a position that the table was complete to already: copied rows.
+    last_copied_step: Option<u64>,
     /// A copy of it is being handed on.
     is_copying: bool,
     /// What its lake table is.
@@ -37,6 +41,8 @@ impl Lane {
             handed_on: Lsn::ZERO,
             complete,
             is_open: false,
+            steps: 0,
+            last_copied_step: None,
             is_copying,
             lake: None,
             note: None,
@@ -52,6 +58,10 @@ impl Lane {
             self.complete = read;
         }
         // Copied rows bear the position of an earlier event.
+        self.steps += 1;
+        if last <= self.complete.commit_lsn {
+            self.last_copied_step = Some(self.steps);
+        }
         self.handed_on = self.handed_on.max(last);
         self.is_open = true;
     }
@@ -88,8 +98,15 @@ impl Lane {
         self.handed_on = Lsn(u64::MAX);
     }
 
-    /// The worker has made everything up to a watermark visible.
-    pub fn committed(&mut self, table_version: u64, positions: Option<sooner_api::Positions>, watermark: Watermark) {
+    /// The worker has made so many steps visible, with everything up to a watermark.
+    pub fn committed(
+        &mut self,
+        table_version: u64,
+        positions: Option<sooner_api::Positions>,
+        watermark: Watermark,
+        steps: u64,
+    ) {
+        self.last_copied_step.take_if(|last| *last <= steps);
         self.complete = watermark;
         self.lake = Some(LakePosition { version: table_version, positions, watermark });
         self.is_changed = true;
@@ -106,7 +123,7 @@ impl Lane {
 
     /// Everything that was handed on is visible.
     pub fn is_clean(&self) -> bool {
-        self.complete.commit_lsn >= self.handed_on
+        self.complete.commit_lsn >= self.handed_on && self.last_copied_step.is_none()
     }
 
     /// What the table keeps from being confirmed: everything after what it is complete to. None while it holds nothing
@@ -175,8 +192,21 @@ mod tests {
         assert_eq!(lane.held_back_from(), None);
         lane.hand_on(Lsn(30), mark(20));
         assert_eq!(lane.held_back_from(), Some(Lsn(28)), "it was complete to 20 without a commit");
-        lane.committed(1, None, mark(30));
+        lane.committed(1, None, mark(30), 9);
         assert_eq!(lane.held_back_from(), None);
+    }
+
+    #[test]
+    fn rows_copied_over_those_of_a_clean_table_are_held_back_until_they_are_visible() {
+        let mut lane = lane(streaming());
+        lane.hand_on(Lsn(30), mark(20));
+        lane.committed(1, None, mark(30), 1);
+        lane.hand_on(Lsn(30), mark(30));
+        assert_eq!(lane.held_back_from(), Some(Lsn(38)));
+        lane.committed(2, None, mark(30), 1);
+        assert!(!lane.is_clean(), "that commit had begun before");
+        lane.committed(3, None, mark(30), 2);
+        assert!(lane.is_clean());
     }
 
     #[test]
@@ -198,7 +228,7 @@ mod tests {
         assert!(!lane.cover(&Coverage::all(mark(30))), "the stream's watermark says nothing of a copy");
         assert!(lane.end_copy());
         assert_eq!(lane.held_back_from(), Some(Lsn(18)));
-        lane.committed(0, None, mark(50));
+        lane.committed(0, None, mark(50), 9);
         lane.step(TableFact::CopyEnded(Lsn(50)));
         assert!(lane.follows_stream() && lane.held_back_from().is_none());
     }
@@ -219,10 +249,10 @@ mod tests {
     fn a_clean_table_is_stored_as_complete_to_what_was_read() {
         let mut lane = lane(streaming());
         lane.hand_on(Lsn(30), mark(20));
-        lane.committed(7, None, mark(30));
+        lane.committed(7, None, mark(30), 9);
         let lake = lane.take_change(mark(90)).unwrap().lake.unwrap();
         assert_eq!((lake.version, lake.watermark), (7, mark(90)));
-        lane.committed(8, None, mark(90));
+        lane.committed(8, None, mark(90), 9);
         lane.hand_on(Lsn(95), mark(90));
         let lake = lane.take_change(mark(99)).unwrap().lake.unwrap();
         assert_eq!(lake.watermark, mark(90), "something of it is not visible yet");
@@ -234,7 +264,7 @@ mod tests {
         lane.hand_on(Lsn(30), mark(20));
         lane.note(TableNote { table: lane.name.clone(), relation: None, facts: Default::default() });
         assert!(lane.take_change(mark(20)).is_none());
-        lane.committed(1, None, mark(30));
+        lane.committed(1, None, mark(30), 9);
         assert!(lane.take_change(mark(30)).unwrap().note.is_some());
         assert!(lane.take_change(mark(30)).is_none(), "once");
     }

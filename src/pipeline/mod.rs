@@ -3,6 +3,7 @@
 //! [`attempts`] makes attempts until the pipeline is told to stop. [`source_side`] and [`sink_side`] are the two halves
 //! of one; their loops are [`source`] and [`sink`], whose tables have a [`lane`] and a [`worker`] each.
 
+pub mod asking;
 pub mod attempts;
 pub mod continuity;
 pub mod lane;
@@ -115,7 +116,7 @@ pub async fn run_direct(
         let mut log = DirectLog::new(progress, &source.slot, sink.settings.budget.clone());
         let mut reader = log.open_reader().await?;
         let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(halt_on_request(halt.clone(), stop.clone(), requests.clone()));
+        let watcher = tokio::spawn(pass_on(stop.clone(), halt.clone()));
         let (database, source) = (database.clone(), source.clone());
         let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
         let sourced = on_a_runtime(async move {
@@ -156,7 +157,7 @@ pub async fn run_kafka_source(
     let mut log = kafka_log(&config, &kafka, &board);
     attempts(&board.clone(), stop, async |stop| {
         let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
+        let watcher = tokio::spawn(pass_on(stop.clone(), halt));
         let side = source_side(&*database, &source, &requests, &board);
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();

@@ -173,8 +173,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
     fn hear(&mut self, number: usize, report: TableReport) -> Result<SinkEnd> {
         let lane = &mut self.lanes[number];
         match report {
-            TableReport::Committed(committed, positions, watermark) => {
-                lane.committed(committed.table_version, positions, watermark);
+            TableReport::Committed(committed, positions, watermark, steps) => {
+                lane.committed(committed.table_version, positions, watermark, steps);
             }
             TableReport::CopyEnded(watermark) => {
                 self.step(number, TableFact::CopyEnded(watermark.commit_lsn));

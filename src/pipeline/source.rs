@@ -3,17 +3,29 @@
 use sooner_api::{EventBatch, EventWriter, Fact, Result, Source, Step, Telemetry};
 use sooner_schemas::event::Op;
 use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
 
-/// Runs until it is told to stop, or the source or the log fails.
+use super::asking::{Asking, Ends};
+
+/// How often new requests are looked for.
+const REQUESTS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs until it is told to stop, tables have to be inspected for a request, or the source or the log fails.
 pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
     source: &mut S,
     log: &mut W,
+    mut asking: Asking<'_>,
     telemetry: &T,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut broken = std::pin::pin!(log.broken());
+    let mut asks_at = Instant::now();
     loop {
-        let batch = tokio::select! {
+        if asks_at.elapsed() >= REQUESTS_INTERVAL {
+            asking.tell();
+            asks_at = Instant::now();
+        }
+        let mut batch = tokio::select! {
             biased;
             // The sender's end counts as a stop.
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -21,12 +33,18 @@ pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
             batch = source.next() => batch?,
         };
         report(&batch, telemetry);
+        let (answers, ends) = (std::mem::take(&mut batch.answers), Ends::of(&batch));
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             appended = log.append(batch) => appended?,
         }
-        source.confirm(log.durable_lsn());
+        let durable_lsn = log.durable_lsn();
+        source.confirm(durable_lsn);
+        if asking.note(answers, ends) {
+            return Ok(());
+        }
+        asking.grant(durable_lsn);
     }
 }
 

@@ -5,12 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Code, Database, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan, SourceTable, TableStart,
-    TableState, Telemetry, WriterRequest,
+    Code, CopyRequest, Database, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan, SourceTable,
+    TableStart, TableState, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+use super::asking::Asking;
 use super::attempts::End;
 use super::continuity::Continuation;
 use super::{continuity, source};
@@ -53,7 +55,8 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let Begun { mut writer, tables, reads, slot_lsn, recorded_lsn, resumed } = prepared;
         // Only now is it stored what has to be copied.
         *recopy = false;
-        self.requests.forget(&resumed);
+        let granted = resumed.into_iter().map(|table| CopyRequest { table, condition: None });
+        self.requests.forget(&granted.collect::<Vec<_>>());
         let streamed = self.stream(&mut writer, tables, reads, slot_lsn, recorded_lsn, halted).await;
         let finished = writer.finish().await;
         if let (Err(_), Err(error)) = (&streamed, &finished) {
@@ -69,7 +72,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
 
     /// Checks both ends, and stores the record to start with.
     async fn begin<L: EventLog>(&self, log: &mut L, recopy: bool) -> Result<Begun<L::Writer>> {
-        let resumed = self.requests.pending();
+        let resumed = self.requests.whole_tables();
         let inspection = self.database.inspect().await?;
         let tables = inspection.tables;
         let readable: Vec<_> = tables.iter().filter(|table| table.blocked.is_none()).cloned().collect();
@@ -119,10 +122,11 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             // From here on a slot that is gone, or that somebody advanced, is missed.
             writer.start_at(start_lsn).await?;
         }
-        let plan = plan(tables, reads, start_lsn, snapshot);
+        let (asking, requests) = Asking::new(self.requests);
+        let plan = plan(tables, reads, start_lsn, snapshot, requests);
         let mut source = self.database.open(plan).await?;
         self.telemetry.record(Fact::Running);
-        source::run(&mut source, writer, self.telemetry, halted).await?;
+        source::run(&mut source, writer, asking, self.telemetry, halted).await?;
         Ok(Some(source))
     }
 }
@@ -145,9 +149,16 @@ struct Reads {
 }
 
 /// What the source is to do: copy what is copying, follow what is streaming, and watch the rest.
-fn plan<S>(tables: Vec<SourceTable>, mut reads: Reads, start_lsn: Lsn, snapshot: Option<S>) -> SourcePlan<S> {
+fn plan<S>(
+    tables: Vec<SourceTable>,
+    mut reads: Reads,
+    start_lsn: Lsn,
+    snapshot: Option<S>,
+    requests: UnboundedReceiver<CopyRequest>,
+) -> SourcePlan<S> {
     let mut starts: HashMap<_, _> = reads.starts.into_iter().map(|start| (start.table.clone(), start)).collect();
-    let mut plan = SourcePlan { start_lsn, snapshot, copy: Vec::new(), stream: Vec::new(), apart: Vec::new() };
+    let (copy, stream, apart) = (Vec::new(), Vec::new(), Vec::new());
+    let mut plan = SourcePlan { start_lsn, snapshot, copy, stream, apart, requests };
     for table in tables {
         match starts.remove(table.name()) {
             Some(TableStart { state: TableState::Copying, .. }) => plan.copy.push(table),
@@ -175,6 +186,7 @@ async fn unless_halted<O>(halted: &mut watch::Receiver<bool>, work: impl Future<
 mod tests {
     use super::*;
     use sooner_api::{Code, Error, Positions};
+    use tokio::sync::mpsc::unbounded_channel;
 
     #[test]
     fn what_is_copying_is_copied_and_what_streams_is_followed() {
@@ -193,7 +205,8 @@ mod tests {
         ];
         let written = Arc::new(table("b").relation);
         let reads = Reads { starts, written: HashMap::from([(name("b"), written.clone())]) };
-        let plan = plan::<()>(vec![table("a"), table("b"), table("c")], reads, Lsn(9), None);
+        let (_asks, requests) = unbounded_channel();
+        let plan = plan::<()>(vec![table("a"), table("b"), table("c")], reads, Lsn(9), None, requests);
         assert_eq!(plan.copy, [table("a")]);
         let followed = FollowedTable { table: table("b"), written: Some(written), covered: Positions::whole(Lsn(5)) };
         assert_eq!(plan.stream, [followed]);

@@ -32,8 +32,8 @@ pub enum TableCommand {
 /// What a worker reports.
 #[derive(Debug)]
 pub enum TableReport {
-    /// Everything up to the watermark is visible.
-    Committed(Committed, Option<Positions>, Watermark),
+    /// Everything up to the watermark is visible, which is so many steps.
+    Committed(Committed, Option<Positions>, Watermark, u64),
     /// A copy has begun.
     CopyBegun,
     /// All rows of a copy are visible.
@@ -70,6 +70,8 @@ pub struct TableWorker<L, T> {
     /// The watermark, while the staged events end between transactions.
     complete: Option<Watermark>,
     staged_events: u64,
+    /// Steps with events that it was told.
+    steps: u64,
     last_commit: Duration,
     is_copying: bool,
     is_stopped: bool,
@@ -96,6 +98,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             due: None,
             complete: None,
             staged_events: 0,
+            steps: 0,
             last_commit: Duration::ZERO,
             is_copying: *state == TableState::Copying,
             is_stopped: !state.takes_events(),
@@ -133,6 +136,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     }
 
     async fn obey(&mut self, command: TableCommand) -> Result<()> {
+        self.steps += u64::from(matches!(command, TableCommand::Step(_)));
         match command {
             TableCommand::Step(Step::CopyStart(start)) => {
                 (self.is_stopped, self.is_copying) = (false, true);
@@ -208,7 +212,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             events,
             took: self.last_commit,
         });
-        self.report(TableReport::Committed(committed, self.table.positions().cloned(), watermark));
+        self.report(TableReport::Committed(committed, self.table.positions().cloned(), watermark, self.steps));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use sooner::commands::status::is_running;
 use sooner::config::Config;
 use sooner::control::Requests;
 use sooner::status::{StatusBoard, file, load};
-use sooner_api::{Class, Fact, PartitionOffsets, Side, TableState, Telemetry};
+use sooner_api::{Class, CopyRequest, Fact, PartitionOffsets, Side, TableState, Telemetry};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::support::{failure, name, parked, streaming};
@@ -131,7 +131,7 @@ fn a_copy_is_asked_for_by_the_tables_name() {
     assert!(refused.contains("'orders'") && refused.contains("To do: write it as schema.table"), "{refused}");
     commands::resume(&config, "public.orders").unwrap();
     commands::resume(&config, "public.orders").unwrap();
-    assert_eq!(Requests::new(folder.path()).pending(), [name("orders")], "asking twice asks once");
+    assert_eq!(Requests::new(folder.path()).whole_tables(), [name("orders")], "asking twice asks once");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_copy_of_a_table_that_takes_no_part_is_refused_with_those_that_do() {
     assert!(refused.contains("'public.order'") && refused.ends_with("public.lines, public.orders"), "{refused}");
     assert!(Requests::new(folder.path()).pending().is_empty());
     commands::resume(&config(folder.path()), "public.orders").unwrap();
-    assert_eq!(Requests::new(folder.path()).pending(), [name("orders")]);
+    assert_eq!(Requests::new(folder.path()).whole_tables(), [name("orders")]);
 }
 
 #[tokio::test]
@@ -166,7 +166,8 @@ fn forgetting_a_request_leaves_the_others_and_what_is_no_request_asks_for_nothin
     let odd = TableName::new("odd.schema", "a/b");
     requests.resume(&odd).unwrap();
     requests.resume(&name("t")).unwrap();
-    fs::write(folder.path().join("not/there/yet/resume/stray"), "no name").unwrap();
-    requests.forget(&[name("t"), name("never asked for")]);
-    assert_eq!(requests.pending(), [odd]);
+    fs::write(folder.path().join("not/there/yet/requests/stray"), "no name").unwrap();
+    let whole = |table: TableName| CopyRequest { table, condition: None };
+    requests.forget(&[whole(name("t")), whole(name("never asked for"))]);
+    assert_eq!(requests.whole_tables(), [odd]);
 }

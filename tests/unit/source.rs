@@ -1,6 +1,8 @@
 //! The source loop: hands over, and confirms what became durable.
 
 use futures::future::join;
+use sooner::control::Requests;
+use sooner::pipeline::asking::Asking;
 use sooner::pipeline::source::run;
 use sooner_api::{Class, Code, Error, EventBatch, Result, Step};
 use sooner_schemas::Lsn;
@@ -12,7 +14,7 @@ use crate::fake_log::{Batches, FakeWriter};
 use crate::support::{Facts, Steps, complete, failure, insert, settle, soon, step};
 
 fn send(batches: &Batches, server_end: u64, steps: Vec<Step>) {
-    batches.send(Ok(EventBatch { steps, server_end: Lsn(server_end) })).unwrap();
+    batches.send(Ok(EventBatch { steps, server_end: Lsn(server_end), ..EventBatch::default() })).unwrap();
 }
 
 struct Ends {
@@ -29,7 +31,10 @@ async fn running(steps: &Steps, drive: impl AsyncFnOnce(Ends)) -> (Result<()>, V
     let (stop, stopped) = watch::channel(false);
     let facts = Facts::default();
     let driving = drive(Ends { batches, stop, breaks });
-    let (ended, ()) = soon(join(run(&mut source, &mut writer, &facts, stopped), driving)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let requests = Requests::new(folder.path());
+    let (asking, _requests) = Asking::new(&requests);
+    let (ended, ()) = soon(join(run(&mut source, &mut writer, asking, &facts, stopped), driving)).await;
     (ended, facts.0.all())
 }
 

@@ -121,7 +121,7 @@ async fn a_gap_is_found_before_anything_is_stored() {
         assert_eq!(bench.attempt().await.unwrap_err().code, code);
         assert_eq!(bench.steps.notes.all().last().unwrap(), "identify");
         assert!(bench.log.begun().is_none());
-        assert_eq!(bench.requests.pending(), [name("a")]);
+        assert_eq!(bench.requests.whole_tables(), [name("a")]);
     }
 }
 
@@ -166,7 +166,7 @@ async fn what_fails_before_the_record_is_stored_leaves_requests_and_recopy_to_th
         assert_eq!(bench.attempt().await.unwrap_err(), failure(Class::Retry), "{step}");
         assert!(bench.steps.notes.all().last().unwrap().starts_with(step), "it ends there");
         assert!(bench.recopy, "{step}");
-        assert_eq!(bench.requests.pending(), [name("a")], "{step}");
+        assert_eq!(bench.requests.whole_tables(), [name("a")], "{step}");
     }
 }
 

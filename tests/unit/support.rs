@@ -128,7 +128,7 @@ pub fn complete(lsn: u64) -> Step {
 }
 
 pub fn batch(steps: Vec<Step>) -> EventBatch {
-    EventBatch { steps, server_end: Lsn::ZERO }
+    EventBatch { steps, server_end: Lsn::ZERO, ..EventBatch::default() }
 }
 
 /// Lets every task do what it can do now.

@@ -59,7 +59,7 @@ impl Bench {
         while let Ok((number, report)) = self.reports.try_recv() {
             assert_eq!(number, 5);
             texts.push(match report {
-                TableReport::Committed(done, positions, to) => {
+                TableReport::Committed(done, positions, to, _) => {
                     assert_eq!(positions.and_then(|positions| positions.commit_lsn()), Some(to.commit_lsn));
                     format!("committed version {} to {}", done.table_version, to.commit_lsn.0)
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sooner_schemas::event::{Op, TableEvents, Watermark};
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
@@ -79,6 +80,29 @@ pub struct EventBatch {
     pub steps: Vec<Step>,
     /// How far the server has written its log, for measuring lag; zero where that is not known.
     pub server_end: Lsn,
+    /// What became of requests, once the steps have been taken.
+    pub answers: Vec<CopyAnswer>,
+}
+
+/// Somebody asks for rows of a table to be copied again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRequest {
+    /// Table.
+    pub table: TableName,
+    /// SQL condition on its rows. They are copied over those in the lake, while the table is followed. None for all
+    /// rows, which then replace the table.
+    pub condition: Option<String>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyAnswer {
+    /// All rows have been handed on. They are durable once a later watermark is.
+    HandedOn(CopyRequest),
+    /// It cannot be done.
+    Refused(CopyRequest, Error),
+    /// The table takes no part at the moment: all tables have to be inspected first.
+    Unknown(CopyRequest),
 }
 
 impl Rows {

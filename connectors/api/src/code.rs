@@ -55,6 +55,8 @@ pub enum Code {
     TableLocked,
     /// The table was dropped, renamed or replaced at the source.
     TableReplaced,
+    /// The table is not followed at the moment, so that rows cannot be copied over its own.
+    TableNotFollowed,
     /// Tables came or went, or became readable: the pipeline looks at all of them again.
     TablesChanged,
     /// The table's replica identity cannot be used, or its publication would break the application.

@@ -14,7 +14,7 @@ mod progress;
 mod table_state;
 mod telemetry;
 
-pub use batch::{Coverage, EventBatch, Rows, Step, TableNote};
+pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote};
 pub use code::Code;
 pub use error::{Class, Error, Result};
 pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};

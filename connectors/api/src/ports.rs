@@ -10,7 +10,11 @@ use std::sync::Arc;
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Applied, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, TableState};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::{
+    Applied, CopyRequest, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, TableState,
+};
 
 /// A table of the database.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +79,8 @@ pub struct SourcePlan<S> {
     pub stream: Vec<FollowedTable>,
     /// Tables that take no part at the moment; what changes of them is noticed.
     pub apart: Vec<SourceTable>,
+    /// Requests for tables to be copied again, which the source answers in its batches.
+    pub requests: UnboundedReceiver<CopyRequest>,
 }
 
 /// A table that follows the stream.

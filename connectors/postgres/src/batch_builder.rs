@@ -84,6 +84,6 @@ impl BatchBuilder {
         steps.retain(|step| step.rows().is_none_or(|rows| !rows.events.events.is_empty()));
         steps.extend(ends);
         steps.extend(watermark.map(|watermark| Step::Complete(Coverage::all(watermark))));
-        (!steps.is_empty()).then_some(EventBatch { steps, server_end })
+        (!steps.is_empty()).then_some(EventBatch { steps, server_end, ..EventBatch::default() })
     }
 }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sooner_api::{Code, Error, Result, SchemaRegistry, SourceTable};
-use sooner_schemas::Lsn;
 use sooner_schemas::encode::{Encoder, Images, RowChange, UNEXPECTED_NULL};
 use sooner_schemas::event::Op;
+use sooner_schemas::{Lsn, TableName};
 
 use crate::catalog;
 use crate::client::{Client, Mode, quote_name, quote_text};
@@ -94,6 +94,14 @@ impl CopiedTable {
         let writers = Mutex::new((!awaits_writers).then(HashSet::new));
         Ok(CopiedTable { table, encoder, condition: None, writers })
     }
+}
+
+/// Asks the server whether a table's rows can be selected by an SQL condition; otherwise its error says why not.
+pub async fn check_condition(client: &mut Client, table: &TableName, condition: &str) -> Result<()> {
+    client.query("BEGIN READ ONLY").await?;
+    let checked = client.query(&format!("SELECT FROM ONLY {} WHERE ({condition}) LIMIT 0", quote_table(table))).await;
+    client.query("ROLLBACK").await?;
+    checked.map(drop)
 }
 
 impl ChunkReader {

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use sooner_api::{Class, Code, Error, Rows, Step};
+use sooner_api::{Class, Code, CopyRequest, Error, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
@@ -65,10 +65,21 @@ pub struct Copies {
 /// A table whose copy joins the stream.
 struct Joining {
     copied: Arc<CopiedTable>,
+    /// The request for it, if its rows are copied over those that are there.
+    in_place: Option<CopyRequest>,
     touched: Touched,
     rows: u64,
     /// It was said what it waits for.
     is_told: bool,
+}
+
+/// A copy that has ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Of a whole table, with this step.
+    Whole(Step),
+    /// Of the rows that were asked for.
+    InPlace(CopyRequest),
 }
 
 /// What a report means for the stream.
@@ -124,12 +135,12 @@ impl Copies {
 
     /// Begins to copy a table that was announced. From here on the stream hands on the table's changes of every
     /// transaction after `emitted`.
-    pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn) {
+    pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn, in_place: Option<CopyRequest>) {
         let oid = copied.table.relation.oid;
         tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
         let copied = Arc::new(copied);
         let touched = Touched::since(Lsn(emitted.0 + 1));
-        self.joining.insert(oid, Joining { copied: copied.clone(), touched, rows: 0, is_told: false });
+        self.joining.insert(oid, Joining { copied: copied.clone(), in_place, touched, rows: 0, is_told: false });
         let mut state = self.shared.state();
         state.tables.insert(oid, copied);
         state.schedule.begin(oid);
@@ -143,6 +154,18 @@ impl Copies {
         state.tables.remove(&oid);
         state.schedule.remove(oid);
         Some(joining.copied.table.name().clone())
+    }
+
+    /// Gives up copying rows over those of a table; returns what was asked for. None if the table is not copied so.
+    pub fn abandon_in_place(&mut self, oid: u32) -> Option<CopyRequest> {
+        let request = self.joining.get(&oid)?.in_place.clone()?;
+        self.abandon(oid);
+        Some(request)
+    }
+
+    /// Whether a table is copied.
+    pub fn copies(&self, oid: u32) -> bool {
+        self.joining.contains_key(&oid)
     }
 
     /// Whether nothing is copied.
@@ -252,19 +275,19 @@ impl Copies {
         }
     }
 
-    /// Steps that end the copies whose rows have all been handed on, each with the table's object id; the stream has
-    /// got to this watermark.
-    pub fn ends(&mut self, emitted: Watermark) -> Vec<(u32, Step)> {
+    /// Copies whose rows have all been handed on, each with the table's object id; the stream has got to this watermark.
+    pub fn ends(&mut self, emitted: Watermark) -> Vec<(u32, Ended)> {
         let complete = self.shared.state().schedule.take_complete(emitted.end_lsn);
-        let mut steps = Vec::new();
+        let mut ended = Vec::new();
         for oid in complete {
             self.shared.state().tables.remove(&oid);
-            let Some(Joining { copied, rows, .. }) = self.joining.remove(&oid) else { continue };
+            let Some(Joining { copied, rows, in_place, .. }) = self.joining.remove(&oid) else { continue };
             let table = copied.table.name().clone();
             tracing::info!(%table, rows, "copied");
-            steps.push((oid, Step::CopyEnd { table, watermark: emitted }));
+            let whole = || Ended::Whole(Step::CopyEnd { table, watermark: emitted });
+            ended.push((oid, in_place.map_or_else(whole, Ended::InPlace)));
         }
-        steps
+        ended
     }
 
     /// Whether a table only waits for the stream to get to where its last snapshot was.

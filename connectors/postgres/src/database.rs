@@ -139,7 +139,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
-        let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart } = plan;
+        let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
         let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
         let copied = copy.clone();
         let settings =
@@ -149,6 +149,6 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let DatabaseSettings { copy_tables_at_once: workers, copy_bytes_per_second: bytes_per_second, .. } =
             self.settings;
         let copying = CopySettings { connect, workers, bytes_per_second, before_slot, runtime: self.runtime.clone() };
-        PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn).await
+        PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn, requests).await
     }
 }

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use sooner_api::{Class, EventBatch, Result, SchemaRegistry, Source, SourceTable, Step};
+use sooner_api::{
+    Class, Code, CopyAnswer, CopyRequest, Error, EventBatch, Result, SchemaRegistry, Source, SourceTable, Step,
+};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::chunk::CopiedTable;
-use crate::copies::{Copies, CopySettings, Joined};
+use crate::copies::{Copies, CopySettings, Ended, Joined};
 use crate::copy_workers::Message;
 use crate::encoders::EncoderFactory;
 use crate::side_connection::ServerState;
@@ -30,9 +33,13 @@ pub struct PostgresSource<R> {
     encoders: Arc<EncoderFactory<R>>,
     stream: PostgresStream<R>,
     copies: Copies,
-    /// Copies that have been announced, each with where the stream has to get before it begins: what is before may be
-    /// changes of rows of another shape.
-    announced: Vec<(CopiedTable, Lsn)>,
+    announced: Vec<Announced>,
+    /// Takes requests in.
+    requests: UnboundedReceiver<CopyRequest>,
+    /// Requests that wait until their table is not copied.
+    waiting: Vec<CopyRequest>,
+    /// What became of others.
+    answers: Vec<CopyAnswer>,
     /// Columns that may be NULL whatever the catalog says, with the object id of their table.
     with_nulls: Vec<(u32, String)>,
     /// Transactions of other sessions may have written to tables before the stream carried them.
@@ -47,6 +54,21 @@ pub struct PostgresSource<R> {
     waits_since: Option<Instant>,
 }
 
+/// A copy that has not begun yet.
+struct Announced {
+    copied: CopiedTable,
+    /// Where the stream has to get before: what is before may be changes of rows of another shape.
+    from: Lsn,
+    /// The request for it, if its rows are copied over those that are there.
+    in_place: Option<CopyRequest>,
+}
+
+impl Announced {
+    fn oid(&self) -> u32 {
+        self.copied.table.relation.oid
+    }
+}
+
 impl<R: SchemaRegistry> PostgresSource<R> {
     /// Follows the stream from an LSN, and copies tables beside it.
     pub async fn new(
@@ -55,6 +77,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         mut stream: PostgresStream<R>,
         to_copy: Vec<SourceTable>,
         start_lsn: Lsn,
+        requests: UnboundedReceiver<CopyRequest>,
     ) -> Result<PostgresSource<R>> {
         let ServerState { visible: latest, end_lsn: server_end, .. } = stream.server_state().await?;
         let is_new = settings.before_slot.is_some();
@@ -65,6 +88,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             stream,
             copies,
             announced: Vec::new(),
+            requests,
+            waiting: Vec::new(),
+            answers: Vec::new(),
             with_nulls: Vec::new(),
             awaits_writers: !is_new,
             emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
@@ -98,7 +124,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             match copied {
                 Ok(copied) => {
                     self.ready.push_back(self.copies.announce(&copied, self.emitted.commit_lsn));
-                    self.announced.push((copied, from));
+                    self.announced.push(Announced { copied, from, in_place: None });
                 }
                 Err((table, error)) => {
                     self.stream.stop(table.name(), error.clone());
@@ -115,7 +141,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.copies.abandon(*oid);
             self.stream.mute(*oid);
         }
-        self.announced.retain(|(copied, _)| !oids.contains(&copied.table.relation.oid));
+        self.announced.retain(|announced| !oids.contains(&announced.oid()));
         // In this order: whatever happens to a table after it was looked at is noticed by its copy.
         let tables = self.stream.find_tables(&oids).await?;
         let server_end = self.stream.server_state().await?.end_lsn;
@@ -130,12 +156,49 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     fn begin_announced(&mut self) {
         let emitted = self.emitted;
         let (due, later) =
-            std::mem::take(&mut self.announced).into_iter().partition(|(_, from)| emitted.end_lsn >= *from);
+            std::mem::take(&mut self.announced).into_iter().partition(|announced| emitted.end_lsn >= announced.from);
         self.announced = later;
-        for (copied, _) in due {
-            self.stream.follow_copied(&copied.table, emitted.commit_lsn);
-            self.copies.begin(copied, emitted.commit_lsn);
+        for Announced { copied, in_place, .. } in due {
+            if in_place.is_none() {
+                self.stream.follow_copied(&copied.table, emitted.commit_lsn);
+            }
+            self.copies.begin(copied, emitted.commit_lsn, in_place);
         }
+    }
+
+    /// Takes in what somebody has asked for.
+    async fn take_requests(&mut self) -> Result<()> {
+        self.waiting.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
+        let mut whole = Vec::new();
+        for request in std::mem::take(&mut self.waiting) {
+            let is_whole = request.condition.is_none();
+            match self.stream.oid_of(&request.table) {
+                None => self.answers.push(CopyAnswer::Unknown(request)),
+                Some(oid) if is_whole => whole.push(oid),
+                Some(oid) if self.is_copied(oid) => self.waiting.push(request),
+                Some(oid) if self.stream.is_followed(oid) => self.announce_in_place(oid, request).await?,
+                Some(_) => self.answers.push(refused(request)),
+            }
+        }
+        if whole.is_empty() { Ok(()) } else { self.announce_again(whole).await }
+    }
+
+    fn is_copied(&self, oid: u32) -> bool {
+        self.copies.copies(oid) || self.announced.iter().any(|announced| announced.oid() == oid)
+    }
+
+    /// Announces that rows are copied over those that are there, while the table is followed.
+    async fn announce_in_place(&mut self, oid: u32, request: CopyRequest) -> Result<()> {
+        let Some(table) = self.stream.find_tables(&[oid]).await?.pop() else {
+            self.answers.push(CopyAnswer::Unknown(request));
+            return Ok(());
+        };
+        let from = self.stream.server_state().await?.end_lsn;
+        // The stream carries all that anybody writes to it.
+        let mut copied = CopiedTable::new(table, &self.encoders, false).await?;
+        copied.condition = request.condition.clone();
+        self.announced.push(Announced { copied, from, in_place: Some(request) });
+        Ok(())
     }
 
     /// What a worker's report means: its rows are handed on, or a copy starts over.
@@ -149,7 +212,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
                 self.announce_again(vec![oid]).await?;
             }
             Joined::Stopped(oid, error) => {
-                if let Some(table) = self.copies.abandon(oid) {
+                if let Some(request) = self.copies.abandon_in_place(oid) {
+                    self.answers.push(CopyAnswer::Refused(request, error));
+                } else if let Some(table) = self.copies.abandon(oid) {
                     self.stream.stop(&table, error);
                 }
             }
@@ -160,9 +225,14 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Hands on the ends of copies that are complete with what the stream has handed on.
     async fn end_copies(&mut self) -> Result<()> {
-        for (oid, step) in self.copies.ends(self.emitted) {
-            self.stream.end_copy(oid);
-            self.ready.push_back(step);
+        for (oid, ended) in self.copies.ends(self.emitted) {
+            match ended {
+                Ended::Whole(step) => {
+                    self.stream.end_copy(oid);
+                    self.ready.push_back(step);
+                }
+                Ended::InPlace(request) => self.answers.push(CopyAnswer::HandedOn(request)),
+            }
         }
         if !self.copies.waits_for_stream() {
             self.waits_since = None;
@@ -199,12 +269,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         }
         for oid in std::mem::take(&mut self.stream.postponed.dropped) {
             self.copies.abandon(oid);
-            self.announced.retain(|(copied, _)| copied.table.relation.oid != oid);
+            self.announced.retain(|announced| announced.oid() != oid);
         }
         let recopy = std::mem::take(&mut self.stream.postponed.recopy);
         if !recopy.is_empty() {
             self.announce_again(recopy).await?;
         }
+        self.take_requests().await?;
         if self.stream.is_idle() {
             self.begin_announced();
         }
@@ -214,6 +285,18 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         let is_done = self.copies.is_empty() && self.announced.is_empty() && self.ready.is_empty();
         self.stream.postponed.set_copying(!is_done)
     }
+}
+
+/// Rows can only be copied over those of a table that is followed.
+fn refused(request: CopyRequest) -> CopyAnswer {
+    let table = &request.table;
+    let error = Error::operator(
+        Code::TableNotFollowed,
+        format!("cannot copy rows of {table}"),
+        "it is not followed at the moment: it is parked, or waits",
+        format!("`sooner status` says why; `sooner resume {table}` copies all of it"),
+    );
+    CopyAnswer::Refused(request, error)
 }
 
 impl<R: SchemaRegistry> Source for PostgresSource<R> {
@@ -227,9 +310,9 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
                     self.join(message).await?;
                 }
             }
-            if !self.ready.is_empty() {
-                let steps = self.ready.drain(..).collect();
-                return Ok(EventBatch { steps, ..EventBatch::default() });
+            if !self.ready.is_empty() || !self.answers.is_empty() {
+                let (steps, answers) = (self.ready.drain(..).collect(), std::mem::take(&mut self.answers));
+                return Ok(EventBatch { steps, answers, ..EventBatch::default() });
             }
             let next = {
                 let message = std::pin::pin!(self.copies.next_or_pause(self.waits_since.map(|since| since + PATIENCE)));

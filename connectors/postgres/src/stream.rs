@@ -371,6 +371,16 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(tables)
     }
 
+    /// The object id of a table that takes part.
+    pub fn oid_of(&self, table: &TableName) -> Option<u32> {
+        self.watch.oid_of(table)
+    }
+
+    /// Whether the events of a table are carried.
+    pub fn is_followed(&self, oid: u32) -> bool {
+        self.decoder.selected(oid).is_some()
+    }
+
     /// Leaves the events of a table out until it is copied again.
     pub fn mute(&mut self, oid: u32) {
         self.decoder.mute(oid);

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Coverage, Error, EventBatch, Positions, Result, Rows, Source, SourcePlan, Step};
+use sooner_api::{
+    Code, CopyAnswer, CopyRequest, Coverage, Error, EventBatch, Positions, Result, Rows, Source, SourcePlan, Step,
+};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::chance::{draw, passing};
 use super::database::{SimulatedDatabase, relation};
@@ -30,10 +33,15 @@ pub struct SimulatedSource {
     /// What has been handed on in whole transactions.
     emitted: Watermark,
     next_ordinal: u64,
+    requests: UnboundedReceiver<CopyRequest>,
+    /// What became of requests.
+    answers: Vec<CopyAnswer>,
 }
 
 /// How far a copy is.
 struct SimulatedCopy {
+    /// The request for it, if its rows are copied over those that are there.
+    in_place: Option<CopyRequest>,
     /// The first key that has not been read.
     next_key: i64,
     /// Transactions that its last portion has seen.
@@ -72,6 +80,8 @@ impl SimulatedSource {
             next,
             emitted,
             next_ordinal: Position::FIRST_COPIED + database_started,
+            requests: plan.requests,
+            answers: Vec::new(),
         };
         for table in plan.copy {
             source.begin_copy(number_of(table.name()));
@@ -90,8 +100,23 @@ impl SimulatedSource {
         let origin = self.copied_origin();
         self.encoders[number].copy_start(&mut events, &origin);
         self.ready.push_back(Rows::new(events).into_step());
-        self.copies.insert(number, SimulatedCopy { next_key: 0, seen: 0 });
+        self.copies.insert(number, SimulatedCopy { in_place: None, next_key: 0, seen: 0 });
         self.covered.insert(table_name(number), Positions::whole(self.emitted.commit_lsn));
+    }
+
+    /// Begins what somebody has asked for, unless another copy of the table does it, too.
+    fn take_requests(&mut self) {
+        while let Ok(request) = self.requests.try_recv() {
+            let number = number_of(&request.table);
+            if !self.covered.contains_key(&request.table) {
+                self.answers.push(CopyAnswer::Unknown(request));
+            } else if request.condition.is_none() {
+                self.begin_copy(number);
+            } else {
+                let in_place = Some(request);
+                self.copies.entry(number).or_insert(SimulatedCopy { in_place, next_key: 0, seen: 0 });
+            }
+        }
     }
 
     /// The rows of the next few keys of some copy, as they are now: the stream may not have got there yet.
@@ -113,7 +138,8 @@ impl SimulatedSource {
         if !events.events.is_empty() {
             self.ready.push_back(Rows::new(events).into_step());
         }
-        self.copies.insert(number, SimulatedCopy { next_key: first + width, seen: committed.len() });
+        let copy = self.copies.get_mut(&number).expect("it is copied");
+        (copy.next_key, copy.seen) = (first + width, committed.len());
         if self.database.fails(12) {
             self.copies.remove(&number);
             self.covered.remove(&table_name(number));
@@ -126,8 +152,10 @@ impl SimulatedSource {
         let (read, watermark) = (self.next.0, self.emitted);
         let complete = self.copies.iter().filter(|(_, copy)| copy.next_key >= KEYS && copy.seen <= read);
         for number in complete.map(|(number, _)| *number).collect::<Vec<_>>() {
-            self.copies.remove(&number);
-            self.ready.push_back(Step::CopyEnd { table: table_name(number), watermark });
+            match self.copies.remove(&number).and_then(|copy| copy.in_place) {
+                Some(request) => self.answers.push(CopyAnswer::HandedOn(request)),
+                None => self.ready.push_back(Step::CopyEnd { table: table_name(number), watermark }),
+            }
         }
     }
 
@@ -215,6 +243,9 @@ impl Source for SimulatedSource {
             return Err(passing(Code::PostgresUnreachable, "lost the stream"));
         }
         let is_between = self.next.1 == 0;
+        if is_between {
+            self.take_requests();
+        }
         if is_between && self.database.fails(400) {
             let table = draw(self.database.chance(), |random| random.random_range(0..TABLES));
             if self.covered.contains_key(&table_name(table)) {
@@ -231,7 +262,8 @@ impl Source for SimulatedSource {
             true => self.stream(room),
             false => self.ready.drain(..).collect(),
         };
-        Ok(EventBatch { steps, server_end: end_of(self.database.committed()) })
+        let answers = if self.ready.is_empty() { std::mem::take(&mut self.answers) } else { Vec::new() };
+        Ok(EventBatch { steps, answers, server_end: end_of(self.database.committed()) })
     }
 
     fn confirm(&mut self, durable_lsn: Lsn) {

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use sooner::control::Requests;
 use sooner::pipeline::sink::SinkSettings;
 use sooner::pipeline::worker::WorkerSettings;
-use sooner_api::{Class, Clock, Fact, MemoryBudget, ProgressRecord, Result, TableState, Telemetry};
+use sooner_api::{Class, Clock, CopyRequest, Fact, MemoryBudget, ProgressRecord, Result, TableState, Telemetry};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -99,6 +99,10 @@ impl World {
             let is_parked = record.is_some_and(|record| matches!(record.state(&table), TableState::Parked { .. }));
             if is_parked && (calm || happens(&self.chance, 3)) || !calm && happens(&self.chance, 40) {
                 self.requests.resume(&table).expect("a folder");
+            }
+            if !calm && happens(&self.chance, 10) {
+                let condition = Some("the simulated source copies all rows".to_owned());
+                self.requests.ask(&CopyRequest { table, condition }).expect("a folder");
             }
         }
     }

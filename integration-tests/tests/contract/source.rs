@@ -17,6 +17,7 @@ use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
 use sooner_schemas::event::Op;
 use sooner_schemas::{Lsn, Position, TableName};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::unbounded_channel;
 
 /// What was read of a database's tables.
 #[derive(Default)]
@@ -103,8 +104,9 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     assert!(names.is_sorted() && names.len() > 1);
     let (slot_lsn, snapshot) = database.create_slot().await.unwrap();
     let copy = inspection.tables.clone();
-    let plan =
-        SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream: Vec::new(), apart: Vec::new() };
+    let (_asks, requests) = unbounded_channel();
+    let (stream, apart) = (Vec::new(), Vec::new());
+    let plan = SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream, apart, requests };
     let mut source = database.open(plan).await.unwrap();
     let mut seen = Seen { start: slot_lsn, ..Seen::default() };
     let read = read_to(&mut source, &mut seen, half_way().await).await;
@@ -135,7 +137,8 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     let stream = vec![FollowedTable { table, written: None, covered: Positions::whole(seen.watermark) }];
     let copy = tables.by_ref().take(1).collect();
     let apart = tables.collect();
-    let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart };
+    let (_asks, requests) = unbounded_channel();
+    let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart, requests };
     let mut source = database.open(plan).await.unwrap();
     let mut again = Seen { start: slot.max(read), ..Seen::default() };
     again.tables.entry(names[0].clone()).or_default().last =

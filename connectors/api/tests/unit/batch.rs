@@ -34,7 +34,7 @@ fn watermark(lsn: u64) -> Watermark {
 }
 
 fn batch(steps: Vec<Step>) -> EventBatch {
-    EventBatch { steps, server_end: Lsn::ZERO }
+    EventBatch { steps, server_end: Lsn::ZERO, ..EventBatch::default() }
 }
 
 #[test]

@@ -23,10 +23,11 @@ pub enum ColumnChange {
     NeedsCopy(Error),
 }
 
-/// Number of leading events of a stream that the table has already.
+/// Number of leading events of a stream that the table has already. Copied rows are never repeated: they are as they
+/// are at the source by now, wherever they stand in the stream.
 pub fn covered_events(positions: Option<&Positions>, rows: &Rows) -> usize {
     let Some(positions) = positions else { return 0 };
-    rows.events.events.partition_point(|event| positions.covers_event(event.position))
+    rows.events.events.partition_point(|event| !event.position.is_copied() && positions.covers_event(event.position))
 }
 
 /// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just
@@ -176,6 +177,9 @@ mod tests {
         assert_eq!(covered_events(Some(&Positions::whole(Lsn(20))), &rows), 3);
         assert_eq!(covered_events(Some(&Positions::whole(Lsn(5))), &rows), 0);
         assert_eq!(covered_events(None, &rows), 0);
+        let mut copied = self::rows(&[10, 10], &[]);
+        copied.events.events.iter_mut().for_each(|event| event.position.ordinal = Position::FIRST_COPIED);
+        assert_eq!(covered_events(Some(&Positions::whole(Lsn(20))), &copied), 0);
     }
 
     #[test]

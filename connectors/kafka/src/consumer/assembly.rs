@@ -117,7 +117,7 @@ impl Assembly {
         (self.bytes, self.stops_table) = (0, false);
         self.open.clear();
         let steps: Vec<_> = rows.into_iter().map(Rows::into_step).chain(ends).collect();
-        let mut batch = EventBatch { steps, server_end: Lsn::ZERO };
+        let mut batch = EventBatch { steps, server_end: Lsn::ZERO, ..EventBatch::default() };
         batch.server_end = batch.coverage().map_or(Lsn::ZERO, |coverage| coverage.watermark.end_lsn);
         (!batch.steps.is_empty()).then_some(batch)
     }

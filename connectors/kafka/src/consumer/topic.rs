@@ -43,7 +43,10 @@ impl Topic {
     /// of its own.
     pub fn has_seen(&self, record: &TopicMessage) -> bool {
         let seen = self.seen.get(&record.partition);
-        record.position().is_some_and(|position| seen.is_some_and(|seen| seen.covers_event(position)))
+        let Some((position, seen)) = record.position().zip(seen) else { return false };
+        // Rows that were copied after the last transaction may not have been handed on with it.
+        let may_follow = position.is_copied() && *seen == Positions::whole(position.commit_lsn);
+        seen.covers_event(position) && !may_follow
     }
 
     /// Notes that a record's event was handed on.
