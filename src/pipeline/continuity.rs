@@ -291,7 +291,8 @@ mod tests {
         };
         let same = sizes(1, 5, 2);
         assert_eq!(tried(&former, 1 << 24, &same), Ok(Continuation::Upgraded));
-        let record = next_record(Some(&former), upgraded.clone(), Continuation::Upgraded, "s", &[same.clone()], &[]);
+        let record =
+            next_record(Some(&former), upgraded.clone(), Continuation::Upgraded, "s", std::slice::from_ref(&same), &[]);
         assert_eq!(states(&record), [("t", "streaming")], "another publication means nothing then");
         for (lsn, table) in [(1 << 29, &same), (99, &same), (1 << 24, &sizes(2, 5, 2)), (1 << 24, &sizes(1, 6, 2))] {
             assert_eq!(tried(&former, lsn, table).unwrap_err().code, Code::PositionsDiscontinuous);

@@ -5,6 +5,7 @@
 
 mod batch;
 mod code;
+mod database;
 mod error;
 mod failpoint;
 mod memory;
@@ -16,13 +17,13 @@ mod telemetry;
 
 pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote};
 pub use code::Code;
+pub use database::{Database, FollowedTable, Inspection, Source, SourcePlan, SourceTable, SystemIdentity};
 pub use error::{Class, Error, Result};
 pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
-    Alteration, Assigned, Clock, Committed, Database, EventLog, EventReader, EventWriter, Feed, FollowedTable,
-    Inspection, Lake, LakeTable, Opened, SchemaRegistry, Source, SourcePlan, SourceTable, Staged, Standing,
-    SystemIdentity, TableStart, WriterRequest,
+    Alteration, Assigned, Clock, Committed, EventLog, EventReader, EventWriter, Feed, Lake, LakeTable, Opened,
+    SchemaRegistry, Staged, Standing, TableStart, WriterRequest,
 };
 pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};

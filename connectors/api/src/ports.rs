@@ -2,141 +2,19 @@
 //!
 //! Unless a method says otherwise, its error leaves the object unusable: drop it and open it again. Futures may be
 //! cancelled only where that is said.
+//!
+//! [`Database`]: crate::Database
+//! [`Source`]: crate::Source
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
 
 use sooner_schemas::event::Watermark;
-use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
-
-use tokio::sync::mpsc::UnboundedReceiver;
+use sooner_schemas::{Lsn, TableName};
 
 use crate::{
-    Applied, CopyRequest, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, TableState,
+    Applied, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, SourceTable, TableState,
 };
-
-/// A table of the database.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceTable {
-    /// What it is: name, object id, columns and key.
-    pub relation: Relation,
-    /// Rows, as the planner estimates; none if the table was never analysed.
-    pub estimated_rows: Option<u64>,
-    /// Size of its rows without what is stored out of line, in bytes, as the planner estimates.
-    pub size_bytes: u64,
-    /// What the catalog says of it, to tell whether rows changed without an event.
-    pub facts: CatalogFacts,
-    /// Why it cannot be copied and followed at the moment, and what to do.
-    pub blocked: Option<Error>,
-}
-
-impl SourceTable {
-    /// A table of which nothing else is known.
-    pub fn new(relation: Relation) -> SourceTable {
-        SourceTable { relation, estimated_rows: None, size_bytes: 0, facts: CatalogFacts::default(), blocked: None }
-    }
-
-    /// Name of the table.
-    pub fn name(&self) -> &TableName {
-        &self.relation.name
-    }
-}
-
-/// Which server it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SystemIdentity {
-    /// Unique to a cluster and its copies.
-    pub system_id: String,
-    /// Changes with every promotion or recovery to a point in time.
-    pub timeline: u32,
-    /// Its log is flushed up to here.
-    pub flushed_lsn: Lsn,
-    /// Earlier timelines, each with where its history ends in this server's log.
-    pub forks: Vec<(u32, Lsn)>,
-    /// Its version as a number, such as 170004.
-    pub version: u32,
-}
-
-/// The database before anything is read from it.
-#[derive(Clone, Debug)]
-pub struct Inspection {
-    /// Tables that take part, in the order of their names.
-    pub tables: Vec<SourceTable>,
-    /// Where the slot stands; none if it does not exist.
-    pub slot: Option<Lsn>,
-}
-
-/// What a source is to do.
-pub struct SourcePlan<S> {
-    /// The slot's position, or a later one: transactions that end before it are not sent.
-    pub start_lsn: Lsn,
-    /// What is known of the rows at the position of a new slot.
-    pub snapshot: Option<S>,
-    /// Tables whose rows are copied.
-    pub copy: Vec<SourceTable>,
-    /// Tables that follow the stream.
-    pub stream: Vec<FollowedTable>,
-    /// Tables that take no part at the moment; what changes of them is noticed.
-    pub apart: Vec<SourceTable>,
-    /// Requests for tables to be copied again, which the source answers in its batches.
-    pub requests: UnboundedReceiver<CopyRequest>,
-}
-
-/// A table that follows the stream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FollowedTable {
-    /// The table, as it was inspected.
-    pub table: SourceTable,
-    /// What it was when its events were last written; none if that is not known.
-    pub written: Option<Arc<Relation>>,
-    /// What its consumer has already of it, which is left out.
-    pub covered: Positions,
-}
-
-/// A database with a slot.
-pub trait Database: Send + Sync {
-    /// Reads its tables and its stream.
-    type Source: Source;
-    /// What is known of its rows at the position of a new slot.
-    type Snapshot: Send;
-
-    /// Checks what has to hold before anything is read, and creates the publication if it is missing. An error of class
-    /// `Retry` if somebody else uses the slot at the moment.
-    fn inspect(&self) -> impl Future<Output = Result<Inspection>> + Send;
-
-    /// Which server it is, and where its log ends: asked after it is known what was read of it, so its log has got
-    /// further than that.
-    fn identify(&self) -> impl Future<Output = Result<SystemIdentity>> + Send;
-
-    /// Creates the slot; returns its position, and what is known of the rows at that position. May wait for running
-    /// transactions. Cancelling may leave the slot behind.
-    fn create_slot(&self) -> impl Future<Output = Result<(Lsn, Self::Snapshot)>> + Send;
-
-    /// Starts to read.
-    fn open(&self, plan: SourcePlan<Self::Snapshot>) -> impl Future<Output = Result<Self::Source>> + Send;
-}
-
-/// Reads copies and changes.
-pub trait Source: Send {
-    /// Waits for the next steps. Within a table they are in commit order, and no event is left out or repeated between
-    /// two batches. A transaction larger than a batch spans several; [`Step::Complete`] stands only between
-    /// transactions.
-    ///
-    /// A table's copy runs beside the stream, from its start to its end. Between those two, copied rows stand between
-    /// the stream's transactions, and the last step that concerns a row is right; a change may leave out a value of a
-    /// row that has not been copied yet, which then follows. A copy that starts before the former one has ended
-    /// replaces it. A source whose `next` was cancelled must not be asked again: it may have lost its place.
-    ///
-    /// [`Step::Complete`]: crate::Step::Complete
-    fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;
-
-    /// Lets the database forget everything before this LSN, as far as no later copy depends on it. It never moves back.
-    fn confirm(&mut self, durable_lsn: Lsn);
-
-    /// Confirms once more, and ends: returns when the database has taken note of it, or does not answer for seconds.
-    fn finish(self, durable_lsn: Lsn) -> impl Future<Output = ()> + Send;
-}
 
 /// Gives schemas their ids.
 pub trait SchemaRegistry: Send + Sync + 'static {

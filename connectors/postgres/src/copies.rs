@@ -275,7 +275,7 @@ impl Copies {
         }
     }
 
-    /// Copies whose rows have all been handed on, each with the table's object id; the stream has got to this watermark.
+    /// Copies whose rows have all been handed on, each with the table's object id; the stream has got to `emitted`.
     pub fn ends(&mut self, emitted: Watermark) -> Vec<(u32, Ended)> {
         let complete = self.shared.state().schedule.take_complete(emitted.end_lsn);
         let mut ended = Vec::new();

@@ -62,8 +62,8 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
         PostgresDatabase { settings, encoders, runtime }
     }
 
-    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone; one that is lost
-    /// or beyond its limit is dropped, if so configured.
+    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone; one that is
+    /// lost or beyond its limit is dropped, if so configured.
     async fn find_free_slot(&self, client: &mut Client) -> Result<Option<Lsn>> {
         let DatabaseSettings { connect, slot: name, slot_limit: limit, survives_failover, .. } = &self.settings;
         let Some(found) = slot::find(client, name).await? else { return Ok(None) };

@@ -13,6 +13,8 @@ use crate::visibility::Visibility;
 pub struct SideConnection {
     options: ConnectOptions,
     client: Option<Client>,
+    /// It was said that commits wait for sooner.
+    is_warned: bool,
 }
 
 /// How the server is doing.
@@ -28,7 +30,7 @@ pub struct ServerState {
 impl SideConnection {
     /// Connects later, when it is needed.
     pub fn new(options: &ConnectOptions) -> SideConnection {
-        SideConnection { options: options.clone(), client: None }
+        SideConnection { options: options.clone(), client: None, is_warned: false }
     }
 
     /// Takes the connection; whoever can still use it afterwards gives it back.
@@ -53,10 +55,16 @@ impl SideConnection {
         let row = client.query(sql).await?.first().cloned().unwrap_or_default();
         self.give_back(client);
         let end = text(&row, 0)?.parse();
+        let is_awaited = text(&row, 2)? == "t";
+        if is_awaited && !std::mem::replace(&mut self.is_warned, true) {
+            tracing::warn!(
+                "synchronous_standby_names takes sooner for a standby, so commits wait for it; name the standbys there"
+            );
+        }
         Ok(ServerState {
             end_lsn: end.map_err(|error| protocol("cannot understand the server's position", error))?,
             visible: Visibility::parse(text(&row, 1)?)?,
-            is_awaited: text(&row, 2)? == "t",
+            is_awaited,
         })
     }
 

@@ -231,7 +231,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// it is tried again at the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
         let ServerState { end_lsn, visible, is_awaited } = self.catalog.server_state().await?;
-        self.note_standby(is_awaited);
+        self.is_awaited = is_awaited;
         self.decoder.server_end(end_lsn);
         self.visible = Some(visible);
         let mut client = self.catalog.take().await?;
@@ -245,16 +245,6 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let Some(why) = self.reported.ended_by_us() else { return error };
         while self.beside.join_next().await.is_some() {}
         why
-    }
-
-    /// Takes note of whether commits wait for us, as for a synchronous standby.
-    fn note_standby(&mut self, is_awaited: bool) {
-        if is_awaited && !self.is_awaited {
-            tracing::warn!(
-                "synchronous_standby_names takes sooner for a standby, so commits wait for it; name the standbys there"
-            );
-        }
-        self.is_awaited = is_awaited;
     }
 
     /// Looks at the catalog, unless that takes too long.
