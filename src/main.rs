@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use sooner::bars::CopyBars;
 use sooner::commands;
 use sooner::commands::run::{Sides, run};
 use sooner::config::Config;
@@ -93,19 +94,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(arguments.log_format);
+    let bars = start_logging(arguments.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    match runtime.block_on(execute(arguments)) {
+    match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error),
     }
 }
 
-async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
+async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result<bool> {
     if let Command::Init { from, to, output } = &arguments.command {
         return commands::init::run(from, to, output).await.map(|()| true);
     }
@@ -113,9 +114,9 @@ async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
     match arguments.command {
         Command::Init { .. } => Ok(true),
         Command::Check { json } => commands::check(&config, json).await,
-        Command::Run { recopy } => run(config, Sides::Both, recopy).await.map(|()| true),
-        Command::Source { recopy } => run(config, Sides::Source, recopy).await.map(|()| true),
-        Command::Sink => run(config, Sides::Sink, false).await.map(|()| true),
+        Command::Run { recopy } => run(config, Sides::Both, recopy, bars).await.map(|()| true),
+        Command::Source { recopy } => run(config, Sides::Source, recopy, bars).await.map(|()| true),
+        Command::Sink => run(config, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
         Command::Copy { table, condition } => commands::copy(&config, &table, condition).await.map(|()| true),
@@ -123,14 +124,23 @@ async fn execute(arguments: Arguments) -> anyhow::Result<bool> {
     }
 }
 
-fn start_logging(format: Option<LogFormat>) {
+/// Starts logging to standard error; where that is a terminal that shows text, also returns bars for below the log.
+fn start_logging(format: Option<LogFormat>) -> Option<CopyBars> {
     let filter = EnvFilter::try_from_env("SOONER_LOG").unwrap_or_else(|_| EnvFilter::new("warn,sooner=info"));
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Text => builder.with_ansi(terminal).with_target(false).compact().init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text if terminal => {
+            let bars = CopyBars::new();
+            builder.with_target(false).compact().with_writer(bars.writer()).init();
+            return Some(bars);
+        }
+        LogFormat::Text => {
+            builder.with_ansi(false).with_target(false).compact().with_writer(std::io::stderr).init();
+        }
+        LogFormat::Json => builder.json().flatten_event(true).with_writer(std::io::stderr).init(),
     }
+    None
 }
 
 #[allow(clippy::print_stderr, reason = "the last word of a failed command")]

@@ -43,6 +43,31 @@ pub struct Status {
     pub tables: BTreeMap<TableName, TableStatus>,
 }
 
+/// How a table's copy gets on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// When it began, in microseconds since 1970.
+    pub started_micros: i64,
+    /// Bytes of events made of its rows.
+    pub bytes: u64,
+    /// Rows per second since it began.
+    pub rows_per_second: f64,
+    /// Bytes of events per second since it began.
+    pub bytes_per_second: f64,
+    /// Seconds that it takes from now on, if the planner's estimate holds; none if there is no estimate.
+    pub seconds_left: Option<f64>,
+}
+
+impl CopyStatus {
+    fn assess(&mut self, rows: u64, estimated: Option<u64>, now_micros: i64) {
+        let seconds = now_micros.saturating_sub(self.started_micros).max(1) as f64 / 1e6;
+        self.rows_per_second = rows as f64 / seconds;
+        self.bytes_per_second = self.bytes as f64 / seconds;
+        let left = estimated.filter(|_| rows > 0).map(|estimated| estimated.saturating_sub(rows) as f64);
+        self.seconds_left = left.map(|left| left / self.rows_per_second);
+    }
+}
+
 /// A table's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableStatus {
@@ -53,6 +78,9 @@ pub struct TableStatus {
     pub rows_copied: u64,
     /// Rows to copy, as the planner estimates.
     pub rows_estimated: Option<u64>,
+    /// How its copy gets on; none while it is not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyStatus>,
     /// Events merged since the process started.
     pub events: u64,
     /// Log between where the table is complete to and where the source's log ends, in bytes; none before that is known.
@@ -89,6 +117,7 @@ impl TableStatus {
             state,
             rows_copied: 0,
             rows_estimated: None,
+            copy: None,
             events: 0,
             lag_bytes: None,
             lag_seconds: None,
@@ -117,6 +146,26 @@ impl TableStatus {
         let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
         if let Some(shown) = unless_streaming.or(self.sink_state.as_ref()).or(source) {
             self.state = shown.clone();
+        }
+    }
+
+    fn begins_copy(&mut self, now_micros: i64) {
+        self.rows_copied = 0;
+        self.copy = Some(CopyStatus { started_micros: now_micros, ..CopyStatus::default() });
+    }
+
+    fn copied(&mut self, rows: u64, bytes: u64) {
+        self.rows_copied += rows;
+        if let Some(copy) = &mut self.copy {
+            copy.bytes += bytes;
+        }
+    }
+
+    /// Works out how the copy gets on, or that it has ended.
+    fn assess_copy(&mut self, now_micros: i64) {
+        self.copy.take_if(|copy| self.state != TableState::Copying && copy.bytes > 0);
+        if let Some(copy) = &mut self.copy {
+            copy.assess(self.rows_copied, self.rows_estimated, now_micros);
         }
     }
 
@@ -153,8 +202,8 @@ impl Status {
         match fact {
             Fact::Tables(tables) => self.has_tables(tables),
             Fact::State(side, table, state) => self.table(table).has_state(side, state),
-            Fact::RowsCopied(table, rows) => self.table(table).rows_copied += rows,
-            Fact::CopyBegun(table) => self.table(table).rows_copied = 0,
+            Fact::RowsCopied(table, rows, bytes) => self.table(table).copied(rows, bytes),
+            Fact::CopyBegun(table) => self.table(table).begins_copy(SystemClock.now_micros()),
             Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),
             Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
             Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
@@ -235,10 +284,20 @@ impl StatusBoard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Tables that are being copied, each with how that gets on.
+    pub fn copies(&self) -> Vec<(TableName, TableStatus)> {
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemClock.now_micros();
+        status.tables.values_mut().for_each(|table| table.assess_copy(now));
+        let copied = status.tables.iter().filter(|(_, table)| table.copy.is_some());
+        copied.map(|(name, table)| (name.clone(), table.clone())).collect()
+    }
+
     /// Writes the status to its file, whole or not at all.
     pub fn save(&self, state_dir: &Path) -> std::io::Result<()> {
         let mut status = self.read();
         status.updated_micros = SystemClock.now_micros();
+        status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
         let path = file(state_dir);
         let beside = path.with_extension("json.new");
         std::fs::write(&beside, serde_json::to_vec_pretty(&status)?)?;
@@ -339,9 +398,28 @@ mod tests {
         let mut status = Status::default();
         let table = name("t");
         status.take(Fact::CopyBegun(&table));
-        status.take(Fact::RowsCopied(&table, 5));
+        status.take(Fact::RowsCopied(&table, 5, 50));
         status.take(Fact::CopyBegun(&table));
         assert_eq!(status.tables[&table].rows_copied, 0);
+    }
+
+    #[test]
+    fn a_copy_says_how_fast_it_is_and_when_it_will_have_ended() {
+        let mut table = TableStatus::new(TableState::Copying);
+        table.begins_copy(1_000_000);
+        table.assess_copy(3_000_000);
+        assert_eq!(table.copy.unwrap().seconds_left, None, "nobody knows yet");
+        table.rows_estimated = Some(400);
+        table.copied(100, 5000);
+        table.assess_copy(3_000_000);
+        let copy = table.copy.unwrap();
+        assert_eq!((copy.rows_per_second, copy.bytes_per_second, copy.seconds_left), (50.0, 2500.0, Some(6.0)));
+        table.copied(500, 0);
+        table.assess_copy(3_000_000);
+        assert_eq!(table.copy.unwrap().seconds_left, Some(0.0), "there were more than estimated");
+        table.state = streaming();
+        table.assess_copy(3_000_000);
+        assert_eq!(table.copy, None);
     }
 
     #[test]

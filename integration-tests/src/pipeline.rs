@@ -213,8 +213,8 @@ impl Pipeline {
     }
 
     /// Waits until everything that is committed at the source by now is in the lake, for tables that stream, and no
-    /// table is being copied. A copy that somebody has just asked for may not have begun yet, and a table that is new to
-    /// the pipeline may not be known yet: for those, wait by `wait_until_copied` first.
+    /// table is being copied. A copy that somebody has just asked for may not have begun yet, and a table that is new
+    /// to the pipeline may not be known yet: for those, wait by `wait_until_copied` first.
     pub async fn catch_up(&self, postgres: &Postgres) {
         let end: Lsn = postgres.end_lsn().await;
         let pid = self.process.as_ref().map(Child::id);

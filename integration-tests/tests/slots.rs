@@ -177,3 +177,32 @@ async fn a_server_made_by_pg_upgrade_goes_on() {
     assert!(!pipeline.log().contains("copied again"), "{}", pipeline.log());
     pipeline.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_end_slots_are_warned_of_and_named_when_they_did() {
+    let limits = ["max_slot_wal_keep_size=640MB", "idle_replication_slot_timeout=1s"];
+    let postgres = server(Version::V18, &limits).await;
+    let mut pipeline = Pipeline::local_with(&postgres, "tables = [\"public.*\"]");
+    let checked = pipeline.output("check", &[]);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    for expected in ["beyond 640MB (max_slot_wal_keep_size) the slot is lost", "stopped for 1s (idle_replication"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    // In use, it is not idle, however quiet the tables are.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    postgres.sql("CHECKPOINT").await;
+    assert!(pipeline.is_running());
+    pipeline.stop();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    postgres.sql("CHECKPOINT").await;
+    postgres.sql("UPDATE t SET a = 'unread'").await;
+    pipeline.start();
+    let log = pipeline.wait_for_end(LIMIT);
+    assert!(log.contains("longer than idle_replication_slot_timeout") && log.contains("--recopy"), "{log}");
+    pipeline.configure_source("when_slot_is_lost = \"copy\"");
+    pipeline.start();
+    eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    pipeline.stop();
+}

@@ -4,6 +4,7 @@
 mod kafka;
 mod lake;
 mod schemas;
+mod slot_limits;
 mod source;
 
 use serde::Serialize;

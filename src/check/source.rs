@@ -11,7 +11,7 @@ use sooner_postgres::{Client, publication, slot};
 
 use sooner_schemas::ReplicaIdentity;
 
-use super::Finding;
+use super::{Finding, slot_limits};
 use crate::clock::SystemClock;
 use crate::config::SourceConfig;
 
@@ -34,7 +34,13 @@ pub async fn inspect(source: &SourceConfig) -> Vec<Finding> {
 
 async fn inspect_database(source: &SourceConfig, client: &mut Client, findings: &mut Vec<Finding>) -> Result<()> {
     findings.push(version(client));
+    if client.query_value("SELECT pg_catalog.pg_is_in_recovery()").await?.as_deref() == Some("t") {
+        let remedy = "connect to the primary; failover = true of [source] lets the slot outlive a failover";
+        findings.push(Finding::failed("primary", "this server is a standby", remedy));
+        return Ok(());
+    }
     findings.push(wal_level(client).await?);
+    findings.extend(slot_limits::inspect(source, client).await?);
     let slot = slot::find(client, &source.slot).await?;
     findings.push(slot_state(source, slot.as_ref()));
     if slot.is_none() {

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
@@ -24,7 +25,9 @@ pub enum Sides {
 
 /// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
 /// copies all tables again. The status is written to the state folder meanwhile, and once more at the end.
-pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<()> {
+///
+/// With `bars`, the copies that run are shown on the terminal.
+pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBars>) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir).map_err(|error| {
         anyhow::anyhow!(
             "cannot create the state folder {}: {error}. To do: set state_dir to a folder that this process may write.",
@@ -35,8 +38,12 @@ pub async fn run(config: Config, sides: Sides, recopy: bool) -> anyhow::Result<(
     let board = StatusBoard::new(&config.name);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
+    let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
     let result = run_sides(config, sides, recopy, board.clone(), stop).await;
     saver.abort();
+    if let Some(drawing) = drawing {
+        drawing.abort();
+    }
     board.ended(result.as_ref().err());
     // The status only informs people; a failure to write it is no reason to fail.
     let _ = board.save(&state_dir);

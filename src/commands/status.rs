@@ -10,7 +10,7 @@ use sooner_schemas::TableName;
 use super::print;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::status::{Status, TableStatus, load};
+use crate::status::{CopyStatus, Status, TableStatus, load};
 
 /// Age in seconds beyond which a status comes from a process that hangs or has ended.
 const STALE_SECONDS: f64 = 10.0;
@@ -66,6 +66,11 @@ fn render(status: &Status) -> String {
         text.push_str(&line(name, table, width));
     }
     for (name, table) in &status.tables {
+        if let Some(copy) = &table.copy {
+            text.push_str(&format!("\n{name} is being copied: {}\n", copy_line(table, copy)));
+        }
+    }
+    for (name, table) in &status.tables {
         if let Some(error) = table.state.error() {
             text.push_str(&format!("\n{name} is {}: {error}\n", table.state.name()));
         }
@@ -80,6 +85,22 @@ fn slot_line(slot: &SlotStanding) -> String {
     format!(
         "the slot makes Postgres keep {} of log ({status}){}\n",
         size(slot.retained_bytes),
+        left.unwrap_or_default()
+    )
+}
+
+/// How a table's copy gets on, such as "5000 of about 20000 rows, 1000 rows/s, 2.1 MiB/s, 15s left".
+pub fn copy_line(table: &TableStatus, copy: &CopyStatus) -> String {
+    let estimated = table.rows_estimated.map(|rows| format!(" of about {rows}")).unwrap_or_default();
+    let left = copy.seconds_left.map(|seconds| {
+        let left = Duration::from_secs(seconds.round() as u64);
+        format!(", {} left", humantime::format_duration(left))
+    });
+    format!(
+        "{}{estimated} rows, {:.0} rows/s, {}/s{}",
+        table.rows_copied,
+        copy.rows_per_second,
+        ByteSize(copy.bytes_per_second as u64),
         left.unwrap_or_default()
     )
 }

@@ -55,7 +55,7 @@ fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
             Step::Rows(rows) => {
                 let copied = rows.events.events.iter().filter(|event| event.op == Op::Read).count();
                 if copied > 0 {
-                    telemetry.record(Fact::RowsCopied(rows.table(), copied as u64));
+                    telemetry.record(Fact::RowsCopied(rows.table(), copied as u64, rows.events.bytes.len() as u64));
                 }
             }
             _ => {}

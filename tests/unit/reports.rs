@@ -94,7 +94,7 @@ fn a_table_keeps_its_counts_when_the_tables_are_told_again() {
     let board = StatusBoard::new("shop");
     let table = name("t");
     board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(10))]));
-    board.record(Fact::RowsCopied(&table, 6));
+    board.record(Fact::RowsCopied(&table, 6, 60));
     board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(12))]));
     let status = &board.read().tables[&table];
     assert_eq!((status.rows_copied, status.rows_estimated), (6, Some(12)));

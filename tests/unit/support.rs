@@ -56,7 +56,7 @@ impl Telemetry for Facts {
         let text = match fact {
             Fact::State(Side::Sink, table, state) => format!("sink {} {}", table.table, state.name()),
             Fact::CopyBegun(table) => format!("copy {}", table.table),
-            Fact::RowsCopied(table, rows) => format!("copied {} {rows}", table.table),
+            Fact::RowsCopied(table, rows, _) => format!("copied {} {rows}", table.table),
             Fact::Committed { table, events, .. } => format!("committed {} {events}", table.table),
             Fact::Received(lsn) => format!("received {}", lsn.0),
             Fact::ServerEnd(lsn) => format!("server end {}", lsn.0),

@@ -42,8 +42,8 @@ pub enum Fact<'a> {
     Tables(Vec<(&'a TableName, &'a TableState, Option<u64>)>),
     /// A table's state, as one side has it.
     State(Side, &'a TableName, &'a TableState),
-    /// Rows of a table were read by its copy.
-    RowsCopied(&'a TableName, u64),
+    /// So many rows of a table were read by its copy, and so many bytes of events made of them.
+    RowsCopied(&'a TableName, u64, u64),
     /// A copy of the table begins: its rows are counted from zero.
     CopyBegun(&'a TableName),
     /// Events of a table became visible.
