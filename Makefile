@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` shows the main job on a database of its own, `make test` runs all tests.
 # `make demo-kafka` shows it through a Kafka broker, `make bench` measures, `make soak` takes longer. Each installs what it lacks, into .stack/ where that is possible.
 
-.PHONY: demo demo-kafka test soak bench count lint build stack-demo stack-kafka stack-test clean
+.PHONY: demo demo-kafka test soak bench count lint build stack-demo stack-kafka stack-test stack-soak clean
 
 demo: stack-demo build
 	.stack/venv/bin/python integration-tests/demo/demo.py
@@ -13,9 +13,10 @@ test: stack-test build
 	cargo test --workspace --no-fail-fast
 
 # What takes too long for every change: many more worlds of the simulation, and the faults again and again.
-soak: stack-test build
+soak: stack-soak build
 	SOONER_SEEDS=20000 cargo test -p integration-tests --test simulation
 	for round in 1 2 3 4 5; do cargo test -p integration-tests --test faults --test failpoints --test kafka_faults || exit 1; done
+	for version in 16 17; do SOONER_POSTGRES=$$version cargo test -p integration-tests --test end_to_end --test copies --test living --test lake_alterations --test faults || exit 1; done
 
 bench: stack-test build
 	target/debug/bench
@@ -36,6 +37,9 @@ stack-demo:
 
 stack-kafka:
 	bash integration-tests/stack/install.sh kafka
+
+stack-soak:
+	bash integration-tests/stack/install.sh soak
 
 stack-test:
 	bash integration-tests/stack/install.sh test

