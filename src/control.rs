@@ -32,9 +32,10 @@ impl Requests {
         }
         std::fs::create_dir_all(self.folder())?;
         // Written beside and then moved in, so that a running pipeline never reads half a request.
-        let beside = self.state_dir.join("request.new");
+        let unique = format!("{}.{}", SystemClock.now_micros(), std::process::id());
+        let beside = self.state_dir.join(format!("request.{unique}"));
         std::fs::write(&beside, serde_json::to_vec(request)?)?;
-        let name = format!("{}.{}", request.table.to_string().replace('/', "_"), SystemClock.now_micros());
+        let name = format!("{}.{unique}", request.table.to_string().replace('/', "_"));
         std::fs::rename(beside, self.folder().join(name))
     }
 

@@ -178,7 +178,8 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
         let mut applied = Applied::default();
         let forked_at = ledger.record.forked_at;
         for table in &tables {
-            let is_beyond = forked_at.is_some_and(|fork| table.watermark.is_some_and(|watermark| watermark >= fork));
+            let reached = table.positions.as_ref().and_then(Positions::commit_lsn).max(table.watermark);
+            let is_beyond = forked_at.is_some_and(|fork| reached.is_none_or(|reached| reached >= fork));
             let fact = match (&table.error, table.standing) {
                 (Some(error), _) => TableFact::Failed(error.clone()),
                 (None, Standing::Follows) if !table.needs_copy && !is_beyond => continue,

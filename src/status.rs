@@ -145,7 +145,8 @@ impl TableStatus {
         let source = self.source_state.as_ref();
         let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
         if let Some(shown) = unless_streaming.or(self.sink_state.as_ref()).or(source) {
-            self.state = shown.clone();
+            let was_copying = std::mem::replace(&mut self.state, shown.clone()) == TableState::Copying;
+            self.copy.take_if(|_| was_copying && self.state != TableState::Copying);
         }
     }
 
@@ -161,9 +162,8 @@ impl TableStatus {
         }
     }
 
-    /// Works out how the copy gets on, or that it has ended.
+    /// Works out how the copy gets on.
     fn assess_copy(&mut self, now_micros: i64) {
-        self.copy.take_if(|copy| self.state != TableState::Copying && copy.bytes > 0);
         if let Some(copy) = &mut self.copy {
             copy.assess(self.rows_copied, self.rows_estimated, now_micros);
         }
@@ -417,8 +417,7 @@ mod tests {
         table.copied(500, 0);
         table.assess_copy(3_000_000);
         assert_eq!(table.copy.unwrap().seconds_left, Some(0.0), "there were more than estimated");
-        table.state = streaming();
-        table.assess_copy(3_000_000);
+        table.has_state(Side::Sink, &streaming());
         assert_eq!(table.copy, None);
     }
 

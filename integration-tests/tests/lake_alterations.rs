@@ -92,6 +92,27 @@ async fn rows_that_others_removed_or_changed_are_copied_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_to_tables_that_nothing_happens_to_is_noticed_too() {
+    let (postgres, mut pipeline) = started().await;
+    alter(&pipeline, "a", "delete");
+    alter(&pipeline, "c", "optimize");
+    // A log store that overwrites puts its own entry over our newest one, before that is confirmed.
+    postgres.sql("UPDATE b SET v = 'lost' WHERE id < 20").await;
+    let log = folder(&pipeline, "b").join("_delta_log");
+    let entries = || std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let first = entries();
+    while entries() == first {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::write(entries(), r#"{"commitInfo":{"operation":"WRITE"}}"#).unwrap();
+    eventually_equal(&postgres, &pipeline.lake, &TABLES, || pipeline.log()).await;
+    assert!(pipeline.log().contains("has replaced or removed version"), "{}", pipeline.log());
+    assert!(!pipeline.log().contains("\"table\":\"public.c\",\"why\""), "{}", pipeline.log());
+    pipeline.assert_all_stream();
+    pipeline.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_others_made_of_a_table_resuming_it_makes_it_ours_again() {
     let (postgres, mut pipeline) = started().await;
     pipeline.stop();

@@ -15,6 +15,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const TABLE: &str =
     "CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 9) i";
 
+const BACKLOG: &str = "INSERT INTO t SELECT i, repeat(md5(i::text), 20) FROM generate_series(1000, 201000) i";
+
 /// Writes so many MiB of log that is none of the pipeline's.
 async fn write_log(postgres: &Postgres, mebibytes: u32) {
     postgres.sql("CREATE TABLE IF NOT EXISTS other.filler (v text)").await;
@@ -84,19 +86,22 @@ async fn a_lost_slot_is_replaced_where_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_shutdown_ends_while_the_lake_is_away() {
-    let (postgres, s3) = (server(Version::V15, &[]).await, S3::start());
+    // A server that never gives up a reader by itself, and a backlog that fills all buffers on the way.
+    let (postgres, s3) = (server(Version::V15, &["wal_sender_timeout=0"]).await, S3::start());
     let mut pipeline = Pipeline::s3(&postgres, &s3.endpoint());
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    s3.signal("STOP");
-    postgres.sql("UPDATE t SET a = 'y'").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    // It fails if the server has not ended within a minute.
-    postgres.stop("fast");
-    postgres.launch();
-    s3.signal("CONT");
-    postgres.sql("INSERT INTO t VALUES (10, 'z')").await;
-    pipeline.catch_up(&postgres).await;
+    for (backlog, id) in [("UPDATE t SET a = 'y'", 10), (BACKLOG, 11)] {
+        s3.signal("STOP");
+        postgres.sql(backlog).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        // It fails if the server has not ended within a minute.
+        postgres.stop("fast");
+        postgres.launch();
+        s3.signal("CONT");
+        postgres.sql(&format!("INSERT INTO t VALUES ({id}, 'z')")).await;
+        pipeline.catch_up(&postgres).await;
+    }
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, Some(s3.port), &["public.t"]);
     pipeline.stop();
 }

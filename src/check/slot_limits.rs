@@ -13,7 +13,7 @@ pub async fn inspect(source: &SourceConfig, client: &mut Client) -> Result<Vec<F
     findings.push(log_limit(source, &setting(client, "max_slot_wal_keep_size").await?.unwrap_or_default()));
     let idle = setting(client, "idle_replication_slot_timeout").await?;
     findings.extend(idle.filter(|limit| limit != "0").map(|limit| idle_limit(source, &limit)));
-    if source.failover && client.server_version() < KNOWS_FAILOVER {
+    if source.failover == Some(true) && client.server_version() < KNOWS_FAILOVER {
         let remedy = "take failover out of [source], or upgrade to version 17 or newer";
         findings.push(Finding::failed("failover", "slots outlive a failover since version 17 only", remedy));
     }

@@ -55,8 +55,8 @@ pub struct SourceConfig {
     pub max_retained_wal: Option<usize>,
     /// Whether a slot that is lost, or keeps too much log, is replaced, and all tables are copied again.
     pub copies_when_slot_is_lost: bool,
-    /// Whether standbys follow the slot.
-    pub failover: bool,
+    /// Whether standbys follow the slot; none to leave it as it is.
+    pub failover: Option<bool>,
 }
 
 /// Checked settings of the section `[lake]`.
@@ -205,7 +205,8 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
         "copy" => Ok(true),
         _ => Err("expected \"stop\" or \"copy\"".to_owned()),
     });
-    let failover = section.flag("failover", false);
+    let failover = section.has("failover").then(|| section.flag("failover", false));
+    section.knows("failover");
     let mut connect = connect?;
     if let Some(password) = password {
         connect.password = Some(Secret::new(password));

@@ -28,6 +28,11 @@ impl Section {
         self.table.contains_key(key)
     }
 
+    /// Takes note of a key that may be missing, for what is said of unknown ones.
+    pub fn knows(&mut self, key: &'static str) {
+        self.known.push(key);
+    }
+
     /// Adds a problem with a key, named by its full path in the file.
     pub fn problem(&mut self, key: &str, why: &str) {
         self.problems.push(format!("{}{key}: {why}", self.path));

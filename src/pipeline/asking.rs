@@ -1,7 +1,7 @@
 //! Requests on their way: from the state folder to the source, until what they asked for is durable.
 
-use sooner_api::{CopyAnswer, CopyRequest, EventBatch, Step};
-use sooner_schemas::Lsn;
+use sooner_api::{Code, CopyAnswer, CopyRequest, EventBatch, Step};
+use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::control::Requests;
@@ -11,6 +11,8 @@ pub struct Asking<'a> {
     requests: &'a Requests,
     source: UnboundedSender<CopyRequest>,
     told: Vec<Told>,
+    /// Where whole transactions ended at last.
+    watermark: Lsn,
 }
 
 struct Told {
@@ -23,8 +25,8 @@ struct Told {
 enum Progress {
     /// The source works on it.
     Begun,
-    /// All rows have been handed on; the next watermark stands after them.
-    HandedOn,
+    /// All rows have been handed on: a watermark beyond this LSN stands after them.
+    After(Lsn),
     /// It is granted once everything before this LSN is durable.
     Until(Lsn),
 }
@@ -33,7 +35,7 @@ impl<'a> Asking<'a> {
     /// Nothing has been told yet. Also returns where the source hears of it.
     pub fn new(requests: &'a Requests) -> (Asking<'a>, UnboundedReceiver<CopyRequest>) {
         let (source, heard) = unbounded_channel();
-        (Asking { requests, source, told: Vec::new() }, heard)
+        (Asking { requests, source, told: Vec::new(), watermark: Lsn::ZERO }, heard)
     }
 
     /// Tells the source what is new.
@@ -47,34 +49,45 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Takes note of a batch that the log has taken. Returns whether the source cannot grant a request before all
-    /// tables have been inspected.
-    pub fn note(&mut self, answers: Vec<CopyAnswer>, ends: Ends) -> bool {
-        if let Some(end_lsn) = ends.watermark {
-            let handed_on = self.told.iter_mut().filter(|told| told.progress == Progress::HandedOn);
-            handed_on.for_each(|told| told.progress = Progress::Until(end_lsn));
-        }
+    /// Takes note of a batch that the log has taken.
+    pub fn note(&mut self, answers: Vec<CopyAnswer>, ends: Ends) {
+        self.reach(ends.watermark);
         for (table, end_lsn) in &ends.copies {
             // Whatever was asked of the table is part of its copy.
-            let of_table = self.told.iter_mut().filter(|told| told.request.table == *table);
-            of_table.for_each(|told| told.progress = Progress::Until(*end_lsn));
+            let after = Progress::After(self.watermark.max(*end_lsn));
+            self.told.iter_mut().filter(|told| told.request.table == *table).for_each(|told| told.progress = after);
         }
-        let mut is_unknown = false;
+        // A person asks again for a table that has stopped.
+        self.drop_requests(|request| ends.stopped.contains(&request.table));
         for answer in answers {
             match answer {
                 CopyAnswer::HandedOn(request) => {
-                    let of_request = self.told.iter_mut().filter(|told| told.request == request);
-                    of_request.for_each(|told| told.progress = Progress::HandedOn);
+                    let after = Progress::After(self.watermark);
+                    self.told.iter_mut().filter(|told| told.request == request).for_each(|told| told.progress = after);
                 }
                 CopyAnswer::Refused(request, error) => {
                     tracing::error!(table = %request.table, code = %error.code, %error, "rows are not copied again");
-                    self.requests.forget(std::slice::from_ref(&request));
-                    self.told.retain(|told| told.request != request);
+                    self.drop_requests(|told| *told == request);
                 }
-                CopyAnswer::Unknown(_) => is_unknown = true,
             }
         }
-        is_unknown
+    }
+
+    fn reach(&mut self, watermark: Option<Lsn>) {
+        let Some(watermark) = watermark else { return };
+        for told in &mut self.told {
+            if matches!(told.progress, Progress::After(lsn) if watermark > lsn) {
+                told.progress = Progress::Until(watermark);
+            }
+        }
+        self.watermark = self.watermark.max(watermark);
+    }
+
+    fn drop_requests(&mut self, ends: impl Fn(&CopyRequest) -> bool) {
+        let ended: Vec<_> = self.told.extract_if(.., |told| ends(&told.request)).map(|told| told.request).collect();
+        if !ended.is_empty() {
+            self.requests.forget(&ended);
+        }
     }
 
     /// Forgets what is durable.
@@ -93,7 +106,9 @@ pub struct Ends {
     /// Where whole transactions end with it; none if it says nothing of that.
     watermark: Option<Lsn>,
     /// Tables whose copies end in it, each with where that is.
-    copies: Vec<(sooner_schemas::TableName, Lsn)>,
+    copies: Vec<(TableName, Lsn)>,
+    /// Tables that cannot go on.
+    stopped: Vec<TableName>,
 }
 
 impl Ends {
@@ -103,14 +118,21 @@ impl Ends {
             Step::CopyEnd { table, watermark } => Some((table.clone(), watermark.end_lsn)),
             _ => None,
         });
-        Ends { watermark: batch.coverage().map(|coverage| coverage.watermark.end_lsn), copies: copies.collect() }
+        let stopped = batch.steps.iter().filter_map(|step| match step {
+            Step::Stop { table, error } if error.code != Code::CopyNeeded => Some(table.clone()),
+            _ => None,
+        });
+        Ends {
+            watermark: batch.coverage().map(|coverage| coverage.watermark.end_lsn),
+            copies: copies.collect(),
+            stopped: stopped.collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::{Code, Coverage, Error};
-    use sooner_schemas::TableName;
+    use sooner_api::{Coverage, Error};
     use sooner_schemas::event::Watermark;
 
     use super::*;
@@ -141,9 +163,11 @@ mod tests {
         assert_eq!([source.try_recv().unwrap(), source.try_recv().unwrap()], [some.clone(), bad.clone()]);
         assert!(source.try_recv().is_err());
         let refused = CopyAnswer::Refused(bad, Error::operator(Code::PostgresError, "w", "y", "r"));
-        assert!(!asking.note(vec![CopyAnswer::HandedOn(some.clone()), refused], complete(10)));
+        asking.note(vec![CopyAnswer::HandedOn(some.clone()), refused], complete(10));
+        // The same watermark again says nothing of them.
+        asking.note(Vec::new(), complete(10));
         asking.grant(Lsn(10));
-        assert_eq!(requests.pending(), [some], "that watermark came before its rows");
+        assert_eq!(requests.pending(), [some]);
         asking.note(Vec::new(), complete(20));
         asking.grant(Lsn(19));
         assert_eq!(requests.pending().len(), 1);
@@ -161,9 +185,29 @@ mod tests {
         }
         asking.tell();
         let steps = vec![Step::CopyEnd { table: request(None).table, watermark: mark(30) }];
-        assert!(!asking.note(Vec::new(), Ends::of(&EventBatch { steps, ..EventBatch::default() })));
+        asking.note(Vec::new(), Ends::of(&EventBatch { steps, ..EventBatch::default() }));
+        asking.note(Vec::new(), complete(30));
         asking.grant(Lsn(30));
+        assert_eq!(requests.pending().len(), 2);
+        asking.note(Vec::new(), complete(31));
+        asking.grant(Lsn(31));
         assert!(requests.pending().is_empty());
-        assert!(asking.note(vec![CopyAnswer::Unknown(request(None))], Ends::default()));
+    }
+
+    #[test]
+    fn a_table_that_stops_has_to_be_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let requests = Requests::new(folder.path());
+        let (mut asking, mut source) = Asking::new(&requests);
+        requests.ask(&request(None)).unwrap();
+        asking.tell();
+        source.try_recv().unwrap();
+        let error = Error::operator(Code::ValueUnholdable, "w", "y", "r");
+        let steps = vec![Step::Stop { table: request(None).table, error }];
+        asking.note(Vec::new(), Ends::of(&EventBatch { steps, ..EventBatch::default() }));
+        assert!(requests.pending().is_empty());
+        requests.ask(&request(None)).unwrap();
+        asking.tell();
+        assert_eq!(source.try_recv().unwrap(), request(None));
     }
 }

@@ -43,7 +43,6 @@ pub fn check(
     if record.confirmed_lsn == Lsn::ZERO {
         return Ok(Continuation::SameServer);
     }
-    let Some(slot_lsn) = slot_lsn else { return Err(slot_gone(slot_name, record.confirmed_lsn)) };
     let mut continuation = Continuation::SameServer;
     if record.system_id != identity.system_id {
         if let Some(why_not) = not_upgraded(record, identity, slot_lsn, tables) {
@@ -75,6 +74,8 @@ pub fn check(
         );
         return refuse(why, RECOPY);
     }
+    // Only of the server and the slot that were read.
+    let Some(slot_lsn) = slot_lsn else { return Err(slot_gone(slot_name, record.confirmed_lsn)) };
     if slot_lsn > record.confirmed_lsn && continuation != Continuation::Upgraded {
         let why = format!(
             "the slot stands at {slot_lsn}, but the lake is only known to be complete to {}: somebody advanced or re-created \
@@ -115,9 +116,10 @@ fn fork(record: &ProgressRecord, identity: &SystemIdentity) -> Result<Lsn> {
 fn not_upgraded(
     record: &ProgressRecord,
     identity: &SystemIdentity,
-    slot_lsn: Lsn,
+    slot_lsn: Option<Lsn>,
     tables: &[SourceTable],
 ) -> Option<&'static str> {
+    let Some(slot_lsn) = slot_lsn else { return Some("it has no such slot") };
     if record.version < FIRST_TO_UPGRADE_SLOTS || identity.version < record.version || identity.timeline != 1 {
         return Some("it takes slots over from version 17 on, to the same or a later version");
     }
@@ -259,6 +261,9 @@ mod tests {
     fn a_slot_that_is_gone_is_missed_once_it_was_confirmed() {
         let error = check(&record(), "s", &identity("7", 1), None, &[]).unwrap_err();
         assert_eq!(error.code, Code::SlotGone);
+        let elsewhere = check(&record(), "s", &identity("8", 1), None, &[]).unwrap_err();
+        assert_eq!(elsewhere.code, Code::PositionsDiscontinuous, "another server is no reason to copy its tables");
+        assert!(check(&record(), "t", &identity("7", 1), None, &[]).unwrap_err().why.contains("'t'"));
         let unconfirmed = ProgressRecord { confirmed_lsn: Lsn::ZERO, ..record() };
         assert!(check(&unconfirmed, "s", &identity("7", 1), None, &[]).is_ok());
     }

@@ -15,11 +15,13 @@ pub struct Lane {
     handed_on: Lsn,
     /// The table is complete up to here.
     complete: Watermark,
+    /// So it is up to here, by a log whose last entry was looked at afterwards.
+    inspected: Watermark,
     /// What was handed on last ended inside a transaction.
     is_open: bool,
     /// Steps that were handed on.
     steps: u64,
-    /// The last of those whose events stand at a position that the table was complete to already: copied rows.
+    /// The last of those whose events stand at a position that was read or complete already: copied rows.
     last_copied_step: Option<u64>,
     /// A copy of it is being handed on.
     is_copying: bool,
@@ -40,6 +42,7 @@ impl Lane {
             state,
             handed_on: Lsn::ZERO,
             complete,
+            inspected: complete,
             is_open: false,
             steps: 0,
             last_copied_step: None,
@@ -55,11 +58,14 @@ impl Lane {
     pub fn hand_on(&mut self, last: Lsn, read: Watermark) {
         if self.is_clean() && !self.is_copying && read.commit_lsn > self.complete.commit_lsn {
             // It was complete to there, without a commit of its own.
+            if self.is_inspected() {
+                self.inspected = read;
+            }
             self.complete = read;
         }
         // Copied rows bear the position of an earlier event.
         self.steps += 1;
-        if last <= self.complete.commit_lsn {
+        if last <= read.commit_lsn.max(self.complete.commit_lsn) {
             self.last_copied_step = Some(self.steps);
         }
         self.handed_on = self.handed_on.max(last);
@@ -110,6 +116,25 @@ impl Lane {
         self.complete = watermark;
         self.lake = Some(LakePosition { version: table_version, positions, watermark });
         self.is_changed = true;
+    }
+
+    /// The table's log is still what its worker wrote, up to a watermark.
+    pub fn inspected(&mut self, watermark: Watermark) {
+        if watermark.commit_lsn > self.inspected.commit_lsn {
+            self.inspected = watermark;
+        }
+    }
+
+    /// Whether what the table is complete to may be relied on.
+    pub fn is_inspected(&self) -> bool {
+        self.inspected.commit_lsn >= self.complete.commit_lsn
+    }
+
+    /// What keeps the database from forgetting what the table has: everything after what was inspected.
+    pub fn withheld_from(&self) -> Option<Lsn> {
+        let is_withheld = self.state.holds_back() && !self.is_inspected();
+        let inspected = is_withheld.then_some(self.inspected.end_lsn);
+        inspected.into_iter().chain(self.held_back_from()).min()
     }
 
     /// Lets something happen to the table; returns whether its state changed.
@@ -207,6 +232,25 @@ mod tests {
         assert!(!lane.is_clean(), "that commit had begun before");
         lane.committed(3, None, mark(30), 2);
         assert!(lane.is_clean());
+        // While a commit is under way, too.
+        lane.hand_on(Lsn(40), mark(30));
+        lane.hand_on(Lsn(40), mark(40));
+        lane.committed(4, None, mark(40), 3);
+        assert!(!lane.is_clean());
+    }
+
+    #[test]
+    fn what_is_visible_is_withheld_until_the_log_was_looked_at_afterwards() {
+        let mut lane = lane(streaming());
+        lane.hand_on(Lsn(30), mark(20));
+        lane.committed(1, None, mark(30), 1);
+        assert_eq!((lane.held_back_from(), lane.withheld_from()), (None, Some(Lsn(28))));
+        lane.hand_on(Lsn(40), mark(30));
+        lane.inspected(mark(30));
+        assert_eq!(lane.withheld_from(), Some(Lsn(38)));
+        lane.committed(2, None, mark(40), 2);
+        lane.inspected(mark(40));
+        assert_eq!(lane.withheld_from(), None);
     }
 
     #[test]

@@ -43,6 +43,8 @@ use worker::WorkerSettings;
 
 /// How often progress is stored and the slot confirmed, at most.
 const STORE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked what others have done to a table that nothing happens to.
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(15);
 /// Commits of all tables at the same time.
 const COMMITS_AT_ONCE: usize = 32;
 
@@ -64,6 +66,7 @@ impl SinkParts {
                 freshness: lake.freshness,
                 seal_bytes: shares.seal_bytes,
                 commits: Arc::new(Semaphore::new(COMMITS_AT_ONCE)),
+                inspection_interval: INSPECTION_INTERVAL,
             },
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
@@ -110,8 +113,11 @@ pub async fn run_direct(
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
-        // Before a slot is created, which keeps log from then on.
-        sink.lake.probe().await?;
+        // Before a slot is created, which keeps log from then on. While it fails, nobody else looks at the slot.
+        if let Err(error) = sink.lake.probe().await {
+            database.look_at_slot().await;
+            return Err(error);
+        }
         let progress = LakeProgress::new(sink.store.clone(), &config.name);
         let mut log = DirectLog::new(progress, &source.slot, sink.settings.budget.clone());
         let mut reader = log.open_reader().await?;

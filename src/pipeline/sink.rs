@@ -22,6 +22,11 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// The end of a copy is stored this soon, so that a crash does not cost it.
 const COPY_END_DELAY: Duration = Duration::from_millis(250);
 
+/// How long looking at logs may take before progress is stored.
+const INSPECTION_DELAY: Duration = Duration::from_millis(250);
+/// Tables that nothing happens to are looked at one after the other, this far apart.
+const INSPECTION_SHARE: Duration = Duration::from_millis(100);
+
 /// What the sink loop is set up with.
 #[derive(Clone, Debug)]
 pub struct SinkSettings {
@@ -63,6 +68,8 @@ pub struct SinkLoop<L, C, T> {
     /// Up to where whole transactions have been read.
     read: Watermark,
     store: Interval,
+    /// Logs are looked at before progress is stored.
+    is_inspecting: bool,
 }
 
 impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
@@ -71,13 +78,15 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         let (report, reports) = unbounded_channel();
         let mut workers = JoinSet::new();
         let (mut lanes, mut commands) = (Vec::new(), Vec::new());
+        let count = u32::try_from(tables.len()).unwrap_or(u32::MAX);
         for (number, OpenTable { table, state }) in tables.into_iter().enumerate() {
             let (sender, received) = unbounded_channel();
             let complete = table.watermark().unwrap_or_default();
             let complete = Watermark { commit_lsn: complete, end_lsn: complete, commit_micros: 0 };
             lanes.push(Lane::new(table.name().clone(), state.clone(), complete));
             commands.push(sender);
-            let (worker, budget) = (settings.worker.clone(), settings.budget.clone());
+            let (mut worker, budget) = (settings.worker.clone(), settings.budget.clone());
+            worker.inspection_interval = worker.inspection_interval.max(INSPECTION_SHARE * count);
             let worker = TableWorker::new(table, &state, number, worker, report.clone(), budget, telemetry.clone());
             workers.spawn(worker.run(received));
         }
@@ -87,7 +96,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         let mut store = interval(settings.store_interval);
         store.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let read = Watermark::default();
-        SinkLoop { lanes, commands, by_name, reports, workers, telemetry, clock, read, store }
+        SinkLoop { lanes, commands, by_name, reports, workers, telemetry, clock, read, store, is_inspecting: false }
     }
 
     /// Runs until the log ends, a table must be copied, or it is told to stop; then hands back the tables that are
@@ -109,7 +118,11 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                     }
                 }
                 Some(Err(panic)) = self.workers.join_next() => return Err(worker_lost(&panic)),
-                _ = self.store.tick() => self.store(reader).await?,
+                _ = self.store.tick() => {
+                    if !self.inspect() {
+                        self.store(reader).await?;
+                    }
+                }
                 _ = report.tick() => self.report(),
                 batch = reader.next() => match batch? {
                     Some(batch) => self.deliver(batch),
@@ -176,6 +189,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             TableReport::Committed(committed, positions, watermark, steps) => {
                 lane.committed(committed.table_version, positions, watermark, steps);
             }
+            TableReport::Inspected(watermark) => lane.inspected(watermark),
             TableReport::CopyEnded(watermark) => {
                 self.step(number, TableFact::CopyEnded(watermark.commit_lsn));
                 self.store.reset_after(COPY_END_DELAY);
@@ -214,9 +228,32 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         self.lanes.iter().filter_map(Lane::held_back_from).fold(self.read.end_lsn, Lsn::min)
     }
 
+    /// Up to where the database may forget: what is in the lake by logs that were looked at afterwards.
+    fn confirmable_lsn(&self) -> Lsn {
+        self.lanes.iter().filter_map(Lane::withheld_from).fold(self.read.end_lsn, Lsn::min)
+    }
+
+    /// Before progress is stored, has the logs looked at that have entries of ours since the last time. Returns whether
+    /// that is under way: progress is stored a moment later then.
+    fn inspect(&mut self) -> bool {
+        if std::mem::take(&mut self.is_inspecting) {
+            return false;
+        }
+        for (number, lane) in self.lanes.iter().enumerate() {
+            if !lane.is_inspected() {
+                self.tell(number, TableCommand::Inspect);
+                self.is_inspecting = true;
+            }
+        }
+        if self.is_inspecting {
+            self.store.reset_after(INSPECTION_DELAY);
+        }
+        self.is_inspecting
+    }
+
     /// Stores what has been applied, and how the tables are doing, at once.
     async fn store<R: EventReader>(&mut self, reader: &mut R) -> Result<()> {
-        let durable = self.durable_lsn();
+        let durable = self.confirmable_lsn();
         let mut applied = Applied { confirmed_lsn: Some(durable), ..Applied::default() };
         for lane in &mut self.lanes {
             if let Some(change) = lane.take_change(self.read) {
@@ -236,7 +273,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         self.telemetry.record(Fact::Durable(self.durable_lsn()));
     }
 
-    /// Lets the workers commit what is complete, and stores that.
+    /// Lets the workers commit what is complete, and look at the logs, and stores that.
     async fn finish<R: EventReader>(&mut self, reader: &mut R) -> Result<Vec<L>> {
         self.commands.clear();
         let mut tables = Vec::new();

@@ -10,7 +10,7 @@ use super::asking::{Asking, Ends};
 /// How often new requests are looked for.
 const REQUESTS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs until it is told to stop, tables have to be inspected for a request, or the source or the log fails.
+/// Runs until it is told to stop, or the source or the log fails.
 pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
     source: &mut S,
     log: &mut W,
@@ -41,9 +41,7 @@ pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
         }
         let durable_lsn = log.durable_lsn();
         source.confirm(durable_lsn);
-        if asking.note(answers, ends) {
-            return Ok(());
-        }
+        asking.note(answers, ends);
         asking.grant(durable_lsn);
     }
 }

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Code, CopyRequest, Database, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan, SourceTable,
-    TableStart, TableState, Telemetry, WriterRequest,
+    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan,
+    SourceTable, TableStart, TableState, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -62,7 +62,11 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         if let (Err(_), Err(error)) = (&streamed, &finished) {
             tracing::warn!(%error, "the log's entrance has failed, too");
         }
-        let source = streamed?;
+        let source = streamed.map_err(|error| match error.code {
+            // The next attempt replaces it.
+            Code::SlotLost if self.copies_when_slot_is_gone => Error { class: Class::Retry, ..error },
+            _ => error,
+        })?;
         finished?;
         let Some(source) = source else { return Ok(End::Stopped) };
         // So that the next start repeats nothing that is durable.
@@ -78,6 +82,10 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let readable: Vec<_> = tables.iter().filter(|table| table.blocked.is_none()).cloned().collect();
         let request = WriterRequest { tables: &readable, slot_exists: inspection.slot.is_some(), recopy };
         let mut writer = log.open_writer(request).await?;
+        if let (None, false, Some(unusable)) = (writer.stored(), recopy, inspection.unusable) {
+            // Nothing shows that it is this pipeline's.
+            return Err(unusable);
+        }
         let identity = self.database.identify().await?;
         let continuation = match writer.stored() {
             Some(stored) => continuity::check(stored, self.slot, &identity, inspection.slot, &tables)?,

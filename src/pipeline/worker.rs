@@ -27,6 +27,8 @@ pub enum TableCommand {
     CopyComplete(Watermark),
     /// The table cannot go on.
     Stop(Error),
+    /// It is to be looked whether the table's log is still what was written.
+    Inspect,
 }
 
 /// What a worker reports.
@@ -34,6 +36,8 @@ pub enum TableCommand {
 pub enum TableReport {
     /// Everything up to the watermark is visible, which is so many steps.
     Committed(Committed, Option<Positions>, Watermark, u64),
+    /// The table's log is still what was written, up to the watermark.
+    Inspected(Watermark),
     /// A copy has begun.
     CopyBegun,
     /// All rows of a copy are visible.
@@ -55,6 +59,8 @@ pub struct WorkerSettings {
     pub seal_bytes: usize,
     /// Commits of all tables at the same time.
     pub commits: Arc<Semaphore>,
+    /// How often it is looked what others have done to a table that nothing happens to.
+    pub inspection_interval: Duration,
 }
 
 /// A table with its staged events.
@@ -73,6 +79,11 @@ pub struct TableWorker<L, T> {
     /// Steps with events that it was told.
     steps: u64,
     last_commit: Duration,
+    /// The table is complete up to here.
+    visible: Watermark,
+    /// So it was when its log was last looked at.
+    inspected: Watermark,
+    last_look: Instant,
     is_copying: bool,
     is_stopped: bool,
 }
@@ -100,6 +111,9 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             staged_events: 0,
             steps: 0,
             last_commit: Duration::ZERO,
+            visible: Watermark::default(),
+            inspected: Watermark::default(),
+            last_look: Instant::now(),
             is_copying: *state == TableState::Copying,
             is_stopped: !state.takes_events(),
         }
@@ -110,6 +124,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     pub async fn run(mut self, mut commands: UnboundedReceiver<TableCommand>) -> Option<L> {
         loop {
             let due = self.due.filter(|_| self.complete.is_some());
+            let is_idle = self.due.is_none() && !self.is_copying && !self.is_stopped;
             let done = tokio::select! {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.commit().await,
@@ -117,6 +132,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
                     Some(command) => self.obey(command).await,
                     None => break,
                 },
+                () = sleep_until(self.last_look + self.settings.inspection_interval), if is_idle => self.inspect().await,
                 () = self.budget.pressed(), if self.table.staged_bytes() > 0 => self.table.seal().await,
             };
             if let Err(error) = done
@@ -125,14 +141,19 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
                 return None;
             }
         }
-        if self.complete.is_some()
-            && let Err(error) = self.commit().await
+        if let Err(error) = self.finish().await
             && !self.handle(error)
         {
             return None;
         }
         self.table.discard();
         Some(self.table)
+    }
+
+    /// Commits what is complete, and looks at the log where that is news.
+    async fn finish(&mut self) -> Result<()> {
+        self.commit().await?;
+        if self.visible != self.inspected { self.inspect().await } else { Ok(()) }
     }
 
     async fn obey(&mut self, command: TableCommand) -> Result<()> {
@@ -154,6 +175,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             TableCommand::Step(_) => {}
             TableCommand::Complete(watermark) => self.complete = self.due.map(|_| watermark),
             TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
+            TableCommand::Inspect => self.inspect().await?,
             TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(error)),
             TableCommand::Stop(error) => self.stop(TableReport::Stopped(error)),
         }
@@ -183,6 +205,25 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         }
     }
 
+    /// Looks what others have done to the table. While the lake cannot be reached, nothing is known.
+    async fn inspect(&mut self) -> Result<()> {
+        self.last_look = Instant::now();
+        if self.is_stopped {
+            return Ok(());
+        }
+        match self.table.inspect().await {
+            Ok(()) => {
+                self.inspected = self.visible;
+                self.report(TableReport::Inspected(self.visible));
+            }
+            Err(error) if error.code == Code::LakeUnreachable => {
+                tracing::debug!(table = %self.table.name(), %error, "cannot look at the table's log");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// All of a copy is here: it becomes visible at once.
     async fn complete_copy(&mut self, watermark: Watermark) -> Result<()> {
         if self.is_stopped {
@@ -205,6 +246,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.last_commit = started.elapsed();
         self.due = None;
         self.complete = None;
+        self.visible = watermark;
         let events = std::mem::take(&mut self.staged_events);
         self.telemetry.record(Fact::Committed {
             table: self.table.name(),

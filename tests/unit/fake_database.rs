@@ -40,7 +40,7 @@ impl Database for FakeDatabase {
 
     async fn inspect(&self) -> Result<Inspection> {
         self.steps.reach("inspect").await?;
-        Ok(Inspection { tables: self.tables.clone(), slot: self.slot })
+        Ok(Inspection { tables: self.tables.clone(), slot: self.slot, unusable: None })
     }
 
     async fn identify(&self) -> Result<SystemIdentity> {

@@ -86,6 +86,11 @@ impl LakeTable for FakeTable {
         Ok(self.is_current)
     }
 
+    async fn inspect(&mut self) -> Result<()> {
+        self.notes.note("inspect");
+        Ok(())
+    }
+
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         self.take("copy", start)
     }

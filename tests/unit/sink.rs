@@ -22,7 +22,12 @@ use crate::support::{
 pub fn settings() -> SinkSettings {
     let commits = Arc::new(Semaphore::new(8));
     SinkSettings {
-        worker: WorkerSettings { freshness: Duration::from_secs(1), seal_bytes: 1 << 20, commits },
+        worker: WorkerSettings {
+            freshness: Duration::from_secs(1),
+            seal_bytes: 1 << 20,
+            commits,
+            inspection_interval: Duration::from_secs(3600),
+        },
         store_interval: Duration::from_secs(5),
         budget: MemoryBudget::new(1 << 20),
     }

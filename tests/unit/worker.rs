@@ -31,7 +31,12 @@ impl Bench {
         let (report, reports) = unbounded_channel();
         let (notes, facts, budget) = (table.notes.clone(), Facts::default(), MemoryBudget::new(8 << 10));
         let commits = Arc::new(Semaphore::new(1));
-        let settings = WorkerSettings { freshness: Duration::from_secs(1), seal_bytes: 4000, commits: commits.clone() };
+        let settings = WorkerSettings {
+            freshness: Duration::from_secs(1),
+            seal_bytes: 4000,
+            commits: commits.clone(),
+            inspection_interval: Duration::from_secs(3600),
+        };
         let worker = TableWorker::new(table, &state, 5, settings, report, budget.clone(), facts.clone());
         Bench { commands, reports, notes, facts, budget, commits, running: tokio::spawn(worker.run(received)) }
     }
@@ -63,6 +68,7 @@ impl Bench {
                     assert_eq!(positions.and_then(|positions| positions.commit_lsn()), Some(to.commit_lsn));
                     format!("committed version {} to {}", done.table_version, to.commit_lsn.0)
                 }
+                TableReport::Inspected(to) => format!("inspected at {}", to.commit_lsn.0),
                 TableReport::CopyBegun => "copy begun".to_owned(),
                 TableReport::CopyEnded(to) => format!("copy ended at {}", to.commit_lsn.0),
                 TableReport::Stopped(_) => "stopped".to_owned(),

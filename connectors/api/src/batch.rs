@@ -101,8 +101,6 @@ pub enum CopyAnswer {
     HandedOn(CopyRequest),
     /// It cannot be done.
     Refused(CopyRequest, Error),
-    /// The table takes no part at the moment: all tables have to be inspected first.
-    Unknown(CopyRequest),
 }
 
 impl Rows {

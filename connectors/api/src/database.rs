@@ -58,8 +58,10 @@ pub struct SystemIdentity {
 pub struct Inspection {
     /// Tables that take part, in the order of their names.
     pub tables: Vec<SourceTable>,
-    /// Where the slot stands; none if it does not exist.
+    /// Where the slot stands; none if it does not exist, or is to be replaced.
     pub slot: Option<Lsn>,
+    /// Why a slot that exists is to be replaced. [`Database::create_slot`] does so.
+    pub unusable: Option<Error>,
 }
 
 /// What a source is to do.

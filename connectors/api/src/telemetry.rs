@@ -29,6 +29,8 @@ pub enum Side {
 pub struct SlotStanding {
     /// Log that is kept for the slot, in bytes.
     pub retained_bytes: u64,
+    /// Log in bytes that was not confirmed. A transaction that is open for long has more of it kept.
+    pub unconfirmed_bytes: u64,
     /// Log in bytes that may be written before the slot is lost (`safe_wal_size`); none if the server sets no limit.
     pub safe_bytes: Option<i64>,
     /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{
-    Alteration, Code, Committed, Error, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
-};
+use sooner_api::{Alteration, Committed, Error, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{EventSchema, Watermark};
 use uuid::Uuid;
@@ -15,18 +13,18 @@ use crate::index::build::{IndexedFile, index_file};
 use crate::index::key_index::{FileId, KeyIndex};
 use crate::log::actions::log_path;
 use crate::log::commit::LogEntry;
-use crate::log::committer::{Committer, Outcome};
+use crate::log::committer::{Committer, Outcome, contended};
 use crate::log::live_files::LiveFile;
+use crate::log::own_entry::OwnEntry;
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::Plan;
 use crate::maintenance::checkpoint::{CheckpointSchedule, start_checkpoint};
 use crate::merge::event_plan::EventPlan;
-use crate::merge::foreign::{self, Author, made_by_somebody_else};
+use crate::merge::foreign::{self, Author, is_altered, made_by_somebody_else};
 use crate::merge::intake::{
-    ColumnChange, applies_to_whole_table, changed_shape, check_not_overtaken, compare_columns, copy_needed,
-    covered_events,
+    ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
 };
 use crate::merge::mirror;
 use crate::merge::parts::PartLimits;
@@ -55,6 +53,8 @@ pub struct DeltaTable {
     staging: Staging,
     limits: PartLimits,
     checkpoints: CheckpointSchedule,
+    /// The last entry of the log that was put here.
+    own_entry: Option<OwnEntry>,
 }
 
 impl DeltaTable {
@@ -73,6 +73,7 @@ impl DeltaTable {
             secret: rand::random(),
             staging: Staging::new(None),
             checkpoints: CheckpointSchedule::default(),
+            own_entry: None,
             name,
             location,
             names,
@@ -150,11 +151,7 @@ impl DeltaTable {
         }
         let plan = EventPlan::new(schema, self.secret)?;
         if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {
-            let what = "its key changed";
-            return match self.names.is_topic() {
-                true => Err(changed_shape(&self.name, what)),
-                false => Ok(Staged::NeedsCopy(copy_needed(&self.name, what))),
-            };
+            return key_changed(&self.name, &self.names);
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
@@ -224,8 +221,8 @@ impl DeltaTable {
         let is_known = |file: &LiveFile| {
             self.base.files().find(file.key()).is_some_and(|known| known.deleted.is_subset(&file.deleted))
         };
-        let added: Vec<_> = commit.adds.iter().map(|added| &added.file).filter(|file| !is_known(file)).collect();
-        let added: Vec<String> = added.into_iter().map(|file| file.key().to_owned()).collect();
+        let added = commit.adds.iter().map(|added| &added.file).filter(|file| !is_known(file));
+        let added: Vec<String> = added.map(|file| file.key().to_owned()).collect();
         let (was_absent, before) = (!self.base.exists(), self.base.columns().to_vec());
         self.base = std::mem::take(&mut self.base).apply(commit);
         self.compare_with_feed();
@@ -245,7 +242,7 @@ impl DeltaTable {
     }
 
     /// Takes in what we have committed.
-    fn finish_commit(&mut self, plan: Plan) -> Committed {
+    fn finish_commit(&mut self, plan: Plan, id: Uuid) -> Committed {
         let Plan { commit, rows_written, rows_removed, .. } = plan;
         self.base = std::mem::take(&mut self.base).apply(commit);
         self.compare_with_feed();
@@ -260,15 +257,12 @@ impl DeltaTable {
         // How keys are hashed stays known: the index depends on it.
         self.staging = Staging::new(staging.plan);
         let table_version = self.base.number().unwrap_or_default();
+        self.own_entry = Some(OwnEntry { version: table_version, id });
         if self.checkpoints.count_commit() {
             start_checkpoint(self.location.clone(), self.name.clone(), table_version);
         }
         Committed { table_version, rows_written, rows_removed }
     }
-}
-
-fn is_altered(error: &Error) -> bool {
-    matches!(error.code, Code::CopyNeeded | Code::TableAltered)
 }
 
 impl LakeTable for DeltaTable {
@@ -298,7 +292,27 @@ impl LakeTable for DeltaTable {
     }
 
     async fn is_current(&self) -> Result<bool> {
+        if let Some(own) = self.own_entry
+            && let Err(error) =
+                own.check(&Committer::new(&self.location, &self.name.to_string()), &self.name, &self.names).await
+        {
+            return if is_altered(&error) { Ok(false) } else { Err(error) };
+        }
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
+    }
+
+    async fn inspect(&mut self) -> Result<()> {
+        if let Some(own) = self.own_entry {
+            let name = self.name.to_string();
+            own.check(&Committer::new(&self.location, &name), &self.name, &self.names).await?;
+        }
+        if !self.base.exists() || self.staging.is_copy() {
+            return Ok(());
+        }
+        match self.read_other(self.staging.commit_id).await? {
+            Some(entry) => self.follow_others(entry).await,
+            None => Ok(()),
+        }
     }
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
@@ -378,17 +392,12 @@ impl LakeTable for DeltaTable {
             let plan = transaction.plan(&self.base, now_millis());
             let committer = Committer::new(&self.location, &name);
             match committer.commit(self.base.next_number(), transaction.id, &plan).await? {
-                Outcome::Committed => return Ok(self.finish_commit(plan)),
+                Outcome::Committed => return Ok(self.finish_commit(plan, transaction.id)),
                 Outcome::Conflict(entry) => self.follow_others(*entry).await?,
                 Outcome::Unknown(error) => return Err(error),
             }
         }
-        Err(Error::retry(
-            Code::CommitContended,
-            format!("cannot commit to the lake table {name}"),
-            format!("other writers were faster {MAX_CONFLICTS} times in a row"),
-            "let other writers commit less often; it is tried again",
-        ))
+        Err(contended(&name, MAX_CONFLICTS))
     }
 
     fn discard(&mut self) {

@@ -272,7 +272,9 @@ fn select(copied: &CopiedTable, part: &Part, blocks: Option<u32>) -> String {
         Part::Blocks(blocks) => Some(format!("ctid >= '({},0)' AND ctid < '({},0)'", blocks.start, blocks.end)),
         Part::Keys(keys) => Some(has_key(copied, keys)),
     };
-    let conditions: Vec<_> = range.into_iter().chain(copied.condition.as_ref().map(|sql| format!("({sql})"))).collect();
+    // A row that is read by its key is needed whatever else it is.
+    let condition = copied.condition.as_ref().filter(|_| !matches!(part, Part::Keys(_)));
+    let conditions: Vec<_> = range.into_iter().chain(condition.map(|sql| format!("({sql})"))).collect();
     // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
     match (conditions.is_empty(), relation.columns.iter().any(|column| column.generated)) {
         (true, false) => format!("COPY {table} ({columns}) TO STDOUT"),

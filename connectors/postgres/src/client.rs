@@ -19,7 +19,7 @@ use crate::options::{ConnectOptions, TlsMode};
 /// Time limit for connecting, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server works on a statement.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a statement waits for a lock that somebody else holds.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffer space reserved for each read, in bytes.

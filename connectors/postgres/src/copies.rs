@@ -28,6 +28,9 @@ use crate::visibility::Visibility;
 const QUEUE_BATCHES: usize = 4;
 /// The stream is behind, so that fewer parts are copied at the same time, if this much log is unread.
 const LAG_BYTES: u64 = 64 << 20;
+const HALF_LAG_BYTES: u64 = LAG_BYTES / 2;
+/// How often a condition may take too long before its request is refused.
+const CONDITION_TRIES: u32 = 8;
 /// Ordinals for each microsecond: those of a later copy are higher than those of one that was broken off.
 const ORDINALS_PER_MICROSECOND: u64 = 16;
 /// What the event of a row has beside its images, about.
@@ -71,6 +74,8 @@ struct Joining {
     rows: u64,
     /// It was said what it waits for.
     is_told: bool,
+    /// How often it took too long.
+    timeouts: u32,
 }
 
 /// A copy that has ended.
@@ -140,7 +145,8 @@ impl Copies {
         tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
         let copied = Arc::new(copied);
         let touched = Touched::since(Lsn(emitted.0 + 1));
-        self.joining.insert(oid, Joining { copied: copied.clone(), in_place, touched, rows: 0, is_told: false });
+        self.joining
+            .insert(oid, Joining { copied: copied.clone(), in_place, touched, rows: 0, is_told: false, timeouts: 0 });
         let mut state = self.shared.state();
         state.tables.insert(oid, copied);
         state.schedule.begin(oid);
@@ -213,13 +219,15 @@ impl Copies {
 
     /// Copies give way to a stream that is so many bytes behind the end of the server's log.
     pub fn give_way(&mut self, lag_bytes: u64) {
-        let at_once = if lag_bytes > LAG_BYTES { 1 } else { usize::MAX };
+        let at_once = match lag_bytes {
+            LAG_BYTES.. => 1,
+            // Not back and forth.
+            HALF_LAG_BYTES.. => return,
+            _ => usize::MAX,
+        };
         if self.shared.state().schedule.limit(at_once) {
-            tracing::info!(
-                lag_bytes,
-                "{}",
-                if at_once == 1 { "copies give way to the stream" } else { "copies go on" }
-            );
+            let what = if at_once == 1 { "copies give way to the stream" } else { "copies go on" };
+            tracing::info!(lag_bytes, "{what}");
             self.shared.wake.notify_waiters();
         }
     }
@@ -359,7 +367,11 @@ impl Copies {
             Failure::Congested => return Joined::Nothing,
             Failure::Error(error) => error,
         };
+        joining.timeouts += u32::from(took_too_long);
+        let is_refused = error.code == Code::PostgresError || joining.timeouts > CONDITION_TRIES;
         match error.class {
+            // The condition's fault.
+            _ if joining.in_place.is_some() && is_refused => Joined::Stopped(chunk.table, error),
             _ if error.code == Code::TableAlteredDuringCopy => Joined::Altered(chunk.table),
             Class::Operator => Joined::Stopped(chunk.table, error),
             Class::Fatal => Joined::Failed(error),

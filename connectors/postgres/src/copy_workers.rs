@@ -135,7 +135,7 @@ impl Shared {
             // What keeps us from connecting is not the table's fault: it passes, or the stream meets it, too.
             none => none.insert(ChunkReader::open(&self.options).await.map_err(passing)?),
         };
-        let started = Instant::now();
+        let (started, mut bytes) = (Instant::now(), 0);
         let mut rows = reader.start(copied, &chunk.part).await?;
         let snapshot = rows.snapshot.clone();
         // It cannot be read in parts.
@@ -151,7 +151,7 @@ impl Shared {
                     return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
                 }
             };
-            self.pace.keep(events.bytes.len()).await;
+            bytes += events.bytes.len();
             let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
             if is_whole {
@@ -162,7 +162,10 @@ impl Shared {
         }
         let blocks = rows.blocks;
         rows.end().await?;
-        Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took: started.elapsed() }))
+        let took = started.elapsed();
+        // With no transaction open.
+        self.pace.keep(bytes).await;
+        Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity, failpoint};
 use sooner_schemas::Lsn;
@@ -10,10 +11,10 @@ use tokio::runtime::Handle;
 use crate::client::{Client, Mode};
 use crate::copies::CopySettings;
 use crate::encoders::EncoderFactory;
-use crate::guard::{SlotLimit, is_over};
+use crate::guard::{SlotLimit, is_to_be_dropped};
 use crate::inspection::{TableFilter, publish_eligible};
 use crate::options::ConnectOptions;
-use crate::slot::{self, KNOWS_FAILOVER, PLUGIN};
+use crate::slot::{self, KNOWS_FAILOVER};
 use crate::source::PostgresSource;
 use crate::stream::{PostgresStream, StreamSettings};
 use crate::teardown::drop_slot;
@@ -39,8 +40,8 @@ pub struct DatabaseSettings {
     pub copy_bytes_per_second: Option<u64>,
     /// How much log the slot may keep, and what happens to one that is lost.
     pub slot_limit: SlotLimit,
-    /// Standbys follow the slot, so that it outlives a failover; needs version 17.
-    pub survives_failover: bool,
+    /// Whether standbys follow the slot, so that it outlives a failover, which needs version 17. None to leave it as it is.
+    pub survives_failover: Option<bool>,
 }
 
 impl fmt::Debug for DatabaseSettings {
@@ -54,19 +55,21 @@ pub struct PostgresDatabase<R> {
     settings: DatabaseSettings,
     encoders: Arc<EncoderFactory<R>>,
     runtime: Handle,
+    /// Its slot has been read here.
+    was_read: AtomicBool,
 }
 
 impl<R: SchemaRegistry> PostgresDatabase<R> {
     /// A database that nothing is asked of yet. Copies run on threads of `runtime`.
     pub fn new(settings: DatabaseSettings, encoders: Arc<EncoderFactory<R>>, runtime: Handle) -> PostgresDatabase<R> {
-        PostgresDatabase { settings, encoders, runtime }
+        PostgresDatabase { settings, encoders, runtime, was_read: AtomicBool::new(false) }
     }
 
-    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone; one that is
-    /// lost or beyond its limit is dropped, if so configured.
-    async fn find_free_slot(&self, client: &mut Client) -> Result<Option<Lsn>> {
+    /// The slot's confirmed position, if the slot exists. One that somebody streams from is left alone; one that is to
+    /// be replaced counts as none, and the error says why.
+    async fn find_free_slot(&self, client: &mut Client) -> Result<(Option<Lsn>, Option<Error>)> {
         let DatabaseSettings { connect, slot: name, slot_limit: limit, survives_failover, .. } = &self.settings;
-        let Some(found) = slot::find(client, name).await? else { return Ok(None) };
+        let Some(found) = slot::find(client, name).await? else { return Ok((None, None)) };
         // Asked before anything is stored: whoever streams at the moment is not disturbed.
         if let Some(pid) = found.active_pid {
             return Err(Error::retry(
@@ -76,17 +79,36 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
                 "stop the other process, or give this pipeline another slot and name; it is tried again",
             ));
         }
-        let is_ours = found.plugin.as_deref() == Some(PLUGIN) && found.database.as_ref() == Some(&connect.database);
-        if limit.gives_up && is_ours && (found.is_lost() || is_over(&found.standing, limit)) {
-            tracing::warn!(slot = name, ?found, "the slot is lost, or keeps too much log: it is dropped");
-            drop_slot(client, name).await?;
-            return Ok(None);
+        let checked = slot::check(name, &found, &connect.database);
+        if is_to_be_dropped(&found, limit, &connect.database) {
+            let why = checked.err().unwrap_or_else(|| slot::keeps_too_much(name, &found));
+            return Ok((None, Some(why)));
         }
-        let confirmed = slot::check(name, &found, &connect.database)?;
-        if client.server_version() >= KNOWS_FAILOVER && found.survives_failover != *survives_failover {
-            slot::set_failover(connect, name, *survives_failover).await?;
+        let confirmed = checked?;
+        if let Some(wanted) = survives_failover.filter(|wanted| found.survives_failover != *wanted) {
+            tracing::info!(slot = name, failover = wanted, "altering the slot");
+            slot::set_failover(connect, name, wanted).await?;
         }
-        Ok(Some(confirmed))
+        Ok((Some(confirmed), None))
+    }
+
+    /// Looks at the slot while nothing is read from it: between attempts, which may fail for long. One that was read
+    /// here, and is beyond its limit, is given up.
+    pub async fn look_at_slot(&self) {
+        let looking = async {
+            let DatabaseSettings { connect, slot: name, slot_limit: limit, .. } = &self.settings;
+            let mut client = Client::connect(connect, Mode::Sql).await?;
+            let Some(found) = slot::find(&mut client, name).await? else { return Ok(()) };
+            (limit.observer)(&found.standing);
+            if self.was_read.load(Ordering::Relaxed) && is_to_be_dropped(&found, limit, &connect.database) {
+                drop_slot(&mut client, name).await?;
+                tracing::error!(slot = name, kept = found.standing.retained_bytes, "gave the slot up");
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = looking.await {
+            tracing::debug!(%error, "could not look at the slot");
+        }
     }
 }
 
@@ -104,7 +126,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
             return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
         }
         let DatabaseSettings { publication, selects, survives_failover, .. } = &self.settings;
-        if *survives_failover && client.server_version() < KNOWS_FAILOVER {
+        if *survives_failover == Some(true) && client.server_version() < KNOWS_FAILOVER {
             let why = format!("the server's version is {}", client.server_version() / 10_000);
             let remedy = "take failover out of [source], or upgrade to version 17 or newer";
             return Err(Error::operator(
@@ -123,7 +145,8 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
                 "correct the patterns; `sooner init` lists the tables",
             ));
         }
-        Ok(Inspection { slot: self.find_free_slot(&mut client).await?, tables })
+        let (slot, unusable) = self.find_free_slot(&mut client).await?;
+        Ok(Inspection { slot, unusable, tables })
     }
 
     async fn identify(&self) -> Result<SystemIdentity> {
@@ -131,8 +154,14 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn create_slot(&self) -> Result<(Lsn, Visibility)> {
-        let DatabaseSettings { connect, slot, survives_failover, .. } = &self.settings;
-        let (lsn, before) = slot::create(connect, slot, *survives_failover).await?;
+        let DatabaseSettings { connect, slot, slot_limit, survives_failover, .. } = &self.settings;
+        let mut client = Client::connect(connect, Mode::Sql).await?;
+        let found = slot::find(&mut client, slot).await?;
+        if found.is_some_and(|found| is_to_be_dropped(&found, slot_limit, &connect.database)) {
+            tracing::warn!(slot, "dropping the slot, which is lost or keeps too much log");
+            drop_slot(&mut client, slot).await?;
+        }
+        let (lsn, before) = slot::create(connect, slot, *survives_failover == Some(true)).await?;
         failpoint("slot_created");
         tracing::info!(slot = self.settings.slot, %lsn, "created the slot");
         Ok((lsn, before))
@@ -145,6 +174,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let settings =
             StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
+        self.was_read.store(true, Ordering::Relaxed);
         tracing::info!(lsn = %start_lsn, copying = copy.len(), "streaming");
         let DatabaseSettings { copy_tables_at_once: workers, copy_bytes_per_second: bytes_per_second, .. } =
             self.settings;

@@ -205,8 +205,8 @@ impl Decoder {
         self.relations.mute(oid);
     }
 
-    /// Carries the events of a table that is being copied, but for those that are covered.
-    pub fn follow_copied(&mut self, oid: u32, selected: Selected) {
+    /// Carries the events of a table that is being copied, but for those that are covered; none if it is carried.
+    pub fn follow_copied(&mut self, oid: u32, selected: Option<Selected>) {
         self.batch.close(oid);
         self.relations.follow_copied(oid, selected);
     }
@@ -279,7 +279,9 @@ impl Decoder {
 
     /// Takes note of a row that is not known whole, if its table is being copied: nobody else may have the rest.
     fn note_partial(&mut self, table: u32, row: &[TupleValue<'_>], is_renamed: bool) {
-        let Some(known) = self.relations.known(table).filter(|_| self.relations.is_copied(table)) else { return };
+        let Some(known) = self.relations.known(table).filter(|_| self.relations.needs_rest(table, is_renamed)) else {
+            return;
+        };
         if row.contains(&TupleValue::Unavailable) {
             self.partial.extend(known.key_texts(row).map(|key| PartialRow { table, key, is_renamed }));
         }

@@ -19,8 +19,8 @@ use crate::pgoutput::postgres_micros;
 
 /// Interval of the status updates to the server, which are sent even while the consumer is busy.
 const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
-/// The messages CopyDone and Terminate, which end the stream.
-const FAREWELL: &[u8] = b"c\0\0\0\x04X\0\0\0\x04";
+/// The message Terminate, which ends the stream even while the server waits for us to read.
+const FAREWELL: &[u8] = b"X\0\0\0\x04";
 
 /// Positions that the status updates report, shared with the task that sends them.
 #[derive(Default)]

@@ -11,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::feedback::FeedbackState;
 use crate::side_connection::SideConnection;
-use crate::slot;
+use crate::slot::{self, PLUGIN, Slot};
+use crate::teardown::drop_slot;
 
 /// Interval at which the slot is looked up.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -20,8 +21,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the stream may go on after the server began to shut down: usually all is confirmed by then.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 /// How often it is tried to drop a slot whose stream is just ending.
-const DROP_TRIES: u32 = 20;
-const DROP_PAUSE: Duration = Duration::from_millis(250);
+const DROP_TRIES: u32 = 300;
+const DROP_PAUSE: Duration = Duration::from_secs(1);
 
 /// Receives what the slot's standing is, every few seconds.
 pub type SlotObserver = Arc<dyn Fn(&SlotStanding) + Send + Sync>;
@@ -110,7 +111,7 @@ impl Guard {
         let pressure = pressure(&standing, self.limit.max_retained_bytes);
         let is_worse = pressure > std::mem::replace(&mut self.warned, pressure);
         let kept = ByteSize(standing.retained_bytes);
-        if pressure == Pressure::Over && self.limit.gives_up {
+        if self.limit.gives_up && is_over(&standing, &self.limit) {
             return Some(Error::retry(
                 Code::SlotLost,
                 format!("gave up the slot '{}'", self.slot),
@@ -132,7 +133,8 @@ impl Guard {
     /// Why the stream has to end after a look failed: the server shuts down.
     fn after(&mut self, error: &Error) -> Option<Error> {
         tracing::debug!(%error, "could not look at the slot");
-        if !(error.why.contains("SQLSTATE 57P03") && error.why.contains("shutting down")) {
+        // It takes no more connections, though our stream lives.
+        if !error.why.contains("SQLSTATE 57P03") {
             return None;
         }
         self.stream.shuts_down.store(true, Ordering::Relaxed);
@@ -142,16 +144,23 @@ impl Guard {
 
     async fn drop_slot(&mut self) {
         for _ in 0..DROP_TRIES {
+            // Whoever has made another slot of that name meanwhile keeps it.
             let dropped = async {
                 let mut client = self.connection.take().await?;
-                crate::teardown::drop_slot(&mut client, &self.slot).await
+                match slot::find(&mut client, &self.slot).await? {
+                    Some(found) if is_over(&found.standing, &self.limit) => {
+                        drop_slot(&mut client, &self.slot).await.map(drop)
+                    }
+                    _ => Ok(()),
+                }
             };
-            match dropped.await {
-                Ok(_) => {
+            match timeout(LOOK_TIMEOUT, dropped).await {
+                Ok(Ok(())) => {
                     tracing::error!(slot = self.slot, "gave the slot up rather than let Postgres keep more log");
                     return;
                 }
-                Err(error) => tracing::debug!(%error, "cannot drop the slot yet"),
+                Ok(Err(error)) => tracing::debug!(%error, "cannot drop the slot yet"),
+                Err(_) => tracing::debug!("dropping the slot takes long"),
             }
             sleep(DROP_PAUSE).await;
         }
@@ -159,9 +168,19 @@ impl Guard {
     }
 }
 
-/// Whether a slot makes the server keep more log than it may.
+/// Whether a slot makes the server keep more log than it may, so that dropping it helps: what only an open transaction
+/// has kept, the next slot would wait for, too.
 pub fn is_over(standing: &SlotStanding, limit: &SlotLimit) -> bool {
+    let is_unconfirmed = |limit: u64| standing.unconfirmed_bytes > limit / 2;
     pressure(standing, limit.max_retained_bytes) == Pressure::Over
+        && limit.max_retained_bytes.is_some_and(is_unconfirmed)
+}
+
+/// Whether a slot is one of ours that is to be replaced: lost, or over its limit, and nobody streams from it.
+pub fn is_to_be_dropped(found: &Slot, limit: &SlotLimit, database: &str) -> bool {
+    let is_ours = found.plugin.as_deref() == Some(PLUGIN) && found.database.as_deref() == Some(database);
+    let is_useless = found.is_lost() || is_over(&found.standing, limit);
+    limit.gives_up && is_ours && is_useless && found.active_pid.is_none()
 }
 
 /// How near a slot is to a limit, or to the server's own (`max_slot_wal_keep_size`).
@@ -180,7 +199,8 @@ mod tests {
 
     #[test]
     fn half_of_either_limit_is_high_and_only_our_own_can_be_exceeded() {
-        let standing = |retained_bytes, safe_bytes| SlotStanding { retained_bytes, safe_bytes, wal_status: None };
+        let standing =
+            |retained_bytes, safe_bytes| SlotStanding { retained_bytes, safe_bytes, ..SlotStanding::default() };
         assert_eq!(pressure(&standing(u64::MAX, None), None), Pressure::None);
         assert_eq!(pressure(&standing(50, None), Some(100)), Pressure::None);
         assert_eq!(pressure(&standing(51, None), Some(100)), Pressure::High);
@@ -188,5 +208,14 @@ mod tests {
         assert_eq!(pressure(&standing(60, Some(40)), None), Pressure::High);
         assert_eq!(pressure(&standing(60, Some(-5)), None), Pressure::High);
         assert_eq!(pressure(&standing(40, Some(60)), Some(100)), Pressure::None);
+    }
+
+    #[test]
+    fn what_only_an_open_transaction_keeps_is_no_reason_to_give_up() {
+        let limit = SlotLimit { max_retained_bytes: Some(100), ..SlotLimit::none() };
+        let standing =
+            |unconfirmed_bytes| SlotStanding { retained_bytes: 101, unconfirmed_bytes, ..SlotStanding::default() };
+        assert!(!is_over(&standing(50), &limit));
+        assert!(is_over(&standing(51), &limit));
     }
 }

@@ -46,6 +46,8 @@ pub struct PostgresSource<R> {
     awaits_writers: bool,
     /// What has been handed on in whole transactions.
     emitted: Watermark,
+    /// Where the server's log ended at last.
+    server_end: Lsn,
     /// Steps that come next.
     ready: VecDeque<Step>,
     /// A batch of the stream was handed on last, so a copy's rows come first.
@@ -94,6 +96,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             with_nulls: Vec::new(),
             awaits_writers: !is_new,
             emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
+            server_end,
             ready: VecDeque::new(),
             is_copys_turn: false,
             waits_since: None,
@@ -107,11 +110,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     /// Announces copies, the largest first, which begin once the stream has got to an LSN.
     async fn announce(&mut self, mut tables: Vec<SourceTable>, from: Lsn) -> Result<()> {
         tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
-        for table in &mut tables {
-            let with_nulls = self.with_nulls.iter().filter(|(oid, _)| *oid == table.relation.oid);
-            table.relation =
-                with_nulls.fold(table.relation.clone(), |relation, (_, column)| relaxed(&relation, column));
-        }
+        let tables: Vec<_> = tables.into_iter().map(|table| self.with_nulls(table)).collect();
         let (encoders, awaits_writers) = (&self.encoders, self.awaits_writers);
         let built = tables.into_iter().map(|table| async move {
             match CopiedTable::new(table.clone(), encoders, awaits_writers).await {
@@ -133,6 +132,15 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             }
         }
         Ok(())
+    }
+
+    /// A table with the columns that may be NULL although the catalog says otherwise.
+    fn with_nulls(&self, mut table: SourceTable) -> SourceTable {
+        let table_oid = table.relation.oid;
+        for (_, column) in self.with_nulls.iter().filter(|(oid, _)| *oid == table_oid) {
+            table.relation = relaxed(&table.relation, column);
+        }
+        table
     }
 
     /// Tables are copied again, once the stream has got to where the server is now.
@@ -159,8 +167,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             std::mem::take(&mut self.announced).into_iter().partition(|announced| emitted.end_lsn >= announced.from);
         self.announced = later;
         for Announced { copied, in_place, .. } in due {
-            if in_place.is_none() {
-                self.stream.follow_copied(&copied.table, emitted.commit_lsn);
+            match in_place {
+                None => self.stream.follow_copied(&copied.table, emitted.commit_lsn),
+                Some(_) => self.stream.copy_in_place(copied.table.relation.oid),
             }
             self.copies.begin(copied, emitted.commit_lsn, in_place);
         }
@@ -173,7 +182,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         for request in std::mem::take(&mut self.waiting) {
             let is_whole = request.condition.is_none();
             match self.stream.oid_of(&request.table) {
-                None => self.answers.push(CopyAnswer::Unknown(request)),
+                // It may be read once all tables have been inspected again.
+                None if is_whole => self.stream.postponed.change(None, tables_changed(asked_for(&request)))?,
+                None => self.answers.push(refused(request)),
                 Some(oid) if is_whole => whole.push(oid),
                 Some(oid) if self.is_copied(oid) => self.waiting.push(request),
                 Some(oid) if self.stream.is_followed(oid) => self.announce_in_place(oid, request).await?,
@@ -190,12 +201,19 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     /// Announces that rows are copied over those that are there, while the table is followed.
     async fn announce_in_place(&mut self, oid: u32, request: CopyRequest) -> Result<()> {
         let Some(table) = self.stream.find_tables(&[oid]).await?.pop() else {
-            self.answers.push(CopyAnswer::Unknown(request));
+            self.answers.push(refused(request));
             return Ok(());
         };
         let from = self.stream.server_state().await?.end_lsn;
         // The stream carries all that anybody writes to it.
-        let mut copied = CopiedTable::new(table, &self.encoders, false).await?;
+        let mut copied = match CopiedTable::new(self.with_nulls(table), &self.encoders, false).await {
+            Ok(copied) => copied,
+            Err(error) if error.class == Class::Operator => {
+                self.answers.push(CopyAnswer::Refused(request, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         copied.condition = request.condition.clone();
         self.announced.push(Announced { copied, from, in_place: Some(request) });
         Ok(())
@@ -206,13 +224,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         match self.copies.join(message, &self.stream.unseen, self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
-            Joined::Altered(oid) => self.announce_again(vec![oid]).await?,
+            Joined::Altered(oid) => self.start_over(oid).await?,
             Joined::UnexpectedNull(oid, column) => {
                 self.with_nulls.push((oid, column));
-                self.announce_again(vec![oid]).await?;
+                self.start_over(oid).await?;
             }
             Joined::Stopped(oid, error) => {
-                if let Some(request) = self.copies.abandon_in_place(oid) {
+                if let Some(request) = self.abandon_in_place(oid) {
                     self.answers.push(CopyAnswer::Refused(request, error));
                 } else if let Some(table) = self.copies.abandon(oid) {
                     self.stream.stop(&table, error);
@@ -223,14 +241,29 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         self.end_copies().await
     }
 
+    /// A copy starts over, from what its table is by now.
+    async fn start_over(&mut self, oid: u32) -> Result<()> {
+        match self.abandon_in_place(oid) {
+            Some(request) => self.waiting.push(request),
+            None => self.announce_again(vec![oid]).await?,
+        }
+        Ok(())
+    }
+
+    fn abandon_in_place(&mut self, oid: u32) -> Option<CopyRequest> {
+        let request = self.copies.abandon_in_place(oid)?;
+        self.stream.end_copy(oid);
+        Some(request)
+    }
+
     /// Hands on the ends of copies that are complete with what the stream has handed on.
     async fn end_copies(&mut self) -> Result<()> {
         for (oid, ended) in self.copies.ends(self.emitted) {
+            self.stream.end_copy(oid);
+            // Whoever asked for it is waiting for a watermark beyond.
+            self.stream.push().await?;
             match ended {
-                Ended::Whole(step) => {
-                    self.stream.end_copy(oid);
-                    self.ready.push_back(step);
-                }
+                Ended::Whole(step) => self.ready.push_back(step),
                 Ended::InPlace(request) => self.answers.push(CopyAnswer::HandedOn(request)),
             }
         }
@@ -255,9 +288,14 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if self.copies.is_empty() {
             return Ok(());
         }
-        self.copies.give_way(batch.server_end.bytes_since(self.emitted.end_lsn));
-        let altered = self.copies.note(&batch.steps);
-        self.stream.postponed.recopy.extend(altered);
+        self.server_end = self.server_end.max(batch.server_end);
+        self.copies.give_way(self.server_end.bytes_since(self.emitted.end_lsn));
+        for oid in self.copies.note(&batch.steps) {
+            match self.abandon_in_place(oid) {
+                Some(request) => self.waiting.push(request),
+                None => self.stream.postponed.recopy.push(oid),
+            }
+        }
         self.copies.complete(partial);
         Ok(())
     }
@@ -297,6 +335,10 @@ fn refused(request: CopyRequest) -> CopyAnswer {
         format!("`sooner status` says why; `sooner resume {table}` copies all of it"),
     );
     CopyAnswer::Refused(request, error)
+}
+
+fn asked_for(request: &CopyRequest) -> String {
+    format!("somebody asks for {}, which takes no part at the moment", request.table)
 }
 
 impl<R: SchemaRegistry> Source for PostgresSource<R> {

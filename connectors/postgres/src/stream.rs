@@ -380,13 +380,18 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     pub fn follow_copied(&mut self, table: &SourceTable, emitted: Lsn) {
         let oid = table.relation.oid;
         let selected = Selected { name: table.name().clone(), covered: Positions::whole(emitted) };
-        self.decoder.follow_copied(oid, selected);
+        self.decoder.follow_copied(oid, Some(selected));
         self.decoder.note(TableNote {
             table: table.name().clone(),
             relation: Some(Arc::new(table.relation.clone())),
             facts: Arc::new(table.facts.clone()),
         });
         self.watch.follow(table.clone());
+    }
+
+    /// Rows of a table that is followed are copied over those that are there.
+    pub fn copy_in_place(&mut self, oid: u32) {
+        self.decoder.follow_copied(oid, None);
     }
 
     /// The copy of a table has ended.

@@ -71,12 +71,20 @@ pub struct Relations {
     shapes: HashMap<u32, RelationShape>,
     /// Tables that are being copied.
     copied: HashSet<u32>,
+    /// Tables some of whose rows are copied over those that are there.
+    copied_in_place: HashSet<u32>,
 }
 
 impl Relations {
     /// Carries these tables; the stream has described none yet.
     pub fn new(selected: HashMap<u32, Selected>) -> Relations {
-        Relations { selected, tracked: HashMap::new(), shapes: HashMap::new(), copied: HashSet::new() }
+        Relations {
+            selected,
+            tracked: HashMap::new(),
+            shapes: HashMap::new(),
+            copied: HashSet::new(),
+            copied_in_place: HashSet::new(),
+        }
     }
 
     /// A table whose events are carried; none for any other object id.
@@ -92,9 +100,10 @@ impl Relations {
         }
     }
 
-    /// Whether a table is being copied.
-    pub fn is_copied(&self, oid: u32) -> bool {
-        self.copied.contains(&oid)
+    /// Whether the rest of a row that is not known whole has to be read: nobody may have it while the table is copied.
+    /// Where rows are copied over others, one that had another key before may be filled from the wrong row.
+    pub fn needs_rest(&self, oid: u32, is_renamed: bool) -> bool {
+        self.copied.contains(&oid) || is_renamed && self.copied_in_place.contains(&oid)
     }
 
     /// Takes note of a relation that the stream describes. Returns whether the catalog should be looked at soon: it was
@@ -133,8 +142,13 @@ impl Relations {
         self.look_up_again(oid);
     }
 
-    /// Carries the changes of a table that is being copied, but for those that are covered.
-    pub fn follow_copied(&mut self, oid: u32, selected: Selected) {
+    /// Carries the changes of a table that is being copied, but for those that are covered. None if its rows are copied
+    /// over those that are there: it is carried already.
+    pub fn follow_copied(&mut self, oid: u32, selected: Option<Selected>) {
+        let Some(selected) = selected else {
+            self.copied_in_place.insert(oid);
+            return;
+        };
         self.selected.insert(oid, selected);
         self.copied.insert(oid);
         self.look_up_again(oid);
@@ -143,6 +157,7 @@ impl Relations {
     /// The table's copy has ended.
     pub fn end_copy(&mut self, oid: u32) {
         self.copied.remove(&oid);
+        self.copied_in_place.remove(&oid);
     }
 
     /// Carries a table no more; false if it was not carried.
@@ -151,7 +166,7 @@ impl Relations {
         let oids: Vec<_> = named.map(|(oid, _)| *oid).collect();
         for oid in &oids {
             self.selected.remove(oid);
-            self.copied.remove(oid);
+            self.end_copy(*oid);
             self.tracked.insert(*oid, Tracked::Ignored);
         }
         !oids.is_empty()

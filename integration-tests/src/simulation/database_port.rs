@@ -14,7 +14,7 @@ impl Database for SimulatedDatabase {
     async fn inspect(&self) -> Result<Inspection> {
         self.answer("cannot inspect").await?;
         let tables = (0..TABLES).map(|table| SourceTable::new(relation(table)));
-        Ok(Inspection { tables: tables.collect(), slot: self.confirmed() })
+        Ok(Inspection { tables: tables.collect(), slot: self.confirmed(), unusable: None })
     }
 
     async fn identify(&self) -> Result<SystemIdentity> {

@@ -146,6 +146,11 @@ impl LakeTable for SimulatedTable {
         Ok(self.lake.stored(&self.name).version == self.base.version)
     }
 
+    async fn inspect(&mut self) -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(draw(&self.lake.chance, |random| random.random_range(1..20)))).await;
+        if self.lake.fails(12) { Err(passing(Code::LakeUnreachable, "cannot inspect")) } else { Ok(()) }
+    }
+
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         self.discard();
         self.is_copy = true;

@@ -108,8 +108,8 @@ impl SimulatedSource {
     fn take_requests(&mut self) {
         while let Ok(request) = self.requests.try_recv() {
             let number = number_of(&request.table);
-            if !self.covered.contains_key(&request.table) {
-                self.answers.push(CopyAnswer::Unknown(request));
+            if !self.covered.contains_key(&request.table) && request.condition.is_some() {
+                self.answers.push(CopyAnswer::Refused(request, unholdable()));
             } else if request.condition.is_none() {
                 self.begin_copy(number);
             } else {

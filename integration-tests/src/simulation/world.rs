@@ -114,6 +114,7 @@ impl World {
                 freshness: Duration::from_millis(100),
                 seal_bytes: 2000,
                 commits: Arc::new(Semaphore::new(2)),
+                inspection_interval: Duration::from_millis(500),
             },
             store_interval: Duration::from_millis(50),
             budget: MemoryBudget::new(1 << 20),

@@ -164,7 +164,7 @@ async fn a_real_database_keeps_the_contract() {
         copy_tables_at_once: 2,
         copy_bytes_per_second: None,
         slot_limit: SlotLimit::none(),
-        survives_failover: false,
+        survives_failover: None,
     };
     let encoders = Arc::new(EncoderFactory::new(LocalSchemas::default(), "shop", "shop"));
     let database = PostgresDatabase::new(settings, encoders, Handle::current());

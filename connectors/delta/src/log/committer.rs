@@ -109,6 +109,16 @@ impl<'a> Committer<'a> {
     }
 }
 
+/// The error of a commit that others were faster than so many times.
+pub fn contended(table: &str, times: u32) -> Error {
+    Error::retry(
+        Code::CommitContended,
+        format!("cannot commit to the lake table {table}"),
+        format!("other writers were faster {times} times in a row"),
+        "let other writers commit less often; it is tried again",
+    )
+}
+
 /// A live file from its add action, with the rows that its deletion vector removes.
 pub async fn load_file(location: &TableLocation, add: Map<String, Value>) -> Result<LiveFile> {
     let mut file = LiveFile::from_add(add).ok_or_else(|| {

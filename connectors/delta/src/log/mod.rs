@@ -5,6 +5,7 @@ pub mod commit;
 pub mod committer;
 pub mod deletion_vector;
 pub mod live_files;
+pub mod own_entry;
 pub mod position_names;
 pub mod replay;
 pub mod table_version;

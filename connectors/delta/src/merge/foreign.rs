@@ -103,6 +103,11 @@ pub fn rows_altered(table: &TableName, names: &PositionNames, why: &str) -> Erro
     Error::operator(Code::TableAltered, format!("{table} in the lake differs from its source"), why, remedy)
 }
 
+/// Whether an error says that others removed or changed rows.
+pub fn is_altered(error: &Error) -> bool {
+    matches!(error.code, Code::CopyNeeded | Code::TableAltered)
+}
+
 /// Fits what is staged to the table as it is after somebody else's commit. `before` are the columns that the table had.
 pub fn adjust(
     table: &TableName,

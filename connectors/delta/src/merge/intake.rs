@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Code, Error, Positions, Result, Rows, Standing};
+use sooner_api::{Code, Error, Positions, Result, Rows, Staged, Standing};
 use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::evolution::{Arrival, Evolution, compare};
@@ -93,6 +93,15 @@ pub fn compare_columns(
         Evolution::Recopy(why) => Ok(ColumnChange::NeedsCopy(copy_needed(table, &why))),
         Evolution::Decision(what) if !names.is_topic() => Ok(ColumnChange::NeedsCopy(copy_needed(table, &what))),
         Evolution::Decision(what) => Err(changed_shape(table, &what)),
+    }
+}
+
+/// What events under another key mean.
+pub fn key_changed(table: &TableName, names: &PositionNames) -> Result<Staged> {
+    let what = "its key changed";
+    match names.is_topic() {
+        true => Err(changed_shape(table, what)),
+        false => Ok(Staged::NeedsCopy(copy_needed(table, what))),
     }
 }
 

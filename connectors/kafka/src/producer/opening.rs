@@ -88,6 +88,17 @@ impl Opening {
 
     /// Writes the record to begin with, together with whatever predecessors wrote and nobody sees.
     pub fn begin(mut self, mut record: ProgressRecord) -> Result<TransactionWriter> {
+        let split = self.former.as_ref().and_then(|former| former.split.as_ref());
+        if let Some((split, fork)) = split.zip(record.forked_at)
+            && split.commit_lsn >= fork
+        {
+            return Err(Error::operator(
+                Code::PositionsDiscontinuous,
+                "cannot go on from where the pipeline was",
+                format!("a part of a transaction at {} is on the topics, which a failover has lost", split.commit_lsn),
+                "start with --recopy, which copies all tables again",
+            ));
+        }
         if let Some(former) = &self.former {
             begin_moved_topics(former, &self.routes, &mut self.offsets, &mut record);
         }

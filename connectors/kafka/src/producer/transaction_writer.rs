@@ -181,7 +181,10 @@ impl TransactionWriter {
         let copying = self.keeper.state(rows.table()) == Some(&TableState::Copying);
         let first = match copying {
             true => 0,
-            false => events.events.partition_point(|event| self.keeper.was_written(event.position)),
+            // Rows that are copied over others are read again by whoever repeats them.
+            false => events
+                .events
+                .partition_point(|event| !event.position.is_copied() && self.keeper.was_written(event.position)),
         };
         if self.routes[number].closed || first == events.events.len() {
             return Ok(());

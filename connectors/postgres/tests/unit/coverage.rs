@@ -192,7 +192,7 @@ fn each_table_leaves_out_what_was_taken_of_it() {
 fn a_table_whose_copy_begins_is_carried_from_there() {
     let mut stream = Stream::of(&["public.orders"]);
     let selected = Selected { name: table(LINES, "public.lines").name, covered: Positions::whole(Lsn(500)) };
-    stream.decoder.follow_copied(LINES, selected);
+    stream.decoder.follow_copied(LINES, Some(selected));
     stream.announce_three();
     let line = insert(LINES, &[Text("7"), Null]);
     stream.transaction(500, std::slice::from_ref(&line));

@@ -17,7 +17,7 @@ fn sound() -> Slot {
 }
 
 fn standing(status: &str) -> SlotStanding {
-    SlotStanding { retained_bytes: 16 << 20, safe_bytes: None, wal_status: Some(status.to_owned()) }
+    SlotStanding { retained_bytes: 16 << 20, wal_status: Some(status.to_owned()), ..SlotStanding::default() }
 }
 
 #[test]
