@@ -11,3 +11,4 @@ pub mod memory;
 pub mod pipeline;
 pub mod sink_record;
 pub mod status;
+pub mod table_status;

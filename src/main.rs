@@ -83,8 +83,8 @@ enum Command {
     Copy {
         /// Name of the table: schema.table
         table: String,
-        /// SQL condition on its rows: only those that fulfil it are copied, over those in the lake. Rows that the source
-        /// no longer has stay there; a copy of the whole table removes them.
+        /// SQL condition on its rows: only those that fulfil it are copied, over those in the lake. Rows that the
+        /// source no longer has stay there; a copy of the whole table removes them.
         #[arg(long = "where", value_name = "CONDITION")]
         condition: Option<String>,
     },

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Clock, Committed, Error, Fact, PartitionOffsets, Side, SlotStanding, TableState, Telemetry};
+use sooner_api::{Clock, Committed, Error, Fact, Side, SlotStanding, TableState, Telemetry};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::clock::SystemClock;
+pub use crate::table_status::{CopyStatus, TableStatus};
 
 /// How often the status is written.
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,150 +42,6 @@ pub struct Status {
     pub slot: Option<SlotStanding>,
     /// Tables by name.
     pub tables: BTreeMap<TableName, TableStatus>,
-}
-
-/// How a table's copy gets on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CopyStatus {
-    /// When it began, in microseconds since 1970.
-    pub started_micros: i64,
-    /// Bytes of events made of its rows.
-    pub bytes: u64,
-    /// Rows per second since it began.
-    pub rows_per_second: f64,
-    /// Bytes of events per second since it began.
-    pub bytes_per_second: f64,
-    /// Seconds that it takes from now on, if the planner's estimate holds; none if there is no estimate.
-    pub seconds_left: Option<f64>,
-}
-
-impl CopyStatus {
-    fn assess(&mut self, rows: u64, estimated: Option<u64>, now_micros: i64) {
-        let seconds = now_micros.saturating_sub(self.started_micros).max(1) as f64 / 1e6;
-        self.rows_per_second = rows as f64 / seconds;
-        self.bytes_per_second = self.bytes as f64 / seconds;
-        let left = estimated.filter(|_| rows > 0).map(|estimated| estimated.saturating_sub(rows) as f64);
-        self.seconds_left = left.map(|left| left / self.rows_per_second);
-    }
-}
-
-/// A table's state.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TableStatus {
-    /// What it is doing; where both sides of the pipeline run here, the source's state unless the table streams there.
-    #[serde(flatten)]
-    pub state: TableState,
-    /// Rows read by the initial copy.
-    pub rows_copied: u64,
-    /// Rows to copy, as the planner estimates.
-    pub rows_estimated: Option<u64>,
-    /// How its copy gets on; none while it is not copied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy: Option<CopyStatus>,
-    /// Events merged since the process started.
-    pub events: u64,
-    /// Log between where the table is complete to and where the source's log ends, in bytes; none before that is known.
-    pub lag_bytes: Option<u64>,
-    /// Age of the oldest event that is not visible yet, in seconds; none before that is known.
-    pub lag_seconds: Option<f64>,
-    /// With Kafka: messages of its topic, in the partitions that are read here, that have not been read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lag_messages: Option<u64>,
-    /// With Kafka: the time of what is being read at the moment, in microseconds since 1970; none where all has been
-    /// read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unread_micros: Option<i64>,
-    /// With Kafka: where those partitions stand.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub partitions: BTreeMap<i32, PartitionOffsets>,
-    /// Version of the lake table.
-    pub table_version: Option<u64>,
-    /// The table is complete up to here; none before that is known.
-    pub watermark_lsn: Option<Lsn>,
-    /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
-    pub watermark_micros: Option<i64>,
-    /// What the source's side does with the table, where it is told: with Kafka, or if the table takes no events.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_state: Option<TableState>,
-    /// What the sink's side does with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sink_state: Option<TableState>,
-}
-
-impl TableStatus {
-    fn new(state: TableState) -> TableStatus {
-        TableStatus {
-            state,
-            rows_copied: 0,
-            rows_estimated: None,
-            copy: None,
-            events: 0,
-            lag_bytes: None,
-            lag_seconds: None,
-            lag_messages: None,
-            unread_micros: None,
-            partitions: BTreeMap::new(),
-            table_version: None,
-            watermark_lsn: None,
-            watermark_micros: None,
-            source_state: None,
-            sink_state: None,
-        }
-    }
-
-    /// Why it does not go on, and what to do; none if it does.
-    pub fn reason(&self) -> Option<String> {
-        self.state.error().map(ToString::to_string)
-    }
-
-    fn has_state(&mut self, side: Side, state: &TableState) {
-        match side {
-            Side::Source => self.source_state = Some(state.clone()),
-            Side::Sink => self.sink_state = Some(state.clone()),
-        }
-        let source = self.source_state.as_ref();
-        let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
-        if let Some(shown) = unless_streaming.or(self.sink_state.as_ref()).or(source) {
-            let was_copying = std::mem::replace(&mut self.state, shown.clone()) == TableState::Copying;
-            self.copy.take_if(|_| was_copying && self.state != TableState::Copying);
-        }
-    }
-
-    fn begins_copy(&mut self, now_micros: i64) {
-        self.rows_copied = 0;
-        self.copy = Some(CopyStatus { started_micros: now_micros, ..CopyStatus::default() });
-    }
-
-    fn copied(&mut self, rows: u64, bytes: u64) {
-        self.rows_copied += rows;
-        if let Some(copy) = &mut self.copy {
-            copy.bytes += bytes;
-        }
-    }
-
-    /// Works out how the copy gets on.
-    fn assess_copy(&mut self, now_micros: i64) {
-        if let Some(copy) = &mut self.copy {
-            copy.assess(self.rows_copied, self.rows_estimated, now_micros);
-        }
-    }
-
-    /// The table is complete up to a watermark, at a moment when the source's log ends at `server_end`.
-    fn reached(&mut self, watermark: Watermark, server_end: Lsn) {
-        if watermark == Watermark::default() {
-            return;
-        }
-        self.lag_bytes = Some(server_end.bytes_since(watermark.end_lsn));
-        self.watermark_lsn = Some(watermark.commit_lsn);
-        if watermark.commit_micros > 0 {
-            self.watermark_micros = Some(watermark.commit_micros);
-        }
-    }
-
-    fn is_as_old_as(&mut self, since_micros: Option<i64>, now_micros: i64) {
-        let age = since_micros.map_or(0, |since| now_micros.saturating_sub(since).max(0));
-        self.lag_seconds = Some(age as f64 / 1e6);
-    }
 }
 
 /// The status that all parts of a pipeline report to.
@@ -401,24 +258,6 @@ mod tests {
         status.take(Fact::RowsCopied(&table, 5, 50));
         status.take(Fact::CopyBegun(&table));
         assert_eq!(status.tables[&table].rows_copied, 0);
-    }
-
-    #[test]
-    fn a_copy_says_how_fast_it_is_and_when_it_will_have_ended() {
-        let mut table = TableStatus::new(TableState::Copying);
-        table.begins_copy(1_000_000);
-        table.assess_copy(3_000_000);
-        assert_eq!(table.copy.unwrap().seconds_left, None, "nobody knows yet");
-        table.rows_estimated = Some(400);
-        table.copied(100, 5000);
-        table.assess_copy(3_000_000);
-        let copy = table.copy.unwrap();
-        assert_eq!((copy.rows_per_second, copy.bytes_per_second, copy.seconds_left), (50.0, 2500.0, Some(6.0)));
-        table.copied(500, 0);
-        table.assess_copy(3_000_000);
-        assert_eq!(table.copy.unwrap().seconds_left, Some(0.0), "there were more than estimated");
-        table.has_state(Side::Sink, &streaming());
-        assert_eq!(table.copy, None);
     }
 
     #[test]

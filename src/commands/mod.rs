@@ -40,8 +40,8 @@ pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
     ask(config, CopyRequest { table: parse_name(table)?, condition: None })
 }
 
-/// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows that
-/// fulfil an SQL condition. One that Postgres does not take is an error.
+/// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows
+/// that fulfil an SQL condition. One that Postgres does not take is an error.
 pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> anyhow::Result<()> {
     let table = parse_name(table)?;
     let source = config.source()?;

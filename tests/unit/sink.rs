@@ -232,7 +232,7 @@ async fn the_end_of_the_log_commits_what_is_complete_and_hands_all_tables_back()
     let by_name: BTreeMap<_, _> = tables.iter().map(|table| (&table.name().table, table.version())).collect();
     assert_eq!(end, SinkEnd::Drained);
     assert_eq!(by_name.into_values().collect::<Vec<_>>(), [None, Some(1)]);
-    assert_eq!(whole_notes.all(), ["stage 30", "commit 40", "discard"]);
+    assert_eq!(whole_notes.all(), ["stage 30", "commit 40", "inspect", "discard"]);
     assert_eq!(open_notes.all(), ["stage 50", "discard"]);
     assert_eq!(stored.confirmed(), 48, "the open transaction is read again");
 }

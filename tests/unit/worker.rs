@@ -211,7 +211,7 @@ async fn a_table_that_a_person_must_see_to_drops_its_events_until_a_copy_begins(
     assert_eq!(bench.told().await, ["copy begun", "committed version 1 to 50", "copy ended at 50"]);
     let (table, notes) = bench.end().await;
     assert!(table.is_some());
-    assert_eq!(notes, ["stage 30", "discard", "copy 50", "stage 50", "commit 50", "discard"]);
+    assert_eq!(notes, ["stage 30", "discard", "copy 50", "stage 50", "commit 50", "inspect", "discard"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,7 +304,7 @@ async fn at_the_end_what_is_complete_is_committed_and_the_rest_is_forgotten() {
     let bench = Bench::streaming(FakeTable::new("t"));
     bench.insert(30);
     bench.complete(30);
-    assert_eq!(bench.end().await.1, ["stage 30", "commit 30", "discard"]);
+    assert_eq!(bench.end().await.1, ["stage 30", "commit 30", "inspect", "discard"]);
     let bench = Bench::streaming(FakeTable::new("t"));
     bench.insert(30);
     assert_eq!(bench.end().await.1, ["stage 30", "discard"]);

@@ -237,9 +237,9 @@ pub trait LakeTable: Send {
     /// Whether nobody has committed since it was opened or last committed.
     fn is_current(&self) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Looks for what others have done since it was opened, last committed or inspected, and follows it. An error if its
-    /// last entry is not the one that was written here any more, or if somebody else removed or changed rows: of code
-    /// [`CopyNeeded`](crate::Code::CopyNeeded) where the table is to be copied again. What is staged stays staged.
+    /// Looks for what others have done since it was opened, last committed or inspected, and follows it. An error if
+    /// its last entry is not the one that was written here any more, or if somebody else removed or changed rows: of
+    /// code [`CopyNeeded`](crate::Code::CopyNeeded) where the table is to be copied again. What is staged stays staged.
     fn inspect(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// A copy begins: the next commit replaces all rows, and the columns, by what is staged from here on.

@@ -15,7 +15,6 @@ use crate::log::actions::log_path;
 use crate::log::commit::LogEntry;
 use crate::log::committer::{Committer, Outcome, contended};
 use crate::log::live_files::LiveFile;
-use crate::log::own_entry::OwnEntry;
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
@@ -27,6 +26,7 @@ use crate::merge::intake::{
     ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
 };
 use crate::merge::mirror;
+use crate::merge::own_entry::OwnEntry;
 use crate::merge::parts::PartLimits;
 use crate::merge::seal::next_columns;
 use crate::merge::sealing::Sealer;
@@ -54,7 +54,7 @@ pub struct DeltaTable {
     limits: PartLimits,
     checkpoints: CheckpointSchedule,
     /// The last entry of the log that was put here.
-    own_entry: Option<OwnEntry>,
+    own_entry: OwnEntry,
 }
 
 impl DeltaTable {
@@ -73,7 +73,7 @@ impl DeltaTable {
             secret: rand::random(),
             staging: Staging::new(None),
             checkpoints: CheckpointSchedule::default(),
-            own_entry: None,
+            own_entry: OwnEntry::default(),
             name,
             location,
             names,
@@ -189,9 +189,8 @@ impl DeltaTable {
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
-    async fn follow_others(&mut self, entry: LogEntry) -> Result<()> {
+    async fn follow_others(&mut self, mut next: Option<LogEntry>) -> Result<()> {
         let own = self.staging.commit_id;
-        let mut next = Some(entry);
         while let Some(entry) = next {
             self.follow(entry).await?;
             next = self.read_other(own).await?;
@@ -257,7 +256,7 @@ impl DeltaTable {
         // How keys are hashed stays known: the index depends on it.
         self.staging = Staging::new(staging.plan);
         let table_version = self.base.number().unwrap_or_default();
-        self.own_entry = Some(OwnEntry { version: table_version, id });
+        self.own_entry = OwnEntry(Some((table_version, id)));
         if self.checkpoints.count_commit() {
             start_checkpoint(self.location.clone(), self.name.clone(), table_version);
         }
@@ -292,27 +291,21 @@ impl LakeTable for DeltaTable {
     }
 
     async fn is_current(&self) -> Result<bool> {
-        if let Some(own) = self.own_entry
-            && let Err(error) =
-                own.check(&Committer::new(&self.location, &self.name.to_string()), &self.name, &self.names).await
-        {
-            return if is_altered(&error) { Ok(false) } else { Err(error) };
+        if !self.own_entry.is_kept(&self.location, &self.name).await? {
+            return Ok(false);
         }
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
     }
 
     async fn inspect(&mut self) -> Result<()> {
-        if let Some(own) = self.own_entry {
-            let name = self.name.to_string();
-            own.check(&Committer::new(&self.location, &name), &self.name, &self.names).await?;
+        if !self.own_entry.is_kept(&self.location, &self.name).await? {
+            return Err(self.own_entry.lost(&self.name, &self.names));
         }
         if !self.base.exists() || self.staging.is_copy() {
             return Ok(());
         }
-        match self.read_other(self.staging.commit_id).await? {
-            Some(entry) => self.follow_others(entry).await,
-            None => Ok(()),
-        }
+        let next = self.read_other(self.staging.commit_id).await?;
+        self.follow_others(next).await
     }
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
@@ -393,7 +386,7 @@ impl LakeTable for DeltaTable {
             let committer = Committer::new(&self.location, &name);
             match committer.commit(self.base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => return Ok(self.finish_commit(plan, transaction.id)),
-                Outcome::Conflict(entry) => self.follow_others(*entry).await?,
+                Outcome::Conflict(entry) => self.follow_others(Some(*entry)).await?,
                 Outcome::Unknown(error) => return Err(error),
             }
         }

@@ -40,7 +40,8 @@ pub struct DatabaseSettings {
     pub copy_bytes_per_second: Option<u64>,
     /// How much log the slot may keep, and what happens to one that is lost.
     pub slot_limit: SlotLimit,
-    /// Whether standbys follow the slot, so that it outlives a failover, which needs version 17. None to leave it as it is.
+    /// Whether standbys follow the slot, so that it outlives a failover, which needs version 17. None to leave it as it
+    /// is.
     pub survives_failover: Option<bool>,
 }
 

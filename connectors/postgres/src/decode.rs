@@ -279,12 +279,10 @@ impl Decoder {
 
     /// Takes note of a row that is not known whole, if its table is being copied: nobody else may have the rest.
     fn note_partial(&mut self, table: u32, row: &[TupleValue<'_>], is_renamed: bool) {
-        let Some(known) = self.relations.known(table).filter(|_| self.relations.needs_rest(table, is_renamed)) else {
-            return;
-        };
-        if row.contains(&TupleValue::Unavailable) {
-            self.partial.extend(known.key_texts(row).map(|key| PartialRow { table, key, is_renamed }));
-        }
+        let is_needed = self.relations.needs_rest(table, is_renamed) && row.contains(&TupleValue::Unavailable);
+        let known = self.relations.known(table).filter(|_| is_needed);
+        let key = known.and_then(|known| known.key_texts(row));
+        self.partial.extend(key.map(|key| PartialRow { table, key, is_renamed }));
     }
 
     fn delete(&mut self, oid: u32, lsn: Lsn, now_micros: i64, old: &OldRow<'_>) -> Result<Next> {

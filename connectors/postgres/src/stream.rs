@@ -314,7 +314,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
 
     /// Whether all that was read has been handed on, up to the end of a transaction.
     pub fn is_idle(&self) -> bool {
-        self.decoder.is_idle() && self.decoder.is_between()
+        self.decoder.is_idle() && self.is_between()
     }
 
     /// Whether what is handed on next begins with a transaction.
@@ -343,9 +343,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.reported.end(None);
         // The server closes the connection when it has read everything that was sent to it.
         let drained = async { while read_more(&mut self.reader, self.incoming.discard()).await.is_ok() {} };
-        if timeout(FINISH_TIMEOUT, drained).await.is_err() {
-            tracing::debug!("the server has not ended the stream");
-        }
+        let _ = timeout(FINISH_TIMEOUT, drained).await;
     }
 
     /// Rows of copied tables that are not known whole, since this was last asked.

@@ -5,7 +5,6 @@ pub mod commit;
 pub mod committer;
 pub mod deletion_vector;
 pub mod live_files;
-pub mod own_entry;
 pub mod position_names;
 pub mod replay;
 pub mod table_version;

@@ -6,6 +6,7 @@ pub mod fill;
 pub mod foreign;
 pub mod intake;
 pub mod mirror;
+pub mod own_entry;
 pub mod parts;
 pub mod pending;
 pub mod seal;
