@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use integration_tests::between;
 use integration_tests::load::{self, Load};
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, of};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, eventually_equal};
+use sooner::status::Status;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -187,5 +189,28 @@ async fn rows_are_copied_over_their_own_while_their_table_is_followed() {
     assert!(pipeline.output("copy", &["public.t"]).status.success());
     changing(&pipeline).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t", "public.other"]);
+    pipeline.stop();
+}
+
+/// Rows at the position of a transaction that is on the topics already are not taken for repeated ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_copied_over_their_own_through_kafka_in_a_quiet_database() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 9) i")
+        .await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("UPDATE t SET a = 'y'").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.stop();
+    assert!(pipeline.output("copy", &["public.t", "--where", "id < 5"]).status.success());
+    pipeline.start();
+    let pid = pipeline.pid();
+    let are_copied = |status: &Status| status.pid == pid && of(status, "public.t").events >= 4;
+    pipeline.wait_for("the rows are in the lake", LIMIT, are_copied).await;
+    granted(&pipeline).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);
     pipeline.stop();
 }

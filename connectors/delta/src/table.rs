@@ -291,14 +291,14 @@ impl LakeTable for DeltaTable {
     }
 
     async fn is_current(&self) -> Result<bool> {
-        if !self.own_entry.is_kept(&self.location, &self.name).await? {
+        if !self.own_entry.is_kept(&self.location).await? {
             return Ok(false);
         }
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
     }
 
     async fn inspect(&mut self) -> Result<()> {
-        if !self.own_entry.is_kept(&self.location, &self.name).await? {
+        if !self.own_entry.is_kept(&self.location).await? {
             return Err(self.own_entry.lost(&self.name, &self.names));
         }
         if !self.base.exists() || self.staging.is_copy() {

@@ -45,6 +45,8 @@ pub struct CopySettings {
     pub workers: usize,
     /// How fast they are read at most, all together.
     pub bytes_per_second: Option<u64>,
+    /// Tables, by object id, that take no part: nobody takes their rows.
+    pub apart: HashSet<u32>,
     /// For a new slot: the transactions that come before it, which snapshots must see.
     pub before_slot: Option<Visibility>,
     /// Threads that read.
@@ -107,7 +109,7 @@ pub enum Joined {
 impl Copies {
     /// Starts so many workers on threads of a runtime. `latest` is a snapshot that was taken just now.
     pub fn start(settings: CopySettings, latest: Visibility) -> Copies {
-        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime } = settings;
+        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime, .. } = settings;
         let (sender, messages) = mpsc::channel(QUEUE_BATCHES * workers);
         let state = State {
             schedule: Schedule::default(),

@@ -172,6 +172,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
         let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
         let copied = copy.clone();
+        let left_apart = apart.iter().map(|table| table.relation.oid).collect();
         let settings =
             StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
@@ -179,7 +180,14 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         tracing::info!(lsn = %start_lsn, copying = copy.len(), "streaming");
         let DatabaseSettings { copy_tables_at_once: workers, copy_bytes_per_second: bytes_per_second, .. } =
             self.settings;
-        let copying = CopySettings { connect, workers, bytes_per_second, before_slot, runtime: self.runtime.clone() };
+        let copying = CopySettings {
+            connect,
+            workers,
+            bytes_per_second,
+            apart: left_apart,
+            before_slot,
+            runtime: self.runtime.clone(),
+        };
         PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn, requests).await
     }
 }

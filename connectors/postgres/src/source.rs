@@ -1,6 +1,6 @@
 //! A source: the stream, and beside it copies of tables, whose rows join the stream between its transactions.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -34,6 +34,8 @@ pub struct PostgresSource<R> {
     stream: PostgresStream<R>,
     copies: Copies,
     announced: Vec<Announced>,
+    /// Tables, by object id, that took no part at the start.
+    apart: HashSet<u32>,
     /// Takes requests in.
     requests: UnboundedReceiver<CopyRequest>,
     /// Requests that wait until their table is not copied.
@@ -83,6 +85,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     ) -> Result<PostgresSource<R>> {
         let ServerState { visible: latest, end_lsn: server_end, .. } = stream.server_state().await?;
         let is_new = settings.before_slot.is_some();
+        let apart = settings.apart.clone();
         let copies = Copies::start(settings, latest);
         let emitted = start_lsn.last_before();
         let mut source = PostgresSource {
@@ -90,6 +93,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             stream,
             copies,
             announced: Vec::new(),
+            apart,
             requests,
             waiting: Vec::new(),
             answers: Vec::new(),
@@ -182,8 +186,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         for request in std::mem::take(&mut self.waiting) {
             let is_whole = request.condition.is_none();
             match self.stream.oid_of(&request.table) {
-                // It may be read once all tables have been inspected again.
-                None if is_whole => self.stream.postponed.change(None, tables_changed(asked_for(&request)))?,
+                // Nobody takes its rows before all tables have been inspected again.
+                oid if is_whole && oid.is_none_or(|oid| self.apart.contains(&oid)) => {
+                    self.stream.postponed.change(None, tables_changed(asked_for(&request)))?;
+                }
                 None => self.answers.push(refused(request)),
                 Some(oid) if is_whole => whole.push(oid),
                 Some(oid) if self.is_copied(oid) => self.waiting.push(request),
@@ -258,10 +264,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Hands on the ends of copies that are complete with what the stream has handed on.
     async fn end_copies(&mut self) -> Result<()> {
-        for (oid, ended) in self.copies.ends(self.emitted) {
-            self.stream.end_copy(oid);
-            // Whoever asked for it is waiting for a watermark beyond.
+        let ended = self.copies.ends(self.emitted);
+        if !ended.is_empty() {
+            // Whoever asked for them is waiting for a watermark beyond.
             self.stream.push().await?;
+        }
+        for (oid, ended) in ended {
+            self.stream.end_copy(oid);
             match ended {
                 Ended::Whole(step) => self.ready.push_back(step),
                 Ended::InPlace(request) => self.answers.push(CopyAnswer::HandedOn(request)),

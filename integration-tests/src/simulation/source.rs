@@ -33,6 +33,10 @@ pub struct SimulatedSource {
     /// What has been handed on in whole transactions.
     emitted: Watermark,
     next_ordinal: u64,
+    /// Tables that took no part at the start: nobody takes their rows.
+    apart: Vec<TableName>,
+    /// All tables have to be inspected first.
+    starts_over: bool,
     requests: UnboundedReceiver<CopyRequest>,
     /// What became of requests.
     answers: Vec<CopyAnswer>,
@@ -80,6 +84,8 @@ impl SimulatedSource {
             next,
             emitted,
             next_ordinal: Position::FIRST_COPIED + database_started,
+            apart: plan.apart.iter().map(|table| table.name().clone()).collect(),
+            starts_over: false,
             requests: plan.requests,
             answers: Vec::new(),
         };
@@ -108,7 +114,9 @@ impl SimulatedSource {
     fn take_requests(&mut self) {
         while let Ok(request) = self.requests.try_recv() {
             let number = number_of(&request.table);
-            if !self.covered.contains_key(&request.table) && request.condition.is_some() {
+            if self.apart.contains(&request.table) && request.condition.is_none() {
+                self.starts_over = true;
+            } else if !self.covered.contains_key(&request.table) && request.condition.is_some() {
                 self.answers.push(CopyAnswer::Refused(request, unholdable()));
             } else if request.condition.is_none() {
                 self.begin_copy(number);
@@ -245,6 +253,9 @@ impl Source for SimulatedSource {
         let is_between = self.next.1 == 0;
         if is_between {
             self.take_requests();
+        }
+        if self.starts_over {
+            return Err(passing(Code::TablesChanged, "the tables are inspected again"));
         }
         if is_between && self.database.fails(400) {
             let table = draw(self.database.chance(), |random| random.random_range(0..TABLES));
