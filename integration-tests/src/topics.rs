@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Headers;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sooner_schemas::Position;
 use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::wire::{Reader, split_header};
 
@@ -152,12 +153,14 @@ impl Judge {
     }
 }
 
-/// Ids of the transactions whose events were streamed, in commit order, with their numbers of events; events without
-/// a transaction id are left out.
+/// Ids of the transactions whose events were streamed since the last copy began, in commit order, with their numbers of
+/// events; events without a transaction id are left out. A copy that was broken off has events of the stream beside it.
 fn streamed(registry: &Registry, seen: &[Seen]) -> Vec<(i64, usize)> {
     let mut schemas: BTreeMap<u32, Schema> = BTreeMap::new();
     let mut transactions: BTreeMap<u64, (i64, usize)> = BTreeMap::new();
-    for message in seen {
+    let is_copy_start = |message: &&Seen| message.key.is_empty() && message.position().1 >= Position::FIRST_COPIED;
+    let last_start = seen.iter().filter(is_copy_start).map(Seen::position).max().unwrap_or_default();
+    for message in seen.iter().filter(|message| message.position() > last_start) {
         let Some(value) = &message.value else { continue };
         let (id, datum) = split_header(value).expect("a schema id");
         let schema = schemas.entry(id).or_insert_with(|| registry.schema(id));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use integration_tests::between;
 use integration_tests::load::{self, Load};
-use integration_tests::pipeline::{Pipeline, of};
+use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, eventually_equal};
 use sooner::status::Status;
@@ -208,7 +208,8 @@ async fn rows_are_copied_over_their_own_through_kafka_in_a_quiet_database() {
     assert!(pipeline.output("copy", &["public.t", "--where", "id < 5"]).status.success());
     pipeline.start();
     let pid = pipeline.pid();
-    let are_copied = |status: &Status| status.pid == pid && of(status, "public.t").events >= 4;
+    let are_copied =
+        |status: &Status| status.pid == pid && find(status, "public.t").is_some_and(|table| table.events >= 4);
     pipeline.wait_for("the rows are in the lake", LIMIT, are_copied).await;
     granted(&pipeline).await;
     assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);

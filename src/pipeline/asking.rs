@@ -13,6 +13,8 @@ pub struct Asking<'a> {
     told: Vec<Told>,
     /// Where whole transactions ended at last.
     watermark: Lsn,
+    /// The source is told of whole tables, too.
+    takes_whole_tables: bool,
 }
 
 struct Told {
@@ -32,16 +34,18 @@ enum Progress {
 }
 
 impl<'a> Asking<'a> {
-    /// Nothing has been told yet. Also returns where the source hears of it.
-    pub fn new(requests: &'a Requests) -> (Asking<'a>, UnboundedReceiver<CopyRequest>) {
+    /// Nothing has been told yet. Also returns where the source hears of it. `takes_whole_tables` is false where an
+    /// attempt ends for those.
+    pub fn new(requests: &'a Requests, takes_whole_tables: bool) -> (Asking<'a>, UnboundedReceiver<CopyRequest>) {
         let (source, heard) = unbounded_channel();
-        (Asking { requests, source, told: Vec::new(), watermark: Lsn::ZERO }, heard)
+        (Asking { requests, source, told: Vec::new(), watermark: Lsn::ZERO, takes_whole_tables }, heard)
     }
 
     /// Tells the source what is new.
     pub fn tell(&mut self) {
         for request in self.requests.pending() {
-            if self.told.iter().all(|told| told.request != request) {
+            let is_taken = self.takes_whole_tables || request.condition.is_some();
+            if is_taken && self.told.iter().all(|told| told.request != request) {
                 // A source that is gone has told why itself.
                 let _ = self.source.send(request.clone());
                 self.told.push(Told { request, progress: Progress::Begun });
@@ -154,7 +158,7 @@ mod tests {
     fn a_request_is_told_once_and_granted_when_what_came_after_its_rows_is_durable() {
         let folder = tempfile::tempdir().unwrap();
         let requests = Requests::new(folder.path());
-        let (mut asking, mut source) = Asking::new(&requests);
+        let (mut asking, mut source) = Asking::new(&requests, true);
         let (some, bad) = (request(Some("id < 5")), request(Some("nonsense")));
         requests.ask(&some).unwrap();
         requests.ask(&bad).unwrap();
@@ -179,7 +183,7 @@ mod tests {
     fn the_end_of_a_tables_copy_grants_all_that_was_asked_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let requests = Requests::new(folder.path());
-        let (mut asking, _source) = Asking::new(&requests);
+        let (mut asking, _source) = Asking::new(&requests, true);
         for condition in [None, Some("id < 5")] {
             requests.ask(&request(condition)).unwrap();
         }
@@ -198,7 +202,7 @@ mod tests {
     fn a_table_that_stops_has_to_be_asked_for_again() {
         let folder = tempfile::tempdir().unwrap();
         let requests = Requests::new(folder.path());
-        let (mut asking, mut source) = Asking::new(&requests);
+        let (mut asking, mut source) = Asking::new(&requests, true);
         requests.ask(&request(None)).unwrap();
         asking.tell();
         source.try_recv().unwrap();

@@ -67,14 +67,14 @@ async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Ends an attempt when the pipeline is told to stop, or somebody asks for a table to be read again.
+/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again.
 pub async fn halt_on_request(halt: watch::Sender<bool>, mut stop: watch::Receiver<bool>, requests: Requests) {
     loop {
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
             () = tokio::time::sleep(REQUESTS_INTERVAL) => {
-                if !requests.pending().is_empty() {
+                if !requests.whole_tables().is_empty() {
                     break;
                 }
             }

@@ -126,7 +126,7 @@ pub async fn run_direct(
         let (database, source) = (database.clone(), source.clone());
         let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
         let sourced = on_a_runtime(async move {
-            let side = source_side(&*database, &source, &asked, &facts);
+            let side = source_side(&*database, &source, true, &asked, &facts);
             let mut recopy = copies_all;
             let end = side.attempt(&mut log, &mut recopy, halted).await;
             (end, recopy)
@@ -163,8 +163,8 @@ pub async fn run_kafka_source(
     let mut log = kafka_log(&config, &kafka, &board);
     attempts(&board.clone(), stop, async |stop| {
         let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(pass_on(stop.clone(), halt));
-        let side = source_side(&*database, &source, &requests, &board);
+        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
+        let side = source_side(&*database, &source, false, &requests, &board);
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();
         ended?;
@@ -208,11 +208,12 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
 fn source_side<'a, D>(
     database: &'a D,
     source: &'a SourceConfig,
+    takes_whole_tables: bool,
     requests: &'a Requests,
     telemetry: &'a StatusBoard,
 ) -> SourceSide<'a, D, StatusBoard> {
     let copies_when_slot_is_gone = source.copies_when_slot_is_lost;
-    SourceSide { database, slot: &source.slot, copies_when_slot_is_gone, requests, telemetry }
+    SourceSide { database, slot: &source.slot, copies_when_slot_is_gone, takes_whole_tables, requests, telemetry }
 }
 
 fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> KafkaLog<StatusBoard> {

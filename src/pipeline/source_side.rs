@@ -26,6 +26,9 @@ pub struct SourceSide<'a, D, T> {
     pub slot: &'a str,
     /// Whether all tables are copied again when the slot is gone.
     pub copies_when_slot_is_gone: bool,
+    /// Whether a running source is told of requests for whole tables; otherwise somebody ends the attempt for them, so
+    /// that the log's entrance learns again what its topics and schemas are by now.
+    pub takes_whole_tables: bool,
     /// Tables that somebody asked to be copied.
     pub requests: &'a Requests,
     /// Takes facts.
@@ -130,7 +133,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             // From here on a slot that is gone, or that somebody advanced, is missed.
             writer.start_at(start_lsn).await?;
         }
-        let (asking, requests) = Asking::new(self.requests);
+        let (asking, requests) = Asking::new(self.requests, self.takes_whole_tables);
         let plan = plan(tables, reads, start_lsn, snapshot, requests);
         let mut source = self.database.open(plan).await?;
         self.telemetry.record(Fact::Running);

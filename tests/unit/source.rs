@@ -33,7 +33,7 @@ async fn running(steps: &Steps, drive: impl AsyncFnOnce(Ends)) -> (Result<()>, V
     let driving = drive(Ends { batches, stop, breaks });
     let folder = tempfile::tempdir().unwrap();
     let requests = Requests::new(folder.path());
-    let (asking, _requests) = Asking::new(&requests);
+    let (asking, _requests) = Asking::new(&requests, true);
     let (ended, ()) = soon(join(run(&mut source, &mut writer, asking, &facts, stopped), driving)).await;
     (ended, facts.0.all())
 }

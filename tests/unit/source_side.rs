@@ -50,7 +50,14 @@ impl Bench {
         let (facts, requests) = (Facts::default(), &self.requests);
         let copies_when_slot_is_gone = self.copies_when_slot_is_gone;
         let database = &self.database;
-        let side = SourceSide { database, slot: "s", copies_when_slot_is_gone, requests, telemetry: &facts };
+        let side = SourceSide {
+            database,
+            slot: "s",
+            copies_when_slot_is_gone,
+            takes_whole_tables: true,
+            requests,
+            telemetry: &facts,
+        };
         let halting = async {
             settle().await;
             halt.send_replace(true);

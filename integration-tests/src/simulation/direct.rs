@@ -73,7 +73,14 @@ async fn attempt(world: &World, progress: SimulatedProgress, calm: bool) -> Resu
     };
     let sourced = async {
         let (database, requests, telemetry) = (&world.database, &world.requests, &world.trace);
-        let side = SourceSide { database, slot: "slot", copies_when_slot_is_gone: false, requests, telemetry };
+        let side = SourceSide {
+            database,
+            slot: "slot",
+            copies_when_slot_is_gone: false,
+            takes_whole_tables: true,
+            requests,
+            telemetry,
+        };
         let mut log = log;
         side.attempt(&mut log, &mut recopy, halted).await
     };

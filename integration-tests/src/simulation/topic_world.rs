@@ -61,7 +61,14 @@ async fn attempt(world: &World, topics: &Topics, calm: bool, rebalances: &std::c
     let mut recopy = !calm && happens(&world.chance, 60);
     let source = async {
         let (database, requests, telemetry) = (&world.database, &world.requests, &world.trace);
-        let side = SourceSide { database, slot: "slot", copies_when_slot_is_gone: false, requests, telemetry };
+        let side = SourceSide {
+            database,
+            slot: "slot",
+            copies_when_slot_is_gone: false,
+            takes_whole_tables: false,
+            requests,
+            telemetry,
+        };
         let mut log = FaultyLog { log: topics.log(0), database: world.database.clone() };
         side.attempt(&mut log, &mut recopy, halted.clone()).await.map(drop)
     };
