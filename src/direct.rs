@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sooner_api::{
     Applied, AppliedTable, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget,
-    Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableStart,
-    WriterRequest,
+    Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableProgress,
+    TableStart, WriterRequest,
 };
 use sooner_schemas::Lsn;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
@@ -169,6 +169,7 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
             feed: Feed::Slot(self.slot.clone()),
             state: progress.state.clone(),
             lake: progress.lake.clone(),
+            copy: progress.copy.clone(),
         });
         Ok(Some(assigned.collect()))
     }
@@ -178,17 +179,12 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
         let mut applied = Applied::default();
         let forked_at = ledger.record.forked_at;
         for table in &tables {
-            let reached = table.positions.as_ref().and_then(Positions::commit_lsn).max(table.watermark);
-            let is_beyond = forked_at.is_some_and(|fork| reached.is_none_or(|reached| reached >= fork));
-            let fact = match (&table.error, table.standing) {
-                (Some(error), _) => TableFact::Failed(error.clone()),
-                (None, Standing::Follows) if !table.needs_copy && !is_beyond => continue,
-                // Nothing of it is in the lake, whatever the record says, or something else than was written.
-                (None, _) => TableFact::CopyNeeded,
-            };
-            let (state, _) = ledger.record.state(&table.table).step(fact);
-            let lake = None;
-            applied.tables.insert(table.table.clone(), AppliedTable { state, lake, note: None });
+            let Some(progress) = ledger.record.tables.get(&table.table) else { continue };
+            let Some(fact) = fact_of(table, progress, forked_at) else { continue };
+            let mut progress = progress.clone();
+            progress.step(fact);
+            let TableProgress { state, copy, .. } = progress;
+            applied.tables.insert(table.table.clone(), AppliedTable { state, lake: None, note: None, copy });
         }
         if !applied.tables.is_empty() || forked_at.is_some() {
             ledger.store(applied, &self.durable).await?;
@@ -199,6 +195,7 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
             table: name.clone(),
             state: progress.state.clone(),
             covered: positions.get(name).cloned().unwrap_or(Positions::whole(Lsn::ZERO)),
+            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
         });
         let starts = starts.collect();
         // A writer that is gone ends the log, too.
@@ -215,6 +212,28 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
     }
 }
 
+/// What happened to a table since its progress was stored, judged by what it is in the lake; none if it goes on.
+fn fact_of(table: &Opened, progress: &TableProgress, forked_at: Option<Lsn>) -> Option<TableFact> {
+    if let Some(error) = &table.error {
+        return Some(TableFact::Failed(error.clone()));
+    }
+    let reached = table.positions.as_ref().and_then(Positions::commit_lsn).max(table.watermark);
+    let is_beyond = forked_at.is_some_and(|fork| reached.is_none_or(|reached| reached >= fork));
+    let follows = table.standing == Standing::Follows && !table.needs_copy && !is_beyond;
+    // Nothing of it is in the lake, whatever the record says, or something else than was written.
+    let copy_needed = Some(TableFact::CopyNeeded).filter(|_| progress.state.takes_events());
+    match &progress.copy {
+        _ if !follows => copy_needed,
+        None => None,
+        Some(copy) if table.copy.is_some() && copy.source.is_some() => None,
+        // It had just ended.
+        Some(copy) if table.copied.is_some() && table.copied == copy.lake.map(|lake| lake.id) => {
+            table.watermark.map(TableFact::CopyEnded)
+        }
+        Some(_) => copy_needed,
+    }
+}
+
 impl<P: ProgressStore> Ledger<P> {
     /// Stores what was applied; only then may the slot be confirmed to there. The first report after a failover says
     /// what becomes of tables that are beyond it.
@@ -222,6 +241,12 @@ impl<P: ProgressStore> Ledger<P> {
         let mut change = self.record.change_by(applied);
         change.is_fork_settled = self.record.forked_at.is_some();
         change.confirmed_lsn = change.confirmed_lsn.filter(|lsn| *lsn > self.record.confirmed_lsn);
+        for (name, progress) in &mut change.tables {
+            // It was not held back for a copy before that was stored, and may lack what was confirmed meanwhile.
+            let is_kept = self.record.tables.get(name).is_some_and(|known| known.copy.is_some());
+            let confirmed = self.record.confirmed_lsn;
+            progress.copy.take_if(|copy| copy.source.is_none() || !is_kept && copy.complete_lsn < confirmed);
+        }
         change.tables.retain(|name, progress| self.record.tables.get(name) != Some(progress));
         if change.is_empty() {
             return Ok(());

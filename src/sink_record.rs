@@ -22,7 +22,9 @@ impl<R: EventReader, P: ProgressStore> EventReader for RecordedReader<R, P> {
     async fn assigned(&mut self) -> Result<Option<Vec<Assigned>>> {
         let mut assigned = self.reader.assigned().await?;
         for table in assigned.iter_mut().flatten() {
-            table.lake = self.record.tables.get(&table.table).and_then(|progress| progress.lake.clone());
+            let known = self.record.tables.get(&table.table);
+            table.lake = known.and_then(|progress| progress.lake.clone());
+            table.copy = known.and_then(|progress| progress.copy.clone());
         }
         Ok(assigned)
     }

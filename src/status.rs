@@ -60,7 +60,7 @@ impl Status {
             Fact::Tables(tables) => self.has_tables(tables),
             Fact::State(side, table, state) => self.table(table).has_state(side, state),
             Fact::RowsCopied(table, rows, bytes) => self.table(table).copied(rows, bytes),
-            Fact::CopyBegun(table) => self.table(table).begins_copy(SystemClock.now_micros()),
+            Fact::CopyBegun(table, rows) => self.table(table).begins_copy(rows, SystemClock.now_micros()),
             Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),
             Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
             Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
@@ -254,9 +254,9 @@ mod tests {
     fn copied_rows_are_counted_from_zero_by_each_copy_and_an_empty_one_counts_none() {
         let mut status = Status::default();
         let table = name("t");
-        status.take(Fact::CopyBegun(&table));
+        status.take(Fact::CopyBegun(&table, 0));
         status.take(Fact::RowsCopied(&table, 5, 50));
-        status.take(Fact::CopyBegun(&table));
+        status.take(Fact::CopyBegun(&table, 0));
         assert_eq!(status.tables[&table].rows_copied, 0);
     }
 

@@ -10,9 +10,12 @@ use sooner_schemas::event::Watermark;
 /// How a table's copy gets on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopyStatus {
-    /// When it began, in microseconds since 1970.
+    /// When it began, or went on after a break, in microseconds since 1970.
     pub started_micros: i64,
-    /// Bytes of events made of its rows.
+    /// Rows that had been copied before a break, after which it went on.
+    #[serde(default)]
+    pub rows_before: u64,
+    /// Bytes of events made of its rows since it began.
     pub bytes: u64,
     /// Rows per second since it began.
     pub rows_per_second: f64,
@@ -25,9 +28,9 @@ pub struct CopyStatus {
 impl CopyStatus {
     fn assess(&mut self, rows: u64, estimated: Option<u64>, now_micros: i64) {
         let seconds = now_micros.saturating_sub(self.started_micros).max(1) as f64 / 1e6;
-        self.rows_per_second = rows as f64 / seconds;
+        self.rows_per_second = rows.saturating_sub(self.rows_before) as f64 / seconds;
         self.bytes_per_second = self.bytes as f64 / seconds;
-        let left = estimated.filter(|_| rows > 0).map(|estimated| estimated.saturating_sub(rows) as f64);
+        let left = estimated.filter(|_| rows > self.rows_before).map(|estimated| estimated.saturating_sub(rows) as f64);
         self.seconds_left = left.map(|left| left / self.rows_per_second);
     }
 }
@@ -116,10 +119,10 @@ impl TableStatus {
         }
     }
 
-    /// A copy begins.
-    pub fn begins_copy(&mut self, now_micros: i64) {
-        self.rows_copied = 0;
-        self.copy = Some(CopyStatus { started_micros: now_micros, ..CopyStatus::default() });
+    /// A copy begins, or goes on after so many rows.
+    pub fn begins_copy(&mut self, rows: u64, now_micros: i64) {
+        self.rows_copied = rows;
+        self.copy = Some(CopyStatus { started_micros: now_micros, rows_before: rows, ..CopyStatus::default() });
     }
 
     /// So many rows were copied, and so many bytes of events made of them.
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn a_copy_says_how_fast_it_is_and_when_it_will_have_ended() {
         let mut table = TableStatus::new(TableState::Copying);
-        table.begins_copy(1_000_000);
+        table.begins_copy(0, 1_000_000);
         table.assess_copy(3_000_000);
         assert_eq!(table.copy.unwrap().seconds_left, None, "nobody knows yet");
         table.rows_estimated = Some(400);
@@ -171,6 +174,11 @@ mod tests {
         table.assess_copy(3_000_000);
         let copy = table.copy.unwrap();
         assert_eq!((copy.rows_per_second, copy.bytes_per_second, copy.seconds_left), (50.0, 2500.0, Some(6.0)));
+        table.begins_copy(100, 1_000_000);
+        table.copied(100, 5000);
+        table.assess_copy(3_000_000);
+        let copy = table.copy.unwrap();
+        assert_eq!((copy.rows_per_second, copy.seconds_left), (50.0, Some(4.0)), "it went on after a break");
         table.copied(500, 0);
         table.assess_copy(3_000_000);
         assert_eq!(table.copy.unwrap().seconds_left, Some(0.0), "there were more than estimated");

@@ -31,11 +31,12 @@ fn every_seed_ends_with_the_lake_equal_to_the_database() {
         all.failures += summary.failures;
         all.parked += summary.parked;
         all.copies += summary.copies;
+        all.resumed += summary.resumed;
         all.rebalances += summary.rebalances;
     }
-    let Summary { kills, failures, parked, copies, rebalances, .. } = all;
-    eprintln!("{kills} kills, {failures} failures, {parked} parked, {copies} copies, {rebalances} rebalances");
-    let wild = [kills as usize, failures as usize, parked, copies, rebalances as usize];
+    let Summary { kills, failures, parked, copies, resumed, rebalances, .. } = all;
+    eprintln!("{kills} kills, {failures} failures, {parked} parked, {copies} copies ({resumed} went on), {rebalances} rebalances");
+    let wild = [kills as usize, failures as usize, parked, copies, resumed, rebalances as usize];
     assert!(wild.iter().all(|count| *count > 100), "the worlds were too calm");
 }
 

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use sooner_api::{
-    Code, Error, ProgressRecord, Result, SourceTable, SystemIdentity, TableFact, TableProgress, TableState,
+    Code, CopyProgress, Error, ProgressRecord, Result, SourceTable, SystemIdentity, TableFact, TableProgress, TableState,
+    UnfinishedCopy,
 };
 use sooner_schemas::evolution::{Evolution, compare_relations};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 
 const RECOPY: &str = "point [source] back to the former server; or, if this one is right, start with --recopy, which copies \
                       all tables again";
@@ -160,19 +161,22 @@ pub fn next_record(
         let (name, oid) = (table.name().clone(), Some(table.relation.oid));
         let known = former.and_then(|record| record.tables.get(&name)).filter(|known| known.oid == oid);
         let mut progress = known.cloned().unwrap_or_else(|| TableProgress::new(TableState::Copying, oid));
+        let written = progress.relation.clone();
         if continuation == Continuation::Upgraded {
             progress.facts = Some(Arc::new(table.facts.clone()));
         }
-        (progress.state, _) = progress.state.step(what_happened(&progress, table, resume.contains(&name)));
-        if progress.state == TableState::Copying {
+        progress.step(what_happened(&progress, table, resume.contains(&name)));
+        progress.copy.take_if(|copy| continuation != Continuation::SameServer || !goes_on(copy, written, table));
+        if progress.state == TableState::Copying && progress.copy.is_none() {
             progress.relation = Some(Arc::new(table.relation.clone()));
         }
         progress.facts = Some(Arc::new(table.facts.clone()));
         (name, progress)
     };
     let gone = former.into_iter().flat_map(|record| &record.tables).map(|(name, progress)| {
-        let (state, _) = progress.state.step(TableFact::Removed);
-        (name.clone(), TableProgress { state, ..progress.clone() })
+        let mut progress = progress.clone();
+        progress.step(TableFact::Removed);
+        (name.clone(), progress)
     });
     ProgressRecord {
         system_id: identity.system_id,
@@ -186,6 +190,13 @@ pub fn next_record(
         confirmed_lsn: former.map_or(Lsn::ZERO, |record| record.confirmed_lsn),
         tables: gone.chain(tables.iter().map(entry)).collect(),
     }
+}
+
+/// Whether a copy that was broken off can go on: the table still has the columns and the blocks that it had.
+fn goes_on(copy: &UnfinishedCopy, written: Option<Arc<Relation>>, table: &SourceTable) -> bool {
+    let same_columns = written.is_some_and(|written| compare_relations(&written, &table.relation) == Evolution::Same);
+    let has_blocks = |source: &CopyProgress| source.rest.file_node == table.facts.file_node;
+    same_columns && copy.source.as_ref().is_some_and(has_blocks)
 }
 
 /// What happened to a table since its progress was stored, judged by what it is now.

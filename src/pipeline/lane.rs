@@ -1,8 +1,13 @@
 //! One table as the sink loop sees it: what has been handed to its worker, and what of that is visible. Without I/O.
 
-use sooner_api::{AppliedTable, Coverage, Error, LakePosition, TableFact, TableNote, TableState};
+use sooner_api::{
+    AppliedTable, CopyProgress, Coverage, Error, LakePosition, TableFact, TableNote, TableState, UnfinishedCopy,
+};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
+
+use super::kept_copy::KeptCopy;
+use super::worker::CommitReport;
 
 /// A table's lane.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Lane {
     last_copied_step: Option<u64>,
     /// A copy of it is being handed on.
     is_copying: bool,
+    /// What is durable of its copy.
+    kept_copy: KeptCopy,
     /// What its lake table is.
     lake: Option<LakePosition>,
     /// What its source has said of it, to be stored once everything up to a commit LSN is visible.
@@ -47,16 +54,22 @@ impl Lane {
             steps: 0,
             last_copied_step: None,
             is_copying,
+            kept_copy: KeptCopy::default(),
             lake: None,
             note: None,
             is_changed: false,
         }
     }
 
+    /// The table's copy goes on from here.
+    pub fn resume_copy(&mut self, copy: UnfinishedCopy) {
+        self.kept_copy = KeptCopy::resumed(copy);
+    }
+
     /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had
     /// been read before.
     pub fn hand_on(&mut self, last: Lsn, read: Watermark) {
-        if self.is_clean() && !self.is_copying && read.commit_lsn > self.complete.commit_lsn {
+        if self.is_clean() && (!self.is_copying || self.kept_copy.goes_on()) && read.commit_lsn > self.complete.commit_lsn {
             // It was complete to there, without a commit of its own.
             if self.is_inspected() {
                 self.inspected = read;
@@ -75,6 +88,7 @@ impl Lane {
     /// A copy begins.
     pub fn begin_copy(&mut self) {
         self.is_copying = true;
+        self.is_changed |= self.kept_copy.clear();
         if self.handed_on == Lsn(u64::MAX) {
             self.handed_on = self.complete.commit_lsn;
         }
@@ -86,9 +100,20 @@ impl Lane {
         std::mem::take(&mut self.is_open) || was_copying
     }
 
-    /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it.
+    /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it. A coverage that
+    /// excepts the table says only that its copy has not ended.
     pub fn cover(&mut self, coverage: &Coverage) -> bool {
-        !self.is_copying && self.is_open && coverage.applies_to(&self.name) && std::mem::take(&mut self.is_open)
+        (self.is_copying || coverage.applies_to(&self.name)) && std::mem::take(&mut self.is_open)
+    }
+
+    /// So much of its copy has been handed on; returns whether the worker has to hear of it.
+    pub fn copied(&mut self, progress: CopyProgress) -> bool {
+        self.is_changed |= self.kept_copy.report(self.steps, progress);
+        std::mem::take(&mut self.is_open)
+    }
+
+    fn holds_back(&self) -> bool {
+        self.state.holds_back() || self.state == TableState::Copying && self.kept_copy.goes_on()
     }
 
     /// The source says what it knows of the table after what was handed on.
@@ -104,18 +129,16 @@ impl Lane {
         self.handed_on = Lsn(u64::MAX);
     }
 
-    /// The worker has made so many steps visible, with everything up to a watermark.
-    pub fn committed(
-        &mut self,
-        table_version: u64,
-        positions: Option<sooner_api::Positions>,
-        watermark: Watermark,
-        steps: u64,
-    ) {
+    /// The worker has made steps durable, with everything up to a watermark.
+    pub fn committed(&mut self, report: CommitReport) {
+        let CommitReport { committed, positions, watermark, steps, copy } = report;
         self.last_copied_step.take_if(|last| *last <= steps);
         self.complete = watermark;
-        self.lake = Some(LakePosition { version: table_version, positions, watermark });
         self.is_changed = true;
+        self.kept_copy.commit(steps, copy, watermark.end_lsn);
+        if copy.is_none() {
+            self.lake = Some(LakePosition { version: committed.table_version, positions, watermark });
+        }
     }
 
     /// The table's log is still what its worker wrote, up to a watermark.
@@ -132,17 +155,21 @@ impl Lane {
 
     /// What keeps the database from forgetting what the table has: everything after what was inspected.
     pub fn withheld_from(&self) -> Option<Lsn> {
-        let is_withheld = self.state.holds_back() && !self.is_inspected();
+        let is_withheld = self.holds_back() && !self.is_inspected();
         let inspected = is_withheld.then_some(self.inspected.end_lsn);
         inspected.into_iter().chain(self.held_back_from()).min()
     }
 
     /// Lets something happen to the table; returns whether its state changed.
     pub fn step(&mut self, fact: TableFact) -> bool {
+        let begins_again = fact == TableFact::CopyNeeded;
         let (next, _) = self.state.step(fact);
         let changed = next != self.state;
         self.state = next;
         self.is_changed |= changed;
+        if begins_again || self.state != TableState::Copying {
+            self.is_changed |= self.kept_copy.clear();
+        }
         changed
     }
 
@@ -155,7 +182,7 @@ impl Lane {
     /// back: it is clean, or it is copied again anyway.
     pub fn held_back_from(&self) -> Option<Lsn> {
         let ended_copy = self.state == TableState::Copying && !self.is_copying;
-        ((self.state.holds_back() || ended_copy) && !self.is_clean()).then_some(self.complete.end_lsn)
+        ((self.holds_back() || ended_copy) && !self.is_clean()).then_some(self.complete.end_lsn)
     }
 
     /// What the table is complete to, if it is behind what has been read.
@@ -170,9 +197,9 @@ impl Lane {
 
     /// What has to be stored, once after each change. `read` is up to where whole transactions have been read.
     pub fn take_change(&mut self, read: Watermark) -> Option<AppliedTable> {
-        let (complete, state) = (self.complete.commit_lsn, &self.state);
+        let (complete, holds_back) = (self.complete.commit_lsn, self.holds_back());
         // A table that stopped is judged anew when it is copied.
-        let note = self.note.take_if(|(after, _)| *after <= complete && state.holds_back()).map(|(_, note)| note);
+        let note = self.note.take_if(|(after, _)| *after <= complete && holds_back).map(|(_, note)| note);
         if !std::mem::take(&mut self.is_changed) && note.is_none() {
             return None;
         }
@@ -180,7 +207,8 @@ impl Lane {
         if let Some(lake) = lake.as_mut().filter(|_| self.is_clean() && self.follows_stream()) {
             lake.watermark = if read.commit_lsn > lake.watermark.commit_lsn { read } else { lake.watermark };
         }
-        Some(AppliedTable { state: self.state.clone(), lake, note })
+        let copy = self.kept_copy.to_store(self.is_clean().then_some(read.end_lsn));
+        Some(AppliedTable { state: self.state.clone(), lake, note, copy })
     }
 
     /// Why the table does not go on.
@@ -191,7 +219,7 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::Code;
+    use sooner_api::{Code, Committed, CopyRest, LakeCopy};
 
     use super::*;
 
@@ -207,6 +235,19 @@ mod tests {
         TableState::Streaming { copied_lsn: None }
     }
 
+    fn committed(table_version: u64, lsn: u64, steps: u64) -> CommitReport {
+        let committed = Committed { table_version, ..Committed::default() };
+        CommitReport { committed, positions: None, watermark: mark(lsn), steps, copy: None }
+    }
+
+    fn copied_until(lsn: u64, steps: u64, version: u64) -> CommitReport {
+        CommitReport { copy: Some(LakeCopy { id: 7, version }), ..committed(0, lsn, steps) }
+    }
+
+    fn progress(rows: u64) -> CopyProgress {
+        CopyProgress { id: 7, rows, rest: CopyRest::default() }
+    }
+
     fn error() -> Error {
         Error::operator(Code::ShapeChanged, "w", "y", "r")
     }
@@ -217,7 +258,7 @@ mod tests {
         assert_eq!(lane.held_back_from(), None);
         lane.hand_on(Lsn(30), mark(20));
         assert_eq!(lane.held_back_from(), Some(Lsn(28)), "it was complete to 20 without a commit");
-        lane.committed(1, None, mark(30), 9);
+        lane.committed(committed(1, 30, 9));
         assert_eq!(lane.held_back_from(), None);
     }
 
@@ -225,17 +266,17 @@ mod tests {
     fn rows_copied_over_those_of_a_clean_table_are_held_back_until_they_are_visible() {
         let mut lane = lane(streaming());
         lane.hand_on(Lsn(30), mark(20));
-        lane.committed(1, None, mark(30), 1);
+        lane.committed(committed(1, 30, 1));
         lane.hand_on(Lsn(30), mark(30));
         assert_eq!(lane.held_back_from(), Some(Lsn(38)));
-        lane.committed(2, None, mark(30), 1);
+        lane.committed(committed(2, 30, 1));
         assert!(!lane.is_clean(), "that commit had begun before");
-        lane.committed(3, None, mark(30), 2);
+        lane.committed(committed(3, 30, 2));
         assert!(lane.is_clean());
         // While a commit is under way, too.
         lane.hand_on(Lsn(40), mark(30));
         lane.hand_on(Lsn(40), mark(40));
-        lane.committed(4, None, mark(40), 3);
+        lane.committed(committed(4, 40, 3));
         assert!(!lane.is_clean());
     }
 
@@ -243,12 +284,12 @@ mod tests {
     fn what_is_visible_is_withheld_until_the_log_was_looked_at_afterwards() {
         let mut lane = lane(streaming());
         lane.hand_on(Lsn(30), mark(20));
-        lane.committed(1, None, mark(30), 1);
+        lane.committed(committed(1, 30, 1));
         assert_eq!((lane.held_back_from(), lane.withheld_from()), (None, Some(Lsn(28))));
         lane.hand_on(Lsn(40), mark(30));
         lane.inspected(mark(30));
         assert_eq!(lane.withheld_from(), Some(Lsn(38)));
-        lane.committed(2, None, mark(40), 2);
+        lane.committed(committed(2, 40, 2));
         lane.inspected(mark(40));
         assert_eq!(lane.withheld_from(), None);
     }
@@ -269,12 +310,34 @@ mod tests {
         let mut lane = lane(TableState::Copying);
         lane.hand_on(Lsn(50), mark(20));
         assert_eq!(lane.held_back_from(), None);
-        assert!(!lane.cover(&Coverage::all(mark(30))), "the stream's watermark says nothing of a copy");
+        assert!(lane.cover(&Coverage::all(mark(30))), "what has come of it may become durable");
+        assert_eq!(lane.held_back_from(), None);
         assert!(lane.end_copy());
         assert_eq!(lane.held_back_from(), Some(Lsn(18)));
-        lane.committed(0, None, mark(50), 9);
+        lane.committed(committed(0, 50, 9));
         lane.step(TableFact::CopyEnded(Lsn(50)));
         assert!(lane.follows_stream() && lane.held_back_from().is_none());
+    }
+
+    #[test]
+    fn what_is_durable_of_a_copy_is_held_back_and_stored_with_its_progress() {
+        let mut lane = lane(TableState::Copying);
+        lane.hand_on(Lsn(20), mark(20));
+        assert!(lane.copied(progress(5)), "its rows may become durable");
+        lane.hand_on(Lsn(30), mark(20));
+        assert!(lane.cover(&Coverage::all(mark(30))));
+        lane.committed(copied_until(20, 1, 0));
+        assert_eq!(lane.held_back_from(), Some(Lsn(28)));
+        let copy = lane.take_change(mark(30)).unwrap().copy.unwrap();
+        assert_eq!((copy.source, copy.lake.unwrap().version, copy.complete_lsn), (Some(progress(5)), 0, Lsn(28)));
+        lane.committed(copied_until(30, 2, 1));
+        lane.inspected(mark(30));
+        assert_eq!(lane.withheld_from(), None);
+        lane.copied(progress(6));
+        let copy = lane.take_change(mark(40)).unwrap().copy.unwrap();
+        assert_eq!((copy.source, copy.complete_lsn), (Some(progress(6)), Lsn(48)), "nothing came after it");
+        lane.begin_copy();
+        assert_eq!(lane.take_change(mark(40)).unwrap().copy, None, "another copy");
     }
 
     #[test]
@@ -293,10 +356,10 @@ mod tests {
     fn a_clean_table_is_stored_as_complete_to_what_was_read() {
         let mut lane = lane(streaming());
         lane.hand_on(Lsn(30), mark(20));
-        lane.committed(7, None, mark(30), 9);
+        lane.committed(committed(7, 30, 9));
         let lake = lane.take_change(mark(90)).unwrap().lake.unwrap();
         assert_eq!((lake.version, lake.watermark), (7, mark(90)));
-        lane.committed(8, None, mark(90), 9);
+        lane.committed(committed(8, 90, 9));
         lane.hand_on(Lsn(95), mark(90));
         let lake = lane.take_change(mark(99)).unwrap().lake.unwrap();
         assert_eq!(lake.watermark, mark(90), "something of it is not visible yet");
@@ -308,7 +371,7 @@ mod tests {
         lane.hand_on(Lsn(30), mark(20));
         lane.note(TableNote { table: lane.name.clone(), relation: None, facts: Default::default() });
         assert!(lane.take_change(mark(20)).is_none());
-        lane.committed(1, None, mark(30), 9);
+        lane.committed(committed(1, 30, 9));
         assert!(lane.take_change(mark(30)).unwrap().note.is_some());
         assert!(lane.take_change(mark(30)).is_none(), "once");
     }

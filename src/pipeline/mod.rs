@@ -6,6 +6,7 @@
 pub mod asking;
 pub mod attempts;
 pub mod continuity;
+pub mod kept_copy;
 pub mod lane;
 pub mod sink;
 pub mod sink_side;
@@ -43,6 +44,8 @@ use worker::WorkerSettings;
 
 /// How often progress is stored and the slot confirmed, at most.
 const STORE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long copied rows may wait before they are durable.
+const COPY_FRESHNESS: Duration = Duration::from_secs(5);
 /// How often it is looked what others have done to a table that nothing happens to.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(15);
 /// Commits of all tables at the same time.
@@ -64,6 +67,7 @@ impl SinkParts {
         let settings = SinkSettings {
             worker: WorkerSettings {
                 freshness: lake.freshness,
+                copy_freshness: lake.freshness.max(COPY_FRESHNESS),
                 seal_bytes: shares.seal_bytes,
                 commits: Arc::new(Semaphore::new(COMMITS_AT_ONCE)),
                 inspection_interval: INSPECTION_INTERVAL,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sooner_api::{
     Applied, Clock, Error, EventBatch, EventReader, Fact, LakeTable, MemoryBudget, Result, Side, Step, TableFact,
-    TableState, Telemetry,
+    TableState, Telemetry, UnfinishedCopy,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -53,6 +53,8 @@ pub struct OpenTable<L> {
     pub table: L,
     /// Its state.
     pub state: TableState,
+    /// A copy of it that goes on.
+    pub copy: Option<UnfinishedCopy>,
 }
 
 /// The loop.
@@ -79,11 +81,15 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         let mut workers = JoinSet::new();
         let (mut lanes, mut commands) = (Vec::new(), Vec::new());
         let count = u32::try_from(tables.len()).unwrap_or(u32::MAX);
-        for (number, OpenTable { table, state }) in tables.into_iter().enumerate() {
+        for (number, OpenTable { table, state, copy }) in tables.into_iter().enumerate() {
             let (sender, received) = unbounded_channel();
             let complete = table.watermark().unwrap_or_default();
             let complete = Watermark { commit_lsn: complete, end_lsn: complete, commit_micros: 0 };
-            lanes.push(Lane::new(table.name().clone(), state.clone(), complete));
+            let mut lane = Lane::new(table.name().clone(), state.clone(), complete);
+            if let Some(copy) = copy {
+                lane.resume_copy(copy);
+            }
+            lanes.push(lane);
             commands.push(sender);
             let (mut worker, budget) = (settings.worker.clone(), settings.budget.clone());
             worker.inspection_interval = worker.inspection_interval.max(INSPECTION_SHARE * count);
@@ -145,6 +151,12 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                     }
                     self.read = coverage.watermark;
                 }
+                Step::CopyProgress { table, progress, watermark } => {
+                    let Some(&number) = self.by_name.get(&table) else { continue };
+                    if self.lanes[number].copied(*progress) {
+                        self.tell(number, TableCommand::Complete(watermark));
+                    }
+                }
                 Step::CopyEnd { table, watermark } => {
                     let Some(&number) = self.by_name.get(&table) else { continue };
                     if self.lanes[number].end_copy() {
@@ -186,9 +198,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
     fn hear(&mut self, number: usize, report: TableReport) -> Result<SinkEnd> {
         let lane = &mut self.lanes[number];
         match report {
-            TableReport::Committed(committed, positions, watermark, steps) => {
-                lane.committed(committed.table_version, positions, watermark, steps);
-            }
+            TableReport::Committed(report) => lane.committed(report),
             TableReport::Inspected(watermark) => lane.inspected(watermark),
             TableReport::CopyEnded(watermark) => {
                 self.step(number, TableFact::CopyEnded(watermark.commit_lsn));

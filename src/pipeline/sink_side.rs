@@ -112,14 +112,10 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
             },
             None => self.lake.open(&assigned.table, &assigned.feed).await,
         };
-        let (opened, altered) = match opened {
-            Ok(table) => match alteration(&assigned, &table).await {
-                Ok(altered) => (Ok(table), altered),
-                Err(error) => (Err(error), None),
-            },
-            Err(error) => (Err(error), None),
-        };
-        Tried { assigned, opened, altered }
+        match opened {
+            Ok(table) => compared(assigned, table).await,
+            Err(error) => Tried { assigned, opened: Err(error), altered: None },
+        }
     }
 
     /// Tables that the loop feeds, each with its state.
@@ -129,9 +125,10 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
             let name = &assigned.table;
             match opened {
                 Ok(table) => {
-                    let state = state_of(&assigned, table.standing(), altered);
+                    let copy = assigned.copy.clone().filter(|_| table.unfinished_copy().is_some());
+                    let state = state_of(&assigned, &table, altered);
                     self.telemetry.record(Fact::State(Side::Sink, name, &state));
-                    tables.push(OpenTable { table, state });
+                    tables.push(OpenTable { table, state, copy });
                 }
                 Err(error) => {
                     tracing::error!(table = %name, code = %error.code, %error, "the table stopped");
@@ -141,6 +138,20 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
             }
         }
         tables
+    }
+}
+
+/// A table that was opened, with what was stored of it: its copy goes on, or it may have been altered since.
+async fn compared<L: LakeTable>(assigned: Assigned, mut table: L) -> Tried<L> {
+    let copy = assigned.copy.as_ref().and_then(|copy| copy.lake);
+    let altered = match table.resume_copy(copy).await {
+        Ok(true) => Ok(None),
+        Ok(false) => alteration(&assigned, &table).await,
+        Err(error) => Err(error),
+    };
+    match altered {
+        Ok(altered) => Tried { assigned, opened: Ok(table), altered },
+        Err(error) => Tried { assigned, opened: Err(error), altered: None },
     }
 }
 
@@ -172,13 +183,21 @@ async fn alteration<L: LakeTable>(assigned: &Assigned, table: &L) -> Result<Opti
 }
 
 /// What a table does at first. A source decides what is copied; here a table of a slot that is not there is, too.
-fn state_of(assigned: &Assigned, standing: Standing, altered: Option<Error>) -> TableState {
+fn state_of<L: LakeTable>(assigned: &Assigned, table: &L, altered: Option<Error>) -> TableState {
+    let (standing, is_copied) = (table.standing(), assigned.copy.is_some() && table.unfinished_copy().is_some());
+    let copy = assigned.copy.as_ref().and_then(|copy| copy.lake).map(|copy| copy.id);
+    // A copy may have ended just before a break.
+    let ended = table.watermark().filter(|_| copy.is_some() && table.last_copy() == copy);
+    let ended = ended.map(|watermark| assigned.state.step(TableFact::CopyEnded(watermark)));
+    // The log tells when the table's last copy ends, also to whoever comes later.
+    let copy_comes = is_copied || standing == Standing::Absent && assigned.state.copied_lsn().is_some();
     match (&assigned.feed, standing, altered) {
-        (Feed::Slot(_), Standing::Follows, None) => assigned.state.clone(),
+        (Feed::Slot(_), Standing::Follows, None) => ended.map_or(assigned.state.clone(), |(state, _)| state),
         (Feed::Slot(_), ..) => TableState::Copying,
         (Feed::Topic { .. }, _, Some(error)) => assigned.state.step(TableFact::Failed(error)).0,
         (Feed::Topic { .. }, _, None) => match &assigned.state {
             TableState::Copying => TableState::Copying,
+            TableState::Streaming { .. } if copy_comes => TableState::Copying,
             // What the source has parked may still have events on its topic.
             _ => TableState::Streaming { copied_lsn: assigned.state.copied_lsn() },
         },
@@ -195,6 +214,8 @@ fn opened<L: LakeTable>(tried: &Tried<L>) -> Opened {
             watermark: open.watermark(),
             error: None,
             needs_copy: tried.altered.is_some(),
+            copy: open.unfinished_copy(),
+            copied: open.last_copy(),
         },
         Err(error) => Opened {
             table,
@@ -203,6 +224,8 @@ fn opened<L: LakeTable>(tried: &Tried<L>) -> Opened {
             watermark: None,
             error: Some(Error::clone(error)),
             needs_copy: false,
+            copy: None,
+            copied: None,
         },
     }
 }

@@ -49,7 +49,7 @@ pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
 fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
     for step in &batch.steps {
         match step {
-            Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table())),
+            Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table(), 0)),
             Step::Rows(rows) => {
                 let copied = rows.events.events.iter().filter(|event| event.op == Op::Read).count();
                 if copied > 0 {

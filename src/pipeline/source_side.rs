@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sooner_api::{
     Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan,
-    SourceTable, TableStart, TableState, Telemetry, WriterRequest,
+    SourceTable, TableStart, TableState, TableToCopy, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -135,6 +135,9 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         }
         let (asking, requests) = Asking::new(self.requests, self.takes_whole_tables);
         let plan = plan(tables, reads, start_lsn, snapshot, requests);
+        for (progress, followed) in plan.copy.iter().filter_map(|copy| copy.goes_on.as_ref()) {
+            self.telemetry.record(Fact::CopyBegun(followed.table.name(), progress.rows));
+        }
         let mut source = self.database.open(plan).await?;
         self.telemetry.record(Fact::Running);
         source::run(&mut source, writer, asking, self.telemetry, halted).await?;
@@ -172,7 +175,12 @@ fn plan<S>(
     let mut plan = SourcePlan { start_lsn, snapshot, copy, stream, apart, requests };
     for table in tables {
         match starts.remove(table.name()) {
-            Some(TableStart { state: TableState::Copying, .. }) => plan.copy.push(table),
+            Some(TableStart { state: TableState::Copying, covered, copy, .. }) => {
+                let written = reads.written.remove(table.name());
+                let followed = || FollowedTable { table: table.clone(), written, covered };
+                let goes_on = copy.map(|copy| (copy, followed()));
+                plan.copy.push(TableToCopy { table, goes_on });
+            }
             Some(TableStart { state: TableState::Streaming { .. }, covered, .. }) => {
                 let written = reads.written.remove(table.name());
                 plan.stream.push(FollowedTable { table, written, covered });
@@ -208,6 +216,7 @@ mod tests {
             table: name(table),
             state,
             covered: Positions::whole(Lsn(5)),
+            copy: None,
         };
         let starts = vec![
             start("a", TableState::Copying),
@@ -218,7 +227,7 @@ mod tests {
         let reads = Reads { starts, written: HashMap::from([(name("b"), written.clone())]) };
         let (_asks, requests) = unbounded_channel();
         let plan = plan::<()>(vec![table("a"), table("b"), table("c")], reads, Lsn(9), None, requests);
-        assert_eq!(plan.copy, [table("a")]);
+        assert_eq!(plan.copy, [TableToCopy { table: table("a"), goes_on: None }]);
         let followed = FollowedTable { table: table("b"), written: Some(written), covered: Positions::whole(Lsn(5)) };
         assert_eq!(plan.stream, [followed]);
         assert_eq!(plan.apart, [table("c")]);

@@ -1,15 +1,15 @@
 //! One table's part of the sink: stages its events, and commits them in time.
 //!
 //! A commit happens only between transactions, when the oldest staged event is about to become older than the
-//! freshness allows; a copy is committed when it is complete. Memory goes earlier: into sealed files, whenever it is
-//! short.
+//! freshness allows. What is committed of a copy is durable, but becomes visible only when the copy is complete. Memory
+//! goes earlier: into sealed files, whenever it is short.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{
-    Class, Code, Committed, Error, Fact, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step, TableState,
-    Telemetry,
+    Class, Code, Committed, Error, Fact, LakeCopy, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step,
+    TableState, Telemetry,
 };
 use sooner_schemas::event::Watermark;
 use tokio::sync::Semaphore;
@@ -31,11 +31,26 @@ pub enum TableCommand {
     Inspect,
 }
 
+/// What a worker has committed.
+#[derive(Debug)]
+pub struct CommitReport {
+    /// What that did.
+    pub committed: Committed,
+    /// What the table's log says that has been taken.
+    pub positions: Option<Positions>,
+    /// The table is complete up to here.
+    pub watermark: Watermark,
+    /// So many steps are committed.
+    pub steps: u64,
+    /// The copy that they belong to, if that has not ended: nothing of it is visible.
+    pub copy: Option<LakeCopy>,
+}
+
 /// What a worker reports.
 #[derive(Debug)]
 pub enum TableReport {
-    /// Everything up to the watermark is visible, which is so many steps.
-    Committed(Committed, Option<Positions>, Watermark, u64),
+    /// Everything up to a watermark is durable.
+    Committed(CommitReport),
     /// The table's log is still what was written, up to the watermark.
     Inspected(Watermark),
     /// A copy has begun.
@@ -55,6 +70,8 @@ pub enum TableReport {
 pub struct WorkerSettings {
     /// How long an event may wait before it is visible.
     pub freshness: Duration,
+    /// How long copied rows may wait before they are durable.
+    pub copy_freshness: Duration,
     /// Bytes of events that a table may hold before they are sealed.
     pub seal_bytes: usize,
     /// Commits of all tables at the same time.
@@ -91,7 +108,7 @@ pub struct TableWorker<L, T> {
 impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     /// A worker for a table in this state, known by a number to whom it reports.
     pub fn new(
-        table: L,
+        mut table: L,
         state: &TableState,
         number: usize,
         settings: WorkerSettings,
@@ -99,6 +116,10 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         budget: MemoryBudget,
         telemetry: T,
     ) -> TableWorker<L, T> {
+        let is_copying = *state == TableState::Copying;
+        if is_copying {
+            table.expect_copy();
+        }
         TableWorker {
             table,
             number,
@@ -114,7 +135,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             visible: Watermark::default(),
             inspected: Watermark::default(),
             last_look: Instant::now(),
-            is_copying: *state == TableState::Copying,
+            is_copying,
             is_stopped: !state.takes_events(),
         }
     }
@@ -173,7 +194,10 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             }
             TableCommand::Step(Step::Rows(rows)) => self.stage(rows).await?,
             TableCommand::Step(_) => {}
-            TableCommand::Complete(watermark) => self.complete = self.due.map(|_| watermark),
+            TableCommand::Complete(watermark) if !self.is_copying || self.table.keeps_copies() => {
+                self.complete = self.due.map(|_| watermark);
+            }
+            TableCommand::Complete(_) => {}
             TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
             TableCommand::Inspect => self.inspect().await?,
             TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(error)),
@@ -199,8 +223,10 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.staged_events += events;
         self.complete = None;
         if self.due.is_none() {
+            let WorkerSettings { freshness, copy_freshness, .. } = self.settings;
+            let freshness = if self.is_copying { copy_freshness } else { freshness };
             // A commit takes about as long as the last one did; the event should be visible in time, not on its way.
-            let wait = self.settings.freshness.saturating_sub(self.last_commit).max(self.settings.freshness / 4);
+            let wait = freshness.saturating_sub(self.last_commit).max(freshness / 4);
             self.due = Some(Instant::now() + wait);
         }
     }
@@ -229,20 +255,30 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         if self.is_stopped {
             return Ok(());
         }
-        self.complete = self.due.map(|_| watermark);
-        if std::mem::take(&mut self.is_copying) {
-            self.commit().await?;
-            self.report(TableReport::CopyEnded(watermark));
+        if !self.is_copying {
+            self.complete = self.due.map(|_| watermark);
+            return Ok(());
         }
+        self.complete = Some(watermark);
+        self.commit_as(true).await?;
+        self.is_copying = false;
+        self.report(TableReport::CopyEnded(watermark));
         Ok(())
     }
 
     async fn commit(&mut self) -> Result<()> {
+        self.commit_as(false).await
+    }
+
+    async fn commit_as(&mut self, ends_copy: bool) -> Result<()> {
         let Some(watermark) = self.complete else { return Ok(()) };
         // The semaphore is never closed.
         let _permit = self.settings.commits.clone().acquire_owned().await.ok();
         let started = Instant::now();
-        let committed = self.table.commit(watermark).await?;
+        let committed = match ends_copy {
+            true => self.table.end_copy(watermark).await?,
+            false => self.table.commit(watermark).await?,
+        };
         self.last_commit = started.elapsed();
         self.due = None;
         self.complete = None;
@@ -254,7 +290,13 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             events,
             took: self.last_commit,
         });
-        self.report(TableReport::Committed(committed, self.table.positions().cloned(), watermark, self.steps));
+        self.report(TableReport::Committed(CommitReport {
+            committed,
+            positions: self.table.positions().cloned(),
+            watermark,
+            steps: self.steps,
+            copy: self.table.unfinished_copy(),
+        }));
         Ok(())
     }
 

@@ -25,7 +25,7 @@ fn record(states: &[(&str, TableState)], confirmed: u64) -> ProgressRecord {
 
 fn opened(table: &str, standing: Standing, taken: Option<u64>) -> Opened {
     let positions = taken.map(|lsn| Positions::whole(Lsn(lsn)));
-    Opened { table: name(table), standing, positions, watermark: None, error: None, needs_copy: false }
+    Opened { table: name(table), standing, positions, watermark: None, error: None, needs_copy: false, copy: None, copied: None }
 }
 
 async fn open(store: &FakeStore, recopy: bool) -> (Writer, Reader) {
@@ -57,7 +57,7 @@ fn confirmed(lsn: u64) -> Applied {
 
 fn applied(table: &str, version: u64) -> Applied {
     let lake = Some(LakePosition { version, positions: None, watermark: mark(60) });
-    let table = (name(table), AppliedTable { state: streaming(), lake, note: None });
+    let table = (name(table), AppliedTable { state: streaming(), lake, note: None, copy: None });
     Applied { confirmed_lsn: None, tables: BTreeMap::from([table]) }
 }
 

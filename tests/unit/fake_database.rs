@@ -60,7 +60,7 @@ impl Database for FakeDatabase {
     }
 
     async fn open(&self, plan: SourcePlan<()>) -> Result<FakeSource> {
-        let copied: String = plan.copy.iter().map(|table| format!(" {}", table.name().table)).collect();
+        let copied: String = plan.copy.iter().map(|copy| format!(" {}", copy.table.name().table)).collect();
         let followed: String = plan.stream.iter().map(|followed| format!(" {}", followed.table.name().table)).collect();
         let snapshot = if plan.snapshot.is_some() { "a" } else { "no" };
         let text = format!("open at {}, {snapshot} snapshot, copy{copied}, follow{followed}", plan.start_lsn.0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sooner_api::{
-    Alteration, Committed, Error, Feed, Lake, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+    Alteration, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -27,6 +27,10 @@ pub struct FakeTable {
     pub is_current: bool,
     pub positions: Option<Positions>,
     pub version: u64,
+    /// A copy becomes durable before it has ended.
+    pub keeps_copies: bool,
+    /// What is durable of a copy that has not ended.
+    pub copy: Option<LakeCopy>,
     pub held: Vec<Rows>,
 }
 
@@ -43,6 +47,8 @@ impl FakeTable {
             is_current: true,
             positions: None,
             version: 0,
+            keeps_copies: false,
+            copy: None,
             held: Vec::new(),
         }
     }
@@ -125,6 +131,31 @@ impl LakeTable for FakeTable {
         self.version += 1;
         self.positions = Some(Positions::whole(watermark.commit_lsn));
         Ok(Committed { table_version: self.version, ..Committed::default() })
+    }
+
+    async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
+        self.notes.note("end copy");
+        self.copy = None;
+        self.commit(watermark).await
+    }
+
+    fn expect_copy(&mut self) {}
+
+    fn keeps_copies(&self) -> bool {
+        self.keeps_copies
+    }
+
+    async fn resume_copy(&mut self, copy: Option<LakeCopy>) -> Result<bool> {
+        self.copy = self.copy.filter(|known| copy.is_some_and(|copy| copy.id == known.id));
+        Ok(self.copy.is_some())
+    }
+
+    fn unfinished_copy(&self) -> Option<LakeCopy> {
+        self.copy
+    }
+
+    fn last_copy(&self) -> Option<u64> {
+        None
     }
 
     fn discard(&mut self) {

@@ -103,7 +103,7 @@ impl EventWriter for FakeWriter {
 
     async fn begin(&mut self, record: ProgressRecord) -> Result<Vec<TableStart>> {
         self.steps.reach("begin").await?;
-        let start = |(table, state)| TableStart { table, state, covered: Positions::whole(Lsn(7)) };
+        let start = |(table, state)| TableStart { table, state, covered: Positions::whole(Lsn(7)), copy: None };
         let states = record.tables.iter().map(|(table, progress)| (table.clone(), progress.state.clone()));
         let starts = states.map(start).collect();
         *self.begun.lock().unwrap() = Some(record);

@@ -24,6 +24,7 @@ pub fn settings() -> SinkSettings {
     SinkSettings {
         worker: WorkerSettings {
             freshness: Duration::from_secs(1),
+            copy_freshness: Duration::from_secs(1),
             seal_bytes: 1 << 20,
             commits,
             inspection_interval: Duration::from_secs(3600),
@@ -41,7 +42,7 @@ async fn run(
     steps: Steps,
     drive: impl AsyncFnOnce(Batches, Stored, watch::Sender<bool>),
 ) -> (Ended, Stored) {
-    let tables = tables.into_iter().map(|(table, state)| OpenTable { table, state }).collect();
+    let tables = tables.into_iter().map(|(table, state)| OpenTable { table, state, copy: None }).collect();
     let (batches, mut reader) = FakeReader::new(steps);
     let stored = reader.stored.clone();
     let (halt, halted) = watch::channel(false);

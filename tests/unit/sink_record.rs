@@ -17,7 +17,7 @@ async fn recorded(store: &FakeStore) -> (RecordedReader<FakeReader, FakeStore>, 
 }
 
 fn parks(table: &str, confirmed: u64) -> Applied {
-    let table = (name(table), AppliedTable { state: parked(), lake: None, note: None });
+    let table = (name(table), AppliedTable { state: parked(), lake: None, note: None, copy: None });
     Applied { confirmed_lsn: Some(Lsn(confirmed)), tables: BTreeMap::from([table]) }
 }
 

@@ -14,13 +14,13 @@ use crate::sink::settings;
 use crate::support::{Facts, Steps, StoppedClock, batch, failure, insert, name, parked, pass, soon, streaming};
 
 fn assigned(table: &str, slot: &str) -> Assigned {
-    Assigned { table: name(table), feed: Feed::Slot(slot.to_owned()), state: streaming(), lake: None }
+    Assigned { table: name(table), feed: Feed::Slot(slot.to_owned()), state: streaming(), lake: None, copy: None }
 }
 
 fn from_topic(table: &str, state: TableState) -> Assigned {
     let (topic, assigned) = (table.to_owned(), BTreeSet::from([0]));
     let feed = Feed::Topic { topic, generation: None, partitions: 1, assigned, in_commit_order: true };
-    Assigned { table: name(table), feed, state, lake: None }
+    Assigned { table: name(table), feed, state, lake: None, copy: None }
 }
 
 /// An attempt's neighbours.

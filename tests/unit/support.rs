@@ -55,7 +55,7 @@ impl Telemetry for Facts {
     fn record(&self, fact: Fact<'_>) {
         let text = match fact {
             Fact::State(Side::Sink, table, state) => format!("sink {} {}", table.table, state.name()),
-            Fact::CopyBegun(table) => format!("copy {}", table.table),
+            Fact::CopyBegun(table, _) => format!("copy {}", table.table),
             Fact::RowsCopied(table, rows, _) => format!("copied {} {rows}", table.table),
             Fact::Committed { table, events, .. } => format!("committed {} {events}", table.table),
             Fact::Received(lsn) => format!("received {}", lsn.0),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sooner::pipeline::worker::{TableCommand, TableReport, TableWorker, WorkerSettings};
+use sooner::pipeline::worker::{CommitReport, TableCommand, TableReport, TableWorker, WorkerSettings};
 use sooner_api::{Class, MemoryBudget, Staged, Step, TableState};
 use sooner_schemas::event::Op;
 use tokio::sync::Semaphore;
@@ -33,6 +33,7 @@ impl Bench {
         let commits = Arc::new(Semaphore::new(1));
         let settings = WorkerSettings {
             freshness: Duration::from_secs(1),
+            copy_freshness: Duration::from_secs(1),
             seal_bytes: 4000,
             commits: commits.clone(),
             inspection_interval: Duration::from_secs(3600),
@@ -64,7 +65,7 @@ impl Bench {
         while let Ok((number, report)) = self.reports.try_recv() {
             assert_eq!(number, 5);
             texts.push(match report {
-                TableReport::Committed(done, positions, to, _) => {
+                TableReport::Committed(CommitReport { committed: done, positions, watermark: to, .. }) => {
                     assert_eq!(positions.and_then(|positions| positions.commit_lsn()), Some(to.commit_lsn));
                     format!("committed version {} to {}", done.table_version, to.commit_lsn.0)
                 }

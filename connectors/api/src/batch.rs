@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::{Op, TableEvents, Watermark};
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Error, MemoryBudget, NextOffsets, Positions, Reservation};
+use crate::{CopyProgress, Error, MemoryBudget, NextOffsets, Positions, Reservation};
 
 /// Events of one table under one pair of schemas, in commit order, with the memory that they hold.
 #[derive(Debug)]
@@ -28,6 +28,15 @@ pub enum Step {
     Rows(Rows),
     /// A copy begins: all rows of the table come again after it, maybe under another schema. Holds one event.
     CopyStart(Rows),
+    /// So much of a copy has been delivered, and everything of the table up to the watermark.
+    CopyProgress {
+        /// Table.
+        table: TableName,
+        /// How far its copy is.
+        progress: Box<CopyProgress>,
+        /// What of its changes has been delivered.
+        watermark: Watermark,
+    },
     /// All rows of the copy have been delivered; the table is complete up to the watermark.
     CopyEnd {
         /// Table.

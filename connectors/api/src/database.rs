@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{CopyRequest, Error, EventBatch, Positions, Result};
+use crate::{CopyProgress, CopyRequest, Error, EventBatch, Positions, Result};
 
 /// A table of the database.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,13 +71,22 @@ pub struct SourcePlan<S> {
     /// What is known of the rows at the position of a new slot.
     pub snapshot: Option<S>,
     /// Tables whose rows are copied.
-    pub copy: Vec<SourceTable>,
+    pub copy: Vec<TableToCopy>,
     /// Tables that follow the stream.
     pub stream: Vec<FollowedTable>,
     /// Tables that take no part at the moment; what changes of them is noticed.
     pub apart: Vec<SourceTable>,
     /// Requests for tables to be copied again, which the source answers in its batches.
     pub requests: UnboundedReceiver<CopyRequest>,
+}
+
+/// A table whose rows are copied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableToCopy {
+    /// The table, as it was inspected.
+    pub table: SourceTable,
+    /// Its copy, if that goes on after a break, with what its consumer has of it.
+    pub goes_on: Option<(CopyProgress, FollowedTable)>,
 }
 
 /// A table that follows the stream.
@@ -123,7 +132,7 @@ pub trait Source: Send {
     /// A table's copy runs beside the stream, from its start to its end. Between those two, copied rows stand between
     /// the stream's transactions, and the last step that concerns a row is right; a change may leave out a value of a
     /// row that has not been copied yet, which then follows. A copy that starts before the former one has ended
-    /// replaces it. A source whose `next` was cancelled must not be asked again: it may have lost its place.
+    /// replaces it; one that goes on after a break does not start again. A source whose `next` was cancelled must not be asked again: it may have lost its place.
     ///
     /// [`Step::Complete`]: crate::Step::Complete
     fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;

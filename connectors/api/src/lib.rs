@@ -5,6 +5,7 @@
 
 mod batch;
 mod code;
+mod copy_progress;
 mod database;
 mod error;
 mod failpoint;
@@ -17,7 +18,8 @@ mod telemetry;
 
 pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote};
 pub use code::Code;
-pub use database::{Database, FollowedTable, Inspection, Source, SourcePlan, SourceTable, SystemIdentity};
+pub use copy_progress::{CopyProgress, CopyRest, LakeCopy, UnfinishedCopy};
+pub use database::{Database, FollowedTable, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy};
 pub use error::{Class, Error, Result};
 pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};

@@ -13,7 +13,8 @@ use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::{
-    Applied, Error, EventBatch, LakePosition, Positions, ProgressRecord, Result, Rows, SourceTable, TableState,
+    Applied, CopyProgress, Error, EventBatch, LakeCopy, LakePosition, Positions, ProgressRecord, Result, Rows, SourceTable,
+    TableState, UnfinishedCopy,
 };
 
 /// Gives schemas their ids.
@@ -56,6 +57,8 @@ pub struct TableStart {
     pub state: TableState,
     /// What the log, or its reader, has of the table's events already.
     pub covered: Positions,
+    /// How far its copy is, if that goes on.
+    pub copy: Option<CopyProgress>,
 }
 
 /// An event log's entrance.
@@ -131,6 +134,8 @@ pub struct Assigned {
     pub state: TableState,
     /// What its lake table was when that was last stored; none before its first commit.
     pub lake: Option<LakePosition>,
+    /// The copy that had not ended when that was last stored.
+    pub copy: Option<UnfinishedCopy>,
 }
 
 /// What a lake table holds, compared with the feed that it was opened for.
@@ -161,6 +166,10 @@ pub struct Opened {
     pub error: Option<Error>,
     /// Its rows are not those that it had when its position was last stored, and have to be copied.
     pub needs_copy: bool,
+    /// A copy of it goes on, to which positions and watermark apply.
+    pub copy: Option<LakeCopy>,
+    /// The last copy that has ended in the lake; none if that is not known.
+    pub copied: Option<u64>,
 }
 
 /// Why a lake table does not hold what it held before.
@@ -259,8 +268,28 @@ pub trait LakeTable: Send {
     fn seal(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// Makes what is staged visible, together with its positions and the watermark. Repeating it after an error is
-    /// safe.
+    /// safe. During a copy it only makes it durable, where [`LakeTable::keeps_copies`]; otherwise it is not to be called.
     fn commit(&mut self, watermark: Watermark) -> impl Future<Output = Result<Committed>> + Send;
+
+    /// All rows of a copy are staged: makes them visible at once, as [`LakeTable::commit`] does.
+    fn end_copy(&mut self, watermark: Watermark) -> impl Future<Output = Result<Committed>> + Send;
+
+    /// Rows of a copy come, also where its start is not told: a topic of a source of ours may begin with rows. To be
+    /// called before anything is staged.
+    fn expect_copy(&mut self);
+
+    /// Whether a copy can become durable before it has ended.
+    fn keeps_copies(&self) -> bool;
+
+    /// Goes on with a copy that was broken off, or with none; true if it is there and at least as far as is said.
+    /// Positions and watermark are those of the copy then. To be called before anything is staged.
+    fn resume_copy(&mut self, copy: Option<LakeCopy>) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The copy that has not ended, as far as it is durable.
+    fn unfinished_copy(&self) -> Option<LakeCopy>;
+
+    /// The last copy that has ended; none if its log does not say so.
+    fn last_copy(&self) -> Option<u64>;
 
     /// Forgets what is staged.
     fn discard(&mut self);

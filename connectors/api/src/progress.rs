@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Code, Error, Positions, Result, TableNote, TableState};
+use crate::{Code, Error, Positions, Result, TableEffect, TableFact, TableNote, TableState, UnfinishedCopy};
 
 /// What a pipeline knows about itself, beyond what its tables' logs say. It is stored before anything relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct TableProgress {
     pub facts: Option<Arc<CatalogFacts>>,
     /// What its lake table was when it was last stored; none before its first commit.
     pub lake: Option<LakePosition>,
+    /// A copy that goes on. Only while it is copying.
+    pub copy: Option<UnfinishedCopy>,
 }
 
 /// A lake table at the moment when progress was stored.
@@ -91,19 +93,22 @@ pub struct AppliedTable {
     pub lake: Option<LakePosition>,
     /// What its source said of it; none if it said nothing new.
     pub note: Option<TableNote>,
+    /// The copy of it that has not ended, as far as it is durable.
+    pub copy: Option<UnfinishedCopy>,
 }
 
 impl ProgressRecord {
     /// The change that a sink's report makes. What a sink does not know of its tables stays as it is.
     pub fn change_by(&self, applied: Applied) -> ProgressChange {
-        let tables = applied.tables.into_iter().map(|(name, AppliedTable { state, lake, note })| {
+        let tables = applied.tables.into_iter().map(|(name, AppliedTable { state, lake, note, copy })| {
             let known = self.tables.get(&name).cloned();
             let mut known = known.unwrap_or_else(|| TableProgress::new(TableState::Copying, None));
             if let Some(note) = note {
                 known.take(note);
             }
             let lake = lake.or(known.lake.clone());
-            (name, TableProgress { state, lake, ..known })
+            let copy = copy.filter(|_| state == TableState::Copying);
+            (name, TableProgress { state, lake, copy, ..known })
         });
         ProgressChange { confirmed_lsn: applied.confirmed_lsn, tables: tables.collect(), is_fork_settled: false }
     }
@@ -135,7 +140,16 @@ impl ProgressChange {
 impl TableProgress {
     /// A table in this state, of which nothing else is known.
     pub fn new(state: TableState, oid: Option<u32>) -> TableProgress {
-        TableProgress { state, oid, relation: None, facts: None, lake: None }
+        TableProgress { state, oid, relation: None, facts: None, lake: None, copy: None }
+    }
+
+    /// Lets something happen to the table; returns what follows. A copy goes on only if nothing else begins or ends.
+    pub fn step(&mut self, fact: TableFact) -> Vec<TableEffect> {
+        let goes_on = !matches!(fact, TableFact::CopyNeeded | TableFact::CopyBegun);
+        let (next, effects) = self.state.step(fact);
+        self.state = next;
+        self.copy.take_if(|_| !goes_on || self.state != TableState::Copying);
+        effects
     }
 
     /// Takes in what the table's source says of it.
@@ -178,6 +192,8 @@ struct StoredTable {
     facts: Option<Arc<CatalogFacts>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lake: Option<LakePosition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy: Option<UnfinishedCopy>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -192,7 +208,7 @@ enum Phase {
 
 impl From<StoredTable> for TableProgress {
     fn from(stored: StoredTable) -> TableProgress {
-        let StoredTable { phase, reason, error, copied_lsn, oid, relation, facts, lake } = stored;
+        let StoredTable { phase, reason, error, copied_lsn, oid, relation, facts, lake, copy } = stored;
         let error = || {
             error.unwrap_or_else(|| {
                 let why = reason.unwrap_or_else(|| "an earlier version of sooner stored no reason".to_owned());
@@ -206,13 +222,13 @@ impl From<StoredTable> for TableProgress {
             Phase::Parked => TableState::Parked { error: error(), copied_lsn },
             Phase::Gone => TableState::Gone,
         };
-        TableProgress { state, oid, relation, facts, lake }
+        TableProgress { state, oid, relation, facts, lake, copy }
     }
 }
 
 impl From<TableProgress> for StoredTable {
     fn from(progress: TableProgress) -> StoredTable {
-        let TableProgress { state, oid, relation, facts, lake } = progress;
+        let TableProgress { state, oid, relation, facts, lake, copy } = progress;
         let phase = match &state {
             TableState::Waiting { .. } => Phase::Waiting,
             TableState::Copying => Phase::Copying,
@@ -221,7 +237,7 @@ impl From<TableProgress> for StoredTable {
             TableState::Gone => Phase::Gone,
         };
         let (error, copied_lsn) = (state.error().cloned(), state.copied_lsn());
-        StoredTable { phase, reason: None, error, copied_lsn, oid, relation, facts, lake }
+        StoredTable { phase, reason: None, error, copied_lsn, oid, relation, facts, lake, copy }
     }
 }
 
@@ -243,6 +259,7 @@ mod tests {
             relation: None,
             facts: None,
             lake: Some(lake),
+            copy: None,
         };
         let tables = BTreeMap::from([
             (TableName::new("public", "orders"), streaming),
@@ -273,7 +290,7 @@ mod tests {
     #[test]
     fn what_a_sink_does_not_know_of_a_table_stays() {
         let name = TableName::new("public", "orders");
-        let table = AppliedTable { state: TableState::Copying, lake: None, note: None };
+        let table = AppliedTable { state: TableState::Copying, lake: None, note: None, copy: None };
         let applied = Applied { confirmed_lsn: None, tables: BTreeMap::from([(name.clone(), table)]) };
         let change = record().change_by(applied);
         let expected = TableProgress { state: TableState::Copying, ..record().tables[&name].clone() };

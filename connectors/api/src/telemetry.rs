@@ -46,8 +46,8 @@ pub enum Fact<'a> {
     State(Side, &'a TableName, &'a TableState),
     /// So many rows of a table were read by its copy, and so many bytes of events made of them.
     RowsCopied(&'a TableName, u64, u64),
-    /// A copy of the table begins: its rows are counted from zero.
-    CopyBegun(&'a TableName),
+    /// A copy of the table begins, or goes on after a break: its rows are counted from this number.
+    CopyBegun(&'a TableName, u64),
     /// Events of a table became visible.
     Committed {
         /// Table.

@@ -2,9 +2,12 @@
 //!
 //! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
 //! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
-//! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them.
+//! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them, of which readers see a
+//! [`generation`].
 
 mod clock;
+pub mod generation;
+mod generations;
 pub mod index;
 pub mod lake;
 mod lake_progress;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use sooner_api::{Class, Code, CopyRequest, Error, Rows, Step};
+use sooner_api::{Class, Code, CopyProgress, CopyRequest, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, Relation, TableName};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
+use crate::joining::{Ended, Joined, Joining};
 use crate::options::ConnectOptions;
 use crate::pace::Pace;
 use crate::schedule::{Chunk, Schedule};
@@ -67,45 +68,6 @@ pub struct Copies {
     _workers: JoinSet<()>,
 }
 
-/// A table whose copy joins the stream.
-struct Joining {
-    copied: Arc<CopiedTable>,
-    /// The request for it, if its rows are copied over those that are there.
-    in_place: Option<CopyRequest>,
-    touched: Touched,
-    rows: u64,
-    /// It was said what it waits for.
-    is_told: bool,
-    /// How often it took too long.
-    timeouts: u32,
-}
-
-/// A copy that has ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// Of a whole table, with this step.
-    Whole(Step),
-    /// Of the rows that were asked for.
-    InPlace(CopyRequest),
-}
-
-/// What a report means for the stream.
-#[derive(Debug)]
-pub enum Joined {
-    /// Nothing is to be handed on.
-    Nothing,
-    /// Rows join the stream.
-    Rows(Step),
-    /// The table, by its object id, has changed: its copy starts over.
-    Altered(u32),
-    /// A column of the table may be NULL, whatever the catalog says: its copy starts over.
-    UnexpectedNull(u32, String),
-    /// The table cannot be copied before a person has done something.
-    Stopped(u32, Error),
-    /// Nothing can be copied.
-    Failed(Error),
-}
-
 impl Copies {
     /// Starts so many workers on threads of a runtime. `latest` is a snapshot that was taken just now.
     pub fn start(settings: CopySettings, latest: Visibility) -> Copies {
@@ -132,27 +94,58 @@ impl Copies {
         Copies { shared, messages, joining, rejected, must_see, next_ordinal, _workers: running }
     }
 
-    /// The step that announces a table's copy: all of its rows come again.
-    pub fn announce(&mut self, copied: &CopiedTable, emitted: Lsn) -> Step {
+    /// The step that announces a table's copy, and the copy's id: all of its rows come again.
+    pub fn announce(&mut self, copied: &CopiedTable, emitted: Lsn) -> (Step, u64) {
         let origin = self.origin(emitted, emitted, now_micros());
         let mut start = TableEvents::new(copied.encoder.schema().clone());
         copied.encoder.copy_start(&mut start, &origin);
-        Rows::new(start).into_step()
+        (Rows::new(start).into_step(), origin.position.ordinal)
     }
 
-    /// Begins to copy a table that was announced. From here on the stream hands on the table's changes of every
-    /// transaction after `emitted`.
-    pub fn begin(&mut self, copied: CopiedTable, emitted: Lsn, in_place: Option<CopyRequest>) {
-        let oid = copied.table.relation.oid;
-        tracing::info!(table = %copied.table.name(), estimate = copied.table.estimated_rows, "copying");
-        let copied = Arc::new(copied);
-        let touched = Touched::since(Lsn(emitted.0 + 1));
-        self.joining
-            .insert(oid, Joining { copied: copied.clone(), in_place, touched, rows: 0, is_told: false, timeouts: 0 });
+    /// Begins to copy a table that was announced, or rows that are asked for. From here on the stream hands on the
+    /// table's changes of every transaction after `emitted`.
+    pub fn begin(&mut self, copied: CopiedTable, id: u64, emitted: Lsn, in_place: Option<CopyRequest>) {
+        let table = copied.table.name();
+        tracing::info!(%table, estimate = copied.table.estimated_rows, "copying");
+        self.join_in(copied, |copied| Joining::new(copied, id, in_place, emitted), |schedule, oid| schedule.begin(oid));
+    }
+
+    /// Goes on with a copy that was broken off, once it is released. The stream hands on the table's changes already.
+    pub fn resume(&mut self, copied: CopiedTable, progress: &CopyProgress) {
+        let CopyProgress { id, rows, rest } = progress;
+        tracing::info!(table = %copied.table.name(), rows, "the copy goes on");
+        let joining = |copied| Joining::resumed(copied, *id, *rows);
+        self.join_in(copied, joining, |schedule, oid| schedule.resume(oid, rest));
+    }
+
+    fn join_in(
+        &mut self,
+        copied: CopiedTable,
+        joining: impl FnOnce(Arc<CopiedTable>) -> Joining,
+        schedules: impl FnOnce(&mut Schedule, u32),
+    ) {
+        let (oid, copied) = (copied.table.relation.oid, Arc::new(copied));
+        self.joining.insert(oid, joining(copied.clone()));
         let mut state = self.shared.state();
         state.tables.insert(oid, copied);
-        state.schedule.begin(oid);
+        schedules(&mut state.schedule, oid);
         self.shared.wake.notify_waiters();
+    }
+
+    /// The rest of a copy that goes on may be read: what the stream hands on comes after `emitted`.
+    pub fn release(&mut self, oid: u32, emitted: Lsn) {
+        if let Some(joining) = self.joining.get_mut(&oid) {
+            joining.touched = Touched::since(Lsn(emitted.0 + 1));
+            self.shared.state().schedule.release(oid);
+            self.shared.wake.notify_waiters();
+        }
+    }
+
+    /// How far a table's copy is, now and then.
+    pub fn progress(&mut self, oid: u32) -> Option<(TableName, CopyProgress)> {
+        let joining = self.joining.get_mut(&oid)?;
+        let progress = joining.report(&self.shared.state().schedule)?;
+        Some((joining.copied.table.name().clone(), progress))
     }
 
     /// A table is not copied any more; returns its name.
@@ -279,7 +272,7 @@ impl Copies {
                 }
                 drop(state);
                 self.shared.wake.notify_waiters();
-                Joined::Nothing
+                if is_rejected { Joined::Nothing } else { Joined::Part(chunk.table) }
             }
             Message::Failed(chunk, failure) => self.fail(&chunk, failure),
         }

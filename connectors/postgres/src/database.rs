@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sooner_api::{Code, Database, Error, Inspection, Result, SchemaRegistry, SourcePlan, SystemIdentity, failpoint};
+use sooner_api::{
+    Code, Database, Error, FollowedTable, Inspection, Positions, Result, SchemaRegistry, SourcePlan, SystemIdentity,
+    failpoint,
+};
 use sooner_schemas::Lsn;
 use tokio::runtime::Handle;
 
@@ -171,7 +174,11 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
         let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
         let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
-        let copied = copy.clone();
+        let copied = copy.iter().map(|copy| match &copy.goes_on {
+            Some((_, followed)) => followed.clone(),
+            None => FollowedTable { table: copy.table.clone(), written: None, covered: Positions::whole(Lsn::ZERO) },
+        });
+        let copied = copied.collect();
         let left_apart = apart.iter().map(|table| table.relation.oid).collect();
         let settings =
             StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };

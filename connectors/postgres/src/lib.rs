@@ -7,6 +7,8 @@
 //! [`unseen`] and [`visibility`] know. [`pgoutput`] and [`decode`] turn messages into events, with the encoders that
 //! [`encoders`] builds. [`database`] and [`source`] are what the loops see of all that; [`teardown`] removes it.
 
+mod announced;
+mod asked;
 mod batch_builder;
 pub mod catalog;
 pub mod chunk;
@@ -25,6 +27,7 @@ mod feedback;
 pub mod guard;
 mod incoming;
 pub mod inspection;
+mod joining;
 mod login;
 mod low_watermark;
 pub mod options;
@@ -38,6 +41,7 @@ mod side_connection;
 pub mod slot;
 pub mod source;
 pub mod stream;
+mod table_schedule;
 pub mod teardown;
 mod tls;
 pub mod touched;

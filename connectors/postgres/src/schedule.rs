@@ -3,37 +3,15 @@
 //! A table is read by ranges of blocks. Rows that are written after its copy began come by the stream, so the blocks
 //! that it had then are all there is to read.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use sooner_api::CopyRest;
 use sooner_schemas::Lsn;
 use tokio::time::Instant;
 
-/// Blocks of a table's first part.
-const FIRST_BLOCKS: u32 = 1024;
-/// Blocks of a part at most.
-const MOST_BLOCKS: u32 = 1 << 17;
-/// How long reading a part should take: its transaction is as long.
-const PART_DURATION: Duration = Duration::from_millis(700);
-/// Rows that are read by their keys at once.
-const KEYS_AT_ONCE: usize = 500;
-/// How long a table rests after a part of it could not be read.
-const REST: Duration = Duration::from_millis(500);
-
-/// Texts of a row's key columns, in the key's order.
-pub type KeyTexts = Box<[Box<str>]>;
-
-/// A part of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// So many of its first blocks; and it is found out how many there are.
-    First(u32),
-    /// These blocks.
-    Blocks(Range<u32>),
-    /// The rows with these keys.
-    Keys(Vec<KeyTexts>),
-}
+pub use crate::table_schedule::{KeyTexts, Part};
+use crate::table_schedule::{REST, TableSchedule};
 
 /// A part of a table that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,45 +55,33 @@ impl Default for Schedule {
     }
 }
 
-#[derive(Debug)]
-struct TableSchedule {
-    round: u32,
-    is_begun: bool,
-    /// Blocks that nobody has been given yet; none before it is known how many there are.
-    rest: Option<Range<u32>>,
-    /// Parts that could not be read.
-    returned: Vec<Part>,
-    /// Rows of which the stream has sent a part only, and those of them that are being read.
-    keys: BTreeSet<KeyTexts>,
-    reading: BTreeSet<KeyTexts>,
-    in_flight: usize,
-    /// Of those, parts by blocks.
-    blocks_in_flight: usize,
-    part_blocks: u32,
-    rests_until: Option<Instant>,
-    snapshot_lsn: Lsn,
-}
-
 impl Schedule {
     /// Adds a table, or begins it again: what is on its way of the former round does not count.
     pub fn begin(&mut self, table: u32) {
         self.next_round += 1;
-        let new = TableSchedule {
-            round: self.next_round,
-            is_begun: false,
-            rest: None,
-            returned: Vec::new(),
-            keys: BTreeSet::new(),
-            reading: BTreeSet::new(),
-            in_flight: 0,
-            blocks_in_flight: 0,
-            part_blocks: FIRST_BLOCKS,
-            rests_until: None,
-            snapshot_lsn: Lsn::ZERO,
-        };
-        if self.tables.insert(table, new).is_none() {
+        if self.tables.insert(table, TableSchedule::new(self.next_round)).is_none() {
             self.order.push_back(table);
         }
+    }
+
+    /// Adds a table of which only a rest is to be read, once it is released.
+    pub fn resume(&mut self, table: u32, rest: &CopyRest) {
+        self.begin(table);
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.resume(rest);
+        }
+    }
+
+    /// The rest of a table may be read from here on.
+    pub fn release(&mut self, table: u32) {
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.is_held = false;
+        }
+    }
+
+    /// What has not been handed on of a table, whose rows lie in a file; none while that cannot be told.
+    pub fn rest(&self, table: u32, file_node: u32) -> Option<CopyRest> {
+        self.tables.get(&table)?.rest_of(file_node)
     }
 
     /// Forgets a table.
@@ -161,7 +127,8 @@ impl Schedule {
         table.in_flight += 1;
         match &part {
             Part::Keys(keys) => table.reading.extend(keys.iter().cloned()),
-            Part::First(_) | Part::Blocks(_) => table.blocks_in_flight += 1,
+            Part::Blocks(blocks) => table.blocks_in_flight.push(blocks.clone()),
+            Part::First(_) => {}
         }
         self.next_id += 1;
         Some(Chunk { id: self.next_id, table: oid, round: table.round, part })
@@ -215,83 +182,10 @@ impl Schedule {
     }
 }
 
-impl TableSchedule {
-    fn has_work(&self, now: Instant) -> bool {
-        let is_left = !self.is_begun
-            || !self.returned.is_empty()
-            || !self.keys.is_empty()
-            || self.rest.as_ref().is_some_and(|rest| !rest.is_empty());
-        is_left && self.rests_until.is_none_or(|until| until <= now)
-    }
-
-    fn next_part(&mut self) -> Option<Part> {
-        self.rests_until = None;
-        if !std::mem::replace(&mut self.is_begun, true) {
-            return Some(Part::First(self.part_blocks));
-        }
-        if self.keys.len() >= KEYS_AT_ONCE {
-            return self.take_keys();
-        }
-        if let Some(part) = self.returned.pop() {
-            return Some(self.cut(part));
-        }
-        if let Some(rest) = self.rest.as_mut().filter(|rest| rest.start < rest.end) {
-            let end = rest.end.min(rest.start.saturating_add(self.part_blocks));
-            return Some(Part::Blocks(std::mem::replace(&mut rest.start, end)..end));
-        }
-        self.take_keys()
-    }
-
-    fn take_keys(&mut self) -> Option<Part> {
-        let keys: Vec<_> = std::iter::from_fn(|| self.keys.pop_first()).take(KEYS_AT_ONCE).collect();
-        (!keys.is_empty()).then_some(Part::Keys(keys))
-    }
-
-    /// A chunk is not on its way any more.
-    fn land(&mut self, part: &Part) {
-        self.in_flight -= 1;
-        match part {
-            Part::Keys(keys) => self.reading.retain(|key| !keys.contains(key)),
-            Part::First(_) | Part::Blocks(_) => self.blocks_in_flight -= 1,
-        }
-    }
-
-    fn has_all_blocks(&self) -> bool {
-        let rest_is_empty = self.rest.as_ref().is_some_and(|rest| rest.start >= rest.end);
-        rest_is_empty && self.returned.is_empty() && self.blocks_in_flight == 0
-    }
-
-    /// The part, or its beginning if it is larger than parts are by now.
-    fn cut(&mut self, part: Part) -> Part {
-        let Part::Blocks(blocks) = part else { return part };
-        let middle = blocks.start.saturating_add(self.part_blocks).min(blocks.end);
-        if middle < blocks.end {
-            self.returned.push(Part::Blocks(middle..blocks.end));
-        }
-        Part::Blocks(blocks.start..middle)
-    }
-
-    fn adapt(&mut self, took: Duration) {
-        let factor = (PART_DURATION.as_secs_f64() / took.as_secs_f64().max(0.001)).clamp(0.25, 4.0);
-        self.part_blocks = ((f64::from(self.part_blocks) * factor) as u32).clamp(1, MOST_BLOCKS);
-    }
-
-    fn is_read(&self) -> bool {
-        self.is_begun
-            && self.in_flight == 0
-            && self.returned.is_empty()
-            && self.keys.is_empty()
-            && self.rest.as_ref().is_some_and(Range::is_empty)
-    }
-
-    fn is_complete(&self, read: Lsn) -> bool {
-        self.is_read() && self.snapshot_lsn <= read
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table_schedule::PART_DURATION;
 
     fn end(blocks: Option<u32>, lsn: u64) -> ChunkEnd {
         ChunkEnd { snapshot_lsn: Lsn(lsn), blocks, took: PART_DURATION }
@@ -367,6 +261,36 @@ mod tests {
         schedule.ended(&chunk, end(None, 120));
         assert!(schedule.take_complete(Lsn(100)).is_empty());
         assert_eq!(schedule.take_complete(Lsn(120)), [7]);
+    }
+
+    #[test]
+    fn a_copy_that_was_broken_off_goes_on_with_what_had_not_been_handed_on() {
+        let mut schedule = Schedule::default();
+        let now = Instant::now();
+        schedule.begin(7);
+        let first = schedule.next(now).unwrap();
+        assert_eq!(schedule.rest(7, 5), None, "it is not known how many blocks there are");
+        schedule.ended(&first, end(Some(5000), 50));
+        let chunks: Vec<_> = (0..3).map(|_| schedule.next(now).unwrap()).collect();
+        schedule.add_key(7, key("a"), false);
+        schedule.ended(&chunks[1], end(None, 70));
+        schedule.failed(&chunks[2], false, now);
+        let rest = schedule.rest(7, 5).unwrap();
+        let blocks = vec![3072..4096, 1024..2048, 4096..5000];
+        assert_eq!(rest, CopyRest { file_node: 5, blocks, keys: vec![key("a")], snapshot_lsn: Lsn(70) });
+
+        let mut resumed = Schedule::default();
+        resumed.resume(7, &rest);
+        assert_eq!(resumed.next(now), None, "the stream has to get there first");
+        assert!(resumed.take_complete(Lsn(100)).is_empty());
+        resumed.release(7);
+        let chunks: Vec<_> = std::iter::from_fn(|| resumed.next(now)).collect();
+        let parts: Vec<_> = chunks.iter().map(|chunk| chunk.part.clone()).collect();
+        let blocks = [3072..4096, 1024..2048, 4096..5000].map(Part::Blocks);
+        assert_eq!((&parts[..3], &parts[3]), (&blocks[..], &Part::Keys(vec![key("a")])));
+        chunks.iter().for_each(|chunk| resumed.ended(chunk, end(None, 60)));
+        assert!(resumed.take_complete(Lsn(69)).is_empty(), "what was handed on before the break is as far as this");
+        assert_eq!(resumed.take_complete(Lsn(70)), [7]);
     }
 
     #[test]

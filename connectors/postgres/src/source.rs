@@ -1,21 +1,25 @@
 //! A source: the stream, and beside it copies of tables, whose rows join the stream between its transactions.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sooner_api::{
-    Class, Code, CopyAnswer, CopyRequest, Error, EventBatch, Result, SchemaRegistry, Source, SourceTable, Step,
+    Class, CopyAnswer, CopyRequest, Error, EventBatch, FollowedTable, Result, SchemaRegistry, Source, SourceTable,
+    Step, TableToCopy,
 };
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, TableName};
 use sooner_schemas::event::Watermark;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, timeout};
 
+use crate::asked::Asked;
+use crate::announced::{Announced, CopyStart, Waiting};
 use crate::chunk::CopiedTable;
-use crate::copies::{Copies, CopySettings, Ended, Joined};
+use crate::copies::{Copies, CopySettings};
 use crate::copy_workers::Message;
 use crate::encoders::EncoderFactory;
+use crate::joining::{Ended, Joined};
 use crate::side_connection::ServerState;
 use crate::stream::{Next, PostgresStream};
 use crate::tracked::relaxed;
@@ -28,20 +32,14 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How long the end of a copy waits for the stream before the server is asked to send what it keeps back.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Reads copies and changes of a database.
+/// Reads a database.
 pub struct PostgresSource<R> {
     encoders: Arc<EncoderFactory<R>>,
     stream: PostgresStream<R>,
     copies: Copies,
-    announced: Vec<Announced>,
-    /// Tables, by object id, that took no part at the start.
-    apart: HashSet<u32>,
-    /// Takes requests in.
-    requests: UnboundedReceiver<CopyRequest>,
-    /// Requests that wait until their table is not copied.
-    waiting: Vec<CopyRequest>,
-    /// What became of others.
-    answers: Vec<CopyAnswer>,
+    announced: Waiting,
+    /// What somebody has asked for.
+    asked: Asked,
     /// Columns that may be NULL whatever the catalog says, with the object id of their table.
     with_nulls: Vec<(u32, String)>,
     /// Transactions of other sessions may have written to tables before the stream carried them.
@@ -58,54 +56,37 @@ pub struct PostgresSource<R> {
     waits_since: Option<Instant>,
 }
 
-/// A copy that has not begun yet.
-struct Announced {
-    copied: CopiedTable,
-    /// Where the stream has to get before: what is before may be changes of rows of another shape.
-    from: Lsn,
-    /// The request for it, if its rows are copied over those that are there.
-    in_place: Option<CopyRequest>,
-}
-
-impl Announced {
-    fn oid(&self) -> u32 {
-        self.copied.table.relation.oid
-    }
-}
-
 impl<R: SchemaRegistry> PostgresSource<R> {
     /// Follows the stream from an LSN, and copies tables beside it.
     pub async fn new(
         settings: CopySettings,
         encoders: Arc<EncoderFactory<R>>,
         mut stream: PostgresStream<R>,
-        to_copy: Vec<SourceTable>,
+        to_copy: Vec<TableToCopy>,
         start_lsn: Lsn,
         requests: UnboundedReceiver<CopyRequest>,
     ) -> Result<PostgresSource<R>> {
         let ServerState { visible: latest, end_lsn: server_end, .. } = stream.server_state().await?;
         let is_new = settings.before_slot.is_some();
-        let apart = settings.apart.clone();
+        let asked = Asked::new(settings.apart.clone(), requests);
         let copies = Copies::start(settings, latest);
-        let emitted = start_lsn.last_before();
         let mut source = PostgresSource {
             encoders,
             stream,
             copies,
-            announced: Vec::new(),
-            apart,
-            requests,
-            waiting: Vec::new(),
-            answers: Vec::new(),
+            announced: Waiting::default(),
+            asked,
             with_nulls: Vec::new(),
             awaits_writers: !is_new,
-            emitted: Watermark { commit_lsn: emitted, end_lsn: start_lsn, commit_micros: 0 },
+            emitted: Watermark { commit_lsn: start_lsn.last_before(), end_lsn: start_lsn, commit_micros: 0 },
             server_end,
             ready: VecDeque::new(),
             is_copys_turn: false,
             waits_since: None,
         };
-        source.announce(to_copy, if is_new { start_lsn } else { server_end }).await?;
+        let (resumed, new): (Vec<_>, Vec<_>) = to_copy.into_iter().partition(|copy| copy.goes_on.is_some());
+        source.resume(resumed).await?;
+        source.announce(new.into_iter().map(|copy| copy.table).collect(), if is_new { start_lsn } else { server_end }).await?;
         // Of tables that come later, others may have written before the stream carried them.
         source.awaits_writers = true;
         Ok(source)
@@ -126,14 +107,41 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         for copied in built {
             match copied {
                 Ok(copied) => {
-                    self.ready.push_back(self.copies.announce(&copied, self.emitted.commit_lsn));
-                    self.announced.push(Announced { copied, from, in_place: None });
+                    let (step, id) = self.copies.announce(&copied, self.emitted.commit_lsn);
+                    self.ready.push_back(step);
+                    self.announced.push(copied.table.relation.oid, from, CopyStart::Whole(copied, id));
                 }
-                Err((table, error)) => {
-                    self.stream.stop(table.name(), error.clone());
-                    self.ready.push_back(Step::Stop { table: table.name().clone(), error });
-                }
+                Err((table, error)) => self.stop(table.name(), error),
             }
+        }
+        Ok(())
+    }
+
+    /// A table stops whose copy cannot begin.
+    fn stop(&mut self, table: &TableName, error: Error) {
+        self.stream.stop(table, error.clone());
+        self.ready.push_back(Step::Stop { table: table.clone(), error });
+    }
+
+    /// Goes on with copies that were broken off, each once the stream has got to what its consumer has.
+    async fn resume(&mut self, resumed: Vec<TableToCopy>) -> Result<()> {
+        for (progress, FollowedTable { table, written, covered }) in resumed.into_iter().filter_map(|copy| copy.goes_on) {
+            let oid = table.relation.oid;
+            // What was found out about it before the break.
+            let nullable = written.iter().flat_map(|written| &written.columns).filter(|column| column.nullable);
+            self.with_nulls.extend(nullable.map(|column| (oid, column.name.clone())));
+            // The stream has carried all that was written to it since the copy began.
+            let copied = match CopiedTable::new(self.with_nulls(table.clone()), &self.encoders, false).await {
+                Err(error) if error.class == Class::Operator => {
+                    self.stop(table.name(), error);
+                    continue;
+                }
+                built => built?,
+            };
+            let from = covered.commit_lsn().unwrap_or_default();
+            self.stream.follow_on(&copied.table, covered);
+            self.copies.resume(copied, &progress);
+            self.announced.push(oid, Lsn(from.0 + 1), CopyStart::Released);
         }
         Ok(())
     }
@@ -152,8 +160,8 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         for oid in &oids {
             self.copies.abandon(*oid);
             self.stream.mute(*oid);
+            self.announced.remove(*oid);
         }
-        self.announced.retain(|announced| !oids.contains(&announced.oid()));
         // In this order: whatever happens to a table after it was looked at is noticed by its copy.
         let tables = self.stream.find_tables(&oids).await?;
         let server_end = self.stream.server_state().await?.end_lsn;
@@ -166,48 +174,51 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Begins the announced copies that the stream has got far enough for.
     fn begin_announced(&mut self) {
-        let emitted = self.emitted;
-        let (due, later) =
-            std::mem::take(&mut self.announced).into_iter().partition(|announced| emitted.end_lsn >= announced.from);
-        self.announced = later;
-        for Announced { copied, in_place, .. } in due {
-            match in_place {
-                None => self.stream.follow_copied(&copied.table, emitted.commit_lsn),
-                Some(_) => self.stream.copy_in_place(copied.table.relation.oid),
+        let Watermark { commit_lsn: emitted, end_lsn, .. } = self.emitted;
+        for Announced { oid, start, .. } in self.announced.take_due(end_lsn) {
+            match start {
+                CopyStart::Whole(copied, id) => {
+                    self.stream.follow_copied(&copied.table, emitted);
+                    self.copies.begin(copied, id, emitted, None);
+                }
+                CopyStart::InPlace(copied, request) => {
+                    self.stream.copy_in_place(oid);
+                    self.copies.begin(copied, 0, emitted, Some(request));
+                }
+                CopyStart::Released => self.copies.release(oid, emitted),
             }
-            self.copies.begin(copied, emitted.commit_lsn, in_place);
         }
     }
 
     /// Takes in what somebody has asked for.
     async fn take_requests(&mut self) -> Result<()> {
-        self.waiting.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
         let mut whole = Vec::new();
-        for request in std::mem::take(&mut self.waiting) {
+        for request in self.asked.take() {
             let is_whole = request.condition.is_none();
             match self.stream.oid_of(&request.table) {
                 // Nobody takes its rows before all tables have been inspected again.
-                oid if is_whole && oid.is_none_or(|oid| self.apart.contains(&oid)) => {
-                    self.stream.postponed.change(None, tables_changed(asked_for(&request)))?;
+                oid if is_whole && oid.is_none_or(|oid| self.asked.apart.contains(&oid)) => {
+                    let why = format!("somebody asks for {}, which takes no part at the moment", request.table);
+                    self.stream.postponed.change(None, tables_changed(why))?;
                 }
-                None => self.answers.push(refused(request)),
+                None => self.asked.refuse(request),
                 Some(oid) if is_whole => whole.push(oid),
-                Some(oid) if self.is_copied(oid) => self.waiting.push(request),
+                Some(oid) if self.is_copied(oid) => self.asked.put_off(request),
                 Some(oid) if self.stream.is_followed(oid) => self.announce_in_place(oid, request).await?,
-                Some(_) => self.answers.push(refused(request)),
+                Some(_) => self.asked.refuse(request),
             }
         }
         if whole.is_empty() { Ok(()) } else { self.announce_again(whole).await }
     }
 
     fn is_copied(&self, oid: u32) -> bool {
-        self.copies.copies(oid) || self.announced.iter().any(|announced| announced.oid() == oid)
+        self.copies.copies(oid) || self.announced.holds(oid)
     }
 
     /// Announces that rows are copied over those that are there, while the table is followed.
     async fn announce_in_place(&mut self, oid: u32, request: CopyRequest) -> Result<()> {
         let Some(table) = self.stream.find_tables(&[oid]).await?.pop() else {
-            self.answers.push(refused(request));
+            self.asked.refuse(request);
             return Ok(());
         };
         let from = self.stream.server_state().await?.end_lsn;
@@ -215,13 +226,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         let mut copied = match CopiedTable::new(self.with_nulls(table), &self.encoders, false).await {
             Ok(copied) => copied,
             Err(error) if error.class == Class::Operator => {
-                self.answers.push(CopyAnswer::Refused(request, error));
+                self.asked.answer(CopyAnswer::Refused(request, error));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         copied.condition = request.condition.clone();
-        self.announced.push(Announced { copied, from, in_place: Some(request) });
+        self.announced.push(oid, from, CopyStart::InPlace(copied, request));
         Ok(())
     }
 
@@ -230,6 +241,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         match self.copies.join(message, &self.stream.unseen, self.emitted.commit_lsn) {
             Joined::Nothing => {}
             Joined::Rows(step) => self.ready.push_back(step),
+            Joined::Part(oid) => self.report(oid),
             Joined::Altered(oid) => self.start_over(oid).await?,
             Joined::UnexpectedNull(oid, column) => {
                 self.with_nulls.push((oid, column));
@@ -237,7 +249,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             }
             Joined::Stopped(oid, error) => {
                 if let Some(request) = self.abandon_in_place(oid) {
-                    self.answers.push(CopyAnswer::Refused(request, error));
+                    self.asked.answer(CopyAnswer::Refused(request, error));
                 } else if let Some(table) = self.copies.abandon(oid) {
                     self.stream.stop(&table, error);
                 }
@@ -247,10 +259,18 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         self.end_copies().await
     }
 
+    /// Hands on how far a copy is.
+    fn report(&mut self, oid: u32) {
+        if let Some((table, progress)) = self.copies.progress(oid) {
+            let (progress, watermark) = (Box::new(progress), self.emitted);
+            self.ready.push_back(Step::CopyProgress { table, progress, watermark });
+        }
+    }
+
     /// A copy starts over, from what its table is by now.
     async fn start_over(&mut self, oid: u32) -> Result<()> {
         match self.abandon_in_place(oid) {
-            Some(request) => self.waiting.push(request),
+            Some(request) => self.asked.put_off(request),
             None => self.announce_again(vec![oid]).await?,
         }
         Ok(())
@@ -273,7 +293,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.stream.end_copy(oid);
             match ended {
                 Ended::Whole(step) => self.ready.push_back(step),
-                Ended::InPlace(request) => self.answers.push(CopyAnswer::HandedOn(request)),
+                Ended::InPlace(request) => self.asked.answer(CopyAnswer::HandedOn(request)),
             }
         }
         if !self.copies.waits_for_stream() {
@@ -301,7 +321,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         self.copies.give_way(self.server_end.bytes_since(self.emitted.end_lsn));
         for oid in self.copies.note(&batch.steps) {
             match self.abandon_in_place(oid) {
-                Some(request) => self.waiting.push(request),
+                Some(request) => self.asked.put_off(request),
                 None => self.stream.postponed.recopy.push(oid),
             }
         }
@@ -316,7 +336,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         }
         for oid in std::mem::take(&mut self.stream.postponed.dropped) {
             self.copies.abandon(oid);
-            self.announced.retain(|announced| announced.oid() != oid);
+            self.announced.remove(oid);
         }
         let recopy = std::mem::take(&mut self.stream.postponed.recopy);
         if !recopy.is_empty() {
@@ -334,22 +354,6 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     }
 }
 
-/// Rows can only be copied over those of a table that is followed.
-fn refused(request: CopyRequest) -> CopyAnswer {
-    let table = &request.table;
-    let error = Error::operator(
-        Code::TableNotFollowed,
-        format!("cannot copy rows of {table}"),
-        "it is not followed at the moment: it is parked, or waits",
-        format!("`sooner status` says why; `sooner resume {table}` copies all of it"),
-    );
-    CopyAnswer::Refused(request, error)
-}
-
-fn asked_for(request: &CopyRequest) -> String {
-    format!("somebody asks for {}, which takes no part at the moment", request.table)
-}
-
 impl<R: SchemaRegistry> Source for PostgresSource<R> {
     async fn next(&mut self) -> Result<EventBatch> {
         loop {
@@ -361,8 +365,8 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
                     self.join(message).await?;
                 }
             }
-            if !self.ready.is_empty() || !self.answers.is_empty() {
-                let (steps, answers) = (self.ready.drain(..).collect(), std::mem::take(&mut self.answers));
+            if !self.ready.is_empty() || self.asked.has_answers() {
+                let (steps, answers) = (self.ready.drain(..).collect(), self.asked.take_answers());
                 return Ok(EventBatch { steps, answers, ..EventBatch::default() });
             }
             let next = {

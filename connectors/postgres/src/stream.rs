@@ -55,8 +55,8 @@ pub struct StreamSettings {
     pub selects: TableFilter,
     /// Tables whose events are carried from the start.
     pub follow: Vec<FollowedTable>,
-    /// Tables that are copied, and carried from when their copy begins.
-    pub copy: Vec<SourceTable>,
+    /// Tables that are copied, and carried from when their copy begins or goes on.
+    pub copy: Vec<FollowedTable>,
     /// Tables that take no part at the moment.
     pub apart: Vec<SourceTable>,
     /// Transactions that end before this LSN are not carried. It is the slot's confirmed position or a later one: what
@@ -127,9 +127,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             (followed.table.relation.oid, selected)
         };
         let decoder = Decoder::new(follow.iter().map(selected).collect(), start_lsn);
-        let covered = Positions::whole(Lsn::ZERO);
-        let copied = copy.into_iter().map(|table| FollowedTable { table, written: None, covered: covered.clone() });
-        let watch = Watch::new(&publication, selects, follow.into_iter().chain(copied).collect(), apart);
+        let watch = Watch::new(&publication, selects, follow.into_iter().chain(copy).collect(), apart);
         Ok(PostgresStream {
             reader,
             incoming: Incoming::new(buffer),
@@ -376,15 +374,18 @@ impl<R: SchemaRegistry> PostgresStream<R> {
 
     /// Carries the events of a table whose copy begins, but for those up to an LSN. Reports what the table is.
     pub fn follow_copied(&mut self, table: &SourceTable, emitted: Lsn) {
-        let oid = table.relation.oid;
-        let selected = Selected { name: table.name().clone(), covered: Positions::whole(emitted) };
-        self.decoder.follow_copied(oid, Some(selected));
+        self.follow_on(table, Positions::whole(emitted));
         self.decoder.note(TableNote {
             table: table.name().clone(),
             relation: Some(Arc::new(table.relation.clone())),
             facts: Arc::new(table.facts.clone()),
         });
         self.watch.follow(table.clone());
+    }
+
+    /// Carries the events of a table whose copy goes on, but for those that its consumer has.
+    pub fn follow_on(&mut self, table: &SourceTable, covered: Positions) {
+        self.decoder.follow_copied(table.relation.oid, Some(Selected { name: table.name().clone(), covered }));
     }
 
     /// Rows of a table that is followed are copied over those that are there.

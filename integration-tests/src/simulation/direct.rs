@@ -39,7 +39,7 @@ fn all_stream(progress: &SimulatedProgress) -> bool {
     (0..TABLES).all(|table| matches!(record.state(&table_name(table)), TableState::Streaming { .. }))
 }
 
-/// What is confirmed is in the lake, unless it is stored that the table is copied later.
+/// What is confirmed is in the lake, or in a copy that goes on, unless it is stored that the table is copied later.
 fn judge(world: World, progress: SimulatedProgress) -> super::database::Judge {
     let (lake, database) = (world.lake.clone(), Arc::new(world.database.clone()));
     Arc::new(move |durable: Lsn| {
@@ -48,8 +48,15 @@ fn judge(world: World, progress: SimulatedProgress) -> super::database::Judge {
         for table in 0..TABLES {
             let name = table_name(table);
             let last = database.history().last_change(table, durable);
-            let (TableState::Streaming { .. }, Some(last)) = (record.state(&name), last) else { continue };
-            let taken = lake.positions(&name).and_then(|positions| positions.commit_lsn());
+            let Some(last) = last else { continue };
+            let goes_on = record.tables.get(&name).is_some_and(|progress| progress.copy.is_some());
+            let taken = match record.state(&name) {
+                TableState::Streaming { .. } => lake.positions(&name),
+                // It may just have ended.
+                TableState::Copying if goes_on => lake.copied_positions(&name).or_else(|| lake.positions(&name)),
+                _ => continue,
+            };
+            let taken = taken.and_then(|positions| positions.commit_lsn());
             assert!(taken >= Some(last), "{durable} was confirmed, but {name} is at {taken:?}, not at {last}");
         }
     })

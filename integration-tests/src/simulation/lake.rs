@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{
-    Alteration, Code, Committed, Error, Feed, Lake, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+    Alteration, Code, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
+    Standing,
 };
 use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
@@ -20,6 +21,19 @@ use super::history::{AllRows, TABLES, table_name};
 #[derive(Clone, Debug, Default)]
 struct Stored {
     version: u64,
+    positions: Option<Positions>,
+    watermark: Option<Lsn>,
+    rows: BTreeMap<i64, i64>,
+    /// The last copy that has ended.
+    copied: Option<u64>,
+    /// What is durable of a copy that has not.
+    copy: Option<StoredCopy>,
+}
+
+/// Durable state of a copy that nobody sees.
+#[derive(Clone, Debug)]
+struct StoredCopy {
+    state: LakeCopy,
     positions: Option<Positions>,
     watermark: Option<Lsn>,
     rows: BTreeMap<i64, i64>,
@@ -43,6 +57,8 @@ pub struct SimulatedTable {
     staged_bytes: usize,
     /// What is staged replaces all that was there.
     is_copy: bool,
+    /// The copy that what is staged belongs to.
+    copy: Option<u64>,
 }
 
 impl SimulatedLake {
@@ -59,6 +75,11 @@ impl SimulatedLake {
     /// What a table has taken; none before its first commit.
     pub fn positions(&self, table: &TableName) -> Option<Positions> {
         self.tables.lock().expect("one thread").get(table)?.positions.clone()
+    }
+
+    /// What an unfinished copy of a table has taken; none if nothing is durable of one.
+    pub fn copied_positions(&self, table: &TableName) -> Option<Positions> {
+        self.tables.lock().expect("one thread").get(table)?.copy.as_ref()?.positions.clone()
     }
 
     /// Committed rows of all tables.
@@ -89,14 +110,27 @@ impl Lake for SimulatedLake {
         let base = self.stored(table);
         let next = base.clone();
         let lake = self.clone();
-        Ok(SimulatedTable { name: table.clone(), lake, base, next, is_staged: false, staged_bytes: 0, is_copy: false })
+        let name = table.clone();
+        Ok(SimulatedTable { name, lake, base, next, is_staged: false, staged_bytes: 0, is_copy: false, copy: None })
     }
 }
 
 impl SimulatedTable {
-    /// Whether a step is already part of the version that this is based on.
+    /// What is durable of the copy that goes on.
+    fn durable_copy(&self) -> Option<&StoredCopy> {
+        self.base.copy.as_ref().filter(|copy| self.copy == Some(copy.state.id))
+    }
+
+    fn durable_positions(&self) -> Option<&Positions> {
+        self.durable_copy().map_or(self.base.positions.as_ref(), |copy| copy.positions.as_ref())
+    }
+
+    /// Whether a step is already part of what this is based on. Rows of a copy are never repeated.
     fn has(&self, rows: &Rows) -> bool {
-        match (&self.base.positions, rows.positions()) {
+        if self.copy.is_some() && is_copied(rows) && !is_of_topic(rows) {
+            return false;
+        }
+        match (self.durable_positions(), rows.positions()) {
             (Some(base), Some(rows)) => !self.is_copy && base.covers(&rows),
             _ => false,
         }
@@ -107,7 +141,9 @@ impl SimulatedTable {
         match &mut self.next.positions {
             Some(positions) => {
                 assert!(!positions.covers(&taken) || matches!(taken, Positions::Stream(_)), "a message comes once");
-                assert!(matches!(taken, Positions::Topic { .. }) || taken.covers(positions), "events are in order");
+                // Copied rows stand after the last transaction, and a commit may have been for later than that.
+                let is_ordered = taken.covers(positions) || is_copied(rows);
+                assert!(matches!(taken, Positions::Topic { .. }) || is_ordered, "events are in order");
                 positions.advance(&taken);
             }
             none => *none = Some(taken),
@@ -122,15 +158,15 @@ impl LakeTable for SimulatedTable {
     }
 
     fn standing(&self) -> Standing {
-        if self.base.version == 0 { Standing::Absent } else { Standing::Follows }
+        if self.base.version == 0 && self.durable_copy().is_none() { Standing::Absent } else { Standing::Follows }
     }
 
     fn positions(&self) -> Option<&Positions> {
-        self.base.positions.as_ref()
+        self.durable_positions()
     }
 
     fn watermark(&self) -> Option<Lsn> {
-        self.base.watermark
+        self.durable_copy().map_or(self.base.watermark, |copy| copy.watermark)
     }
 
     fn version(&self) -> Option<u64> {
@@ -152,8 +188,10 @@ impl LakeTable for SimulatedTable {
     }
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
+        self.copy = None;
         self.discard();
         self.is_copy = true;
+        self.copy = Some(start.events.events[0].position.ordinal);
         self.next.rows.clear();
         self.next.positions = None;
         self.advance(&start);
@@ -210,13 +248,24 @@ impl LakeTable for SimulatedTable {
         if self.lake.fails(12) {
             return Err(passing(Code::LakeUnreachable, "cannot commit"));
         }
-        if self.lake.stored(&self.name).version != self.base.version {
+        let stored = self.lake.stored(&self.name);
+        let version = |stored: &Stored| (stored.version, stored.copy.as_ref().map(|copy| copy.state));
+        if version(&stored) != version(&self.base) {
             return Err(passing(Code::CommitUndecided, "another sink has committed"));
         }
-        self.next.version += 1;
         self.next.watermark = Some(watermark.commit_lsn);
-        self.lake.tables.lock().expect("one thread").insert(self.name.clone(), self.next.clone());
-        self.base = self.next.clone();
+        let mut base = match self.copy {
+            Some(id) => {
+                let version = self.durable_copy().map_or(0, |copy| copy.state.version + 1);
+                let Stored { positions, watermark, rows, .. } = self.next.clone();
+                let copy = Some(StoredCopy { state: LakeCopy { id, version }, positions, watermark, rows });
+                Stored { copy, ..self.base.clone() }
+            }
+            None => Stored { version: self.base.version + 1, copy: None, ..self.next.clone() },
+        };
+        base.copied = self.next.copied;
+        self.lake.tables.lock().expect("one thread").insert(self.name.clone(), base.clone());
+        self.base = base;
         (self.is_staged, self.is_copy, self.staged_bytes) = (false, false, 0);
         if self.lake.fails(12) {
             return Err(passing(Code::CommitUndecided, "the answer was lost"));
@@ -224,10 +273,54 @@ impl LakeTable for SimulatedTable {
         Ok(Committed { table_version: self.base.version, ..Committed::default() })
     }
 
+    async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
+        if let Some(copy) = self.copy.take() {
+            self.next.copied = Some(copy);
+            self.is_staged = true;
+        }
+        self.commit(watermark).await
+    }
+
+    fn expect_copy(&mut self) {}
+
+    fn keeps_copies(&self) -> bool {
+        self.copy.is_some()
+    }
+
+    async fn resume_copy(&mut self, copy: Option<LakeCopy>) -> Result<bool> {
+        let found = self.base.copy.as_ref().map(|copy| copy.state);
+        let is_there = |copy: &LakeCopy| found.is_some_and(|it| it.id == copy.id && it.version >= copy.version);
+        self.copy = copy.filter(is_there).map(|copy| copy.id);
+        self.discard();
+        Ok(self.copy.is_some())
+    }
+
+    fn unfinished_copy(&self) -> Option<LakeCopy> {
+        self.durable_copy().map(|copy| copy.state)
+    }
+
+    fn last_copy(&self) -> Option<u64> {
+        self.base.copied
+    }
+
     fn discard(&mut self) {
         self.next = self.base.clone();
+        match self.durable_copy().cloned() {
+            Some(StoredCopy { positions, watermark, rows, .. }) => {
+                self.next = Stored { positions, watermark, rows, ..self.base.clone() };
+            }
+            None => self.copy = None,
+        }
         (self.is_staged, self.is_copy, self.staged_bytes) = (false, false, 0);
     }
+}
+
+fn is_copied(rows: &Rows) -> bool {
+    rows.events.events.iter().all(|event| event.op == Op::Read)
+}
+
+fn is_of_topic(rows: &Rows) -> bool {
+    matches!(rows.positions(), Some(Positions::Topic { .. }))
 }
 
 /// Decodes a value message, and returns the second column of its row after the change.

@@ -32,5 +32,7 @@ pub async fn run(seed: u64) -> Summary {
     summary.facts = world.trace.take();
     let count = |needle: &str| summary.facts.iter().filter(|fact| fact.contains(needle)).count();
     (summary.parked, summary.copies) = (count("Parked {"), count("CopyBegun"));
+    let goes_on = |fact: &&String| fact.starts_with("CopyBegun") && fact.ends_with(", 1)");
+    summary.resumed = summary.facts.iter().filter(goes_on).count();
     summary
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{
-    Code, CopyAnswer, CopyRequest, Coverage, Error, EventBatch, Positions, Result, Rows, Source, SourcePlan, Step,
+    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, FollowedTable, Positions, Result,
+    Rows, Source, SourcePlan, Step, TableToCopy,
 };
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
@@ -44,6 +45,10 @@ pub struct SimulatedSource {
 
 /// How far a copy is.
 struct SimulatedCopy {
+    /// Tells it from others; zero if rows are copied over those that are there.
+    id: u64,
+    /// Nothing is read before the stream has got here.
+    from: Lsn,
     /// The request for it, if its rows are copied over those that are there.
     in_place: Option<CopyRequest>,
     /// The first key that has not been read.
@@ -89,8 +94,11 @@ impl SimulatedSource {
             requests: plan.requests,
             answers: Vec::new(),
         };
-        for table in plan.copy {
-            source.begin_copy(number_of(table.name()));
+        for TableToCopy { table, goes_on } in plan.copy {
+            match goes_on {
+                None => source.begin_copy(number_of(table.name())),
+                Some((progress, followed)) => source.resume_copy(progress, followed),
+            }
         }
         source
     }
@@ -106,8 +114,32 @@ impl SimulatedSource {
         let origin = self.copied_origin();
         self.encoders[number].copy_start(&mut events, &origin);
         self.ready.push_back(Rows::new(events).into_step());
-        self.copies.insert(number, SimulatedCopy { in_place: None, next_key: 0, seen: 0 });
+        let (id, from) = (origin.position.ordinal, Lsn::ZERO);
+        self.copies.insert(number, SimulatedCopy { id, from, in_place: None, next_key: 0, seen: 0 });
         self.covered.insert(table_name(number), Positions::whole(self.emitted.commit_lsn));
+    }
+
+    /// Goes on with a copy that was broken off.
+    fn resume_copy(&mut self, progress: CopyProgress, followed: FollowedTable) {
+        let CopyProgress { id, rest: CopyRest { blocks, snapshot_lsn, .. }, .. } = progress;
+        let next_key = blocks.first().map_or(KEYS, |blocks| blocks.start.into());
+        let seen = self.database.history().first_from(snapshot_lsn);
+        let from = Lsn(followed.covered.commit_lsn().unwrap_or_default().0 + 1);
+        self.copies.insert(number_of(followed.table.name()), SimulatedCopy { id, from, in_place: None, next_key, seen });
+        self.covered.insert(followed.table.name().clone(), followed.covered);
+    }
+
+    /// How far a copy is.
+    fn report(&mut self, number: usize) {
+        let copy = &self.copies[&number];
+        if copy.in_place.is_some() {
+            return;
+        }
+        let rest = u32::try_from(copy.next_key.min(KEYS)).expect("few")..u32::try_from(KEYS).expect("few");
+        let snapshot_lsn = end_of(&self.database.committed()[..copy.seen]);
+        let rest = CopyRest { blocks: vec![rest], snapshot_lsn, ..CopyRest::default() };
+        let progress = Box::new(CopyProgress { id: copy.id, rows: 1, rest });
+        self.ready.push_back(Step::CopyProgress { table: table_name(number), progress, watermark: self.emitted });
     }
 
     /// Begins what somebody has asked for, unless another copy of the table does it, too.
@@ -121,8 +153,8 @@ impl SimulatedSource {
             } else if request.condition.is_none() {
                 self.begin_copy(number);
             } else {
-                let in_place = Some(request);
-                self.copies.entry(number).or_insert(SimulatedCopy { in_place, next_key: 0, seen: 0 });
+                let new = SimulatedCopy { id: 0, from: Lsn::ZERO, in_place: Some(request), next_key: 0, seen: 0 };
+                self.copies.entry(number).or_insert(new);
             }
         }
     }
@@ -132,6 +164,9 @@ impl SimulatedSource {
         let chance = self.database.chance().clone();
         let which = draw(&chance, |random| random.random_range(0..self.copies.len()));
         let number = *self.copies.keys().nth(which).expect("there are so many");
+        if self.copies[&number].from > self.emitted.end_lsn {
+            return;
+        }
         let width = draw(&chance, |random| random.random_range(1..KEYS));
         let database = self.database.clone();
         let committed = database.committed();
@@ -148,6 +183,7 @@ impl SimulatedSource {
         }
         let copy = self.copies.get_mut(&number).expect("it is copied");
         (copy.next_key, copy.seen) = (first + width, committed.len());
+        self.report(number);
         if self.database.fails(12) {
             self.copies.remove(&number);
             self.covered.remove(&table_name(number));
@@ -158,7 +194,9 @@ impl SimulatedSource {
     /// Ends the copies whose keys have all been read, once the stream has got to what they have seen.
     fn end_copies(&mut self) {
         let (read, watermark) = (self.next.0, self.emitted);
-        let complete = self.copies.iter().filter(|(_, copy)| copy.next_key >= KEYS && copy.seen <= read);
+        let complete = self.copies.iter().filter(|(_, copy)| {
+            copy.next_key >= KEYS && copy.seen <= read && copy.from <= watermark.end_lsn
+        });
         for number in complete.map(|(number, _)| *number).collect::<Vec<_>>() {
             match self.copies.remove(&number).and_then(|copy| copy.in_place) {
                 Some(request) => self.answers.push(CopyAnswer::HandedOn(request)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sooner_api::{
     Applied, Assigned, Code, Coverage, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, Opened,
-    ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, WriterRequest,
+    Positions, ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, UnfinishedCopy, WriterRequest,
 };
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
@@ -36,6 +36,8 @@ struct State {
     owners: BTreeMap<TableName, usize>,
     /// Counts changes of the owners.
     generation: u64,
+    /// What sinks have stored of copies that have not ended.
+    kept: BTreeMap<TableName, UnfinishedCopy>,
 }
 
 /// Something on a topic.
@@ -102,7 +104,7 @@ impl State {
     fn step(&mut self, table: &TableName, fact: TableFact) {
         let known = self.record.as_mut().and_then(|record| record.tables.get_mut(table));
         if let Some(progress) = known {
-            (progress.state, _) = progress.state.step(fact);
+            progress.step(fact);
         }
     }
 
@@ -183,6 +185,15 @@ impl TopicWriter {
                 return Err(error);
             }
             Step::Stop { table, error } => self.state()?.step(&table, TableFact::Failed(error)),
+            Step::CopyProgress { table, progress, watermark } => {
+                assert!(self.pending.is_empty(), "a copy joins the stream between transactions");
+                let mut state = self.state()?;
+                let known = state.record.as_mut().and_then(|record| record.tables.get_mut(&table));
+                if let Some(known) = known.filter(|known| known.state == TableState::Copying) {
+                    let (source, complete_lsn) = (Some(*progress), watermark.end_lsn);
+                    known.copy = Some(UnfinishedCopy { source, lake: None, complete_lsn });
+                }
+            }
             Step::Note(_) => {}
             Step::Complete(Coverage { watermark, .. }) => {
                 let pending = std::mem::take(&mut self.pending);
@@ -207,7 +218,11 @@ impl EventWriter for TopicWriter {
         let starts = record.tables.iter().map(|(table, progress)| TableStart {
             table: table.clone(),
             state: progress.state.clone(),
-            covered: sooner_api::Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
+            covered: Positions::whole(match &progress.copy {
+                Some(_) => state.watermark.commit_lsn,
+                None => progress.state.copied_lsn().unwrap_or_default(),
+            }),
+            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
         });
         let starts = starts.collect();
         state.record = Some(record);
@@ -298,6 +313,7 @@ impl TopicReader {
             },
             state: record.state(table),
             lake: None,
+            copy: state.kept.get(table).cloned(),
         });
         self.generation = Some(state.generation);
         Some(assigned.collect())
@@ -370,8 +386,15 @@ impl EventReader for TopicReader {
         }
     }
 
-    async fn store(&mut self, _applied: Applied) -> Result<()> {
+    async fn store(&mut self, applied: Applied) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut state = self.topics.lock();
+        for (table, applied) in applied.tables {
+            match applied.copy {
+                Some(copy) => state.kept.insert(table, copy),
+                None => state.kept.remove(&table),
+            };
+        }
         Ok(())
     }
 }

@@ -44,8 +44,10 @@ pub struct Summary {
     pub failures: u32,
     /// Number of times that a table was parked.
     pub parked: usize,
-    /// Number of copies that began.
+    /// Number of copies that began, or went on after a break.
     pub copies: usize,
+    /// Of those, how many went on.
+    pub resumed: usize,
     /// Number of times that tables changed hands between sinks.
     pub rebalances: u32,
     /// Every fact, in its order.
@@ -112,6 +114,7 @@ impl World {
         SinkSettings {
             worker: WorkerSettings {
                 freshness: Duration::from_millis(100),
+                copy_freshness: Duration::from_millis(150),
                 seal_bytes: 2000,
                 commits: Arc::new(Semaphore::new(2)),
                 inspection_interval: Duration::from_millis(500),

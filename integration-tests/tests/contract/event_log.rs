@@ -98,6 +98,8 @@ impl<R: EventReader> Exit<R> {
             watermark: None,
             error: None,
             needs_copy: false,
+            copy: None,
+            copied: None,
         });
         self.reader.start(opened.collect()).await.unwrap();
     }
@@ -197,7 +199,7 @@ async fn keeps_the_contract<L: EventLog>(open: impl Fn() -> L, events: &Events) 
     );
     let applied = |lsn| {
         let state = TableState::Streaming { copied_lsn: Some(Lsn(START)) };
-        let tables = BTreeMap::from([(name(), AppliedTable { state, lake: None, note: None })]);
+        let tables = BTreeMap::from([(name(), AppliedTable { state, lake: None, note: None, copy: None })]);
         Applied { confirmed_lsn: Some(Lsn(lsn)), tables }
     };
     exit.reader.store(applied(END)).await.unwrap();

@@ -10,7 +10,7 @@ use integration_tests::simulation::database::SimulatedDatabase;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sooner::direct::LocalSchemas;
-use sooner_api::{Database, FollowedTable, Positions, Source, SourcePlan, Step};
+use sooner_api::{Database, FollowedTable, Positions, Source, SourcePlan, SourceTable, Step, TableToCopy};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
@@ -76,6 +76,10 @@ impl Seen {
                 }
             }
             Step::Stop { table, error } => panic!("{table} stopped: {error}"),
+            Step::CopyProgress { table, watermark, .. } => {
+                assert!(self.tables.get(table).is_some_and(|table| table.is_copying), "a copy that has begun");
+                assert!(watermark.commit_lsn <= self.watermark.max(self.start), "it stands between transactions");
+            }
             Step::Note(_) => {}
         }
     }
@@ -95,6 +99,10 @@ async fn read_to<S: Source>(source: &mut S, seen: &mut Seen, end: Lsn) -> Lsn {
     }
 }
 
+fn whole(tables: impl IntoIterator<Item = SourceTable>) -> Vec<TableToCopy> {
+    tables.into_iter().map(|table| TableToCopy { table, goes_on: None }).collect()
+}
+
 /// Copies run beside the stream; the stream goes on where a copy, or the consumer, is; and what was
 /// confirmed does not come again.
 async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() -> Lsn, end: impl AsyncFn() -> Lsn) {
@@ -103,7 +111,7 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     let names: Vec<_> = inspection.tables.iter().map(|table| table.name().clone()).collect();
     assert!(names.is_sorted() && names.len() > 1);
     let (slot_lsn, snapshot) = database.create_slot().await.unwrap();
-    let copy = inspection.tables.clone();
+    let copy = whole(inspection.tables.clone());
     let (_asks, requests) = unbounded_channel();
     let (stream, apart) = (Vec::new(), Vec::new());
     let plan = SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream, apart, requests };
@@ -135,7 +143,7 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     let mut tables = inspection.tables.into_iter();
     let table = tables.next().expect("a first table");
     let stream = vec![FollowedTable { table, written: None, covered: Positions::whole(seen.watermark) }];
-    let copy = tables.by_ref().take(1).collect();
+    let copy = whole(tables.by_ref().take(1));
     let apart = tables.collect();
     let (_asks, requests) = unbounded_channel();
     let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart, requests };

@@ -47,6 +47,7 @@ fn any_table() -> impl Strategy<Value = TableProgress> {
         relation: None,
         facts: None,
         lake,
+        copy: None,
     })
 }
 
@@ -78,7 +79,7 @@ fn any_record() -> impl Strategy<Value = ProgressRecord> {
 }
 
 fn any_applied() -> impl Strategy<Value = Applied> {
-    let table = (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake, note: None });
+    let table = (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake, note: None, copy: None });
     let tables = btree_map("[a-f]".prop_map(|table| name(&table)), table, 0..4);
     (any_lsn(), tables).prop_map(|(confirmed_lsn, tables)| Applied { confirmed_lsn, tables })
 }
@@ -190,7 +191,7 @@ fn a_change_names_only_what_changed() {
 fn an_unknown_table_is_copied() {
     let record = ProgressRecord::default();
     assert_eq!(record.state(&name("new")), TableState::Copying);
-    let table = AppliedTable { state: TableState::Gone, lake: Some(lake(3)), note: None };
+    let table = AppliedTable { state: TableState::Gone, lake: Some(lake(3)), note: None, copy: None };
     let applied = Applied { confirmed_lsn: None, tables: BTreeMap::from([(name("new"), table)]) };
     let change = record.change_by(applied);
     let expected = TableProgress { lake: Some(lake(3)), ..TableProgress::new(TableState::Gone, None) };

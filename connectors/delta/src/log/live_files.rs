@@ -124,6 +124,11 @@ impl LiveFile {
 }
 
 impl LiveFiles {
+    /// No files; those to come get numbers of a sequence.
+    pub fn numbered_by(ids: FileIds) -> LiveFiles {
+        LiveFiles { ids, ..LiveFiles::default() }
+    }
+
     /// The sequence that the files' numbers come from.
     pub fn ids(&self) -> FileIds {
         self.ids.clone()

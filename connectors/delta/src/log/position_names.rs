@@ -19,6 +19,8 @@ pub struct PositionNames {
     watermark: Option<String>,
     positions: Names,
     generation: Option<String>,
+    /// Which copy replaced the table last.
+    copy: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,17 +34,18 @@ enum Names {
 impl PositionNames {
     /// The names of a pipeline for a feed.
     pub fn new(pipeline: &str, feed: &Feed) -> PositionNames {
-        let (watermark, positions, generation_name) = match feed {
+        let (watermark, positions, generation_name, copy) = match feed {
             Feed::Slot(slot) => {
                 let name = format!("sooner/{pipeline}/{slot}");
-                (Some(format!("{name}/watermark")), Names::Stream(name), None)
+                let copy = format!("{name}/copy");
+                (Some(format!("{name}/watermark")), Names::Stream(name), None, copy)
             }
             Feed::Topic { topic, partitions, in_commit_order, generation, .. } => {
                 let prefix = format!("sooner/{pipeline}/{topic}");
                 let names = (0..*partitions).map(|partition| (partition, format!("{prefix}/{partition}")));
                 let watermark = (feed.is_whole() && *in_commit_order).then(|| format!("{prefix}/watermark"));
                 let generation_name = generation.map(|_| format!("{prefix}/generation"));
-                (watermark, Names::Topic(names.collect()), generation_name)
+                (watermark, Names::Topic(names.collect()), generation_name, format!("{prefix}/copy"))
             }
         };
         PositionNames {
@@ -51,6 +54,7 @@ impl PositionNames {
             watermark,
             positions,
             generation: generation_name,
+            copy,
         }
     }
 
@@ -102,7 +106,8 @@ impl PositionNames {
             Names::Stream(name) => vec![name.as_str()],
             Names::Topic(names) => names.values().map(String::as_str).collect(),
         };
-        positions.into_iter().chain(self.watermark.as_deref()).chain(self.generation.as_deref()).collect()
+        let further = [self.watermark.as_deref(), self.generation.as_deref(), Some(&*self.copy)];
+        positions.into_iter().chain(further.into_iter().flatten()).collect()
     }
 
     /// What a log says has been taken of this feed, of whatever incarnation; none if nothing.
@@ -121,6 +126,16 @@ impl PositionNames {
     /// The LSN up to which a log says that the table is complete.
     pub fn watermark(&self, txns: &HashMap<String, i64>) -> Option<Lsn> {
         txns.get(self.watermark.as_deref()?).map(|version| Lsn(version.cast_unsigned()))
+    }
+
+    /// The copy that replaced the table last; none if its log does not say so.
+    pub fn copy(&self, txns: &HashMap<String, i64>) -> Option<u64> {
+        txns.get(&self.copy).map(|id| id.cast_unsigned())
+    }
+
+    /// What the commit of a copy writes in addition.
+    pub fn version_of_copy(&self, id: u64) -> (String, i64) {
+        (self.copy.clone(), id.cast_signed())
     }
 
     /// What a table holds, compared with this feed.

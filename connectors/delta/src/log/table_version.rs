@@ -58,6 +58,16 @@ impl TableVersion {
         TableVersion { number: Some(number.map_or(0, |number| number + 1)), protocol, metadata, columns, files, txns }
     }
 
+    /// The same version with other files: those that a copy has put in place of all that were there.
+    pub fn with_files(self, files: LiveFiles) -> TableVersion {
+        TableVersion { files, ..self }
+    }
+
+    /// Gives the live files away.
+    pub fn into_files(self) -> LiveFiles {
+        self.files
+    }
+
     /// Number of the version; none before the table exists.
     pub fn number(&self) -> Option<u64> {
         self.number

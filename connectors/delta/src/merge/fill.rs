@@ -16,8 +16,7 @@ use super::event_plan::copy_again;
 use super::parts::Parts;
 use super::pending::Found;
 use super::sealing::Sealing;
-use crate::index::key::KeyHash;
-use crate::index::key_index::{FileId, RowAddress};
+use crate::index::key_index::FileId;
 use crate::rows::data_file;
 
 /// A value that has to be filled in.
@@ -51,7 +50,7 @@ pub async fn fill(
                 sealing.plan.rows.append_column(message, column, &mut from_states)?;
             }
             Found::Stored(key) => {
-                let row = filler.find_row(parts, key).ok_or_else(|| filler.lost_value())?;
+                let row = sealing.sealer.row_of(parts, key, sealing.replaces).ok_or_else(|| filler.lost_value())?;
                 stored.entry(row.file).or_default().push((row.row, gap.row));
             }
             Found::Lost => return Err(filler.lost_value()),
@@ -78,18 +77,6 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
-    /// Where a key's row lies, as of what is sealed.
-    fn find_row(&self, parts: &Parts, key: KeyHash) -> Option<RowAddress> {
-        if let Some(row) = parts.row_of(key) {
-            return Some(row);
-        }
-        if self.sealing.replaces {
-            return None;
-        }
-        let row = self.sealing.sealer.index?.get(key)?;
-        self.sealing.sealer.base.files().holds(row).then_some(row)
-    }
-
     /// The column of a file's rows at ascending positions.
     async fn read_column(&self, parts: &mut Parts, file: FileId, positions: &[u32]) -> Result<ArrayRef> {
         let location = self.sealing.sealer.location;

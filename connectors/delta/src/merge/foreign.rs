@@ -39,12 +39,7 @@ pub fn judge(
     let intrudes = theirs.is_some() && (names.knows_watermark() || !names.is_topic());
     let collides = theirs.as_ref().zip(staged).is_some_and(|(theirs, staged)| staged.collides(theirs));
     if intrudes || collides {
-        return Err(Error::retry(
-            Code::CommitOvertaken,
-            format!("cannot commit to the lake table {table}"),
-            "another process of the same pipeline has committed to it, or this one before it was interrupted",
-            "if two processes run, stop one or give it another name; what is in the lake is read again",
-        ));
+        return Err(overtaken(table));
     }
     let author = if theirs.is_some() { Author::Sibling } else { Author::Stranger };
     if !base.exists() && author == Author::Stranger {
@@ -54,6 +49,16 @@ pub fn judge(
         return Err(rows_altered(table, names, &altered_by(entry, base.next_number())));
     }
     Ok(author)
+}
+
+/// The error of a table that another process of the pipeline has committed to.
+pub fn overtaken(table: &TableName) -> Error {
+    Error::retry(
+        Code::CommitOvertaken,
+        format!("cannot commit to the lake table {table}"),
+        "another process of the same pipeline has committed to it, or this one before it was interrupted",
+        "if two processes run, stop one or give it another name; what is in the lake is read again",
+    )
 }
 
 /// Why a table at version `base`, with these positions, no longer holds what it held when a position was stored. Reads

@@ -29,7 +29,7 @@ impl Sealer<'_> {
         if staging.pending.is_empty() {
             return Ok(());
         }
-        let (replaces, is_copy) = (staging.replaces(), staging.is_copy() || self.is_first_copy);
+        let (replaces, is_copy) = (staging.replaces(), staging.is_copy() || self.is_copy);
         let columns = next_columns(staging, self.base).to_vec();
         let Staging { plan, pending, parts, .. } = staging;
         let Some(plan) = plan else {
@@ -44,7 +44,7 @@ impl Sealer<'_> {
         upserts.extend(waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key))));
         if is_copy {
             // The rest of such a row has not been copied yet; the row follows whole.
-            upserts.retain(|(state, _)| is_whole(pending, parts, *state));
+            upserts.retain(|(state, _)| self.is_whole(pending, parts, *state, replaces));
         }
         let mut placed = Vec::with_capacity(upserts.len());
         let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
@@ -66,15 +66,15 @@ impl Sealer<'_> {
         pending.clear();
         Ok(())
     }
-}
 
-/// Whether all values of a state can be found, in a copy that replaces all rows.
-fn is_whole(pending: &Pending, parts: &Parts, state: StateId) -> bool {
-    pending.event(state).unavailable.iter().all(|&column| match pending.find(state, column) {
-        Found::InState(_) => true,
-        Found::Stored(key) => parts.row_of(key).is_some(),
-        Found::Lost => false,
-    })
+    /// Whether all values of a state can be found.
+    fn is_whole(&self, pending: &Pending, parts: &Parts, state: StateId, replaces: bool) -> bool {
+        pending.event(state).unavailable.iter().all(|&column| match pending.find(state, column) {
+            Found::InState(_) => true,
+            Found::Stored(key) => self.row_of(parts, key, replaces).is_some(),
+            Found::Lost => false,
+        })
+    }
 }
 
 /// The table's columns after the next commit.

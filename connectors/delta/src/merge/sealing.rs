@@ -3,9 +3,10 @@
 use sooner_schemas::TableName;
 
 use super::event_plan::EventPlan;
-use super::parts::PartLimits;
+use super::parts::{PartLimits, Parts};
 use super::pending::Pending;
-use crate::index::key_index::KeyIndex;
+use crate::index::key::KeyHash;
+use crate::index::key_index::{KeyIndex, RowAddress};
 use crate::log::table_version::TableVersion;
 use crate::rows::columns::LakeColumn;
 use crate::store::location::TableLocation;
@@ -24,10 +25,21 @@ pub struct Sealer<'a> {
     pub in_commit_order: bool,
     /// Events come from a topic.
     pub from_topic: bool,
-    /// The table does not exist yet, and events come from a source of ours, which sends the rows of the table first.
-    pub is_first_copy: bool,
+    /// Rows are being copied: a change may leave out a value of a row that follows.
+    pub is_copy: bool,
     /// Limits for files in memory.
     pub limits: &'a PartLimits,
+}
+
+impl Sealer<'_> {
+    /// Where a key's row lies, as of what is sealed.
+    pub fn row_of(&self, parts: &Parts, key: KeyHash, replaces: bool) -> Option<RowAddress> {
+        if let Some(row) = parts.row_of(key) {
+            return Some(row);
+        }
+        let row = self.index.filter(|_| !replaces)?.get(key)?;
+        self.base.files().holds(row).then_some(row)
+    }
 }
 
 /// One seal on its way.

@@ -1,7 +1,8 @@
 //! What the next commit will hold: events in memory, rows in files that no log mentions yet, and what happens to the
 //! table as a whole.
 
-use sooner_api::Positions;
+use sooner_api::{Error, Positions, Result, Rows};
+use sooner_schemas::TableName;
 use uuid::Uuid;
 
 use super::event_plan::EventPlan;
@@ -55,6 +56,23 @@ impl Staging {
         }
         self.pending.clear();
         self.parts = Parts::default();
+    }
+
+    /// Stages the events from `first` on.
+    pub fn take_rows(&mut self, table: &TableName, rows: Rows, first: usize) -> Result<()> {
+        self.note(rows.positions());
+        let Staging { plan, pending, .. } = self;
+        let Some(plan) = plan else {
+            return Err(Error::internal("cannot stage events", "their schema is not known"));
+        };
+        let count = rows.events.events.len();
+        let batch = pending.open_batch(rows);
+        let mut scratch = Vec::new();
+        for index in first..count {
+            let (key, old_key) = plan.keys_of(table, pending.batch(batch), index, &mut scratch)?;
+            pending.push(batch, index as u32, key, old_key);
+        }
+        Ok(())
     }
 
     /// Notes what has been taken of the feed.

@@ -19,8 +19,9 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Number of folders above a new file that may be new as well: the table's, its log's, and the schema's.
-const NEW_FOLDERS: usize = 3;
+/// Number of folders above a new file that may be new as well: those of a log, of a next generation, of all of them, of
+/// the table, and of the schema.
+const NEW_FOLDERS: usize = 5;
 
 /// A local store that syncs each put before it returns. Multipart uploads and copies are not synced.
 #[derive(Debug)]

@@ -7,6 +7,11 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
+use super::redirected::Redirected;
+
+/// Folder of a table in which the logs of its next generations lie. Its name tells readers to leave it alone.
+pub const NEXT_GENERATIONS: &str = "_sooner_next";
+
 /// A table's folder in the store.
 #[derive(Clone, Debug)]
 pub struct TableLocation {
@@ -14,6 +19,8 @@ pub struct TableLocation {
     pub root: Arc<dyn ObjectStore>,
     /// The store from the table's folder.
     pub table: Arc<dyn ObjectStore>,
+    /// The folder below the root.
+    folder: Path,
     /// The folder's URL, with a slash at its end.
     pub url: Url,
 }
@@ -21,8 +28,16 @@ pub struct TableLocation {
 impl TableLocation {
     /// A folder below the store's root.
     pub fn new(root: Arc<dyn ObjectStore>, folder: Path, url: Url) -> TableLocation {
-        let table = Arc::new(PrefixStore::new(root.clone(), folder));
-        TableLocation { root, table, url }
+        let table = Arc::new(PrefixStore::new(root.clone(), folder.clone()));
+        TableLocation { root, table, folder, url }
+    }
+
+    /// The same folder with another log, of a generation that nobody sees yet.
+    pub fn next_generation(&self, id: u64) -> TableLocation {
+        let log = |folder: Path| folder.join("_delta_log");
+        let stored = log(self.folder.clone().join(NEXT_GENERATIONS).join(id.to_string()));
+        let root = Arc::new(Redirected::new(self.root.clone(), log(self.folder.clone()), stored));
+        TableLocation::new(root, self.folder.clone(), self.url.clone())
     }
 
     /// The store from the table's folder.

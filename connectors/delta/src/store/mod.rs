@@ -5,3 +5,4 @@ pub mod lake_store;
 pub mod local_disk;
 pub mod location;
 pub mod operations;
+pub mod redirected;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sooner_api::{Class, Result};
@@ -50,6 +51,15 @@ pub async fn put(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> Result<(
 pub async fn discard(store: &dyn ObjectStore, path: &Path) {
     if let Err(error) = store.delete(path).await {
         tracing::debug!(%path, %error, "could not delete an object that nothing refers to");
+    }
+}
+
+/// Deletes all objects of a folder that nothing refers to. What cannot be deleted costs only its space.
+pub async fn discard_folder(store: &dyn ObjectStore, folder: &Path) {
+    let listed = store.list(Some(folder)).map_ok(|meta| meta.location).boxed();
+    let deleted: object_store::Result<Vec<_>> = store.delete_stream(listed).try_collect().await;
+    if let Err(error) = deleted {
+        tracing::debug!(%folder, %error, "could not delete a folder that nothing refers to");
     }
 }
 

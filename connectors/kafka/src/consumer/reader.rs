@@ -264,6 +264,7 @@ impl EventReader for KafkaReader {
                 },
                 state: state.map_or(TableState::Streaming { copied_lsn: None }, |table| table.state.clone()),
                 lake: None,
+                copy: None,
             }
         });
         let tables = tables.collect();

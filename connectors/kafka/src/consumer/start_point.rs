@@ -119,6 +119,8 @@ mod tests {
             watermark: None,
             error: None,
             needs_copy: false,
+            copy: None,
+            copied: None,
         }
     }
 

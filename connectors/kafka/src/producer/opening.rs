@@ -192,8 +192,8 @@ fn begin_moved_topics(
             offsets.begun_over = true;
         }
         if let Some(progress) = record.tables.get_mut(&route.table) {
-            let (state, _) = progress.state.step(TableFact::CopyNeeded);
-            (progress.state, progress.lake) = (state, None);
+            progress.step(TableFact::CopyNeeded);
+            progress.lake = None;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Positions, Result, TableEffect, TableFact, TableNote, TableState};
+use sooner_api::{CopyProgress, Positions, Result, TableEffect, TableFact, TableNote, TableState, UnfinishedCopy};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Position, Relation, TableName};
 
@@ -63,8 +63,7 @@ impl RecordKeeper {
     /// Lets something happen to a table; returns whether its events are to be dropped from here on.
     pub fn step(&mut self, table: &TableName, fact: TableFact) -> bool {
         let Some(progress) = self.progress.record.tables.get_mut(table) else { return false };
-        let (next, effects) = progress.state.step(fact);
-        progress.state = next;
+        let effects = progress.step(fact);
         if effects.contains(&TableEffect::Store) {
             (self.dirty, self.urgent) = (true, true);
             self.changed.insert(table.clone());
@@ -79,6 +78,18 @@ impl RecordKeeper {
         {
             progress.relation = relation.cloned();
             self.changed.insert(table.clone());
+        }
+    }
+
+    /// Notes how far a table's copy is, with everything of the table up to a watermark.
+    pub fn note_copy(&mut self, table: &TableName, source: CopyProgress, watermark: Watermark) {
+        if let Some(progress) = self.progress.record.tables.get_mut(table)
+            && progress.state == TableState::Copying
+        {
+            let complete_lsn = watermark.end_lsn;
+            progress.copy = Some(UnfinishedCopy { source: Some(source), lake: None, complete_lsn });
+            self.changed.insert(table.clone());
+            self.dirty = true;
         }
     }
 

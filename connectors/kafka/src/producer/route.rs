@@ -30,6 +30,8 @@ pub struct TopicRoute {
     pub replaces: bool,
     /// Whether events are dropped, because the table is parked or waits to be copied.
     pub closed: bool,
+    /// A copy of the table was begun here: whatever was written before counts for nothing.
+    pub begins: bool,
     /// The table as it was when its last events were written; none before the first.
     pub relation: Option<Arc<Relation>>,
     /// The mark of a copy that has begun, as long as no row of it was written: rows tell of the copy themselves.
@@ -50,6 +52,7 @@ impl TopicRoute {
             is_compacted: state.is_compacted(),
             replaces: false,
             closed: false,
+            begins: false,
             relation: None,
             unwritten_mark: None,
             schema: None,

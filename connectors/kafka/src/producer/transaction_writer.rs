@@ -6,8 +6,8 @@ use std::time::Instant;
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Code, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
-use sooner_schemas::TableName;
+use sooner_api::{Code, CopyProgress, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
+use sooner_schemas::{Position, TableName};
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
 
 use super::record_keeper::RecordKeeper;
@@ -120,6 +120,10 @@ impl TransactionWriter {
                     self.park(&table, error);
                     Ok(())
                 }
+                Step::CopyProgress { table, progress, watermark } => {
+                    self.note_copy(&table, *progress, watermark);
+                    Ok(())
+                }
                 Step::Note(note) => {
                     self.keeper.note_table(*note);
                     Ok(())
@@ -178,8 +182,9 @@ impl TransactionWriter {
     fn append_rows(&mut self, rows: &Rows) -> Result<()> {
         let Some(&number) = self.by_name.get(rows.table()) else { return Ok(()) };
         let events = &rows.events;
-        let copying = self.keeper.state(rows.table()) == Some(&TableState::Copying);
-        let first = match copying {
+        // Of a copy that goes on after a break, the stream repeats what was written before.
+        let begins = self.keeper.state(rows.table()) == Some(&TableState::Copying) && self.routes[number].begins;
+        let first = match begins {
             true => 0,
             // Rows that are copied over others are read again by whoever repeats them.
             false => events
@@ -202,7 +207,7 @@ impl TransactionWriter {
             }
             self.append_event(number, events, index)?;
         }
-        self.keeper.note_events(events.events.last().filter(|_| !copying).map(|event| event.position));
+        self.keeper.note_events(last_of_stream(&events.events, begins));
         Ok(())
     }
 
@@ -309,12 +314,21 @@ impl TransactionWriter {
         let Some(&number) = self.by_name.get(start.table()) else { return Ok(()) };
         self.step(start.table(), TableFact::CopyBegun);
         self.routes[number].closed = false;
+        self.routes[number].begins = true;
         if self.routes[number].replaces {
             return self.append_rows(&start);
         }
         // One without rows is only told of by its mark, which has no key; a compacted topic takes none.
         self.routes[number].unwritten_mark = Some(start).filter(|_| !self.routes[number].is_compacted);
         Ok(())
+    }
+
+    /// Notes how far a copy is, once something of it is written that tells of it.
+    fn note_copy(&mut self, table: &TableName, progress: CopyProgress, watermark: Watermark) {
+        let number = self.by_name.get(table);
+        if number.is_some_and(|&number| self.routes[number].unwritten_mark.is_none()) {
+            self.keeper.note_copy(table, progress, watermark);
+        }
     }
 
     fn end_copy(&mut self, table: &TableName, watermark: Watermark) -> Result<()> {
@@ -337,6 +351,13 @@ impl TransactionWriter {
     pub fn committed(&mut self) -> Option<BTreeSet<TableName>> {
         self.keeper.take_news()
     }
+}
+
+/// Position of the last event of the stream among these; none while a table's copy begins, whose events stand for
+/// nothing that was written before.
+fn last_of_stream(events: &[Event], begins: bool) -> Option<Position> {
+    let positions = events.iter().map(|event| event.position);
+    positions.filter(|position| !begins && !position.is_copied()).max()
 }
 
 fn headers_of<'a>(

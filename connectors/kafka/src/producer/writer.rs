@@ -133,7 +133,11 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
         let starts = writer.progress().record.tables.iter().map(|(table, progress)| TableStart {
             table: table.clone(),
             state: progress.state.clone(),
-            covered: Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
+            covered: match &progress.copy {
+                Some(_) => writer.progress().covered(),
+                None => Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
+            },
+            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
         });
         let starts: Vec<_> = starts.collect();
         for start in &starts {

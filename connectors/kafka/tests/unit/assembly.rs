@@ -58,6 +58,7 @@ fn names(batch: &EventBatch) -> Vec<&'static str> {
     let name = |step: &Step| match step {
         Step::Rows(_) => "rows",
         Step::CopyStart(_) => "copy start",
+        Step::CopyProgress { .. } => "copy progress",
         Step::CopyEnd { .. } => "copy end",
         Step::Truncate(_) => "truncate",
         Step::Stop { .. } => "stop",

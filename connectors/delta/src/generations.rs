@@ -1,0 +1,186 @@
+//! The generations of a table: the one that readers see, and the next one while a copy builds it.
+
+use sooner_api::{Class, Committed, LakeCopy, Positions, Result, Standing, failpoint};
+use sooner_schemas::TableName;
+use sooner_schemas::event::Watermark;
+use uuid::Uuid;
+
+use crate::clock::now_millis;
+use crate::generation::Generation;
+use crate::log::committer::{Committer, Outcome, contended};
+use crate::log::position_names::PositionNames;
+use crate::log::transaction::Transaction;
+use crate::maintenance::leftovers::{discard_generation, discard_other_generations};
+use crate::merge::foreign::{made_by_somebody_else, overtaken};
+use crate::store::location::TableLocation;
+
+/// How often the next generation gives way to others before it gives up.
+const MAX_CONFLICTS: u32 = 50;
+
+/// The generations of a table.
+pub struct Generations {
+    /// What readers see.
+    pub shown: Generation,
+    /// What a copy builds. It has a log once something of it is durable.
+    next: Option<Next>,
+}
+
+struct Next {
+    copy: u64,
+    generation: Generation,
+}
+
+impl Next {
+    fn is_durable(&self) -> bool {
+        self.generation.base.exists()
+    }
+}
+
+impl Generations {
+    /// What a table's own log says.
+    pub async fn open(location: TableLocation, names: &PositionNames) -> Result<Generations> {
+        Ok(Generations { shown: Generation::open(location, names).await?, next: None })
+    }
+
+    /// The generation that events are merged into.
+    pub fn target(&self) -> &Generation {
+        self.next.as_ref().map_or(&self.shown, |next| &next.generation)
+    }
+
+    /// The generation that events are merged into.
+    pub fn target_mut(&mut self) -> &mut Generation {
+        self.next.as_mut().map_or(&mut self.shown, |next| &mut next.generation)
+    }
+
+    /// The generation whose log says what has been taken.
+    pub fn durable(&self) -> &Generation {
+        let next = self.next.as_ref().filter(|next| next.is_durable());
+        next.map_or(&self.shown, |next| &next.generation)
+    }
+
+    /// A copy begins; none if it replaces the rows that readers see without a generation of its own.
+    pub fn begin_copy(&mut self, copy: Option<u64>) {
+        self.shown.index = None;
+        self.next = copy.map(|copy| Next { copy, generation: self.shown.beside(copy) });
+    }
+
+    /// Whether a copy builds a generation of its own.
+    pub fn keep_copies(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// The copy that has not ended, as far as it is durable.
+    pub fn unfinished_copy(&self) -> Option<LakeCopy> {
+        let Next { copy, generation } = self.next.as_ref()?;
+        generation.base.number().map(|version| LakeCopy { id: *copy, version })
+    }
+
+    /// Goes on without a generation of its own for the copy; returns which copy that is.
+    pub fn take_next(&mut self) -> Option<u64> {
+        self.next.take().map(|next| next.copy)
+    }
+
+    /// What is not durable of a copy is lost.
+    pub fn discard(&mut self) {
+        self.next.take_if(|next| !next.is_durable());
+    }
+
+    /// Before the next generation begins to be durable: what earlier copies have left goes.
+    pub fn discard_leftovers(&self) {
+        if let Some(Next { copy, .. }) = self.next.as_ref().filter(|next| !next.is_durable()) {
+            discard_other_generations(self.shown.location.clone(), *copy);
+        }
+    }
+
+    /// Goes on with a copy that was broken off, or with none; true if it is there and at least as far as is said.
+    pub async fn resume_copy(
+        &mut self,
+        table: &TableName,
+        names: &PositionNames,
+        copy: Option<LakeCopy>,
+    ) -> Result<bool> {
+        let is_as_far = |found: LakeCopy, copy: LakeCopy| found.id == copy.id && found.version >= copy.version;
+        if self.unfinished_copy().zip(copy).is_some_and(|(found, copy)| is_as_far(found, copy)) {
+            return Ok(true);
+        }
+        self.next = None;
+        let ended = names.copy(self.shown.base.txns());
+        let Some(copy) = copy.filter(|copy| ended != Some(copy.id) && names.orders_whole_table()) else {
+            return Ok(false);
+        };
+        let generation = match Generation::open(self.shown.location.next_generation(copy.id), names).await {
+            Ok(generation) => generation,
+            Err(error) if error.class == Class::Operator => {
+                tracing::warn!(%table, %error, "a copy that was broken off cannot go on");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let follows = names.standing(&generation.base) == Standing::Follows;
+        self.next = Some(Next { copy: copy.id, generation });
+        self.next.take_if(|_| !follows);
+        let resumes = self.unfinished_copy().is_some_and(|found| is_as_far(found, copy));
+        self.next.take_if(|_| !resumes);
+        Ok(resumes)
+    }
+
+    /// The next generation takes the place of the one that readers see, by a commit of this id.
+    pub async fn show_next(
+        &mut self,
+        table: &TableName,
+        names: &PositionNames,
+        id: Uuid,
+        watermark: Watermark,
+    ) -> Result<Committed> {
+        let Some(Next { copy, generation }) = self.next.take() else { return Ok(Committed::default()) };
+        let transaction = replacement(names, &generation, copy, id, watermark);
+        let name = table.to_string();
+        for _ in 0..MAX_CONFLICTS {
+            if !self.shown.is_current().await? {
+                self.shown = Generation::open(self.shown.location.clone(), names).await?;
+                self.check_replaceable(table, names, copy)?;
+            }
+            let plan = transaction.plan(&self.shown.base, now_millis());
+            let committer = Committer::new(&self.shown.location, &name);
+            match committer.commit(self.shown.base.next_number(), id, &plan).await? {
+                Outcome::Committed => {
+                    failpoint("next_generation_shown");
+                    let former = std::mem::replace(&mut self.shown, generation);
+                    let table_version = self.shown.take_place(former, table, plan.commit, id);
+                    discard_generation(self.shown.location.clone(), copy);
+                    let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
+                    return Ok(Committed { table_version, rows_written, rows_removed });
+                }
+                Outcome::Conflict(_) => {}
+                Outcome::Unknown(error) => return Err(error),
+            }
+        }
+        Err(contended(&name, MAX_CONFLICTS))
+    }
+
+    /// Whether what others have made of the table meanwhile may be replaced.
+    fn check_replaceable(&self, table: &TableName, names: &PositionNames, copy: u64) -> Result<()> {
+        let base = &self.shown.base;
+        if names.copy(base.txns()) == Some(copy) {
+            return Err(overtaken(table));
+        }
+        match names.standing(base) {
+            Standing::Foreign => Err(made_by_somebody_else(table, self.shown.location.url.as_str())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The transaction by which a copy's generation replaces whatever is shown. A copy from a stream is complete up to the
+/// watermark; one from a topic has taken what its own log says.
+fn replacement(names: &PositionNames, next: &Generation, copy: u64, id: Uuid, watermark: Watermark) -> Transaction {
+    let positions = match names.is_topic() {
+        true => names.recorded(next.base.txns()),
+        false => Some(Positions::whole(watermark.commit_lsn)),
+    };
+    let watermark_told = names.knows_watermark().then_some(watermark);
+    let mut transaction = Transaction { watermark: watermark_told, ..next.replacement(id, names.pipeline()) };
+    transaction.txns.extend(positions.into_iter().flat_map(|taken| names.versions(&taken, watermark)));
+    transaction.txns.extend([names.version_of_copy(copy)]);
+    transaction
+}
