@@ -294,7 +294,7 @@ async fn a_table_that_the_pipeline_filled_another_way_waits_for_a_copy() {
     table.begin_copy(start).await.unwrap();
     encoder.insert(&mut row.events, &origin(11, 0), &[text("1")]).unwrap();
     table.stage(row).await.unwrap();
-    table.commit(WATERMARK).await.unwrap();
+    table.end_copy(WATERMARK).await.unwrap();
 
     let mut table = shared.open(true).await;
     assert_eq!(table.standing(), Standing::FollowsOther);
@@ -302,7 +302,7 @@ async fn a_table_that_the_pipeline_filled_another_way_waits_for_a_copy() {
     encoder.copy_start(&mut start.events, &origin(20, 0));
     table.begin_copy(start).await.unwrap();
     stage_row(&mut table, &encoder, (0, 2), &["2"]).await.unwrap();
-    let committed = table.commit(WATERMARK).await.unwrap();
+    let committed = table.end_copy(WATERMARK).await.unwrap();
     assert_eq!((committed.rows_written, committed.rows_removed), (1, 1));
     assert_eq!(shared.open(true).await.standing(), Standing::Follows);
 

@@ -12,7 +12,19 @@ fn number_in(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
+/// Tells which seed has failed.
+struct Failing(u64);
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {} failed; SOONER_SEED={} runs it alone", self.0, self.0);
+        }
+    }
+}
+
 fn run(seed: u64) -> Summary {
+    let _failing = Failing(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(simulation::run(seed))
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use futures::future::join;
 use sooner::direct::{DirectLog, DirectReader, DirectWriter, LocalSchemas};
 use sooner_api::{
-    Applied, AppliedTable, Class, Code, EventLog, EventReader, EventWriter, Feed, LakePosition, MemoryBudget, Opened,
+    Applied, AppliedTable, Class, Code, CopyProgress, CopyRest, EventLog, EventReader, EventWriter, Feed, LakeCopy,
+    LakePosition, MemoryBudget, Opened, UnfinishedCopy,
     Positions, ProgressRecord, Result, SchemaRegistry, Standing, TableProgress, TableStart, TableState, WriterRequest,
 };
 use sooner_schemas::Lsn;
@@ -117,6 +118,60 @@ async fn a_table_that_cannot_be_opened_is_parked() {
     let (_writer, _reader, starts) = begun(&store, record(&[("a", streaming())], 50), vec![failed]).await;
     assert_eq!(starts[0].state, parked());
     assert_eq!(store.record().state(&name("a")), parked());
+}
+
+fn copy_of(version: u64, complete_lsn: u64, has_source: bool) -> UnfinishedCopy {
+    let source = CopyProgress { id: 7, rows: 5, rest: CopyRest::default() };
+    let lake = Some(LakeCopy { id: 7, version });
+    UnfinishedCopy { source: has_source.then_some(source), lake, complete_lsn: Lsn(complete_lsn) }
+}
+
+fn copied(complete_lsn: u64) -> Applied {
+    let copy = Some(copy_of(1, complete_lsn, true));
+    let table = AppliedTable { state: TableState::Copying, lake: None, note: None, copy };
+    Applied { confirmed_lsn: None, tables: BTreeMap::from([(name("a"), table)]) }
+}
+
+/// A record in which a table is being copied.
+fn copying(copy: UnfinishedCopy) -> ProgressRecord {
+    let mut record = record(&[("a", TableState::Copying)], 50);
+    record.tables.get_mut(&name("a")).unwrap().copy = Some(copy);
+    record
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_in_the_lake_goes_on_and_one_that_is_not_begins_again() {
+    let found = Some(LakeCopy { id: 7, version: 3 });
+    for (is_there, has_source, goes_on) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let store = FakeStore::default();
+        let table = Opened { copy: found.filter(|_| is_there), ..opened("a", Standing::Follows, Some(60)) };
+        let (_writer, _reader, starts) = begun(&store, copying(copy_of(3, 60, has_source)), vec![table]).await;
+        assert_eq!(starts[0].state, TableState::Copying);
+        assert_eq!((starts[0].copy.is_some(), starts[0].covered.commit_lsn()), (goes_on, Some(Lsn(60))));
+        assert_eq!(store.record().tables[&name("a")].copy.is_some(), goes_on);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_ended_just_before_a_break_is_not_repeated() {
+    let store = FakeStore::default();
+    let table = Opened { copied: Some(7), watermark: Some(Lsn(70)), ..opened("a", Standing::Follows, Some(60)) };
+    let (_writer, _reader, starts) = begun(&store, copying(copy_of(3, 60, true)), vec![table]).await;
+    assert_eq!(starts[0].state, TableState::Streaming { copied_lsn: Some(Lsn(70)) });
+    assert_eq!(store.record().tables[&name("a")].copy, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_stored_only_if_all_that_was_confirmed_before_is_in_it() {
+    let store = FakeStore::default();
+    let (_writer, mut reader, _) = begun(&store, record(&[("a", TableState::Copying)], 50), Vec::new()).await;
+    let mut kept = async |complete_lsn| {
+        reader.store(copied(complete_lsn)).await.unwrap();
+        store.record().tables[&name("a")].copy.clone().map(|copy| copy.complete_lsn)
+    };
+    assert_eq!(kept(49).await, None, "what came between was confirmed");
+    assert_eq!(kept(50).await, Some(Lsn(50)));
+    assert_eq!(kept(45).await, Some(Lsn(45)), "from then on it is held back");
 }
 
 #[tokio::test(start_paused = true)]

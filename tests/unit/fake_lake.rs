@@ -130,12 +130,13 @@ impl LakeTable for FakeTable {
         self.held.clear();
         self.version += 1;
         self.positions = Some(Positions::whole(watermark.commit_lsn));
+        self.copy = self.keeps_copies.then_some(LakeCopy { id: 7, version: self.version });
         Ok(Committed { table_version: self.version, ..Committed::default() })
     }
 
     async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
         self.notes.note("end copy");
-        self.copy = None;
+        (self.keeps_copies, self.copy) = (false, None);
         self.commit(watermark).await
     }
 

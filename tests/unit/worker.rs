@@ -65,9 +65,10 @@ impl Bench {
         while let Ok((number, report)) = self.reports.try_recv() {
             assert_eq!(number, 5);
             texts.push(match report {
-                TableReport::Committed(CommitReport { committed: done, positions, watermark: to, .. }) => {
+                TableReport::Committed(CommitReport { committed: done, positions, watermark: to, copy, .. }) => {
                     assert_eq!(positions.and_then(|positions| positions.commit_lsn()), Some(to.commit_lsn));
-                    format!("committed version {} to {}", done.table_version, to.commit_lsn.0)
+                    let what = if copy.is_some() { "copied" } else { "committed" };
+                    format!("{what} version {} to {}", done.table_version, to.commit_lsn.0)
                 }
                 TableReport::Inspected(to) => format!("inspected at {}", to.commit_lsn.0),
                 TableReport::CopyBegun => "copy begun".to_owned(),
@@ -212,7 +213,32 @@ async fn a_table_that_a_person_must_see_to_drops_its_events_until_a_copy_begins(
     assert_eq!(bench.told().await, ["copy begun", "committed version 1 to 50", "copy ended at 50"]);
     let (table, notes) = bench.end().await;
     assert!(table.is_some());
-    assert_eq!(notes, ["stage 30", "discard", "copy 50", "stage 50", "commit 50", "inspect", "discard"]);
+    assert_eq!(notes, ["stage 30", "discard", "copy 50", "stage 50", "end copy", "commit 50", "inspect", "discard"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_of_a_copy_becomes_durable_in_time_and_visible_at_its_end() {
+    let mut bench = Bench::new(FakeTable { keeps_copies: true, ..FakeTable::new("t") }, TableState::Copying);
+    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    pass(5000).await;
+    assert!(bench.told().await.is_empty(), "it may stand inside a transaction");
+    bench.complete(60);
+    assert_eq!(bench.told().await, ["copied version 1 to 60"]);
+    bench.tell(TableCommand::Step(step("t", Op::Read, 60)));
+    bench.tell(TableCommand::CopyComplete(mark(70)));
+    assert_eq!(bench.told().await, ["committed version 2 to 70", "copy ended at 70"]);
+    assert_eq!(bench.notes.all(), ["stage 50", "commit 60", "stage 60", "end copy", "commit 70"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_would_be_seen_half_done_is_committed_only_at_its_end() {
+    let mut bench = Bench::new(FakeTable::new("t"), TableState::Copying);
+    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    bench.complete(60);
+    pass(60_000).await;
+    assert!(bench.told().await.is_empty());
+    bench.tell(TableCommand::CopyComplete(mark(70)));
+    assert_eq!(bench.told().await, ["committed version 1 to 70", "copy ended at 70"]);
 }
 
 #[tokio::test(start_paused = true)]

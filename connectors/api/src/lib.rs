@@ -21,7 +21,7 @@ pub use code::Code;
 pub use copy_progress::{CopyProgress, CopyRest, LakeCopy, UnfinishedCopy};
 pub use database::{Database, FollowedTable, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy};
 pub use error::{Class, Error, Result};
-pub use failpoint::{FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
+pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
     Alteration, Assigned, Clock, Committed, EventLog, EventReader, EventWriter, Feed, Lake, LakeTable, Opened,

@@ -109,8 +109,11 @@ impl State {
     }
 
     fn commit(&mut self, watermark: Watermark) {
-        assert!(watermark.commit_lsn >= self.watermark.commit_lsn, "the log goes forward");
-        self.watermark = watermark;
+        // A source that copies all tables again may repeat what it had not confirmed.
+        if watermark.commit_lsn >= self.watermark.commit_lsn {
+            self.watermark = watermark;
+        }
+        let watermark = self.watermark;
         let lengths = self.topics.iter().map(|(table, topic)| (table.clone(), topic.len())).collect();
         self.committed.push((watermark, lengths));
         if let Some(record) = &mut self.record {

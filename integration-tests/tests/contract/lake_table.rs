@@ -7,7 +7,7 @@ use integration_tests::s3::S3;
 use integration_tests::simulation::lake::SimulatedLake;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use sooner_api::{Class, Feed, Lake, LakeTable, MemoryBudget, Positions, Staged, Standing};
+use sooner_api::{Class, Feed, Lake, LakeCopy, LakeTable, MemoryBudget, Positions, Staged, Standing};
 use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::Lsn;
 
@@ -41,8 +41,48 @@ async fn begins_with_a_copy<L: Lake>(lake: &L, events: &Events) -> L::Table {
     assert_eq!(table.staged_bytes(), 0, "what is sealed is out of memory");
     let seen = lake.open(&name(), &slot()).await.unwrap();
     assert_eq!(seen.standing(), Standing::Absent, "nothing of a copy is visible before it is complete");
-    table.commit(mark(10)).await.unwrap();
+    table.end_copy(mark(10)).await.unwrap();
     table
+}
+
+/// A copy goes on after a break with what is durable of it, which nobody sees before it has ended.
+async fn goes_on_with_a_copy<L: Lake>(lake: &L, events: &Events) {
+    let mut table = begins_with_a_copy(lake, events).await;
+    let shown = (table.version(), table.positions().cloned());
+    assert_eq!((table.unfinished_copy(), table.keeps_copies()), (None, false));
+    table.begin_copy(events.copy_start(20)).await.unwrap();
+    assert!(table.keeps_copies());
+    table.stage(events.copied(20, 1)).await.unwrap();
+    table.commit(mark(25)).await.unwrap();
+    let copy = table.unfinished_copy().expect("a part of it is durable");
+    table.stage(events.copied(30, 2)).await.unwrap();
+    table.discard();
+    table.stage(events.inserted(40)).await.unwrap();
+    table.commit(mark(40)).await.unwrap();
+    let later = table.unfinished_copy().expect("it has not ended");
+    assert!(later.id == copy.id && later.version > copy.version);
+    drop(table);
+
+    let mut table = lake.open(&name(), &slot()).await.unwrap();
+    assert_eq!((table.version(), table.positions().cloned()), shown, "nobody sees it");
+    let other = LakeCopy { id: copy.id + 1, ..copy };
+    let further = LakeCopy { version: later.version + 1, ..later };
+    for (wanted, found) in [(None, false), (Some(other), false), (Some(further), false), (Some(copy), true)] {
+        assert_eq!(table.resume_copy(wanted).await.unwrap(), found, "{wanted:?}");
+    }
+    assert_eq!((table.unfinished_copy(), table.standing()), (Some(later), Standing::Follows));
+    assert_eq!((table.positions(), table.watermark()), (Some(&Positions::whole(Lsn(40))), Some(Lsn(40))));
+    table.stage(events.inserted(40)).await.unwrap();
+    table.stage(events.copied(50, 3)).await.unwrap();
+    let committed = table.end_copy(mark(60)).await.unwrap();
+    assert_eq!((Some(committed.table_version), table.last_copy()), (table.version(), Some(copy.id)));
+    assert!(table.version() > shown.0 && table.unfinished_copy().is_none());
+
+    let mut reopened = lake.open(&name(), &slot()).await.unwrap();
+    assert_eq!((reopened.version(), reopened.watermark()), (table.version(), Some(Lsn(60))));
+    assert!(!reopened.resume_copy(Some(copy)).await.unwrap(), "it has ended");
+    reopened.stage(events.inserted(70)).await.unwrap();
+    reopened.commit(mark(70)).await.unwrap();
 }
 
 /// What is committed is there for whoever opens the table, with its positions; what was not committed is not.
@@ -107,6 +147,7 @@ async fn follows_partitions<L: Lake>(lake: &L, events: &Events) {
 async fn keeps_the_contract<L: Lake>(lake: impl Fn(&str) -> L) {
     let events = Events::local().await;
     keeps_what_was_committed(&lake("kept"), &events).await;
+    goes_on_with_a_copy(&lake("copied"), &events).await;
     lets_one_of_two_commit(&lake("two"), &events).await;
     follows_partitions(&lake("topic"), &events).await;
 }

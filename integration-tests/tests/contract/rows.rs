@@ -53,14 +53,15 @@ impl Events {
 
     /// The start of a copy whose snapshot contains all up to an LSN.
     pub fn copy_start(&self, lsn: u64) -> Rows {
-        self.rows(|encoder, out| encoder.copy_start(out, &origin(lsn, 0, Snapshot::Yes)))
+        self.rows(|encoder, out| encoder.copy_start(out, &origin(lsn, Position::FIRST_COPIED + lsn, Snapshot::Yes)))
     }
 
     /// A copied row, which is the one with this number.
     pub fn copied(&self, lsn: u64, number: u64) -> Rows {
         let id = (1_000 + number).to_string();
         let row = [TupleValue::Text(id.as_bytes())];
-        self.rows(|encoder, out| encoder.read(out, &origin(lsn, 1 + number, Snapshot::Yes), &row).unwrap())
+        let origin = origin(lsn, Position::FIRST_COPIED + 1_000 + number, Snapshot::Yes);
+        self.rows(|encoder, out| encoder.read(out, &origin, &row).unwrap())
     }
 
     /// A row that was inserted by a transaction at an LSN; the LSN is its id.

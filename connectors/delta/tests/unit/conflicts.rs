@@ -154,7 +154,7 @@ async fn a_copy_replaces_also_what_somebody_added_meanwhile() {
     table.stage(world.inserted(20, [5], "copied")).await.unwrap();
     let foreign = foreign_file(&world.location(), "theirs.parquet", &[(9001, "theirs")]).await;
     write_entry(&world, 1, &[], &[foreign]).await;
-    let committed = table.commit(mark(20)).await.unwrap();
+    let committed = table.end_copy(mark(20)).await.unwrap();
     assert_eq!((committed.table_version, committed.rows_removed), (2, 3));
     assert_eq!(world.rows().await, BTreeMap::from([(5, row("copied"))]));
 }

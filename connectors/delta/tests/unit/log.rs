@@ -177,11 +177,12 @@ fn topic(partitions: i32, assigned: &[i32], generation: Option<i64>, in_commit_o
 #[test]
 fn positions_are_kept_under_the_names_of_their_feed_only() {
     let whole = topic(2, &[0, 1], Some(5), true);
-    let expected = ["sooner/shop/t/0", "sooner/shop/t/1", "sooner/shop/t/watermark", "sooner/shop/t/generation"];
+    let expected = ["0", "1", "watermark", "generation", "copy"].map(|name| format!("sooner/shop/t/{name}"));
     assert_eq!(whole.all(), expected);
     let txns = whole.versions(&Positions::offsets(BTreeMap::from([(1, 4), (9, 4)])), mark(7));
-    let expected = [(expected[1], 4), (expected[2], 7), (expected[3], 5)];
-    assert_eq!(txns, expected.into_iter().map(|(name, version)| (name.to_owned(), version)).collect());
+    let expected = [(&expected[1], 4), (&expected[2], 7), (&expected[3], 5)];
+    assert_eq!(txns, expected.into_iter().map(|(name, version)| (name.clone(), version)).collect());
+    assert_eq!(whole.copy(&[whole.version_of_copy(u64::MAX)].into()), Some(u64::MAX));
     assert_eq!(whole.recorded(&whole.versions(&Positions::whole(Lsn(3)), mark(7))), None);
     let slot = PositionNames::new("shop", &Feed::Slot("s".to_owned()));
     assert_eq!(slot.recorded(&txns), None);

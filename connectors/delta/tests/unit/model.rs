@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{LakeTable, Positions, Rows, Staged};
 use sooner_delta::DeltaTable;
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, Position};
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::event::TableEvents;
 
@@ -24,6 +24,8 @@ struct Model {
     committed: BTreeMap<i64, Row>,
     staged: BTreeMap<i64, Row>,
     is_copy: bool,
+    /// What is durable of a copy that has not ended.
+    copied: Option<BTreeMap<i64, Row>>,
     lsn: u64,
 }
 
@@ -39,7 +41,8 @@ impl Model {
         let world = World::new(part_bytes);
         let table = world.open().await;
         let (committed, staged) = (BTreeMap::new(), BTreeMap::new());
-        Model { seed, random: StdRng::seed_from_u64(seed), world, table, committed, staged, is_copy: false, lsn: 0 }
+        let (random, copied) = (StdRng::seed_from_u64(seed), None);
+        Model { seed, random, world, table, committed, staged, is_copy: false, copied, lsn: 0 }
     }
 
     async fn step(&mut self) {
@@ -52,6 +55,7 @@ impl Model {
             15 => self.copy().await,
             16 => self.discard(),
             17 => self.reopen().await,
+            _ if self.is_copy && self.random.random() => self.end_copy().await,
             _ => self.commit().await,
         }
     }
@@ -175,10 +179,10 @@ impl Model {
     async fn copy(&mut self) {
         self.lsn += 1;
         let mut start = self.empty();
-        self.world.encoder.copy_start(&mut start, &origin(self.lsn, 0));
+        self.world.encoder.copy_start(&mut start, &origin(self.lsn, Position::FIRST_COPIED + self.lsn));
         assert_eq!(self.table.begin_copy(Rows::new(start)).await.unwrap(), Staged::Taken);
         self.staged.clear();
-        self.is_copy = true;
+        (self.is_copy, self.copied) = (true, None);
         for id in 0..self.random.random_range(0..KEYS) {
             let (row, mut events) = (self.row(), self.empty());
             let origin = origin(self.lsn, 1 + id as u64);
@@ -191,24 +195,55 @@ impl Model {
     fn discard(&mut self) {
         self.table.discard();
         assert_eq!(self.table.staged_bytes(), 0);
-        self.staged.clone_from(&self.committed);
-        self.is_copy = false;
+        self.staged.clone_from(self.copied.as_ref().unwrap_or(&self.committed));
+        self.is_copy = self.copied.is_some();
     }
 
     async fn reopen(&mut self) {
         let known = (self.table.version(), self.table.positions().cloned(), self.table.watermark());
+        let copy = self.table.unfinished_copy();
+        assert_eq!(copy.is_some(), self.copied.is_some(), "seed {}", self.seed);
         self.table = self.world.open().await;
+        if self.random.random_bool(0.2) {
+            // The copy is forgotten.
+            self.copied = None;
+        } else {
+            let resumed = self.table.resume_copy(copy).await.unwrap();
+            assert_eq!(resumed, copy.is_some(), "seed {}", self.seed);
+        }
+        if copy.is_some() && self.copied.is_none() {
+            return self.discard();
+        }
         let read = (self.table.version(), self.table.positions().cloned(), self.table.watermark());
         assert_eq!(read, known, "seed {}", self.seed);
-        self.staged.clone_from(&self.committed);
-        self.is_copy = false;
+        self.discard();
     }
 
+    /// During a copy, nobody sees what is committed.
     async fn commit(&mut self) {
+        if !self.is_copy {
+            return self.show().await;
+        }
+        self.table.commit(mark(self.lsn)).await.unwrap();
+        self.copied = Some(self.staged.clone());
+        assert!(self.table.unfinished_copy().is_some());
+        assert_eq!(self.world.rows().await, self.committed, "seed {}, at {}", self.seed, self.lsn);
+    }
+
+    async fn end_copy(&mut self) {
+        self.show().await;
+        assert!(self.table.last_copy().is_some() && self.table.unfinished_copy().is_none());
+    }
+
+    /// Makes what is staged visible.
+    async fn show(&mut self) {
         let before = self.committed.len() as u64;
-        let committed = self.table.commit(mark(self.lsn)).await.unwrap();
+        let committed = match self.is_copy {
+            true => self.table.end_copy(mark(self.lsn)).await.unwrap(),
+            false => self.table.commit(mark(self.lsn)).await.unwrap(),
+        };
         self.committed.clone_from(&self.staged);
-        self.is_copy = false;
+        (self.is_copy, self.copied) = (false, None);
         assert_eq!(self.world.rows().await, self.committed, "seed {}, at {}", self.seed, self.lsn);
         let after = before + committed.rows_written - committed.rows_removed;
         assert_eq!(after, self.committed.len() as u64, "seed {}: {committed:?}", self.seed);
@@ -221,7 +256,7 @@ async fn run(seed: u64, part_bytes: usize) {
     for _ in 0..STEPS {
         model.step().await;
     }
-    model.commit().await;
+    model.show().await;
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ pub async fn run() -> Vec<Line> {
             table.seal().await.unwrap();
         }
     }
-    table.commit(watermark(1)).await.unwrap();
+    table.end_copy(watermark(1)).await.unwrap();
     let mut random = StdRng::seed_from_u64(1);
     let mut lines = Vec::new();
     for (updates, peer, wanted) in [(1_000usize, peers[0], "≥ 100×"), (100_000, peers[1], "≥ 30×")] {
