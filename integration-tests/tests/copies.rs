@@ -110,6 +110,8 @@ async fn what_happens_to_one_table_while_others_are_copied_concerns_it_alone() {
         pipeline.log()
     })
     .await;
+    // One that is new does not wait until the others are copied.
+    eventually_equal(&postgres, &pipeline.lake, &["public.new_one"], || pipeline.log()).await;
     locker
         .query("UPDATE large SET a = 'w' WHERE id % 2 = 0; DELETE FROM large WHERE id > 20000; COMMIT")
         .await

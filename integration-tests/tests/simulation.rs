@@ -47,7 +47,9 @@ fn every_seed_ends_with_the_lake_equal_to_the_database() {
         all.rebalances += summary.rebalances;
     }
     let Summary { kills, failures, parked, copies, resumed, rebalances, .. } = all;
-    eprintln!("{kills} kills, {failures} failures, {parked} parked, {copies} copies ({resumed} went on), {rebalances} rebalances");
+    eprintln!(
+        "{kills} kills, {failures} failures, {parked} parked, {copies} copies ({resumed} went on), {rebalances} rebalances"
+    );
     let wild = [kills as usize, failures as usize, parked, copies, resumed, rebalances as usize];
     assert!(wild.iter().all(|count| *count > 100), "the worlds were too calm");
 }

@@ -153,7 +153,7 @@ fn by_another_client(kafka: &Kafka, partitions: i32, keys: &BTreeSet<Vec<u8>>) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_events_partition_is_the_keys_or_that_of_the_named_columns() {
+async fn an_events_partition_is_the_keys_or_that_of_the_named_columns_whatever_their_schema() {
     const PARTITIONS: i32 = 5;
     let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE a (tenant integer, id integer, v text, PRIMARY KEY (tenant, id))").await;
@@ -166,6 +166,9 @@ async fn an_events_partition_is_the_keys_or_that_of_the_named_columns() {
         let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, &settings);
         pipeline.start();
         pipeline.catch_up(&postgres).await;
+        // From here on keys have another schema, with this default.
+        let default = if prefix == "whole" { 7 } else { 8 };
+        postgres.sql(&format!("ALTER TABLE a ALTER COLUMN id SET DEFAULT {default}")).await;
         postgres.sql("UPDATE a SET v = v || 'w'; DELETE FROM a WHERE id % 10 = 0").await;
         pipeline.catch_up(&postgres).await;
         assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
@@ -173,9 +176,12 @@ async fn an_events_partition_is_the_keys_or_that_of_the_named_columns() {
         postgres.sql("SELECT pg_drop_replication_slot('sooner_shop')").await;
         let seen: Vec<_> = read_topic(&kafka, &format!("{prefix}.public.a"));
         assert!(seen.len() > 500, "only {} events", seen.len());
+        let parts: Vec<_> = seen.iter().map(|event| split_header(&event.key).unwrap()).collect();
+        assert_eq!(parts.iter().map(|(id, _)| id).collect::<BTreeSet<_>>().len(), 2, "schemas of keys");
         if prefix == "whole" {
-            let expected = by_another_client(&kafka, PARTITIONS, &seen.iter().map(|event| event.key.clone()).collect());
-            assert!(seen.iter().all(|event| expected[&event.key] == event.partition));
+            let data = parts.iter().map(|(_, datum)| datum.to_vec()).collect();
+            let expected = by_another_client(&kafka, PARTITIONS, &data);
+            assert!(seen.iter().zip(&parts).all(|(event, (_, datum))| expected[*datum] == event.partition));
             assert_eq!(seen.iter().map(|event| event.partition).collect::<BTreeSet<_>>().len(), PARTITIONS as usize);
             continue;
         }

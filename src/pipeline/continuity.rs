@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use sooner_api::{
-    Code, CopyProgress, Error, ProgressRecord, Result, SourceTable, SystemIdentity, TableFact, TableProgress, TableState,
-    UnfinishedCopy,
+    Code, CopyProgress, Error, ProgressRecord, Result, SourceTable, SystemIdentity, TableFact, TableProgress,
+    TableState, UnfinishedCopy,
 };
 use sooner_schemas::evolution::{Evolution, compare_relations};
 use sooner_schemas::{Lsn, Relation, TableName};

@@ -69,7 +69,10 @@ impl Lane {
     /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had
     /// been read before.
     pub fn hand_on(&mut self, last: Lsn, read: Watermark) {
-        if self.is_clean() && (!self.is_copying || self.kept_copy.goes_on()) && read.commit_lsn > self.complete.commit_lsn {
+        if self.is_clean()
+            && (!self.is_copying || self.kept_copy.goes_on())
+            && read.commit_lsn > self.complete.commit_lsn
+        {
             // It was complete to there, without a commit of its own.
             if self.is_inspected() {
                 self.inspected = read;

@@ -171,6 +171,10 @@ pub async fn run_kafka_source(
         let side = source_side(&*database, &source, false, &requests, &board);
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();
+        if ended.is_err() {
+            // While attempts fail, nobody else looks at the slot.
+            database.look_at_slot().await;
+        }
         ended?;
         Ok(if *stop.borrow() { End::Stopped } else { End::Again })
     })

@@ -145,7 +145,10 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
 async fn compared<L: LakeTable>(assigned: Assigned, mut table: L) -> Tried<L> {
     let copy = assigned.copy.as_ref().and_then(|copy| copy.lake);
     let altered = match table.resume_copy(copy).await {
-        Ok(true) => Ok(None),
+        Ok(true) => {
+            tracing::info!(table = %assigned.table, ?copy, "its copy in the lake goes on");
+            Ok(None)
+        }
         Ok(false) => alteration(&assigned, &table).await,
         Err(error) => Err(error),
     };

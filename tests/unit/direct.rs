@@ -6,8 +6,8 @@ use futures::future::join;
 use sooner::direct::{DirectLog, DirectReader, DirectWriter, LocalSchemas};
 use sooner_api::{
     Applied, AppliedTable, Class, Code, CopyProgress, CopyRest, EventLog, EventReader, EventWriter, Feed, LakeCopy,
-    LakePosition, MemoryBudget, Opened, UnfinishedCopy,
-    Positions, ProgressRecord, Result, SchemaRegistry, Standing, TableProgress, TableStart, TableState, WriterRequest,
+    LakePosition, MemoryBudget, Opened, Positions, ProgressRecord, Result, SchemaRegistry, Standing, TableProgress,
+    TableStart, TableState, UnfinishedCopy, WriterRequest,
 };
 use sooner_schemas::Lsn;
 use sooner_schemas::event::Op;
@@ -26,7 +26,16 @@ fn record(states: &[(&str, TableState)], confirmed: u64) -> ProgressRecord {
 
 fn opened(table: &str, standing: Standing, taken: Option<u64>) -> Opened {
     let positions = taken.map(|lsn| Positions::whole(Lsn(lsn)));
-    Opened { table: name(table), standing, positions, watermark: None, error: None, needs_copy: false, copy: None, copied: None }
+    Opened {
+        table: name(table),
+        standing,
+        positions,
+        watermark: None,
+        error: None,
+        needs_copy: false,
+        copy: None,
+        copied: None,
+    }
 }
 
 async fn open(store: &FakeStore, recopy: bool) -> (Writer, Reader) {

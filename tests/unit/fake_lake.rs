@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sooner_api::{
-    Alteration, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+    Alteration, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
+    Standing,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};

@@ -132,7 +132,8 @@ pub trait Source: Send {
     /// A table's copy runs beside the stream, from its start to its end. Between those two, copied rows stand between
     /// the stream's transactions, and the last step that concerns a row is right; a change may leave out a value of a
     /// row that has not been copied yet, which then follows. A copy that starts before the former one has ended
-    /// replaces it; one that goes on after a break does not start again. A source whose `next` was cancelled must not be asked again: it may have lost its place.
+    /// replaces it; one that goes on after a break does not start again. A source whose `next` was cancelled must not
+    /// be asked again: it may have lost its place.
     ///
     /// [`Step::Complete`]: crate::Step::Complete
     fn next(&mut self) -> impl Future<Output = Result<EventBatch>> + Send;

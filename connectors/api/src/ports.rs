@@ -13,8 +13,8 @@ use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::{
-    Applied, CopyProgress, Error, EventBatch, LakeCopy, LakePosition, Positions, ProgressRecord, Result, Rows, SourceTable,
-    TableState, UnfinishedCopy,
+    Applied, CopyProgress, Error, EventBatch, LakeCopy, LakePosition, Positions, ProgressRecord, Result, Rows,
+    SourceTable, TableState, UnfinishedCopy,
 };
 
 /// Gives schemas their ids.
@@ -268,7 +268,8 @@ pub trait LakeTable: Send {
     fn seal(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// Makes what is staged visible, together with its positions and the watermark. Repeating it after an error is
-    /// safe. During a copy it only makes it durable, where [`LakeTable::keeps_copies`]; otherwise it is not to be called.
+    /// safe. During a copy it only makes it durable, where [`LakeTable::keeps_copies`]; otherwise it is not to be
+    /// called.
     fn commit(&mut self, watermark: Watermark) -> impl Future<Output = Result<Committed>> + Send;
 
     /// All rows of a copy are staged: makes them visible at once, as [`LakeTable::commit`] does.

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{
-    Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
-};
+use sooner_api::{Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{EventSchema, Watermark};
 use uuid::Uuid;
@@ -295,9 +293,8 @@ impl LakeTable for DeltaTable {
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
             self.staging.columns = Some(columns_of(&rows.events.schema)?);
-            let is_kept = self.expects_copy && self.names.orders_whole_table();
-            if let Some(generation) = self.names.generation().filter(|_| is_kept) {
-                self.generations.begin_copy(Some(generation.cast_unsigned()));
+            if self.expects_copy && self.names.orders_whole_table() {
+                self.generations.begin_copy(Some(now_millis().cast_unsigned()));
             }
             self.generations.target_mut().index = Some(KeyIndex::default());
         }

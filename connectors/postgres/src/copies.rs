@@ -74,7 +74,7 @@ impl Copies {
         let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime, .. } = settings;
         let (sender, messages) = mpsc::channel(QUEUE_BATCHES * workers);
         let state = State {
-            schedule: Schedule::default(),
+            schedule: Schedule::at_pace(bytes_per_second),
             tables: HashMap::new(),
             latest: Arc::new(latest),
             in_use: HashMap::new(),

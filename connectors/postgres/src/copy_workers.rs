@@ -162,7 +162,8 @@ impl Shared {
         }
         let blocks = rows.blocks;
         rows.end().await?;
-        let took = started.elapsed();
+        // A part is to take no longer than that, at the pace that is kept.
+        let took = started.elapsed().max(self.pace.duration_of(bytes));
         // With no transaction open.
         self.pace.keep(bytes).await;
         Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took }))

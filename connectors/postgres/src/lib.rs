@@ -30,6 +30,7 @@ pub mod inspection;
 mod joining;
 mod login;
 mod low_watermark;
+mod nulls;
 pub mod options;
 mod pace;
 pub mod pgoutput;

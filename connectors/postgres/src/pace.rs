@@ -18,13 +18,21 @@ impl Pace {
         Pace { bytes_per_second, paid_at: Mutex::new(Instant::now()) }
     }
 
+    /// How long reading so many bytes takes at this pace.
+    pub fn duration_of(&self, bytes: usize) -> Duration {
+        self.bytes_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64))
+    }
+
     /// Waits as long as reading so many bytes should have taken.
     pub async fn keep(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_second else { return };
+        let took = self.duration_of(bytes);
+        if took.is_zero() {
+            return;
+        }
         let paid_at = {
             let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
             // What was not read in time is not caught up.
-            *paid_at = (*paid_at).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+            *paid_at = (*paid_at).max(Instant::now()) + took;
             *paid_at
         };
         sleep_until(paid_at).await;

@@ -1,10 +1,17 @@
 //! What is known of tables and waits for its moment: copies that begin between two transactions, and an inspection of
-//! all tables that begins once no table is copied.
+//! all tables.
+
+use std::time::Duration;
 
 use sooner_api::{Error, Result};
+use tokio::time::Instant;
+
+/// While tables are copied, all tables are inspected again no sooner than this after the last time: copies go on
+/// afterwards, but what is on its way is read again.
+const INSPECTION_PAUSE: Duration = Duration::from_secs(10);
 
 /// What waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Postponed {
     /// Tables, by object id, that have to be copied again.
     pub recopy: Vec<u32>,
@@ -12,25 +19,32 @@ pub struct Postponed {
     pub dropped: Vec<u32>,
     /// Why all tables have to be inspected again.
     changed: Option<Error>,
-    /// Tables are being copied. To inspect all tables means to begin copies again, so it waits for that.
+    /// Tables are being copied.
     is_copying: bool,
+    /// When all tables were inspected.
+    inspected: Instant,
+}
+
+impl Default for Postponed {
+    fn default() -> Postponed {
+        let (recopy, dropped) = (Vec::new(), Vec::new());
+        Postponed { recopy, dropped, changed: None, is_copying: false, inspected: Instant::now() }
+    }
 }
 
 impl Postponed {
-    /// Tables came or went, and nothing is wrong until they are inspected: an error now, or once no table is copied.
+    /// Tables came or went, and nothing is wrong until they are inspected: an error, now or later.
     pub fn change(&mut self, dropped: Option<u32>, why: Error) -> Result<()> {
-        if !self.is_copying {
-            return Err(why);
-        }
         self.dropped.extend(dropped);
-        self.changed = Some(why);
-        Ok(())
+        self.changed.get_or_insert(why);
+        self.set_copying(self.is_copying)
     }
 
-    /// Whether tables are being copied. An error if tables came or went meanwhile.
+    /// Whether tables are being copied. An error if tables came or went, and it is time to see to it.
     pub fn set_copying(&mut self, is_copying: bool) -> Result<()> {
         self.is_copying = is_copying;
-        match self.changed.take_if(|_| !is_copying) {
+        let is_time = !is_copying || self.inspected.elapsed() >= INSPECTION_PAUSE;
+        match self.changed.take_if(|_| is_time) {
             Some(changed) => Err(changed),
             None => Ok(()),
         }
@@ -47,8 +61,8 @@ mod tests {
         Error::retry(Code::TablesChanged, "the tables are inspected again", "one was dropped", "nothing")
     }
 
-    #[test]
-    fn tables_are_inspected_again_once_none_is_copied() {
+    #[tokio::test(start_paused = true)]
+    async fn tables_are_inspected_again_at_once_unless_copies_would_be_broken_off_all_the_time() {
         let mut postponed = Postponed::default();
         assert!(postponed.change(None, changed()).is_err());
         postponed.set_copying(true).unwrap();
@@ -56,6 +70,11 @@ mod tests {
         assert_eq!(postponed.dropped, [7]);
         postponed.set_copying(true).unwrap();
         assert_eq!(postponed.set_copying(false).unwrap_err().code, Code::TablesChanged);
-        postponed.set_copying(false).unwrap();
+        postponed.change(None, changed()).unwrap_err();
+        postponed.set_copying(true).unwrap();
+        postponed.change(None, changed()).unwrap();
+        tokio::time::sleep(INSPECTION_PAUSE).await;
+        assert_eq!(postponed.set_copying(true).unwrap_err().code, Code::TablesChanged);
+        postponed.set_copying(true).unwrap();
     }
 }

@@ -10,8 +10,11 @@ use sooner_api::CopyRest;
 use sooner_schemas::Lsn;
 use tokio::time::Instant;
 
+use crate::table_schedule::{FIRST_BLOCKS, REST, TableSchedule};
 pub use crate::table_schedule::{KeyTexts, Part};
-use crate::table_schedule::{REST, TableSchedule};
+
+/// Size of a block, as servers are usually built.
+const BLOCK_BYTES: u64 = 8192;
 
 /// A part of a table that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,19 +50,29 @@ pub struct Schedule {
     next_round: u32,
     /// Chunks that may be on their way at the same time.
     at_once: usize,
+    /// Blocks of a table's first part.
+    first_blocks: u32,
 }
 
 impl Default for Schedule {
     fn default() -> Schedule {
-        Schedule { tables: BTreeMap::new(), order: VecDeque::new(), next_id: 0, next_round: 0, at_once: usize::MAX }
+        Schedule::at_pace(None)
     }
 }
 
 impl Schedule {
+    /// Nothing is to be copied yet; what comes is read at so many bytes a second at most.
+    pub fn at_pace(bytes_per_second: Option<u64>) -> Schedule {
+        let a_second = bytes_per_second.map_or(u64::MAX, |bytes| bytes / BLOCK_BYTES);
+        let first_blocks = u32::try_from(a_second).unwrap_or(u32::MAX).clamp(1, FIRST_BLOCKS);
+        let (tables, order) = (BTreeMap::new(), VecDeque::new());
+        Schedule { tables, order, next_id: 0, next_round: 0, at_once: usize::MAX, first_blocks }
+    }
+
     /// Adds a table, or begins it again: what is on its way of the former round does not count.
     pub fn begin(&mut self, table: u32) {
         self.next_round += 1;
-        if self.tables.insert(table, TableSchedule::new(self.next_round)).is_none() {
+        if self.tables.insert(table, TableSchedule::new(self.next_round, self.first_blocks)).is_none() {
             self.order.push_back(table);
         }
     }

@@ -5,24 +5,24 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sooner_api::{
-    Class, CopyAnswer, CopyRequest, Error, EventBatch, FollowedTable, Result, SchemaRegistry, Source, SourceTable,
-    Step, TableToCopy,
+    Class, CopyAnswer, CopyRequest, Coverage, Error, EventBatch, FollowedTable, Result, SchemaRegistry, Source,
+    SourceTable, Step, TableToCopy,
 };
-use sooner_schemas::{Lsn, TableName};
 use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, timeout};
 
-use crate::asked::Asked;
 use crate::announced::{Announced, CopyStart, Waiting};
+use crate::asked::Asked;
 use crate::chunk::CopiedTable;
 use crate::copies::{Copies, CopySettings};
 use crate::copy_workers::Message;
 use crate::encoders::EncoderFactory;
 use crate::joining::{Ended, Joined};
+use crate::nulls::KnownNulls;
 use crate::side_connection::ServerState;
 use crate::stream::{Next, PostgresStream};
-use crate::tracked::relaxed;
 use crate::watch::tables_changed;
 
 /// Encoders that are built at the same time, which may ask a registry.
@@ -40,8 +40,8 @@ pub struct PostgresSource<R> {
     announced: Waiting,
     /// What somebody has asked for.
     asked: Asked,
-    /// Columns that may be NULL whatever the catalog says, with the object id of their table.
-    with_nulls: Vec<(u32, String)>,
+    /// Columns that may be NULL whatever the catalog says.
+    nulls: KnownNulls,
     /// Transactions of other sessions may have written to tables before the stream carried them.
     awaits_writers: bool,
     /// What has been handed on in whole transactions.
@@ -76,7 +76,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             copies,
             announced: Waiting::default(),
             asked,
-            with_nulls: Vec::new(),
+            nulls: KnownNulls::default(),
             awaits_writers: !is_new,
             emitted: Watermark { commit_lsn: start_lsn.last_before(), end_lsn: start_lsn, commit_micros: 0 },
             server_end,
@@ -86,7 +86,9 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         };
         let (resumed, new): (Vec<_>, Vec<_>) = to_copy.into_iter().partition(|copy| copy.goes_on.is_some());
         source.resume(resumed).await?;
-        source.announce(new.into_iter().map(|copy| copy.table).collect(), if is_new { start_lsn } else { server_end }).await?;
+        source
+            .announce(new.into_iter().map(|copy| copy.table).collect(), if is_new { start_lsn } else { server_end })
+            .await?;
         // Of tables that come later, others may have written before the stream carried them.
         source.awaits_writers = true;
         Ok(source)
@@ -95,7 +97,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     /// Announces copies, the largest first, which begin once the stream has got to an LSN.
     async fn announce(&mut self, mut tables: Vec<SourceTable>, from: Lsn) -> Result<()> {
         tables.sort_by_key(|table| std::cmp::Reverse(table.size_bytes));
-        let tables: Vec<_> = tables.into_iter().map(|table| self.with_nulls(table)).collect();
+        let tables: Vec<_> = tables.into_iter().map(|table| self.nulls.apply(table)).collect();
         let (encoders, awaits_writers) = (&self.encoders, self.awaits_writers);
         let built = tables.into_iter().map(|table| async move {
             match CopiedTable::new(table.clone(), encoders, awaits_writers).await {
@@ -125,13 +127,13 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Goes on with copies that were broken off, each once the stream has got to what its consumer has.
     async fn resume(&mut self, resumed: Vec<TableToCopy>) -> Result<()> {
-        for (progress, FollowedTable { table, written, covered }) in resumed.into_iter().filter_map(|copy| copy.goes_on) {
+        for (progress, FollowedTable { table, written, covered }) in resumed.into_iter().filter_map(|copy| copy.goes_on)
+        {
             let oid = table.relation.oid;
             // What was found out about it before the break.
-            let nullable = written.iter().flat_map(|written| &written.columns).filter(|column| column.nullable);
-            self.with_nulls.extend(nullable.map(|column| (oid, column.name.clone())));
+            self.nulls.note_all(oid, written.as_deref());
             // The stream has carried all that was written to it since the copy began.
-            let copied = match CopiedTable::new(self.with_nulls(table.clone()), &self.encoders, false).await {
+            let copied = match CopiedTable::new(self.nulls.apply(table.clone()), &self.encoders, false).await {
                 Err(error) if error.class == Class::Operator => {
                     self.stop(table.name(), error);
                     continue;
@@ -144,15 +146,6 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.announced.push(oid, Lsn(from.0 + 1), CopyStart::Released);
         }
         Ok(())
-    }
-
-    /// A table with the columns that may be NULL although the catalog says otherwise.
-    fn with_nulls(&self, mut table: SourceTable) -> SourceTable {
-        let table_oid = table.relation.oid;
-        for (_, column) in self.with_nulls.iter().filter(|(oid, _)| *oid == table_oid) {
-            table.relation = relaxed(&table.relation, column);
-        }
-        table
     }
 
     /// Tables are copied again, once the stream has got to where the server is now.
@@ -175,7 +168,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     /// Begins the announced copies that the stream has got far enough for.
     fn begin_announced(&mut self) {
         let Watermark { commit_lsn: emitted, end_lsn, .. } = self.emitted;
-        for Announced { oid, start, .. } in self.announced.take_due(end_lsn) {
+        for Announced { oid, from, start } in self.announced.take_due(end_lsn) {
             match start {
                 CopyStart::Whole(copied, id) => {
                     self.stream.follow_copied(&copied.table, emitted);
@@ -185,7 +178,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
                     self.stream.copy_in_place(oid);
                     self.copies.begin(copied, 0, emitted, Some(request));
                 }
-                CopyStart::Released => self.copies.release(oid, emitted),
+                CopyStart::Released => {
+                    self.emitted.commit_lsn = emitted.max(from.last_before());
+                    self.copies.release(oid, emitted);
+                }
             }
         }
     }
@@ -223,7 +219,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         };
         let from = self.stream.server_state().await?.end_lsn;
         // The stream carries all that anybody writes to it.
-        let mut copied = match CopiedTable::new(self.with_nulls(table), &self.encoders, false).await {
+        let mut copied = match CopiedTable::new(self.nulls.apply(table), &self.encoders, false).await {
             Ok(copied) => copied,
             Err(error) if error.class == Class::Operator => {
                 self.asked.answer(CopyAnswer::Refused(request, error));
@@ -244,7 +240,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             Joined::Part(oid) => self.report(oid),
             Joined::Altered(oid) => self.start_over(oid).await?,
             Joined::UnexpectedNull(oid, column) => {
-                self.with_nulls.push((oid, column));
+                self.nulls.note(oid, column);
                 self.start_over(oid).await?;
             }
             Joined::Stopped(oid, error) => {
@@ -310,8 +306,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Takes note of a batch of the stream that is handed on.
     async fn note(&mut self, batch: &EventBatch) -> Result<()> {
-        if let Some(coverage) = batch.coverage() {
-            self.emitted = coverage.watermark;
+        if let Some(Coverage { watermark, .. }) = batch.coverage() {
+            // Copied rows never stand before those that a consumer has, though no transaction may be between.
+            let commit_lsn = watermark.commit_lsn.max(self.emitted.commit_lsn);
+            self.emitted = Watermark { commit_lsn, ..*watermark };
         }
         let partial = self.stream.take_partial();
         if self.copies.is_empty() {

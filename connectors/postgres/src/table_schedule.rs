@@ -8,8 +8,8 @@ use sooner_api::CopyRest;
 use sooner_schemas::Lsn;
 use tokio::time::Instant;
 
-/// Blocks of a table's first part.
-const FIRST_BLOCKS: u32 = 1024;
+/// Blocks of a table's first part, at most.
+pub const FIRST_BLOCKS: u32 = 1024;
 /// Blocks of a part at most.
 const MOST_BLOCKS: u32 = 1 << 17;
 /// How long reading a part should take: its transaction is as long.
@@ -64,10 +64,9 @@ pub struct TableSchedule {
     pub snapshot_lsn: Lsn,
 }
 
-
 impl TableSchedule {
     /// What is left of a copy that begins.
-    pub fn new(round: u32) -> TableSchedule {
+    pub fn new(round: u32, first_blocks: u32) -> TableSchedule {
         TableSchedule {
             round,
             is_begun: false,
@@ -78,7 +77,7 @@ impl TableSchedule {
             reading: BTreeSet::new(),
             in_flight: 0,
             blocks_in_flight: Vec::new(),
-            part_blocks: FIRST_BLOCKS,
+            part_blocks: first_blocks,
             rests_until: None,
             snapshot_lsn: Lsn::ZERO,
         }

@@ -8,6 +8,7 @@ pub mod chance;
 pub mod database;
 pub mod database_port;
 pub mod direct;
+pub mod entry;
 pub mod faulty;
 pub mod history;
 pub mod lake;

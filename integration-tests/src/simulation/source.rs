@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{
-    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, FollowedTable, Positions, Result,
-    Rows, Source, SourcePlan, Step, TableToCopy,
+    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, FollowedTable, Positions,
+    Result, Rows, Source, SourcePlan, Step, TableToCopy,
 };
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
@@ -125,7 +125,8 @@ impl SimulatedSource {
         let next_key = blocks.first().map_or(KEYS, |blocks| blocks.start.into());
         let seen = self.database.history().first_from(snapshot_lsn);
         let from = Lsn(followed.covered.commit_lsn().unwrap_or_default().0 + 1);
-        self.copies.insert(number_of(followed.table.name()), SimulatedCopy { id, from, in_place: None, next_key, seen });
+        self.copies
+            .insert(number_of(followed.table.name()), SimulatedCopy { id, from, in_place: None, next_key, seen });
         self.covered.insert(followed.table.name().clone(), followed.covered);
     }
 
@@ -194,9 +195,10 @@ impl SimulatedSource {
     /// Ends the copies whose keys have all been read, once the stream has got to what they have seen.
     fn end_copies(&mut self) {
         let (read, watermark) = (self.next.0, self.emitted);
-        let complete = self.copies.iter().filter(|(_, copy)| {
-            copy.next_key >= KEYS && copy.seen <= read && copy.from <= watermark.end_lsn
-        });
+        let complete = self
+            .copies
+            .iter()
+            .filter(|(_, copy)| copy.next_key >= KEYS && copy.seen <= read && copy.from <= watermark.end_lsn);
         for number in complete.map(|(number, _)| *number).collect::<Vec<_>>() {
             match self.copies.remove(&number).and_then(|copy| copy.in_place) {
                 Some(request) => self.answers.push(CopyAnswer::HandedOn(request)),

@@ -7,13 +7,13 @@ use std::time::Duration;
 use rand::Rng;
 use sooner::pipeline::sink_side::SinkSide;
 use sooner::pipeline::source_side::SourceSide;
-use sooner_api::{EventLog, Positions, Result};
+use sooner_api::{EventLog, Positions, Result, TableState};
 use tokio::sync::watch;
 
 use super::chance::{draw, happens};
 use super::faulty::FaultyLog;
 use super::history::{TABLES, table_name};
-use super::topics::{Topics, streams};
+use super::topics::Topics;
 use super::world::{Summary, WILD_ATTEMPTS, World, live};
 
 /// Number of sinks.
@@ -50,7 +50,8 @@ fn is_done(world: &World, topics: &Topics) -> bool {
     let in_lake = |table| {
         let name = table_name(table);
         let ends = Positions::Topic { generation: Some(1), next_offsets: topics.ends(&name) };
-        streams(&record, &name) && world.lake.positions(&name).is_some_and(|taken| taken.covers(&ends))
+        let streams = matches!(record.state(&name), TableState::Streaming { .. });
+        streams && world.lake.positions(&name).is_some_and(|taken| taken.covers(&ends))
     };
     world.database.is_done() && (0..TABLES).all(in_lake)
 }

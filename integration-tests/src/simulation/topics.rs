@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sooner_api::{
-    Applied, Assigned, Code, Coverage, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, Opened,
-    Positions, ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, UnfinishedCopy, WriterRequest,
+    Applied, Assigned, Code, Coverage, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, Opened, Positions,
+    ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, UnfinishedCopy, WriterRequest,
 };
-use sooner_schemas::event::{Event, EventSchema, Op, TableEvents, Watermark};
+use sooner_schemas::event::{Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
 use super::chance::passing;
+use super::entry::Entry;
 
 /// Partitions of each topic.
 const PARTITIONS: i32 = 2;
@@ -38,13 +39,6 @@ struct State {
     generation: u64,
     /// What sinks have stored of copies that have not ended.
     kept: BTreeMap<TableName, UnfinishedCopy>,
-}
-
-/// Something on a topic.
-#[derive(Clone)]
-enum Entry {
-    Event { partition: i32, offset: i64, schema: Arc<EventSchema>, bytes: Vec<u8>, event: Event },
-    CopyEnd(Watermark),
 }
 
 impl Topics {
@@ -329,21 +323,10 @@ fn read(state: &State, table: &TableName, cursor: &mut usize, until: usize, step
         if steps.len() >= PORTION {
             return false;
         }
-        steps.push(step(table, state.topics[table][*cursor].clone()));
+        steps.push(state.topics[table][*cursor].clone().into_step(table));
         *cursor += 1;
     }
     true
-}
-
-fn step(table: &TableName, entry: Entry) -> Step {
-    match entry {
-        Entry::CopyEnd(watermark) => Step::CopyEnd { table: table.clone(), watermark },
-        Entry::Event { partition, offset, schema, bytes, event } => {
-            let events = TableEvents { schema, bytes, events: vec![event] };
-            let next_offsets = BTreeMap::from([(partition, offset + 1)]);
-            Rows { next_offsets, generation: Some(1), ..Rows::new(events) }.into_step()
-        }
-    }
 }
 
 impl EventReader for TopicReader {
@@ -400,9 +383,4 @@ impl EventReader for TopicReader {
         }
         Ok(())
     }
-}
-
-/// Whether a source may still have something to do for a table.
-pub fn streams(record: &ProgressRecord, table: &TableName) -> bool {
-    matches!(record.state(table), TableState::Streaming { .. })
 }

@@ -79,7 +79,8 @@ fn any_record() -> impl Strategy<Value = ProgressRecord> {
 }
 
 fn any_applied() -> impl Strategy<Value = Applied> {
-    let table = (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake, note: None, copy: None });
+    let table =
+        (any_state(), any_lake()).prop_map(|(state, lake)| AppliedTable { state, lake, note: None, copy: None });
     let tables = btree_map("[a-f]".prop_map(|table| name(&table)), table, 0..4);
     (any_lsn(), tables).prop_map(|(confirmed_lsn, tables)| Applied { confirmed_lsn, tables })
 }

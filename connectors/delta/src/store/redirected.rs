@@ -122,7 +122,8 @@ mod tests {
         inner.put(&Path::from("t/log/9"), "unseen".into()).await.unwrap();
         let listed: Vec<_> = inner.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.unwrap();
         assert_eq!(listed, ["t/data", "t/log/9", "t/logbook", "t/next/7/log/0"]);
-        let shown: Vec<_> = store.list(Some(&Path::from("t/log"))).map_ok(|meta| meta.location).try_collect().await.unwrap();
+        let shown: Vec<_> =
+            store.list(Some(&Path::from("t/log"))).map_ok(|meta| meta.location).try_collect().await.unwrap();
         assert_eq!(shown, [Path::from("t/log/0")]);
         let read = store.get(&Path::from("t/log/0")).await.unwrap();
         assert_eq!(read.meta.location, Path::from("t/log/0"));

@@ -6,9 +6,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{LakeTable, Positions, Rows, Staged};
 use sooner_delta::DeltaTable;
-use sooner_schemas::{Lsn, Position};
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::event::TableEvents;
+use sooner_schemas::{Lsn, Position};
 
 use crate::support::{Row, World, mark, origin, text};
 

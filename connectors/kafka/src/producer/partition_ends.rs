@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rdkafka::Message;
 pub use rdkafka::message::OwnedMessage;
-use sooner_api::{Code, Error, Positions, Result, TableState};
+use sooner_api::{Code, Error, Positions, Result, TableProgress, TableState};
 use sooner_schemas::{Lsn, Position, TableName};
 
 use crate::cluster::range_reader::{Isolation, RangeReader};
@@ -60,13 +60,8 @@ impl PartitionEnds {
     ) -> Result<Vec<OwnedMessage>> {
         let covered = progress.covered();
         let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
-        // A table without a complete copy is copied again, so it is owed nothing. A parked table is owed the events
-        // before it was parked.
-        let copied_lsn = progress.record.tables.get(table).and_then(|known| match known.state {
-            TableState::Streaming { copied_lsn } => Some(copied_lsn.unwrap_or_default()),
-            TableState::Parked { copied_lsn, .. } => copied_lsn,
-            _ => None,
-        });
+        let known = progress.record.tables.get(table);
+        let copied_lsn = known.and_then(|known| copied_lsn(known, progress.commit_lsn));
         let mut again = Vec::new();
         let first_offsets: Vec<_> =
             (0..offsets.next_offsets.len() as i32).map(|partition| offsets.first_offset(partition)).collect();
@@ -130,6 +125,17 @@ impl PartitionEnds {
     }
 }
 
+/// Commit LSN up to which copied rows of a table are owed; none if it is owed nothing, since it is copied from its
+/// beginning. A copy that goes on is owed what has come of it, and a parked table the events before it was parked.
+fn copied_lsn(known: &TableProgress, written: Lsn) -> Option<Lsn> {
+    match known.state {
+        TableState::Streaming { copied_lsn } => Some(copied_lsn.unwrap_or_default()),
+        TableState::Parked { copied_lsn, .. } => copied_lsn,
+        TableState::Copying => known.copy.as_ref().map(|_| written),
+        _ => None,
+    }
+}
+
 /// Order of a message in its partition: by position, and a tombstone after its delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MessagePosition {
@@ -174,6 +180,8 @@ fn owed<M>(
 
 #[cfg(test)]
 mod tests {
+    use sooner_api::UnfinishedCopy;
+
     use super::*;
     use crate::progress::record::Split;
 
@@ -202,6 +210,16 @@ mod tests {
             [at(110, 0), tombstone, at(120, 2), at(130, 2), at(130, 4), at(140, 0), at(110, 0), tombstone, at(130, 2)];
         assert_eq!(owed_of(None, &hidden), [at(110, 0), tombstone, at(120, 2), at(130, 2)]);
         assert_eq!(owed_of(Some(at(110, 0)), &hidden), [at(120, 2), at(130, 2)]);
+    }
+
+    #[test]
+    fn a_copy_that_goes_on_is_owed_what_has_come_of_it_and_one_that_begins_again_is_not() {
+        let mut table = TableProgress::new(TableState::Copying, None);
+        assert_eq!(copied_lsn(&table, Lsn(120)), None);
+        table.copy = Some(UnfinishedCopy { source: None, lake: None, complete_lsn: Lsn(121) });
+        assert_eq!(copied_lsn(&table, Lsn(120)), Some(Lsn(120)));
+        let streaming = TableProgress::new(TableState::Streaming { copied_lsn: Some(Lsn(7)) }, None);
+        assert_eq!(copied_lsn(&streaming, Lsn(120)), Some(Lsn(7)));
     }
 
     #[test]

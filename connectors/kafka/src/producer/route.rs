@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sooner_api::Rows;
 use sooner_schemas::avro::{RecordSchema, Schema};
 use sooner_schemas::event::EventSchema;
-use sooner_schemas::wire::Malformed;
+use sooner_schemas::wire::{Malformed, split_header};
 use sooner_schemas::{Relation, TableName};
 
 use crate::cluster::settings::PartitionBy;
@@ -76,13 +76,15 @@ impl TopicRoute {
         &self.fields
     }
 
-    /// Partition of a key message. The key must match the schema that was taken over last.
+    /// Partition of a key message, which the schema's id has no part in: the same key stays where it is when its schema
+    /// changes. The key must match the schema that was taken over last.
     pub fn partition(&self, by: &PartitionBy, key: &[u8]) -> Result<i32, Malformed> {
         match (by, self.key_schema()) {
             (PartitionBy::Columns(columns), Some(schema)) => {
                 Ok(partition_of(&column_bytes(schema, key, columns)?, self.partitions))
             }
-            _ => Ok(partition_of(key, self.partitions)),
+            // Rows of a table without a key have none.
+            _ => Ok(partition_of(split_header(key).map_or(key, |(_, datum)| datum), self.partitions)),
         }
     }
 
@@ -147,6 +149,7 @@ mod tests {
         assert!(route.missing_columns(&by).is_empty());
         assert_eq!(route.missing_columns(&PartitionBy::Columns(vec!["z".into()])), ["z"]);
         let (key, other_id) = ([0, 0, 0, 0, 1, 14], [0, 0, 0, 0, 2, 14]);
+        assert_eq!(route.partition(&PartitionBy::Key, &key), route.partition(&PartitionBy::Key, &other_id));
         assert_eq!(route.partition(&by, &key), route.partition(&by, &other_id), "whatever the schema's id is");
         assert_eq!(route.key_header(&key).as_deref(), Some("{\"a\":7}"));
     }

@@ -7,8 +7,8 @@ use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 use sooner_api::{Code, CopyProgress, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
-use sooner_schemas::{Position, TableName};
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
+use sooner_schemas::{Position, TableName};
 
 use super::record_keeper::RecordKeeper;
 use super::refusals::{compacted, missing_partition_columns, too_large, unfit_for_compaction};

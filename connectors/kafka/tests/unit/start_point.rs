@@ -10,7 +10,16 @@ use crate::support::table;
 
 fn opened(next: Option<i64>, standing: Standing) -> Opened {
     let positions = next.map(|next| Positions::offsets(BTreeMap::from([(0, next)])));
-    Opened { table: table(), standing, positions, watermark: None, error: None, needs_copy: false, copy: None, copied: None }
+    Opened {
+        table: table(),
+        standing,
+        positions,
+        watermark: None,
+        error: None,
+        needs_copy: false,
+        copy: None,
+        copied: None,
+    }
 }
 
 fn recorded(first: i64, next: i64) -> TopicOffsets {

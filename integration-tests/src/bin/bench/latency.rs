@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use integration_tests::pipeline::Pipeline;
+use integration_tests::pipeline::{Pipeline, of};
 use integration_tests::postgres::{Postgres, Version};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -19,18 +19,25 @@ use crate::usage::{cpu_seconds, peak_memory_mib, percentile};
 const SECONDS: u64 = 10;
 const TRANSACTIONS_PER_SECOND: u64 = 100;
 
-/// Measures the latency at 1,000 and at 10,000 events per second.
+/// Tables that are copied meanwhile, with so many rows each.
+const LARGE_TABLES: [&str; 2] = ["large", "larger"];
+const LARGE_ROWS: u64 = 4_000_000;
+
+/// Measures the latency at 1,000 and at 10,000 events per second, and at 1,000 while other tables are copied.
 pub async fn run() -> Vec<Line> {
-    let mut lines = Vec::new();
-    for rate in [1_000, 10_000] {
-        lines.push(at_rate(rate).await);
-    }
-    lines
+    vec![at_rate(1_000, &[]).await, at_rate(10_000, &[]).await, at_rate(1_000, &LARGE_TABLES).await]
 }
 
-async fn at_rate(rate: u64) -> Line {
+async fn at_rate(rate: u64, copied: &[&str]) -> Line {
     let postgres = Postgres::start(Version::V15).await;
     postgres.sql("CREATE TABLE rows (id bigint PRIMARY KEY, a text)").await;
+    for table in copied {
+        let rows = format!(
+            "CREATE TABLE {table} (id bigint PRIMARY KEY, a text); \
+             INSERT INTO {table} SELECT i, 'row number ' || i FROM generate_series(1, {LARGE_ROWS}) i"
+        );
+        postgres.sql(&rows).await;
+    }
     let folder = tempfile::tempdir().unwrap();
     let lake = folder.path().join("lake").display().to_string();
     // Measured with the default freshness of one second, so the setting for tests is taken out.
@@ -40,6 +47,7 @@ async fn at_rate(rate: u64) -> Line {
     std::fs::write(configuration, text).unwrap();
     pipeline.start();
     pipeline.catch_up(&postgres).await;
+    copied.iter().for_each(|table| pipeline.resume(&format!("public.{table}")));
     let pid = pipeline.status().unwrap().pid.to_string();
     let cpu_before = cpu_seconds(&pid).unwrap();
     let committed: Arc<Mutex<HashMap<i64, Instant>>> = Arc::default();
@@ -58,17 +66,23 @@ async fn at_rate(rate: u64) -> Line {
         let now = Instant::now();
         committed.lock().unwrap().extend((low..=high).map(|id| (id as i64, now)));
     }
+    let status = pipeline.status().unwrap();
+    let is_copying = |table: &&&str| *of(&status, &format!("public.{table}")).state.name() == *"copying";
+    let still_copying = copied.iter().filter(is_copying).count();
     let mut waits = watcher.await.unwrap();
     waits.sort_by(f64::total_cmp);
     let events = (rate * SECONDS) as f64;
     Line {
-        what: format!("(c) commit to visible at {rate} events/s"),
+        what: match copied.len() {
+            0 => format!("(c) commit to visible at {rate} events/s"),
+            tables => format!("(c) the same at {rate} events/s beside copies of {tables} large tables"),
+        },
         ours: format!("p50 {:.2} s, p99 {:.2} s", percentile(&waits, 0.5), percentile(&waits, 0.99)),
         peer: "freshness 1.00 s".to_owned(),
         ratio: Some(1.0 / percentile(&waits, 0.99)),
         wanted: "-",
         notes: format!(
-            "CPU per event {:.1} µs, peak memory {} MiB",
+            "CPU per event {:.1} µs, peak memory {} MiB; copies still running at the end: {still_copying}",
             (cpu_seconds(&pid).unwrap() - cpu_before) * 1e6 / events,
             peak_memory_mib(&pid).unwrap_or_default()
         ),

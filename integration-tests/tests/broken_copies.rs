@@ -1,0 +1,141 @@
+//! Copies that are broken off: what had been copied before stays, and nobody sees it before the copy has ended.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use integration_tests::between;
+use integration_tests::load::{self, Load};
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::eventually_equal;
+use sooner_api::COPY_FAILPOINTS;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const ROWS: u64 = 200_000;
+const TABLE: &str = "public.accounts";
+
+/// A database whose largest table takes a while to be copied.
+async fn fill(postgres: &Postgres) {
+    postgres.sql(load::SCHEMA).await;
+    let rows = format!(
+        "INSERT INTO accounts SELECT i, repeat(md5(i::text), 3), i, NULL FROM generate_series(5001, {ROWS}) i; \
+         VACUUM ANALYZE accounts"
+    );
+    for statement in rows.split(';') {
+        postgres.sql(statement).await;
+    }
+}
+
+/// Objects in a folder of progress records, in their order, that tell of a copy that has not ended.
+fn reports(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let tells = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains("complete_lsn"));
+    let mut reports: Vec<_> = entries.filter(tells).collect();
+    reports.sort();
+    reports
+}
+
+/// Numbers of rows from which copies of the table went on, as the log tells.
+fn resumed_from(log: &str) -> Vec<u64> {
+    let lines = log.lines().filter(|line| line.contains("\"the copy goes on\"") && line.contains(TABLE));
+    let rows = lines.map(|line| line.split("\"rows\":").nth(1).expect("a number of rows"));
+    rows.map(|rows| rows.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()).collect()
+}
+
+fn begun(log: &str) -> usize {
+    log.lines().filter(|line| line.contains("\"copying\"") && line.contains(TABLE)).count()
+}
+
+/// Kills the pipeline twice, each time once it has stored so often how far its copy is.
+async fn break_off(pipeline: &mut Pipeline, records: &Path, stores: usize) {
+    for _ in 0..2 {
+        let before = reports(records).pop();
+        let is_new = |report: &PathBuf| Some(report) > before.as_ref();
+        pipeline.start();
+        let deadline = Instant::now() + LIMIT;
+        while reports(records).into_iter().filter(is_new).count() < stores {
+            assert!(Instant::now() < deadline, "nothing was stored of the copy: {}", pipeline.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(!pipeline.log().contains(&format!("\"copied\",\"table\":\"{TABLE}\"")), "the copy is too fast");
+        assert!(!Path::new(&pipeline.lake).join("public/accounts/_delta_log").exists(), "half a table is visible");
+        pipeline.kill();
+    }
+}
+
+/// From here on copies are faster, though not so fast that they end before anything of them is durable.
+fn hurry(pipeline: &Pipeline) {
+    let path = pipeline.folder().join("sooner.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replace("\"1MB\"", "\"4MB\"")).unwrap();
+}
+
+/// A process that is left alone ends the copy.
+async fn ends_equal(pipeline: &mut Pipeline, postgres: &Postgres, load: Load) {
+    hurry(pipeline);
+    pipeline.start();
+    pipeline.wait_for_log(&format!("\"copied\",\"table\":\"{TABLE}\""), LIMIT).await;
+    load.stop().await;
+    eventually_equal(postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    let log = pipeline.log();
+    let resumed = resumed_from(&log);
+    assert_eq!((begun(&log), resumed.len()), (1, 2), "{log}");
+    assert!(0 < resumed[0] && resumed[0] <= resumed[1], "{resumed:?}");
+    pipeline.assert_all_stream();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_costs_a_copy_only_what_was_on_its_way() {
+    let postgres = Postgres::start(Version::V15).await;
+    fill(&postgres).await;
+    let load = Load::start(postgres.url(), 41);
+    let mut pipeline = Pipeline::local_with(&postgres, "copy_bytes_per_second = \"1MB\"");
+    let records = Path::new(&pipeline.lake).join("_sooner/shop");
+    // A process begins with storing what the former one had stored.
+    break_off(&mut pipeline, &records, 2).await;
+    ends_equal(&mut pipeline, &postgres, load).await;
+
+    // Right after its copy has replaced a table, and before that is stored.
+    let copies = pipeline.log().matches(&format!("\"copied\",\"table\":\"{TABLE}\"")).count();
+    pipeline.stop();
+    pipeline.set("SOONER_FAILPOINT", &format!("{}@1", COPY_FAILPOINTS[0]));
+    pipeline.resume(TABLE);
+    pipeline.start();
+    pipeline.wait_for_end(LIMIT);
+    pipeline.set("SOONER_FAILPOINT", "");
+    postgres.sql("UPDATE accounts SET note = 'late' WHERE id < 100").await;
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    let log = pipeline.log();
+    assert_eq!(begun(&log), 2, "it is not copied once more");
+    assert_eq!(log.matches(&format!("\"copied\",\"table\":\"{TABLE}\"")).count(), copies + 1);
+    let left = std::fs::read_dir(Path::new(&pipeline.lake).join("public/accounts/_sooner_next"));
+    let left: usize = left.into_iter().flatten().flatten().map(|copy| files_below(&copy.path())).sum();
+    assert!(left <= 60, "{left} files of former copies are left");
+    pipeline.stop();
+}
+
+fn files_below(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
+/// The source goes on from what is on the topic, and the sink with what of it is in the lake.
+#[tokio::test(flavor = "multi_thread")]
+async fn through_kafka_a_kill_costs_a_copy_only_what_was_on_its_way() {
+    let (postgres, kafka, registry) = between::start().await;
+    fill(&postgres).await;
+    let load = Load::start(postgres.url(), 42);
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3\ngroup_instance = \"one\"");
+    pipeline.configure_source("copy_bytes_per_second = \"1MB\"");
+    let records = Path::new(&pipeline.lake).join("_sooner/shop/sinks");
+    break_off(&mut pipeline, &records, 1).await;
+    ends_equal(&mut pipeline, &postgres, load).await;
+    let in_lake =
+        pipeline.log().lines().filter(|line| line.contains("copy in the lake goes on") && line.contains(TABLE)).count();
+    assert_eq!(in_lake, 2, "{}", pipeline.log());
+    pipeline.stop();
+}
