@@ -191,11 +191,14 @@ impl<P: ProgressStore> EventReader for DirectReader<P> {
         }
         let positions: HashMap<_, _> =
             tables.into_iter().filter_map(|table| Some((table.table, table.positions?))).collect();
-        let starts = ledger.record.tables.iter().map(|(name, progress)| TableStart {
-            table: name.clone(),
-            state: progress.state.clone(),
-            covered: positions.get(name).cloned().unwrap_or(Positions::whole(Lsn::ZERO)),
-            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
+        let starts = ledger.record.tables.iter().map(|(name, progress)| {
+            let taken = positions.get(name).cloned().unwrap_or(Positions::whole(Lsn::ZERO));
+            let reached = taken.commit_lsn().unwrap_or_default();
+            let copy = progress.copy.as_ref().and_then(|copy| Some((copy.source.clone()?, reached)));
+            // The lake may have more than that of a copy, but not what the source says of it: that comes again.
+            let told = progress.copy.as_ref().filter(|_| copy.is_some()).map(|copy| copy.complete_lsn.last_before());
+            let covered = told.map_or(taken, Positions::whole);
+            TableStart { table: name.clone(), state: progress.state.clone(), covered, copy }
         });
         let starts = starts.collect();
         // A writer that is gone ends the log, too.

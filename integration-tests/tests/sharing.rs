@@ -170,6 +170,31 @@ async fn a_table_that_two_sinks_begin_keeps_the_rows_of_both() {
     assert!(error.why.contains("not all read here"), "{error}");
 }
 
+/// A topic of ours begins with the rows of a copy, without a word; or with none, if there are no rows.
+#[tokio::test]
+async fn rows_with_which_a_topic_begins_are_seen_once_their_copy_has_ended() {
+    for has_rows in [true, false] {
+        let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+        let mut table = shared.open(true).await;
+        table.expect_copy();
+        if has_rows {
+            stage_row(&mut table, &encoder, (0, 1), &["1"]).await.unwrap();
+            table.commit(WATERMARK).await.unwrap();
+            assert_eq!(shared.open(true).await.standing(), Standing::Absent);
+            assert!(table.unfinished_copy().is_some());
+        }
+        table.end_copy(WATERMARK).await.unwrap();
+        let follows = if has_rows { Standing::Follows } else { Standing::Absent };
+        assert_eq!(shared.open(true).await.standing(), follows);
+        stage_row(&mut table, &encoder, (1, 1), &["2"]).await.unwrap();
+        let committed = table.commit(WATERMARK).await.unwrap();
+        assert_eq!(committed.rows_written, 1);
+        let reopened = shared.open(true).await;
+        assert_eq!(reopened.standing(), Standing::Follows);
+        assert_eq!(reopened.positions().and_then(|positions| positions.next_offset(1)), Some(1));
+    }
+}
+
 #[tokio::test]
 async fn a_commit_tells_a_watermark_only_if_all_partitions_are_in_it() {
     let (shared, encoder) = (Shared::new(), encoder(&[]).await);

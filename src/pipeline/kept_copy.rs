@@ -27,8 +27,13 @@ impl KeptCopy {
         self.copy.take().is_some()
     }
 
-    /// So far the copy is at the source, after so many steps. Returns whether that counts at once.
-    pub fn report(&mut self, steps: u64, progress: CopyProgress) -> bool {
+    /// So far the copy is at the source, after so many steps; none if it could not go on from there. Returns whether
+    /// that counts at once.
+    pub fn report(&mut self, steps: u64, progress: Option<CopyProgress>) -> bool {
+        let Some(progress) = progress else {
+            self.reported.clear();
+            return self.copy.as_mut().and_then(|copy| copy.source.take()).is_some();
+        };
         self.reported.push_back((steps, progress));
         self.take_reported()
     }
@@ -84,16 +89,18 @@ mod tests {
     #[test]
     fn progress_counts_once_its_rows_are_durable() {
         let mut kept = KeptCopy::default();
-        kept.report(1, progress(5));
-        kept.report(2, progress(6));
+        kept.report(1, Some(progress(5)));
+        kept.report(2, Some(progress(6)));
         assert!(!kept.goes_on());
         kept.commit(1, Some(LakeCopy { id: 7, version: 0 }), Lsn(20));
         assert_eq!((stored(&kept), kept.goes_on()), (Some(5), true));
         kept.commit(2, Some(LakeCopy { id: 7, version: 1 }), Lsn(30));
         assert_eq!(stored(&kept), Some(6));
-        assert!(kept.report(2, progress(9)), "no rows came with it");
+        assert!(kept.report(2, Some(progress(9))), "no rows came with it");
         assert_eq!(stored(&kept), Some(9));
         assert_eq!(kept.to_store(Some(Lsn(40))).unwrap().complete_lsn, Lsn(40));
+        kept.report(3, Some(progress(10)));
+        assert!(kept.report(3, None) && !kept.goes_on(), "it could not go on");
         kept.commit(3, None, Lsn(50));
         assert_eq!(stored(&kept), None, "it has ended");
     }
@@ -101,7 +108,7 @@ mod tests {
     #[test]
     fn another_copy_takes_nothing_of_the_former_ones_progress() {
         let mut kept = KeptCopy::default();
-        kept.report(1, progress(5));
+        kept.report(1, Some(progress(5)));
         kept.commit(1, Some(LakeCopy { id: 7, version: 3 }), Lsn(20));
         kept.commit(2, Some(LakeCopy { id: 8, version: 0 }), Lsn(30));
         assert_eq!(stored(&kept), None);

@@ -103,16 +103,19 @@ impl Lane {
         std::mem::take(&mut self.is_open) || was_copying
     }
 
-    /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it. A coverage that
-    /// excepts the table says only that its copy has not ended.
+    /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it. A coverage
+    /// that excepts the table says only that its copy has not ended.
     pub fn cover(&mut self, coverage: &Coverage) -> bool {
         (self.is_copying || coverage.applies_to(&self.name)) && std::mem::take(&mut self.is_open)
     }
 
-    /// So much of its copy has been handed on; returns whether the worker has to hear of it.
-    pub fn copied(&mut self, progress: CopyProgress) -> bool {
-        self.is_changed |= self.kept_copy.report(self.steps, progress);
-        std::mem::take(&mut self.is_open)
+    /// So much of its copy has been handed on, up to the end of a transaction or not; returns whether the worker has to
+    /// hear of it.
+    pub fn copied(&mut self, progress: Option<CopyProgress>, is_between: bool) -> bool {
+        if self.state == TableState::Copying {
+            self.is_changed |= self.kept_copy.report(self.steps, progress);
+        }
+        is_between && std::mem::take(&mut self.is_open)
     }
 
     fn holds_back(&self) -> bool {
@@ -326,7 +329,7 @@ mod tests {
     fn what_is_durable_of_a_copy_is_held_back_and_stored_with_its_progress() {
         let mut lane = lane(TableState::Copying);
         lane.hand_on(Lsn(20), mark(20));
-        assert!(lane.copied(progress(5)), "its rows may become durable");
+        assert!(lane.copied(Some(progress(5)), true), "its rows may become durable");
         lane.hand_on(Lsn(30), mark(20));
         assert!(lane.cover(&Coverage::all(mark(30))));
         lane.committed(copied_until(20, 1, 0));
@@ -336,7 +339,7 @@ mod tests {
         lane.committed(copied_until(30, 2, 1));
         lane.inspected(mark(30));
         assert_eq!(lane.withheld_from(), None);
-        lane.copied(progress(6));
+        lane.copied(Some(progress(6)), true);
         let copy = lane.take_change(mark(40)).unwrap().copy.unwrap();
         assert_eq!((copy.source, copy.complete_lsn), (Some(progress(6)), Lsn(48)), "nothing came after it");
         lane.begin_copy();

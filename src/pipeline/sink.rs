@@ -153,7 +153,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                 }
                 Step::CopyProgress { table, progress, watermark } => {
                     let Some(&number) = self.by_name.get(&table) else { continue };
-                    if self.lanes[number].copied(*progress) {
+                    let is_told = self.lanes[number].copied(progress.map(|it| *it), watermark.is_some());
+                    if let Some(watermark) = watermark.filter(|_| is_told) {
                         self.tell(number, TableCommand::Complete(watermark));
                     }
                 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, Result, Source, SourcePlan,
+    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, Result, Source, SourcePlan,
     SourceTable, TableStart, TableState, TableToCopy, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
@@ -135,7 +135,7 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         }
         let (asking, requests) = Asking::new(self.requests, self.takes_whole_tables);
         let plan = plan(tables, reads, start_lsn, snapshot, requests);
-        for (progress, followed) in plan.copy.iter().filter_map(|copy| copy.goes_on.as_ref()) {
+        for GoesOn { progress, followed, .. } in plan.copy.iter().filter_map(|copy| copy.goes_on.as_ref()) {
             self.telemetry.record(Fact::CopyBegun(followed.table.name(), progress.rows));
         }
         let mut source = self.database.open(plan).await?;
@@ -178,7 +178,7 @@ fn plan<S>(
             Some(TableStart { state: TableState::Copying, covered, copy, .. }) => {
                 let written = reads.written.remove(table.name());
                 let followed = || FollowedTable { table: table.clone(), written, covered };
-                let goes_on = copy.map(|copy| (copy, followed()));
+                let goes_on = copy.map(|(progress, reached)| GoesOn { progress, followed: followed(), reached });
                 plan.copy.push(TableToCopy { table, goes_on });
             }
             Some(TableStart { state: TableState::Streaming { .. }, covered, .. }) => {

@@ -28,14 +28,14 @@ pub enum Step {
     Rows(Rows),
     /// A copy begins: all rows of the table come again after it, maybe under another schema. Holds one event.
     CopyStart(Rows),
-    /// So much of a copy has been delivered, and everything of the table up to the watermark.
+    /// So much of a copy has been delivered.
     CopyProgress {
         /// Table.
         table: TableName,
-        /// How far its copy is.
-        progress: Box<CopyProgress>,
-        /// What of its changes has been delivered.
-        watermark: Watermark,
+        /// How far its copy is; none if it could not go on from here after a break.
+        progress: Option<Box<CopyProgress>>,
+        /// Up to where all of its changes have been delivered; none inside a transaction.
+        watermark: Option<Watermark>,
     },
     /// All rows of the copy have been delivered; the table is complete up to the watermark.
     CopyEnd {

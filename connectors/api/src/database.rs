@@ -85,8 +85,19 @@ pub struct SourcePlan<S> {
 pub struct TableToCopy {
     /// The table, as it was inspected.
     pub table: SourceTable,
-    /// Its copy, if that goes on after a break, with what its consumer has of it.
-    pub goes_on: Option<(CopyProgress, FollowedTable)>,
+    /// How its copy goes on after a break; none if it begins.
+    pub goes_on: Option<GoesOn>,
+}
+
+/// A copy that goes on after a break.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GoesOn {
+    /// How far it is at the source.
+    pub progress: CopyProgress,
+    /// The table. What is covered had been handed on when that was said.
+    pub followed: FollowedTable,
+    /// What its consumer has by now. The rest of the table may not come before the stream has got there.
+    pub reached: Lsn,
 }
 
 /// A table that follows the stream.

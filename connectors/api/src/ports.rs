@@ -57,8 +57,8 @@ pub struct TableStart {
     pub state: TableState,
     /// What the log, or its reader, has of the table's events already.
     pub covered: Positions,
-    /// How far its copy is, if that goes on.
-    pub copy: Option<CopyProgress>,
+    /// How far its copy is, if that goes on, and the commit LSN that its reader has got to.
+    pub copy: Option<(CopyProgress, Lsn)>,
 }
 
 /// An event log's entrance.

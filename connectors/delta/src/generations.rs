@@ -58,10 +58,11 @@ impl Generations {
         next.map_or(&self.shown, |next| &next.generation)
     }
 
-    /// A copy begins; none if it replaces the rows that readers see without a generation of its own.
-    pub fn begin_copy(&mut self, copy: Option<u64>) {
+    /// A copy begins, in a generation of its own or not. That has a new name, also if the same copy is read once more.
+    pub fn begin_copy(&mut self, has_generation: bool) {
         self.shown.index = None;
-        self.next = copy.map(|copy| Next { copy, generation: self.shown.beside(copy) });
+        let copy = rand::random::<u64>() >> 1;
+        self.next = has_generation.then(|| Next { copy, generation: self.shown.beside(copy) });
     }
 
     /// Whether a copy builds a generation of its own.
@@ -136,10 +137,7 @@ impl Generations {
         let transaction = replacement(names, &generation, copy, id, watermark);
         let name = table.to_string();
         for _ in 0..MAX_CONFLICTS {
-            if !self.shown.is_current().await? {
-                self.shown = Generation::open(self.shown.location.clone(), names).await?;
-                self.check_replaceable(table, names, copy)?;
-            }
+            self.refresh_shown(table, names, copy).await?;
             let plan = transaction.plan(&self.shown.base, now_millis());
             let committer = Committer::new(&self.shown.location, &name);
             match committer.commit(self.shown.base.next_number(), id, &plan).await? {
@@ -156,6 +154,20 @@ impl Generations {
             }
         }
         Err(contended(&name, MAX_CONFLICTS))
+    }
+
+    /// Looks whether somebody else has ended the copy that goes on here.
+    pub async fn inspect_shown(&mut self, table: &TableName, names: &PositionNames) -> Result<()> {
+        let Some(copy) = self.next.as_ref().map(|next| next.copy) else { return Ok(()) };
+        self.refresh_shown(table, names, copy).await
+    }
+
+    async fn refresh_shown(&mut self, table: &TableName, names: &PositionNames, copy: u64) -> Result<()> {
+        if self.shown.is_current().await? {
+            return Ok(());
+        }
+        self.shown = Generation::open(self.shown.location.clone(), names).await?;
+        self.check_replaceable(table, names, copy)
     }
 
     /// Whether what others have made of the table meanwhile may be replaced.

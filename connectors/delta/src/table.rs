@@ -233,8 +233,8 @@ impl LakeTable for DeltaTable {
 
     async fn inspect(&mut self) -> Result<()> {
         if self.generations.keep_copies() {
-            // Nobody sees it, and it replaces what others make of the table.
-            return Ok(());
+            // It replaces what others make of the table.
+            return self.generations.inspect_shown(&self.name, &self.names).await;
         }
         if !self.generations.shown.own_entry.is_kept(&self.generations.shown.location).await? {
             return Err(self.generations.shown.own_entry.lost(&self.name, &self.names));
@@ -257,8 +257,7 @@ impl LakeTable for DeltaTable {
             return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
         }
         self.staging.begin_copy(columns_of(&start.events.schema)?);
-        let first = start.events.events.first().filter(|_| self.names.orders_whole_table());
-        self.generations.begin_copy(first.map(|first| first.position.ordinal));
+        self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
         if start.events.schema.key.is_some() || !self.names.is_topic() {
@@ -294,7 +293,7 @@ impl LakeTable for DeltaTable {
             // A topic may begin with rows: then the table does, too.
             self.staging.columns = Some(columns_of(&rows.events.schema)?);
             if self.expects_copy && self.names.orders_whole_table() {
-                self.generations.begin_copy(Some(now_millis().cast_unsigned()));
+                self.generations.begin_copy(true);
             }
             self.generations.target_mut().index = Some(KeyIndex::default());
         }
@@ -334,6 +333,7 @@ impl LakeTable for DeltaTable {
     }
 
     async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
+        self.expects_copy = false;
         if self.generations.unfinished_copy().is_none() {
             // Nothing of it is durable: it replaces the table at once.
             let copy = self.generations.take_next();

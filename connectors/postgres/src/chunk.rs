@@ -117,9 +117,7 @@ impl ChunkReader {
     /// is to be dropped.
     pub async fn start<'a>(&'a mut self, copied: &'a CopiedTable, part: &Part) -> Result<ChunkRows<'a>> {
         let relation = &copied.table.relation;
-        if matches!(part, Part::First(_)) {
-            self.check_writers(copied).await?;
-        }
+        self.check_writers(copied).await?;
         self.client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         // Fail rather than copy without the rows that a row security policy hides.
         self.client.query("SET LOCAL row_security = off").await?;

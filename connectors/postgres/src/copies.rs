@@ -141,11 +141,18 @@ impl Copies {
         }
     }
 
-    /// How far a table's copy is, now and then.
-    pub fn progress(&mut self, oid: u32) -> Option<(TableName, CopyProgress)> {
+    /// The step that says how far a table's copy is, now and then, or if it `must`. The watermark is none inside a
+    /// transaction.
+    pub fn progress(&mut self, oid: u32, watermark: Option<Watermark>, must: bool) -> Option<Step> {
         let joining = self.joining.get_mut(&oid)?;
-        let progress = joining.report(&self.shared.state().schedule)?;
-        Some((joining.copied.table.name().clone(), progress))
+        let progress = joining.report(&self.shared.state().schedule, must)?.map(Box::new);
+        Some(Step::CopyProgress { table: joining.copied.table.name().clone(), progress, watermark })
+    }
+
+    /// Whether a break would cost much of a copy.
+    pub fn are_fragile(&self) -> bool {
+        let state = self.shared.state();
+        self.joining.values().any(|joining| joining.is_fragile(&state.schedule))
     }
 
     /// A table is not copied any more; returns its name.
@@ -227,13 +234,18 @@ impl Copies {
         }
     }
 
-    /// Rows of which the stream has handed on a part only: they are read by their keys.
-    pub fn complete(&mut self, rows: Vec<PartialRow>) {
+    /// Rows of which the stream has handed on a part only: they are read by their keys. Returns their tables.
+    pub fn complete(&mut self, rows: Vec<PartialRow>) -> Vec<u32> {
+        let mut tables = Vec::new();
         for PartialRow { table, key, is_renamed } in rows {
             if self.shared.state().schedule.add_key(table, key, is_renamed) {
                 self.shared.wake.notify_waiters();
+                if !tables.contains(&table) {
+                    tables.push(table);
+                }
             }
         }
+        tables
     }
 
     /// Forgets what all snapshots see, given the latest.

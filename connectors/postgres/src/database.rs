@@ -175,7 +175,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
         let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
         let copied = copy.iter().map(|copy| match &copy.goes_on {
-            Some((_, followed)) => followed.clone(),
+            Some(goes_on) => goes_on.followed.clone(),
             None => FollowedTable { table: copy.table.clone(), written: None, covered: Positions::whole(Lsn::ZERO) },
         });
         let copied = copied.collect();

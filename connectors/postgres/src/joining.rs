@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sooner_api::{CopyProgress, CopyRequest, Error, Step};
+use sooner_api::{CopyProgress, CopyRequest, CopyRest, Error, Step};
 use sooner_schemas::Lsn;
 use tokio::time::Instant;
 
@@ -31,6 +31,8 @@ pub struct Joining {
     /// How often it took too long.
     pub timeouts: u32,
     reported: Instant,
+    /// By what was reported last, it goes on after a break.
+    goes_on: bool,
 }
 
 /// A copy that has ended.
@@ -73,22 +75,34 @@ impl Joining {
             is_told: false,
             timeouts: 0,
             reported: Instant::now(),
+            goes_on: false,
         }
     }
 
     /// A copy that goes on after so many rows.
     pub fn resumed(copied: Arc<CopiedTable>, id: u64, rows: u64) -> Joining {
-        Joining { rows, ..Joining::new(copied, id, None, Lsn::ZERO) }
+        Joining { rows, goes_on: true, ..Joining::new(copied, id, None, Lsn::ZERO) }
     }
 
-    /// How far the copy is, now and then; none for rows that are copied over those that are there: that begins again.
-    pub fn report(&mut self, schedule: &Schedule) -> Option<CopyProgress> {
-        if self.in_place.is_some() || self.reported.elapsed() < REPORT_INTERVAL {
+    /// How far the copy is, now and then, or if it must be told; nothing if there is no news. None in it if the copy
+    /// could not go on after a break, as was said before. Rows that are copied over those that are there begin again.
+    pub fn report(&mut self, schedule: &Schedule, must: bool) -> Option<Option<CopyProgress>> {
+        if self.in_place.is_some() || !must && self.reported.elapsed() < REPORT_INTERVAL {
             return None;
         }
-        let table = &self.copied.table;
-        let rest = schedule.rest(table.relation.oid, table.facts.file_node)?;
+        let rest = self.rest(schedule);
+        let went_on = std::mem::replace(&mut self.goes_on, rest.is_some());
         self.reported = Instant::now();
-        Some(CopyProgress { id: self.id, rows: self.rows, rest })
+        let progress = rest.map(|rest| CopyProgress { id: self.id, rows: self.rows, rest });
+        (went_on || progress.is_some()).then_some(progress)
+    }
+
+    /// Whether a break would cost much.
+    pub fn is_fragile(&self, schedule: &Schedule) -> bool {
+        self.rows > 0 && (self.in_place.is_some() || self.rest(schedule).is_none())
+    }
+
+    fn rest(&self, schedule: &Schedule) -> Option<CopyRest> {
+        schedule.rest(self.copied.table.relation.oid, self.copied.table.facts.file_node)
     }
 }

@@ -21,14 +21,16 @@ pub struct Postponed {
     changed: Option<Error>,
     /// Tables are being copied.
     is_copying: bool,
+    /// Copies would begin again, and have come some way.
+    is_fragile: bool,
     /// When all tables were inspected.
     inspected: Instant,
 }
 
 impl Default for Postponed {
     fn default() -> Postponed {
-        let (recopy, dropped) = (Vec::new(), Vec::new());
-        Postponed { recopy, dropped, changed: None, is_copying: false, inspected: Instant::now() }
+        let (recopy, dropped, inspected) = (Vec::new(), Vec::new(), Instant::now());
+        Postponed { recopy, dropped, changed: None, is_copying: false, is_fragile: false, inspected }
     }
 }
 
@@ -37,13 +39,14 @@ impl Postponed {
     pub fn change(&mut self, dropped: Option<u32>, why: Error) -> Result<()> {
         self.dropped.extend(dropped);
         self.changed.get_or_insert(why);
-        self.set_copying(self.is_copying)
+        self.set_copying(self.is_copying, self.is_fragile)
     }
 
-    /// Whether tables are being copied. An error if tables came or went, and it is time to see to it.
-    pub fn set_copying(&mut self, is_copying: bool) -> Result<()> {
-        self.is_copying = is_copying;
-        let is_time = !is_copying || self.inspected.elapsed() >= INSPECTION_PAUSE;
+    /// Whether tables are being copied, and whether that would begin again. An error if tables came or went, and it is
+    /// time to see to it.
+    pub fn set_copying(&mut self, is_copying: bool, is_fragile: bool) -> Result<()> {
+        (self.is_copying, self.is_fragile) = (is_copying, is_fragile);
+        let is_time = !is_copying || !is_fragile && self.inspected.elapsed() >= INSPECTION_PAUSE;
         match self.changed.take_if(|_| is_time) {
             Some(changed) => Err(changed),
             None => Ok(()),
@@ -65,16 +68,17 @@ mod tests {
     async fn tables_are_inspected_again_at_once_unless_copies_would_be_broken_off_all_the_time() {
         let mut postponed = Postponed::default();
         assert!(postponed.change(None, changed()).is_err());
-        postponed.set_copying(true).unwrap();
+        postponed.set_copying(true, false).unwrap();
         postponed.change(Some(7), changed()).unwrap();
         assert_eq!(postponed.dropped, [7]);
-        postponed.set_copying(true).unwrap();
-        assert_eq!(postponed.set_copying(false).unwrap_err().code, Code::TablesChanged);
+        postponed.set_copying(true, false).unwrap();
+        assert_eq!(postponed.set_copying(false, false).unwrap_err().code, Code::TablesChanged);
         postponed.change(None, changed()).unwrap_err();
-        postponed.set_copying(true).unwrap();
+        postponed.set_copying(true, false).unwrap();
         postponed.change(None, changed()).unwrap();
         tokio::time::sleep(INSPECTION_PAUSE).await;
-        assert_eq!(postponed.set_copying(true).unwrap_err().code, Code::TablesChanged);
-        postponed.set_copying(true).unwrap();
+        postponed.set_copying(true, true).unwrap();
+        assert_eq!(postponed.set_copying(true, false).unwrap_err().code, Code::TablesChanged);
+        postponed.set_copying(true, false).unwrap();
     }
 }

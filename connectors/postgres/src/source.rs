@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sooner_api::{
-    Class, CopyAnswer, CopyRequest, Coverage, Error, EventBatch, FollowedTable, Result, SchemaRegistry, Source,
+    Class, CopyAnswer, CopyRequest, Coverage, Error, EventBatch, FollowedTable, GoesOn, Result, SchemaRegistry, Source,
     SourceTable, Step, TableToCopy,
 };
 use sooner_schemas::event::Watermark;
@@ -127,23 +127,22 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Goes on with copies that were broken off, each once the stream has got to what its consumer has.
     async fn resume(&mut self, resumed: Vec<TableToCopy>) -> Result<()> {
-        for (progress, FollowedTable { table, written, covered }) in resumed.into_iter().filter_map(|copy| copy.goes_on)
-        {
+        for GoesOn { progress, followed, reached } in resumed.into_iter().filter_map(|copy| copy.goes_on) {
+            let FollowedTable { table, written, covered } = followed;
             let oid = table.relation.oid;
             // What was found out about it before the break.
             self.nulls.note_all(oid, written.as_deref());
-            // The stream has carried all that was written to it since the copy began.
-            let copied = match CopiedTable::new(self.nulls.apply(table.clone()), &self.encoders, false).await {
+            // What is not in the stream any more may not be visible yet, where commits wait for standbys.
+            let copied = match CopiedTable::new(self.nulls.apply(table.clone()), &self.encoders, true).await {
                 Err(error) if error.class == Class::Operator => {
                     self.stop(table.name(), error);
                     continue;
                 }
                 built => built?,
             };
-            let from = covered.commit_lsn().unwrap_or_default();
             self.stream.follow_on(&copied.table, covered);
             self.copies.resume(copied, &progress);
-            self.announced.push(oid, Lsn(from.0 + 1), CopyStart::Released);
+            self.announced.push(oid, Lsn(reached.0 + 1), CopyStart::Released);
         }
         Ok(())
     }
@@ -257,10 +256,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
 
     /// Hands on how far a copy is.
     fn report(&mut self, oid: u32) {
-        if let Some((table, progress)) = self.copies.progress(oid) {
-            let (progress, watermark) = (Box::new(progress), self.emitted);
-            self.ready.push_back(Step::CopyProgress { table, progress, watermark });
-        }
+        self.ready.extend(self.copies.progress(oid, Some(self.emitted), false));
     }
 
     /// A copy starts over, from what its table is by now.
@@ -305,7 +301,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     }
 
     /// Takes note of a batch of the stream that is handed on.
-    async fn note(&mut self, batch: &EventBatch) -> Result<()> {
+    async fn note(&mut self, batch: &mut EventBatch) -> Result<()> {
         if let Some(Coverage { watermark, .. }) = batch.coverage() {
             // Copied rows never stand before those that a consumer has, though no transaction may be between.
             let commit_lsn = watermark.commit_lsn.max(self.emitted.commit_lsn);
@@ -323,7 +319,11 @@ impl<R: SchemaRegistry> PostgresSource<R> {
                 None => self.stream.postponed.recopy.push(oid),
             }
         }
-        self.copies.complete(partial);
+        // Whoever has the event must know that the rest of its row is still to come.
+        let watermark = batch.coverage().map(|_| self.emitted);
+        for oid in self.copies.complete(partial) {
+            batch.steps.extend(self.copies.progress(oid, watermark, true));
+        }
         Ok(())
     }
 
@@ -348,7 +348,8 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.end_copies().await?;
         }
         let is_done = self.copies.is_empty() && self.announced.is_empty() && self.ready.is_empty();
-        self.stream.postponed.set_copying(!is_done)
+        let is_fragile = self.copies.are_fragile();
+        self.stream.postponed.set_copying(!is_done, is_fragile)
     }
 }
 
@@ -372,9 +373,9 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
                 self.stream.next_or(message).await?
             };
             match next {
-                Next::Batch(batch) => {
+                Next::Batch(mut batch) => {
                     self.is_copys_turn = true;
-                    self.note(&batch).await?;
+                    self.note(&mut batch).await?;
                     return Ok(batch);
                 }
                 Next::Other(Some(message)) => self.join(message).await?,

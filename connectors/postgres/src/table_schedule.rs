@@ -16,8 +16,8 @@ const MOST_BLOCKS: u32 = 1 << 17;
 pub const PART_DURATION: Duration = Duration::from_millis(700);
 /// Rows that are read by their keys at once.
 const KEYS_AT_ONCE: usize = 500;
-/// Rows that are read by their keys at once are remembered across a break up to this number.
-const KEYS_REMEMBERED: usize = 20_000;
+/// Rows that are still to be read by their keys, at most, for a copy to go on after a break.
+const KEYS_REMEMBERED: usize = 5_000;
 /// How long a table rests after a part of it could not be read.
 pub const REST: Duration = Duration::from_millis(500);
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{
-    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, FollowedTable, Positions,
+    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, GoesOn, Positions,
     Result, Rows, Source, SourcePlan, Step, TableToCopy,
 };
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
@@ -97,7 +97,7 @@ impl SimulatedSource {
         for TableToCopy { table, goes_on } in plan.copy {
             match goes_on {
                 None => source.begin_copy(number_of(table.name())),
-                Some((progress, followed)) => source.resume_copy(progress, followed),
+                Some(goes_on) => source.resume_copy(goes_on),
             }
         }
         source
@@ -120,11 +120,11 @@ impl SimulatedSource {
     }
 
     /// Goes on with a copy that was broken off.
-    fn resume_copy(&mut self, progress: CopyProgress, followed: FollowedTable) {
+    fn resume_copy(&mut self, GoesOn { progress, followed, reached }: GoesOn) {
         let CopyProgress { id, rest: CopyRest { blocks, snapshot_lsn, .. }, .. } = progress;
         let next_key = blocks.first().map_or(KEYS, |blocks| blocks.start.into());
         let seen = self.database.history().first_from(snapshot_lsn);
-        let from = Lsn(followed.covered.commit_lsn().unwrap_or_default().0 + 1);
+        let from = Lsn(reached.0 + 1);
         self.copies
             .insert(number_of(followed.table.name()), SimulatedCopy { id, from, in_place: None, next_key, seen });
         self.covered.insert(followed.table.name().clone(), followed.covered);
@@ -139,8 +139,9 @@ impl SimulatedSource {
         let rest = u32::try_from(copy.next_key.min(KEYS)).expect("few")..u32::try_from(KEYS).expect("few");
         let snapshot_lsn = end_of(&self.database.committed()[..copy.seen]);
         let rest = CopyRest { blocks: vec![rest], snapshot_lsn, ..CopyRest::default() };
-        let progress = Box::new(CopyProgress { id: copy.id, rows: 1, rest });
-        self.ready.push_back(Step::CopyProgress { table: table_name(number), progress, watermark: self.emitted });
+        let progress = Some(Box::new(CopyProgress { id: copy.id, rows: 1, rest }));
+        let watermark = Some(self.emitted);
+        self.ready.push_back(Step::CopyProgress { table: table_name(number), progress, watermark });
     }
 
     /// Begins what somebody has asked for, unless another copy of the table does it, too.

@@ -182,13 +182,13 @@ impl TopicWriter {
                 return Err(error);
             }
             Step::Stop { table, error } => self.state()?.step(&table, TableFact::Failed(error)),
-            Step::CopyProgress { table, progress, watermark } => {
+            Step::CopyProgress { table, progress, .. } => {
                 assert!(self.pending.is_empty(), "a copy joins the stream between transactions");
                 let mut state = self.state()?;
                 let known = state.record.as_mut().and_then(|record| record.tables.get_mut(&table));
                 if let Some(known) = known.filter(|known| known.state == TableState::Copying) {
-                    let (source, complete_lsn) = (Some(*progress), watermark.end_lsn);
-                    known.copy = Some(UnfinishedCopy { source, lake: None, complete_lsn });
+                    let source = progress.map(|progress| *progress);
+                    known.copy = Some(UnfinishedCopy { source, lake: None, complete_lsn: Lsn::ZERO });
                 }
             }
             Step::Note(_) => {}
@@ -219,7 +219,7 @@ impl EventWriter for TopicWriter {
                 Some(_) => state.watermark.commit_lsn,
                 None => progress.state.copied_lsn().unwrap_or_default(),
             }),
-            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
+            copy: progress.copy.as_ref().and_then(|copy| Some((copy.source.clone()?, state.watermark.commit_lsn))),
         });
         let starts = starts.collect();
         state.record = Some(record);

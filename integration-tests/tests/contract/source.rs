@@ -78,7 +78,8 @@ impl Seen {
             Step::Stop { table, error } => panic!("{table} stopped: {error}"),
             Step::CopyProgress { table, watermark, .. } => {
                 assert!(self.tables.get(table).is_some_and(|table| table.is_copying), "a copy that has begun");
-                assert!(watermark.commit_lsn <= self.watermark.max(self.start), "it stands between transactions");
+                let handed_on = watermark.map_or(self.watermark, |watermark| watermark.commit_lsn);
+                assert!(handed_on <= self.watermark.max(self.start), "it stands between transactions");
             }
             Step::Note(_) => {}
         }

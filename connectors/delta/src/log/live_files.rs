@@ -80,6 +80,12 @@ impl LiveFile {
         LiveFile { path, size, rows: Some(rows), add, vector: None, deleted: RoaringBitmap::new() }
     }
 
+    /// The same file with statistics of its columns, as JSON.
+    pub fn with_statistics(mut self, statistics: &str) -> LiveFile {
+        self.add.insert("stats".to_owned(), json!(statistics));
+        self
+    }
+
     /// Path of the file as the log has it, which is URL-encoded.
     pub fn key(&self) -> &str {
         self.add.get("path").and_then(Value::as_str).unwrap_or_default()
@@ -91,11 +97,8 @@ impl LiveFile {
         add.insert("dataChange".to_owned(), json!(true));
         if let Some(vector) = vector {
             add.insert("deletionVector".to_owned(), vector.clone());
-            // Minima and maxima may be those of deleted rows.
-            let stats = add.get("stats").and_then(Value::as_str).and_then(|stats| serde_json::from_str(stats).ok());
-            if let Some(Value::Object(mut stats)) = stats {
-                stats.insert("tightBounds".to_owned(), json!(false));
-                add.insert("stats".to_owned(), json!(Value::Object(stats).to_string()));
+            if let Some(stats) = add.get("stats").and_then(Value::as_str).and_then(with_wide_bounds) {
+                add.insert("stats".to_owned(), json!(stats));
             }
         }
         Value::Object(add)
@@ -121,6 +124,18 @@ impl LiveFile {
     pub fn is_emptied_by(&self, also: &RoaringBitmap) -> bool {
         self.rows == Some(self.deleted.union_len(also))
     }
+}
+
+/// Statistics of a file that has lost rows: minima and maxima may be those of rows that are gone. The text is not taken
+/// apart, since numbers would not come back as they are.
+fn with_wide_bounds(stats: &str) -> Option<String> {
+    if stats.contains("\"tightBounds\":true") {
+        return Some(stats.replacen("\"tightBounds\":true", "\"tightBounds\":false", 1));
+    }
+    let says_so = stats.contains("\"tightBounds\"");
+    let rest = stats.trim_start().strip_prefix('{').filter(|_| !says_so)?;
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    Some(format!("{{\"tightBounds\":false{comma}{rest}"))
 }
 
 impl LiveFiles {

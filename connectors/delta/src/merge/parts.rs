@@ -11,7 +11,7 @@ use crate::clock::now_millis;
 use crate::index::key::{KeyHash, KeyMap, KeySet};
 use crate::index::key_index::{FileId, KeyIndex, RowAddress};
 use crate::log::live_files::{FileIds, LiveFile};
-use crate::rows::data_file::{self, DataFileWriter};
+use crate::rows::data_file::{self, DataFile, DataFileWriter};
 use crate::store::location::TableLocation;
 use crate::store::operations::put;
 
@@ -73,12 +73,13 @@ impl Parts {
     pub async fn close(&mut self, location: &TableLocation) -> Result<()> {
         let Some(OpenPart { id, writer, reserved, .. }) = self.open.take() else { return Ok(()) };
         let (rows, path) = (writer.rows(), data_file::new_path());
-        let bytes = writer.finish()?;
+        let DataFile { bytes, statistics } = writer.finish()?;
         let size = bytes.len() as u64;
         put(location.store(), &path, bytes).await?;
         failpoint("part_put");
         drop(reserved);
-        self.written.insert(id, LiveFile::written(path, size, rows.into(), now_millis()));
+        let file = LiveFile::written(path, size, rows.into(), now_millis()).with_statistics(&statistics);
+        self.written.insert(id, file);
         Ok(())
     }
 

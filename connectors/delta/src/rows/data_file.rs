@@ -17,25 +17,40 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use sooner_api::{Code, Error, Result};
 use sync_wrapper::SyncWrapper;
 use uuid::Uuid;
 
+use super::statistics::{self, NanColumns};
 use crate::store::errors::store_error;
 use crate::store::operations::retrying;
 
 /// Limit of a column's dictionary in bytes. A column with more distinct values is written plainly: looking up each
 /// value would cost more than it saves.
 const DICTIONARY_BYTES: usize = 64 << 10;
+/// Without this key, Spark takes dates before 1582 and instants before 1900 for those of another calendar, and refuses to
+/// read them. Versions from 3.0 on write the one that everybody else does.
+const CALENDAR_KEY: &str = "org.apache.spark.version";
+const CALENDAR: &str = "3.0.0";
 /// Number of rows in a batch that is read.
 const READ_ROWS: usize = 16 << 10;
 
 /// Encodes rows into one data file in memory.
 pub struct DataFileWriter {
     writer: SyncWrapper<ArrowWriter<Vec<u8>>>,
+    schema: SchemaRef,
+    nans: NanColumns,
     rows: u32,
+}
+
+/// A data file that is written.
+pub struct DataFile {
+    /// The file.
+    pub bytes: Bytes,
+    /// What its columns hold, as JSON.
+    pub statistics: String,
 }
 
 impl DataFileWriter {
@@ -46,16 +61,18 @@ impl DataFileWriter {
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_key_value_metadata(Some(vec![KeyValue::new(CALENDAR_KEY.to_owned(), CALENDAR.to_owned())]))
             .build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let writer =
-            ArrowWriter::try_new_with_options(Vec::new(), schema, options).map_err(|error| internal(&error))?;
-        Ok(DataFileWriter { writer: SyncWrapper::new(writer), rows: 0 })
+            ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options).map_err(|error| internal(&error))?;
+        Ok(DataFileWriter { writer: SyncWrapper::new(writer), schema, nans: NanColumns::default(), rows: 0 })
     }
 
     /// Appends rows to the file. The first of them gets the position that [`DataFileWriter::rows`] returned before.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.get_mut().write(batch).map_err(|error| internal(&error))?;
+        self.nans.note(batch);
         self.rows += batch.num_rows() as u32;
         Ok(())
     }
@@ -71,9 +88,12 @@ impl DataFileWriter {
         writer.bytes_written() + writer.in_progress_size()
     }
 
-    /// Completes the file and returns its bytes.
-    pub fn finish(self) -> Result<Bytes> {
-        self.writer.into_inner().into_inner().map(Bytes::from).map_err(|error| internal(&error))
+    /// Completes the file.
+    pub fn finish(self) -> Result<DataFile> {
+        let mut writer = self.writer.into_inner();
+        let metadata = writer.finish().map_err(|error| internal(&error))?;
+        let statistics = statistics::of_file(&metadata, &self.schema, &self.nans);
+        Ok(DataFile { bytes: std::mem::take(writer.inner_mut()).into(), statistics })
     }
 }
 

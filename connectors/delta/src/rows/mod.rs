@@ -5,3 +5,4 @@ pub mod columns;
 pub mod data_file;
 pub mod lake_type;
 pub mod reader;
+pub mod statistics;

@@ -8,5 +8,6 @@ mod log;
 mod model;
 mod parts;
 mod progress;
+mod statistics;
 mod support;
 mod vectors;

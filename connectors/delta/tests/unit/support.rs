@@ -162,7 +162,7 @@ pub async fn foreign_file(location: &TableLocation, name: &str, rows: &[(i64, &s
     let b: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, b)| *b)));
     let mut writer = DataFileWriter::new(schema.clone()).unwrap();
     writer.write(&RecordBatch::try_new(schema, vec![ids, a, b]).unwrap()).unwrap();
-    let bytes = writer.finish().unwrap();
+    let bytes = writer.finish().unwrap().bytes;
     let file = LiveFile::written(name.into(), bytes.len() as u64, rows.len() as u64, 0);
     put(location.store(), &file.path, bytes).await.unwrap();
     file

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sooner_api::{Class, Coverage, Error, EventBatch, Result};
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, TableName};
 use sooner_schemas::event::EventSchema;
 
 use super::assembly::Assembly;
@@ -40,6 +40,13 @@ enum Reach {
     NotYet,
     /// Beyond that, without having seen all: the next record tells where the rest is.
     Missed,
+}
+
+/// Whether more of a table has been read than a record covers, or it is read from a topic of another generation.
+fn is_beyond(topics: &BTreeMap<String, Topic>, record: &TopicProgress, table: &TableName) -> bool {
+    let Some(offsets) = record.topics.get(table) else { return false };
+    let Some(topic) = topics.get(&offsets.topic) else { return false };
+    topic.generation != Some(offsets.generation) || topic.merge.is_beyond(&offsets.next_offsets)
 }
 
 impl Intake {
@@ -105,7 +112,8 @@ impl Intake {
                 return Ok(());
             }
         }
-        if reached && let Some(reached) = self.ordering.reach() {
+        let topics = &self.topics;
+        if reached && let Some(reached) = self.ordering.reach(|record, table| is_beyond(topics, record, table)) {
             self.finish_record(reached);
         }
         Ok(())

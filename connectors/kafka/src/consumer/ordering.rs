@@ -93,11 +93,11 @@ impl Ordering {
         }
     }
 
-    /// Everything up to the target has been read.
-    pub fn reach(&mut self) -> Option<Reached> {
+    /// Everything up to the target has been read; of tables that `is_beyond` names, more than that.
+    pub fn reach(&mut self, is_beyond: impl Fn(&TopicProgress, &TableName) -> bool) -> Option<Reached> {
         let Ordering::ByRecord(order) = self else { return None };
         let record = order.target.take()?;
-        Some(order.reach(record))
+        Some(order.reach(record, is_beyond))
     }
 
     /// Starts over: what was read up to the last record is read again, as far as tables have not got it.
@@ -117,7 +117,11 @@ impl Ordering {
 }
 
 impl RecordOrder {
-    fn reach(&mut self, record: TopicProgress) -> Reached {
+    fn reach(
+        &mut self,
+        record: TopicProgress,
+        is_beyond: impl Fn(&TopicProgress, &TableName) -> bool,
+    ) -> Reached {
         let origin = |record: &TopicProgress| (record.record.system_id.clone(), record.record.timeline);
         if self.reached.as_ref().is_some_and(|former| origin(former) != origin(&record)) {
             // Another server counts from another start.
@@ -125,7 +129,7 @@ impl RecordOrder {
         }
         // Of a transaction that is split, some of its events may be here.
         let ended_copies = match record.split {
-            None => self.copies.newly_ended(&record),
+            None => self.copies.newly_ended(&record, |table| is_beyond(&record, table)),
             Some(_) => Vec::new(),
         };
         let former = self.last_watermark.map(|watermark| watermark.commit_lsn).unwrap_or_default();

@@ -61,7 +61,9 @@ impl PartitionEnds {
         let covered = progress.covered();
         let Some(offsets) = progress.topics.get_mut(table) else { return Ok(Vec::new()) };
         let known = progress.record.tables.get(table);
-        let copied_lsn = known.and_then(|known| copied_lsn(known, progress.commit_lsn));
+        // Copied rows may stand after what the record covers, up to where the source had read.
+        let read = progress.commit_lsn.max(progress.record.confirmed_lsn.last_before());
+        let copied_lsn = known.and_then(|known| copied_lsn(known, read));
         let mut again = Vec::new();
         let first_offsets: Vec<_> =
             (0..offsets.next_offsets.len() as i32).map(|partition| offsets.first_offset(partition)).collect();

@@ -81,13 +81,13 @@ impl RecordKeeper {
         }
     }
 
-    /// Notes how far a table's copy is, with everything of the table up to a watermark.
-    pub fn note_copy(&mut self, table: &TableName, source: CopyProgress, watermark: Watermark) {
+    /// Notes how far a table's copy is; none if it could not go on from here.
+    pub fn note_copy(&mut self, table: &TableName, source: Option<CopyProgress>) {
+        let complete_lsn = self.progress.record.confirmed_lsn;
         if let Some(progress) = self.progress.record.tables.get_mut(table)
             && progress.state == TableState::Copying
         {
-            let complete_lsn = watermark.end_lsn;
-            progress.copy = Some(UnfinishedCopy { source: Some(source), lake: None, complete_lsn });
+            progress.copy = source.map(|source| UnfinishedCopy { source: Some(source), lake: None, complete_lsn });
             self.changed.insert(table.clone());
             self.dirty = true;
         }

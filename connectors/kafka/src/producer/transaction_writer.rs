@@ -120,8 +120,8 @@ impl TransactionWriter {
                     self.park(&table, error);
                     Ok(())
                 }
-                Step::CopyProgress { table, progress, watermark } => {
-                    self.note_copy(&table, *progress, watermark);
+                Step::CopyProgress { table, progress, .. } => {
+                    self.note_copy(&table, progress.map(|progress| *progress));
                     Ok(())
                 }
                 Step::Note(note) => {
@@ -324,10 +324,10 @@ impl TransactionWriter {
     }
 
     /// Notes how far a copy is, once something of it is written that tells of it.
-    fn note_copy(&mut self, table: &TableName, progress: CopyProgress, watermark: Watermark) {
+    fn note_copy(&mut self, table: &TableName, progress: Option<CopyProgress>) {
         let number = self.by_name.get(table);
         if number.is_some_and(|&number| self.routes[number].unwritten_mark.is_none()) {
-            self.keeper.note_copy(table, progress, watermark);
+            self.keeper.note_copy(table, progress);
         }
     }
 

@@ -137,7 +137,7 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
                 Some(_) => writer.progress().covered(),
                 None => Positions::whole(progress.state.copied_lsn().unwrap_or_default()),
             },
-            copy: progress.copy.as_ref().and_then(|copy| copy.source.clone()),
+            copy: progress.copy.as_ref().and_then(|copy| Some((copy.source.clone()?, writer.progress().reached()))),
         });
         let starts: Vec<_> = starts.collect();
         for start in &starts {

@@ -17,10 +17,18 @@ pub struct Copies {
 impl Copies {
     /// Tables whose copy is complete with what this record covers, and was not reported before. Each comes with the
     /// watermark up to which the table is complete then.
-    pub fn newly_ended(&mut self, record: &TopicProgress) -> Vec<(TableName, Watermark)> {
+    ///
+    /// `is_beyond` says of a table that more of it has been read than the record covers: then it has begun something
+    /// since, of which the record knows nothing.
+    pub fn newly_ended(
+        &mut self,
+        record: &TopicProgress,
+        is_beyond: impl Fn(&TableName) -> bool,
+    ) -> Vec<(TableName, Watermark)> {
         let mut newly = Vec::new();
         for (name, table) in &record.record.tables {
             if let TableState::Streaming { copied_lsn: Some(copied) } = table.state
+                && !is_beyond(name)
                 && self.ended.insert(name.clone(), copied) != Some(copied)
             {
                 let lsn = copied.max(record.commit_lsn);
@@ -78,13 +86,22 @@ mod tests {
     fn the_end_of_a_copy_is_reported_once_and_that_of_the_next_one_again() {
         let mut copies = Copies::default();
         let mut ends = |lsn: u64| {
-            let ended = copies.newly_ended(&record(TableState::Streaming { copied_lsn: Some(Lsn(lsn)) }));
+            let record = record(TableState::Streaming { copied_lsn: Some(Lsn(lsn)) });
+            let ended = copies.newly_ended(&record, |_| false);
             ended.into_iter().map(|(_, watermark)| watermark.commit_lsn.0).collect::<Vec<_>>()
         };
         assert_eq!(ends(60), [60], "the copy may be of a later moment than the stream has got to");
         assert_eq!(ends(60), Vec::<u64>::new());
         assert_eq!(ends(70), [70]);
-        assert!(copies.newly_ended(&record(TableState::Copying)).is_empty());
+        assert!(copies.newly_ended(&record(TableState::Copying), |_| false).is_empty());
+    }
+
+    #[test]
+    fn a_record_that_is_older_than_what_was_read_ends_no_copy() {
+        let mut copies = Copies::default();
+        let ended = record(TableState::Streaming { copied_lsn: Some(Lsn(60)) });
+        assert!(copies.newly_ended(&ended, |_| true).is_empty());
+        assert_eq!(copies.newly_ended(&ended, |_| false).len(), 1, "it is told once that is reached");
     }
 
     #[test]

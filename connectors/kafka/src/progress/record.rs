@@ -127,6 +127,11 @@ impl TopicProgress {
         covered
     }
 
+    /// Commit LSN of the last event that is written, whether or not its transaction is written whole.
+    pub fn reached(&self) -> Lsn {
+        self.split.map_or(self.commit_lsn, |split| split.commit_lsn.max(self.commit_lsn))
+    }
+
     /// Notes an event that is written while its transaction may go on.
     pub fn note(&mut self, position: Position) {
         let Position { commit_lsn, ordinal } = position;

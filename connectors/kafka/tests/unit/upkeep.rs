@@ -83,7 +83,7 @@ fn without_records_topics_are_read_without_a_bound() {
     ordering.set_target(record(5, &[("a", streaming(1))]));
     assert!(!ordering.has_records() && !ordering.waits_for_record());
     assert_eq!(ordering.targets("topic.a", 1), None);
-    assert!(ordering.reach().is_none() && ordering.tables().is_empty());
+    assert!(ordering.reach(|_, _| false).is_none() && ordering.tables().is_empty());
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn topics_that_a_record_adds_are_found() {
 fn each_copy_ends_once_and_no_earlier_than_the_stream() {
     let mut copies = Copies::default();
     let mut ended = |record: &TopicProgress| {
-        let ended = copies.newly_ended(record).into_iter();
+        let ended = copies.newly_ended(record, |_| false).into_iter();
         ended.map(|(table, watermark)| (table.table, watermark.commit_lsn.0, watermark.end_lsn.0)).collect::<Vec<_>>()
     };
     let first = record(50, &[("a", streaming(40)), ("b", streaming(60)), ("c", TableState::Copying)]);
