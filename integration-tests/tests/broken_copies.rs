@@ -11,21 +11,39 @@ use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::eventually_equal;
 use sooner_api::COPY_FAILPOINTS;
+use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(120);
-const ROWS: u64 = 200_000;
-const TABLE: &str = "public.accounts";
+const TABLE: &str = "public.documents";
+const DOCUMENTS: u64 = 14_000;
+const ACCOUNTS: u64 = 40_000;
 
 /// A database whose largest table takes a while to be copied.
 async fn fill(postgres: &Postgres) {
     postgres.sql(load::SCHEMA).await;
+    // Values of documents are stored out of line, and left out of changes that do not touch them.
     let rows = format!(
-        "INSERT INTO accounts SELECT i, repeat(md5(i::text), 3), i, NULL FROM generate_series(5001, {ROWS}) i; \
-         VACUUM ANALYZE accounts"
+        "INSERT INTO accounts SELECT i, repeat(md5(i::text), 3), i, NULL FROM generate_series(5001, {ACCOUNTS}) i; \
+         INSERT INTO documents SELECT i, 'title', repeat(md5(i::text), 80), 1 FROM generate_series(2001, {DOCUMENTS}) i; \
+         VACUUM ANALYZE"
     );
     for statement in rows.split(';') {
         postgres.sql(statement).await;
     }
+}
+
+/// Changes documents all over the table, without their large value, until it is aborted.
+async fn change_in_part(postgres: &Postgres) -> JoinHandle<()> {
+    let mut client = postgres.connect("shop").await;
+    tokio::spawn(async move {
+        for round in 0u32.. {
+            let sql = format!("UPDATE documents SET title = 'title {round}' WHERE id % 3000 = {}", round % 3000);
+            if client.query(&sql).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    })
 }
 
 /// Objects in a folder of progress records, in their order, that tell of a copy that has not ended.
@@ -60,7 +78,7 @@ async fn break_off(pipeline: &mut Pipeline, records: &Path, stores: usize) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(!pipeline.log().contains(&format!("\"copied\",\"table\":\"{TABLE}\"")), "the copy is too fast");
-        assert!(!Path::new(&pipeline.lake).join("public/accounts/_delta_log").exists(), "half a table is visible");
+        assert!(!Path::new(&pipeline.lake).join("public/documents/_delta_log").exists(), "half a table is visible");
         pipeline.kill();
     }
 }
@@ -69,15 +87,16 @@ async fn break_off(pipeline: &mut Pipeline, records: &Path, stores: usize) {
 fn hurry(pipeline: &Pipeline) {
     let path = pipeline.folder().join("sooner.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(path, text.replace("\"1MB\"", "\"4MB\"")).unwrap();
+    std::fs::write(path, text.replace("\"1MB\"", "\"2MB\"")).unwrap();
 }
 
 /// A process that is left alone ends the copy.
-async fn ends_equal(pipeline: &mut Pipeline, postgres: &Postgres, load: Load) {
+async fn ends_equal(pipeline: &mut Pipeline, postgres: &Postgres, load: Load, changes: JoinHandle<()>) {
     hurry(pipeline);
     pipeline.start();
     pipeline.wait_for_log(&format!("\"copied\",\"table\":\"{TABLE}\""), LIMIT).await;
     load.stop().await;
+    changes.abort();
     eventually_equal(postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
     let log = pipeline.log();
     let resumed = resumed_from(&log);
@@ -90,12 +109,12 @@ async fn ends_equal(pipeline: &mut Pipeline, postgres: &Postgres, load: Load) {
 async fn a_kill_costs_a_copy_only_what_was_on_its_way() {
     let postgres = Postgres::start(Version::V15).await;
     fill(&postgres).await;
-    let load = Load::start(postgres.url(), 41);
+    let (load, changes) = (Load::start(postgres.url(), 41), change_in_part(&postgres).await);
     let mut pipeline = Pipeline::local_with(&postgres, "copy_bytes_per_second = \"1MB\"");
     let records = Path::new(&pipeline.lake).join("_sooner/shop");
     // A process begins with storing what the former one had stored.
     break_off(&mut pipeline, &records, 2).await;
-    ends_equal(&mut pipeline, &postgres, load).await;
+    ends_equal(&mut pipeline, &postgres, load, changes).await;
 
     // Right after its copy has replaced a table, and before that is stored.
     let copies = pipeline.log().matches(&format!("\"copied\",\"table\":\"{TABLE}\"")).count();
@@ -105,14 +124,14 @@ async fn a_kill_costs_a_copy_only_what_was_on_its_way() {
     pipeline.start();
     pipeline.wait_for_end(LIMIT);
     pipeline.set("SOONER_FAILPOINT", "");
-    postgres.sql("UPDATE accounts SET note = 'late' WHERE id < 100").await;
+    postgres.sql("UPDATE documents SET title = 'late' WHERE id < 100").await;
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
     let log = pipeline.log();
     assert_eq!(begun(&log), 2, "it is not copied once more");
     assert_eq!(log.matches(&format!("\"copied\",\"table\":\"{TABLE}\"")).count(), copies + 1);
-    let left = std::fs::read_dir(Path::new(&pipeline.lake).join("public/accounts/_sooner_next"));
+    let left = std::fs::read_dir(Path::new(&pipeline.lake).join("public/documents/_sooner_next"));
     let left: usize = left.into_iter().flatten().flatten().map(|copy| files_below(&copy.path())).sum();
     assert!(left <= 60, "{left} files of former copies are left");
     pipeline.stop();
@@ -128,12 +147,12 @@ fn files_below(folder: &Path) -> usize {
 async fn through_kafka_a_kill_costs_a_copy_only_what_was_on_its_way() {
     let (postgres, kafka, registry) = between::start().await;
     fill(&postgres).await;
-    let load = Load::start(postgres.url(), 42);
+    let (load, changes) = (Load::start(postgres.url(), 42), change_in_part(&postgres).await);
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3\ngroup_instance = \"one\"");
     pipeline.configure_source("copy_bytes_per_second = \"1MB\"");
     let records = Path::new(&pipeline.lake).join("_sooner/shop/sinks");
     break_off(&mut pipeline, &records, 1).await;
-    ends_equal(&mut pipeline, &postgres, load).await;
+    ends_equal(&mut pipeline, &postgres, load, changes).await;
     let in_lake =
         pipeline.log().lines().filter(|line| line.contains("copy in the lake goes on") && line.contains(TABLE)).count();
     assert_eq!(in_lake, 2, "{}", pipeline.log());

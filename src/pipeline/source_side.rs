@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, Result, Source, SourcePlan,
-    SourceTable, TableStart, TableState, TableToCopy, Telemetry, WriterRequest,
+    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, Result, Source,
+    SourcePlan, SourceTable, TableStart, TableState, TableToCopy, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;

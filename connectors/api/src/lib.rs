@@ -19,7 +19,9 @@ mod telemetry;
 pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote};
 pub use code::Code;
 pub use copy_progress::{CopyProgress, CopyRest, LakeCopy, UnfinishedCopy};
-pub use database::{Database, FollowedTable, GoesOn, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy};
+pub use database::{
+    Database, FollowedTable, GoesOn, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy,
+};
 pub use error::{Class, Error, Result};
 pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};

@@ -80,7 +80,8 @@ impl Shared {
         let mut reader = None;
         loop {
             let (chunk, copied) = self.next_chunk().await;
-            let read = self.read(&chunk, &copied, &mut reader, &messages).await;
+            let mut bytes = 0;
+            let read = self.read(&chunk, &copied, &mut reader, &messages, &mut bytes).await;
             let message = match read {
                 Ok((snapshot, end)) => Message::Ended(chunk, snapshot, end),
                 Err(failure) => {
@@ -93,6 +94,8 @@ impl Shared {
             if messages.send(message).await.is_err() {
                 return;
             }
+            // With no transaction open.
+            self.pace.keep(bytes).await;
         }
     }
 
@@ -129,13 +132,14 @@ impl Shared {
         copied: &CopiedTable,
         reader: &mut Option<ChunkReader>,
         messages: &mpsc::Sender<Message>,
+        bytes: &mut usize,
     ) -> Result<(Arc<ChunkSnapshot>, ChunkEnd), Failure> {
         let reader = match reader {
             Some(reader) => reader,
             // What keeps us from connecting is not the table's fault: it passes, or the stream meets it, too.
             none => none.insert(ChunkReader::open(&self.options).await.map_err(passing)?),
         };
-        let (started, mut bytes) = (Instant::now(), 0);
+        let started = Instant::now();
         let mut rows = reader.start(copied, &chunk.part).await?;
         let snapshot = rows.snapshot.clone();
         // It cannot be read in parts.
@@ -151,7 +155,7 @@ impl Shared {
                     return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
                 }
             };
-            bytes += events.bytes.len();
+            *bytes += events.bytes.len();
             let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
             if is_whole {
@@ -163,9 +167,7 @@ impl Shared {
         let blocks = rows.blocks;
         rows.end().await?;
         // A part is to take no longer than that, at the pace that is kept.
-        let took = started.elapsed().max(self.pace.duration_of(bytes));
-        // With no transaction open.
-        self.pace.keep(bytes).await;
+        let took = started.elapsed().max(self.pace.duration_of(*bytes));
         Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took }))
     }
 }

@@ -63,8 +63,9 @@ impl Default for Schedule {
 impl Schedule {
     /// Nothing is to be copied yet; what comes is read at so many bytes a second at most.
     pub fn at_pace(bytes_per_second: Option<u64>) -> Schedule {
-        let a_second = bytes_per_second.map_or(u64::MAX, |bytes| bytes / BLOCK_BYTES);
-        let first_blocks = u32::try_from(a_second).unwrap_or(u32::MAX).clamp(1, FIRST_BLOCKS);
+        // A block's rows may have large values elsewhere.
+        let first = bytes_per_second.map_or(u64::MAX, |bytes| bytes / BLOCK_BYTES / 16);
+        let first_blocks = u32::try_from(first).unwrap_or(u32::MAX).clamp(1, FIRST_BLOCKS);
         let (tables, order) = (BTreeMap::new(), VecDeque::new());
         Schedule { tables, order, next_id: 0, next_round: 0, at_once: usize::MAX, first_blocks }
     }

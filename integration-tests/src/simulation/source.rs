@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{
-    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, GoesOn, Positions,
-    Result, Rows, Source, SourcePlan, Step, TableToCopy,
+    Code, CopyAnswer, CopyProgress, CopyRequest, CopyRest, Coverage, Error, EventBatch, GoesOn, Positions, Result,
+    Rows, Source, SourcePlan, Step, TableToCopy,
 };
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};

@@ -59,14 +59,16 @@ pub fn of_file(metadata: &ParquetMetaData, schema: &Schema, nans: &NanColumns) -
     for (index, field) in schema.fields().iter().enumerate().take(COLUMNS) {
         let Some(leaf) = leaf_of(metadata, field.name()) else { continue };
         let name = serde_json::Value::from(field.name().as_str()).to_string();
-        let groups: Option<Vec<_>> = metadata.row_groups().iter().map(|group| group.column(leaf).statistics()).collect();
+        let groups: Option<Vec<_>> =
+            metadata.row_groups().iter().map(|group| group.column(leaf).statistics()).collect();
         let Some(groups) = groups else { continue };
         if let Some(count) = groups.iter().map(|group| group.null_count_opt()).sum::<Option<u64>>() {
             nulls.push(format!("{name}:{count}"));
         }
         let bounds = bounds(&groups, field.data_type()).filter(|_| !nans.0.contains(&index));
         let Some((least, most)) = bounds else { continue };
-        if let Some((least, most)) = shown(&least, field.data_type(), false).zip(shown(&most, field.data_type(), true)) {
+        if let Some((least, most)) = shown(&least, field.data_type(), false).zip(shown(&most, field.data_type(), true))
+        {
             minima.push(format!("{name}:{least}"));
             maxima.push(format!("{name}:{most}"));
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sooner_api::{Class, Coverage, Error, EventBatch, Result};
-use sooner_schemas::{Lsn, TableName};
 use sooner_schemas::event::EventSchema;
+use sooner_schemas::{Lsn, TableName};
 
 use super::assembly::Assembly;
 use super::dead_letters::DeadLetters;

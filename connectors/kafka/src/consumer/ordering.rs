@@ -117,11 +117,7 @@ impl Ordering {
 }
 
 impl RecordOrder {
-    fn reach(
-        &mut self,
-        record: TopicProgress,
-        is_beyond: impl Fn(&TopicProgress, &TableName) -> bool,
-    ) -> Reached {
+    fn reach(&mut self, record: TopicProgress, is_beyond: impl Fn(&TopicProgress, &TableName) -> bool) -> Reached {
         let origin = |record: &TopicProgress| (record.record.system_id.clone(), record.record.timeline);
         if self.reached.as_ref().is_some_and(|former| origin(former) != origin(&record)) {
             // Another server counts from another start.
