@@ -166,7 +166,8 @@ pub fn next_record(
             progress.facts = Some(Arc::new(table.facts.clone()));
         }
         progress.step(what_happened(&progress, table, resume.contains(&name)));
-        progress.copy.take_if(|copy| continuation != Continuation::SameServer || !goes_on(copy, written, table));
+        let is_same = continuation == Continuation::SameServer;
+        progress.copy.take_if(|copy| !is_same || !goes_on(copy, written, table, &identity.run));
         if progress.state == TableState::Copying && progress.copy.is_none() {
             progress.relation = Some(Arc::new(table.relation.clone()));
         }
@@ -192,10 +193,11 @@ pub fn next_record(
     }
 }
 
-/// Whether a copy that was broken off can go on: the table still has the columns and the blocks that it had.
-fn goes_on(copy: &UnfinishedCopy, written: Option<Arc<Relation>>, table: &SourceTable) -> bool {
+/// Whether a copy that was broken off can go on: the table still has the columns and the blocks that it had, and no
+/// crash of the server has lost what was copied.
+fn goes_on(copy: &UnfinishedCopy, written: Option<Arc<Relation>>, table: &SourceTable, run: &str) -> bool {
     let same_columns = written.is_some_and(|written| compare_relations(&written, &table.relation) == Evolution::Same);
-    let has_blocks = |source: &CopyProgress| source.rest.file_node == table.facts.file_node;
+    let has_blocks = |source: &CopyProgress| source.rest.file_node == table.facts.file_node && source.rest.run == run;
     same_columns && copy.source.as_ref().is_some_and(has_blocks)
 }
 
@@ -252,6 +254,7 @@ mod tests {
             flushed_lsn: Lsn(100),
             forks: Vec::new(),
             version: 180_000,
+            run: String::new(),
         }
     }
 

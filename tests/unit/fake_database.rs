@@ -51,6 +51,7 @@ impl Database for FakeDatabase {
             flushed_lsn: Lsn(1000),
             forks: Vec::new(),
             version: 180_000,
+            run: String::new(),
         })
     }
 

@@ -26,6 +26,9 @@ pub struct CopyRest {
     /// Rows that are only known in part, each as the texts of its key columns, in the key's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Box<[Box<str>]>>,
+    /// Which run of the server it was, from crash to crash: rows that were handed on may be lost in one.
+    #[serde(default)]
+    pub run: String,
     /// What has been handed on is complete, at the earliest, once the stream has got here.
     pub snapshot_lsn: Lsn,
 }

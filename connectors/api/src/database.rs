@@ -51,6 +51,8 @@ pub struct SystemIdentity {
     pub forks: Vec<(u32, Lsn)>,
     /// Its version as a number, such as 170004.
     pub version: u32,
+    /// Changes when it recovers from a crash, which may lose transactions that were visible before.
+    pub run: String,
 }
 
 /// The database before anything is read from it.

@@ -121,8 +121,8 @@ impl TableState {
         matches!(self, TableState::Copying | TableState::Streaming { .. })
     }
 
-    /// Whether the table holds back what may be confirmed: only while it follows the stream. A copy that is cut off is
-    /// done again, and what is parked or waits is copied later.
+    /// Whether the table holds back what may be confirmed, whatever else is known of it: only while it follows the
+    /// stream. A copy does if it goes on after a break; what is parked or waits is copied later.
     pub fn holds_back(&self) -> bool {
         matches!(self, TableState::Streaming { .. })
     }

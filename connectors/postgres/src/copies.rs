@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use sooner_api::{Class, Code, CopyProgress, CopyRequest, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
 use sooner_schemas::event::{TableEvents, Watermark};
-use sooner_schemas::{Lsn, Position, Relation, TableName};
+use sooner_schemas::{Lsn, Position, TableName};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
-use crate::joining::{Ended, Joined, Joining};
+use crate::joining::{Ended, Joined, Joining, has_shape_of};
 use crate::options::ConnectOptions;
 use crate::pace::Pace;
 use crate::schedule::{Chunk, Schedule};
@@ -50,6 +50,8 @@ pub struct CopySettings {
     pub apart: HashSet<u32>,
     /// For a new slot: the transactions that come before it, which snapshots must see.
     pub before_slot: Option<Visibility>,
+    /// Which run of the server it is, from crash to crash.
+    pub run: String,
     /// Threads that read.
     pub runtime: Handle,
 }
@@ -65,13 +67,14 @@ pub struct Copies {
     must_see: Option<Visibility>,
     /// Ordinal of the next event.
     next_ordinal: u64,
+    run: String,
     _workers: JoinSet<()>,
 }
 
 impl Copies {
     /// Starts so many workers on threads of a runtime. `latest` is a snapshot that was taken just now.
     pub fn start(settings: CopySettings, latest: Visibility) -> Copies {
-        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime, .. } = settings;
+        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime, run, .. } = settings;
         let (sender, messages) = mpsc::channel(QUEUE_BATCHES * workers);
         let state = State {
             schedule: Schedule::at_pace(bytes_per_second),
@@ -91,7 +94,7 @@ impl Copies {
         }
         let (joining, rejected) = (HashMap::new(), HashSet::new());
         let next_ordinal = Position::FIRST_COPIED + now_micros().unsigned_abs() * ORDINALS_PER_MICROSECOND;
-        Copies { shared, messages, joining, rejected, must_see, next_ordinal, _workers: running }
+        Copies { shared, messages, joining, rejected, must_see, next_ordinal, run, _workers: running }
     }
 
     /// The step that announces a table's copy, and the copy's id: all of its rows come again.
@@ -145,7 +148,10 @@ impl Copies {
     /// transaction.
     pub fn progress(&mut self, oid: u32, watermark: Option<Watermark>, must: bool) -> Option<Step> {
         let joining = self.joining.get_mut(&oid)?;
-        let progress = joining.report(&self.shared.state().schedule, must)?.map(Box::new);
+        let mut progress = joining.report(&self.shared.state().schedule, must)?.map(Box::new);
+        if let Some(progress) = &mut progress {
+            progress.rest.run.clone_from(&self.run);
+        }
         Some(Step::CopyProgress { table: joining.copied.table.name().clone(), progress, watermark })
     }
 
@@ -390,12 +396,4 @@ impl Copies {
             }
         }
     }
-}
-
-/// Whether two states of a relation have the same columns.
-fn has_shape_of(relation: &Relation, other: &Relation) -> bool {
-    let shape = |relation: &Relation| -> Vec<_> {
-        relation.columns.iter().map(|column| (column.name.clone(), column.type_oid, column.modifier)).collect()
-    };
-    shape(relation) == shape(other)
 }

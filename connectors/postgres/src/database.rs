@@ -154,7 +154,10 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn identify(&self) -> Result<SystemIdentity> {
-        slot::identify(&mut Client::connect(&self.settings.connect, Mode::Replication).await?).await
+        let connect = &self.settings.connect;
+        let identity = slot::identify(&mut Client::connect(connect, Mode::Replication).await?).await?;
+        let run = slot::run(&mut Client::connect(connect, Mode::Sql).await?).await?;
+        Ok(SystemIdentity { run, ..identity })
     }
 
     async fn create_slot(&self) -> Result<(Lsn, Visibility)> {
@@ -182,6 +185,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let left_apart = apart.iter().map(|table| table.relation.oid).collect();
         let settings =
             StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };
+        let run = slot::run(&mut Client::connect(&connect, Mode::Sql).await?).await?;
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
         self.was_read.store(true, Ordering::Relaxed);
         tracing::info!(lsn = %start_lsn, copying = copy.len(), "streaming");
@@ -193,6 +197,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
             bytes_per_second,
             apart: left_apart,
             before_slot,
+            run,
             runtime: self.runtime.clone(),
         };
         PostgresSource::new(copying, self.encoders.clone(), stream, copy, start_lsn, requests).await

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{CopyProgress, CopyRequest, CopyRest, Error, Step};
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, Relation};
 use tokio::time::Instant;
 
 use crate::chunk::CopiedTable;
@@ -105,4 +105,12 @@ impl Joining {
     fn rest(&self, schedule: &Schedule) -> Option<CopyRest> {
         schedule.rest(self.copied.table.relation.oid, self.copied.table.facts.file_node)
     }
+}
+
+/// Whether two states of a relation have the same columns.
+pub fn has_shape_of(relation: &Relation, other: &Relation) -> bool {
+    let shape = |relation: &Relation| -> Vec<_> {
+        relation.columns.iter().map(|column| (column.name.clone(), column.type_oid, column.modifier)).collect()
+    };
+    shape(relation) == shape(other)
 }

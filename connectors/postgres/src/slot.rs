@@ -65,7 +65,16 @@ pub async fn identify(replication: &mut Client) -> Result<SystemIdentity> {
             .map_err(|error| crate::errors::protocol("cannot understand the server's position", error))?,
         forks: forks(&history),
         version: replication.server_version(),
+        run: String::new(),
     })
+}
+
+/// Which run of the server it is, from crash to crash: it forgets its statistics when it recovers from one.
+///
+/// <https://www.postgresql.org/docs/current/monitoring-stats.html>
+pub async fn run(client: &mut Client) -> Result<String> {
+    let rows = client.query("SELECT coalesce(stats_reset::text, '') FROM pg_catalog.pg_stat_bgwriter").await?;
+    Ok(text(rows.first().unwrap_or(&Vec::new()), 0)?.to_owned())
 }
 
 /// The file that says where earlier timelines end; empty if the server has not got it.

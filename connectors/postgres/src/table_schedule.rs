@@ -106,6 +106,7 @@ impl TableSchedule {
             blocks: blocks.filter(|blocks| !blocks.is_empty()).collect(),
             keys,
             snapshot_lsn: self.snapshot_lsn,
+            run: String::new(),
         })
     }
 

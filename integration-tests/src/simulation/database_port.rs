@@ -26,6 +26,7 @@ impl Database for SimulatedDatabase {
             flushed_lsn,
             forks: Vec::new(),
             version: 180_000,
+            run: String::new(),
         })
     }
 

@@ -30,8 +30,8 @@ use crate::store::operations::retrying;
 /// Limit of a column's dictionary in bytes. A column with more distinct values is written plainly: looking up each
 /// value would cost more than it saves.
 const DICTIONARY_BYTES: usize = 64 << 10;
-/// Without this key, Spark takes dates before 1582 and instants before 1900 for those of another calendar, and refuses to
-/// read them. Versions from 3.0 on write the one that everybody else does.
+/// Without this key, Spark takes dates before 1582 and instants before 1900 for those of another calendar, and refuses
+/// to read them. Versions from 3.0 on write the one that everybody else does.
 const CALENDAR_KEY: &str = "org.apache.spark.version";
 const CALENDAR: &str = "3.0.0";
 /// Number of rows in a batch that is read.
