@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use sooner_api::{CopyProgress, LakeCopy, UnfinishedCopy};
 use sooner_schemas::Lsn;
 
+/// Keys in reports that wait at most, all together: one is told with each batch that holds rows known in part.
+const KEYS_WAITING: usize = 50_000;
+
 /// A copy that goes on after a break, if there is one.
 #[derive(Debug, Default)]
 pub struct KeptCopy {
@@ -30,7 +33,9 @@ impl KeptCopy {
     /// So far the copy is at the source, after so many steps; none if it could not go on from there. Returns whether
     /// that counts at once.
     pub fn report(&mut self, steps: u64, progress: Option<CopyProgress>) -> bool {
-        let Some(progress) = progress else {
+        let waiting: usize = self.reported.iter().map(|(_, waiting)| waiting.rest.keys.len()).sum();
+        let Some(progress) = progress.filter(|progress| waiting + progress.rest.keys.len() <= KEYS_WAITING) else {
+            // What was told before says nothing of rows that came since.
             self.reported.clear();
             return self.copy.as_mut().and_then(|copy| copy.source.take()).is_some();
         };
@@ -103,6 +108,24 @@ mod tests {
         assert!(kept.report(3, None) && !kept.goes_on(), "it could not go on");
         kept.commit(3, None, Lsn(50));
         assert_eq!(stored(&kept), None, "it has ended");
+    }
+
+    #[test]
+    fn reports_that_wait_are_bounded_and_the_copy_goes_on_from_a_later_one() {
+        let mut kept = KeptCopy::default();
+        kept.report(0, Some(progress(1)));
+        kept.commit(0, Some(LakeCopy { id: 7, version: 0 }), Lsn(20));
+        let keys = vec![Box::from([Box::from("k")]); KEYS_WAITING / 2];
+        let large =
+            |rows| CopyProgress { rest: CopyRest { keys: keys.clone(), ..CopyRest::default() }, ..progress(rows) };
+        kept.report(1, Some(large(2)));
+        kept.report(2, Some(large(3)));
+        assert_eq!(stored(&kept), Some(1));
+        kept.report(3, Some(large(4)));
+        assert!(kept.reported.is_empty() && !kept.goes_on(), "the first one lacks what came since");
+        kept.report(4, Some(progress(5)));
+        kept.commit(4, Some(LakeCopy { id: 7, version: 1 }), Lsn(30));
+        assert_eq!(stored(&kept), Some(5));
     }
 
     #[test]

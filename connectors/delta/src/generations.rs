@@ -87,9 +87,9 @@ impl Generations {
     }
 
     /// Before the next generation begins to be durable: what earlier copies have left goes.
-    pub fn discard_leftovers(&self) {
+    pub async fn discard_leftovers(&self) {
         if let Some(Next { copy, .. }) = self.next.as_ref().filter(|next| !next.is_durable()) {
-            discard_other_generations(self.shown.location.clone(), *copy);
+            discard_other_generations(&self.shown.location, *copy).await;
         }
     }
 
@@ -118,10 +118,8 @@ impl Generations {
             Err(error) => return Err(error),
         };
         let follows = names.standing(&generation.base) == Standing::Follows;
-        self.next = Some(Next { copy: copy.id, generation });
-        self.next.take_if(|_| !follows);
-        let resumes = self.unfinished_copy().is_some_and(|found| is_as_far(found, copy));
-        self.next.take_if(|_| !resumes);
+        let resumes = follows && generation.base.number().is_some_and(|version| version >= copy.version);
+        self.next = resumes.then_some(Next { copy: copy.id, generation });
         Ok(resumes)
     }
 

@@ -328,7 +328,7 @@ impl LakeTable for DeltaTable {
     }
 
     async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
-        self.generations.discard_leftovers();
+        self.generations.discard_leftovers().await;
         self.commit_staged(watermark, None).await
     }
 

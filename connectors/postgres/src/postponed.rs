@@ -21,8 +21,6 @@ pub struct Postponed {
     changed: Option<Error>,
     /// Tables are being copied.
     is_copying: bool,
-    /// Copies would begin again, and have come some way.
-    is_fragile: bool,
     /// When all tables were inspected.
     inspected: Instant,
 }
@@ -30,23 +28,30 @@ pub struct Postponed {
 impl Default for Postponed {
     fn default() -> Postponed {
         let (recopy, dropped, inspected) = (Vec::new(), Vec::new(), Instant::now());
-        Postponed { recopy, dropped, changed: None, is_copying: false, is_fragile: false, inspected }
+        Postponed { recopy, dropped, changed: None, is_copying: false, inspected }
     }
 }
 
 impl Postponed {
-    /// Tables came or went, and nothing is wrong until they are inspected: an error, now or later.
+    /// Tables came or went, and nothing is wrong until they are inspected: an error now, or once it is time to see to
+    /// it.
     pub fn change(&mut self, dropped: Option<u32>, why: Error) -> Result<()> {
+        if !self.is_copying {
+            return Err(why);
+        }
         self.dropped.extend(dropped);
         self.changed.get_or_insert(why);
-        self.set_copying(self.is_copying, self.is_fragile)
+        Ok(())
     }
 
-    /// Whether tables are being copied, and whether that would begin again. An error if tables came or went, and it is
-    /// time to see to it.
-    pub fn set_copying(&mut self, is_copying: bool, is_fragile: bool) -> Result<()> {
-        (self.is_copying, self.is_fragile) = (is_copying, is_fragile);
-        let is_time = !is_copying || !is_fragile && self.inspected.elapsed() >= INSPECTION_PAUSE;
+    /// Whether tables are being copied. An error if tables came or went, and it is time to see to it, which it never is
+    /// while copies are fragile: they have come some way, and would begin again.
+    pub fn set_copying(&mut self, is_copying: bool, are_fragile: impl FnOnce() -> bool) -> Result<()> {
+        self.is_copying = is_copying;
+        if self.changed.is_none() {
+            return Ok(());
+        }
+        let is_time = !is_copying || self.inspected.elapsed() >= INSPECTION_PAUSE && !are_fragile();
         match self.changed.take_if(|_| is_time) {
             Some(changed) => Err(changed),
             None => Ok(()),
@@ -68,17 +73,17 @@ mod tests {
     async fn tables_are_inspected_again_at_once_unless_copies_would_be_broken_off_all_the_time() {
         let mut postponed = Postponed::default();
         assert!(postponed.change(None, changed()).is_err());
-        postponed.set_copying(true, false).unwrap();
+        postponed.set_copying(true, || false).unwrap();
         postponed.change(Some(7), changed()).unwrap();
         assert_eq!(postponed.dropped, [7]);
-        postponed.set_copying(true, false).unwrap();
-        assert_eq!(postponed.set_copying(false, false).unwrap_err().code, Code::TablesChanged);
+        postponed.set_copying(true, || false).unwrap();
+        assert_eq!(postponed.set_copying(false, || false).unwrap_err().code, Code::TablesChanged);
         postponed.change(None, changed()).unwrap_err();
-        postponed.set_copying(true, false).unwrap();
+        postponed.set_copying(true, || false).unwrap();
         postponed.change(None, changed()).unwrap();
         tokio::time::sleep(INSPECTION_PAUSE).await;
-        postponed.set_copying(true, true).unwrap();
-        assert_eq!(postponed.set_copying(true, false).unwrap_err().code, Code::TablesChanged);
-        postponed.set_copying(true, false).unwrap();
+        postponed.set_copying(true, || true).unwrap();
+        assert_eq!(postponed.set_copying(true, || false).unwrap_err().code, Code::TablesChanged);
+        postponed.set_copying(true, || false).unwrap();
     }
 }

@@ -348,8 +348,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.end_copies().await?;
         }
         let is_done = self.copies.is_empty() && self.announced.is_empty() && self.ready.is_empty();
-        let is_fragile = self.copies.are_fragile();
-        self.stream.postponed.set_copying(!is_done, is_fragile)
+        self.stream.postponed.set_copying(!is_done, || self.copies.are_fragile())
     }
 }
 
