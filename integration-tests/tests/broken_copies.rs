@@ -156,5 +156,63 @@ async fn through_kafka_a_kill_costs_a_copy_only_what_was_on_its_way() {
     let in_lake =
         pipeline.log().lines().filter(|line| line.contains("copy in the lake goes on") && line.contains(TABLE)).count();
     assert_eq!(in_lake, 2, "{}", pipeline.log());
+
+    // Again, over rows that are there: the record of the former copy's end is still on the progress topic.
+    let before = reports(&records).pop();
+    pipeline.resume(TABLE);
+    let deadline = Instant::now() + LIMIT;
+    while !reports(&records).iter().any(|report| Some(report) > before.as_ref()) {
+        assert!(Instant::now() < deadline, "nothing was stored of the copy: {}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    pipeline.kill();
+    pipeline.start();
+    pipeline.wait_for_log_times(&format!("\"copied\",\"table\":\"{TABLE}\""), 2, LIMIT).await;
+    eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    let shown = rows_of_replacements(&Path::new(&pipeline.lake).join("public/documents/_delta_log"));
+    assert!(
+        shown.len() == 2 && shown.iter().all(|rows| *rows > DOCUMENTS * 8 / 10),
+        "half a copy was visible: {shown:?}"
+    );
+    pipeline.stop();
+}
+
+/// For each time that a copy has replaced a table: rows in the files that it put there.
+fn rows_of_replacements(log: &Path) -> Vec<u64> {
+    let mut entries: Vec<_> = std::fs::read_dir(log).unwrap().flatten().map(|entry| entry.path()).collect();
+    entries.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    entries.sort();
+    let texts = entries.iter().map(|path| std::fs::read_to_string(path).unwrap());
+    let replacements = texts.filter(|text| text.contains("REPLACE TABLE AS SELECT"));
+    let rows = |line: &str| {
+        let action: serde_json::Value = serde_json::from_str(line).unwrap();
+        let stats: serde_json::Value = serde_json::from_str(action["add"]["stats"].as_str()?).unwrap();
+        stats["numRecords"].as_u64()
+    };
+    replacements.map(|text| text.lines().filter_map(rows).sum()).collect()
+}
+
+/// What was visible before may be lost in a crash, and no event says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_begins_again_after_a_crash_of_postgres_and_goes_on_after_a_restart() {
+    let postgres = Postgres::start(Version::V15).await;
+    fill(&postgres).await;
+    let mut pipeline = Pipeline::local_with(&postgres, "copy_bytes_per_second = \"1MB\"");
+    let records = Path::new(&pipeline.lake).join("_sooner/shop");
+    break_off(&mut pipeline, &records, 2).await;
+    postgres.stop("fast");
+    postgres.launch();
+    pipeline.start();
+    pipeline.wait_for_log_times(&format!("\"the copy goes on\",\"table\":\"{TABLE}\""), 2, LIMIT).await;
+    pipeline.kill();
+    let log = pipeline.log();
+    assert_eq!((begun(&log), resumed_from(&log).len()), (1, 2), "{log}");
+    postgres.stop("immediate");
+    postgres.launch();
+    hurry(&pipeline);
+    pipeline.start();
+    eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    let log = pipeline.log();
+    assert_eq!((begun(&log), resumed_from(&log).len()), (2, 2), "{log}");
     pipeline.stop();
 }

@@ -1,5 +1,6 @@
 //! Attempts, one after the other, until the pipeline is told to stop or a person is needed.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use sooner_api::{Class, Code, Fact, Result, Telemetry};
@@ -67,20 +68,31 @@ async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again.
-pub async fn halt_on_request(halt: watch::Sender<bool>, mut stop: watch::Receiver<bool>, requests: Requests) {
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep(REQUESTS_INTERVAL) => {
-                if !requests.whole_tables().is_empty() {
-                    break;
+/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again. What had been
+/// asked for before this is called, the attempt sees to itself, however long it takes until it has.
+pub fn halt_on_request(
+    halt: watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+    requests: Requests,
+) -> impl Future<Output = ()> + Send + 'static {
+    let mut known = requests.whole_tables();
+    async move {
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = tokio::time::sleep(REQUESTS_INTERVAL) => {
+                    let asked = requests.whole_tables();
+                    if asked.iter().any(|table| !known.contains(table)) {
+                        break;
+                    }
+                    // One that was seen to may be asked for again.
+                    known.retain(|table| asked.contains(table));
                 }
             }
         }
+        halt.send_replace(true);
     }
-    halt.send_replace(true);
 }
 
 #[cfg(test)]

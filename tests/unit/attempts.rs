@@ -69,6 +69,23 @@ async fn a_request_halts_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_long_to_begin_is_not_halted_by_what_it_has_to_see_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let requests = Requests::new(folder.path());
+    requests.resume(&name("t")).unwrap();
+    let (halt, halted) = watch::channel(false);
+    let (_stop, stopped) = watch::channel(false);
+    let watching = tokio::spawn(halt_on_request(halt, stopped, requests.clone()));
+    pass(60_000).await;
+    assert!(!*halted.borrow());
+    requests.forget(&requests.pending());
+    pass(1000).await;
+    requests.resume(&name("t")).unwrap();
+    soon(watching).await.unwrap();
+    assert!(*halted.borrow(), "it was asked for again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_halts_an_attempt() {
     let folder = tempfile::tempdir().unwrap();
     for is_dropped in [true, false] {
