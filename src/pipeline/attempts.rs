@@ -68,8 +68,8 @@ async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again. What had been
-/// asked for before this is called, the attempt sees to itself, however long it takes until it has.
+/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again. What had
+/// been asked for before this is called, the attempt sees to itself, however long it takes until it has.
 pub fn halt_on_request(
     halt: watch::Sender<bool>,
     mut stop: watch::Receiver<bool>,
