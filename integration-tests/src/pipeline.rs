@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
+use crate::readers::{Reader, compare};
 use crate::registry::Registry;
 use crate::root;
 
@@ -226,6 +227,13 @@ impl Pipeline {
             is_told && status.durable_lsn >= end && status.tables.values().all(copied)
         })
         .await;
+    }
+
+    /// Fails, with the status and the log, unless each of these tables in the lake equals its source, as DuckDB sees it.
+    pub fn assert_equal(&self, postgres: &Postgres, tables: &[&str]) {
+        if let Err(difference) = compare(Reader::DuckDb, postgres, &self.lake, None, tables) {
+            panic!("the lake differs from Postgres:\n{difference}\n{:?}\n{}", self.status(), self.log());
+        }
     }
 
     /// Fails if the status has a reason why a table is parked.

@@ -8,7 +8,7 @@ use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal, eventually_equal};
+use integration_tests::readers::eventually_equal;
 use sooner::status::Status;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -180,7 +180,7 @@ async fn rows_are_copied_over_their_own_while_their_table_is_followed() {
     changing(&pipeline).await;
     assert!(pipeline.log().matches("\"copied\",\"table\":\"public.t\"").count() == 2, "{}", pipeline.log());
     assert!(!pipeline.log().contains("interrupted"), "{}", pipeline.log());
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t", "public.other"]);
+    pipeline.assert_equal(&postgres, &["public.t", "public.other"]);
 
     // All rows, while others go on; and a kill in the middle loses no request.
     assert!(pipeline.output("copy", &["public.t", "--where", "true"]).status.success());
@@ -190,7 +190,7 @@ async fn rows_are_copied_over_their_own_while_their_table_is_followed() {
     changing(&pipeline).await;
     assert!(pipeline.output("copy", &["public.t"]).status.success());
     changing(&pipeline).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t", "public.other"]);
+    pipeline.assert_equal(&postgres, &["public.t", "public.other"]);
     pipeline.stop();
 }
 
@@ -214,6 +214,6 @@ async fn rows_are_copied_over_their_own_through_kafka_in_a_quiet_database() {
         |status: &Status| status.pid == pid && find(status, "public.t").is_some_and(|table| table.events >= 4);
     pipeline.wait_for("the rows are in the lake", LIMIT, are_copied).await;
     granted(&pipeline).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);
+    pipeline.assert_equal(&postgres, &["public.t"]);
     pipeline.stop();
 }

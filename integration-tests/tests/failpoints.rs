@@ -9,7 +9,6 @@ use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
 use sooner_api::{FAILPOINTS, KAFKA_FAILPOINTS};
 
 /// How soon a process must have reached its failpoint.
@@ -45,7 +44,7 @@ async fn go_on(pipeline: &mut Pipeline, postgres: &Postgres, load: Load) {
     load.stop().await;
     pipeline.catch_up(postgres).await;
     pipeline.assert_all_stream();
-    assert_equal(Reader::DuckDb, postgres, &pipeline.lake, None, &load::TABLES);
+    pipeline.assert_equal(postgres, &load::TABLES);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,7 +66,7 @@ async fn five_crashes_of_postgres() {
     load.stop().await;
     pipeline.catch_up(&postgres).await;
     assert!(pipeline.is_running());
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &load::TABLES);
+    pipeline.assert_equal(&postgres, &load::TABLES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +136,7 @@ async fn commits_of_spark_beside_the_stream_are_followed() {
     pipeline.start();
     postgres.sql("UPDATE accounts SET note = 'after a restart' WHERE id > 900000 OR id < 100").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &load::TABLES);
+    pipeline.assert_equal(&postgres, &load::TABLES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,12 +163,12 @@ async fn a_second_process_of_the_same_name_waits_and_a_zombie_steps_back() {
     load.stop().await;
     second.catch_up(&postgres).await;
     assert!(second.is_running(), "{}", second.log());
-    assert_equal(Reader::DuckDb, &postgres, &second.lake, None, &load::TABLES);
+    second.assert_equal(&postgres, &load::TABLES);
 
     second.kill();
     postgres.sql("UPDATE accounts SET note = 'the first takes over' WHERE id < 50").await;
     first.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &first.lake, None, &load::TABLES);
+    first.assert_equal(&postgres, &load::TABLES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,5 +193,5 @@ async fn a_slot_that_moved_ahead_or_is_gone_is_a_gap() {
 
     pipeline.start_with(&["--recopy"]);
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &load::TABLES);
+    pipeline.assert_equal(&postgres, &load::TABLES);
 }

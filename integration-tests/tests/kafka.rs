@@ -34,7 +34,7 @@ async fn truncates_and_changes_of_shape_pass_through_topics() {
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    let equal = |tables: &[&str]| assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, tables);
+    let equal = |tables: &[&str]| pipeline.assert_equal(&postgres, tables);
     equal(&["public.t", "public.other"]);
 
     // Rows from before and after a truncate lie in all partitions.
@@ -97,7 +97,7 @@ async fn at_least_once_is_applied_once() {
     // A member that was missed for a while may not hold all partitions at this moment.
     wait_until_equal(&postgres, &sink.lake, || sink.log()).await;
     sink.assert_all_stream();
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &load::TABLES);
+    sink.assert_equal(&postgres, &load::TABLES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,10 +118,10 @@ async fn what_concerns_a_whole_table_is_applied_once() {
         sink.start_command("sink", &[]);
         postgres.sql(&format!("INSERT INTO t SELECT generate_series({row}00, {row}99)")).await;
         sink.catch_up(&postgres).await;
-        assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.t"]);
+        sink.assert_equal(&postgres, &["public.t"]);
         postgres.sql(&format!("DELETE FROM t WHERE id > {row}")).await;
         sink.catch_up(&postgres).await;
     }
     sink.assert_all_stream();
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.t"]);
+    sink.assert_equal(&postgres, &["public.t"]);
 }

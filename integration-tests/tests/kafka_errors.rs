@@ -6,7 +6,6 @@ use integration_tests::between::{self, LIMIT, parked};
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::Postgres;
-use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
 use integration_tests::topics::read_topic;
 use sooner::status::Status;
@@ -31,7 +30,7 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     let changed = pipeline.wait_until_parked("public.changed").await.to_string();
     assert!(changed.contains("'n' was int") && changed.contains("shop.public.changed-value"), "{changed}");
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
+    pipeline.assert_equal(&postgres, &["public.fine"]);
 
     // Both are mended as the messages say, and resumed.
     kafka.alter_topic("shop.public.large", "max.message.bytes=4194304");
@@ -45,7 +44,7 @@ async fn a_row_too_large_and_an_incompatible_schema_park_their_tables_only() {
     postgres.sql("INSERT INTO changed VALUES (3, 'three'); UPDATE large SET body = 'short' WHERE id = 1").await;
     pipeline.catch_up(&postgres).await;
     let tables = ["public.fine", "public.large", "public.changed"];
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &tables);
+    pipeline.assert_equal(&postgres, &tables);
 }
 
 /// Writes messages that cannot be read to the tables' topics; each with what is said of it.
@@ -107,7 +106,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
         assert!(why.contains(&place) && why.contains(expected) && why.contains("dead_letter_topic"), "{why}");
     }
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.fine"]);
+    pipeline.assert_equal(&postgres, &["public.fine"]);
     // The topics' rows come again, behind what cannot be read.
     for (table, ..) in &spoilt {
         pipeline.resume(&format!("public.{table}"));
@@ -115,7 +114,7 @@ async fn messages_that_cannot_be_read_park_their_tables_with_the_place_named() {
     pipeline.wait_until_streaming(&SPOILT).await;
     insert_everywhere(&postgres, 3).await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+    pipeline.assert_equal(&postgres, &SPOILT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,13 +123,13 @@ async fn messages_that_cannot_be_read_go_to_the_dead_letters_if_so_configured() 
     let spoilt = spoil(&kafka);
     insert_everywhere(&postgres, 2).await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+    pipeline.assert_equal(&postgres, &SPOILT);
     // Killed and started again, it goes on behind them.
     pipeline.kill();
     pipeline.start();
     insert_everywhere(&postgres, 3).await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &SPOILT);
+    pipeline.assert_equal(&postgres, &SPOILT);
     let letters = read_topic(&kafka, "shop.dead");
     for (table, value, expected) in &spoilt {
         let topic = format!("shop.public.{table}");
@@ -169,7 +168,7 @@ async fn a_row_too_large_for_its_topic_parks_its_table_during_the_copy() {
     pipeline.wait_until_streaming(&["public.large"]).await;
     postgres.sql("INSERT INTO large VALUES (2001, 'y')").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.large"]);
+    pipeline.assert_equal(&postgres, &["public.large"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,13 +184,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     pipeline.assert_all_stream();
     postgres.sql("INSERT INTO empty VALUES (1), (2); DELETE FROM empty WHERE id = 1").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(
-        Reader::DuckDb,
-        &postgres,
-        &pipeline.lake,
-        None,
-        &["public.empty", "public.emptied", "public.toasted"],
-    );
+    pipeline.assert_equal(&postgres, &["public.empty", "public.emptied", "public.toasted"]);
     postgres.sql("TRUNCATE emptied; UPDATE toasted SET n = 2").await;
     for (table, expected) in
         [("public.emptied", "a truncate has no key"), ("public.toasted", "left an unchanged large value")]
@@ -201,7 +194,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     }
     postgres.sql("INSERT INTO empty VALUES (3)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.empty"]);
+    pipeline.assert_equal(&postgres, &["public.empty"]);
     // As the messages say.
     pipeline.stop();
     for table in ["emptied", "toasted"] {
@@ -214,13 +207,7 @@ async fn a_compacted_topic_takes_what_it_can_keep_and_parks_the_table_otherwise(
     }
     postgres.sql("INSERT INTO emptied VALUES (7); INSERT INTO toasted VALUES (7, 7, 'x')").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(
-        Reader::DuckDb,
-        &postgres,
-        &pipeline.lake,
-        None,
-        &["public.empty", "public.emptied", "public.toasted"],
-    );
+    pipeline.assert_equal(&postgres, &["public.empty", "public.emptied", "public.toasted"]);
     // Compacted while the source runs.
     kafka.alter_topic("shop.public.emptied", "cleanup.policy=compact");
     postgres.sql("TRUNCATE emptied").await;
@@ -293,7 +280,7 @@ async fn topics_that_are_not_what_they_were_are_refused() {
     pipeline.wait_until_copied("public.a").await;
     postgres.sql("DELETE FROM a WHERE id < 10").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +311,7 @@ async fn events_that_retention_removed_before_they_were_read_are_missed_aloud() 
     sink.catch_up(&postgres).await;
     postgres.sql("INSERT INTO quiet VALUES (2)").await;
     sink.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.a", "public.quiet"]);
+    sink.assert_equal(&postgres, &["public.a", "public.quiet"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,7 +362,7 @@ async fn check_tells_what_is_between_source_and_lake() {
     kafka.launch();
     postgres.sql("INSERT INTO a VALUES (1)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
-use integration_tests::readers::{Reader, assert_equal, wait_until_equal};
+use integration_tests::readers::wait_until_equal;
 use integration_tests::topics::{Judge, assert_once_and_in_order, read_topic};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -75,7 +75,7 @@ async fn everything_dies_again_and_again() {
     assert!(transactions > 500, "a load of {transactions} transactions proves little");
     assert!(source.is_running() && sink.is_running());
     judge.assert_complete(&postgres, &kafka, &registry, &load::TABLES).await;
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &load::TABLES);
+    sink.assert_equal(&postgres, &load::TABLES);
 }
 
 /// Several sinks share the partitions; which of them hold all, nobody tells. So the tables are looked at.
@@ -198,7 +198,7 @@ async fn a_transaction_that_is_split_appears_whole() {
     }
     source.start_command("source", &[]);
     sink.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.big", "public.other"]);
+    sink.assert_equal(&postgres, &["public.big", "public.other"]);
     let added: Vec<_> = rows_added(&sink.lake, "public/big").into_iter().filter(|rows| *rows > 0).collect();
     assert_eq!(added, [ROWS], "no version has a part of the transaction");
     for topic in ["shop.public.big", "shop.public.other"] {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use integration_tests::between::{self, LIMIT};
 use integration_tests::identity::Identity;
 use integration_tests::pipeline::Pipeline;
-use integration_tests::readers::{Reader, assert_equal};
 
 const ADVANCE: &str = "SELECT pg_replication_slot_advance('sooner_shop', pg_current_wal_lsn())";
 
@@ -33,7 +32,7 @@ async fn a_gap_between_slot_and_topics_is_refused() {
     pipeline.start_with(&["--recopy"]);
     pipeline.wait_until_copied("public.a").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
     pipeline.stop();
     for statement in [ADVANCE, "SELECT pg_drop_replication_slot('sooner_shop')"] {
         postgres.sql("INSERT INTO a SELECT max(id) + 1 FROM a").await;
@@ -134,7 +133,7 @@ async fn a_registry_that_hangs_or_is_none_stops_nothing_for_good() {
     assert_eq!(postgres.value(walsender).await, before, "the slot's feedback went on");
     registry.signal("CONT");
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
     assert_eq!(postgres.value(walsender).await, before);
     pipeline.stop();
 
@@ -149,7 +148,7 @@ async fn a_registry_that_hangs_or_is_none_stops_nothing_for_good() {
     pipeline.reroute(&postgres, &brokers, &format!("url = \"{}\"", registry.url()));
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,5 +169,5 @@ async fn a_pipeline_turns_from_direct_to_kafka() {
     pipeline.wait_until_copied("public.a").await;
     postgres.sql("INSERT INTO a VALUES (1)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }

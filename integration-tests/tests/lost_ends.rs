@@ -10,7 +10,6 @@ use integration_tests::between;
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::Postgres;
-use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::topics::{Seen, assert_once_and_in_order, read_topic};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -207,7 +206,7 @@ async fn a_transaction_whose_end_is_lost_is_seen_once() {
         source.wait_for_log_times("\"streaming\"", round + 2, LIMIT).await;
         postgres.sql(&format!("INSERT INTO u VALUES ({round})")).await;
         sink.catch_up(&postgres).await;
-        assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.t", "public.u"]);
+        sink.assert_equal(&postgres, &["public.t", "public.u"]);
         hung = source.log().contains("of a former source hang");
         let seen = events(read_topic(&kafka, TOPIC));
         assert_eq!(seen.len(), (round + 3) * ROWS, "{lost:?}");
@@ -227,7 +226,7 @@ async fn a_transaction_whose_end_is_lost_is_seen_once() {
     source.wait_until_parked("public.u").await;
     postgres.sql("UPDATE t SET v = 'three'").await;
     sink.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &sink.lake, None, &["public.t"]);
+    sink.assert_equal(&postgres, &["public.t"]);
     assert!(source.is_running() && sink.is_running());
 }
 
@@ -253,7 +252,7 @@ async fn an_open_transaction_of_another_producer_is_told_of() {
     pipeline.wait_for_log("a transaction of another producer is open there", LIMIT).await;
     other.abort_transaction(LIMIT).unwrap();
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);
+    pipeline.assert_equal(&postgres, &["public.t"]);
     assert_eq!(read_topic(&kafka, TOPIC).iter().filter(|event| !event.key.is_empty()).count(), 1);
     assert!(pipeline.is_running());
 }

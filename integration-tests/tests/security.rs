@@ -10,7 +10,6 @@ use integration_tests::identity::Identity;
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::registry::Registry;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -84,7 +83,7 @@ async fn brokers_with_each_protection() {
         pipeline.catch_up(&postgres).await;
         pipeline.stop();
     }
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
     assert_eq!(postgres.value("SELECT count(*) FROM a").await, ways.len().to_string());
 }
 
@@ -171,5 +170,5 @@ async fn registries_with_each_protection() {
         pipeline.catch_up(&postgres).await;
         pipeline.stop();
     }
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }

@@ -119,7 +119,7 @@ async fn a_clean_stop_leaves_the_slot_at_what_is_in_the_lake() {
         pipeline.stop();
         let slot = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE NOT active";
         let confirmed: Lsn = postgres.value(slot).await.parse().unwrap();
-        assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);
+        pipeline.assert_equal(&postgres, &["public.t"]);
         assert!(confirmed >= written, "confirmed to {confirmed}, written to {written}");
         assert!(pipeline.output("teardown", &[]).status.success());
     }
@@ -158,7 +158,7 @@ async fn a_promoted_standby_with_the_slot_goes_on() {
     primary.sql("INSERT INTO t VALUES (10, 'after')").await;
     pipeline.start();
     pipeline.catch_up(&primary).await;
-    assert_equal(Reader::DuckDb, &primary, &pipeline.lake, None, &["public.t"]);
+    pipeline.assert_equal(&primary, &["public.t"]);
     assert!(!pipeline.log().contains("copied again"), "{}", pipeline.log());
     pipeline.stop();
 }
@@ -178,7 +178,7 @@ async fn a_server_made_by_pg_upgrade_goes_on() {
     postgres.sql("INSERT INTO t VALUES (10, 'after'); DELETE FROM t WHERE id = 2").await;
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.t"]);
+    pipeline.assert_equal(&postgres, &["public.t"]);
     assert!(!pipeline.log().contains("copied again"), "{}", pipeline.log());
     pipeline.stop();
 }

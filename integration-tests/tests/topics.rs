@@ -9,7 +9,6 @@ use integration_tests::avro_json::to_json;
 use integration_tests::between::{self, LIMIT};
 use integration_tests::kafka::Kafka;
 use integration_tests::pipeline::Pipeline;
-use integration_tests::readers::{Reader, assert_equal};
 use integration_tests::topics::read_topic;
 use rdkafka::Message;
 use rdkafka::config::ClientConfig;
@@ -46,7 +45,7 @@ async fn topics_are_made_as_configured_or_left_as_they_are() {
     pipeline.start();
     pipeline.wait_until_copied("public.b").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a", "public.b"]);
+    pipeline.assert_equal(&postgres, &["public.a", "public.b"]);
     let described = kafka.topics(&["--describe", "--topic", "cdc-public.b"]);
     assert!(described.contains("PartitionCount: 2") && !described.contains("retention.ms"), "{described}");
     let log = pipeline.log();
@@ -89,7 +88,7 @@ async fn topics_and_schemas_that_may_not_be_made_are_asked_for() {
     pipeline.start();
     postgres.sql("INSERT INTO a VALUES (2)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+    pipeline.assert_equal(&postgres, &["public.a"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +112,7 @@ async fn subjects_are_named_by_each_strategy() {
             .sql(&format!("INSERT INTO a SELECT count(*) + 1 FROM a; UPDATE a SET id = -id WHERE '{prefix}' = 'two'"))
             .await;
         pipeline.catch_up(&postgres).await;
-        assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+        pipeline.assert_equal(&postgres, &["public.a"]);
         pipeline.stop();
         let subjects = registry.ask("GET", "/subjects", "");
         for subject in expected {
@@ -171,7 +170,7 @@ async fn an_events_partition_is_the_keys_or_that_of_the_named_columns_whatever_t
         postgres.sql(&format!("ALTER TABLE a ALTER COLUMN id SET DEFAULT {default}")).await;
         postgres.sql("UPDATE a SET v = v || 'w'; DELETE FROM a WHERE id % 10 = 0").await;
         pipeline.catch_up(&postgres).await;
-        assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.a"]);
+        pipeline.assert_equal(&postgres, &["public.a"]);
         pipeline.stop();
         postgres.sql("SELECT pg_drop_replication_slot('sooner_shop')").await;
         let seen: Vec<_> = read_topic(&kafka, &format!("{prefix}.public.a"));

@@ -1,6 +1,7 @@
 //! What is wrong with the database, its role or its tables.
 
 use integration_tests::certificates::Certificates;
+use integration_tests::readers::eventually_equal;
 
 use super::*;
 
@@ -67,7 +68,7 @@ async fn tls_in_every_mode() {
     pipeline.start();
     postgres.sql("UPDATE items SET a = 'over TLS' WHERE id = 1").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    pipeline.assert_equal(&postgres, &["public.items"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +107,7 @@ async fn a_table_without_key_waits_alone() {
     assert_says(&reason, &["no primary key that is valid", "refuses the application's UPDATE", "ADD PRIMARY KEY"]);
     postgres.sql("INSERT INTO items VALUES (1000, 'still here', 1)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    pipeline.assert_equal(&postgres, &["public.items"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +150,7 @@ async fn a_table_that_the_publication_lacks_waits_alone_with_the_statement() {
     pipeline.start();
     assert_says(&reason_of(&pipeline, "public.more").await, &[why, remedy]);
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    pipeline.assert_equal(&postgres, &["public.items"]);
     postgres.sql("INSERT INTO more VALUES (1); ALTER PUBLICATION sooner_shop ADD TABLE more").await;
     eventually_equal(&postgres, &pipeline.lake, &["public.items", "public.more"], || pipeline.log()).await;
     pipeline.stop();
@@ -170,7 +171,7 @@ async fn a_table_dropped_while_running() {
     pipeline.wait_for("doomed is gone", Duration::from_secs(30), is_gone).await;
     postgres.sql("INSERT INTO items VALUES (1000, 'still here', 1)").await;
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    pipeline.assert_equal(&postgres, &["public.items"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ async fn values_that_the_lake_cannot_hold() {
     );
     assert_says(&reason_of(&pipeline, "public.times").await, &["id=5", "column 'at'", "infinity has no place"]);
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.calm"]);
+    pipeline.assert_equal(&postgres, &["public.calm"]);
     // A parked table stays parked over a restart, and goes on once it is mended and resumed.
     pipeline.kill();
     postgres.sql("UPDATE items SET n = 0 WHERE id = 7777").await;
@@ -129,7 +129,7 @@ async fn a_full_disk() {
     pipeline.wait_for("told that the disk is full", Duration::from_secs(60), full).await;
     std::fs::remove_file(disk.0.path().join("ballast")).unwrap();
     pipeline.catch_up(&postgres).await;
-    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, None, &["public.items"]);
+    pipeline.assert_equal(&postgres, &["public.items"]);
 }
 
 /// A file system of 10 MiB in memory.
