@@ -79,7 +79,9 @@ pub fn transaction(random: &mut StdRng) -> String {
 
 fn statement(random: &mut StdRng) -> String {
     let id = random.random_range(1..6000);
-    let document = random.random_range(1..330);
+    // Keys change back and forth, so that there are always documents to change.
+    let (low, is_low) = (random.random_range(1..330), random.random_bool(0.5));
+    let (document, moved) = if is_low { (low, low + 1000) } else { (low + 1000, low) };
     match random.random_range(0..12) {
         0 | 1 => format!(
             "INSERT INTO accounts VALUES ({id}, 'new', {id}, NULL) ON CONFLICT (id) DO UPDATE SET balance = accounts.balance + 1"
@@ -100,7 +102,7 @@ fn statement(random: &mut StdRng) -> String {
         8 | 9 => format!("UPDATE documents SET version = version + 1 WHERE id = {document}"),
         10 => format!("UPDATE documents SET body = repeat(md5('{id}'), 150) WHERE id = {document}"),
         _ => format!(
-            "UPDATE documents SET id = id + 1000 WHERE id = {document} AND NOT EXISTS (SELECT FROM documents WHERE id = {document} + 1000)"
+            "UPDATE documents SET id = {moved} WHERE id = {document} AND NOT EXISTS (SELECT FROM documents WHERE id = {moved})"
         ),
     }
 }

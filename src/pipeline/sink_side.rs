@@ -146,7 +146,7 @@ async fn compared<L: LakeTable>(assigned: Assigned, mut table: L) -> Tried<L> {
     let copy = assigned.copy.as_ref().and_then(|copy| copy.lake);
     let altered = match table.resume_copy(copy).await {
         Ok(true) => {
-            tracing::info!(table = %assigned.table, ?copy, "its copy in the lake goes on");
+            tracing::info!(table = %assigned.table, version = copy.map(|copy| copy.version), "its copy in the lake goes on");
             Ok(None)
         }
         Ok(false) => alteration(&assigned, &table).await,
