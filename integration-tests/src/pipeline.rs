@@ -229,7 +229,7 @@ impl Pipeline {
         .await;
     }
 
-    /// Fails, with the status and the log, unless each of these tables in the lake equals its source, as DuckDB sees it.
+    /// Fails, with status and log, unless each of these tables in the lake equals its source, as DuckDB sees it.
     pub fn assert_equal(&self, postgres: &Postgres, tables: &[&str]) {
         if let Err(difference) = compare(Reader::DuckDb, postgres, &self.lake, None, tables) {
             panic!("the lake differs from Postgres:\n{difference}\n{:?}\n{}", self.status(), self.log());

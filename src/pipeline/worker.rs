@@ -155,6 +155,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
                 },
                 () = sleep_until(self.last_look + self.settings.inspection_interval), if is_idle => self.inspect().await,
                 () = self.budget.pressed(), if self.table.staged_bytes() > 0 => self.table.seal().await,
+                () = self.table.maintenance_due(), if !self.is_copying && !self.is_stopped => self.maintain().await,
             };
             if let Err(error) = done
                 && !self.handle(error)
@@ -248,6 +249,12 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Lets the table do what it does for itself, as one of the commits at the same time.
+    async fn maintain(&mut self) -> Result<()> {
+        let _permit = self.settings.commits.clone().acquire_owned().await.ok();
+        self.table.maintain().await
     }
 
     /// All of a copy is here: it becomes visible at once.

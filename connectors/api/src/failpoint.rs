@@ -4,12 +4,13 @@
 //! look; in a release a failpoint is nothing.
 
 /// All failpoints that a pipeline reaches, whether or not there is Kafka.
-pub const FAILPOINTS: [&str; 7] = [
+pub const FAILPOINTS: [&str; 8] = [
     "publication_created",
     "slot_created",
     "part_put",
     "vectors_put",
     "log_entry_put",
+    "files_rearranged",
     "progress_put",
     "slot_confirmed",
 ];

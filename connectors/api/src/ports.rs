@@ -292,6 +292,18 @@ pub trait LakeTable: Send {
     /// The last copy that has ended; none if its log does not say so.
     fn last_copy(&self) -> Option<u64>;
 
+    /// Waits until the table has something to do for itself, beside merging; for ever, if it never has. May be
+    /// cancelled. Not to be called while a copy is staged.
+    fn maintenance_due(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Does what was waited for: readers find the same rows afterwards. What is staged stays staged. Repeating it after
+    /// an error is safe.
+    fn maintain(&mut self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Forgets what is staged.
     fn discard(&mut self);
 }

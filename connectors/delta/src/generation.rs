@@ -1,20 +1,23 @@
 //! A generation of a table: a log, and the rows that it lists. Readers see one; the next one is built by a copy, beside
 //! it and unseen, and takes its place in one commit.
 
-use sooner_api::{Error, Result};
+use sooner_api::{Error, Result, failpoint};
 use sooner_schemas::TableName;
 use uuid::Uuid;
 
+use crate::clock::now_millis;
 use crate::index::build::{IndexedFile, index_file};
 use crate::index::key_index::{FileId, KeyIndex};
 use crate::log::actions::log_path;
-use crate::log::commit::Commit;
+use crate::log::commit::{Commit, LogEntry};
+use crate::log::committer::{Committer, Outcome};
 use crate::log::live_files::{LiveFile, LiveFiles};
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 use crate::maintenance::checkpoint::{CheckpointSchedule, start_checkpoint};
+use crate::maintenance::rewrite::Rewritten;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::own_entry::OwnEntry;
 use crate::merge::staging::Staging;
@@ -129,13 +132,38 @@ impl Generation {
         self.note_own(table, id)
     }
 
+    /// Files that were written again take the place of the former ones. Returns the entry of somebody else that comes
+    /// first, if there is one.
+    pub async fn rearrange(
+        &mut self,
+        table: &TableName,
+        pipeline: &str,
+        rewritten: &Rewritten,
+    ) -> Result<Option<LogEntry>> {
+        let transaction = rewritten.transaction(&self.base, pipeline);
+        if transaction.removed.is_empty() {
+            return Ok(None);
+        }
+        let (name, plan) = (table.to_string(), transaction.plan(&self.base, now_millis()));
+        let committer = Committer::new(&self.location, &name);
+        match committer.commit(self.base.next_number(), transaction.id, &plan).await? {
+            Outcome::Committed => {
+                failpoint("files_rearranged");
+                self.index.iter_mut().for_each(|index| rewritten.move_rows(index));
+                self.base = std::mem::take(&mut self.base).apply(plan.commit);
+                self.note_own(table, transaction.id);
+                Ok(None)
+            }
+            Outcome::Conflict(entry) => Ok(Some(*entry)),
+            Outcome::Unknown(error) => Err(error),
+        }
+    }
+
     /// The last entry of the log is ours. Returns the version.
     fn note_own(&mut self, table: &TableName, id: Uuid) -> u64 {
         let version = self.base.number().unwrap_or_default();
         self.own_entry = OwnEntry(Some((version, id)));
-        if self.checkpoints.count_commit() {
-            start_checkpoint(self.location.clone(), table.clone(), version);
-        }
+        start_checkpoint(&self.location, table, version, self.checkpoints.count_commit());
         version
     }
 

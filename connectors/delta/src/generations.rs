@@ -7,15 +7,12 @@ use uuid::Uuid;
 
 use crate::clock::now_millis;
 use crate::generation::Generation;
-use crate::log::committer::{Committer, Outcome, contended};
+use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::transaction::Transaction;
 use crate::maintenance::leftovers::{discard_generation, discard_other_generations};
 use crate::merge::foreign::{made_by_somebody_else, overtaken};
 use crate::store::location::TableLocation;
-
-/// How often the next generation gives way to others before it gives up.
-const MAX_CONFLICTS: u32 = 50;
 
 /// The generations of a table.
 pub struct Generations {
@@ -151,7 +148,7 @@ impl Generations {
                 Outcome::Unknown(error) => return Err(error),
             }
         }
-        Err(contended(&name, MAX_CONFLICTS))
+        Err(contended(&name))
     }
 
     /// Looks whether somebody else has ended the copy that goes on here.

@@ -13,11 +13,12 @@ use crate::generation::Generation;
 use crate::generations::Generations;
 use crate::index::key_index::KeyIndex;
 use crate::log::commit::LogEntry;
-use crate::log::committer::{Committer, Outcome, contended};
+use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
+use crate::maintenance::compaction::{Compaction, Subject};
 use crate::merge::event_plan::EventPlan;
-use crate::merge::foreign::{self, Author, is_altered, made_by_somebody_else};
+use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{
     ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
 };
@@ -28,9 +29,6 @@ use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{columns_of, widen};
 use crate::store::location::TableLocation;
-
-/// How often a commit gives way to others before it gives up.
-const MAX_CONFLICTS: u32 = 50;
 
 /// One table of the lake.
 pub struct DeltaTable {
@@ -45,6 +43,7 @@ pub struct DeltaTable {
     limits: PartLimits,
     /// A topic that begins with rows begins with those of a copy.
     expects_copy: bool,
+    compaction: Compaction,
 }
 
 impl DeltaTable {
@@ -54,6 +53,7 @@ impl DeltaTable {
         location: TableLocation,
         names: PositionNames,
         limits: PartLimits,
+        compaction: Compaction,
     ) -> Result<DeltaTable> {
         let mut table = DeltaTable {
             generations: Generations::open(location, &names).await?,
@@ -65,6 +65,7 @@ impl DeltaTable {
             names,
             limits,
             expects_copy: false,
+            compaction,
         };
         table.compare_with_feed();
         Ok(table)
@@ -143,7 +144,8 @@ impl DeltaTable {
 
     async fn follow(&mut self, entry: LogEntry) -> Result<()> {
         let name = self.name.to_string();
-        let author = self.judge(&entry)?;
+        let url = self.generations.shown.location.url.as_str();
+        let author = foreign::author(&self.name, url, &self.names, self.base(), &self.staging, &entry)?;
         let commit = Committer::new(&self.generations.target().location, &name).load(entry).await?;
         tracing::info!(table = name, version = self.base().next_number(), "another writer committed; following it");
         let (was_absent, before) = (!self.base().exists(), self.base().columns().to_vec());
@@ -155,16 +157,6 @@ impl DeltaTable {
         let target = self.generations.target_mut();
         foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
         target.index_added(&name, self.staging.plan.as_ref(), added).await
-    }
-
-    /// Who made a commit; an error if it cannot stand beside ours.
-    fn judge(&self, entry: &LogEntry) -> Result<Author> {
-        let (url, staged) = (self.generations.shown.location.url.as_str(), self.staging.positions.as_ref());
-        match foreign::judge(&self.name, url, &self.names, self.base(), staged, entry) {
-            // A copy replaces all rows, whatever others made of them.
-            Err(error) if self.staging.is_copy() && is_altered(&error) => Ok(Author::Stranger),
-            judged => judged,
-        }
     }
 
     /// Commits what is staged to the log that events are merged into; `copy` is the copy that ends with it.
@@ -189,6 +181,7 @@ impl DeltaTable {
                     let table = self.name.clone();
                     self.generations.target_mut().finish_commit(&table, plan.commit, staging);
                     self.compare_with_feed();
+                    self.consider_compaction(false);
                     let table_version = self.generations.shown.base.number().unwrap_or_default();
                     let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
                     return Ok(Committed { table_version, rows_written, rows_removed });
@@ -197,7 +190,17 @@ impl DeltaTable {
                 Outcome::Unknown(error) => return Err(error),
             }
         }
-        Err(contended(&name, MAX_CONFLICTS))
+        Err(contended(&name))
+    }
+
+    /// Has files written again where that is worth it.
+    fn consider_compaction(&mut self, is_quiet: bool) {
+        let Generation { location, base, index, .. } = &self.generations.shown;
+        let is_merged = index.is_some() && !self.generations.keep_copies();
+        if let Some(plan) = self.staging.plan.as_ref().filter(|_| is_merged) {
+            let subject = Subject { location, base, keys: &plan.keys, limits: &self.limits };
+            self.compaction.consider(&subject, is_quiet);
+        }
     }
 }
 
@@ -256,6 +259,7 @@ impl LakeTable for DeltaTable {
         if self.standing == Standing::Foreign {
             return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
         }
+        self.compaction.give_up(&self.generations.shown.location).await;
         self.staging.begin_copy(columns_of(&start.events.schema)?);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
@@ -366,6 +370,26 @@ impl LakeTable for DeltaTable {
 
     fn last_copy(&self) -> Option<u64> {
         self.names.copy(self.generations.shown.base.txns())
+    }
+
+    async fn maintenance_due(&mut self) {
+        self.compaction.due().await;
+    }
+
+    async fn maintain(&mut self) -> Result<()> {
+        // Nothing is built on an entry that others may have replaced.
+        self.inspect().await?;
+        let shown = &mut self.generations.shown;
+        let Some(rewritten) = self.compaction.take(&shown.location).await else {
+            self.consider_compaction(true);
+            return Ok(());
+        };
+        if let Some(entry) = shown.rearrange(&self.name, self.names.pipeline(), &rewritten).await? {
+            self.compaction.put_back(rewritten);
+            return self.follow_others(Some(entry)).await;
+        }
+        self.consider_compaction(false);
+        Ok(())
     }
 
     fn discard(&mut self) {

@@ -14,6 +14,8 @@ use super::transaction::Plan;
 use crate::store::location::TableLocation;
 use crate::store::operations::{Put, discard, get, put, put_new};
 
+/// How often a commit gives way to others before it gives up.
+pub const MAX_CONFLICTS: u32 = 50;
 /// How often a put whose outcome is unknown is tried.
 const ATTEMPTS: u32 = 6;
 
@@ -109,12 +111,12 @@ impl<'a> Committer<'a> {
     }
 }
 
-/// The error of a commit that others were faster than so many times.
-pub fn contended(table: &str, times: u32) -> Error {
+/// The error of a commit that others were faster than [`MAX_CONFLICTS`] times.
+pub fn contended(table: &str) -> Error {
     Error::retry(
         Code::CommitContended,
         format!("cannot commit to the lake table {table}"),
-        format!("other writers were faster {times} times in a row"),
+        format!("other writers were faster {MAX_CONFLICTS} times in a row"),
         "let other writers commit less often; it is tried again",
     )
 }

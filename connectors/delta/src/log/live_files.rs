@@ -91,10 +91,11 @@ impl LiveFile {
         self.add.get("path").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The file's add action, with this deletion vector if there is one.
-    pub fn add_action(&self, vector: Option<&Value>) -> Value {
+    /// The file's add action, with this deletion vector if there is one. `changes_data` says whether rows are written
+    /// or go by it, rather than lie elsewhere.
+    pub fn add_action(&self, vector: Option<&Value>, changes_data: bool) -> Value {
         let mut add = self.add.clone();
-        add.insert("dataChange".to_owned(), json!(true));
+        add.insert("dataChange".to_owned(), json!(changes_data));
         if let Some(vector) = vector {
             add.insert("deletionVector".to_owned(), vector.clone());
             if let Some(stats) = add.get("stats").and_then(Value::as_str).and_then(with_wide_bounds) {
@@ -104,12 +105,13 @@ impl LiveFile {
         Value::Object(add)
     }
 
-    /// The file's remove action, with the deletion vector that the file has now.
-    pub fn remove_action(&self, now_millis: i64) -> Value {
+    /// The file's remove action, with the deletion vector that the file has now. `changes_data` says whether rows go by
+    /// it, rather than lie elsewhere.
+    pub fn remove_action(&self, now_millis: i64, changes_data: bool) -> Value {
         let mut remove = json!({
             "path": self.key(),
             "deletionTimestamp": now_millis,
-            "dataChange": true,
+            "dataChange": changes_data,
             "extendedFileMetadata": true,
             "partitionValues": {},
             "size": self.size,
@@ -209,14 +211,14 @@ mod tests {
     #[test]
     fn an_add_action_is_read_back() {
         let written = file("part-1.parquet", 7);
-        let Value::Object(add) = written.add_action(None) else { panic!("an object") };
+        let Value::Object(add) = written.add_action(None, true) else { panic!("an object") };
         assert_eq!(LiveFile::from_add(add), Some(written));
     }
 
     #[test]
     fn statistics_of_a_file_with_a_vector_are_wide_bounds() {
         let vector = json!({"storageType": "i"});
-        let add = file("a", 7).add_action(Some(&vector));
+        let add = file("a", 7).add_action(Some(&vector), true);
         assert_eq!(add["deletionVector"], vector);
         assert!(add["stats"].as_str().is_some_and(|stats| stats.contains("\"tightBounds\":false")));
     }

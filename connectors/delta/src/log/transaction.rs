@@ -29,6 +29,8 @@ pub enum Kind {
     Truncate,
     /// Replaces all rows, and the columns, by a copy.
     Copy,
+    /// Moves rows from files into others, and changes none.
+    Rearrange,
 }
 
 /// A commit to be.
@@ -46,7 +48,7 @@ pub struct Transaction {
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
     pub superseded: BTreeMap<FileId, RoaringBitmap>,
-    /// Rows of live files that go, for [`Kind::Merge`].
+    /// Rows of live files that go, for [`Kind::Merge`] and [`Kind::Rearrange`].
     pub removed: BTreeMap<FileId, RoaringBitmap>,
     /// Positions by application id.
     pub txns: HashMap<String, i64>,
@@ -104,11 +106,11 @@ impl Transaction {
         let shrunk = changes.shrunk.iter().filter_map(|(id, _)| base.files().get(*id));
         let removed: Vec<_> = changes.removed.iter().copied().chain(shrunk).collect();
         for file in &removed {
-            line(&mut text, "remove", file.remove_action(now_millis));
+            line(&mut text, "remove", file.remove_action(now_millis, self.changes_data()));
         }
         let adds: Vec<_> = changes.shrunk.into_iter().chain(added).collect();
         for (_, file) in &adds {
-            line(&mut text, "add", file.add_action(file.vector.as_ref()));
+            line(&mut text, "add", file.add_action(file.vector.as_ref(), self.changes_data()));
         }
         let commit = Commit {
             txns: self.txns.clone(),
@@ -142,7 +144,7 @@ impl Transaction {
 
     fn changes<'a>(&self, base: &'a TableVersion, writer: &mut VectorWriter) -> Changes<'a> {
         let mut changes = Changes::default();
-        if self.kind != Kind::Merge {
+        if matches!(self.kind, Kind::Truncate | Kind::Copy) {
             for (_, file) in base.files().iter() {
                 changes.rows_removed += file.rows.map_or(0, |rows| rows.saturating_sub(file.deleted.len()));
                 changes.removed.push(file);
@@ -182,11 +184,17 @@ impl Transaction {
         !base.exists() || (self.kind == Kind::Copy && base.check_mergeable("").is_err())
     }
 
+    /// Readers of changes pass over a commit that changes no data.
+    fn changes_data(&self) -> bool {
+        self.kind != Kind::Rearrange
+    }
+
     fn commit_info(&self, added: &[(FileId, LiveFile)], rows_removed: u64, now_millis: i64) -> Value {
         let operation = match self.kind {
             Kind::Copy => "REPLACE TABLE AS SELECT",
             Kind::Truncate => "TRUNCATE",
             Kind::Merge => "MERGE",
+            Kind::Rearrange => "OPTIMIZE",
         };
         let inserted = added.iter().filter_map(|(_, file)| file.rows).sum::<u64>();
         let mut info = json!({

@@ -25,8 +25,24 @@ pub enum Author {
     Stranger,
 }
 
+/// Who made a commit; an error if it cannot stand beside what is staged.
+pub fn author(
+    table: &TableName,
+    url: &str,
+    names: &PositionNames,
+    base: &TableVersion,
+    staging: &Staging,
+    entry: &LogEntry,
+) -> Result<Author> {
+    match judge(table, url, names, base, staging.positions.as_ref(), entry) {
+        // A copy replaces all rows, whatever others made of them.
+        Err(error) if staging.is_copy() && is_altered(&error) => Ok(Author::Stranger),
+        judged => judged,
+    }
+}
+
 /// Refuses a commit that cannot stand beside ours; otherwise says who made it.
-pub fn judge(
+fn judge(
     table: &TableName,
     url: &str,
     names: &PositionNames,
@@ -109,7 +125,7 @@ pub fn rows_altered(table: &TableName, names: &PositionNames, why: &str) -> Erro
 }
 
 /// Whether an error says that others removed or changed rows.
-pub fn is_altered(error: &Error) -> bool {
+fn is_altered(error: &Error) -> bool {
     matches!(error.code, Code::CopyNeeded | Code::TableAltered)
 }
 

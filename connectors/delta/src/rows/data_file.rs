@@ -8,7 +8,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryFutureExt};
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector};
@@ -113,6 +113,34 @@ pub async fn read(
     rows: Option<&[u32]>,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
+    let mut batches = open(table, path, size, Some(columns), rows).await?;
+    while let Some(batch) = batches.next().await {
+        let batch = batch?;
+        if batch.num_columns() < columns.len() {
+            let what = format!("cannot read the data file {path}");
+            let why = format!("it lacks one of the columns {}", columns.join(", "));
+            return Err(Error::operator(
+                Code::FileDamaged,
+                what,
+                why,
+                "copy the table again with `sooner resume TABLE`",
+            ));
+        }
+        each(batch)?;
+    }
+    Ok(())
+}
+
+/// Opens the data file at `path`, which is `size` bytes long. The stream has batches in row order, with those of the
+/// columns that are there, or with all that are there: all rows, or those at the ascending positions `rows`. A damaged
+/// file is an operator error.
+pub async fn open(
+    table: &Arc<dyn ObjectStore>,
+    path: &Path,
+    size: u64,
+    columns: Option<&[&str]>,
+    rows: Option<&[u32]>,
+) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + Unpin + use<>> {
     let mut reader = FileReader { store: table.clone(), path: path.clone(), size };
     let unreadable = |error: ParquetError| read_error(path, error);
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -120,29 +148,20 @@ pub async fn read(
     let schema = Arc::new(in_micros(metadata.schema()));
     let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema));
     let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata.map_err(unreadable)?);
-    let fields = builder.schema().fields();
-    let roots: Option<Vec<_>> =
-        columns.iter().map(|name| fields.iter().position(|field| field.name() == name)).collect();
-    let roots = roots.ok_or_else(|| {
-        let why = format!("it lacks one of the columns {}", columns.join(", "));
-        Error::operator(
-            Code::FileDamaged,
-            format!("cannot read the data file {path}"),
-            why,
-            "copy the table again with `sooner resume TABLE`",
-        )
-    })?;
+    let fields = builder.schema().fields().iter().enumerate();
+    let roots: Vec<_> = fields
+        .filter(|(_, field)| columns.is_none_or(|columns| columns.contains(&field.name().as_str())))
+        .map(|(root, _)| root)
+        .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
     if let Some(rows) = rows {
         let total = builder.metadata().file_metadata().num_rows() as u32;
         builder = builder.with_row_selection(selection(rows, total));
     }
-    let mut batches = builder.build().map_err(unreadable)?;
-    while let Some(batch) = batches.next().await {
-        each(batch.map_err(unreadable)?)?;
-    }
-    Ok(())
+    let path = path.clone();
+    let batches = builder.build().map_err(|error| read_error(&path, error))?;
+    Ok(batches.map(move |batch| batch.map_err(|error| read_error(&path, error))))
 }
 
 /// A file's schema with nanoseconds read as microseconds in UTC: Spark writes instants as INT96, which would otherwise

@@ -36,12 +36,11 @@ async fn write_entry(world: &World, version: u64, removes: &[LiveFile], adds: &[
     let mut text = r#"{"commitInfo":{"operation":"OPTIMIZE","engineInfo":"somebody","txnId":"theirs"}}"#.to_owned();
     text.push('\n');
     for file in removes {
-        let mut remove = file.remove_action(1);
-        remove["dataChange"] = false.into();
+        let remove = file.remove_action(1, false);
         line(&mut text, "remove", remove);
     }
     for file in adds {
-        line(&mut text, "add", file.add_action(file.vector.as_ref()));
+        line(&mut text, "add", file.add_action(file.vector.as_ref(), true));
     }
     std::fs::write(world.log_entry(version), text).unwrap();
 }

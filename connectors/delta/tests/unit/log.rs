@@ -138,7 +138,7 @@ fn an_entry_of_spark_is_taken_apart() {
     assert_eq!((files[0].key(), files[0].path.as_ref()), ("x%20y.parquet", "x y.parquet"));
     assert_eq!((files[0].rows, files[1].rows, &files[0].vector), (Some(3), None, &None));
     // Added again with a vector, it keeps what it does not understand, and its statistics are wide.
-    let again = files[0].add_action(Some(&json!({"storageType": "i"})));
+    let again = files[0].add_action(Some(&json!({"storageType": "i"})), true);
     assert_eq!((&again["tags"]["k"], &again["dataChange"]), (&json!("v"), &json!(true)));
     let stats: Value = serde_json::from_str(again["stats"].as_str().unwrap()).unwrap();
     assert_eq!(stats, json!({"numRecords": 3, "minValues": {"x": 1}, "tightBounds": false}));

@@ -1,6 +1,7 @@
 //! Random histories of one table against a map of its rows: what is committed is what a reader finds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -9,11 +10,14 @@ use sooner_delta::DeltaTable;
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::event::TableEvents;
 use sooner_schemas::{Lsn, Position};
+use tokio::time::timeout;
 
 use crate::support::{Row, World, mark, origin, text};
 
 const STEPS: usize = 70;
 const KEYS: i64 = 12;
+/// How long it is waited for files that may be being written again.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A table, and what it should hold.
 struct Model {
@@ -27,6 +31,8 @@ struct Model {
     /// What is durable of a copy that has not ended.
     copied: Option<BTreeMap<i64, Row>>,
     lsn: u64,
+    /// How often files were written again.
+    maintained: u32,
 }
 
 /// A row as Postgres sends it: values that the change did not touch may be left out.
@@ -42,11 +48,11 @@ impl Model {
         let table = world.open().await;
         let (committed, staged) = (BTreeMap::new(), BTreeMap::new());
         let (random, copied) = (StdRng::seed_from_u64(seed), None);
-        Model { seed, random, world, table, committed, staged, is_copy: false, copied, lsn: 0 }
+        Model { seed, random, world, table, committed, staged, is_copy: false, copied, lsn: 0, maintained: 0 }
     }
 
     async fn step(&mut self) {
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..23) {
             0..=8 => self.stage_changes().await,
             9 => self.stage_what_was_taken_already().await,
             10 | 11 => self.rename_across_a_seal().await,
@@ -55,6 +61,7 @@ impl Model {
             15 => self.copy().await,
             16 => self.discard(),
             17 => self.reopen().await,
+            18..=20 => self.maintain().await,
             _ if self.is_copy && self.random.random() => self.end_copy().await,
             _ => self.commit().await,
         }
@@ -219,6 +226,23 @@ impl Model {
         self.discard();
     }
 
+    /// Files are written again, and committed at once or later: readers find the same rows.
+    async fn maintain(&mut self) {
+        if self.is_copy {
+            return;
+        }
+        for _ in 0..3 {
+            self.stage_changes().await;
+            self.show().await;
+        }
+        if timeout(PATIENCE, self.table.maintenance_due()).await.is_err() || self.random.random() {
+            return;
+        }
+        self.table.maintain().await.unwrap();
+        self.maintained += 1;
+        assert_eq!(self.world.rows().await, self.committed, "seed {}, at {}", self.seed, self.lsn);
+    }
+
     /// During a copy, nobody sees what is committed.
     async fn commit(&mut self) {
         if !self.is_copy {
@@ -251,19 +275,22 @@ impl Model {
     }
 }
 
-async fn run(seed: u64, part_bytes: usize) {
+async fn run(seed: u64, part_bytes: usize) -> u32 {
     let mut model = Model::new(seed, part_bytes).await;
     for _ in 0..STEPS {
         model.step().await;
     }
     model.show().await;
+    model.maintained
 }
 
 #[tokio::test]
 async fn live_rows_are_those_of_the_model() {
+    let mut maintained = 0;
     for seed in 0..8 {
-        run(seed, 1 << 20).await;
+        maintained += run(seed, 1 << 20).await;
     }
+    assert!(maintained >= 8, "files were written again {maintained} times");
 }
 
 #[tokio::test]

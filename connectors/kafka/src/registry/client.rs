@@ -283,7 +283,8 @@ impl Registry {
         }
         let code = parsed.get("error_code").and_then(Value::as_i64).unwrap_or_default();
         let message = parsed.get("message").and_then(Value::as_str).map_or(text.as_str(), |message| message);
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        let is_transient = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+        if status.is_server_error() || is_transient {
             return Err(self.trouble(format!("it answers {status}: {}", one_line(message))));
         }
         if [SUBJECT_NOT_FOUND, VERSION_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&code) {

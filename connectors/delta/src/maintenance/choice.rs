@@ -1,0 +1,183 @@
+//! Which files are worth writing again: many small ones become a large one, and one that has lost many rows is written
+//! without them. Decided without I/O.
+//!
+//! Files are sorted into tiers by the bytes of their live rows, each tier a few times as large as the one below. A tier
+//! that is full becomes one file of the next. So a row is written again once for each tier, and a table has a few
+//! files in each.
+
+use std::collections::BTreeMap;
+
+use crate::index::key_index::FileId;
+use crate::log::live_files::LiveFile;
+
+/// Bytes below which a file belongs to the lowest tier.
+const LOWEST_TIER_BYTES: u64 = 64 << 10;
+/// So many files fill a tier; the next tier is so many times as large.
+const FAN_IN: u64 = 8;
+/// Bytes of a table that is so small that it is kept in one or two files.
+const TINY_TABLE_BYTES: u64 = 64 << 10;
+const TINY_TABLE_FAN_IN: usize = 3;
+/// While nothing happens to a table, any two files below this size become one.
+const QUIET_BYTES: u64 = 1 << 20;
+/// Share of rows from which a file is written again for those it has lost, in percent.
+const SPARSE_PERCENT: u64 = 30;
+/// Rows that are written again at once, at most, unless a single file has more. Each takes 32 bytes of memory.
+const MOST_ROWS: u64 = 1 << 20;
+
+/// A file that may be written again.
+struct Candidate {
+    id: FileId,
+    /// Of its live rows.
+    bytes: u64,
+    rows: u64,
+    /// Share of its rows that is gone, in percent.
+    lost_percent: u64,
+}
+
+/// Chooses the files that are written again next, oldest first; none if that is not worth it. Files of `target_bytes`
+/// are large enough. `is_quiet` says that nothing happens to the table at the moment.
+pub fn choose<'a>(
+    files: impl Iterator<Item = (FileId, &'a LiveFile)>,
+    target_bytes: u64,
+    is_quiet: bool,
+) -> Vec<FileId> {
+    let candidates: Vec<_> = files.filter_map(|(id, file)| candidate(id, file)).collect();
+    let is_tiny = candidates.iter().map(|file| file.bytes).sum::<u64>() < TINY_TABLE_BYTES;
+    let mut tiers: BTreeMap<u32, Vec<&Candidate>> = BTreeMap::new();
+    for file in candidates.iter().filter(|file| file.bytes < target_bytes / 2) {
+        tiers.entry(tier(file.bytes, is_quiet)).or_default().push(file);
+    }
+    for (tier, mut files) in tiers {
+        let enough = match tier {
+            0 if is_quiet => 2,
+            0 if is_tiny => TINY_TABLE_FAN_IN,
+            _ => FAN_IN as usize,
+        };
+        files.sort_by_key(|file| file.id);
+        let group = at_once(&files, target_bytes);
+        if files.len() >= enough && group.len() > 1 {
+            return group;
+        }
+    }
+    let sparse =
+        candidates.iter().filter(|file| file.lost_percent >= SPARSE_PERCENT && file.bytes >= LOWEST_TIER_BYTES);
+    sparse.max_by_key(|file| file.lost_percent).map(|file| vec![file.id]).unwrap_or_default()
+}
+
+/// A file whose number of rows is known.
+fn candidate(id: FileId, file: &LiveFile) -> Option<Candidate> {
+    let all = file.rows.filter(|rows| *rows > 0)?;
+    let rows = all.saturating_sub(file.deleted.len());
+    let bytes = (u128::from(file.size) * u128::from(rows) / u128::from(all)) as u64;
+    Some(Candidate { id, bytes, rows, lost_percent: (all - rows) * 100 / all })
+}
+
+/// Number of the tier of a file, from 0; in quiet times, all files that are small make up one.
+fn tier(bytes: u64, is_quiet: bool) -> u32 {
+    if is_quiet && bytes < QUIET_BYTES {
+        return 0;
+    }
+    (bytes / LOWEST_TIER_BYTES).checked_ilog(FAN_IN).map_or(0, |tier| tier + 1)
+}
+
+/// As many of these files as may be written again at once.
+fn at_once(files: &[&Candidate], target_bytes: u64) -> Vec<FileId> {
+    let (mut bytes, mut rows) = (0, 0);
+    let fits = |file: &&&Candidate| {
+        bytes += file.bytes;
+        rows += file.rows;
+        bytes <= target_bytes && rows <= MOST_ROWS
+    };
+    files.iter().take_while(fits).map(|file| file.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::path::Path;
+
+    use super::*;
+
+    const TARGET: u64 = 32 << 20;
+
+    fn file(size: u64, rows: u64, lost: u32) -> LiveFile {
+        let mut file = LiveFile::written(Path::from("x"), size, rows, 0);
+        file.deleted.insert_range(0..lost);
+        file
+    }
+
+    fn chosen(files: &[LiveFile], is_quiet: bool) -> Vec<FileId> {
+        choose((0..).zip(files), TARGET, is_quiet)
+    }
+
+    #[test]
+    fn a_tiny_table_is_kept_in_one_or_two_files() {
+        let tiny = file(2000, 10, 0);
+        assert_eq!(chosen(&[tiny.clone(), tiny.clone()], false), [] as [FileId; 0]);
+        assert_eq!(chosen(&[tiny.clone(), tiny.clone(), tiny.clone()], false), [0, 1, 2]);
+        assert_eq!(chosen(&[tiny.clone(), tiny.clone()], true), [0, 1], "nothing happens to it");
+        assert!(chosen(&[tiny], true).is_empty());
+    }
+
+    #[test]
+    fn eight_files_of_a_size_become_one_and_larger_ones_are_left_alone() {
+        let small = file(10 << 10, 100, 0);
+        let mut files = vec![file(20 << 20, 1000, 0), file(5 << 20, 1000, 0)];
+        files.extend(std::iter::repeat_n(small.clone(), 7));
+        assert!(chosen(&files, false).is_empty());
+        files.push(small);
+        assert_eq!(chosen(&files, false), [2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_live_rows_of_a_file_decide_where_it_belongs() {
+        let mut files = vec![file(60 << 10, 100, 0); 7];
+        files.push(file(10 << 20, 1000, 999));
+        assert_eq!(chosen(&files, false).len(), 8);
+    }
+
+    #[test]
+    fn a_file_that_has_lost_many_rows_is_written_again_alone() {
+        let files = [file(20 << 20, 1000, 200), file(20 << 20, 1000, 350), file(20 << 20, 1000, 300)];
+        assert_eq!(chosen(&files, false), [1]);
+        assert!(chosen(&files[..1], false).is_empty());
+    }
+
+    #[test]
+    fn no_more_is_written_at_once_than_a_file_may_hold() {
+        let files = vec![file(7 << 20, 1000, 0); 9];
+        assert_eq!(chosen(&files, false), [0, 1, 2, 3], "28 of 32 MiB");
+        let many_rows = vec![file(1 << 20, 400_000, 0); 9];
+        assert_eq!(chosen(&many_rows, false), [0, 1]);
+    }
+
+    #[test]
+    fn files_whose_rows_nobody_counts_and_files_that_are_large_are_left_alone() {
+        let mut unknown = file(1000, 10, 0);
+        unknown.rows = None;
+        assert!(chosen(&vec![unknown; 20], true).is_empty());
+        assert!(chosen(&vec![file(20 << 20, 1000, 0); 20], true).is_empty());
+    }
+
+    #[test]
+    fn whatever_is_committed_a_table_has_few_files_and_a_row_is_written_again_a_few_times() {
+        let mut files: Vec<(FileId, LiveFile)> = Vec::new();
+        let mut rewritten = 0;
+        for id in 0..20_000 {
+            files.push((id, file(4 << 10, 10, 0)));
+            loop {
+                let group = choose(files.iter().map(|(id, file)| (*id, file)), TARGET, false);
+                if group.is_empty() {
+                    break;
+                }
+                let (merged, kept): (Vec<_>, Vec<_>) = files.into_iter().partition(|(id, _)| group.contains(id));
+                let sum = |of: fn(&LiveFile) -> u64| merged.iter().map(|(_, file)| of(file)).sum::<u64>();
+                let rows = sum(|file| file.rows.unwrap_or(0));
+                rewritten += rows;
+                files = kept;
+                files.push((group[0], file(sum(|file| file.size), rows, 0)));
+            }
+            assert!(files.len() < 40, "{} files after {id} commits", files.len());
+        }
+        assert!(rewritten < 6 * 200_000, "each row was written again {} times", rewritten as f64 / 200_000.0);
+    }
+}

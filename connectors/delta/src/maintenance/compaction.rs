@@ -1,0 +1,133 @@
+//! Keeps a table in few files: decides when files are written again, and has that done beside merging.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sooner_api::Result;
+use sooner_schemas::TableName;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::choice::choose;
+use super::rewrite::{Rewrite, Rewritten};
+use crate::index::key::KeyPlan;
+use crate::log::table_version::TableVersion;
+use crate::merge::parts::PartLimits;
+use crate::store::location::TableLocation;
+
+/// After so long without a commit, nothing happens to a table.
+const QUIET: Duration = Duration::from_secs(5);
+/// After an error, and after work that was not worth it, so long nothing is tried.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Size of a file that is large enough, at most.
+const LARGEST_TARGET_BYTES: usize = 128 << 20;
+
+/// The table whose files may be written again.
+pub struct Subject<'a> {
+    /// Where it lies.
+    pub location: &'a TableLocation,
+    /// What it is.
+    pub base: &'a TableVersion,
+    /// How its keys are hashed.
+    pub keys: &'a KeyPlan,
+    /// Limits for files in memory.
+    pub limits: &'a PartLimits,
+}
+
+/// What a table does for itself.
+pub struct Compaction {
+    table: TableName,
+    /// One place for each rewrite at the same time, of all tables.
+    places: Arc<Semaphore>,
+    /// The rewrite that runs; at most one.
+    running: JoinSet<Result<Rewritten>>,
+    rewritten: Option<Rewritten>,
+    /// When it is looked what can be done in quiet times.
+    quiet_at: Option<Instant>,
+    paused_until: Instant,
+}
+
+impl Compaction {
+    /// Nothing is done yet.
+    pub fn new(table: TableName, places: Arc<Semaphore>) -> Compaction {
+        let (running, rewritten, quiet_at) = (JoinSet::new(), None, None);
+        Compaction { table, places, running, rewritten, quiet_at, paused_until: Instant::now() }
+    }
+
+    /// Waits until files are written again, or nothing has happened to the table for a while. May be cancelled.
+    pub async fn due(&mut self) {
+        if self.rewritten.is_some() {
+            return;
+        }
+        while let Some(ended) = self.running.join_next().await {
+            match ended.map_err(|panic| sooner_api::Error::internal("cannot write files again", panic)) {
+                Ok(Ok(rewritten)) => {
+                    self.rewritten = Some(rewritten);
+                    return;
+                }
+                Ok(Err(error)) | Err(error) => {
+                    tracing::warn!(table = %self.table, %error, "could not write files again");
+                    self.paused_until = Instant::now() + PAUSE;
+                    self.quiet_at = Some(self.paused_until);
+                }
+            }
+        }
+        match self.quiet_at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Files that are written, to be committed.
+    pub async fn take(&mut self, location: &TableLocation) -> Option<Rewritten> {
+        let rewritten = self.rewritten.take()?;
+        if rewritten.is_worth_it() {
+            return Some(rewritten);
+        }
+        self.paused_until = Instant::now() + PAUSE;
+        rewritten.discard(location).await;
+        None
+    }
+
+    /// Files that are written are committed later.
+    pub fn put_back(&mut self, rewritten: Rewritten) {
+        self.rewritten = Some(rewritten);
+    }
+
+    /// After a commit, or in quiet times: has files written again where that is worth it.
+    pub fn consider(&mut self, subject: &Subject<'_>, is_quiet: bool) {
+        let now = Instant::now();
+        self.quiet_at = (!is_quiet).then(|| (now + QUIET).max(self.paused_until));
+        if !self.running.is_empty() || self.rewritten.is_some() || now < self.paused_until {
+            return;
+        }
+        let Subject { location, base, keys, limits } = *subject;
+        let target_bytes = limits.part_bytes.min(LARGEST_TARGET_BYTES) as u64;
+        let chosen = choose(base.files().iter(), target_bytes, is_quiet);
+        if chosen.is_empty() {
+            return;
+        }
+        let sources = chosen.into_iter().filter_map(|id| Some((id, base.files().get(id)?.clone())));
+        let rewrite = Rewrite {
+            sources: sources.collect(),
+            location: location.clone(),
+            columns: base.columns().to_vec(),
+            keys: keys.clone(),
+            ids: base.files().ids(),
+            limits: limits.clone(),
+            places: self.places.clone(),
+        };
+        tracing::debug!(table = %self.table, files = rewrite.sources.len(), "writes files again");
+        self.running.spawn(rewrite.run());
+    }
+
+    /// All rows come again: what was under way is given up.
+    pub async fn give_up(&mut self, location: &TableLocation) {
+        self.running.shutdown().await;
+        self.quiet_at = None;
+        if let Some(rewritten) = self.rewritten.take() {
+            rewritten.discard(location).await;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Writes the live rows of files again, into fewer files. That happens beside merging: rows that go meanwhile are taken
+//! out of the new files when they are committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, new_null_array};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, SchemaRef};
+use futures::StreamExt;
+use object_store::path::Path;
+use roaring::RoaringBitmap;
+use sooner_api::{Code, Error, Result};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::index::key::{KeyHash, KeyPlan};
+use crate::index::key_index::{FileId, KeyIndex, RowAddress};
+use crate::log::live_files::{FileIds, LiveFile};
+use crate::log::table_version::TableVersion;
+use crate::log::transaction::{Kind, Transaction};
+use crate::merge::parts::{PartLimits, Parts};
+use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::data_file;
+use crate::store::location::TableLocation;
+use crate::store::operations::discard;
+
+/// Files that are to be written again, and what that takes.
+pub struct Rewrite {
+    /// The files, as they were when this was decided.
+    pub sources: Vec<(FileId, LiveFile)>,
+    /// Where the table lies.
+    pub location: TableLocation,
+    /// Its columns.
+    pub columns: Vec<LakeColumn>,
+    /// How its keys are hashed.
+    pub keys: KeyPlan,
+    /// Numbers for the new files.
+    pub ids: FileIds,
+    /// Limits for files in memory.
+    pub limits: PartLimits,
+    /// One place for each rewrite at the same time, of all tables.
+    pub places: Arc<Semaphore>,
+}
+
+/// Files that are written, and not committed yet.
+pub struct Rewritten {
+    sources: Vec<FileId>,
+    written: BTreeMap<FileId, LiveFile>,
+    moved: Vec<MovedRow>,
+}
+
+/// A row that lies in two files until the newer one is committed.
+struct MovedRow {
+    key: KeyHash,
+    from: RowAddress,
+    to: RowAddress,
+}
+
+impl Rewrite {
+    /// Writes the new files, once it is this rewrite's turn.
+    pub async fn run(self) -> Result<Rewritten> {
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await.ok();
+        let schema = arrow_schema(&self.columns);
+        let mut parts = Parts::default();
+        let mut moved = Vec::new();
+        for (id, file) in &self.sources {
+            let rows = live_rows(file);
+            let mut rows_left = rows.iter().copied();
+            let selected = (!file.deleted.is_empty()).then_some(&rows[..]);
+            let mut batches = data_file::open(&self.location.table, &file.path, file.size, None, selected).await?;
+            while let Some(batch) = batches.next().await {
+                let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
+                let keys = self.keys.hash_rows(&batch);
+                let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
+                let first = parts.append(&batch, &self.ids)?;
+                let places = keys.into_iter().zip(&mut rows_left).zip(first.row..);
+                moved.extend(places.map(|((key, row), to)| MovedRow {
+                    key,
+                    from: RowAddress { file: *id, row },
+                    to: RowAddress { file: first.file, row: to },
+                }));
+                parts.close_if_full(&self.location, &self.limits).await?;
+                tokio::task::yield_now().await;
+            }
+        }
+        parts.close(&self.location).await?;
+        let sources = self.sources.iter().map(|(id, _)| *id).collect();
+        Ok(Rewritten { sources, written: parts.written().clone(), moved })
+    }
+}
+
+impl Rewritten {
+    /// Whether there are fewer files than before, or one of them is smaller than it was.
+    pub fn is_worth_it(&self) -> bool {
+        self.sources.len() == 1 || self.written.len() < self.sources.len()
+    }
+
+    /// The transaction by which the new files take the place of the former ones, with the rows that are left.
+    pub fn transaction(&self, base: &TableVersion, pipeline: &str) -> Transaction {
+        let mut superseded: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
+        for row in self.moved.iter().filter(|row| !base.files().holds(row.from)) {
+            superseded.entry(row.to.file).or_default().insert(row.to.row);
+        }
+        let sources = self.sources.iter().filter_map(|id| Some((*id, base.files().get(*id)?)));
+        let removed = sources.map(|(id, file)| {
+            let mut rows = RoaringBitmap::new();
+            rows.insert_range(0..file.rows.unwrap_or(0).min(u32::MAX.into()) as u32);
+            (id, rows)
+        });
+        Transaction {
+            id: Uuid::new_v4(),
+            kind: Kind::Rearrange,
+            pipeline: pipeline.to_owned(),
+            columns: None,
+            added: self.written.clone(),
+            superseded,
+            removed: removed.collect(),
+            txns: Default::default(),
+            watermark: None,
+        }
+    }
+
+    /// Follows the commit in an index of the version before it: the rows that are left lie elsewhere.
+    pub fn move_rows(&self, index: &mut KeyIndex) {
+        for row in &self.moved {
+            if index.get(row.key) == Some(row.from) {
+                index.insert(row.key, row.to);
+            }
+        }
+    }
+
+    /// Deletes the new files, which nothing refers to.
+    pub async fn discard(self, location: &TableLocation) {
+        for file in self.written.values() {
+            discard(location.store(), &file.path).await;
+        }
+    }
+}
+
+/// Positions of the rows that are left of a file, ascending.
+fn live_rows(file: &LiveFile) -> Vec<u32> {
+    let rows = file.rows.unwrap_or(0).min(u32::MAX.into()) as u32;
+    (0..rows).filter(|row| !file.deleted.contains(*row)).collect()
+}
+
+/// Rows with the columns of the table as it is by now: those that came later are NULL in them.
+fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, ArrowError> {
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) => cast(column, field.data_type()),
+        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect::<std::result::Result<_, _>>()?)
+}
+
+fn unfit(path: &Path, why: impl std::fmt::Display) -> Error {
+    let what = format!("cannot write the rows of {path} again");
+    Error::operator(Code::FileDamaged, what, why, "copy the table again with `sooner resume TABLE`")
+}

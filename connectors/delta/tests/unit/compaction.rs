@@ -1,0 +1,203 @@
+//! Files are written again beside merging: readers find the same rows, in fewer files.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use sooner_api::{LakeTable, Rows, Staged};
+use sooner_delta::DeltaTable;
+use sooner_delta::log::actions::line;
+use sooner_schemas::encode::TupleValue;
+use sooner_schemas::{Position, Scalar};
+use tokio::time::timeout;
+
+use crate::support::{Row, World, column, columns, encoder, events, foreign_file, mark, name, origin, replayed, text};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A table that was committed to so often that its files are being written again: each of its keys in a file of its
+/// own.
+async fn fragmented(world: &World, keys: i64) -> DeltaTable {
+    let mut table = world.open().await;
+    for key in 0..keys {
+        commit(world, &mut table, 10 + key as u64, [key], "first").await;
+    }
+    table
+}
+
+async fn commit(world: &World, table: &mut DeltaTable, lsn: u64, ids: impl IntoIterator<Item = i64>, b: &str) {
+    table.stage(world.inserted(lsn, ids, b)).await.unwrap();
+    table.commit(mark(lsn)).await.unwrap();
+}
+
+/// Waits for files that are written again, and commits them.
+async fn maintain(table: &mut DeltaTable) {
+    timeout(LIMIT, table.maintenance_due()).await.expect("files are written again");
+    table.maintain().await.unwrap();
+}
+
+async fn files(world: &World) -> usize {
+    replayed(&world.location()).await.files().iter().count()
+}
+
+fn rows(ids: impl IntoIterator<Item = i64>, b: &str) -> BTreeMap<i64, Row> {
+    ids.into_iter().map(|id| (id, (None, b.to_owned()))).collect()
+}
+
+#[tokio::test]
+async fn many_small_files_become_one_with_the_same_rows() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    let before = (table.positions().cloned(), table.watermark());
+    maintain(&mut table).await;
+    assert_eq!((files(&world).await, world.rows().await), (1, rows(0..3, "first")));
+    assert_eq!((table.positions().cloned(), table.watermark()), before, "it is complete to where it was");
+    let entry = std::fs::read_to_string(world.log_entry(3)).unwrap();
+    assert!(entry.contains("OPTIMIZE") && entry.contains("\"dataChange\":false"), "{entry}");
+    assert!(!entry.contains("\"dataChange\":true"), "readers of changes see none: {entry}");
+    assert!(table.is_current().await.unwrap());
+}
+
+#[tokio::test]
+async fn rows_are_found_by_key_where_they_lie_afterwards() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    maintain(&mut table).await;
+    commit(&world, &mut table, 30, [1], "second").await;
+    let mut expected = rows([0, 2], "first");
+    expected.extend(rows([1], "second"));
+    assert_eq!(world.rows().await, expected);
+}
+
+#[tokio::test]
+async fn rows_that_change_while_files_are_written_again_are_the_last_ones() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    timeout(LIMIT, table.maintenance_due()).await.unwrap();
+    commit(&world, &mut table, 30, [1], "second").await;
+    let gone = [text("2"), TupleValue::Null, TupleValue::Null];
+    let gone = world.events(|encoder, out| encoder.delete(out, &origin(31, 0), &gone, false).unwrap());
+    table.stage(gone).await.unwrap();
+    table.commit(mark(31)).await.unwrap();
+    // What is staged stays staged.
+    table.stage(world.inserted(32, [0], "third")).await.unwrap();
+    table.maintain().await.unwrap();
+    let mut expected = rows([0], "first");
+    expected.extend(rows([1], "second"));
+    assert_eq!(world.rows().await, expected);
+    table.commit(mark(32)).await.unwrap();
+    expected.extend(rows([0], "third"));
+    assert_eq!(world.rows().await, expected);
+}
+
+#[tokio::test]
+async fn whoever_commits_first_is_followed_and_the_files_are_committed_after_that() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    timeout(LIMIT, table.maintenance_due()).await.unwrap();
+    // Somebody has rearranged one of the files, and appended rows.
+    let before: Vec<_> = replayed(&world.location()).await.files().iter().map(|(_, file)| file.clone()).collect();
+    let moved = foreign_file(&world.location(), "theirs.parquet", &[(0, "first"), (1, "first"), (9, "theirs")]).await;
+    let mut entry = r#"{"commitInfo":{"operation":"OPTIMIZE","txnId":"theirs"}}"#.to_owned();
+    entry.push('\n');
+    for file in &before {
+        let position = file.add["stats"].as_str().unwrap();
+        if !position.contains("\"id\":2") {
+            line(&mut entry, "remove", file.remove_action(1, false));
+        }
+    }
+    line(&mut entry, "add", moved.add_action(None, false));
+    std::fs::write(world.log_entry(3), entry).unwrap();
+    table.maintain().await.unwrap();
+    maintain(&mut table).await;
+    let mut expected = rows(0..3, "first");
+    expected.extend(rows([9], "theirs"));
+    assert_eq!(world.rows().await, expected, "nothing is lost, and nothing is there twice");
+    commit(&world, &mut table, 40, [0, 9], "last").await;
+    expected.extend(rows([0, 9], "last"));
+    assert_eq!(world.rows().await, expected);
+}
+
+#[tokio::test]
+async fn a_copy_gives_up_what_was_under_way() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    timeout(LIMIT, table.maintenance_due()).await.unwrap();
+    let start = world.events(|encoder, out| encoder.copy_start(out, &origin(30, Position::FIRST_COPIED)));
+    assert_eq!(table.begin_copy(start).await.unwrap(), Staged::Taken);
+    table.stage(world.inserted(31, [7], "copied")).await.unwrap();
+    table.end_copy(mark(31)).await.unwrap();
+    assert!(timeout(Duration::from_millis(300), table.maintenance_due()).await.is_err(), "there is one file");
+    assert_eq!(world.rows().await, rows([7], "copied"));
+    let written = world.files("part-").len();
+    assert_eq!(written, 4, "what was written again is deleted");
+}
+
+#[tokio::test]
+async fn rows_that_are_older_than_a_column_are_null_in_it() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 2).await;
+    let mut wider = columns();
+    wider.push(column("c", Scalar::Text).nullable());
+    let wider = encoder(wider, vec![0]);
+    let rows: Rows = events(&wider, |encoder, out| {
+        encoder.insert(out, &origin(30, 0), &[text("5"), TupleValue::Null, text("new"), text("c")]).unwrap();
+    });
+    table.stage(rows).await.unwrap();
+    table.commit(mark(30)).await.unwrap();
+    maintain(&mut table).await;
+    let version = replayed(&world.location()).await;
+    let all: Vec<_> = version.files().iter().map(|(_, file)| file).collect();
+    assert_eq!((all.len(), all[0].rows), (1, Some(3)));
+    let statistics = all[0].add["stats"].as_str().unwrap();
+    assert!(statistics.contains("\"c\":2"), "two of three are null: {statistics}");
+    assert_eq!(table.name(), &name());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_happens_to_a_table_two_files_become_one() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 2).await;
+    assert_eq!(files(&world).await, 2);
+    // A quiet while passes, then the files are written.
+    maintain(&mut table).await;
+    maintain(&mut table).await;
+    assert_eq!((files(&world).await, world.rows().await), (1, rows(0..2, "first")));
+}
+
+/// Commits so often; each checkpoint that this brings is waited for.
+async fn commit_often(world: &World, table: &mut DeltaTable, lsns: std::ops::Range<u64>) {
+    for lsn in lsns {
+        table.stage(world.inserted(lsn, [lsn as i64 % 5], "x")).await.unwrap();
+        let version = table.commit(mark(lsn)).await.unwrap().table_version;
+        let checkpoint = world.log_entry(version).with_extension("checkpoint.parquet");
+        let asked = Instant::now();
+        while (version + 1).is_multiple_of(50) && !checkpoint.exists() && asked.elapsed().as_secs() < 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_older_than_the_table_keeps_them_go_once_a_checkpoint_stands_for_them() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let world = World::new(1 << 20);
+    let mut table = world.open().await;
+    commit_often(&world, &mut table, 1..101).await;
+    for version in 0..80 {
+        let entry = std::fs::File::options().write(true).open(world.log_entry(version)).unwrap();
+        entry.set_modified(SystemTime::now() - 31 * DAY).unwrap();
+    }
+    assert!(world.log_entry(0).exists());
+    drop(table);
+    let mut table = world.open().await;
+    commit_often(&world, &mut table, 101..151).await;
+    let asked = Instant::now();
+    while world.log_entry(0).exists() {
+        assert!(asked.elapsed().as_secs() < 20, "the entry is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!world.log_entry(48).exists(), "a checkpoint stands for it");
+    assert!(world.log_entry(50).exists() && world.log_entry(79).exists(), "a younger version is read from there on");
+    assert_eq!(world.rows().await.len(), 5);
+}

@@ -1,0 +1,87 @@
+//! Tables are kept in few files while they are merged into, and every reader finds the same rows.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::{Duration, Instant};
+
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::{Reader, assert_equal};
+use sooner_delta::log::replay::replay;
+use sooner_delta::log::table_version::TableVersion;
+use sooner_delta::store::location::TableLocation;
+use sooner_delta::{LakeStore, S3Settings};
+
+const READERS: [Reader; 3] = [Reader::DuckDb, Reader::Polars, Reader::Spark];
+
+async fn table_version(pipeline: &Pipeline, table: &str) -> TableVersion {
+    let store = LakeStore::open(&pipeline.lake, &S3Settings::default()).unwrap();
+    let folder = store.prefix().clone().join("public").join(table);
+    let location = TableLocation::new(store.root(), folder, store.folder_url(&["public", table]));
+    replay(&location, &[]).await.unwrap()
+}
+
+async fn files(pipeline: &Pipeline, table: &str) -> usize {
+    table_version(pipeline, table).await.files().iter().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_table_that_changes_all_the_time_is_one_or_two_files() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 20) i")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let mut most = 0;
+    for round in 0..60 {
+        postgres.sql(&format!("UPDATE t SET v = v + 1 WHERE (id + {round}) % 2 = 0")).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        most = most.max(files(&pipeline, "t").await);
+    }
+    pipeline.catch_up(&postgres).await;
+    let version = table_version(&pipeline, "t").await.number().unwrap();
+    assert!(version > 50, "{version} commits prove little");
+    // One more while files are being written again.
+    assert!(most <= 3, "{most} files at a time");
+    let asked = Instant::now();
+    while files(&pipeline, "t").await > 1 {
+        assert!(asked.elapsed() < Duration::from_secs(30), "a quiet table stays in several files");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_under_random_changes_has_few_files_and_loses_nothing() {
+    let postgres = Postgres::start(Version::V15).await;
+    let rows = "SELECT i, md5(i::text), now() FROM generate_series(1, 100000) i";
+    postgres.sql(&format!("CREATE TABLE t (id int PRIMARY KEY, v text, at timestamptz); INSERT INTO t {rows}")).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    for round in 0..80 {
+        let some = format!("id % 200 = (hashint4({round}) & 127)");
+        postgres.sql(&format!("UPDATE t SET v = 'round {round}', at = now() WHERE {some}")).await;
+        if round % 10 == 0 {
+            postgres
+                .sql(&format!("DELETE FROM t WHERE id % 1000 = {round}; ALTER TABLE t ADD COLUMN c{round} int"))
+                .await;
+        }
+        if round == 40 {
+            pipeline.kill();
+            pipeline.start();
+        }
+        tokio::time::sleep(Duration::from_millis(210)).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    let version = table_version(&pipeline, "t").await;
+    let (number, files) = (version.number().unwrap(), version.files().iter().count());
+    assert!(number > 60 && files <= 25, "{files} files after {number} commits");
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
+    }
+}
