@@ -31,7 +31,7 @@ async fn everything_dies_again_and_again() {
     let mut sink = source.beside();
     let load = Load::start(postgres.url(), 12);
     let mut random = StdRng::seed_from_u64(12);
-    for round in 0..20 {
+    for round in 0..14 {
         source.start_command("source", &[]);
         sink.start_command("sink", &[]);
         // The first kills come during the copy; each kill of a sink meets one that reads.
@@ -54,7 +54,7 @@ async fn everything_dies_again_and_again() {
                 postgres.launch();
                 pause(&mut random, 500..2000).await;
             }
-            2 if round < 12 => {
+            2 if round < 8 => {
                 registry.kill();
                 source.kill();
                 source.start_command("source", &[]);

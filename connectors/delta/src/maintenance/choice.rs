@@ -16,9 +16,10 @@ const LOWEST_TIER_BYTES: u64 = 64 << 10;
 const FAN_IN: u64 = 8;
 /// Bytes of a table that is so small that it is kept in one or two files.
 const TINY_TABLE_BYTES: u64 = 64 << 10;
-const TINY_TABLE_FAN_IN: usize = 3;
-/// While nothing happens to a table, any two files below this size become one.
+/// While nothing happens to a table, files below this size are kept in one or two, too.
 const QUIET_BYTES: u64 = 1 << 20;
+/// So many files are more than one or two.
+const SMALL_FAN_IN: usize = 3;
 /// Share of rows from which a file is written again for those it has lost, in percent.
 const SPARSE_PERCENT: u64 = 30;
 /// Rows that are written again at once, at most, unless a single file has more. Each takes 32 bytes of memory.
@@ -49,8 +50,7 @@ pub fn choose<'a>(
     }
     for (tier, mut files) in tiers {
         let enough = match tier {
-            0 if is_quiet => 2,
-            0 if is_tiny => TINY_TABLE_FAN_IN,
+            0 if is_quiet || is_tiny => SMALL_FAN_IN,
             _ => FAN_IN as usize,
         };
         files.sort_by_key(|file| file.id);
@@ -114,8 +114,15 @@ mod tests {
         let tiny = file(2000, 10, 0);
         assert_eq!(chosen(&[tiny.clone(), tiny.clone()], false), [] as [FileId; 0]);
         assert_eq!(chosen(&[tiny.clone(), tiny.clone(), tiny.clone()], false), [0, 1, 2]);
-        assert_eq!(chosen(&[tiny.clone(), tiny.clone()], true), [0, 1], "nothing happens to it");
-        assert!(chosen(&[tiny], true).is_empty());
+        assert!(chosen(&[tiny.clone(), tiny], true).is_empty(), "that would not be worth it");
+    }
+
+    #[test]
+    fn files_that_quiet_times_leave_are_one_or_two_small_ones() {
+        let small = file(40 << 10, 100, 0);
+        let files = [small.clone(), file(5 << 20, 100, 0), small.clone(), small];
+        assert!(chosen(&files, false).is_empty());
+        assert_eq!(chosen(&files, true), [0, 2, 3]);
     }
 
     #[test]

@@ -103,7 +103,9 @@ async fn watch(table: PathBuf, committed: Arc<Mutex<HashMap<i64, Instant>>>, exp
         version += 1;
         for line in text.lines() {
             let action: serde_json::Value = serde_json::from_str(line).unwrap();
-            let Some(path) = action["add"]["path"].as_str() else { continue };
+            // Rows that were only moved are none that became visible.
+            let changes_data = action["add"]["dataChange"].as_bool() == Some(true);
+            let Some(path) = action["add"]["path"].as_str().filter(|_| changes_data) else { continue };
             let size = action["add"]["size"].as_u64().unwrap();
             let mut ids = Vec::new();
             data_file::read(&store, &path.into(), size, &["id"], None, |batch| {
