@@ -41,7 +41,7 @@ async fn change_in_part(postgres: &Postgres) -> JoinHandle<()> {
             if client.query(&sql).await.is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })
 }

@@ -16,6 +16,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
+/// How long a table does nothing for itself after the lake could not be reached.
+const MAINTENANCE_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a worker is told.
 #[derive(Debug)]
 pub enum TableCommand {
@@ -101,6 +104,8 @@ pub struct TableWorker<L, T> {
     /// So it was when its log was last looked at.
     inspected: Watermark,
     last_look: Instant,
+    /// Until then the table does nothing for itself: the lake could not be reached.
+    rests_until: Instant,
     is_copying: bool,
     is_stopped: bool,
 }
@@ -135,6 +140,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             visible: Watermark::default(),
             inspected: Watermark::default(),
             last_look: Instant::now(),
+            rests_until: Instant::now(),
             is_copying,
             is_stopped: !state.takes_events(),
         }
@@ -145,6 +151,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     pub async fn run(mut self, mut commands: UnboundedReceiver<TableCommand>) -> Option<L> {
         loop {
             let due = self.due.filter(|_| self.complete.is_some());
+            let may_maintain = self.may_maintain();
             let is_idle = self.due.is_none() && !self.is_copying && !self.is_stopped;
             let done = tokio::select! {
                 biased;
@@ -155,7 +162,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
                 },
                 () = sleep_until(self.last_look + self.settings.inspection_interval), if is_idle => self.inspect().await,
                 () = self.budget.pressed(), if self.table.staged_bytes() > 0 => self.table.seal().await,
-                () = self.table.maintenance_due(), if !self.is_copying && !self.is_stopped => self.maintain().await,
+                () = self.table.maintenance_due(), if may_maintain => self.maintain().await,
             };
             if let Err(error) = done
                 && !self.handle(error)
@@ -251,10 +258,24 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         Ok(())
     }
 
-    /// Lets the table do what it does for itself, as one of the commits at the same time.
+    /// Whether the table may do something for itself: only on top of entries of which it is known that they were kept.
+    fn may_maintain(&self) -> bool {
+        let is_inspected = self.visible == self.inspected && Instant::now() >= self.rests_until;
+        is_inspected && !self.is_copying && !self.is_stopped
+    }
+
+    /// Lets the table do what it does for itself, as one of the commits at the same time. While the lake cannot be
+    /// reached, that can wait.
     async fn maintain(&mut self) -> Result<()> {
         let _permit = self.settings.commits.clone().acquire_owned().await.ok();
-        self.table.maintain().await
+        match self.table.maintain().await {
+            Err(error) if error.code == Code::LakeUnreachable => {
+                tracing::debug!(table = %self.table.name(), %error, "cannot maintain the table");
+                self.rests_until = Instant::now() + MAINTENANCE_PAUSE;
+                Ok(())
+            }
+            maintained => maintained,
+        }
     }
 
     /// All of a copy is here: it becomes visible at once.

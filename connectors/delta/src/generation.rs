@@ -64,16 +64,16 @@ impl Generation {
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
     }
 
-    /// Builds the key index from the key columns of all live files.
-    pub async fn build_index(&mut self, table: &str, plan: Option<&EventPlan>) -> Result<()> {
-        if self.index.is_some() {
-            return Ok(());
-        }
+    /// Builds the key index from the key columns of all live files, if what is staged needs it and it is not there.
+    pub async fn build_index(&mut self, table: &TableName, staging: &Staging) -> Result<()> {
+        let is_needed = self.index.is_none() && self.base.exists() && !staging.replaces();
+        let Some(plan) = staging.plan.as_ref().filter(|_| is_needed) else { return Ok(()) };
+        let table = table.to_string();
         let mut index = KeyIndex::default();
         let rows = self.base.files().iter().filter_map(|(_, file)| file.rows).sum::<u64>();
         index.reserve(rows as usize);
         for (id, file) in self.base.files().iter() {
-            self.index_file(table, plan, id, file, &mut index).await?;
+            self.index_file(&table, Some(plan), id, file, &mut index).await?;
         }
         tracing::debug!(table, keys = index.len(), "built the key index");
         self.index = Some(index);
@@ -107,7 +107,7 @@ impl Generation {
         added
     }
 
-    /// Indexes files that somebody else has added.
+    /// Indexes files that somebody else has added. After an error the whole index is built again when it is needed.
     pub async fn index_added(&mut self, table: &str, plan: Option<&EventPlan>, added: Vec<String>) -> Result<()> {
         let Some(mut index) = self.index.take() else { return Ok(()) };
         for path in added {
@@ -142,6 +142,7 @@ impl Generation {
     ) -> Result<Option<LogEntry>> {
         let transaction = rewritten.transaction(&self.base, pipeline);
         if transaction.removed.is_empty() {
+            rewritten.discard_unused(&self.location, &self.base).await;
             return Ok(None);
         }
         let (name, plan) = (table.to_string(), transaction.plan(&self.base, now_millis()));
@@ -152,6 +153,7 @@ impl Generation {
                 self.index.iter_mut().for_each(|index| rewritten.move_rows(index));
                 self.base = std::mem::take(&mut self.base).apply(plan.commit);
                 self.note_own(table, transaction.id);
+                rewritten.discard_unused(&self.location, &self.base).await;
                 Ok(None)
             }
             Outcome::Conflict(entry) => Ok(Some(*entry)),

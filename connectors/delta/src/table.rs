@@ -169,6 +169,7 @@ impl DeltaTable {
         }
         let name = self.name.to_string();
         for _ in 0..MAX_CONFLICTS {
+            self.generations.target_mut().build_index(&self.name, &self.staging).await?;
             let Generation { location, base, index, .. } = self.generations.target();
             let mut transaction = mirror::transaction(&self.staging, base, index.as_ref(), &self.names, watermark);
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
@@ -259,7 +260,7 @@ impl LakeTable for DeltaTable {
         if self.standing == Standing::Foreign {
             return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
         }
-        self.compaction.give_up(&self.generations.shown.location).await;
+        self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
         self.staging.begin_copy(columns_of(&start.events.schema)?);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
@@ -304,10 +305,7 @@ impl LakeTable for DeltaTable {
         if let Staged::NeedsCopy(why) = self.adopt_schema(&rows.events.schema).await? {
             return Ok(Staged::NeedsCopy(why));
         }
-        if !self.staging.replaces() {
-            let target = self.generations.target_mut();
-            target.build_index(&self.name.to_string(), self.staging.plan.as_ref()).await?;
-        }
+        self.generations.target_mut().build_index(&self.name, &self.staging).await?;
         self.staging.take_rows(&self.name, rows, first)?;
         Ok(Staged::Taken)
     }
@@ -317,6 +315,7 @@ impl LakeTable for DeltaTable {
     }
 
     async fn seal(&mut self) -> Result<()> {
+        self.generations.target_mut().build_index(&self.name, &self.staging).await?;
         let Generation { location, base, index, .. } = self.generations.target();
         let sealer = Sealer {
             table: &self.name,
@@ -380,7 +379,7 @@ impl LakeTable for DeltaTable {
         // Nothing is built on an entry that others may have replaced.
         self.inspect().await?;
         let shown = &mut self.generations.shown;
-        let Some(rewritten) = self.compaction.take(&shown.location).await else {
+        let Some(rewritten) = self.compaction.take(&shown.location, &shown.base).await else {
             self.consider_compaction(true);
             return Ok(());
         };

@@ -48,7 +48,7 @@ pub struct Transaction {
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
     pub superseded: BTreeMap<FileId, RoaringBitmap>,
-    /// Rows of live files that go, for [`Kind::Merge`] and [`Kind::Rearrange`].
+    /// Rows of live files that go, for [`Kind::Merge`]; for [`Kind::Rearrange`], the files go whole.
     pub removed: BTreeMap<FileId, RoaringBitmap>,
     /// Positions by application id.
     pub txns: HashMap<String, i64>,
@@ -91,7 +91,7 @@ impl Transaction {
         let changes = self.changes(base, &mut writer);
         let metadata = self.metadata(base, now_millis);
         let protocol = self.changes_protocol(base).then(actions::protocol);
-        let info = self.commit_info(&added, changes.rows_removed, now_millis);
+        let info = self.commit_info(&added, &changes, now_millis);
         let mut text = String::new();
         line(&mut text, "commitInfo", info);
         if let Some(protocol) = &protocol {
@@ -154,7 +154,7 @@ impl Transaction {
         for (id, rows) in &self.removed {
             let Some(file) = base.files().get(*id) else { continue };
             changes.rows_removed += rows.len() - rows.intersection_len(&file.deleted);
-            if file.is_emptied_by(rows) {
+            if self.kind == Kind::Rearrange || file.is_emptied_by(rows) {
                 changes.removed.push(file);
                 continue;
             }
@@ -189,7 +189,7 @@ impl Transaction {
         self.kind != Kind::Rearrange
     }
 
-    fn commit_info(&self, added: &[(FileId, LiveFile)], rows_removed: u64, now_millis: i64) -> Value {
+    fn commit_info(&self, added: &[(FileId, LiveFile)], changes: &Changes<'_>, now_millis: i64) -> Value {
         let operation = match self.kind {
             Kind::Copy => "REPLACE TABLE AS SELECT",
             Kind::Truncate => "TRUNCATE",
@@ -197,14 +197,21 @@ impl Transaction {
             Kind::Rearrange => "OPTIMIZE",
         };
         let inserted = added.iter().filter_map(|(_, file)| file.rows).sum::<u64>();
+        let metrics = match self.kind {
+            Kind::Rearrange => json!({
+                "numAddedFiles": added.len().to_string(),
+                "numRemovedFiles": changes.removed.len().to_string(),
+            }),
+            _ => json!({
+                "numTargetRowsInserted": inserted.to_string(),
+                "numTargetRowsDeleted": changes.rows_removed.to_string(),
+            }),
+        };
         let mut info = json!({
             "timestamp": now_millis,
             "operation": operation,
             "operationParameters": {},
-            "operationMetrics": {
-                "numTargetRowsInserted": inserted.to_string(),
-                "numTargetRowsDeleted": rows_removed.to_string(),
-            },
+            "operationMetrics": metrics,
             "isolationLevel": "Serializable",
             "isBlindAppend": false,
             "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),

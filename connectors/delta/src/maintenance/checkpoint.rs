@@ -13,6 +13,8 @@ use crate::store::location::TableLocation;
 
 /// Commits between two checkpoints.
 const INTERVAL_COMMITS: u64 = 50;
+/// Who keeps the log for less than this keeps entries that a restart needs too short, so nothing is deleted.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
 /// Entries that are older than the table keeps them are looked for so often, at most: the whole log is listed for it.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -63,7 +65,9 @@ pub fn start_checkpoint(location: &TableLocation, name: &TableName, version: u64
             let mut table = delta_table(&location);
             table.load_version(version).await?;
             create_checkpoint(&table, None).await?;
-            let is_wanted = table.snapshot()?.table_config().enable_expired_log_cleanup();
+            let config = table.snapshot()?.table_config();
+            let is_wanted =
+                config.enable_expired_log_cleanup() && config.log_retention_duration() >= SHORTEST_RETENTION;
             match due == Due::CheckpointAndCleanup && is_wanted {
                 true => cleanup_metadata(&table, None).await,
                 false => Ok(0),

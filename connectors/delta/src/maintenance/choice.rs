@@ -22,7 +22,7 @@ const QUIET_BYTES: u64 = 1 << 20;
 const SMALL_FAN_IN: usize = 3;
 /// Share of rows from which a file is written again for those it has lost, in percent.
 const SPARSE_PERCENT: u64 = 30;
-/// Rows that are written again at once, at most, unless a single file has more. Each takes 32 bytes of memory.
+/// Rows that are written again at once, at most. Each takes 40 bytes of memory meanwhile.
 const MOST_ROWS: u64 = 1 << 20;
 
 /// A file that may be written again.
@@ -45,7 +45,9 @@ pub fn choose<'a>(
     let candidates: Vec<_> = files.filter_map(|(id, file)| candidate(id, file)).collect();
     let is_tiny = candidates.iter().map(|file| file.bytes).sum::<u64>() < TINY_TABLE_BYTES;
     let mut tiers: BTreeMap<u32, Vec<&Candidate>> = BTreeMap::new();
-    for file in candidates.iter().filter(|file| file.bytes < target_bytes / 2) {
+    // Any two of them can be written again at once.
+    let small = candidates.iter().filter(|file| file.bytes < target_bytes / 2 && file.rows < MOST_ROWS / 2);
+    for file in small {
         tiers.entry(tier(file.bytes, is_quiet)).or_default().push(file);
     }
     for (tier, mut files) in tiers {
@@ -59,8 +61,8 @@ pub fn choose<'a>(
             return group;
         }
     }
-    let sparse =
-        candidates.iter().filter(|file| file.lost_percent >= SPARSE_PERCENT && file.bytes >= LOWEST_TIER_BYTES);
+    let sparse = candidates.iter().filter(|file| file.lost_percent >= SPARSE_PERCENT && file.rows <= MOST_ROWS);
+    let sparse = sparse.filter(|file| file.bytes >= LOWEST_TIER_BYTES);
     sparse.max_by_key(|file| file.lost_percent).map(|file| vec![file.id]).unwrap_or_default()
 }
 
@@ -155,6 +157,14 @@ mod tests {
         assert_eq!(chosen(&files, false), [0, 1, 2, 3], "28 of 32 MiB");
         let many_rows = vec![file(1 << 20, 400_000, 0); 9];
         assert_eq!(chosen(&many_rows, false), [0, 1]);
+        assert!(chosen(&[file(20 << 20, 2_000_000, 700_000)], false).is_empty());
+    }
+
+    #[test]
+    fn a_file_of_many_rows_is_in_nobodys_way() {
+        let mut files = vec![file(1 << 20, 600_000, 0)];
+        files.extend(std::iter::repeat_n(file(1 << 20, 1000, 0), 8));
+        assert_eq!(chosen(&files, false), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

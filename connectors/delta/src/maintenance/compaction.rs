@@ -79,14 +79,14 @@ impl Compaction {
         }
     }
 
-    /// Files that are written, to be committed.
-    pub async fn take(&mut self, location: &TableLocation) -> Option<Rewritten> {
+    /// Files that are written, to be committed to the table at a location, which is `base` by now.
+    pub async fn take(&mut self, location: &TableLocation, base: &TableVersion) -> Option<Rewritten> {
         let rewritten = self.rewritten.take()?;
         if rewritten.is_worth_it() {
             return Some(rewritten);
         }
         self.paused_until = Instant::now() + PAUSE;
-        rewritten.discard(location).await;
+        rewritten.discard_unused(location, base).await;
         None
     }
 
@@ -103,7 +103,8 @@ impl Compaction {
             return;
         }
         let Subject { location, base, keys, limits } = *subject;
-        let target_bytes = limits.part_bytes.min(LARGEST_TARGET_BYTES) as u64;
+        // Half of the room: files that are merged into open there, too.
+        let target_bytes = (limits.part_bytes / 2).min(LARGEST_TARGET_BYTES) as u64;
         let chosen = choose(base.files().iter(), target_bytes, is_quiet);
         if chosen.is_empty() {
             return;
@@ -123,11 +124,14 @@ impl Compaction {
     }
 
     /// All rows come again: what was under way is given up.
-    pub async fn give_up(&mut self, location: &TableLocation) {
+    pub async fn give_up(&mut self, location: &TableLocation, base: &TableVersion) {
+        while let Some(ended) = self.running.try_join_next() {
+            self.rewritten = ended.ok().and_then(Result::ok).or(self.rewritten.take());
+        }
         self.running.shutdown().await;
         self.quiet_at = None;
         if let Some(rewritten) = self.rewritten.take() {
-            rewritten.discard(location).await;
+            rewritten.discard_unused(location, base).await;
         }
     }
 }

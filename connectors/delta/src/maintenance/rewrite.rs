@@ -58,36 +58,54 @@ struct MovedRow {
 }
 
 impl Rewrite {
-    /// Writes the new files, once it is this rewrite's turn.
+    /// Writes the new files, once it is this rewrite's turn. After an error none of them is left.
     pub async fn run(self) -> Result<Rewritten> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await.ok();
-        let schema = arrow_schema(&self.columns);
-        let mut parts = Parts::default();
-        let mut moved = Vec::new();
+        let (mut parts, mut moved) = (Parts::default(), Vec::new());
+        let mut result = Ok(());
         for (id, file) in &self.sources {
-            let rows = live_rows(file);
-            let mut rows_left = rows.iter().copied();
-            let selected = (!file.deleted.is_empty()).then_some(&rows[..]);
-            let mut batches = data_file::open(&self.location.table, &file.path, file.size, None, selected).await?;
-            while let Some(batch) = batches.next().await {
-                let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
-                let keys = self.keys.hash_rows(&batch);
-                let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
-                let first = parts.append(&batch, &self.ids)?;
-                let places = keys.into_iter().zip(&mut rows_left).zip(first.row..);
-                moved.extend(places.map(|((key, row), to)| MovedRow {
-                    key,
-                    from: RowAddress { file: *id, row },
-                    to: RowAddress { file: first.file, row: to },
-                }));
-                parts.close_if_full(&self.location, &self.limits).await?;
-                tokio::task::yield_now().await;
+            result = self.copy_rows(*id, file, &mut parts, &mut moved).await;
+            if result.is_err() {
+                break;
             }
         }
-        parts.close(&self.location).await?;
+        let result = match result {
+            Ok(()) => parts.close(&self.location).await,
+            failed => failed,
+        };
         let sources = self.sources.iter().map(|(id, _)| *id).collect();
-        Ok(Rewritten { sources, written: parts.written().clone(), moved })
+        let rewritten = Rewritten { sources, written: parts.written().clone(), moved };
+        match result {
+            Ok(()) => Ok(rewritten),
+            Err(error) => {
+                rewritten.discard_unused(&self.location, &TableVersion::default()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy_rows(&self, id: FileId, file: &LiveFile, parts: &mut Parts, moved: &mut Vec<MovedRow>) -> Result<()> {
+        let schema = arrow_schema(&self.columns);
+        let rows = live_rows(file);
+        let mut rows_left = rows.iter().copied();
+        let selected = (!file.deleted.is_empty()).then_some(&rows[..]);
+        let mut batches = data_file::open(&self.location.table, &file.path, file.size, None, selected).await?;
+        while let Some(batch) = batches.next().await {
+            let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
+            let keys = self.keys.hash_rows(&batch);
+            let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
+            let first = parts.append(&batch, &self.ids)?;
+            let places = keys.into_iter().zip(&mut rows_left).zip(first.row..);
+            moved.extend(places.map(|((key, row), to)| MovedRow {
+                key,
+                from: RowAddress { file: id, row },
+                to: RowAddress { file: first.file, row: to },
+            }));
+            parts.close_if_full(&self.location, &self.limits).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 }
 
@@ -103,12 +121,7 @@ impl Rewritten {
         for row in self.moved.iter().filter(|row| !base.files().holds(row.from)) {
             superseded.entry(row.to.file).or_default().insert(row.to.row);
         }
-        let sources = self.sources.iter().filter_map(|id| Some((*id, base.files().get(*id)?)));
-        let removed = sources.map(|(id, file)| {
-            let mut rows = RoaringBitmap::new();
-            rows.insert_range(0..file.rows.unwrap_or(0).min(u32::MAX.into()) as u32);
-            (id, rows)
-        });
+        let removed = self.sources.iter().filter(|id| base.files().get(**id).is_some());
         Transaction {
             id: Uuid::new_v4(),
             kind: Kind::Rearrange,
@@ -116,7 +129,7 @@ impl Rewritten {
             columns: None,
             added: self.written.clone(),
             superseded,
-            removed: removed.collect(),
+            removed: removed.map(|id| (*id, RoaringBitmap::new())).collect(),
             txns: Default::default(),
             watermark: None,
         }
@@ -131,9 +144,9 @@ impl Rewritten {
         }
     }
 
-    /// Deletes the new files, which nothing refers to.
-    pub async fn discard(self, location: &TableLocation) {
-        for file in self.written.values() {
+    /// Deletes those of the new files that are not part of the table, and never will be.
+    pub async fn discard_unused(&self, location: &TableLocation, base: &TableVersion) {
+        for file in self.written.values().filter(|file| base.files().find(file.key()).is_none()) {
             discard(location.store(), &file.path).await;
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt};
@@ -34,8 +34,9 @@ const DICTIONARY_BYTES: usize = 64 << 10;
 /// to read them. Versions from 3.0 on write the one that everybody else does.
 const CALENDAR_KEY: &str = "org.apache.spark.version";
 const CALENDAR: &str = "3.0.0";
-/// Number of rows in a batch that is read.
+/// Rows of a batch that is read, and their bytes, at most.
 const READ_ROWS: usize = 16 << 10;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Encodes rows into one data file in memory.
 pub struct DataFileWriter {
@@ -154,7 +155,8 @@ pub async fn open(
         .map(|(root, _)| root)
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
+    let batch_rows = batch_rows(builder.metadata());
+    builder = builder.with_projection(mask).with_batch_size(batch_rows);
     if let Some(rows) = rows {
         let total = builder.metadata().file_metadata().num_rows() as u32;
         builder = builder.with_row_selection(selection(rows, total));
@@ -164,17 +166,28 @@ pub async fn open(
     Ok(batches.map(move |batch| batch.map_err(|error| read_error(&path, error))))
 }
 
+/// Rows of a batch: fewer where they are large.
+fn batch_rows(metadata: &ParquetMetaData) -> usize {
+    let rows = metadata.file_metadata().num_rows().max(1) as usize;
+    let bytes = metadata.row_groups().iter().map(|group| group.total_byte_size().max(0) as usize).sum::<usize>();
+    (BATCH_BYTES / (bytes / rows).max(1)).clamp(1, READ_ROWS)
+}
+
 /// A file's schema with nanoseconds read as microseconds in UTC: Spark writes instants as INT96, which would otherwise
 /// be read as nanoseconds and reach no further than the year 2262.
 fn in_micros(schema: &Schema) -> Schema {
-    let fields = schema.fields().iter().map(|field| match field.data_type() {
+    Schema::new(schema.fields().iter().map(field_in_micros).collect::<Vec<_>>())
+}
+
+fn field_in_micros(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
         DataType::Timestamp(TimeUnit::Nanosecond, None) => {
-            let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-            Arc::new(field.as_ref().clone().with_data_type(micros))
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
         }
-        _ => field.clone(),
-    });
-    Schema::new(fields.collect::<Vec<_>>())
+        DataType::List(items) => DataType::List(field_in_micros(items)),
+        _ => return field.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// Converts ascending positions in a file of `total` rows to runs of rows to skip and to read.

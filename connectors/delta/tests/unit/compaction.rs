@@ -133,6 +133,25 @@ async fn a_copy_gives_up_what_was_under_way() {
 }
 
 #[tokio::test]
+async fn files_whose_rows_are_all_gone_are_deleted_before_anybody_sees_them() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    timeout(LIMIT, table.maintenance_due()).await.unwrap();
+    assert_eq!(world.files("part-").len(), 4);
+    let gone = world.events(|encoder, out| {
+        for key in ["0", "1", "2"] {
+            let row = [text(key), TupleValue::Null, TupleValue::Null];
+            encoder.delete(out, &origin(30, 0), &row, false).unwrap();
+        }
+    });
+    table.stage(gone).await.unwrap();
+    let version = table.commit(mark(30)).await.unwrap().table_version;
+    table.maintain().await.unwrap();
+    assert_eq!((table.version(), world.files("part-").len()), (Some(version), 3), "there was nothing to commit");
+    assert!(world.rows().await.is_empty());
+}
+
+#[tokio::test]
 async fn rows_that_are_older_than_a_column_are_null_in_it() {
     let world = World::new(1 << 20);
     let mut table = fragmented(&world, 2).await;
