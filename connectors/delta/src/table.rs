@@ -376,8 +376,9 @@ impl LakeTable for DeltaTable {
     }
 
     async fn maintain(&mut self) -> Result<()> {
-        // Nothing is built on an entry that others may have replaced.
-        self.inspect().await?;
+        if self.compaction.is_written() {
+            self.inspect().await?;
+        }
         let shown = &mut self.generations.shown;
         let Some(rewritten) = self.compaction.take(&shown.location, &shown.base).await else {
             self.consider_compaction(true);

@@ -79,6 +79,11 @@ impl Compaction {
         }
     }
 
+    /// Whether files are written, and wait to be committed: not on top of an entry that others may have replaced.
+    pub fn is_written(&self) -> bool {
+        self.rewritten.is_some()
+    }
+
     /// Files that are written, to be committed to the table at a location, which is `base` by now.
     pub async fn take(&mut self, location: &TableLocation, base: &TableVersion) -> Option<Rewritten> {
         let rewritten = self.rewritten.take()?;

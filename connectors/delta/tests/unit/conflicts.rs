@@ -107,6 +107,23 @@ async fn rows_that_somebody_appends_stay_and_are_found_by_key() {
 }
 
 #[tokio::test]
+async fn rows_are_found_by_key_although_reading_somebody_elses_file_failed_at_first() {
+    let world = World::new(1 << 20);
+    let mut table = begun(&world, [1, 2, 3]).await;
+    table.stage(world.inserted(20, [2, 9], "ours")).await.unwrap();
+    let foreign = foreign_file(&world.location(), "theirs.parquet", &[(9, "theirs")]).await;
+    write_entry(&world, 1, &[], &[foreign]).await;
+    let folder = world.log_entry(0).ancestors().nth(2).unwrap().to_owned();
+    let (there, away) = (folder.join("theirs.parquet"), folder.join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    assert!(table.inspect().await.is_err(), "the file cannot be read");
+    std::fs::rename(&away, &there).unwrap();
+    table.commit(mark(20)).await.unwrap();
+    let expected = [(1, "first"), (2, "ours"), (3, "first"), (9, "ours")];
+    assert_eq!(world.rows().await, expected.map(|(id, b)| (id, row(b))).into(), "nothing is there twice");
+}
+
+#[tokio::test]
 async fn rows_that_somebody_rearranges_are_removed_where_they_are_now() {
     let world = World::new(1 << 20);
     let mut table = begun(&world, [1, 2, 3]).await;
