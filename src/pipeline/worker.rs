@@ -258,10 +258,9 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         Ok(())
     }
 
-    /// Whether the table may do something for itself: only on top of entries of which it is known that they were kept.
+    /// Whether the table may do something for itself.
     fn may_maintain(&self) -> bool {
-        let is_inspected = self.visible == self.inspected && Instant::now() >= self.rests_until;
-        is_inspected && !self.is_copying && !self.is_stopped
+        !self.is_copying && !self.is_stopped && Instant::now() >= self.rests_until
     }
 
     /// Lets the table do what it does for itself, as one of the commits at the same time. While the lake cannot be
