@@ -95,6 +95,9 @@ impl Rewrite {
             let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
             let keys = self.keys.hash_rows(&batch);
             let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
+            if keys.len() > rows_left.len() {
+                return Err(unfit(&file.path, "it has more rows than the log says"));
+            }
             let first = parts.append(&batch, &self.ids)?;
             let places = keys.into_iter().zip(&mut rows_left).zip(first.row..);
             moved.extend(places.map(|((key, row), to)| MovedRow {
@@ -104,6 +107,9 @@ impl Rewrite {
             }));
             parts.close_if_full(&self.location, &self.limits).await?;
             tokio::task::yield_now().await;
+        }
+        if rows_left.len() > 0 {
+            return Err(unfit(&file.path, "it has fewer rows than the log says"));
         }
         Ok(())
     }

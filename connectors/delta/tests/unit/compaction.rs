@@ -118,6 +118,24 @@ async fn whoever_commits_first_is_followed_and_the_files_are_committed_after_tha
 }
 
 #[tokio::test]
+async fn a_file_with_more_rows_than_its_log_says_is_not_written_again() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 1).await;
+    let mut theirs = foreign_file(&world.location(), "theirs.parquet", &[(8, "theirs"), (9, "theirs")]).await;
+    theirs.add.insert("stats".to_owned(), "{\"numRecords\":1}".into());
+    let mut entry = "{\"commitInfo\":{\"operation\":\"WRITE\",\"txnId\":\"theirs\"}}\n".to_owned();
+    line(&mut entry, "add", theirs.add_action(None, true));
+    std::fs::write(world.log_entry(1), entry).unwrap();
+    table.inspect().await.unwrap();
+    commit(&world, &mut table, 30, [1], "first").await;
+    let ended = timeout(Duration::from_secs(1), table.maintenance_due()).await;
+    assert!(ended.is_err(), "rows that nobody knows of would never be deleted");
+    let mut expected = rows(0..2, "first");
+    expected.extend(rows([8, 9], "theirs"));
+    assert_eq!((files(&world).await, world.rows().await), (3, expected));
+}
+
+#[tokio::test]
 async fn a_copy_gives_up_what_was_under_way() {
     let world = World::new(1 << 20);
     let mut table = fragmented(&world, 3).await;
