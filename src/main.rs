@@ -88,6 +88,21 @@ enum Command {
         #[arg(long = "where", value_name = "CONDITION")]
         condition: Option<String>,
     },
+    /// Writes tables of the lake in as few files as possible, without the rows that are gone. The pipeline does so by
+    /// itself, bit by bit; this may run beside it.
+    Optimize {
+        /// Names of tables: schema.table; all tables of the pipeline if none are named.
+        tables: Vec<String>,
+    },
+    /// Deletes the files of tables of the lake that no version needs any more. The pipeline does so by itself; this may
+    /// run beside it.
+    Vacuum {
+        /// Names of tables: schema.table; all tables of the pipeline if none are named.
+        tables: Vec<String>,
+        /// Only say what would be deleted.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
     Teardown,
 }
@@ -120,6 +135,10 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
         Command::Copy { table, condition } => commands::copy(&config, &table, condition).await.map(|()| true),
+        Command::Optimize { tables } => commands::upkeep::run_optimize(&config, &tables).await.map(|()| true),
+        Command::Vacuum { tables, dry_run } => {
+            commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
+        }
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

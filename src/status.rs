@@ -62,6 +62,7 @@ impl Status {
             Fact::RowsCopied(table, rows, bytes) => self.table(table).copied(rows, bytes),
             Fact::CopyBegun(table, rows) => self.table(table).begins_copy(rows, SystemClock.now_micros()),
             Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),
+            Fact::Size(table, size) => self.table(table).has_size(size),
             Fact::Coverage { now_micros, read, behind, apart } => self.covered(now_micros, read, &behind, &apart),
             Fact::ServerEnd(lsn) => self.server_end_lsn = self.server_end_lsn.max(lsn),
             Fact::Slot(standing) => self.slot = Some(standing.clone()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{PartitionOffsets, Side, TableState};
+use sooner_api::{PartitionOffsets, Side, TableSize, TableState};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
@@ -66,6 +66,15 @@ pub struct TableStatus {
     pub partitions: BTreeMap<i32, PartitionOffsets>,
     /// Version of the lake table.
     pub table_version: Option<u64>,
+    /// Data files of the lake table; none before that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Bytes of those files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+    /// Share of their rows that are gone, from 0 to 1: readers pass over them until their files are written again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_row_ratio: Option<f64>,
     /// The table is complete up to here; none before that is known.
     pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
@@ -93,6 +102,9 @@ impl TableStatus {
             unread_micros: None,
             partitions: BTreeMap::new(),
             table_version: None,
+            files: None,
+            file_bytes: None,
+            deleted_row_ratio: None,
             watermark_lsn: None,
             watermark_micros: None,
             source_state: None,
@@ -138,6 +150,12 @@ impl TableStatus {
         if let Some(copy) = &mut self.copy {
             copy.assess(self.rows_copied, self.rows_estimated, now_micros);
         }
+    }
+
+    /// The lake table consists of this.
+    pub fn has_size(&mut self, size: TableSize) {
+        (self.files, self.file_bytes) = (Some(size.files), Some(size.bytes));
+        self.deleted_row_ratio = Some(size.deleted_rows as f64 / size.rows.max(1) as f64);
     }
 
     /// The table is complete up to a watermark, at a moment when the source's log ends at `server_end`.

@@ -41,9 +41,14 @@ impl Pipeline {
 
     /// Adds lines to `[source]`; this takes effect at the next start.
     pub fn configure_source(&self, lines: &str) {
+        self.configure("[source]", lines);
+    }
+
+    /// Adds lines to a section; this takes effect at the next start.
+    pub fn configure(&self, section: &str, lines: &str) {
         let path = self.folder.path().join("sooner.toml");
         let text = std::fs::read_to_string(&path).expect("readable");
-        std::fs::write(path, text.replacen("[source]", &format!("[source]\n{lines}"), 1)).expect("writable");
+        std::fs::write(path, text.replacen(section, &format!("{section}\n{lines}"), 1)).expect("writable");
     }
 
     /// A pipeline from a database into an S3 bucket behind an endpoint, in direct mode.

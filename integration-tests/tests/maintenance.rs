@@ -2,15 +2,19 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal};
+use sooner_api::UPKEEP_FAILPOINTS;
 use sooner_delta::log::replay::replay;
 use sooner_delta::log::table_version::TableVersion;
 use sooner_delta::store::location::TableLocation;
 use sooner_delta::{LakeStore, S3Settings};
+use sooner_postgres::client::Mode;
+use sooner_postgres::{Client, ConnectOptions};
 
 const READERS: [Reader; 3] = [Reader::DuckDb, Reader::Polars, Reader::Spark];
 
@@ -74,6 +78,63 @@ async fn a_large_table_under_random_changes_has_few_files_and_loses_nothing() {
     let version = table_version(&pipeline, "t").await;
     let (number, files) = (version.number().unwrap(), version.files().iter().count());
     assert!(number > 60 && files <= number as usize / 2, "{files} files after {number} commits");
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
+    }
+}
+
+fn data_files(pipeline: &Pipeline) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(format!("{}/public/t", pipeline.lake)).unwrap().flatten().map(|entry| entry.path());
+    entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "parquet" || extension == "bin"))
+        .collect()
+}
+
+/// Changes some rows five times a second, until it is dropped.
+fn change_all_the_time(postgres: &Postgres) -> tokio::task::JoinHandle<()> {
+    let options = ConnectOptions::parse(&postgres.url()).unwrap();
+    tokio::spawn(async move {
+        let mut client = Client::connect(&options, Mode::Sql).await.unwrap();
+        for round in 0i64.. {
+            client.query(&format!("UPDATE t SET v = {round} WHERE id % 500 = {round} % 500")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_no_version_needs_go_whatever_dies_and_readers_find_every_row() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    postgres.sql("INSERT INTO t SELECT i, 0 FROM generate_series(1, 1000) i").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.configure("[lake]", "deleted_file_retention = \"1s\"");
+    let load = change_all_the_time(&postgres);
+    for failpoint in UPKEEP_FAILPOINTS {
+        pipeline.set("SOONER_FAILPOINT", &format!("{failpoint}@1"));
+        pipeline.start();
+        let log = pipeline.wait_for_end(Duration::from_secs(60));
+        assert!(!log.contains("panicked"), "{failpoint}: {log}");
+    }
+    pipeline.set("SOONER_FAILPOINT", "");
+    pipeline.start();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    load.abort();
+    pipeline.catch_up(&postgres).await;
+    let version = table_version(&pipeline, "t").await.number().unwrap();
+    let kept = data_files(&pipeline).len() as u64;
+    assert!(version > 120 && kept < version * 2 / 3, "{kept} files after {version} commits");
+    let size = pipeline.status().unwrap().tables.values().next().unwrap().files.unwrap();
+    assert_eq!(size as usize, files(&pipeline, "t").await, "the status says so, too");
+    // A person may do so, too, while the pipeline runs.
+    for arguments in [&["vacuum", "--dry-run"][..], &["optimize"], &["vacuum", "public.t"]] {
+        let done = pipeline.output(arguments[0], &arguments[1..]);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        assert!(String::from_utf8_lossy(&done.stdout).contains("public.t: "), "{done:?}");
+    }
+    assert!(data_files(&pipeline).len() as u64 <= kept + 1);
+    postgres.sql("UPDATE t SET v = -1 WHERE id < 10").await;
+    pipeline.catch_up(&postgres).await;
     for reader in READERS {
         assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
     }

@@ -4,6 +4,7 @@ pub mod init;
 pub mod run;
 pub mod status;
 pub mod teardown;
+pub mod upkeep;
 
 use std::io::Write;
 
@@ -52,7 +53,8 @@ pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> an
     ask(config, CopyRequest { table, condition })
 }
 
-fn parse_name(table: &str) -> anyhow::Result<TableName> {
+/// Parses the name of a table, as a person wrote it.
+pub fn parse_name(table: &str) -> anyhow::Result<TableName> {
     table.parse().map_err(|_| anyhow::anyhow!("'{table}' is not a table's name. To do: write it as schema.table"))
 }
 

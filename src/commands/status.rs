@@ -59,8 +59,8 @@ fn render(status: &Status) -> String {
     );
     let width = status.tables.keys().map(|name| name.to_string().len()).max().unwrap_or(5).max(5);
     text.push_str(&format!(
-        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  watermark\n",
-        "table", "phase", "rows copied", "events", "lag", "lag s", "unread", "version"
+        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  watermark\n",
+        "table", "phase", "rows copied", "events", "lag", "lag s", "unread", "version", "files", "gone"
     ));
     for (name, table) in &status.tables {
         text.push_str(&line(name, table, width));
@@ -112,7 +112,7 @@ fn line(name: &TableName, table: &TableStatus, width: usize) -> String {
     };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     format!(
-        "{:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {}\n",
+        "{:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  {}\n",
         name.to_string(),
         table.rows_copied,
         table.events,
@@ -121,6 +121,9 @@ fn line(name: &TableName, table: &TableStatus, width: usize) -> String {
         // Unread messages exist only where the table is read from a topic.
         or_dash(table.lag_messages.map(|unread| unread.to_string())),
         or_dash(table.table_version.map(|version| version.to_string())),
+        or_dash(table.files.map(|files| files.to_string())),
+        // Rows in the files that are gone.
+        or_dash(table.deleted_row_ratio.map(|ratio| format!("{:.0}%", ratio * 100.0))),
         or_dash(table.watermark_lsn.map(|lsn| lsn.to_string())),
     )
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{Code, Error};
-use sooner_delta::S3Settings;
+use sooner_delta::{RetentionSettings, S3Settings};
 use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::TableName;
@@ -66,6 +66,8 @@ pub struct LakeConfig {
     pub url: String,
     /// How long an event may wait before it is visible to readers of the lake.
     pub freshness: Duration,
+    /// How long tables keep what they do not need any more.
+    pub retention: RetentionSettings,
     /// Settings of an S3 store.
     pub s3: S3Settings,
 }
@@ -229,6 +231,10 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
 fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     let url = section.text("url", |text| Ok(text.to_owned()));
     let freshness = section.duration("freshness", Duration::from_secs(1), Duration::from_millis(50));
+    let retention = RetentionSettings {
+        deleted_files: section.optional_duration("deleted_file_retention", Duration::ZERO),
+        log: section.optional_duration("log_retention", Duration::from_secs(3600)),
+    };
     let endpoint = section.optional("endpoint", |text| Ok(text.to_owned()));
     let region = section.optional("region", |text| Ok(text.to_owned()));
     let access_key = section.secret("access_key_id");
@@ -237,7 +243,7 @@ fn read_lake(section: &mut Section) -> Option<LakeConfig> {
         section.problem("access_key_id", "access_key_id and secret_access_key go together: set both or neither");
     }
     let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
-    Some(LakeConfig { url: url?, freshness, s3 })
+    Some(LakeConfig { url: url?, freshness, retention, s3 })
 }
 
 fn check_name(text: &str) -> Result<String, String> {

@@ -94,12 +94,16 @@ impl Section {
 
     /// Reads a duration such as "1s", at least `least`; `default` if it is missing or refused.
     pub fn duration(&mut self, key: &'static str, default: Duration, least: Duration) -> Duration {
-        let parsed = self.optional(key, |text| match humantime::parse_duration(text) {
+        self.optional_duration(key, least).unwrap_or(default)
+    }
+
+    /// Reads a duration such as "500ms", at least `least`; none if it is missing or refused.
+    pub fn optional_duration(&mut self, key: &'static str, least: Duration) -> Option<Duration> {
+        self.optional(key, |text| match humantime::parse_duration(text) {
             Ok(duration) if duration >= least => Ok(duration),
             Ok(_) => Err(format!("expected at least {}", humantime::format_duration(least))),
             Err(error) => Err(format!("expected a duration such as \"1s\" or \"500ms\" ({error})")),
-        });
-        parsed.unwrap_or(default)
+        })
     }
 
     /// Reads a size such as "64MiB" as bytes, at least `least`; `default` if it is missing or refused.

@@ -75,7 +75,7 @@ impl SinkParts {
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
         };
-        let lake = DeltaLake::new(store.clone(), &config.name, limits);
+        let lake = DeltaLake::new(store.clone(), &config.name, limits).with_retention(lake.retention);
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }

@@ -267,7 +267,9 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     /// reached, that can wait.
     async fn maintain(&mut self) -> Result<()> {
         let _permit = self.settings.commits.clone().acquire_owned().await.ok();
-        match self.table.maintain().await {
+        let maintained = self.table.maintain().await;
+        self.record_size();
+        match maintained {
             Err(error) if error.code == Code::LakeUnreachable => {
                 tracing::debug!(table = %self.table.name(), %error, "cannot maintain the table");
                 self.rests_until = Instant::now() + MAINTENANCE_PAUSE;
@@ -317,6 +319,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             events,
             took: self.last_commit,
         });
+        self.record_size();
         self.report(TableReport::Committed(CommitReport {
             committed,
             positions: self.table.positions().cloned(),
@@ -325,6 +328,12 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             copy: self.table.unfinished_copy(),
         }));
         Ok(())
+    }
+
+    fn record_size(&self) {
+        if let Some(size) = self.table.size() {
+            self.telemetry.record(Fact::Size(self.table.name(), size));
+        }
     }
 
     /// Stops the table, or reports that the pipeline cannot go on.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sooner_api::{
     Alteration, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
-    Standing,
+    Standing, TableSize,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -83,6 +83,10 @@ impl LakeTable for FakeTable {
 
     fn version(&self) -> Option<u64> {
         (self.version > 0).then_some(self.version)
+    }
+
+    fn size(&self) -> Option<TableSize> {
+        None
     }
 
     async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {

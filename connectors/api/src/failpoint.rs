@@ -22,6 +22,9 @@ pub const KAFKA_FAILPOINTS: [&str; 5] =
 /// Those of a copy that takes long.
 pub const COPY_FAILPOINTS: [&str; 1] = ["next_generation_shown"];
 
+/// Those of what a table does for itself after many commits.
+pub const UPKEEP_FAILPOINTS: [&str; 2] = ["checkpoint_put", "unused_files_deleted"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -35,13 +38,13 @@ mod asked {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS};
+    use super::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS};
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static REACHED: AtomicU32 = AtomicU32::new(0);
 
     pub fn die_if_asked(name: &'static str) {
-        let lists = [&FAILPOINTS[..], &KAFKA_FAILPOINTS[..], &COPY_FAILPOINTS[..]];
+        let lists = [&FAILPOINTS[..], &KAFKA_FAILPOINTS[..], &COPY_FAILPOINTS[..], &UPKEEP_FAILPOINTS[..]];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {
             let asked = std::env::var("SOONER_FAILPOINT").ok()?;

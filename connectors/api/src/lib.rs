@@ -23,11 +23,11 @@ pub use database::{
     Database, FollowedTable, GoesOn, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy,
 };
 pub use error::{Class, Error, Result};
-pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, failpoint};
+pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, failpoint};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
     Alteration, Assigned, Clock, Committed, EventLog, EventReader, EventWriter, Feed, Lake, LakeTable, Opened,
-    SchemaRegistry, Staged, Standing, TableStart, WriterRequest,
+    SchemaRegistry, Staged, Standing, TableSize, TableStart, WriterRequest,
 };
 pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};

@@ -211,6 +211,19 @@ pub struct Committed {
     pub rows_removed: u64,
 }
 
+/// What a table's current version consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSize {
+    /// Data files.
+    pub files: u64,
+    /// Bytes of the data files.
+    pub bytes: u64,
+    /// Rows in them, those that are gone included.
+    pub rows: u64,
+    /// Rows that are gone, which readers pass over.
+    pub deleted_rows: u64,
+}
+
 /// What became of events that were to be staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Staged {
@@ -238,6 +251,9 @@ pub trait LakeTable: Send {
 
     /// Table version; none before it exists.
     fn version(&self) -> Option<u64>;
+
+    /// What readers of the table have to read; none before it exists, or where nobody counts.
+    fn size(&self) -> Option<TableSize>;
 
     /// Why it no longer holds what it held when this position was stored. None if others have only rearranged or added
     /// rows. To be asked before anything is staged.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
-use crate::{Committed, Error, TableState};
+use crate::{Committed, Error, TableSize, TableState};
 
 /// Receives facts, from several tasks at once. Never waits and never fails.
 pub trait Telemetry: Clone + Send + Sync + 'static {
@@ -59,6 +59,8 @@ pub enum Fact<'a> {
         /// How long it took.
         took: Duration,
     },
+    /// What a table in the lake consists of.
+    Size(&'a TableName, TableSize),
     /// How far the sink is, at this time in microseconds since 1970.
     Coverage {
         /// The wall clock.

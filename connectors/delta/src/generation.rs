@@ -14,10 +14,12 @@ use crate::log::committer::{Committer, Outcome};
 use crate::log::live_files::{LiveFile, LiveFiles};
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
+use crate::log::retention::Retention;
 use crate::log::table_version::TableVersion;
-use crate::log::transaction::{Kind, Transaction};
-use crate::maintenance::checkpoint::{CheckpointSchedule, start_checkpoint};
+use crate::log::transaction::{Kind, Plan, Transaction};
 use crate::maintenance::rewrite::Rewritten;
+use crate::maintenance::schedule::CheckpointSchedule;
+use crate::maintenance::upkeep::start_checkpoint;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::own_entry::OwnEntry;
 use crate::merge::staging::Staging;
@@ -95,6 +97,12 @@ impl Generation {
         index_file(&self.location.table, table, &plan.keys, file, index).await
     }
 
+    /// The next entry of the log, if somebody else wrote it: not with the id `own`.
+    pub async fn read_other(&self, table: &TableName, own: Uuid) -> Result<Option<LogEntry>> {
+        let entry = Committer::new(&self.location, &table.to_string()).read(self.base.next_number()).await?;
+        Ok(entry.filter(|entry| entry.id != Some(own.to_string())))
+    }
+
     /// Takes in what somebody else has committed.
     pub fn follow(&mut self, commit: Commit) -> Vec<String> {
         // A file whose rows only went away needs nothing; one that came back, or is new, is indexed.
@@ -120,8 +128,8 @@ impl Generation {
     }
 
     /// Takes in what was staged and committed here. Returns the version.
-    pub fn finish_commit(&mut self, table: &TableName, commit: Commit, staging: Staging) -> u64 {
-        self.base = std::mem::take(&mut self.base).apply(commit);
+    pub fn finish_commit(&mut self, table: &TableName, plan: Plan, staging: Staging) -> u64 {
+        self.base = std::mem::take(&mut self.base).apply(plan.commit);
         let (id, replaces) = (staging.commit_id, staging.replaces());
         let (moved, gone) = staging.parts.into_places();
         match &mut self.index {
@@ -129,7 +137,7 @@ impl Generation {
             Some(index) => index.apply(gone, &moved),
             None => {}
         }
-        self.note_own(table, id)
+        self.note_own(table, id, plan.text.len())
     }
 
     /// Files that were written again take the place of the former ones. Returns the entry of somebody else that comes
@@ -141,7 +149,7 @@ impl Generation {
         rewritten: &Rewritten,
     ) -> Result<Option<LogEntry>> {
         let transaction = rewritten.transaction(&self.base, pipeline);
-        if transaction.removed.is_empty() {
+        if transaction.removed.is_empty() || !rewritten.has_all_rows(&self.base) {
             rewritten.discard_unused(&self.location, &self.base).await;
             return Ok(None);
         }
@@ -152,7 +160,7 @@ impl Generation {
                 failpoint("files_rearranged");
                 self.index.iter_mut().for_each(|index| rewritten.move_rows(index));
                 self.base = std::mem::take(&mut self.base).apply(plan.commit);
-                self.note_own(table, transaction.id);
+                self.note_own(table, transaction.id, plan.text.len());
                 rewritten.discard_unused(&self.location, &self.base).await;
                 Ok(None)
             }
@@ -161,11 +169,12 @@ impl Generation {
         }
     }
 
-    /// The last entry of the log is ours. Returns the version.
-    fn note_own(&mut self, table: &TableName, id: Uuid) -> u64 {
+    /// The last entry of the log is ours, and has so many bytes. Returns the version.
+    fn note_own(&mut self, table: &TableName, id: Uuid, entry_bytes: usize) -> u64 {
         let version = self.base.number().unwrap_or_default();
         self.own_entry = OwnEntry(Some((version, id)));
-        start_checkpoint(&self.location, table, version, self.checkpoints.count_commit());
+        let retention = Retention::of(self.base.metadata());
+        start_checkpoint(&self.location, table, version, retention, &mut self.checkpoints, entry_bytes);
         version
     }
 
@@ -176,6 +185,7 @@ impl Generation {
             id,
             kind: Kind::Copy,
             pipeline: pipeline.to_owned(),
+            retention: Default::default(),
             columns: Some(self.base.columns().to_vec()),
             added: files.collect(),
             superseded: Default::default(),
@@ -186,10 +196,10 @@ impl Generation {
     }
 
     /// This generation has taken the place of another one, by a commit to that one's log. Returns the version.
-    pub fn take_place(&mut self, of: Generation, table: &TableName, commit: Commit, id: Uuid) -> u64 {
+    pub fn take_place(&mut self, of: Generation, table: &TableName, plan: Plan, id: Uuid) -> u64 {
         let files = std::mem::take(&mut self.base).into_files();
-        self.base = of.base.apply(commit).with_files(files);
+        self.base = of.base.apply(plan.commit).with_files(files);
         (self.location, self.checkpoints) = (of.location, of.checkpoints);
-        self.note_own(table, id)
+        self.note_own(table, id, plan.text.len())
     }
 }

@@ -9,9 +9,13 @@ use crate::clock::now_millis;
 use crate::generation::Generation;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
+use crate::log::retention::RetentionSettings;
 use crate::log::transaction::Transaction;
+use crate::maintenance::compaction::Subject;
 use crate::maintenance::leftovers::{discard_generation, discard_other_generations};
+use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{made_by_somebody_else, overtaken};
+use crate::merge::parts::PartLimits;
 use crate::store::location::TableLocation;
 
 /// The generations of a table.
@@ -67,6 +71,13 @@ impl Generations {
         self.next.is_some()
     }
 
+    /// The generation whose files may be written again; none while a copy replaces it, or nothing is merged into it.
+    pub fn compactable<'a>(&'a self, plan: Option<&'a EventPlan>, limits: &'a PartLimits) -> Option<Subject<'a>> {
+        let Generation { location, base, index, .. } = &self.shown;
+        let is_merged = index.is_some() && !self.keep_copies();
+        plan.filter(|_| is_merged).map(|plan| Subject { location, base, keys: &plan.keys, limits })
+    }
+
     /// The copy that has not ended, as far as it is durable.
     pub fn unfinished_copy(&self) -> Option<LakeCopy> {
         let Next { copy, generation } = self.next.as_ref()?;
@@ -120,16 +131,17 @@ impl Generations {
         Ok(resumes)
     }
 
-    /// The next generation takes the place of the one that readers see, by a commit of this id.
+    /// The next generation takes the place of the one that readers see, by a commit of this id. The table keeps as much
+    /// as `retention` says.
     pub async fn show_next(
         &mut self,
         table: &TableName,
         names: &PositionNames,
-        id: Uuid,
+        (id, retention): (Uuid, RetentionSettings),
         watermark: Watermark,
     ) -> Result<Committed> {
         let Some(Next { copy, generation }) = self.next.take() else { return Ok(Committed::default()) };
-        let transaction = replacement(names, &generation, copy, id, watermark);
+        let transaction = Transaction { retention, ..replacement(names, &generation, copy, id, watermark) };
         let name = table.to_string();
         for _ in 0..MAX_CONFLICTS {
             self.refresh_shown(table, names, copy).await?;
@@ -139,9 +151,9 @@ impl Generations {
                 Outcome::Committed => {
                     failpoint("next_generation_shown");
                     let former = std::mem::replace(&mut self.shown, generation);
-                    let table_version = self.shown.take_place(former, table, plan.commit, id);
-                    discard_generation(self.shown.location.clone(), copy);
                     let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
+                    let table_version = self.shown.take_place(former, table, plan, id);
+                    discard_generation(self.shown.location.clone(), copy);
                     return Ok(Committed { table_version, rows_written, rows_removed });
                 }
                 Outcome::Conflict(_) => {}

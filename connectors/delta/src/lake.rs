@@ -1,24 +1,43 @@
 //! The lake: each source table at `<lake>/<schema>/<table>`.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use object_store::path::Path;
+use percent_encoding::percent_decode_str;
 use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 use tokio::sync::Semaphore;
 
 use crate::log::position_names::PositionNames;
+use crate::log::replay::replay;
+use crate::log::retention::{Retention, RetentionSettings};
 use crate::maintenance::compaction::Compaction;
+use crate::maintenance::optimize::{Optimized, optimize};
+use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
+use crate::settings::TableSettings;
+use crate::store::errors::store_error;
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
+use crate::store::operations::retrying;
 use crate::table::DeltaTable;
+
+/// What a table does not need any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vacuumed {
+    /// Number of files.
+    pub files: usize,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
 
 /// A lake of Delta tables, of one pipeline.
 #[derive(Clone, Debug)]
 pub struct DeltaLake {
     store: LakeStore,
     pipeline: String,
-    limits: PartLimits,
+    settings: TableSettings,
     /// One place for each rewrite of files at the same time.
     rewrites: Arc<Semaphore>,
 }
@@ -26,7 +45,66 @@ pub struct DeltaLake {
 impl DeltaLake {
     /// The tables of a pipeline in a store.
     pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
-        DeltaLake { store, pipeline: pipeline.to_owned(), limits, rewrites: Arc::new(Semaphore::new(1)) }
+        let settings = TableSettings { limits, retention: RetentionSettings::default() };
+        DeltaLake { store, pipeline: pipeline.to_owned(), settings, rewrites: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The same lake, whose tables keep what they do not need any more as long as this.
+    pub fn with_retention(mut self, retention: RetentionSettings) -> DeltaLake {
+        self.settings.retention = retention;
+        self
+    }
+
+    /// Names of the tables that lie in the lake, whoever made them.
+    pub async fn tables(&self) -> Result<Vec<TableName>> {
+        let mut tables = Vec::new();
+        for schema in self.folders(self.store.prefix()).await? {
+            let folder = self.store.prefix().clone().join(schema.as_str());
+            for table in self.folders(&folder).await? {
+                let table = TableName::new(&schema, &table);
+                tables.push(table);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Names of the folders in a folder, but for those that readers leave alone.
+    async fn folders(&self, folder: &Path) -> Result<Vec<String>> {
+        let listed = retrying(|| async {
+            let listed = self.store.root().list_with_delimiter(Some(folder)).await;
+            listed.map_err(|error| store_error("cannot list the lake", &error))
+        });
+        let folders = listed.await?.common_prefixes;
+        let names = folders.iter().filter_map(|folder| folder.filename()).filter(|name| !name.starts_with(['_', '.']));
+        Ok(names.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned()).collect())
+    }
+
+    /// Writes a table in as few files as possible; none if this pipeline did not make it.
+    pub async fn optimize(&self, table: &TableName) -> Result<Option<Optimized>> {
+        optimize(&self.location(table), table, &self.pipeline, &self.settings.limits).await
+    }
+
+    /// Finds what no version of a table needs that is kept, and deletes it if so asked; none if this pipeline did not
+    /// make the table.
+    pub async fn vacuum(&self, table: &TableName, deletes: bool) -> Result<Option<Vacuumed>> {
+        let location = self.location(table);
+        let version = replay(&location, &[]).await?;
+        if !version.is_made_by(&self.pipeline) {
+            return Ok(None);
+        }
+        let unneeded = find_unneeded(&location, &Retention::of(version.metadata()), SystemTime::now()).await?;
+        let found = Vacuumed { files: unneeded.len(), bytes: unneeded.iter().map(|object| object.bytes).sum() };
+        if deletes {
+            delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;
+        }
+        Ok(Some(found))
+    }
+
+    /// Where a table lies.
+    pub fn location(&self, table: &TableName) -> TableLocation {
+        let parts = [table.schema.as_str(), table.table.as_str()];
+        let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
+        TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts))
     }
 }
 
@@ -38,11 +116,8 @@ impl Lake for DeltaLake {
     }
 
     async fn open(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
-        let parts = [table.schema.as_str(), table.table.as_str()];
-        let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
-        let location = TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts));
         let names = PositionNames::new(&self.pipeline, feed);
         let compaction = Compaction::new(table.clone(), self.rewrites.clone());
-        DeltaTable::open(table.clone(), location, names, self.limits.clone(), compaction).await
+        DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
     }
 }

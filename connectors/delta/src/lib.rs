@@ -15,11 +15,14 @@ pub mod log;
 pub mod maintenance;
 pub mod merge;
 pub mod rows;
+pub mod settings;
 pub mod store;
 pub mod table;
 
-pub use lake::DeltaLake;
+pub use lake::{DeltaLake, Vacuumed};
 pub use lake_progress::LakeProgress;
+pub use log::retention::RetentionSettings;
+pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
 pub use store::lake_store::{LakeStore, S3Settings};
 pub use table::DeltaTable;

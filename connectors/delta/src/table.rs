@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing};
+use sooner_api::{
+    Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing, TableSize,
+};
 use sooner_schemas::TableName;
 use sooner_schemas::event::{EventSchema, Watermark};
 use uuid::Uuid;
@@ -16,18 +18,19 @@ use crate::log::commit::LogEntry;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
-use crate::maintenance::compaction::{Compaction, Subject};
+use crate::maintenance::choice::Occasion;
+use crate::maintenance::compaction::Compaction;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{
     ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
 };
 use crate::merge::mirror;
-use crate::merge::parts::PartLimits;
 use crate::merge::seal::next_columns;
 use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{columns_of, widen};
+use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
 /// One table of the lake.
@@ -40,7 +43,7 @@ pub struct DeltaTable {
     /// Key of the keys' hash, so that nobody can make keys collide.
     secret: (u64, u64),
     staging: Staging,
-    limits: PartLimits,
+    settings: TableSettings,
     /// A topic that begins with rows begins with those of a copy.
     expects_copy: bool,
     compaction: Compaction,
@@ -52,7 +55,7 @@ impl DeltaTable {
         name: TableName,
         location: TableLocation,
         names: PositionNames,
-        limits: PartLimits,
+        settings: TableSettings,
         compaction: Compaction,
     ) -> Result<DeltaTable> {
         let mut table = DeltaTable {
@@ -63,7 +66,7 @@ impl DeltaTable {
             staging: Staging::new(None),
             name,
             names,
-            limits,
+            settings,
             expects_copy: false,
             compaction,
         };
@@ -130,16 +133,9 @@ impl DeltaTable {
         let own = self.staging.commit_id;
         while let Some(entry) = next {
             self.follow(entry).await?;
-            next = self.read_other(own).await?;
+            next = self.generations.target().read_other(&self.name, own).await?;
         }
         Ok(())
-    }
-
-    /// The next entry of the log, if somebody else wrote it.
-    async fn read_other(&self, own: Uuid) -> Result<Option<LogEntry>> {
-        let (name, target) = (self.name.to_string(), self.generations.target());
-        let entry = Committer::new(&target.location, &name).read(target.base.next_number()).await?;
-        Ok(entry.filter(|entry| entry.id != Some(own.to_string())))
     }
 
     async fn follow(&mut self, entry: LogEntry) -> Result<()> {
@@ -172,6 +168,7 @@ impl DeltaTable {
             self.generations.target_mut().build_index(&self.name, &self.staging).await?;
             let Generation { location, base, index, .. } = self.generations.target();
             let mut transaction = mirror::transaction(&self.staging, base, index.as_ref(), &self.names, watermark);
+            transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
@@ -180,11 +177,11 @@ impl DeltaTable {
                     let mut staging = std::mem::replace(&mut self.staging, Staging::new(None));
                     self.staging.plan = staging.plan.take();
                     let table = self.name.clone();
-                    self.generations.target_mut().finish_commit(&table, plan.commit, staging);
-                    self.compare_with_feed();
-                    self.consider_compaction(false);
-                    let table_version = self.generations.shown.base.number().unwrap_or_default();
                     let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
+                    self.generations.target_mut().finish_commit(&table, plan, staging);
+                    self.compare_with_feed();
+                    self.consider_compaction(Occasion::Merged);
+                    let table_version = self.generations.shown.base.number().unwrap_or_default();
                     return Ok(Committed { table_version, rows_written, rows_removed });
                 }
                 Outcome::Conflict(entry) => self.follow_others(Some(*entry)).await?,
@@ -195,12 +192,9 @@ impl DeltaTable {
     }
 
     /// Has files written again where that is worth it.
-    fn consider_compaction(&mut self, is_quiet: bool) {
-        let Generation { location, base, index, .. } = &self.generations.shown;
-        let is_merged = index.is_some() && !self.generations.keep_copies();
-        if let Some(plan) = self.staging.plan.as_ref().filter(|_| is_merged) {
-            let subject = Subject { location, base, keys: &plan.keys, limits: &self.limits };
-            self.compaction.consider(&subject, is_quiet);
+    fn consider_compaction(&mut self, occasion: Occasion) {
+        if let Some(subject) = self.generations.compactable(self.staging.plan.as_ref(), &self.settings.limits) {
+            self.compaction.consider(&subject, occasion);
         }
     }
 }
@@ -226,6 +220,11 @@ impl LakeTable for DeltaTable {
         self.generations.shown.base.number()
     }
 
+    fn size(&self) -> Option<TableSize> {
+        let base = &self.generations.shown.base;
+        base.exists().then(|| base.files().size())
+    }
+
     async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {
         let Generation { location, base, .. } = &self.generations.shown;
         foreign::altered_since(&self.name, location, &self.names, base, self.positions(), stored).await
@@ -246,7 +245,7 @@ impl LakeTable for DeltaTable {
         if !self.generations.shown.base.exists() || self.staging.is_copy() {
             return Ok(());
         }
-        let next = self.read_other(self.staging.commit_id).await?;
+        let next = self.generations.target().read_other(&self.name, self.staging.commit_id).await?;
         self.follow_others(next).await
     }
 
@@ -325,7 +324,7 @@ impl LakeTable for DeltaTable {
             in_commit_order: self.names.is_in_commit_order(),
             from_topic: self.names.is_topic(),
             is_copy: self.generations.keep_copies() || !base.exists() && self.names.generation().is_some(),
-            limits: &self.limits,
+            limits: &self.settings.limits,
         };
         sealer.seal(&mut self.staging).await
     }
@@ -343,7 +342,8 @@ impl LakeTable for DeltaTable {
             return self.commit_staged(watermark, copy).await;
         }
         self.commit_staged(watermark, None).await?;
-        let committed = self.generations.show_next(&self.name, &self.names, self.staging.commit_id, watermark).await?;
+        let commit = (self.staging.commit_id, self.settings.retention);
+        let committed = self.generations.show_next(&self.name, &self.names, commit, watermark).await?;
         self.staging.commit_id = Uuid::new_v4();
         self.compare_with_feed();
         Ok(committed)
@@ -381,14 +381,14 @@ impl LakeTable for DeltaTable {
         }
         let shown = &mut self.generations.shown;
         let Some(rewritten) = self.compaction.take(&shown.location, &shown.base).await else {
-            self.consider_compaction(true);
+            self.consider_compaction(Occasion::Quiet);
             return Ok(());
         };
         if let Some(entry) = shown.rearrange(&self.name, self.names.pipeline(), &rewritten).await? {
             self.compaction.put_back(rewritten);
             return self.follow_others(Some(entry)).await;
         }
-        self.consider_compaction(false);
+        self.consider_compaction(Occasion::Merged);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::Rng;
 use sooner_api::{
     Alteration, Code, Committed, Error, Feed, Lake, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
-    Standing,
+    Standing, TableSize,
 };
 use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::wire::{Reader, split_header};
@@ -171,6 +171,10 @@ impl LakeTable for SimulatedTable {
 
     fn version(&self) -> Option<u64> {
         (self.base.version > 0).then_some(self.base.version)
+    }
+
+    fn size(&self) -> Option<TableSize> {
+        None
     }
 
     async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {

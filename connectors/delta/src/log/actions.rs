@@ -82,7 +82,12 @@ pub fn is_made_by(pipeline: &str, metadata: &Value) -> bool {
 pub fn with_columns(metadata: &Value, columns: &[LakeColumn]) -> Value {
     let mut changed = metadata.clone();
     changed["schemaString"] = json!(schema_string(columns));
-    // Required by the protocol, whatever stands in the log.
+    completed(changed)
+}
+
+/// The same metadata with what the protocol requires, whatever stands in the log.
+pub fn completed(metadata: Value) -> Value {
+    let mut changed = metadata;
     let required = [
         ("id", json!(uuid::Uuid::new_v4())),
         ("format", json!({"provider": "parquet", "options": {}})),

@@ -110,7 +110,7 @@ pub fn vector_path(file_id: Uuid) -> Path {
 
 /// Path of a file of vectors below the table, from `pathOrInlineDv`: the last 20 characters are a UUID in z85, what
 /// precedes them is a folder. None if it cannot be decoded.
-fn relative_path(text: &str) -> Option<Path> {
+pub fn relative_path(text: &str) -> Option<Path> {
     let (folder, id) = text.split_at_checked(text.len().checked_sub(20)?)?;
     let id = Uuid::from_slice(&z85::decode(id).ok()?).ok()?;
     let name = format!("deletion_vector_{id}.bin");

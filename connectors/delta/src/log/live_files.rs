@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde_json::{Map, Value, json};
+use sooner_api::TableSize;
 
 use crate::index::key_index::{FileId, RowAddress};
 
@@ -192,6 +193,17 @@ impl LiveFiles {
     /// Whether a row is live: its file belongs to the table, and the row is not deleted.
     pub fn holds(&self, row: RowAddress) -> bool {
         self.files.get(&row.file).is_some_and(|file| !file.deleted.contains(row.row))
+    }
+
+    /// What they amount to.
+    pub fn size(&self) -> TableSize {
+        let mut size = TableSize { files: self.files.len() as u64, ..TableSize::default() };
+        for file in self.files.values() {
+            size.bytes += file.size;
+            size.rows += file.rows.unwrap_or_default();
+            size.deleted_rows += file.deleted.len();
+        }
+        size
     }
 
     /// All files with their numbers, in no order.

@@ -16,6 +16,7 @@ use super::actions::{self, line, txn};
 use super::commit::{AddedFile, Commit};
 use super::deletion_vector::{VectorFile, VectorWriter};
 use super::live_files::LiveFile;
+use super::retention::RetentionSettings;
 use super::table_version::TableVersion;
 use crate::index::key_index::FileId;
 use crate::rows::columns::LakeColumn;
@@ -42,6 +43,8 @@ pub struct Transaction {
     pub kind: Kind,
     /// Pipeline that makes a table which is new.
     pub pipeline: String,
+    /// What the table is to keep.
+    pub retention: RetentionSettings,
     /// The table's columns from this commit on, if they change.
     pub columns: Option<Vec<LakeColumn>>,
     /// New files.
@@ -166,15 +169,25 @@ impl Transaction {
         changes
     }
 
-    /// A table that is new gets its id here, once for the log and for what follows.
+    /// The table's metadata, if that changes.
     fn metadata(&self, base: &TableVersion, now_millis: i64) -> Option<Value> {
+        let changed = self.metadata_of_columns(base, now_millis);
+        if changed.is_none() && (!base.exists() || self.kind == Kind::Rearrange) {
+            return None;
+        }
+        let mut metadata = changed.unwrap_or_else(|| base.metadata().clone());
+        self.retention.set(&mut metadata, !base.exists());
+        (metadata != *base.metadata()).then(|| actions::completed(metadata))
+    }
+
+    /// A table that is new gets its id here, once for the log and for what follows.
+    fn metadata_of_columns(&self, base: &TableVersion, now_millis: i64) -> Option<Value> {
         let columns = self.columns.as_ref()?;
         if !base.exists() {
             return Some(actions::metadata(&self.pipeline, columns, now_millis));
         }
         if self.kind == Kind::Copy {
-            let made = actions::of_copy(base.metadata(), &self.pipeline, columns, now_millis);
-            return (made != *base.metadata()).then_some(made);
+            return Some(actions::of_copy(base.metadata(), &self.pipeline, columns, now_millis));
         }
         (columns.as_slice() != base.columns()).then(|| actions::with_columns(base.metadata(), columns))
     }
@@ -250,6 +263,7 @@ mod tests {
             id: Uuid::new_v4(),
             kind,
             pipeline: "shop".into(),
+            retention: RetentionSettings::default(),
             columns: None,
             added: BTreeMap::new(),
             superseded: BTreeMap::new(),

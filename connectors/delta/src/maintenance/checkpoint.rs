@@ -1,95 +1,110 @@
-//! Checkpoints: the state of a table in one file, so that readers need not replay its whole log; and the end of the
-//! entries that nobody needs any more after that.
+//! Checkpoints: the state of a table in one file, so that readers need not replay its whole log. The next one is made
+//! of the last one, which streams through, and of the log entries since then. What a table needs no longer then goes.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
-use deltalake_core::checkpoints::{cleanup_metadata, create_checkpoint};
-use deltalake_core::table::config::TablePropertiesExt;
-use sooner_schemas::TableName;
-use tokio::time::Instant;
+use futures::{StreamExt, TryStreamExt, stream};
+use sooner_api::{Class, Code, Error, Result, failpoint};
 
-use crate::log::replay::{delta_table, log_error};
+use super::reconcile::{Recent, Reconciler};
+use super::vacuum::delete_unused;
+use crate::log::actions::log_path;
+use crate::log::checkpoint_file::{CheckpointWriter, each_batch, replayed_checkpoint};
+use crate::log::last_checkpoint::{ClassicCheckpoint, LastCheckpoint, put_hint};
+use crate::log::retention::Retention;
 use crate::store::location::TableLocation;
+use crate::store::operations::{get, put};
 
-/// Commits between two checkpoints.
-const INTERVAL_COMMITS: u64 = 50;
-/// Who keeps the log for less than this keeps entries that a restart needs too short, so nothing is deleted.
-const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
-/// Entries that are older than the table keeps them are looked for so often, at most: the whole log is listed for it.
-const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
+/// Log entries that are read at the same time.
+const READS: usize = 8;
+/// Objects that are deleted after one checkpoint, at most; those that are left go after the next one.
+const MOST_EXPIRED: usize = 20_000;
 
-/// What is to follow a commit.
+/// A checkpoint that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing.
-    Nothing,
-    /// A checkpoint.
-    Checkpoint,
-    /// A checkpoint, and the end of old entries.
-    CheckpointAndCleanup,
+pub struct Written {
+    /// Its size.
+    pub bytes: u64,
+    /// Data files and files of vectors that nobody needed any more, and that are deleted.
+    pub deleted: usize,
 }
 
-/// Says when a table's next checkpoint is due.
-#[derive(Debug, Default)]
-pub struct CheckpointSchedule {
-    commits: u64,
-    cleaned: Option<Instant>,
-}
-
-impl CheckpointSchedule {
-    /// Counts a commit; says what should follow it.
-    pub fn count_commit(&mut self) -> Due {
-        self.commits += 1;
-        if self.commits < INTERVAL_COMMITS {
-            return Due::Nothing;
+/// Writes the checkpoint of a version, and deletes what no version that is kept needs; none if somebody else has written
+/// it, or a later one.
+pub async fn write_checkpoint(
+    location: &TableLocation,
+    version: u64,
+    retention: &Retention,
+) -> Result<Option<Written>> {
+    let former = match LastCheckpoint::read(location).await? {
+        LastCheckpoint::Classic(former) if former.version >= version => return Ok(None),
+        LastCheckpoint::Other(found) if found >= version => return Ok(None),
+        LastCheckpoint::Classic(former) => Some(former),
+        LastCheckpoint::Unknown => None,
+        LastCheckpoint::Other(_) => return replay_for(location, version).await,
+    };
+    match write_next(location, version, former, retention).await {
+        // What stands in the way of this one may not stand in the way of a replay of the whole log.
+        Err(error) if error.class != Class::Retry => {
+            tracing::info!(url = %location.url, %error, "writes a checkpoint from the whole log");
+            replay_for(location, version).await
         }
-        self.commits = 0;
-        if self.cleaned.is_some_and(|cleaned| cleaned.elapsed() < CLEANUP_INTERVAL) {
-            return Due::Checkpoint;
-        }
-        self.cleaned = Some(Instant::now());
-        Due::CheckpointAndCleanup
+        written => written.map(Some),
     }
 }
 
-/// Writes a checkpoint of a version beside the stream; then deletes what is older than `delta.logRetentionDuration`
-/// (30 days, unless the table says so) and not needed to read a younger version, unless the table has
-/// `delta.enableExpiredLogCleanup` switched off. Without that readers only take longer, so a failure is logged.
-pub fn start_checkpoint(location: &TableLocation, name: &TableName, version: u64, due: Due) {
-    if due == Due::Nothing {
-        return;
+async fn replay_for(location: &TableLocation, version: u64) -> Result<Option<Written>> {
+    replayed_checkpoint(location, Some(version)).await?;
+    Ok(None)
+}
+
+async fn write_next(
+    location: &TableLocation,
+    version: u64,
+    former: Option<ClassicCheckpoint>,
+    retention: &Retention,
+) -> Result<Written> {
+    let first = former.map_or(0, |former| former.version + 1);
+    let recent = read_entries(location, first, version).await?;
+    let cutoff = retention.deleted_files_cutoff_millis(SystemTime::now());
+    let mut reconciler = Reconciler::new(recent, cutoff, MOST_EXPIRED);
+    let mut writer = CheckpointWriter::new()?;
+    let former = former.map(|former| former.paths()).unwrap_or_default();
+    for path in &former {
+        each_batch(location, path, false, |rows| writer.write_kept(&rows, &reconciler.keep(&rows))).await?;
     }
-    let (location, name) = (location.clone(), name.clone());
-    tokio::spawn(async move {
-        let written = async {
-            let mut table = delta_table(&location);
-            table.load_version(version).await?;
-            create_checkpoint(&table, None).await?;
-            let config = table.snapshot()?.table_config();
-            let is_wanted =
-                config.enable_expired_log_cleanup() && config.log_retention_duration() >= SHORTEST_RETENTION;
-            match due == Due::CheckpointAndCleanup && is_wanted {
-                true => cleanup_metadata(&table, None).await,
-                false => Ok(0),
-            }
-        };
-        match written.await.map_err(|error| log_error(&location, &error)) {
-            Ok(deleted) => tracing::debug!(table = %name, version, deleted, "wrote a checkpoint"),
-            Err(error) => tracing::warn!(table = %name, version, %error, "could not write a checkpoint"),
-        }
+    writer.write_actions(&reconciler.recent_rows())?;
+    for path in &former {
+        each_batch(location, path, true, |rows| writer.write_kept(&rows, &reconciler.keep_removes(&rows))).await?;
+    }
+    writer.write_actions(&reconciler.recent_removes())?;
+    let adds = reconciler.adds;
+    let (bytes, rows) = writer.finish()?;
+    let size = bytes.len() as u64;
+    put(location.store(), &ClassicCheckpoint::path(version), bytes.into()).await?;
+    failpoint("checkpoint_put");
+    // Before the hint: whoever dies here finds them again in the former checkpoint.
+    let deleted = delete_unused(location, reconciler.into_unused()).await?;
+    failpoint("unused_files_deleted");
+    put_hint(location, version, rows, adds, size).await?;
+    Ok(Written { bytes: size, deleted })
+}
+
+/// Reads the log's entries from one version to another.
+pub async fn read_entries(location: &TableLocation, first: u64, last: u64) -> Result<Recent> {
+    let mut recent = Recent::default();
+    let texts = stream::iter(first..=last).map(|version| async move {
+        let text = get(location.store(), &log_path(version)).await?;
+        text.ok_or_else(|| unreadable(location, format!("version {version} is not there")))
     });
+    let mut texts = texts.buffered(READS).boxed();
+    while let Some(text) = texts.try_next().await? {
+        recent.take(&text).map_err(|error| unreadable(location, error))?;
+    }
+    Ok(recent)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn every_fiftieth_commit_is_followed_by_a_checkpoint_and_old_entries_go_once_an_hour() {
-        let mut schedule = CheckpointSchedule::default();
-        let mut due = |commits: u64| (1..=commits).map(|_| schedule.count_commit()).last();
-        assert_eq!([due(49), due(1), due(50)], [Due::Nothing, Due::CheckpointAndCleanup, Due::Checkpoint].map(Some));
-        tokio::time::advance(CLEANUP_INTERVAL).await;
-        assert_eq!(due(50), Some(Due::CheckpointAndCleanup));
-    }
+fn unreadable(location: &TableLocation, why: impl std::fmt::Display) -> Error {
+    let what = format!("cannot read the log of the lake table {}", location.url);
+    Error::operator(Code::LogUnreadable, what, why, "restore the table's log")
 }

@@ -25,6 +25,20 @@ const SPARSE_PERCENT: u64 = 30;
 /// Rows that are written again at once, at most. Each takes 40 bytes of memory meanwhile.
 const MOST_ROWS: u64 = 1 << 20;
 
+/// The same, when somebody asks for it.
+const ASKED_SPARSE_PERCENT: u64 = 5;
+
+/// When files are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// After a commit.
+    Merged,
+    /// While nothing happens to the table.
+    Quiet,
+    /// Somebody asks for as few files as possible.
+    Asked,
+}
+
 /// A file that may be written again.
 struct Candidate {
     id: FileId,
@@ -36,11 +50,11 @@ struct Candidate {
 }
 
 /// Chooses the files that are written again next, oldest first; none if that is not worth it. Files of `target_bytes`
-/// are large enough. `is_quiet` says that nothing happens to the table at the moment.
+/// are large enough.
 pub fn choose<'a>(
     files: impl Iterator<Item = (FileId, &'a LiveFile)>,
     target_bytes: u64,
-    is_quiet: bool,
+    occasion: Occasion,
 ) -> Vec<FileId> {
     let candidates: Vec<_> = files.filter_map(|(id, file)| candidate(id, file)).collect();
     let is_tiny = candidates.iter().map(|file| file.bytes).sum::<u64>() < TINY_TABLE_BYTES;
@@ -48,11 +62,13 @@ pub fn choose<'a>(
     // Any two of them can be written again at once.
     let small = candidates.iter().filter(|file| file.bytes < target_bytes / 2 && file.rows < MOST_ROWS / 2);
     for file in small {
-        tiers.entry(tier(file.bytes, is_quiet)).or_default().push(file);
+        tiers.entry(tier(file.bytes, occasion)).or_default().push(file);
     }
     for (tier, mut files) in tiers {
-        let enough = match tier {
-            0 if is_quiet || is_tiny => SMALL_FAN_IN,
+        let enough = match (occasion, tier) {
+            (Occasion::Asked, _) => 2,
+            (Occasion::Quiet, 0) => SMALL_FAN_IN,
+            (Occasion::Merged, 0) if is_tiny => SMALL_FAN_IN,
             _ => FAN_IN as usize,
         };
         files.sort_by_key(|file| file.id);
@@ -61,8 +77,12 @@ pub fn choose<'a>(
             return group;
         }
     }
-    let sparse = candidates.iter().filter(|file| file.lost_percent >= SPARSE_PERCENT && file.rows <= MOST_ROWS);
-    let sparse = sparse.filter(|file| file.bytes >= LOWEST_TIER_BYTES);
+    let (percent, least_bytes) = match occasion {
+        Occasion::Asked => (ASKED_SPARSE_PERCENT, 0),
+        _ => (SPARSE_PERCENT, LOWEST_TIER_BYTES),
+    };
+    let sparse = candidates.iter().filter(|file| file.lost_percent >= percent && file.rows <= MOST_ROWS);
+    let sparse = sparse.filter(|file| file.bytes >= least_bytes);
     sparse.max_by_key(|file| file.lost_percent).map(|file| vec![file.id]).unwrap_or_default()
 }
 
@@ -74,9 +94,10 @@ fn candidate(id: FileId, file: &LiveFile) -> Option<Candidate> {
     Some(Candidate { id, bytes, rows, lost_percent: (all - rows) * 100 / all })
 }
 
-/// Number of the tier of a file, from 0; in quiet times, all files that are small make up one.
-fn tier(bytes: u64, is_quiet: bool) -> u32 {
-    if is_quiet && bytes < QUIET_BYTES {
+/// Number of the tier of a file, from 0; in quiet times, all files that are small make up one, and where somebody asks,
+/// all do.
+fn tier(bytes: u64, occasion: Occasion) -> u32 {
+    if occasion == Occasion::Asked || (occasion == Occasion::Quiet && bytes < QUIET_BYTES) {
         return 0;
     }
     (bytes / LOWEST_TIER_BYTES).checked_ilog(FAN_IN).map_or(0, |tier| tier + 1)
@@ -97,6 +118,7 @@ fn at_once(files: &[&Candidate], target_bytes: u64) -> Vec<FileId> {
 mod tests {
     use object_store::path::Path;
 
+    use super::Occasion::{Asked, Merged, Quiet};
     use super::*;
 
     const TARGET: u64 = 32 << 20;
@@ -107,24 +129,32 @@ mod tests {
         file
     }
 
-    fn chosen(files: &[LiveFile], is_quiet: bool) -> Vec<FileId> {
-        choose((0..).zip(files), TARGET, is_quiet)
+    fn chosen(files: &[LiveFile], occasion: Occasion) -> Vec<FileId> {
+        choose((0..).zip(files), TARGET, occasion)
+    }
+
+    #[test]
+    fn whoever_asks_gets_as_few_files_as_possible_without_the_rows_that_are_gone() {
+        let files = [file(1 << 10, 10, 0), file(20 << 20, 1000, 20), file(9 << 20, 1000, 0), file(25 << 20, 1000, 90)];
+        assert_eq!(chosen(&files, Asked), [0, 2]);
+        assert_eq!(chosen(&files[3..], Asked), [0]);
+        assert!(chosen(&files[1..2], Asked).is_empty());
     }
 
     #[test]
     fn a_tiny_table_is_kept_in_one_or_two_files() {
         let tiny = file(2000, 10, 0);
-        assert_eq!(chosen(&[tiny.clone(), tiny.clone()], false), [] as [FileId; 0]);
-        assert_eq!(chosen(&[tiny.clone(), tiny.clone(), tiny.clone()], false), [0, 1, 2]);
-        assert!(chosen(&[tiny.clone(), tiny], true).is_empty(), "that would not be worth it");
+        assert_eq!(chosen(&[tiny.clone(), tiny.clone()], Merged), [] as [FileId; 0]);
+        assert_eq!(chosen(&[tiny.clone(), tiny.clone(), tiny.clone()], Merged), [0, 1, 2]);
+        assert!(chosen(&[tiny.clone(), tiny], Quiet).is_empty(), "that would not be worth it");
     }
 
     #[test]
     fn files_that_quiet_times_leave_are_one_or_two_small_ones() {
         let small = file(40 << 10, 100, 0);
         let files = [small.clone(), file(5 << 20, 100, 0), small.clone(), small];
-        assert!(chosen(&files, false).is_empty());
-        assert_eq!(chosen(&files, true), [0, 2, 3]);
+        assert!(chosen(&files, Merged).is_empty());
+        assert_eq!(chosen(&files, Quiet), [0, 2, 3]);
     }
 
     #[test]
@@ -132,47 +162,47 @@ mod tests {
         let small = file(10 << 10, 100, 0);
         let mut files = vec![file(20 << 20, 1000, 0), file(5 << 20, 1000, 0)];
         files.extend(std::iter::repeat_n(small.clone(), 7));
-        assert!(chosen(&files, false).is_empty());
+        assert!(chosen(&files, Merged).is_empty());
         files.push(small);
-        assert_eq!(chosen(&files, false), [2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(chosen(&files, Merged), [2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
     fn the_live_rows_of_a_file_decide_where_it_belongs() {
         let mut files = vec![file(60 << 10, 100, 0); 7];
         files.push(file(10 << 20, 1000, 999));
-        assert_eq!(chosen(&files, false).len(), 8);
+        assert_eq!(chosen(&files, Merged).len(), 8);
     }
 
     #[test]
     fn a_file_that_has_lost_many_rows_is_written_again_alone() {
         let files = [file(20 << 20, 1000, 200), file(20 << 20, 1000, 350), file(20 << 20, 1000, 300)];
-        assert_eq!(chosen(&files, false), [1]);
-        assert!(chosen(&files[..1], false).is_empty());
+        assert_eq!(chosen(&files, Merged), [1]);
+        assert!(chosen(&files[..1], Merged).is_empty());
     }
 
     #[test]
     fn no_more_is_written_at_once_than_a_file_may_hold() {
         let files = vec![file(7 << 20, 1000, 0); 9];
-        assert_eq!(chosen(&files, false), [0, 1, 2, 3], "28 of 32 MiB");
+        assert_eq!(chosen(&files, Merged), [0, 1, 2, 3], "28 of 32 MiB");
         let many_rows = vec![file(1 << 20, 400_000, 0); 9];
-        assert_eq!(chosen(&many_rows, false), [0, 1]);
-        assert!(chosen(&[file(20 << 20, 2_000_000, 700_000)], false).is_empty());
+        assert_eq!(chosen(&many_rows, Merged), [0, 1]);
+        assert!(chosen(&[file(20 << 20, 2_000_000, 700_000)], Merged).is_empty());
     }
 
     #[test]
     fn a_file_of_many_rows_is_in_nobodys_way() {
         let mut files = vec![file(1 << 20, 600_000, 0)];
         files.extend(std::iter::repeat_n(file(1 << 20, 1000, 0), 8));
-        assert_eq!(chosen(&files, false), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(chosen(&files, Merged), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
     fn files_whose_rows_nobody_counts_and_files_that_are_large_are_left_alone() {
         let mut unknown = file(1000, 10, 0);
         unknown.rows = None;
-        assert!(chosen(&vec![unknown; 20], true).is_empty());
-        assert!(chosen(&vec![file(20 << 20, 1000, 0); 20], true).is_empty());
+        assert!(chosen(&vec![unknown; 20], Quiet).is_empty());
+        assert!(chosen(&vec![file(20 << 20, 1000, 0); 20], Quiet).is_empty());
     }
 
     #[test]
@@ -182,7 +212,7 @@ mod tests {
         for id in 0..20_000 {
             files.push((id, file(4 << 10, 10, 0)));
             loop {
-                let group = choose(files.iter().map(|(id, file)| (*id, file)), TARGET, false);
+                let group = choose(files.iter().map(|(id, file)| (*id, file)), TARGET, Merged);
                 if group.is_empty() {
                     break;
                 }

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::choice::choose;
+use super::choice::{Occasion, choose};
 use super::rewrite::{Rewrite, Rewritten};
 use crate::index::key::KeyPlan;
 use crate::log::table_version::TableVersion;
@@ -22,6 +22,11 @@ const QUIET: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(60);
 /// Size of a file that is large enough, at most.
 const LARGEST_TARGET_BYTES: usize = 128 << 20;
+
+/// Size of a file that is large enough. Half of the room: files that are merged into open there, too.
+pub fn target_bytes(limits: &PartLimits) -> u64 {
+    (limits.part_bytes / 2).min(LARGEST_TARGET_BYTES) as u64
+}
 
 /// The table whose files may be written again.
 pub struct Subject<'a> {
@@ -100,17 +105,15 @@ impl Compaction {
         self.rewritten = Some(rewritten);
     }
 
-    /// After a commit, or in quiet times: has files written again where that is worth it.
-    pub fn consider(&mut self, subject: &Subject<'_>, is_quiet: bool) {
+    /// Has files written again where that is worth it.
+    pub fn consider(&mut self, subject: &Subject<'_>, occasion: Occasion) {
         let now = Instant::now();
-        self.quiet_at = (!is_quiet).then(|| (now + QUIET).max(self.paused_until));
+        self.quiet_at = (occasion != Occasion::Quiet).then(|| (now + QUIET).max(self.paused_until));
         if !self.running.is_empty() || self.rewritten.is_some() || now < self.paused_until {
             return;
         }
         let Subject { location, base, keys, limits } = *subject;
-        // Half of the room: files that are merged into open there, too.
-        let target_bytes = (limits.part_bytes / 2).min(LARGEST_TARGET_BYTES) as u64;
-        let chosen = choose(base.files().iter(), target_bytes, is_quiet);
+        let chosen = choose(base.files().iter(), target_bytes(limits), occasion);
         if chosen.is_empty() {
             return;
         }
@@ -119,7 +122,7 @@ impl Compaction {
             sources: sources.collect(),
             location: location.clone(),
             columns: base.columns().to_vec(),
-            keys: keys.clone(),
+            keys: Some(keys.clone()),
             ids: base.files().ids(),
             limits: limits.clone(),
             places: self.places.clone(),

@@ -33,8 +33,8 @@ pub struct Rewrite {
     pub location: TableLocation,
     /// Its columns.
     pub columns: Vec<LakeColumn>,
-    /// How its keys are hashed.
-    pub keys: KeyPlan,
+    /// How its keys are hashed; none where no index follows the rows.
+    pub keys: Option<KeyPlan>,
     /// Numbers for the new files.
     pub ids: FileIds,
     /// Limits for files in memory.
@@ -45,7 +45,8 @@ pub struct Rewrite {
 
 /// Files that are written, and not committed yet.
 pub struct Rewritten {
-    sources: Vec<FileId>,
+    /// The files, with the rows that they had lost when they were read.
+    sources: Vec<(FileId, RoaringBitmap)>,
     written: BTreeMap<FileId, LiveFile>,
     moved: Vec<MovedRow>,
 }
@@ -62,7 +63,7 @@ impl Rewrite {
     pub async fn run(self) -> Result<Rewritten> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await.ok();
-        let (mut parts, mut moved) = (Parts::default(), Vec::new());
+        let (mut parts, mut moved, location) = (Parts::default(), Vec::new(), self.location.clone());
         let mut result = Ok(());
         for (id, file) in &self.sources {
             result = self.copy_rows(*id, file, &mut parts, &mut moved).await;
@@ -74,12 +75,12 @@ impl Rewrite {
             Ok(()) => parts.close(&self.location).await,
             failed => failed,
         };
-        let sources = self.sources.iter().map(|(id, _)| *id).collect();
+        let sources = self.sources.into_iter().map(|(id, file)| (id, file.deleted)).collect();
         let rewritten = Rewritten { sources, written: parts.written().clone(), moved };
         match result {
             Ok(()) => Ok(rewritten),
             Err(error) => {
-                rewritten.discard_unused(&self.location, &TableVersion::default()).await;
+                rewritten.discard_unused(&location, &TableVersion::default()).await;
                 Err(error)
             }
         }
@@ -93,7 +94,10 @@ impl Rewrite {
         let mut batches = data_file::open(&self.location.table, &file.path, file.size, None, selected).await?;
         while let Some(batch) = batches.next().await {
             let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
-            let keys = self.keys.hash_rows(&batch);
+            let keys = match &self.keys {
+                Some(keys) => keys.hash_rows(&batch),
+                None => Some(vec![KeyHash::default(); batch.num_rows()]),
+            };
             let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
             if keys.len() > rows_left.len() {
                 return Err(unfit(&file.path, "it has more rows than the log says"));
@@ -121,21 +125,28 @@ impl Rewritten {
         self.sources.len() == 1 || self.written.len() < self.sources.len()
     }
 
+    /// Whether no row has come back to one of the files since they were read: such a row is not in the new ones.
+    pub fn has_all_rows(&self, base: &TableVersion) -> bool {
+        let mut files = self.sources.iter().filter_map(|(id, deleted)| Some((base.files().get(*id)?, deleted)));
+        files.all(|(file, deleted)| deleted.is_subset(&file.deleted))
+    }
+
     /// The transaction by which the new files take the place of the former ones, with the rows that are left.
     pub fn transaction(&self, base: &TableVersion, pipeline: &str) -> Transaction {
         let mut superseded: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
         for row in self.moved.iter().filter(|row| !base.files().holds(row.from)) {
             superseded.entry(row.to.file).or_default().insert(row.to.row);
         }
-        let removed = self.sources.iter().filter(|id| base.files().get(**id).is_some());
+        let removed = self.sources.iter().filter(|(id, _)| base.files().get(*id).is_some());
         Transaction {
             id: Uuid::new_v4(),
             kind: Kind::Rearrange,
             pipeline: pipeline.to_owned(),
+            retention: Default::default(),
             columns: None,
             added: self.written.clone(),
             superseded,
-            removed: removed.map(|id| (*id, RoaringBitmap::new())).collect(),
+            removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),
             txns: Default::default(),
             watermark: None,
         }

@@ -30,6 +30,7 @@ pub fn transaction(
         id: staging.commit_id,
         kind: staging.kind,
         pipeline: names.pipeline().to_owned(),
+        retention: Default::default(),
         columns: staging.columns.clone(),
         added: staging.parts.written().clone(),
         superseded: staging.parts.superseded().clone(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use sooner_api::{LakeTable, Rows, Staged};
-use sooner_delta::DeltaTable;
 use sooner_delta::log::actions::line;
+use sooner_delta::{DeltaLake, DeltaTable, Optimized};
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::{Position, Scalar};
 use tokio::time::timeout;
@@ -252,4 +252,33 @@ async fn entries_that_are_older_than_the_table_keeps_them_go_once_a_checkpoint_s
     assert!(!world.log_entry(48).exists(), "a checkpoint stands for it");
     assert!(world.log_entry(50).exists() && world.log_entry(79).exists(), "a younger version is read from there on");
     assert_eq!(world.rows().await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_table_is_optimised_at_once_beside_a_pipeline_that_goes_on_merging() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 2).await;
+    let optimized = world.lake().optimize(&name()).await.unwrap();
+    assert_eq!(optimized, Some(Optimized { files_before: 2, files_after: 1 }));
+    assert_eq!((files(&world).await, world.rows().await), (1, rows(0..2, "first")));
+    commit(&world, &mut table, 30, [1, 5], "second").await;
+    let mut expected = rows([0], "first");
+    expected.extend(rows([1, 5], "second"));
+    assert_eq!(world.rows().await, expected);
+    let again = world.lake().optimize(&name()).await.unwrap().unwrap();
+    assert_eq!((again.files_after, world.rows().await), (1, expected), "rows that are gone are dropped, too");
+    let entry = std::fs::read_to_string(world.log_entry(table.version().unwrap() + 1)).unwrap();
+    assert!(!entry.contains("deletionVector\":{\"storageType\":\"i\",\"pathOrInlineDv\":\"\""), "{entry}");
+    assert_eq!(world.lake().optimize(&name()).await.unwrap().unwrap().files_before, 1, "nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_table_of_somebody_else_is_neither_optimised_nor_vacuumed() {
+    let world = World::new(1 << 20);
+    fragmented(&world, 2).await;
+    let other = DeltaLake::new(world.store(), "other", world.limits());
+    assert_eq!(other.optimize(&name()).await.unwrap(), None);
+    assert_eq!(other.vacuum(&name(), true).await.unwrap(), None);
+    assert_eq!(other.tables().await.unwrap(), [name()]);
+    assert_eq!(files(&world).await, 2);
 }

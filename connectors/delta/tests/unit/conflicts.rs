@@ -10,6 +10,7 @@ use sooner_delta::log::committer::{Committer, Outcome};
 use sooner_delta::log::deletion_vector::VectorWriter;
 use sooner_delta::log::live_files::LiveFile;
 use sooner_delta::log::position_names::PositionNames;
+use sooner_delta::log::retention::RetentionSettings;
 use sooner_delta::log::transaction::{Kind, Plan, Transaction};
 use sooner_schemas::encode::TupleValue;
 use uuid::Uuid;
@@ -207,6 +208,7 @@ async fn plan(world: &World, id: Uuid) -> Plan {
         id,
         kind: Kind::Merge,
         pipeline: "shop".to_owned(),
+        retention: RetentionSettings::default(),
         columns: None,
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),

@@ -14,6 +14,7 @@ use sooner_delta::log::commit::{AddedFile, Commit, LogEntry};
 use sooner_delta::log::committer::Committer;
 use sooner_delta::log::live_files::LiveFile;
 use sooner_delta::log::position_names::PositionNames;
+use sooner_delta::log::retention::RetentionSettings;
 use sooner_delta::log::table_version::TableVersion;
 use sooner_delta::log::transaction::{Kind, Transaction};
 use sooner_delta::rows::columns::LakeColumn;
@@ -47,6 +48,7 @@ fn transaction(kind: Kind) -> Transaction {
         id: Uuid::new_v4(),
         kind,
         pipeline: "shop".to_owned(),
+        retention: RetentionSettings::default(),
         columns: None,
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),

@@ -46,10 +46,16 @@ impl World {
         TableLocation::new(store.root(), folder, store.folder_url(&["public", "t"]))
     }
 
+    pub fn limits(&self) -> PartLimits {
+        PartLimits { part_bytes: self.part_bytes, budget: MemoryBudget::new(1 << 20) }
+    }
+
+    pub fn lake(&self) -> DeltaLake {
+        DeltaLake::new(self.store(), "shop", self.limits())
+    }
+
     pub async fn open(&self) -> DeltaTable {
-        let limits = PartLimits { part_bytes: self.part_bytes, budget: MemoryBudget::new(1 << 20) };
-        let lake = DeltaLake::new(self.store(), "shop", limits);
-        lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap()
+        self.lake().open(&name(), &Feed::Slot("s".to_owned())).await.unwrap()
     }
 
     pub fn log_entry(&self, version: u64) -> PathBuf {

@@ -1,0 +1,115 @@
+//! The file of a checkpoint: read in batches, or encoded.
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::ArrowError;
+use arrow_select::filter::filter_record_batch;
+use deltalake_core::DeltaTableError;
+use deltalake_core::checkpoints::create_checkpoint;
+use futures::StreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde_json::Value;
+use sooner_api::{Code, Error, Result};
+
+use super::checkpoint_rows::{conformed, of_actions, schema};
+use super::last_checkpoint::ClassicCheckpoint;
+use super::replay::{delta_table, log_error};
+use crate::rows::data_file;
+use crate::store::errors::store_error;
+use crate::store::location::TableLocation;
+
+/// Actions that become rows at the same time.
+const ROWS: usize = 8 << 10;
+
+/// Replays the whole log for a checkpoint of this version, or of the last one, whatever checkpoints the table has.
+pub async fn replayed_checkpoint(location: &TableLocation, version: Option<u64>) -> Result<ClassicCheckpoint> {
+    let written = async {
+        let mut table = delta_table(location);
+        match version {
+            Some(version) => table.load_version(version).await?,
+            None => table.load().await?,
+        }
+        create_checkpoint(&table, None).await?;
+        Ok(table.version())
+    };
+    let version = written.await.map_err(|error: DeltaTableError| log_error(location, &error))?;
+    let version = version.ok_or_else(|| log_error(location, &"it has no version"))?;
+    Ok(ClassicCheckpoint { version, parts: None })
+}
+
+/// Reads a file of a checkpoint: its removes, or everything else.
+pub async fn each_batch(
+    location: &TableLocation,
+    path: &Path,
+    removes: bool,
+    mut each: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let head = location.store().head(path).await;
+    let size = head.map_err(|error| store_error(format!("cannot read {path}"), &error))?.size;
+    let kinds = schema().fields().iter().map(|field| field.name().as_str());
+    let kinds: Vec<_> = kinds.filter(|kind| (*kind == "remove") == removes).collect();
+    let mut batches = data_file::open(&location.table, path, size, Some(&kinds), None).await?;
+    while let Some(batch) = batches.next().await {
+        each(conformed(&batch?).map_err(|error| log_error(location, &error))?)?;
+    }
+    Ok(())
+}
+
+/// Encodes a checkpoint in memory.
+pub struct CheckpointWriter {
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+}
+
+impl CheckpointWriter {
+    /// Starts an empty one.
+    pub fn new() -> Result<CheckpointWriter> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_dictionary_enabled(false)
+            .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema().clone(), options);
+        Ok(CheckpointWriter { writer: writer.map_err(|error| unwritable(&error))?, rows: 0 })
+    }
+
+    /// Writes those of the rows that are kept.
+    pub fn write_kept(&mut self, rows: &RecordBatch, kept: &BooleanArray) -> Result<()> {
+        if kept.true_count() == 0 {
+            return Ok(());
+        }
+        let kept = filter_record_batch(rows, kept).map_err(|error| unwritable(&error.into()))?;
+        self.write(&kept)
+    }
+
+    /// Writes actions as the log has them.
+    pub fn write_actions(&mut self, actions: &[Value]) -> Result<()> {
+        for actions in actions.chunks(ROWS) {
+            let rows = of_actions(actions).map_err(|error: ArrowError| unwritable(&error.into()))?;
+            self.write(&rows)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.rows += rows.num_rows() as u64;
+        self.writer.write(rows).map_err(|error| unwritable(&error))
+    }
+
+    /// Completes it; returns the file and the number of its rows.
+    pub fn finish(self) -> Result<(Vec<u8>, u64)> {
+        let rows = self.rows;
+        Ok((self.writer.into_inner().map_err(|error| unwritable(&error))?, rows))
+    }
+}
+
+fn unwritable(error: &ParquetError) -> Error {
+    Error::fatal(Code::Internal, "cannot write a checkpoint", error, "report this")
+}

@@ -1,0 +1,150 @@
+//! The end of log entries that a checkpoint stands for, once they are older than the table keeps them.
+//!
+//! <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#metadata-cleanup>
+
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use sooner_api::Result;
+
+use crate::log::retention::Retention;
+use crate::store::errors::store_error;
+use crate::store::location::TableLocation;
+
+/// Deletes entries and checkpoints that are older than the table keeps them, and not needed to read a version that is
+/// younger, or the last one. Returns how many objects that were.
+pub async fn clean_log(location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<usize> {
+    let Some(cutoff) = retention.log.and_then(|kept| now.checked_sub(kept)) else { return Ok(0) };
+    let failed = |error: object_store::Error| store_error("cannot clean up the log of a lake table", &error);
+    let mut log = Log::default();
+    let mut listed = location.table.list(Some(&Path::from("_delta_log")));
+    while let Some(object) = listed.try_next().await.map_err(failed)? {
+        if let Some(found) = object.location.filename().and_then(LogObject::parse) {
+            log.note(found, SystemTime::from(object.last_modified) < cutoff);
+        }
+    }
+    let unneeded = log.unneeded().map(|name| Ok(Path::from("_delta_log").join(name)));
+    let unneeded: Vec<object_store::Result<Path>> = unneeded.collect();
+    let count = unneeded.len();
+    let deleted = location.table.delete_stream(stream::iter(unneeded).boxed());
+    deleted.try_collect::<Vec<_>>().await.map_err(failed)?;
+    Ok(count)
+}
+
+/// An entry, a checkpoint or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LogObject {
+    version: u64,
+    name: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Entry,
+    /// A checkpoint in one file.
+    Checkpoint,
+    Other,
+}
+
+/// What is known of a log.
+#[derive(Default)]
+struct Log {
+    old: Vec<LogObject>,
+    checkpoints: Vec<u64>,
+    /// The first version that is to stay readable, if there is one.
+    first_young: Option<u64>,
+    last: u64,
+}
+
+impl LogObject {
+    /// From an object's name; none if it is another object.
+    fn parse(name: &str) -> Option<LogObject> {
+        let (version, rest) = name.split_once('.')?;
+        if version.len() != 20 {
+            return None;
+        }
+        let kind = match rest {
+            "json" => Kind::Entry,
+            "checkpoint.parquet" => Kind::Checkpoint,
+            "crc" => Kind::Other,
+            _ if rest.starts_with("checkpoint.") => Kind::Other,
+            _ => return None,
+        };
+        Some(LogObject { version: version.parse().ok()?, name: name.to_owned(), kind })
+    }
+}
+
+impl Log {
+    fn note(&mut self, object: LogObject, is_old: bool) {
+        self.last = self.last.max(object.version);
+        if object.kind == Kind::Checkpoint {
+            self.checkpoints.push(object.version);
+        }
+        if is_old {
+            self.old.push(object);
+        } else if object.kind == Kind::Entry {
+            self.first_young = Some(self.first_young.map_or(object.version, |first| first.min(object.version)));
+        }
+    }
+
+    /// Names of old objects that precede the checkpoint by which the first version that stays is read.
+    fn unneeded(&self) -> impl Iterator<Item = &str> {
+        let first = self.first_young.unwrap_or(self.last);
+        let checkpoint = self.checkpoints.iter().filter(|version| **version <= first).max();
+        let before = self.old.iter().filter(move |object| checkpoint.is_some_and(|kept| object.version < *kept));
+        before.map(|object| object.name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(old: &[&str], young: &[&str]) -> Log {
+        let mut log = Log::default();
+        for (names, is_old) in [(old, true), (young, false)] {
+            for name in names {
+                let (version, rest) = name.split_once('.').unwrap();
+                let object = LogObject::parse(&format!("{:020}.{rest}", version.parse::<u64>().unwrap()));
+                log.note(object.unwrap(), is_old);
+            }
+        }
+        log
+    }
+
+    fn gone(log: &Log) -> Vec<String> {
+        let names = log.unneeded().map(|name| name.trim_start_matches('0'));
+        names.map(|name| if name.starts_with('.') { format!("0{name}") } else { name.to_owned() }).collect()
+    }
+
+    #[test]
+    fn what_precedes_the_checkpoint_of_the_first_young_version_goes() {
+        let old = ["0.json", "1.checkpoint.parquet", "1.json", "2.crc", "3.checkpoint.parquet", "3.json", "4.json"];
+        let expected = ["0.json", "1.checkpoint.parquet", "1.json", "2.crc"];
+        assert_eq!(gone(&log(&old, &["5.json", "6.json"])), expected);
+        assert_eq!(gone(&log(&old, &["5.json", "6.checkpoint.parquet"])), expected, "5 is read from 3 on");
+        assert_eq!(gone(&log(&["0.json", "1.json"], &["1.checkpoint.parquet", "2.json"])), ["0.json"]);
+    }
+
+    #[test]
+    fn of_a_quiet_table_the_last_version_stays() {
+        let old = ["0.json", "1.json", "1.checkpoint.parquet", "2.json"];
+        assert_eq!(gone(&log(&old, &[])), ["0.json"]);
+    }
+
+    #[test]
+    fn without_a_checkpoint_every_entry_is_needed() {
+        assert!(gone(&log(&["0.json", "1.json"], &["2.json"])).is_empty());
+        let parts = ["0.json", "1.checkpoint.0000000001.0000000002.parquet"];
+        assert!(gone(&log(&parts, &["2.json"])).is_empty(), "a part may be missing");
+    }
+
+    #[test]
+    fn objects_of_other_names_are_nobodys() {
+        for name in ["_last_checkpoint", "00000000000000000001.tmp", "1.json", "x.json", "0000000000000000000x.json"] {
+            assert_eq!(LogObject::parse(name), None, "{name}");
+        }
+    }
+}

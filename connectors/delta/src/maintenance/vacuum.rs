@@ -1,0 +1,184 @@
+//! The end of files that no version needs any more: those that a checkpoint finds expired, and those that are found by
+//! listing the table, because nobody's log mentions them.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use sooner_api::{Code, Error, Result};
+
+use super::reconcile::{Object, Recent, Reconciler};
+use crate::log::actions::log_path;
+use crate::log::checkpoint_file::{each_batch, replayed_checkpoint};
+use crate::log::deletion_vector::relative_path;
+use crate::log::last_checkpoint::{ClassicCheckpoint, LastCheckpoint};
+use crate::log::retention::Retention;
+use crate::store::errors::store_error;
+use crate::store::location::{NEXT_GENERATIONS, TableLocation};
+use crate::store::operations::get;
+
+/// A file that no log mentions may be part of a commit to come: of a transaction that takes long, or of another writer.
+/// So old it has to be, whatever the table keeps of its files.
+const ORPHAN_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An object that nobody needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unneeded {
+    /// Where it lies, below the table.
+    pub path: Path,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Deletes objects by the names that the log has for them. Returns how many.
+pub async fn delete_unused(location: &TableLocation, objects: Vec<Object>) -> Result<usize> {
+    delete(location, objects.iter().filter_map(path_of).collect()).await
+}
+
+/// Deletes objects; those that are not there do not count as failures. Returns how many.
+pub async fn delete(location: &TableLocation, paths: Vec<Path>) -> Result<usize> {
+    let count = paths.len();
+    let mut deleted = location.table.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
+    while let Some(outcome) = deleted.next().await {
+        match outcome {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(store_error("cannot delete files that a lake table no longer needs", &error)),
+        }
+    }
+    Ok(count)
+}
+
+/// Lists a table for objects that no version which is kept needs, nor a copy that goes on beside it.
+pub async fn find_unneeded(location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<Vec<Unneeded>> {
+    // Before the logs are read: what is written after this is not in the list.
+    let old = old_objects(location, now - retention.deleted_files).await?;
+    if old.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut needs = Needs::default();
+    needs.read(location, retention, now).await?;
+    let listed = location.table.list_with_delimiter(Some(&Path::from(NEXT_GENERATIONS))).await;
+    let generations = listed.map_err(|error| store_error("cannot list a lake table", &error))?.common_prefixes;
+    for id in generations.iter().filter_map(|folder| folder.filename()?.parse().ok()) {
+        needs.read(&location.next_generation(id), retention, now).await?;
+    }
+    let orphans_before = now - ORPHAN_AGE.max(retention.deleted_files);
+    let unneeded = old.into_iter().filter(|(object, modified)| {
+        let is_old_enough = needs.expired.contains(&object.path) || *modified < orphans_before;
+        is_old_enough && !needs.used.contains(&object.path)
+    });
+    Ok(unneeded.map(|(object, _)| object).collect())
+}
+
+/// What the logs of a table say of its objects.
+#[derive(Default)]
+struct Needs {
+    used: HashSet<Path>,
+    expired: HashSet<Path>,
+}
+
+impl Needs {
+    async fn read(&mut self, location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<()> {
+        let former = match LastCheckpoint::read(location).await? {
+            LastCheckpoint::Other(_) => Some(replayed_checkpoint(location, None).await?),
+            LastCheckpoint::Classic(former) => Some(former),
+            LastCheckpoint::Unknown => None,
+        };
+        let recent = newest_entries(location, former).await?;
+        let cutoff = retention.deleted_files_cutoff_millis(now);
+        let mut reconciler = Reconciler::new(recent, cutoff, usize::MAX);
+        let former = former.map(|former| former.paths()).unwrap_or_default();
+        for path in &former {
+            each_batch(location, path, false, |rows| Ok(drop(reconciler.keep(&rows)))).await?;
+        }
+        reconciler.recent_rows();
+        for path in &former {
+            each_batch(location, path, true, |rows| Ok(drop(reconciler.keep_removes(&rows)))).await?;
+        }
+        reconciler.recent_removes();
+        self.used.extend(reconciler.used().filter_map(path_of));
+        self.expired.extend(reconciler.into_unused().iter().filter_map(path_of));
+        Ok(())
+    }
+}
+
+/// The log's entries after a checkpoint, up to the last one.
+async fn newest_entries(location: &TableLocation, former: Option<ClassicCheckpoint>) -> Result<Recent> {
+    let mut recent = Recent::default();
+    let first = former.map_or(0, |former| former.version + 1);
+    for version in first.. {
+        let Some(entry) = get(location.store(), &log_path(version)).await? else {
+            return match version == 0 && !is_absent(location).await? {
+                // What is mentioned there is not known, so nothing may go.
+                true => Err(unreadable(location, "its first version is gone, and no checkpoint is named")),
+                false => Ok(recent),
+            };
+        };
+        recent.take(&entry).map_err(|error| unreadable(location, error))?;
+    }
+    Ok(recent)
+}
+
+/// Whether there is no log.
+async fn is_absent(location: &TableLocation) -> Result<bool> {
+    let first = location.table.list(Some(&Path::from("_delta_log"))).try_next().await;
+    Ok(first.map_err(|error| store_error("cannot list a lake table", &error))?.is_none())
+}
+
+/// Data files and files of vectors that were written before a moment, with when that was.
+async fn old_objects(location: &TableLocation, before: SystemTime) -> Result<Vec<(Unneeded, SystemTime)>> {
+    let mut listed = location.table.list(None);
+    let mut old = Vec::new();
+    while let Some(object) = listed.try_next().await.map_err(|error| store_error("cannot list a lake table", &error))? {
+        let modified = SystemTime::from(object.last_modified);
+        if modified < before && is_ours(&object.location) {
+            old.push((Unneeded { path: object.location, bytes: object.size }, modified));
+        }
+    }
+    Ok(old)
+}
+
+/// Whether an object is a data file or a file of vectors, outside of folders that readers leave alone.
+fn is_ours(path: &Path) -> bool {
+    let is_hidden = path.parts().any(|part| part.as_ref().starts_with(['_', '.']));
+    let name = path.filename().unwrap_or_default();
+    let is_vectors = name.starts_with("deletion_vector_") && name.ends_with(".bin");
+    !is_hidden && (is_vectors || name.ends_with(".parquet"))
+}
+
+/// Where an object lies; none if it is not below the table.
+fn path_of(object: &Object) -> Option<Path> {
+    match object {
+        Object::Data(path) if path.starts_with('/') || path.contains("://") => None,
+        Object::Data(path) => Path::from_url_path(path).ok(),
+        Object::Vectors(name) => relative_path(name),
+    }
+}
+
+fn unreadable(location: &TableLocation, why: impl std::fmt::Display) -> Error {
+    let what = format!("cannot tell which files of the lake table {} are needed", location.url);
+    Error::operator(Code::LogUnreadable, what, why, "restore the table's log; nothing is deleted until then")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_data_files_and_vectors_that_readers_see_may_go() {
+        let is_ours = |path: &str| is_ours(&Path::from(path));
+        assert!(is_ours("part-0.parquet") && is_ours("p=1/x.parquet") && is_ours("ab/deletion_vector_x.bin"));
+        for other in ["_delta_log/1.checkpoint.parquet", "_x/y.parquet", "notes.txt", "x.bin", "p=1/.x.parquet"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn objects_elsewhere_are_left_alone() {
+        for elsewhere in ["s3://other/x.parquet", "/tmp/x.parquet", "file:///x.parquet"] {
+            assert_eq!(path_of(&Object::Data(elsewhere.to_owned())), None, "{elsewhere}");
+        }
+        assert_eq!(path_of(&Object::Data("a%20b.parquet".to_owned())), Some(Path::from("a b.parquet")));
+    }
+}

@@ -1,0 +1,89 @@
+//! `sooner optimize` and `sooner vacuum`: what the pipeline does for its tables by itself, done now. Both may run beside
+//! it, or without it.
+
+use bytesize::ByteSize;
+use sooner_api::{Error, MemoryBudget};
+use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, Vacuumed};
+use sooner_schemas::TableName;
+
+use super::{parse_name, print};
+use crate::config::Config;
+use crate::memory::MemoryShares;
+
+/// Writes tables in as few files as possible; all tables of the pipeline, if none are named.
+pub async fn run_optimize(config: &Config, tables: &[String]) -> anyhow::Result<()> {
+    let (lake, names) = chosen(config, tables).await?;
+    let mut any = false;
+    for name in &names {
+        if let Some(optimized) = lake.optimize(name).await? {
+            any = true;
+            print(&optimized_line(name, optimized));
+        } else if !tables.is_empty() {
+            anyhow::bail!(not_ours(config, name));
+        }
+    }
+    said_if_none(any)
+}
+
+/// Deletes the files of tables that no version needs which is kept, or only says how many there are; of all tables of
+/// the pipeline, if none are named.
+pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> anyhow::Result<()> {
+    let (lake, names) = chosen(config, tables).await?;
+    let mut any = false;
+    for name in &names {
+        if let Some(found) = lake.vacuum(name, !dry_run).await? {
+            any = true;
+            print(&vacuumed_line(name, found, dry_run));
+        } else if !tables.is_empty() {
+            anyhow::bail!(not_ours(config, name));
+        }
+    }
+    said_if_none(any)
+}
+
+/// The lake, and the tables that are meant.
+async fn chosen(config: &Config, tables: &[String]) -> anyhow::Result<(DeltaLake, Vec<TableName>)> {
+    let settings = config.lake()?;
+    let shares = MemoryShares::of(config.memory_bytes);
+    let limits = PartLimits { part_bytes: shares.part_bytes, budget: MemoryBudget::new(shares.parts_bytes) };
+    let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits);
+    let names = match tables {
+        [] => lake.tables().await?,
+        tables => tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<_>>()?,
+    };
+    Ok((lake, names))
+}
+
+fn not_ours(config: &Config, table: &TableName) -> Error {
+    let why = format!("the lake has no such table of the pipeline '{}'", config.name);
+    let remedy = "see `sooner status` for the pipeline's tables";
+    Error::operator(sooner_api::Code::TableForeign, format!("cannot find {table}"), why, remedy)
+}
+
+fn said_if_none(any: bool) -> anyhow::Result<()> {
+    if !any {
+        print("the lake has no table of this pipeline yet\n");
+    }
+    Ok(())
+}
+
+fn optimized_line(table: &TableName, optimized: Optimized) -> String {
+    let Optimized { files_before, files_after } = optimized;
+    match files_before == files_after {
+        true => format!("{table}: {}, as before\n", files(files_after)),
+        false => format!("{table}: {}, where there were {files_before}\n", files(files_after)),
+    }
+}
+
+fn vacuumed_line(table: &TableName, found: Vacuumed, dry_run: bool) -> String {
+    let Vacuumed { files: count, bytes } = found;
+    match (count, dry_run) {
+        (0, _) => format!("{table}: nothing to delete\n"),
+        (_, true) => format!("{table}: would delete {}, {}\n", files(count), ByteSize(bytes)),
+        (_, false) => format!("{table}: deleted {}, {}\n", files(count), ByteSize(bytes)),
+    }
+}
+
+fn files(count: usize) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
+}
