@@ -66,6 +66,8 @@ pub struct LakeConfig {
     pub url: String,
     /// How long an event may wait before it is visible to readers of the lake.
     pub freshness: Duration,
+    /// Memory in bytes for the key indexes of all tables, which lie on disk.
+    pub index_memory_bytes: usize,
     /// How long tables keep what they do not need any more.
     pub retention: RetentionSettings,
     /// Settings of an S3 store.
@@ -231,6 +233,7 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
 fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     let url = section.text("url", |text| Ok(text.to_owned()));
     let freshness = section.duration("freshness", Duration::from_secs(1), Duration::from_millis(50));
+    let index_memory_bytes = section.size("index_memory", 64 << 20, 1 << 20);
     let retention = RetentionSettings {
         deleted_files: section.optional_duration("deleted_file_retention", Duration::ZERO),
         log: section.optional_duration("log_retention", Duration::from_secs(3600)),
@@ -243,7 +246,7 @@ fn read_lake(section: &mut Section) -> Option<LakeConfig> {
         section.problem("access_key_id", "access_key_id and secret_access_key go together: set both or neither");
     }
     let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
-    Some(LakeConfig { url: url?, freshness, retention, s3 })
+    Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, s3 })
 }
 
 fn check_name(text: &str) -> Result<String, String> {

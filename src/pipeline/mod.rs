@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Telemetry};
-use sooner_delta::{DeltaLake, DeltaTable, LakeProgress, LakeStore, PartLimits};
+use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeProgress, LakeStore, PartLimits};
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
@@ -75,7 +75,9 @@ impl SinkParts {
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
         };
-        let lake = DeltaLake::new(store.clone(), &config.name, limits).with_retention(lake.retention);
+        let indexes = IndexSettings::new(Some(config.state_dir.join("index")), lake.index_memory_bytes);
+        let lake =
+            DeltaLake::new(store.clone(), &config.name, limits).with_retention(lake.retention).with_indexes(&indexes);
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }

@@ -146,6 +146,8 @@ pub enum Code {
     LakeDiskFull,
     /// The store does not honour conditional puts.
     LakeUnsafe,
+    /// The key index on the local disk cannot be read.
+    IndexUnreadable,
     /// An object that a table refers to is gone.
     ObjectMissing,
     /// A data file or deletion vector is damaged.

@@ -1,13 +1,20 @@
 //! A generation of a table: a log, and the rows that it lists. Readers see one; the next one is built by a copy, beside
 //! it and unseen, and takes its place in one commit.
 
-use sooner_api::{Error, Result, failpoint};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sooner_api::{Code, Error, Result, failpoint};
 use sooner_schemas::TableName;
 use uuid::Uuid;
 
 use crate::clock::now_millis;
-use crate::index::build::{IndexedFile, index_file};
-use crate::index::key_index::{FileId, KeyIndex};
+use crate::index::build::{IndexedFile, index_files};
+use crate::index::index_store::IndexStore;
+use crate::index::key::{KeyHash, KeyMap, KeyPlan};
+use crate::index::key_index::{FileId, RowAddress};
+use crate::index::manifest::{Described, DescribedFile, Manifest};
+use crate::index::table_index::TableIndex;
 use crate::log::actions::log_path;
 use crate::log::commit::{Commit, LogEntry};
 use crate::log::committer::{Committer, Outcome};
@@ -33,7 +40,11 @@ pub struct Generation {
     /// The version that the next commit builds on.
     pub base: TableVersion,
     /// Where its rows lie; none until the first event needs it.
-    pub index: Option<KeyIndex>,
+    pub index: Option<TableIndex>,
+    /// Where indexes lie.
+    indexes: Arc<IndexStore>,
+    /// The index that a former process has left.
+    left: Option<Manifest>,
     /// The last entry of the log that was put here.
     pub own_entry: OwnEntry,
     checkpoints: CheckpointSchedule,
@@ -41,21 +52,43 @@ pub struct Generation {
 
 impl Generation {
     /// What the log at a location says.
-    pub async fn open(location: TableLocation, names: &PositionNames) -> Result<Generation> {
+    pub async fn open(location: TableLocation, names: &PositionNames, indexes: &Arc<IndexStore>) -> Result<Generation> {
         let base = replay(&location, &names.all()).await?;
-        Ok(Generation { base, ..Generation::new(location) })
+        Ok(Generation { base, ..Generation::new(location, indexes) })
     }
 
     /// One without a log.
-    pub fn new(location: TableLocation) -> Generation {
+    pub fn new(location: TableLocation, indexes: &Arc<IndexStore>) -> Generation {
         let (base, own_entry, checkpoints) = Default::default();
-        Generation { location, base, index: None, own_entry, checkpoints }
+        Generation { location, base, index: None, indexes: indexes.clone(), left: None, own_entry, checkpoints }
+    }
+
+    /// Takes up the index that a former process has left of the table, if it describes a version of this log. Files get
+    /// the numbers that they had there.
+    pub async fn take_up_index(&mut self, table: &TableName) -> Result<()> {
+        let Some(left) = self.indexes.load(table) else { return Ok(()) };
+        let Described { version, commit, last_file, .. } = left.described;
+        let is_ours = left.described.table_id == table_id(&self.base) && self.base.number() >= Some(version);
+        if !is_ours || !OwnEntry(Some((version, commit))).is_kept(&self.location).await? {
+            self.indexes.forget(table);
+            return Ok(());
+        }
+        let known = left.described.files.iter().map(|file| (file.path.as_str(), file.id)).collect();
+        let base = std::mem::take(&mut self.base);
+        self.base = base.renumbered(|files| files.numbered_as(&known, last_file));
+        self.left = Some(left);
+        Ok(())
+    }
+
+    /// Key of the keys' hash of the index that a former process has left.
+    pub fn secret(&self) -> Option<(u64, u64)> {
+        self.left.as_ref().map(|left| left.described.secret)
     }
 
     /// The next generation, that a copy will build. It has no log, and its files are numbered as these are.
     pub fn beside(&self, copy: u64) -> Generation {
         let base = TableVersion::default().with_files(LiveFiles::numbered_by(self.base.files().ids()));
-        Generation { base, ..Generation::new(self.location.next_generation(copy)) }
+        Generation { base, ..Generation::new(self.location.next_generation(copy), &self.indexes) }
     }
 
     /// Whether nobody has committed since it was opened or last committed.
@@ -70,31 +103,59 @@ impl Generation {
     pub async fn build_index(&mut self, table: &TableName, staging: &Staging) -> Result<()> {
         let is_needed = self.index.is_none() && self.base.exists() && !staging.replaces();
         let Some(plan) = staging.plan.as_ref().filter(|_| is_needed) else { return Ok(()) };
-        let table = table.to_string();
-        let mut index = KeyIndex::default();
-        let rows = self.base.files().iter().filter_map(|(_, file)| file.rows).sum::<u64>();
-        index.reserve(rows as usize);
-        for (id, file) in self.base.files().iter() {
-            self.index_file(&table, Some(plan), id, file, &mut index).await?;
-        }
-        tracing::debug!(table, keys = index.len(), "built the key index");
+        let left = self.left.take().filter(|left| left.described.key == plan.keys.description());
+        let (mut index, known) = self.open_left(table, left).unwrap_or_else(|| {
+            self.indexes.forget(table);
+            (TableIndex::new(&self.indexes, table), HashSet::new())
+        });
+        let unknown = self.base.files().iter().filter(|(id, _)| !known.contains(id));
+        let unknown: Vec<_> = unknown.map(|(id, file)| indexed_file(id, file)).collect();
+        let (name, files) = (table.to_string(), unknown.len());
+        index_files(&self.location.table, &name, &plan.keys, unknown, &mut index).await?;
+        tracing::debug!(table = name, keys = index.len(), files, "built the key index");
         self.index = Some(index);
         Ok(())
     }
 
-    async fn index_file(
-        &self,
-        table: &str,
-        plan: Option<&EventPlan>,
-        id: FileId,
-        file: &LiveFile,
-        index: &mut KeyIndex,
-    ) -> Result<()> {
-        let Some(plan) = plan else {
-            return Err(Error::internal("cannot build the key index", "the key is not known yet"));
-        };
-        let file = IndexedFile { id, path: &file.path, size: file.size, deleted: &file.deleted };
-        index_file(&self.location.table, table, &plan.keys, file, index).await
+    /// The index that a former process has left, and the files whose rows it has; none if it cannot be trusted.
+    fn open_left(&self, table: &TableName, left: Option<Manifest>) -> Option<(TableIndex, HashSet<FileId>)> {
+        let left = left?;
+        let files = &left.described.files;
+        let live = files.iter().filter_map(|file| Some((file, self.base.files().get(file.id)?)));
+        // Rows that had gone are not in the index, so they must not have come back.
+        let has_all_rows = live.clone().all(|(known, file)| file.deleted.len() >= known.deleted);
+        let known = live.map(|(known, _)| known.id).collect();
+        match TableIndex::open(&self.indexes, table, left.clone()) {
+            Ok(index) if has_all_rows => Some((index, known)),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%table, %error, "cannot read the key index; it is built again");
+                None
+            }
+        }
+    }
+
+    /// Where the rows of these keys lie that are live. An index that cannot be read is built again.
+    pub async fn locate(
+        &mut self,
+        table: &TableName,
+        staging: &Staging,
+        keys: Vec<KeyHash>,
+    ) -> Result<KeyMap<RowAddress>> {
+        for _ in 0..2 {
+            self.build_index(table, staging).await?;
+            let Some(index) = self.index.as_ref().filter(|_| !keys.is_empty()) else { break };
+            match index.locate(keys.clone()).await {
+                Ok(found) => return Ok(found.into_iter().filter(|(_, row)| self.base.files().holds(*row)).collect()),
+                Err(error) => tracing::warn!(%table, %error, "cannot read the key index; it is built again"),
+            }
+            self.index = None;
+            self.indexes.forget(table);
+        }
+        match self.index.is_none() && !keys.is_empty() && self.base.exists() && !staging.replaces() {
+            true => Err(index_unreadable(table)),
+            false => Ok(KeyMap::default()),
+        }
     }
 
     /// The next entry of the log, if somebody else wrote it: not with the id `own`.
@@ -118,26 +179,39 @@ impl Generation {
     /// Indexes files that somebody else has added. After an error the whole index is built again when it is needed.
     pub async fn index_added(&mut self, table: &str, plan: Option<&EventPlan>, added: Vec<String>) -> Result<()> {
         let Some(mut index) = self.index.take() else { return Ok(()) };
-        for path in added {
-            if let Some((id, file)) = self.base.files().id_of(&path).zip(self.base.files().find(&path)) {
-                self.index_file(table, plan, id, file, &mut index).await?;
-            }
-        }
+        let Some(plan) = plan else {
+            return Err(Error::internal("cannot build the key index", "the key is not known yet"));
+        };
+        let files = self.base.files();
+        let added = added.iter().filter_map(|path| Some(indexed_file(files.id_of(path)?, files.find(path)?)));
+        index_files(&self.location.table, table, &plan.keys, added.collect(), &mut index).await?;
         self.index = Some(index);
         Ok(())
     }
 
-    /// Takes in what was staged and committed here. Returns the version.
-    pub fn finish_commit(&mut self, table: &TableName, plan: Plan, staging: Staging) -> u64 {
+    /// Takes in what was staged and committed here. Returns how the next events are read.
+    pub async fn finish_commit(&mut self, table: &TableName, plan: Plan, staging: Staging) -> Option<EventPlan> {
         self.base = std::mem::take(&mut self.base).apply(plan.commit);
         let (id, replaces) = (staging.commit_id, staging.replaces());
         let (moved, gone) = staging.parts.into_places();
-        match &mut self.index {
-            _ if replaces => self.index = Some(moved),
-            Some(index) => index.apply(gone, &moved),
-            None => {}
+        if replaces {
+            self.index = Some(TableIndex::new(&self.indexes, table));
         }
-        self.note_own(table, id, plan.text.len())
+        if let Some(index) = &mut self.index {
+            index.apply(gone, moved).await;
+        }
+        self.note_own(table, id, plan.text.len());
+        if let Some(plan) = &staging.plan {
+            self.settle_index(&plan.keys).await;
+        }
+        staging.plan
+    }
+
+    async fn settle_index(&mut self, keys: &KeyPlan) {
+        let (base, own_entry) = (&self.base, self.own_entry);
+        if let Some((index, (version, commit))) = self.index.as_mut().zip(own_entry.0) {
+            index.settle(|| described(base, version, commit, keys)).await;
+        }
     }
 
     /// Files that were written again take the place of the former ones. Returns the entry of somebody else that comes
@@ -158,7 +232,9 @@ impl Generation {
         match committer.commit(self.base.next_number(), transaction.id, &plan).await? {
             Outcome::Committed => {
                 failpoint("files_rearranged");
-                self.index.iter_mut().for_each(|index| rewritten.move_rows(index));
+                if let Some(index) = &mut self.index {
+                    index.absorb(rewritten.moved_rows(&self.base)).await;
+                }
                 self.base = std::mem::take(&mut self.base).apply(plan.commit);
                 self.note_own(table, transaction.id, plan.text.len());
                 rewritten.discard_unused(&self.location, &self.base).await;
@@ -202,4 +278,40 @@ impl Generation {
         (self.location, self.checkpoints) = (of.location, of.checkpoints);
         self.note_own(table, id, plan.text.len())
     }
+}
+
+fn indexed_file(id: FileId, file: &LiveFile) -> IndexedFile {
+    IndexedFile { id, path: file.path.clone(), size: file.size, deleted: file.deleted.clone() }
+}
+
+/// A version of a table, for an index that follows it.
+fn described(base: &TableVersion, version: u64, commit: Uuid, keys: &KeyPlan) -> Described {
+    let files = base.files().iter().map(|(id, file)| DescribedFile {
+        id,
+        path: file.key().to_owned(),
+        deleted: file.deleted.len(),
+    });
+    Described {
+        table_id: table_id(base),
+        version,
+        commit,
+        secret: keys.secret(),
+        key: keys.description(),
+        last_file: base.files().ids().last(),
+        files: files.collect(),
+    }
+}
+
+/// The id that the table has in its metadata.
+fn table_id(base: &TableVersion) -> String {
+    base.metadata().get("id").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn index_unreadable(table: &TableName) -> Error {
+    Error::retry(
+        Code::IndexUnreadable,
+        format!("cannot find rows of {table} in the lake by their keys"),
+        "the key index on the local disk cannot be read, although it was built again just now",
+        "check the disk that state_dir lies on; it is tried again",
+    )
 }

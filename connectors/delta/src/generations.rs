@@ -1,5 +1,7 @@
 //! The generations of a table: the one that readers see, and the next one while a copy builds it.
 
+use std::sync::Arc;
+
 use sooner_api::{Class, Committed, LakeCopy, Positions, Result, Standing, failpoint};
 use sooner_schemas::TableName;
 use sooner_schemas::event::Watermark;
@@ -7,6 +9,7 @@ use uuid::Uuid;
 
 use crate::clock::now_millis;
 use crate::generation::Generation;
+use crate::index::index_store::IndexStore;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::retention::RetentionSettings;
@@ -24,6 +27,7 @@ pub struct Generations {
     pub shown: Generation,
     /// What a copy builds. It has a log once something of it is durable.
     next: Option<Next>,
+    indexes: Arc<IndexStore>,
 }
 
 struct Next {
@@ -39,8 +43,15 @@ impl Next {
 
 impl Generations {
     /// What a table's own log says.
-    pub async fn open(location: TableLocation, names: &PositionNames) -> Result<Generations> {
-        Ok(Generations { shown: Generation::open(location, names).await?, next: None })
+    pub async fn open(
+        table: &TableName,
+        location: TableLocation,
+        names: &PositionNames,
+        indexes: Arc<IndexStore>,
+    ) -> Result<Generations> {
+        let mut shown = Generation::open(location, names, &indexes).await?;
+        shown.take_up_index(table).await?;
+        Ok(Generations { shown, next: None, indexes })
     }
 
     /// The generation that events are merged into.
@@ -117,7 +128,8 @@ impl Generations {
         let Some(copy) = copy.filter(|copy| ended != Some(copy.id) && names.orders_whole_table()) else {
             return Ok(false);
         };
-        let generation = match Generation::open(self.shown.location.next_generation(copy.id), names).await {
+        let location = self.shown.location.next_generation(copy.id);
+        let generation = match Generation::open(location, names, &self.indexes).await {
             Ok(generation) => generation,
             Err(error) if error.class == Class::Operator => {
                 tracing::warn!(%table, %error, "a copy that was broken off cannot go on");
@@ -151,10 +163,10 @@ impl Generations {
                 Outcome::Committed => {
                     failpoint("next_generation_shown");
                     let former = std::mem::replace(&mut self.shown, generation);
-                    let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
+                    let committed = plan.committed();
                     let table_version = self.shown.take_place(former, table, plan, id);
                     discard_generation(self.shown.location.clone(), copy);
-                    return Ok(Committed { table_version, rows_written, rows_removed });
+                    return Ok(Committed { table_version, ..committed });
                 }
                 Outcome::Conflict(_) => {}
                 Outcome::Unknown(error) => return Err(error),
@@ -173,7 +185,7 @@ impl Generations {
         if self.shown.is_current().await? {
             return Ok(());
         }
-        self.shown = Generation::open(self.shown.location.clone(), names).await?;
+        self.shown = Generation::open(self.shown.location.clone(), names, &self.indexes).await?;
         self.check_replaceable(table, names, copy)
     }
 

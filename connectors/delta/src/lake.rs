@@ -9,6 +9,7 @@ use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 use tokio::sync::Semaphore;
 
+use crate::index::index_store::{IndexSettings, IndexStore};
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::retention::{Retention, RetentionSettings};
@@ -22,6 +23,9 @@ use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
 use crate::table::DeltaTable;
+
+/// Bytes of memory of all key indexes together, unless it is told otherwise.
+const DEFAULT_INDEX_BYTES: usize = 64 << 20;
 
 /// What a table does not need any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,15 +47,22 @@ pub struct DeltaLake {
 }
 
 impl DeltaLake {
-    /// The tables of a pipeline in a store.
+    /// The tables of a pipeline in a store. Key indexes stay in memory.
     pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
-        let settings = TableSettings { limits, retention: RetentionSettings::default() };
+        let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
+        let settings = TableSettings { limits, indexes, retention: RetentionSettings::default() };
         DeltaLake { store, pipeline: pipeline.to_owned(), settings, rewrites: Arc::new(Semaphore::new(1)) }
     }
 
     /// The same lake, whose tables keep what they do not need any more as long as this.
     pub fn with_retention(mut self, retention: RetentionSettings) -> DeltaLake {
         self.settings.retention = retention;
+        self
+    }
+
+    /// The same lake, whose key indexes lie on disk and take so much memory.
+    pub fn with_indexes(mut self, indexes: &IndexSettings) -> DeltaLake {
+        self.settings.indexes = IndexStore::new(indexes);
         self
     }
 

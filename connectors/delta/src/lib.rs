@@ -19,6 +19,7 @@ pub mod settings;
 pub mod store;
 pub mod table;
 
+pub use index::index_store::IndexSettings;
 pub use lake::{DeltaLake, Vacuumed};
 pub use lake_progress::LakeProgress;
 pub use log::retention::RetentionSettings;

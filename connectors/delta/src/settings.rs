@@ -1,5 +1,8 @@
 //! What all tables of a lake are opened with.
 
+use std::sync::Arc;
+
+use crate::index::index_store::IndexStore;
 use crate::log::retention::RetentionSettings;
 use crate::merge::parts::PartLimits;
 
@@ -8,6 +11,8 @@ use crate::merge::parts::PartLimits;
 pub struct TableSettings {
     /// Limits for files in memory.
     pub limits: PartLimits,
+    /// Where key indexes lie.
+    pub indexes: Arc<IndexStore>,
     /// What tables are to keep.
     pub retention: RetentionSettings,
 }

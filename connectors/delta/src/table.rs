@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::now_millis;
 use crate::generation::Generation;
 use crate::generations::Generations;
-use crate::index::key_index::KeyIndex;
+use crate::index::table_index::TableIndex;
 use crate::log::commit::LogEntry;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
@@ -26,7 +26,7 @@ use crate::merge::intake::{
     ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
 };
 use crate::merge::mirror;
-use crate::merge::seal::next_columns;
+use crate::merge::seal::{next_columns, stored_keys};
 use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{columns_of, widen};
@@ -58,11 +58,12 @@ impl DeltaTable {
         settings: TableSettings,
         compaction: Compaction,
     ) -> Result<DeltaTable> {
+        let generations = Generations::open(&name, location, &names, settings.indexes.clone()).await?;
         let mut table = DeltaTable {
-            generations: Generations::open(location, &names).await?,
+            secret: generations.shown.secret().unwrap_or_else(rand::random),
+            generations,
             standing: Standing::Absent,
             positions: None,
-            secret: rand::random(),
             staging: Staging::new(None),
             name,
             names,
@@ -165,24 +166,22 @@ impl DeltaTable {
         }
         let name = self.name.to_string();
         for _ in 0..MAX_CONFLICTS {
-            self.generations.target_mut().build_index(&self.name, &self.staging).await?;
-            let Generation { location, base, index, .. } = self.generations.target();
-            let mut transaction = mirror::transaction(&self.staging, base, index.as_ref(), &self.names, watermark);
+            let touched = self.staging.parts.touched().collect();
+            let located = self.generations.target_mut().locate(&self.name, &self.staging, touched).await?;
+            let Generation { location, base, .. } = self.generations.target();
+            let mut transaction = mirror::transaction(&self.staging, base, located.values(), &self.names, watermark);
             transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => {
-                    // How keys are hashed stays known: the index depends on it.
-                    let mut staging = std::mem::replace(&mut self.staging, Staging::new(None));
-                    self.staging.plan = staging.plan.take();
-                    let table = self.name.clone();
-                    let (rows_written, rows_removed) = (plan.rows_written, plan.rows_removed);
-                    self.generations.target_mut().finish_commit(&table, plan, staging);
+                    let staging = std::mem::replace(&mut self.staging, Staging::new(None));
+                    let committed = plan.committed();
+                    self.staging.plan = self.generations.target_mut().finish_commit(&self.name, plan, staging).await;
                     self.compare_with_feed();
                     self.consider_compaction(Occasion::Merged);
                     let table_version = self.generations.shown.base.number().unwrap_or_default();
-                    return Ok(Committed { table_version, rows_written, rows_removed });
+                    return Ok(Committed { table_version, ..committed });
                 }
                 Outcome::Conflict(entry) => self.follow_others(Some(*entry)).await?,
                 Outcome::Unknown(error) => return Err(error),
@@ -299,7 +298,7 @@ impl LakeTable for DeltaTable {
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
             }
-            self.generations.target_mut().index = Some(KeyIndex::default());
+            self.generations.target_mut().index = Some(TableIndex::new(&self.settings.indexes, &self.name));
         }
         if let Staged::NeedsCopy(why) = self.adopt_schema(&rows.events.schema).await? {
             return Ok(Staged::NeedsCopy(why));
@@ -314,13 +313,14 @@ impl LakeTable for DeltaTable {
     }
 
     async fn seal(&mut self) -> Result<()> {
-        self.generations.target_mut().build_index(&self.name, &self.staging).await?;
-        let Generation { location, base, index, .. } = self.generations.target();
+        let needed = stored_keys(&self.staging);
+        let located = self.generations.target_mut().locate(&self.name, &self.staging, needed).await?;
+        let Generation { location, base, .. } = self.generations.target();
         let sealer = Sealer {
             table: &self.name,
             location,
             base,
-            index: index.as_ref(),
+            located: &located,
             in_commit_order: self.names.is_in_commit_order(),
             from_topic: self.names.is_topic(),
             is_copy: self.generations.keep_copies() || !base.exists() && self.names.generation().is_some(),

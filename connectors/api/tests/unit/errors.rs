@@ -20,6 +20,7 @@ const CODES: &str = "
     registry_unreachable registry_login_refused registry_misconfigured registry_refused schema_unknown
     schema_unregistered schema_incompatible
     lake_url_invalid lake_unreachable lake_permission_denied lake_bucket_missing lake_disk_full lake_unsafe
+    index_unreadable
     object_missing file_damaged log_unreadable table_foreign table_protocol_unsupported table_columns_changed
     commit_contended commit_undecided commit_overtaken pipeline_taken_over type_unsupported key_missing shape_changed
     value_missing copy_needed partitions_unordered copy_awaited copy_incomplete peer_ended
@@ -35,7 +36,7 @@ fn every_code_is_still_known_by_its_text() {
         assert!(!known.contains(&code), "{text} is written twice");
         known.push(code);
     }
-    assert_eq!(known.len(), 82);
+    assert_eq!(known.len(), 83);
     assert_eq!(Code::Unknown.to_string(), "unknown");
 }
 

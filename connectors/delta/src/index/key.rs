@@ -88,6 +88,16 @@ impl KeyPlan {
         self.fields == other.fields
     }
 
+    /// The columns and how they are hashed, as a text that can be compared.
+    pub fn description(&self) -> String {
+        format!("{:?}", self.fields)
+    }
+
+    /// The secret that keys are hashed with.
+    pub fn secret(&self) -> (u64, u64) {
+        self.secret
+    }
+
     /// Names of the key columns, in the order of the key.
     pub fn columns(&self) -> Vec<&str> {
         self.fields.iter().map(|field| field.column.as_str()).collect()

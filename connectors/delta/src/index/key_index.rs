@@ -1,4 +1,4 @@
-//! The key index: the address of each live row by its key. It is a cache, rebuilt from the table's key columns.
+//! Addresses of rows by their keys, in memory.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -38,21 +38,6 @@ impl KeyIndex {
     /// Address of the row with a key; none if the key is not indexed.
     pub fn get(&self, key: KeyHash) -> Option<RowAddress> {
         self.rows.get(&halves(key)).copied()
-    }
-
-    /// Addresses of many keys at once; keys that are not indexed are left out.
-    pub fn locate(&self, keys: impl IntoIterator<Item = KeyHash>) -> impl Iterator<Item = RowAddress> {
-        keys.into_iter().filter_map(|key| self.get(key))
-    }
-
-    /// Follows a commit: these keys have no row any more, and those have one elsewhere.
-    pub fn apply(&mut self, gone: impl IntoIterator<Item = KeyHash>, moved: &KeyIndex) {
-        for key in gone {
-            self.remove(key);
-        }
-        for (key, row) in moved.iter() {
-            self.insert(key, row);
-        }
     }
 
     /// Sets the row address of a key, and returns the one it had before.
@@ -96,29 +81,6 @@ mod tests {
 
     fn at(file: FileId, row: u32) -> RowAddress {
         RowAddress { file, row }
-    }
-
-    #[test]
-    fn many_keys_are_located_at_once_and_unknown_ones_left_out() {
-        let mut index = KeyIndex::default();
-        index.insert(1 << 100, at(1, 0));
-        index.insert(2, at(1, 1));
-        assert_eq!(index.locate([2, 3, 1 << 100]).collect::<Vec<_>>(), [at(1, 1), at(1, 0)]);
-    }
-
-    #[test]
-    fn a_commit_is_followed() {
-        let mut index = KeyIndex::default();
-        for key in 1..=3 {
-            index.insert(key, at(1, key as u32));
-        }
-        let mut moved = KeyIndex::default();
-        moved.insert(2, at(2, 0));
-        moved.insert(9, at(2, 1));
-        index.apply([1], &moved);
-        let rows = [1, 2, 3, 9].map(|key| index.get(key));
-        assert_eq!(rows, [None, Some(at(2, 0)), Some(at(1, 3)), Some(at(2, 1))]);
-        assert_eq!(index.len(), 3);
     }
 
     #[test]

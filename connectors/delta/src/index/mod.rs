@@ -1,5 +1,12 @@
 //! Where each live row lies, by its key.
 
 pub mod build;
+mod filter;
+pub mod index_store;
 pub mod key;
 pub mod key_index;
+pub mod manifest;
+mod merging;
+mod page;
+pub mod segment;
+pub mod table_index;

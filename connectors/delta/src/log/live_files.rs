@@ -38,6 +38,11 @@ impl FileIds {
     pub fn reserve(&self) -> FileId {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// The highest number that was given.
+    pub fn last(&self) -> FileId {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The live files of a table, by number and by the path that the log gives them.
@@ -147,6 +152,19 @@ impl LiveFiles {
         LiveFiles { ids, ..LiveFiles::default() }
     }
 
+    /// The same files under numbers that they had in another process: those of `known` paths. The others, and those to
+    /// come, get numbers beyond `last`.
+    pub fn numbered_as(self, known: &HashMap<&str, FileId>, last: FileId) -> LiveFiles {
+        let mut numbered = LiveFiles::numbered_by(FileIds(Arc::new(AtomicU32::new(last))));
+        for file in self.files.into_values() {
+            match known.get(file.key()) {
+                Some(&id) => numbered.insert_as(id, file),
+                None => drop(numbered.insert(file)),
+            }
+        }
+        numbered
+    }
+
     /// The sequence that the files' numbers come from.
     pub fn ids(&self) -> FileIds {
         self.ids.clone()
@@ -254,6 +272,18 @@ mod tests {
         assert!(files.find("a").is_none());
         assert_ne!(files.insert(file("a", 1)), first);
         assert_ne!(files.ids().reserve(), files.ids().reserve());
+    }
+
+    #[test]
+    fn files_get_back_the_numbers_that_they_had() {
+        let mut files = LiveFiles::default();
+        for path in ["a", "b", "c"] {
+            files.insert(file(path, 1));
+        }
+        let files = files.numbered_as(&HashMap::from([("b", 70), ("gone", 71)]), 75);
+        assert_eq!(files.id_of("b"), Some(70));
+        assert!(["a", "c"].iter().all(|path| files.id_of(path) > Some(75)));
+        assert_eq!(files.ids().reserve(), 78);
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn property<'a>(metadata: &'a Value, name: &str) -> Option<&'a str> {
 fn interval_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [(24 * 3600, "days"), (3600, "hours"), (60, "minutes")];
-    let unit = units.into_iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0).unwrap_or((1, "seconds"));
+    let unit =
+        units.into_iter().find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit)).unwrap_or((1, "seconds"));
     format!("interval {} {}", seconds / unit.0, unit.1)
 }
 
@@ -92,7 +93,7 @@ fn interval_text(duration: Duration) -> String {
 fn parse_interval(text: &str) -> Option<Duration> {
     let lower = text.trim().to_ascii_lowercase();
     let words: Vec<&str> = lower.strip_prefix("interval").unwrap_or(&lower).split_whitespace().collect();
-    if words.is_empty() || words.len() % 2 != 0 {
+    if words.is_empty() || !words.len().is_multiple_of(2) {
         return None;
     }
     let mut micros: u64 = 0;

@@ -63,6 +63,11 @@ impl TableVersion {
         TableVersion { files, ..self }
     }
 
+    /// The same version, with other numbers for its files.
+    pub fn renumbered(self, number: impl FnOnce(LiveFiles) -> LiveFiles) -> TableVersion {
+        TableVersion { files: number(self.files), ..self }
+    }
+
     /// Gives the live files away.
     pub fn into_files(self) -> LiveFiles {
         self.files

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
+use sooner_api::Committed;
 use sooner_schemas::event::Watermark;
 use uuid::Uuid;
 
@@ -72,6 +73,13 @@ pub struct Plan {
     pub rows_written: u64,
     /// Rows superseded or deleted.
     pub rows_removed: u64,
+}
+
+impl Plan {
+    /// What it does, but for the version that it makes.
+    pub fn committed(&self) -> Committed {
+        Committed { rows_written: self.rows_written, rows_removed: self.rows_removed, ..Committed::default() }
+    }
 }
 
 /// Files that change, before they are written down.

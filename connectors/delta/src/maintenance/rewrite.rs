@@ -15,7 +15,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::index::key::{KeyHash, KeyPlan};
-use crate::index::key_index::{FileId, KeyIndex, RowAddress};
+use crate::index::key_index::{FileId, RowAddress};
+use crate::index::segment::Entry;
 use crate::log::live_files::{FileIds, LiveFile};
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
@@ -152,13 +153,10 @@ impl Rewritten {
         }
     }
 
-    /// Follows the commit in an index of the version before it: the rows that are left lie elsewhere.
-    pub fn move_rows(&self, index: &mut KeyIndex) {
-        for row in &self.moved {
-            if index.get(row.key) == Some(row.from) {
-                index.insert(row.key, row.to);
-            }
-        }
+    /// Where the rows lie after the commit that are left of those in `base`, the version before it.
+    pub fn moved_rows(&self, base: &TableVersion) -> Vec<Entry> {
+        let left = self.moved.iter().filter(|row| base.files().holds(row.from));
+        left.map(|row| (row.key, row.to)).collect()
     }
 
     /// Deletes those of the new files that are not part of the table, and never will be.

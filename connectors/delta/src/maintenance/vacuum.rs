@@ -90,11 +90,19 @@ impl Needs {
         let mut reconciler = Reconciler::new(recent, cutoff, usize::MAX);
         let former = former.map(|former| former.paths()).unwrap_or_default();
         for path in &former {
-            each_batch(location, path, false, |rows| Ok(drop(reconciler.keep(&rows)))).await?;
+            let note = |rows| {
+                reconciler.keep(&rows);
+                Ok(())
+            };
+            each_batch(location, path, false, note).await?;
         }
         reconciler.recent_rows();
         for path in &former {
-            each_batch(location, path, true, |rows| Ok(drop(reconciler.keep_removes(&rows)))).await?;
+            let note = |rows| {
+                reconciler.keep_removes(&rows);
+                Ok(())
+            };
+            each_batch(location, path, true, note).await?;
         }
         reconciler.recent_removes();
         self.used.extend(reconciler.used().filter_map(path_of));

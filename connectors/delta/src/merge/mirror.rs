@@ -9,21 +9,22 @@ use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
 use super::staging::Staging;
-use crate::index::key_index::{FileId, KeyIndex};
+use crate::index::key_index::{FileId, RowAddress};
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 
-/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open.
-pub fn transaction(
+/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open. `located` is where
+/// the rows of the keys lie that it touches.
+pub fn transaction<'a>(
     staging: &Staging,
     base: &TableVersion,
-    index: Option<&KeyIndex>,
+    located: impl IntoIterator<Item = &'a RowAddress>,
     names: &PositionNames,
     watermark: Watermark,
 ) -> Transaction {
-    let removed = match (staging.kind, index) {
-        (Kind::Merge, Some(index)) => rows_of_touched_keys(staging, base, index),
+    let removed = match staging.kind {
+        Kind::Merge => live_rows(base, located),
         _ => BTreeMap::new(),
     };
     Transaction {
@@ -40,10 +41,13 @@ pub fn transaction(
     }
 }
 
-/// Live rows whose keys have a new row, or none any more.
-fn rows_of_touched_keys(staging: &Staging, base: &TableVersion, index: &KeyIndex) -> BTreeMap<FileId, RoaringBitmap> {
+/// Those of the rows that are live.
+fn live_rows<'a>(
+    base: &TableVersion,
+    located: impl IntoIterator<Item = &'a RowAddress>,
+) -> BTreeMap<FileId, RoaringBitmap> {
     let mut rows: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
-    for row in index.locate(staging.parts.touched()).filter(|row| base.files().holds(*row)) {
+    for row in located.into_iter().filter(|row| base.files().holds(**row)) {
         rows.entry(row.file).or_default().insert(row.row);
     }
     rows
@@ -72,7 +76,6 @@ mod tests {
     use sooner_api::Feed;
 
     use super::*;
-    use crate::index::key_index::RowAddress;
     use crate::log::commit::{AddedFile, Commit};
     use crate::log::live_files::LiveFile;
 
@@ -85,39 +88,31 @@ mod tests {
     }
 
     /// A table with one file of five rows, of keys 0 to 4, that is at LSN 50.
-    fn table() -> (TableVersion, KeyIndex, FileId) {
+    fn table() -> (TableVersion, [RowAddress; 5], FileId) {
         let mut file = LiveFile::written(Path::from("a"), 10, 5, 0);
         file.deleted = [4].into_iter().collect();
         let txns = names().versions(&Positions::whole(Lsn(50)), mark(50));
         let adds = vec![AddedFile { id: Some(1), file }];
         let base = TableVersion::default().apply(Commit { adds, txns, ..Commit::default() });
-        let mut index = KeyIndex::default();
-        for row in 0..5 {
-            index.insert(row.into(), RowAddress { file: 1, row });
-        }
-        (base, index, 1)
+        (base, [0, 1, 2, 3, 4].map(|row| RowAddress { file: 1, row }), 1)
     }
 
     #[test]
     fn what_the_table_has_of_touched_keys_goes() {
-        let (base, index, file) = table();
-        let mut staging = Staging::new(None);
-        staging.parts.place(1, Some(RowAddress { file: 9, row: 0 }));
-        staging.parts.place(3, None);
-        staging.parts.place(4, None);
-        staging.parts.place(77, None);
-        let transaction = transaction(&staging, &base, Some(&index), &names(), mark(60));
+        let (base, rows, file) = table();
+        let located = [rows[1], rows[3], rows[4], RowAddress { file: 8, row: 0 }];
+        let transaction = transaction(&Staging::new(None), &base, &located, &names(), mark(60));
         let expected: RoaringBitmap = [1, 3].into_iter().collect();
-        assert_eq!(transaction.removed, BTreeMap::from([(file, expected)]), "4 is gone, and 77 was never there");
+        assert_eq!(transaction.removed, BTreeMap::from([(file, expected)]), "4 is gone, and so is file 8");
     }
 
     #[test]
     fn positions_move_forward_with_what_is_staged_and_not_with_the_watermark() {
-        let (base, index, _) = table();
+        let (base, ..) = table();
         let mut staging = Staging::new(None);
         staging.note(Some(Positions::whole(Lsn(55))));
         let at = |staging: &Staging| {
-            let transaction = transaction(staging, &base, Some(&index), &names(), mark(60));
+            let transaction = transaction(staging, &base, &[], &names(), mark(60));
             names().recorded(&transaction.txns).and_then(|positions| positions.commit_lsn())
         };
         assert_eq!(at(&staging), Some(Lsn(55)));
@@ -128,11 +123,11 @@ mod tests {
 
     #[test]
     fn a_copy_names_no_rows_since_all_files_go() {
-        let (base, index, _) = table();
+        let (base, rows, _) = table();
         let mut staging = Staging::new(None);
         staging.begin_copy(Vec::new());
         staging.parts.place(1, Some(RowAddress { file: 9, row: 0 }));
-        let transaction = transaction(&staging, &base, Some(&index), &names(), mark(60));
+        let transaction = transaction(&staging, &base, &rows, &names(), mark(60));
         assert!(transaction.removed.is_empty());
         assert_eq!(transaction.kind, Kind::Copy);
     }
@@ -149,7 +144,7 @@ mod tests {
         let names = PositionNames::new("shop", &feed);
         let mut staging = Staging::new(None);
         staging.note(Some(Positions::offsets(BTreeMap::from([(1, 7)]))));
-        let transaction = transaction(&staging, &TableVersion::default(), None, &names, mark(60));
+        let transaction = transaction(&staging, &TableVersion::default(), &[], &names, mark(60));
         assert_eq!(transaction.txns, HashMap::from([("sooner/shop/t/1".to_owned(), 7)]));
         assert!(transaction.watermark.is_none());
     }

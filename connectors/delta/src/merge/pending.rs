@@ -95,6 +95,11 @@ impl Pending {
         winners
     }
 
+    /// All states, in commit order.
+    pub fn states(&self) -> impl Iterator<Item = StateId> + use<> {
+        0..self.states.len() as StateId
+    }
+
     /// The event that led to a state.
     pub fn event(&self, state: StateId) -> &Event {
         let State { batch, event, .. } = self.states[state as usize];

@@ -12,7 +12,7 @@ use super::parts::Parts;
 use super::pending::{Found, Pending, StateId};
 use super::sealing::{Sealer, Sealing};
 use super::staging::Staging;
-use crate::index::key::KeyHash;
+use crate::index::key::{KeyHash, KeySet};
 use crate::index::key_index::RowAddress;
 use crate::log::table_version::TableVersion;
 use crate::rows::columns::{LakeColumn, arrow_schema};
@@ -75,6 +75,17 @@ impl Sealer<'_> {
             Found::Lost => false,
         })
     }
+}
+
+/// Keys of the rows that values have to be taken from which Postgres left out.
+pub fn stored_keys(staging: &Staging) -> Vec<KeyHash> {
+    let pending = &staging.pending;
+    let gaps = pending.states().flat_map(|state| {
+        let unavailable = pending.event(state).unavailable.iter();
+        unavailable.map(move |&column| pending.find(state, column))
+    });
+    let keys: KeySet = gaps.filter_map(|found| if let Found::Stored(key) = found { Some(key) } else { None }).collect();
+    keys.into_iter().collect()
 }
 
 /// The table's columns after the next commit.

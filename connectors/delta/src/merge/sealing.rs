@@ -5,8 +5,8 @@ use sooner_schemas::TableName;
 use super::event_plan::EventPlan;
 use super::parts::{PartLimits, Parts};
 use super::pending::Pending;
-use crate::index::key::KeyHash;
-use crate::index::key_index::{KeyIndex, RowAddress};
+use crate::index::key::{KeyHash, KeyMap};
+use crate::index::key_index::RowAddress;
 use crate::log::table_version::TableVersion;
 use crate::rows::columns::LakeColumn;
 use crate::store::location::TableLocation;
@@ -19,8 +19,8 @@ pub struct Sealer<'a> {
     pub location: &'a TableLocation,
     /// The version that the next commit builds on.
     pub base: &'a TableVersion,
-    /// Where its rows lie; none while a copy replaces all of them.
-    pub index: Option<&'a KeyIndex>,
+    /// Where the rows of those keys lie that [`stored_keys`](super::seal::stored_keys) has named.
+    pub located: &'a KeyMap<RowAddress>,
     /// Events come in commit order.
     pub in_commit_order: bool,
     /// Events come from a topic.
@@ -37,8 +37,8 @@ impl Sealer<'_> {
         if let Some(row) = parts.row_of(key) {
             return Some(row);
         }
-        let row = self.index.filter(|_| !replaces)?.get(key)?;
-        self.base.files().holds(row).then_some(row)
+        let row = self.located.get(&key).filter(|_| !replaces)?;
+        self.base.files().holds(*row).then_some(*row)
     }
 }
 

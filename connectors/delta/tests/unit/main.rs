@@ -6,6 +6,7 @@ mod checkpoints;
 mod compaction;
 mod conflicts;
 mod events;
+mod key_index;
 mod log;
 mod model;
 mod parts;

@@ -15,7 +15,7 @@ use sooner_delta::rows::columns::arrow_schema;
 use sooner_delta::rows::data_file::{self, DataFileWriter};
 use sooner_delta::store::location::TableLocation;
 use sooner_delta::store::operations::put;
-use sooner_delta::{DeltaLake, DeltaTable, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -50,8 +50,14 @@ impl World {
         PartLimits { part_bytes: self.part_bytes, budget: MemoryBudget::new(1 << 20) }
     }
 
+    /// Indexes of which next to nothing stays in memory.
+    pub fn indexes(&self) -> IndexSettings {
+        let folder = self.folder.path().join("index");
+        IndexSettings { table_keys: 64, ..IndexSettings::new(Some(folder), 1 << 20) }
+    }
+
     pub fn lake(&self) -> DeltaLake {
-        DeltaLake::new(self.store(), "shop", self.limits())
+        DeltaLake::new(self.store(), "shop", self.limits()).with_indexes(&self.indexes())
     }
 
     pub async fn open(&self) -> DeltaTable {

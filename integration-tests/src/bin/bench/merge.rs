@@ -8,7 +8,7 @@ use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{Feed, Lake, LakeTable, MemoryBudget, Rows};
-use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -27,7 +27,8 @@ pub async fn run() -> Vec<Line> {
     let (encoder, schema) = encoder();
     let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
     let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
-    let lake = DeltaLake::new(store, "bench", limits);
+    let indexes = IndexSettings::new(Some(folder.path().join("index")), 64 << 20);
+    let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes);
     let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
     table.begin_copy(copy_start(&encoder, &schema)).await.unwrap();
     for start in (0..ROWS).step_by(BATCH as usize) {

@@ -1,0 +1,206 @@
+//! Sorted runs of entries become one segment: of a key that several have, the newest entry counts; rows of files that
+//! are no longer part of the table are left out.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::io;
+use std::path::Path;
+
+use super::key::KeyHash;
+use super::key_index::{FileId, RowAddress};
+use super::segment::{Entry, Scan, Segment, SegmentWriter};
+
+/// Writes entries as a segment; of several with one key, the last one.
+pub fn write_run(entries: &mut [Entry], path: &Path) -> io::Result<Segment> {
+    // Stable, so that the last one of a key stays the last.
+    entries.sort_by_key(|(key, _)| key >> 16);
+    let mut writer = SegmentWriter::create(path, entries.len() as u64)?;
+    for (at, entry) in entries.iter().enumerate() {
+        if entries.get(at + 1).is_none_or(|next| next.0 >> 16 != entry.0 >> 16) {
+            writer.push(*entry)?;
+        }
+    }
+    writer.finish()
+}
+
+/// Merges segments, given from the oldest to the newest, into one at `path`. With `live`, rows of other files are left
+/// out.
+pub fn merge(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path) -> io::Result<Segment> {
+    let most = segments.iter().map(|segment| segment.len()).sum();
+    let mut scans: Vec<Scan> = segments.iter().map(|segment| segment.scan()).collect::<io::Result<_>>()?;
+    let mut heads: BinaryHeap<Reverse<Head>> = BinaryHeap::with_capacity(scans.len());
+    for age in 0..scans.len() {
+        heads.extend(next_of(&mut scans, age)?);
+    }
+    let mut writer = SegmentWriter::create(path, most)?;
+    let mut last: Option<KeyHash> = None;
+    while let Some(Reverse(head)) = heads.pop() {
+        heads.extend(next_of(&mut scans, head.run())?);
+        let is_newest = last != Some(head.key);
+        last = Some(head.key);
+        if is_newest && live.is_none_or(|live| live.contains(&head.row.file)) {
+            writer.push((head.key, head.row))?;
+        }
+    }
+    writer.finish()
+}
+
+fn next_of(scans: &mut [Scan], run: usize) -> io::Result<Option<Reverse<Head>>> {
+    let next = scans[run].next().transpose()?;
+    Ok(next.map(|(key, row)| Reverse(Head { key, newest_first: Reverse(run), row })))
+}
+
+/// The next entry of one run.
+struct Head {
+    key: KeyHash,
+    newest_first: Reverse<usize>,
+    row: RowAddress,
+}
+
+impl Head {
+    fn run(&self) -> usize {
+        self.newest_first.0
+    }
+
+    fn order(&self) -> (KeyHash, Reverse<usize>) {
+        (self.key, self.newest_first)
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Head) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Head {}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Head) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Head) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::super::page::PageCache;
+    use super::*;
+
+    fn entries(keys: impl IntoIterator<Item = KeyHash>, file: FileId) -> Vec<Entry> {
+        keys.into_iter().zip(0..).map(|(key, row)| (key, RowAddress { file, row })).collect()
+    }
+
+    fn located(segment: &Segment, keys: &[KeyHash]) -> Vec<Option<RowAddress>> {
+        let mut found = vec![None; keys.len()];
+        segment.locate(keys, &mut found, &PageCache::new(1 << 20)).unwrap();
+        found
+    }
+
+    fn random_keys(seed: u64, count: usize) -> Vec<KeyHash> {
+        let mut random = StdRng::seed_from_u64(seed);
+        (0..count).map(|_| random.random()).collect()
+    }
+
+    #[test]
+    fn every_key_is_found_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        for count in [0, 1, 2, 185, 186, 187, 5000, 200_000] {
+            let keys = random_keys(count as u64, count);
+            let segment = write_run(&mut entries(keys.clone(), 7), &folder.path().join("run")).unwrap();
+            let mut sorted: Vec<_> = keys.iter().copied().zip(0u32..).collect();
+            sorted.sort_unstable();
+            let (asked, rows): (Vec<_>, Vec<_>) = sorted.into_iter().unzip();
+            let found = located(&Segment::open(segment.path()).unwrap(), &asked);
+            let expected: Vec<_> = rows.into_iter().map(|row| Some(RowAddress { file: 7, row })).collect();
+            assert!(found == expected, "of {count} keys");
+            let mut others = random_keys(99, 1000);
+            others.sort_unstable();
+            assert!(located(&segment, &others).iter().all(Option::is_none));
+            assert_eq!((segment.len(), segment.scan().unwrap().count()), (count as u64, count));
+        }
+    }
+
+    #[test]
+    fn keys_that_do_not_lie_evenly_are_found_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys: Vec<KeyHash> = (0..3000u128).map(|key| key << 20 | KeyHash::MAX << 100).collect();
+        let segment = write_run(&mut entries(keys.clone(), 1), &folder.path().join("run")).unwrap();
+        assert!(located(&segment, &keys).iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn an_entry_takes_at_most_24_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = write_run(&mut entries(random_keys(1, 300_000), 1), &folder.path().join("run")).unwrap();
+        let bytes = std::fs::metadata(segment.path()).unwrap().len();
+        assert!(bytes <= 24 * 300_000, "{} bytes a key", bytes as f64 / 300_000.0);
+    }
+
+    #[test]
+    fn damage_anywhere_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keys = random_keys(3, 2000);
+        let path = folder.path().join("run");
+        drop(write_run(&mut entries(keys.clone(), 1), &path).unwrap());
+        keys.sort_unstable();
+        let good = std::fs::read(&path).unwrap();
+        let expected = located(&Segment::open(&path).unwrap(), &keys);
+        for at in (0..good.len()).step_by(97) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            std::fs::write(&path, &bad).unwrap();
+            let Ok(segment) = Segment::open(&path) else { continue };
+            let mut found = vec![None; keys.len()];
+            let read = segment.locate(&keys, &mut found, &PageCache::new(1 << 20));
+            assert!(read.is_err() || found == expected, "byte {at} was changed, and nobody noticed");
+        }
+        for length in [0, 10, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(Segment::open(&path).is_err(), "{length} of {} bytes", good.len());
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_obsolete_is_readable_until_nobody_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let segment = write_run(&mut entries([5], 1), &path).unwrap();
+        segment.make_obsolete(true);
+        assert!(located(&segment, &[5])[0].is_some() && path.exists());
+        drop(segment);
+        assert!(!path.exists());
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_entry_of_a_live_file_counts(runs in prop::collection::vec(
+            prop::collection::vec((0..60u128, 0..5u32), 0..40), 1..5)
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let live: HashSet<FileId> = [0, 1, 2, 3].into();
+            let (mut model, mut segments) = (BTreeMap::new(), Vec::new());
+            for (number, run) in runs.iter().enumerate() {
+                let mut run: Vec<Entry> =
+                    run.iter().zip(0..).map(|((key, file), row)| (key << 100, RowAddress { file: *file, row })).collect();
+                model.extend(run.iter().copied());
+                segments.push(write_run(&mut run, &folder.path().join(number.to_string())).unwrap());
+            }
+            let merged = merge(&segments.iter().collect::<Vec<_>>(), Some(&live), &folder.path().join("all")).unwrap();
+            model.retain(|_, row: &mut RowAddress| live.contains(&row.file));
+            let all: Vec<Entry> = merged.scan().unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

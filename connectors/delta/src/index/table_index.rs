@@ -1,0 +1,341 @@
+//! The address of each live row of a table by its key: recent changes in memory, the rest in segments on disk, which are
+//! merged in the background. It is a cache, rebuilt from the table's key columns where it is lost.
+//!
+//! What it says of a key is the last address that the key's row had. If the row is gone the address remains, so whoever
+//! asks has to look whether the table still has a row there. Numbers of files are never given twice, so none is taken
+//! for another.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sooner_schemas::TableName;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+use super::index_store::IndexStore;
+use super::key::{KeyHash, KeySet};
+use super::key_index::{FileId, KeyIndex, RowAddress};
+use super::manifest::{Described, Manifest};
+use super::merging::{merge, write_run};
+use super::segment::{Entry, Segment};
+
+/// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
+const COMMITS_BEHIND: u32 = 250;
+/// Segments of similar size that become one.
+const FAN_IN: usize = 4;
+/// A segment is merged with newer ones unless it is so many times as large as they are together.
+const GROWTH: u64 = 4;
+/// After an error of the disk, so long it is left alone.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The index of one table.
+pub struct TableIndex {
+    store: Arc<IndexStore>,
+    /// None where it is kept in memory.
+    folder: Option<PathBuf>,
+    head: KeyIndex,
+    /// From the oldest to the newest.
+    segments: Vec<Arc<Segment>>,
+    merging: Option<Merging>,
+    /// Segments that others have taken the place of, and that the disk's manifest may still name.
+    retired: Vec<Arc<Segment>>,
+    /// What the segments describe, if they are known to the disk's manifest.
+    described: Option<Described>,
+    /// Commits since the head was written.
+    commits_behind: u32,
+    rests_until: Option<Instant>,
+}
+
+/// A merge that runs.
+struct Merging {
+    /// The first of the segments that become one, and their number.
+    first: usize,
+    count: usize,
+    live: HashSet<FileId>,
+    task: JoinHandle<io::Result<Segment>>,
+}
+
+impl TableIndex {
+    /// An index without keys.
+    pub fn new(store: &Arc<IndexStore>, table: &TableName) -> TableIndex {
+        TableIndex {
+            folder: store.folder(table),
+            store: store.clone(),
+            head: KeyIndex::default(),
+            segments: Vec::new(),
+            merging: None,
+            retired: Vec::new(),
+            described: None,
+            commits_behind: 0,
+            rests_until: None,
+        }
+    }
+
+    /// Opens what a former process has left of an index.
+    pub fn open(store: &Arc<IndexStore>, table: &TableName, manifest: Manifest) -> io::Result<TableIndex> {
+        let mut index = TableIndex::new(store, table);
+        let folder = index.folder.clone().unwrap_or_default();
+        for name in &manifest.segments {
+            index.segments.push(Arc::new(Segment::open(&folder.join(name))?));
+        }
+        index.described = Some(manifest.described);
+        Ok(index)
+    }
+
+    /// Last addresses of these keys; keys that are not indexed are left out. An error says that the disk cannot be
+    /// read, or not be trusted.
+    pub async fn locate(&self, keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
+        let mut found = Vec::with_capacity(keys.len());
+        let mut others = Vec::new();
+        for key in keys {
+            match self.head.get(key) {
+                Some(row) => found.push((key, row)),
+                None => others.push(key),
+            }
+        }
+        if self.segments.is_empty() || others.is_empty() {
+            return Ok(found);
+        }
+        let (segments, store) = (self.segments.clone(), self.store.clone());
+        let located = spawn_blocking(move || on_disk(&segments, &store, others));
+        found.extend(located.await.map_err(io::Error::other)??);
+        Ok(found)
+    }
+
+    /// Follows a commit: these keys have no row any more, and those have one elsewhere.
+    pub async fn apply(&mut self, gone: KeySet, moved: KeyIndex) {
+        let before = self.head.len();
+        for key in gone {
+            self.head.remove(key);
+        }
+        if moved.len() > self.store.limits.most_keys {
+            self.store.count(before, self.head.len());
+            return self.absorb(moved.iter().collect()).await;
+        }
+        for (key, row) in moved.iter() {
+            self.head.insert(key, row);
+        }
+        self.store.count(before, self.head.len());
+    }
+
+    /// Takes many keys with the addresses that their rows have now.
+    pub async fn absorb(&mut self, mut entries: Vec<Entry>) {
+        let before = self.head.len();
+        let is_run = entries.len() >= self.store.limits.small_keys && self.folder.is_some();
+        if is_run {
+            // The head is asked first.
+            for (key, _) in &entries {
+                self.head.remove(*key);
+            }
+            let Some(unwritten) = self.write(entries).await else {
+                // The disk's manifest is to know of so many.
+                self.commits_behind = COMMITS_BEHIND;
+                return self.store.count(before, self.head.len());
+            };
+            entries = unwritten;
+        }
+        for (key, row) in entries {
+            self.head.insert(key, row);
+        }
+        self.store.count(before, self.head.len());
+    }
+
+    /// After a commit: moves keys to disk, where there are many in memory, merges segments, and brings the disk's
+    /// manifest up to date. `describe` describes the version that the commit made.
+    pub async fn settle(&mut self, describe: impl FnOnce() -> Described) {
+        self.commits_behind += 1;
+        if self.folder.is_none() || self.rests_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let is_merge_done = self.merging.as_ref().is_some_and(|merging| merging.task.is_finished());
+        let is_flush_due = self.is_flush_due();
+        let starts_merge = self.merging.is_none() && self.first_to_merge().is_some();
+        if !is_merge_done && !is_flush_due && !starts_merge {
+            return;
+        }
+        if let Err(error) = self.work(describe(), is_merge_done, is_flush_due).await {
+            self.rest(&error);
+        }
+    }
+
+    async fn work(&mut self, now: Described, is_merge_done: bool, is_flush_due: bool) -> io::Result<()> {
+        let live = now.files.iter().map(|file| file.id).collect();
+        if is_merge_done {
+            self.take_merged().await?;
+        }
+        let is_new = self.described.is_none();
+        if is_flush_due {
+            self.flush().await?;
+            self.described = Some(now);
+        } else if let Some(described) = &mut self.described {
+            // Segments may know younger files than the version that they describe.
+            described.last_file = now.last_file;
+        }
+        if is_merge_done || is_flush_due {
+            self.save(is_new)?;
+        }
+        self.start_merge(live);
+        Ok(())
+    }
+
+    /// Merges all segments into one, before anything else happens.
+    pub async fn compact(&mut self) {
+        if self.segments.len() < 2 || self.merging.is_some() {
+            return;
+        }
+        let Some(path) = self.new_path() else { return };
+        let segments = self.segments.clone();
+        let merged =
+            spawn_blocking(move || merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), None, &path));
+        let all = merged.await.map_err(io::Error::other).and_then(|merged| merged);
+        match all {
+            Ok(segment) => self.replace(0..self.segments.len(), segment),
+            Err(error) => self.rest(&error),
+        }
+    }
+
+    /// Number of entries; keys that have several count several times.
+    pub fn len(&self) -> u64 {
+        self.head.len() as u64 + self.segments.iter().map(|segment| segment.len()).sum::<u64>()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn is_flush_due(&self) -> bool {
+        let (keys, limits) = (self.head.len(), &self.store.limits);
+        let is_small = self.segments.is_empty() && keys < limits.small_keys;
+        keys >= limits.most_keys
+            || (keys >= limits.least_keys && self.store.is_pressed())
+            || (!is_small && (self.commits_behind >= COMMITS_BEHIND || self.described.is_none()))
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let entries: Vec<Entry> = self.head.iter().collect();
+        let keys = entries.len();
+        if keys > 0 {
+            if self.write(entries).await.is_some() {
+                return Err(io::Error::other("a segment could not be written"));
+            }
+            self.head = KeyIndex::default();
+            self.store.count(keys, 0);
+        }
+        self.commits_behind = 0;
+        Ok(())
+    }
+
+    /// Writes entries as the newest segment; gives them back if the disk does not take them.
+    async fn write(&mut self, mut entries: Vec<Entry>) -> Option<Vec<Entry>> {
+        let path = self.new_path()?;
+        let written = spawn_blocking(move || {
+            let created = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")));
+            let segment = created.and_then(|()| write_run(&mut entries, &path));
+            if segment.is_err() {
+                let _ = std::fs::remove_file(&path);
+            }
+            (segment, entries)
+        });
+        match written.await {
+            Ok((Ok(segment), _)) => self.segments.push(Arc::new(segment)),
+            Ok((Err(error), entries)) => {
+                self.rest(&error);
+                return Some(entries);
+            }
+            // It has ended with a panic, which the runtime has reported.
+            Err(_) => return Some(Vec::new()),
+        }
+        None
+    }
+
+    fn new_path(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{}.segment", Uuid::new_v4())))
+    }
+
+    /// Starts to merge the newest segments, if there are many of similar size.
+    fn start_merge(&mut self, live: HashSet<FileId>) {
+        let (None, Some(first), Some(path)) = (&self.merging, self.first_to_merge(), self.new_path()) else { return };
+        let segments = self.segments[first..].to_vec();
+        let count = segments.len();
+        let kept = live.clone();
+        let task = spawn_blocking(move || {
+            let merged = merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), Some(&kept), &path)?;
+            // Unless somebody takes it.
+            merged.make_obsolete(true);
+            Ok(merged)
+        });
+        self.merging = Some(Merging { first, count, live, task });
+    }
+
+    fn first_to_merge(&self) -> Option<usize> {
+        first_to_merge(&self.segments.iter().map(|segment| segment.len()).collect::<Vec<_>>())
+    }
+
+    /// Takes what a merge has made.
+    async fn take_merged(&mut self) -> io::Result<()> {
+        let Some(Merging { first, count, live, task }) = self.merging.take() else { return Ok(()) };
+        let merged = task.await.map_err(io::Error::other)??;
+        merged.make_obsolete(false);
+        self.replace(first..first + count, merged);
+        // Rows of the others are not in it: should such a file come back, it has to be read again.
+        if let Some(described) = &mut self.described {
+            described.files.retain(|file| live.contains(&file.id));
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, range: std::ops::Range<usize>, by: Segment) {
+        self.retired.extend(self.segments.splice(range, [Arc::new(by)]));
+    }
+
+    /// Writes the manifest. Where the index `is_new`, what a former one has left goes.
+    fn save(&mut self, is_new: bool) -> io::Result<()> {
+        let (Some(folder), Some(described)) = (&self.folder, &self.described) else { return Ok(()) };
+        std::fs::create_dir_all(folder)?;
+        let names = self.segments.iter().filter_map(|segment| segment.path().file_name()?.to_str().map(str::to_owned));
+        let manifest = Manifest::new(described.clone(), names.collect());
+        manifest.save(folder)?;
+        self.retired.drain(..).for_each(|segment| segment.make_obsolete(true));
+        if is_new && self.merging.is_none() {
+            manifest.remove_others(folder);
+        }
+        Ok(())
+    }
+
+    /// The disk is left alone for a while: keys stay in memory.
+    fn rest(&mut self, error: &io::Error) {
+        let folder = self.folder.as_deref().unwrap_or(Path::new("")).display();
+        tracing::warn!(%folder, %error, "cannot write the key index to disk; it stays in memory, and is tried again");
+        self.rests_until = Some(Instant::now() + PAUSE);
+    }
+}
+
+impl Drop for TableIndex {
+    fn drop(&mut self) {
+        self.store.count(self.head.len(), 0);
+    }
+}
+
+/// Looks keys up from the newest segment to the oldest.
+fn on_disk(segments: &[Arc<Segment>], store: &IndexStore, mut keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
+    keys.sort_unstable();
+    let mut rows: Vec<Option<RowAddress>> = vec![None; keys.len()];
+    for segment in segments.iter().rev() {
+        segment.locate(&keys, &mut rows, &store.cache)?;
+    }
+    Ok(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect())
+}
+
+/// The first of the newest segments that are to become one: each is not much larger than those after it together.
+fn first_to_merge(sizes: &[u64]) -> Option<usize> {
+    let (mut first, mut total) = (sizes.len(), 0);
+    while first > 0 && (total == 0 || sizes[first - 1] <= GROWTH * total) {
+        first -= 1;
+        total += sizes[first];
+    }
+    (sizes.len() - first >= FAN_IN).then_some(first)
+}
