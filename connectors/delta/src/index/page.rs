@@ -12,30 +12,61 @@ pub const PAGE_BYTES: usize = 4096;
 /// Bytes of a page without its checksum.
 pub const CONTENT_BYTES: usize = PAGE_BYTES - 4;
 
-/// The content of a page whose checksum was right, with the checksum.
-pub type Page = Arc<[u8]>;
+/// A page whose checksum was right.
+pub type Page = [u8; PAGE_BYTES];
 
 /// Pages of all segments of all tables that are in memory.
 #[derive(Debug)]
-pub struct PageCache(Cache<(u64, u32), Page>);
+pub struct PageCache {
+    pages: Cache<(u64, u32), Arc<Page>>,
+    most_pages: u64,
+}
 
 impl PageCache {
     /// Holds so many bytes of pages, about.
     pub fn new(bytes: usize) -> PageCache {
-        PageCache(Cache::new((bytes / PAGE_BYTES).max(16)))
+        let most_pages = (bytes / PAGE_BYTES).max(16);
+        PageCache { pages: Cache::new(most_pages), most_pages: most_pages as u64 }
     }
 
-    /// A page of the segment with this number, from memory or from its file.
-    pub fn page(&self, segment: u64, file: &File, number: u32) -> io::Result<Page> {
-        if let Some(page) = self.0.get(&(segment, number)) {
-            return Ok(page);
+    /// Whether so many pages have their place here. More of them would only push each other out.
+    pub fn has_place_for(&self, pages: u64) -> bool {
+        pages <= self.most_pages / 4
+    }
+}
+
+/// The last page of a kind that was looked at.
+pub struct PageReader<'a> {
+    cache: &'a PageCache,
+    segment: u64,
+    file: &'a File,
+    is_cached: bool,
+    number: Option<u64>,
+    cached: Option<Arc<Page>>,
+    own: Box<Page>,
+}
+
+impl<'a> PageReader<'a> {
+    /// Reads pages of a segment, and keeps them in the cache or not.
+    pub fn new(cache: &'a PageCache, segment: u64, file: &'a File, is_cached: bool) -> PageReader<'a> {
+        PageReader { cache, segment, file, is_cached, number: None, cached: None, own: Box::new([0; PAGE_BYTES]) }
+    }
+
+    /// A page, from memory or from the file.
+    pub fn page(&mut self, number: u64) -> io::Result<&Page> {
+        if self.number != Some(number) {
+            self.number = None;
+            self.cached = if self.is_cached { self.cache.pages.get(&(self.segment, number as u32)) } else { None };
+            if self.cached.is_none() {
+                self.file.read_exact_at(&mut *self.own, number * PAGE_BYTES as u64)?;
+                check(&*self.own)?;
+                if self.is_cached {
+                    self.cache.pages.insert((self.segment, number as u32), Arc::new(*self.own));
+                }
+            }
+            self.number = Some(number);
         }
-        let mut bytes = vec![0; PAGE_BYTES];
-        file.read_exact_at(&mut bytes, u64::from(number) * PAGE_BYTES as u64)?;
-        check(&bytes)?;
-        let page: Page = bytes.into();
-        self.0.insert((segment, number), page.clone());
-        Ok(page)
+        Ok(self.cached.as_deref().unwrap_or(&self.own))
     }
 }
 

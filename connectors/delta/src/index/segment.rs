@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::filter::{self, FilterShape};
 use super::key::KeyHash;
 use super::key_index::RowAddress;
-use super::page::{CONTENT_BYTES, PAGE_BYTES, Page, PageCache, check, seal};
+use super::page::{CONTENT_BYTES, PAGE_BYTES, PageCache, PageReader, check, seal};
 
 /// A key with the address of its row.
 pub type Entry = (KeyHash, RowAddress);
@@ -252,26 +252,18 @@ impl Segment {
         }
         let file = File::open(&self.path)?;
         let shape = self.footer.filter();
-        let (mut filter_page, mut data_page) = (Held::default(), Held::default());
+        let reader = |pages| PageReader::new(cache, self.number, &file, cache.has_place_for(pages));
+        let (mut filter_pages, mut data_pages) = (reader(shape.pages()), reader(self.footer.data_pages()));
         for (key, found) in keys.iter().zip(found).filter(|(_, found)| found.is_none()) {
             let (page, start) = shape.place(*key);
-            let page = self.page(&mut filter_page, &file, page, cache)?;
-            if filter::has(page, start, *key) {
-                *found = self.find(*key, &file, &mut data_page, cache)?;
+            if filter::has(filter_pages.page(page)?, start, *key) {
+                *found = self.find(*key, &mut data_pages)?;
             }
         }
         Ok(())
     }
 
-    fn page<'h>(&self, held: &'h mut Held, file: &File, number: u64, cache: &PageCache) -> io::Result<&'h [u8]> {
-        if held.number != Some(number) {
-            held.page = Some(cache.page(self.number, file, number as u32)?);
-            held.number = Some(number);
-        }
-        Ok(held.page.as_deref().unwrap_or_default())
-    }
-
-    fn find(&self, key: KeyHash, file: &File, held: &mut Held, cache: &PageCache) -> io::Result<Option<RowAddress>> {
+    fn find(&self, key: KeyHash, data_pages: &mut PageReader<'_>) -> io::Result<Option<RowAddress>> {
         let part = part_of(key, self.footer.mark_bits);
         let (first, end) = (u64::from(self.marks[part]), u64::from(self.marks[part + 1]));
         if first == end {
@@ -285,7 +277,7 @@ impl Segment {
         let mut came_from = None;
         loop {
             let entries = self.entries_of(number);
-            let page = self.page(held, file, self.footer.filter().pages() + number, cache)?;
+            let page = data_pages.page(self.footer.filter().pages() + number)?;
             let next = match place_in(page, entries, key) {
                 Place::At(row) => return Ok(Some(row)),
                 Place::Before => number.checked_sub(1),
@@ -319,13 +311,6 @@ impl Drop for Segment {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-/// The last page that was looked at.
-#[derive(Default)]
-struct Held {
-    number: Option<u64>,
-    page: Option<Page>,
 }
 
 enum Place {

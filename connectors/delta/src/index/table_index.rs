@@ -28,6 +28,8 @@ const COMMITS_BEHIND: u32 = 250;
 const FAN_IN: usize = 4;
 /// A segment is merged with newer ones unless it is so many times as large as they are together.
 const GROWTH: u64 = 4;
+/// Keys that are looked up by one thread, at least.
+const LEAST_KEYS_AT_ONCE: usize = 4 << 10;
 /// After an error of the disk, so long it is left alone.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -99,9 +101,20 @@ impl TableIndex {
         if self.segments.is_empty() || others.is_empty() {
             return Ok(found);
         }
-        let (segments, store) = (self.segments.clone(), self.store.clone());
-        let located = spawn_blocking(move || on_disk(&segments, &store, others));
-        found.extend(located.await.map_err(io::Error::other)??);
+        others.sort_unstable();
+        // Each core looks for a part of them, which lies together on disk.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let part = others.len().div_ceil(cores).max(LEAST_KEYS_AT_ONCE);
+        let parts: Vec<_> = others
+            .chunks(part)
+            .map(|keys| {
+                let (segments, store, keys) = (self.segments.clone(), self.store.clone(), keys.to_vec());
+                spawn_blocking(move || on_disk(&segments, &store, keys))
+            })
+            .collect();
+        for part in parts {
+            found.extend(part.await.map_err(io::Error::other)??);
+        }
         Ok(found)
     }
 
@@ -320,9 +333,8 @@ impl Drop for TableIndex {
     }
 }
 
-/// Looks keys up from the newest segment to the oldest.
-fn on_disk(segments: &[Arc<Segment>], store: &IndexStore, mut keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
-    keys.sort_unstable();
+/// Looks ascending keys up, from the newest segment to the oldest.
+fn on_disk(segments: &[Arc<Segment>], store: &IndexStore, keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
     let mut rows: Vec<Option<RowAddress>> = vec![None; keys.len()];
     for segment in segments.iter().rev() {
         segment.locate(&keys, &mut rows, &store.cache)?;

@@ -7,6 +7,7 @@
 mod codec;
 mod copy;
 mod kafka;
+mod key_index;
 mod latency;
 mod merge;
 mod stream;
@@ -39,6 +40,9 @@ async fn main() {
     }
     if wanted("merge") {
         lines.extend(merge::run().await);
+    }
+    if wanted("index") {
+        lines.extend(key_index::run().await);
     }
     if wanted("tables") {
         lines.extend(tables::run().await);
