@@ -2,6 +2,7 @@
 
 mod kafka;
 mod reader;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use sooner_schemas::TableName;
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 use reader::Section;
+use table::LEAST_FRESHNESS;
+pub use table::TableBlocks;
 
 /// Checked configuration of a pipeline.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct Config {
     pub source: Option<SourceConfig>,
     /// The lake; a process that runs only the source's side needs none.
     pub lake: Option<LakeConfig>,
+    /// Settings of single tables.
+    pub tables: TableBlocks,
     /// Kafka and the schema registry between source and lake; none in direct mode.
     pub kafka: Option<KafkaConfig>,
 }
@@ -72,6 +77,12 @@ pub struct LakeConfig {
     pub retention: RetentionSettings,
     /// Settings of an S3 store.
     pub s3: S3Settings,
+}
+
+impl std::fmt::Display for TablePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Pattern for names of the form `schema.table`, in which `*` stands for any number of any characters.
@@ -135,6 +146,7 @@ impl Config {
         let name = root.text("name", check_name);
         let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
         let memory_bytes = root.size("memory", 128 << 20, 8 << 20);
+        let tables = TableBlocks::read(&mut root);
         let has_kafka = root.has("kafka");
         let read_source = |section: &mut Section| read_source(section, name.as_deref());
         // Without brokers one process does everything; with them, a process may do its part.
@@ -156,7 +168,7 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, kafka })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka })
             }
             _ => Err(problems),
         }
@@ -232,7 +244,7 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
 
 fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     let url = section.text("url", |text| Ok(text.to_owned()));
-    let freshness = section.duration("freshness", Duration::from_secs(1), Duration::from_millis(50));
+    let freshness = section.duration("freshness", Duration::from_secs(1), LEAST_FRESHNESS);
     let index_memory_bytes = section.size("index_memory", 64 << 20, 1 << 20);
     let retention = RetentionSettings {
         deleted_files: section.optional_duration("deleted_file_retention", Duration::ZERO),

@@ -240,6 +240,30 @@ impl Section {
         checked
     }
 
+    /// Reads each of the optional subsections `[[key]]` with `read`, in their order.
+    pub fn sections<T>(&mut self, key: &'static str, read: impl Fn(&mut Section) -> Option<T>) -> Vec<T> {
+        let blocks = match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Array(blocks)) => blocks,
+            Some(_) => {
+                self.problem(key, &format!("expected sections [[{key}]]"));
+                return Vec::new();
+            }
+        };
+        let mut checked = Vec::new();
+        for (number, block) in blocks.into_iter().enumerate() {
+            let Value::Table(table) = block else {
+                self.problem(key, &format!("expected sections [[{key}]]"));
+                continue;
+            };
+            let mut inner = Section::root(table, &self.folder);
+            inner.path = format!("{}{key}[{number}].", self.path);
+            checked.extend(read(&mut inner));
+            self.problems.extend(inner.finish());
+        }
+        checked
+    }
+
     /// Returns all problems; each key that was not read is one of them.
     pub fn finish(mut self) -> Vec<String> {
         for key in self.table.keys().cloned().collect::<Vec<_>>() {

@@ -72,6 +72,7 @@ impl SinkParts {
                 commits: Arc::new(Semaphore::new(COMMITS_AT_ONCE)),
                 inspection_interval: INSPECTION_INTERVAL,
             },
+            tables: config.tables.clone(),
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
         };

@@ -16,6 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::lane::Lane;
 use super::worker::{TableCommand, TableReport, TableWorker, WorkerSettings};
+use crate::config::TableBlocks;
 
 /// How often it is reported how far the tables are.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
@@ -32,6 +33,8 @@ const INSPECTION_SHARE: Duration = Duration::from_millis(100);
 pub struct SinkSettings {
     /// For each table's worker.
     pub worker: WorkerSettings,
+    /// Settings of single tables.
+    pub tables: TableBlocks,
     /// How often progress is stored, at most.
     pub store_interval: Duration,
     /// Memory for events.
@@ -92,6 +95,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             lanes.push(lane);
             commands.push(sender);
             let (mut worker, budget) = (settings.worker.clone(), settings.budget.clone());
+            worker.freshness = settings.tables.freshness(table.name()).unwrap_or(worker.freshness);
             worker.inspection_interval = worker.inspection_interval.max(INSPECTION_SHARE * count);
             let worker = TableWorker::new(table, &state, number, worker, report.clone(), budget, telemetry.clone());
             workers.spawn(worker.run(received));

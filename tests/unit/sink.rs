@@ -29,6 +29,7 @@ pub fn settings() -> SinkSettings {
             commits,
             inspection_interval: Duration::from_secs(3600),
         },
+        tables: Default::default(),
         store_interval: Duration::from_secs(5),
         budget: MemoryBudget::new(1 << 20),
     }

@@ -119,6 +119,7 @@ impl World {
                 commits: Arc::new(Semaphore::new(2)),
                 inspection_interval: Duration::from_millis(500),
             },
+            tables: Default::default(),
             store_interval: Duration::from_millis(50),
             budget: MemoryBudget::new(1 << 20),
         }
