@@ -1,5 +1,5 @@
-//! `sooner optimize` and `sooner vacuum`: what the pipeline does for its tables by itself, done now. Both may run beside
-//! it, or without it.
+//! `sooner optimize` and `sooner vacuum`: what the pipeline does for its tables by itself, done now. Both may run
+//! beside it, or without it.
 
 use bytesize::ByteSize;
 use sooner_api::{Error, MemoryBudget};

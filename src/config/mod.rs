@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read into checked settings in one step. All problems are reported at once.
 
 mod kafka;
+mod pattern;
 mod reader;
 mod table;
 
@@ -16,6 +17,7 @@ use sooner_schemas::TableName;
 
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
+pub use pattern::TablePattern;
 use reader::Section;
 use table::LEAST_FRESHNESS;
 pub use table::TableBlocks;
@@ -77,39 +79,6 @@ pub struct LakeConfig {
     pub retention: RetentionSettings,
     /// Settings of an S3 store.
     pub s3: S3Settings,
-}
-
-impl std::fmt::Display for TablePattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Pattern for names of the form `schema.table`, in which `*` stands for any number of any characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TablePattern(String);
-
-impl TablePattern {
-    /// Parses a pattern; the error is a phrase for a person if schema or table is missing.
-    pub fn parse(text: &str) -> Result<TablePattern, String> {
-        match text.split_once('.') {
-            Some((schema, table)) if !schema.is_empty() && !table.is_empty() => Ok(TablePattern(text.to_owned())),
-            _ => Err("expected schema.table, where * stands for any characters, such as \"public.*\"".to_owned()),
-        }
-    }
-
-    /// Whether a table's name matches the pattern.
-    pub fn matches(&self, table: &TableName) -> bool {
-        fits(self.0.as_bytes(), table.to_string().as_bytes())
-    }
-}
-
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    match pattern.split_first() {
-        None => text.is_empty(),
-        Some((b'*', rest)) => (0..=text.len()).any(|skipped| fits(rest, &text[skipped..])),
-        Some((first, rest)) => text.split_first().is_some_and(|(byte, text)| first == byte && fits(rest, text)),
-    }
 }
 
 impl SourceConfig {
@@ -227,7 +196,7 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
     if let Some(password) = password {
         connect.password = Some(Secret::new(password));
     }
-    let tables = tables.unwrap_or_else(|| vec![TablePattern("*.*".to_owned())]);
+    let tables = tables.unwrap_or_else(|| vec![TablePattern::any()]);
     Some(SourceConfig {
         connect,
         slot,
@@ -334,11 +303,31 @@ mod tests {
         }
     }
 
+    const SMALLEST: &str = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\n[lake]\nurl = '/l'\n";
+
+    fn with_blocks(blocks: &str) -> Result<Config, Vec<String>> {
+        Config::parse(&format!("{SMALLEST}{blocks}"), Path::new("."))
+    }
+
     #[test]
-    fn patterns_stand_for_any_characters() {
-        let pattern = TablePattern::parse("public.*_log").unwrap();
-        assert!(pattern.matches(&TableName::new("public", "audit_log")));
-        assert!(!pattern.matches(&TableName::new("public", "audit_logs")));
-        assert!(!pattern.matches(&TableName::new("private", "audit_log")));
+    fn the_last_block_that_matches_counts() {
+        let text = "[[table]]\nmatch = 'billing.*'\nfreshness = '1h'\n[[table]]\nmatch = '*.invoices'\nfreshness = '250ms'\n\
+                    [[table]]\nmatch = 'billing.*'";
+        let blocks = with_blocks(text).unwrap().tables;
+        let of = |schema: &str, table: &str| blocks.freshness(&TableName::new(schema, table));
+        assert_eq!(of("billing", "lines"), Some(Duration::from_secs(3600)));
+        assert_eq!(of("billing", "invoices"), Some(Duration::from_millis(250)));
+        assert_eq!(of("public", "orders"), None);
+        assert_eq!(with_blocks("").unwrap().tables, TableBlocks::default());
+    }
+
+    #[test]
+    fn problems_are_told_with_the_block_that_they_are_in() {
+        let found =
+            with_blocks("[[table]]\nmatch = 'a.b'\n[[table]]\nfreshness = '1ms'\nfresh = 1").unwrap_err().join("\n");
+        for expected in ["table[1].match: is missing", "table[1].freshness: '1ms'", "table[1].fresh: is not known"] {
+            assert!(found.contains(expected), "'{expected}' not in:\n{found}");
+        }
+        assert!(with_blocks("[table]\nmatch = 'a.b'").unwrap_err()[0].contains("[[table]]"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sooner_schemas::TableName;
 
-use super::TablePattern;
+use super::pattern::TablePattern;
 use super::reader::Section;
 
 /// The shortest freshness: below that, commits would cost more than they carry.
@@ -40,40 +40,5 @@ impl TableBlocks {
     /// The freshness of each block that has one, with its pattern.
     pub fn freshnesses(&self) -> impl Iterator<Item = (&TablePattern, Duration)> {
         self.0.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::Config;
-
-    const START: &str = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\n[lake]\nurl = '/l'\n";
-
-    fn parse(blocks: &str) -> Result<Config, Vec<String>> {
-        Config::parse(&format!("{START}{blocks}"), Path::new("."))
-    }
-
-    #[test]
-    fn the_last_block_that_matches_counts() {
-        let text = "[[table]]\nmatch = 'billing.*'\nfreshness = '1h'\n[[table]]\nmatch = '*.invoices'\nfreshness = '250ms'\n\
-                    [[table]]\nmatch = 'billing.*'";
-        let blocks = parse(text).unwrap().tables;
-        let of = |schema: &str, table: &str| blocks.freshness(&TableName::new(schema, table));
-        assert_eq!(of("billing", "lines"), Some(Duration::from_secs(3600)));
-        assert_eq!(of("billing", "invoices"), Some(Duration::from_millis(250)));
-        assert_eq!(of("public", "orders"), None);
-        assert_eq!(parse("").unwrap().tables, TableBlocks::default());
-    }
-
-    #[test]
-    fn problems_are_told_with_the_block_that_they_are_in() {
-        let found = parse("[[table]]\nmatch = 'a.b'\n[[table]]\nfreshness = '1ms'\nfresh = 1").unwrap_err().join("\n");
-        for expected in ["table[1].match: is missing", "table[1].freshness: '1ms'", "table[1].fresh: is not known"] {
-            assert!(found.contains(expected), "'{expected}' not in:\n{found}");
-        }
-        assert!(parse("[table]\nmatch = 'a.b'").unwrap_err()[0].contains("[[table]]"));
     }
 }

@@ -1,5 +1,5 @@
-//! Which keys a segment may have: a Bloom filter in blocks of 64 bytes, so that a key costs one block. Blocks follow the
-//! order of keys, so that a filter is written while keys pass by.
+//! Which keys a segment may have: a Bloom filter in blocks of 64 bytes, so that a key costs one block. Blocks follow
+//! the order of keys, so that a filter is written while keys pass by.
 //!
 //! Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters, 2007.
 

@@ -1,5 +1,5 @@
-//! What an index on disk describes: written whole, after its segments, so that a process which dies at any moment leaves
-//! either this state or the one before.
+//! What an index on disk describes: written whole, after its segments, so that a process which dies at any moment
+//! leaves either this state or the one before.
 
 use std::io;
 use std::path::{Path, PathBuf};

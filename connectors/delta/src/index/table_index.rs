@@ -1,5 +1,5 @@
-//! The address of each live row of a table by its key: recent changes in memory, the rest in segments on disk, which are
-//! merged in the background. It is a cache, rebuilt from the table's key columns where it is lost.
+//! The address of each live row of a table by its key: recent changes in memory, the rest in segments on disk, which
+//! are merged in the background. It is a cache, rebuilt from the table's key columns where it is lost.
 //!
 //! What it says of a key is the last address that the key's row had. If the row is gone the address remains, so whoever
 //! asks has to look whether the table still has a row there. Numbers of files are never given twice, so none is taken

@@ -29,8 +29,8 @@ pub struct Written {
     pub deleted: usize,
 }
 
-/// Writes the checkpoint of a version, and deletes what no version that is kept needs; none if somebody else has written
-/// it, or a later one.
+/// Writes the checkpoint of a version, and deletes what no version that is kept needs; none if somebody else has
+/// written it, or a later one.
 pub async fn write_checkpoint(
     location: &TableLocation,
     version: u64,

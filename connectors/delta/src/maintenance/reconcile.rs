@@ -90,8 +90,8 @@ impl Recent {
 }
 
 impl Reconciler {
-    /// The entries after the former checkpoint are these. What was removed before `cutoff_millis`, in milliseconds since
-    /// 1970, is needed by nobody; what exceeds `most_expired` objects of that is left for another time.
+    /// The entries after the former checkpoint are these. What was removed before `cutoff_millis`, in milliseconds
+    /// since 1970, is needed by nobody; what exceeds `most_expired` objects of that is left for another time.
     pub fn new(recent: Recent, cutoff_millis: i64, most_expired: usize) -> Reconciler {
         let (live, used) = Default::default();
         Reconciler { recent, cutoff_millis, live, used, expired: Vec::new(), most_expired, adds: 0 }
@@ -345,8 +345,8 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever checkpoints are made, the state is that of all actions one after the other, and nothing goes that it
-        /// needs.
+        /// Wherever checkpoints are made, the state is that of all actions one after the other, and nothing goes that
+        /// it needs.
         #[test]
         fn a_checkpoint_between_actions_changes_nothing(all in steps(), cut in 0..30usize) {
             let actions: Vec<_> = all.iter().map(|step| action(*step)).collect();

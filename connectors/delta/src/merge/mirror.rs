@@ -14,8 +14,8 @@ use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 
-/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open. `located` is where
-/// the rows of the keys lie that it touches.
+/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open. `located` is
+/// where the rows of the keys lie that it touches.
 pub fn transaction<'a>(
     staging: &Staging,
     base: &TableVersion,
