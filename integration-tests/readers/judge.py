@@ -247,6 +247,7 @@ def main():
     database = duckdb.connect()
     database.execute("SET TimeZone = 'UTC'")
     for table in options.tables:
+        assert (table / "_delta_log").is_dir(), f"{table} is no table"
         judge(database, table, options.kept_seconds)
     for problem in problems:
         print(problem)

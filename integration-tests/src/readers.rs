@@ -51,6 +51,25 @@ pub fn compare(
     Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Fails unless the logs of tables in a local lake say what the protocol allows and what the files hold, by a replay that
+/// shares nothing with the program. Files that were removed within `kept` must still be there. What a running pipeline
+/// changes meanwhile is looked at again.
+pub fn judge(lake: &str, tables: &[&str], kept: Duration) {
+    let mut command = Command::new(python());
+    command.arg(root().join("integration-tests/readers/judge.py"));
+    command.args(["--kept-seconds", &kept.as_secs().to_string()]);
+    command.args(tables.iter().map(|table| format!("{lake}/{}", table.replacen('.', "/", 1))));
+    for attempt in 1.. {
+        let output = command.output().expect("the readers are installed");
+        if output.status.success() {
+            return;
+        }
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(attempt < 3, "the judge finds fault:\n{said}{errors}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 /// Waits until the lake equals Postgres in all tables of the load. While partitions are reassigned, nothing else shows
 /// when all of them have been read.
 pub async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() -> String) {

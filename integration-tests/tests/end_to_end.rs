@@ -7,7 +7,7 @@ use std::time::Duration;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::{Pipeline, find, of};
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal, eventually_equal};
+use integration_tests::readers::{Reader, assert_equal, eventually_equal, judge};
 use integration_tests::s3::S3;
 
 const TYPES: &str = "
@@ -93,6 +93,7 @@ async fn every_type_and_identity(version: Version, readers: &[Reader]) {
     for reader in readers {
         assert_equal(*reader, &postgres, &pipeline.lake, None, &tables);
     }
+    judge(&pipeline.lake, &tables, Duration::from_secs(3600));
     let stopped = pipeline.stop();
     assert!(stopped < Duration::from_secs(10), "a clean stop took {stopped:?}");
 }

@@ -9,6 +9,7 @@ use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::judge;
 use sooner_api::{FAILPOINTS, KAFKA_FAILPOINTS};
 
 /// How soon a process must have reached its failpoint.
@@ -45,6 +46,7 @@ async fn go_on(pipeline: &mut Pipeline, postgres: &Postgres, load: Load) {
     pipeline.catch_up(postgres).await;
     pipeline.assert_all_stream();
     pipeline.assert_equal(postgres, &load::TABLES);
+    judge(&pipeline.lake, &load::TABLES, Duration::from_secs(24 * 3600));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
+use integration_tests::readers::{Reader, assert_equal, judge};
 use integration_tests::s3::{Proxy, S3};
 use integration_tests::spark::SparkWriter;
 use rand::rngs::StdRng;
@@ -46,6 +46,7 @@ async fn thirty_kills_in_the_copy_and_in_the_stream() {
     for reader in [Reader::DuckDb, Reader::Polars] {
         assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
     }
+    judge(&pipeline.lake, &load::TABLES, Duration::from_secs(3600));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +138,7 @@ async fn commits_of_spark_beside_the_stream_are_followed() {
     postgres.sql("UPDATE accounts SET note = 'after a restart' WHERE id > 900000 OR id < 100").await;
     pipeline.catch_up(&postgres).await;
     pipeline.assert_equal(&postgres, &load::TABLES);
+    judge(&pipeline.lake, &load::TABLES, Duration::from_secs(3600));
 }
 
 #[tokio::test(flavor = "multi_thread")]

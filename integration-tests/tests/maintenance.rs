@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal};
+use integration_tests::readers::{Reader, assert_equal, judge};
 use sooner_api::UPKEEP_FAILPOINTS;
 use sooner_delta::log::replay::replay;
 use sooner_delta::log::table_version::TableVersion;
@@ -16,6 +16,8 @@ use sooner_delta::{LakeStore, S3Settings};
 use sooner_postgres::client::Mode;
 use sooner_postgres::{Client, ConnectOptions};
 
+/// Files of former versions are kept for longer than any test takes.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const READERS: [Reader; 3] = [Reader::DuckDb, Reader::Polars, Reader::Spark];
 
 async fn table_version(pipeline: &Pipeline, table: &str) -> TableVersion {
@@ -50,6 +52,7 @@ async fn a_small_table_that_changes_all_the_time_is_one_or_two_files() {
     // One more while files are being written again.
     assert!(most <= 3, "{most} files at a time");
     pipeline.assert_equal(&postgres, &["public.t"]);
+    judge(&pipeline.lake, &["public.t"], DAY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +84,7 @@ async fn a_large_table_under_random_changes_has_few_files_and_loses_nothing() {
     for reader in READERS {
         assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
     }
+    judge(&pipeline.lake, &["public.t"], DAY);
 }
 
 fn data_files(pipeline: &Pipeline) -> Vec<PathBuf> {
@@ -138,4 +142,5 @@ async fn files_that_no_version_needs_go_whatever_dies_and_readers_find_every_row
     for reader in READERS {
         assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
     }
+    judge(&pipeline.lake, &["public.t"], Duration::ZERO);
 }

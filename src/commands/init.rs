@@ -118,11 +118,22 @@ exclude = [
 url = {to}
 # How long an event may wait before readers of the lake see it.
 freshness = "1s"
+# How long files and log entries are kept that the tables do not need any more, for readers of former versions. These
+# become properties of the tables; without them new tables keep files for 3 days and the log for 7.
+# deleted_file_retention = "3days"
+# log_retention = "7days"
+# Memory for the key indexes of all tables, which lie on disk in state_dir.
+# index_memory = "64MiB"
 # For S3. Credentials come from the AWS_* variables or the machine's role, unless they are given here.
 # region = "eu-central-1"
 # endpoint = "http://127.0.0.1:9000"
 # access_key_id = {{ env = "LAKE_ACCESS_KEY_ID" }}
 # secret_access_key = {{ env = "LAKE_SECRET_ACCESS_KEY" }}
+
+# Settings of tables that match; of several blocks, the last one that has a setting counts.
+# [[table]]
+# match = "billing.*"
+# freshness = "1m"
 "#,
         url = toml::Value::String(without_password(from, options)),
         slot = name.replace('-', "_"),

@@ -13,32 +13,22 @@ use crate::memory::MemoryShares;
 /// Writes tables in as few files as possible; all tables of the pipeline, if none are named.
 pub async fn run_optimize(config: &Config, tables: &[String]) -> anyhow::Result<()> {
     let (lake, names) = chosen(config, tables).await?;
-    let mut any = false;
+    let mut report = Report::default();
     for name in &names {
-        if let Some(optimized) = lake.optimize(name).await? {
-            any = true;
-            print(&optimized_line(name, optimized));
-        } else if !tables.is_empty() {
-            anyhow::bail!(not_ours(config, name));
-        }
+        report.take(name, lake.optimize(name).await, |optimized| optimized_line(name, optimized));
     }
-    said_if_none(any)
+    report.end(config, tables)
 }
 
 /// Deletes the files of tables that no version needs which is kept, or only says how many there are; of all tables of
 /// the pipeline, if none are named.
 pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> anyhow::Result<()> {
     let (lake, names) = chosen(config, tables).await?;
-    let mut any = false;
+    let mut report = Report::default();
     for name in &names {
-        if let Some(found) = lake.vacuum(name, !dry_run).await? {
-            any = true;
-            print(&vacuumed_line(name, found, dry_run));
-        } else if !tables.is_empty() {
-            anyhow::bail!(not_ours(config, name));
-        }
+        report.take(name, lake.vacuum(name, !dry_run).await, |found| vacuumed_line(name, found, dry_run));
     }
-    said_if_none(any)
+    report.end(config, tables)
 }
 
 /// The lake, and the tables that are meant.
@@ -60,11 +50,40 @@ fn not_ours(config: &Config, table: &TableName) -> Error {
     Error::operator(sooner_api::Code::TableForeign, format!("cannot find {table}"), why, remedy)
 }
 
-fn said_if_none(any: bool) -> anyhow::Result<()> {
-    if !any {
-        print("the lake has no table of this pipeline yet\n");
+/// What became of the tables: one table's trouble does not keep a command from the others.
+#[derive(Default)]
+struct Report {
+    done: usize,
+    not_ours: Option<TableName>,
+    failed: Vec<Error>,
+}
+
+impl Report {
+    fn take<T>(&mut self, table: &TableName, outcome: Result<Option<T>, Error>, line: impl FnOnce(T) -> String) {
+        match outcome {
+            Ok(Some(done)) => {
+                self.done += 1;
+                print(&line(done));
+            }
+            Ok(None) => self.not_ours = Some(table.clone()),
+            Err(error) => self.failed.push(error),
+        }
     }
-    Ok(())
+
+    /// An error, if a table failed, or one that was named is not the pipeline's.
+    fn end(self, config: &Config, named: &[String]) -> anyhow::Result<()> {
+        if let Some(table) = self.not_ours.filter(|_| !named.is_empty()) {
+            anyhow::bail!(not_ours(config, &table));
+        }
+        if !self.failed.is_empty() {
+            let list = self.failed.iter().map(|error| format!("\n  - {error}")).collect::<String>();
+            anyhow::bail!("{} table(s) failed:{list}", self.failed.len());
+        }
+        if self.done == 0 {
+            print("the lake has no table of this pipeline yet\n");
+        }
+        Ok(())
+    }
 }
 
 fn optimized_line(table: &TableName, optimized: Optimized) -> String {

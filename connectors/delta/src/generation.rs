@@ -45,6 +45,8 @@ pub struct Generation {
     indexes: Arc<IndexStore>,
     /// The index that a former process has left.
     left: Option<Manifest>,
+    /// Paths of live files whose rows the index lacks: others have written them.
+    unindexed: Vec<String>,
     /// The last entry of the log that was put here.
     pub own_entry: OwnEntry,
     checkpoints: CheckpointSchedule,
@@ -60,7 +62,16 @@ impl Generation {
     /// One without a log.
     pub fn new(location: TableLocation, indexes: &Arc<IndexStore>) -> Generation {
         let (base, own_entry, checkpoints) = Default::default();
-        Generation { location, base, index: None, indexes: indexes.clone(), left: None, own_entry, checkpoints }
+        Generation {
+            location,
+            base,
+            index: None,
+            indexes: indexes.clone(),
+            left: None,
+            unindexed: Vec::new(),
+            own_entry,
+            checkpoints,
+        }
     }
 
     /// Takes up the index that a former process has left of the table, if it describes a version of this log. Files get
@@ -96,15 +107,24 @@ impl Generation {
         if !self.own_entry.is_kept(&self.location).await? {
             return Ok(false);
         }
+        let last = self.base.number().filter(|_| self.own_entry.0.is_none());
+        if let Some(last) = last
+            && get(self.location.store(), &log_path(last)).await?.is_none()
+        {
+            return Ok(false);
+        }
         Ok(get(self.location.store(), &log_path(self.base.next_number())).await?.is_none())
     }
 
     /// Builds the key index from the key columns of all live files, if what is staged needs it and it is not there.
     pub async fn build_index(&mut self, table: &TableName, staging: &Staging) -> Result<()> {
+        self.index_rest(&table.to_string(), staging.plan.as_ref()).await?;
         let is_needed = self.index.is_none() && self.base.exists() && !staging.replaces();
         let Some(plan) = staging.plan.as_ref().filter(|_| is_needed) else { return Ok(()) };
         let left = self.left.take().filter(|left| left.described.key == plan.keys.description());
-        let (mut index, known) = self.open_left(table, left).unwrap_or_else(|| {
+        let left = self.open_left(table, left);
+        let is_new = left.is_none();
+        let (mut index, known) = left.unwrap_or_else(|| {
             self.indexes.forget(table);
             (TableIndex::new(&self.indexes, table), HashSet::new())
         });
@@ -112,8 +132,12 @@ impl Generation {
         let unknown: Vec<_> = unknown.map(|(id, file)| indexed_file(id, file)).collect();
         let (name, files) = (table.to_string(), unknown.len());
         index_files(&self.location.table, &name, &plan.keys, unknown, &mut index).await?;
+        if is_new {
+            index.compact().await;
+        }
         tracing::debug!(table = name, keys = index.len(), files, "built the key index");
         self.index = Some(index);
+        self.unindexed.clear();
         Ok(())
     }
 
@@ -164,8 +188,9 @@ impl Generation {
         Ok(entry.filter(|entry| entry.id != Some(own.to_string())))
     }
 
-    /// Takes in what somebody else has committed.
+    /// Takes in what somebody else has committed. Returns the paths of files to be indexed.
     pub fn follow(&mut self, commit: Commit) -> Vec<String> {
+        let id = commit.id;
         // A file whose rows only went away needs nothing; one that came back, or is new, is indexed.
         let is_known = |file: &LiveFile| {
             self.base.files().find(file.key()).is_some_and(|known| known.deleted.is_subset(&file.deleted))
@@ -173,19 +198,35 @@ impl Generation {
         let added = commit.adds.iter().map(|added| &added.file).filter(|file| !is_known(file));
         let added: Vec<String> = added.map(|file| file.key().to_owned()).collect();
         self.base = std::mem::take(&mut self.base).apply(commit);
+        // Its own last entry may be older than the table keeps its log.
+        if let Some((version, id)) = self.base.number().zip(id) {
+            self.own_entry = OwnEntry(Some((version, id)));
+        }
         added
     }
 
-    /// Indexes files that somebody else has added. After an error the whole index is built again when it is needed.
+    /// Indexes files that somebody else has added. After an error this is made up for before the index is needed.
     pub async fn index_added(&mut self, table: &str, plan: Option<&EventPlan>, added: Vec<String>) -> Result<()> {
-        let Some(mut index) = self.index.take() else { return Ok(()) };
+        if self.index.is_some() {
+            self.unindexed.extend(added);
+        }
+        self.index_rest(table, plan).await?;
+        if let Some(plan) = plan {
+            self.settle_index(&plan.keys).await;
+        }
+        Ok(())
+    }
+
+    async fn index_rest(&mut self, table: &str, plan: Option<&EventPlan>) -> Result<()> {
+        let Generation { index, unindexed, base, location, .. } = self;
+        let Some(index) = index.as_mut().filter(|_| !unindexed.is_empty()) else { return Ok(()) };
         let Some(plan) = plan else {
             return Err(Error::internal("cannot build the key index", "the key is not known yet"));
         };
-        let files = self.base.files();
-        let added = added.iter().filter_map(|path| Some(indexed_file(files.id_of(path)?, files.find(path)?)));
-        index_files(&self.location.table, table, &plan.keys, added.collect(), &mut index).await?;
-        self.index = Some(index);
+        let files =
+            unindexed.iter().filter_map(|path| Some(indexed_file(base.files().id_of(path)?, base.files().find(path)?)));
+        index_files(&location.table, table, &plan.keys, files.collect(), index).await?;
+        unindexed.clear();
         Ok(())
     }
 
@@ -208,8 +249,9 @@ impl Generation {
     }
 
     async fn settle_index(&mut self, keys: &KeyPlan) {
-        let (base, own_entry) = (&self.base, self.own_entry);
-        if let Some((index, (version, commit))) = self.index.as_mut().zip(own_entry.0) {
+        let base = &self.base;
+        let last = self.own_entry.0.filter(|(version, _)| base.number() == Some(*version));
+        if let Some((index, (version, commit))) = self.index.as_mut().zip(last) {
             index.settle(|| described(base, version, commit, keys)).await;
         }
     }
@@ -276,6 +318,7 @@ impl Generation {
         let files = std::mem::take(&mut self.base).into_files();
         self.base = of.base.apply(plan.commit).with_files(files);
         (self.location, self.checkpoints) = (of.location, of.checkpoints);
+        self.index.iter_mut().for_each(TableIndex::describe_anew);
         self.note_own(table, id, plan.text.len())
     }
 }

@@ -185,7 +185,11 @@ impl Generations {
         if self.shown.is_current().await? {
             return Ok(());
         }
+        let ids = self.shown.base.files().ids();
         self.shown = Generation::open(self.shown.location.clone(), names, &self.indexes).await?;
+        // What is staged has numbers of the sequence.
+        let base = std::mem::take(&mut self.shown.base);
+        self.shown.base = base.renumbered(|files| files.numbered_anew(ids));
         self.check_replaceable(table, names, copy)
     }
 

@@ -103,7 +103,8 @@ impl DeltaLake {
         if !version.is_made_by(&self.pipeline) {
             return Ok(None);
         }
-        let unneeded = find_unneeded(&location, &Retention::of(version.metadata()), SystemTime::now()).await?;
+        let (known, retention) = (version.number().unwrap_or_default(), Retention::of(version.metadata()));
+        let unneeded = find_unneeded(&location, known, &retention, SystemTime::now()).await?;
         let found = Vacuumed { files: unneeded.len(), bytes: unneeded.iter().map(|object| object.bytes).sum() };
         if deletes {
             delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;

@@ -76,7 +76,6 @@ pub async fn index_files(
         read.map_err(|panic| Error::internal("cannot build the key index", panic))??;
     }
     index.absorb(run).await;
-    index.compact().await;
     Ok(())
 }
 

@@ -26,6 +26,15 @@ pub fn write_run(entries: &mut [Entry], path: &Path) -> io::Result<Segment> {
 /// Merges segments, given from the oldest to the newest, into one at `path`. With `live`, rows of other files are left
 /// out.
 pub fn merge(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path) -> io::Result<Segment> {
+    let merged = merge_into(segments, live, path);
+    if merged.is_err() {
+        // A part of a segment is of no use, and takes the place that may be lacking.
+        let _ = std::fs::remove_file(path);
+    }
+    merged
+}
+
+fn merge_into(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path) -> io::Result<Segment> {
     let most = segments.iter().map(|segment| segment.len()).sum();
     let mut scans: Vec<Scan> = segments.iter().map(|segment| segment.scan()).collect::<io::Result<_>>()?;
     let mut heads: BinaryHeap<Reverse<Head>> = BinaryHeap::with_capacity(scans.len());

@@ -23,6 +23,8 @@ const ENTRY_BYTES: usize = KEY_BYTES + 8;
 const ENTRIES_PER_PAGE: usize = CONTENT_BYTES / ENTRY_BYTES;
 /// Keys between two marks, on average, at most twice as many.
 const KEYS_PER_MARK: u64 = 1024;
+/// Entries of a segment, at most: what comes before a mark is counted with 32 bits.
+pub const MOST_ENTRIES: u64 = u32::MAX as u64;
 /// Pages that are read at once where all are read.
 const SCAN_PAGES: usize = 256;
 
@@ -94,6 +96,9 @@ impl SegmentWriter {
 
     /// Appends an entry, whose key is higher than that of the one before.
     pub fn push(&mut self, (key, row): Entry) -> io::Result<()> {
+        if self.footer.entries >= MOST_ENTRIES {
+            return Err(io::Error::other("a segment of the key index has too many entries"));
+        }
         debug_assert!(self.last.is_none_or(|last| stored(last) < stored(key)), "keys ascend");
         self.last = Some(key);
         if self.page.len() + ENTRY_BYTES > CONTENT_BYTES {

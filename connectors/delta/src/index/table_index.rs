@@ -20,7 +20,7 @@ use super::key::{KeyHash, KeySet};
 use super::key_index::{FileId, KeyIndex, RowAddress};
 use super::manifest::{Described, Manifest};
 use super::merging::{merge, write_run};
-use super::segment::{Entry, Segment};
+use super::segment::{Entry, MOST_ENTRIES, Segment};
 
 /// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
 const COMMITS_BEHIND: u32 = 250;
@@ -39,6 +39,8 @@ pub struct TableIndex {
     /// None where it is kept in memory.
     folder: Option<PathBuf>,
     head: KeyIndex,
+    /// Keys of the head that the store knows of.
+    counted: usize,
     /// From the oldest to the newest.
     segments: Vec<Arc<Segment>>,
     merging: Option<Merging>,
@@ -49,6 +51,8 @@ pub struct TableIndex {
     /// Commits since the head was written.
     commits_behind: u32,
     rests_until: Option<Instant>,
+    /// Keys were lost on their way to the disk, or there.
+    lacks_keys: bool,
 }
 
 /// A merge that runs.
@@ -67,12 +71,14 @@ impl TableIndex {
             folder: store.folder(table),
             store: store.clone(),
             head: KeyIndex::default(),
+            counted: 0,
             segments: Vec::new(),
             merging: None,
             retired: Vec::new(),
             described: None,
             commits_behind: 0,
             rests_until: None,
+            lacks_keys: false,
         }
     }
 
@@ -90,6 +96,9 @@ impl TableIndex {
     /// Last addresses of these keys; keys that are not indexed are left out. An error says that the disk cannot be
     /// read, or not be trusted.
     pub async fn locate(&self, keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
+        if self.lacks_keys {
+            return Err(io::Error::other("keys were lost on their way to the disk, or there"));
+        }
         let mut found = Vec::with_capacity(keys.len());
         let mut others = Vec::new();
         for key in keys {
@@ -120,23 +129,20 @@ impl TableIndex {
 
     /// Follows a commit: these keys have no row any more, and those have one elsewhere.
     pub async fn apply(&mut self, gone: KeySet, moved: KeyIndex) {
-        let before = self.head.len();
         for key in gone {
             self.head.remove(key);
         }
         if moved.len() > self.store.limits.most_keys {
-            self.store.count(before, self.head.len());
             return self.absorb(moved.iter().collect()).await;
         }
         for (key, row) in moved.iter() {
             self.head.insert(key, row);
         }
-        self.store.count(before, self.head.len());
+        self.count();
     }
 
     /// Takes many keys with the addresses that their rows have now.
     pub async fn absorb(&mut self, mut entries: Vec<Entry>) {
-        let before = self.head.len();
         let is_run = entries.len() >= self.store.limits.small_keys && self.folder.is_some();
         if is_run {
             // The head is asked first.
@@ -146,21 +152,27 @@ impl TableIndex {
             let Some(unwritten) = self.write(entries).await else {
                 // The disk's manifest is to know of so many.
                 self.commits_behind = COMMITS_BEHIND;
-                return self.store.count(before, self.head.len());
+                return self.count();
             };
             entries = unwritten;
         }
         for (key, row) in entries {
             self.head.insert(key, row);
         }
-        self.store.count(before, self.head.len());
+        self.count();
+    }
+
+    /// Tells the store how many keys are in memory.
+    fn count(&mut self) {
+        let before = std::mem::replace(&mut self.counted, self.head.len());
+        self.store.count(before, self.counted);
     }
 
     /// After a commit: moves keys to disk, where there are many in memory, merges segments, and brings the disk's
     /// manifest up to date. `describe` describes the version that the commit made.
     pub async fn settle(&mut self, describe: impl FnOnce() -> Described) {
         self.commits_behind += 1;
-        if self.folder.is_none() || self.rests_until.is_some_and(|until| Instant::now() < until) {
+        if self.folder.is_none() || self.lacks_keys || self.rests_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
         let is_merge_done = self.merging.as_ref().is_some_and(|merging| merging.task.is_finished());
@@ -182,6 +194,9 @@ impl TableIndex {
         let is_new = self.described.is_none();
         if is_flush_due {
             self.flush().await?;
+            if self.lacks_keys {
+                return Err(io::Error::other("keys were lost on their way to the disk"));
+            }
             self.described = Some(now);
         } else if let Some(described) = &mut self.described {
             // Segments may know younger files than the version that they describe.
@@ -194,9 +209,14 @@ impl TableIndex {
         Ok(())
     }
 
+    /// The table is another one by name and history: what was described of it does not hold.
+    pub fn describe_anew(&mut self) {
+        self.described = None;
+    }
+
     /// Merges all segments into one, before anything else happens.
     pub async fn compact(&mut self) {
-        if self.segments.len() < 2 || self.merging.is_some() {
+        if self.segments.len() < 2 || self.merging.is_some() || !fits_one(&self.segments) {
             return;
         }
         let Some(path) = self.new_path() else { return };
@@ -206,7 +226,10 @@ impl TableIndex {
         let all = merged.await.map_err(io::Error::other).and_then(|merged| merged);
         match all {
             Ok(segment) => self.replace(0..self.segments.len(), segment),
-            Err(error) => self.rest(&error),
+            Err(error) => {
+                self.lacks_keys |= is_damage(&error);
+                self.rest(&error);
+            }
         }
     }
 
@@ -230,13 +253,12 @@ impl TableIndex {
 
     async fn flush(&mut self) -> io::Result<()> {
         let entries: Vec<Entry> = self.head.iter().collect();
-        let keys = entries.len();
-        if keys > 0 {
+        if !entries.is_empty() {
             if self.write(entries).await.is_some() {
                 return Err(io::Error::other("a segment could not be written"));
             }
             self.head = KeyIndex::default();
-            self.store.count(keys, 0);
+            self.count();
         }
         self.commits_behind = 0;
         Ok(())
@@ -259,8 +281,8 @@ impl TableIndex {
                 self.rest(&error);
                 return Some(entries);
             }
-            // It has ended with a panic, which the runtime has reported.
-            Err(_) => return Some(Vec::new()),
+            // A panic took them along, and the runtime has reported it.
+            Err(_) => self.lacks_keys = true,
         }
         None
     }
@@ -274,6 +296,9 @@ impl TableIndex {
         let (None, Some(first), Some(path)) = (&self.merging, self.first_to_merge(), self.new_path()) else { return };
         let segments = self.segments[first..].to_vec();
         let count = segments.len();
+        if !fits_one(&segments) {
+            return;
+        }
         let kept = live.clone();
         let task = spawn_blocking(move || {
             let merged = merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), Some(&kept), &path)?;
@@ -291,7 +316,8 @@ impl TableIndex {
     /// Takes what a merge has made.
     async fn take_merged(&mut self) -> io::Result<()> {
         let Some(Merging { first, count, live, task }) = self.merging.take() else { return Ok(()) };
-        let merged = task.await.map_err(io::Error::other)??;
+        let merged = task.await.map_err(io::Error::other)?;
+        let merged = merged.inspect_err(|error| self.lacks_keys |= is_damage(error))?;
         merged.make_obsolete(false);
         self.replace(first..first + count, merged);
         // Rows of the others are not in it: should such a file come back, it has to be read again.
@@ -329,8 +355,18 @@ impl TableIndex {
 
 impl Drop for TableIndex {
     fn drop(&mut self) {
-        self.store.count(self.head.len(), 0);
+        self.store.count(self.counted, 0);
     }
+}
+
+/// Whether segments are small enough to become one.
+fn fits_one(segments: &[Arc<Segment>]) -> bool {
+    segments.iter().map(|segment| segment.len()).sum::<u64>() <= MOST_ENTRIES
+}
+
+/// Whether an error says that what was written is not there any more.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
 }
 
 /// Looks ascending keys up, from the newest segment to the oldest.

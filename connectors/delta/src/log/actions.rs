@@ -63,7 +63,8 @@ pub fn of_copy(former: &Value, pipeline: &str, columns: &[LakeColumn], now_milli
 
 /// Whether a table property asks something of those who write the table.
 fn concerns_writers(property: &str) -> bool {
-    const KEPT: [&str; 4] = [
+    const KEPT: [&str; 5] = [
+        "delta.enableExpiredLogCleanup",
         "delta.deletedFileRetentionDuration",
         "delta.logRetentionDuration",
         "delta.checkpointInterval",

@@ -1,6 +1,7 @@
 //! The file of a checkpoint: read in batches, or encoded.
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
 use deltalake_core::DeltaTableError;
@@ -23,6 +24,8 @@ use crate::rows::data_file;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 
+/// Column of checkpoints that name further files.
+const SIDECAR: &str = "sidecar";
 /// Actions that become rows at the same time.
 const ROWS: usize = 8 << 10;
 
@@ -51,13 +54,29 @@ pub async fn each_batch(
 ) -> Result<()> {
     let head = location.store().head(path).await;
     let size = head.map_err(|error| store_error(format!("cannot read {path}"), &error))?.size;
-    let kinds = schema().fields().iter().map(|field| field.name().as_str());
+    let kinds = schema().fields().iter().map(|field| field.name().as_str()).chain([SIDECAR]);
     let kinds: Vec<_> = kinds.filter(|kind| (*kind == "remove") == removes).collect();
     let mut batches = data_file::open(&location.table, path, size, Some(&kinds), None).await?;
     while let Some(batch) = batches.next().await {
-        each(conformed(&batch?).map_err(|error| log_error(location, &error))?)?;
+        let batch = batch?;
+        if let Some(why) = lacks(&batch) {
+            return Err(log_error(location, &why));
+        }
+        each(conformed(&batch).map_err(|error| log_error(location, &error))?)?;
     }
     Ok(())
+}
+
+/// Why rows of a checkpoint are not all that it says, if they are not.
+fn lacks(rows: &RecordBatch) -> Option<&'static str> {
+    if rows.column_by_name(SIDECAR).is_some_and(|sidecars| sidecars.null_count() < rows.num_rows()) {
+        return Some("its checkpoint lies in several files");
+    }
+    let adds = rows.column_by_name("add")?.as_struct_opt()?;
+    let (texts, parsed) = (adds.column_by_name("stats"), adds.column_by_name("stats_parsed")?);
+    let has_text = |row| texts.is_some_and(|texts| texts.is_valid(row));
+    let lost = (0..rows.num_rows()).any(|row| adds.is_valid(row) && parsed.is_valid(row) && !has_text(row));
+    lost.then_some("its checkpoint has statistics in columns only")
 }
 
 /// Encodes a checkpoint in memory.
@@ -112,4 +131,45 @@ impl CheckpointWriter {
 
 fn unwritable(error: &ParquetError) -> Error {
     Error::fatal(Code::Internal, "cannot write a checkpoint", error, "report this")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Int64Array, StringArray, StructArray};
+    use arrow_schema::Field;
+
+    use super::*;
+
+    fn record(fields: Vec<(&str, ArrayRef)>) -> ArrayRef {
+        let field =
+            |(name, array): (&str, ArrayRef)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array);
+        Arc::new(StructArray::from(fields.into_iter().map(field).collect::<Vec<_>>()))
+    }
+
+    fn text(value: Option<&str>) -> ArrayRef {
+        Arc::new(StringArray::from(vec![value]))
+    }
+
+    #[test]
+    fn a_checkpoint_that_lies_in_several_files_is_not_taken_for_a_whole_one() {
+        let adds = || record(vec![("path", text(Some("a"))), ("stats", text(None))]);
+        let named = record(vec![("path", text(Some("x.parquet")))]);
+        let rows = RecordBatch::try_from_iter_with_nullable([("add", adds(), true), (SIDECAR, named.clone(), true)]);
+        assert!(lacks(&rows.unwrap()).is_some());
+        let none = arrow_array::new_null_array(named.data_type(), 1);
+        let rows = RecordBatch::try_from_iter_with_nullable([("add", adds(), true), (SIDECAR, none, true)]);
+        assert_eq!(lacks(&rows.unwrap()), None);
+    }
+
+    #[test]
+    fn statistics_that_are_only_in_columns_are_not_lost() {
+        let parsed: ArrayRef = record(vec![("numRecords", Arc::new(Int64Array::from(vec![5])))]);
+        for (stats, is_lost) in [(None, true), (Some("{}"), false)] {
+            let adds = record(vec![("stats", text(stats)), ("stats_parsed", parsed.clone())]);
+            let rows = RecordBatch::try_from_iter([("add", adds)]).unwrap();
+            assert_eq!(lacks(&rows).is_some(), is_lost);
+        }
+    }
 }

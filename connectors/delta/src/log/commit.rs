@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::live_files::LiveFile;
 use crate::index::key_index::FileId;
@@ -22,6 +23,8 @@ pub struct AddedFile {
 /// What a commit changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Commit {
+    /// Recognises it in the log, where its writer says so.
+    pub id: Option<Uuid>,
     /// Versions by application id.
     pub txns: HashMap<String, i64>,
     /// Files that are live after it.

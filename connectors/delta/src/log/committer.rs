@@ -93,8 +93,9 @@ impl<'a> Committer<'a> {
 
     /// Reads the deletion vectors of another writer's entry, so that it can be applied.
     pub async fn load(&self, entry: LogEntry) -> Result<Commit> {
-        let LogEntry { txns, adds, removes, metadata, protocol, .. } = entry;
-        let mut commit = Commit { txns, removes, metadata, protocol, adds: Vec::with_capacity(adds.len()) };
+        let LogEntry { id, txns, adds, removes, metadata, protocol, .. } = entry;
+        let id = id.and_then(|id| id.parse().ok());
+        let mut commit = Commit { id, txns, removes, metadata, protocol, adds: Vec::with_capacity(adds.len()) };
         for add in adds {
             commit.adds.push(AddedFile { id: None, file: load_file(self.location, add).await? });
         }

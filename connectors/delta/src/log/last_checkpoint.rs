@@ -35,6 +35,15 @@ impl LastCheckpoint {
     pub async fn read(location: &TableLocation) -> Result<LastCheckpoint> {
         Ok(get(location.store(), &hint_path()).await?.map_or(LastCheckpoint::Unknown, |text| parse(&text)))
     }
+
+    /// Version of the checkpoint; none if it is not known.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            LastCheckpoint::Unknown => None,
+            LastCheckpoint::Classic(checkpoint) => Some(checkpoint.version),
+            LastCheckpoint::Other(version) => Some(*version),
+        }
+    }
 }
 
 impl ClassicCheckpoint {

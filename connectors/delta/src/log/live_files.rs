@@ -39,6 +39,11 @@ impl FileIds {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// No number up to this one is given any more.
+    fn skip_to(&self, id: FileId) {
+        self.0.fetch_max(id, Ordering::Relaxed);
+    }
+
     /// The highest number that was given.
     pub fn last(&self) -> FileId {
         self.0.load(Ordering::Relaxed)
@@ -152,6 +157,15 @@ impl LiveFiles {
         LiveFiles { ids, ..LiveFiles::default() }
     }
 
+    /// The same files, with numbers of a sequence.
+    pub fn numbered_anew(self, ids: FileIds) -> LiveFiles {
+        let mut numbered = LiveFiles::numbered_by(ids);
+        for file in self.files.into_values() {
+            numbered.insert(file);
+        }
+        numbered
+    }
+
     /// The same files under numbers that they had in another process: those of `known` paths. The others, and those to
     /// come, get numbers beyond `last`.
     pub fn numbered_as(self, known: &HashMap<&str, FileId>, last: FileId) -> LiveFiles {
@@ -187,6 +201,7 @@ impl LiveFiles {
 
     /// Adds a file under a reserved number.
     pub fn insert_as(&mut self, id: FileId, file: LiveFile) {
+        self.ids.skip_to(id);
         self.by_path.insert(file.key().to_owned(), id);
         self.files.insert(id, file);
     }
@@ -272,6 +287,21 @@ mod tests {
         assert!(files.find("a").is_none());
         assert_ne!(files.insert(file("a", 1)), first);
         assert_ne!(files.ids().reserve(), files.ids().reserve());
+    }
+
+    #[test]
+    fn a_sequence_goes_on_for_files_that_are_read_again() {
+        let mut files = LiveFiles::default();
+        let ids = files.ids();
+        let (old, staged) = (files.insert(file("a", 1)), ids.reserve());
+        let mut again = LiveFiles::default();
+        again.insert(file("a", 1));
+        let again = again.numbered_anew(ids);
+        let now = again.id_of("a").unwrap();
+        assert!(now > old && now > staged && again.ids().reserve() > now);
+        let mut others = LiveFiles::default();
+        others.insert_as(9, file("b", 1));
+        assert_eq!(others.ids().reserve(), 10);
     }
 
     #[test]

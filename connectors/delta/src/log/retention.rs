@@ -60,7 +60,7 @@ impl Retention {
     /// What a table's metadata says. A property that nobody can read counts as missing.
     pub fn of(metadata: &Value) -> Retention {
         let duration = |name: &str| property(metadata, name).and_then(parse_interval);
-        let cleans_log = property(metadata, LOG_CLEANUP) != Some("false");
+        let cleans_log = property(metadata, LOG_CLEANUP).is_none_or(|text| !text.eq_ignore_ascii_case("false"));
         let log = duration(LOG).unwrap_or(LOG_DEFAULT).max(SHORTEST_LOG);
         Retention {
             deleted_files: duration(DELETED_FILES).unwrap_or(DELETED_FILES_DEFAULT),

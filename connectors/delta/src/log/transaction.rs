@@ -124,6 +124,7 @@ impl Transaction {
             line(&mut text, "add", file.add_action(file.vector.as_ref(), self.changes_data()));
         }
         let commit = Commit {
+            id: Some(self.id),
             txns: self.txns.clone(),
             removes: removed.iter().map(|file| file.key().to_owned()).collect(),
             adds: adds.into_iter().map(|(id, file)| AddedFile { id: Some(id), file }).collect(),
@@ -341,8 +342,7 @@ mod tests {
     fn a_new_file_whose_rows_are_all_superseded_is_never_added() {
         let (base, ..) = table();
         let mut merge = transaction(Kind::Merge);
-        let ids = base.files().ids();
-        let (c, d) = (ids.reserve(), ids.reserve());
+        let (c, d) = (base.files().ids().reserve(), base.files().ids().reserve());
         merge.added = BTreeMap::from([(c, file("c", 2)), (d, file("d", 2))]);
         merge.superseded = BTreeMap::from([(c, rows(&[0, 1])), (d, rows(&[0]))]);
         let plan = merge.plan(&base, 0);

@@ -1,13 +1,14 @@
 //! Checkpoints: the state of a table in one file, so that readers need not replay its whole log. The next one is made
 //! of the last one, which streams through, and of the log entries since then. What a table needs no longer then goes.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sooner_api::{Class, Code, Error, Result, failpoint};
 
-use super::reconcile::{Recent, Reconciler};
-use super::vacuum::delete_unused;
+use super::reconcile::{Object, Recent, Reconciler};
+use super::vacuum::{delete_unused, newest_entries};
 use crate::log::actions::log_path;
 use crate::log::checkpoint_file::{CheckpointWriter, each_batch, replayed_checkpoint};
 use crate::log::last_checkpoint::{ClassicCheckpoint, LastCheckpoint, put_hint};
@@ -83,11 +84,25 @@ async fn write_next(
     let size = bytes.len() as u64;
     put(location.store(), &ClassicCheckpoint::path(version), bytes.into()).await?;
     failpoint("checkpoint_put");
-    // Before the hint: whoever dies here finds them again in the former checkpoint.
-    let deleted = delete_unused(location, reconciler.into_unused()).await?;
+    // Before the hint: whoever dies here finds them again in the former checkpoint. What cannot be deleted is found by
+    // listing the table.
+    let deleted = delete_expired(location, version, reconciler.into_unused()).await.unwrap_or_else(|error| {
+        tracing::warn!(url = %location.url, %error, "could not delete files that no version needs");
+        0
+    });
     failpoint("unused_files_deleted");
     put_hint(location, version, rows, adds, size).await?;
     Ok(Written { bytes: size, deleted })
+}
+
+/// Deletes what a version does not need, unless somebody has taken it up again since.
+async fn delete_expired(location: &TableLocation, version: u64, unused: Vec<Object>) -> Result<usize> {
+    if unused.is_empty() {
+        return Ok(0);
+    }
+    let (later, _) = newest_entries(location, version + 1).await?;
+    let taken_up: HashSet<Object> = later.added_objects().collect();
+    delete_unused(location, unused.into_iter().filter(|object| !taken_up.contains(object)).collect()).await
 }
 
 /// Reads the log's entries from one version to another.

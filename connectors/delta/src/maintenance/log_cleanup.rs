@@ -4,10 +4,11 @@
 
 use std::time::SystemTime;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use object_store::path::Path;
 use sooner_api::Result;
 
+use super::vacuum::delete;
 use crate::log::retention::Retention;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
@@ -24,12 +25,7 @@ pub async fn clean_log(location: &TableLocation, retention: &Retention, now: Sys
             log.note(found, SystemTime::from(object.last_modified) < cutoff);
         }
     }
-    let unneeded = log.unneeded().map(|name| Ok(Path::from("_delta_log").join(name)));
-    let unneeded: Vec<object_store::Result<Path>> = unneeded.collect();
-    let count = unneeded.len();
-    let deleted = location.table.delete_stream(stream::iter(unneeded).boxed());
-    deleted.try_collect::<Vec<_>>().await.map_err(failed)?;
-    Ok(count)
+    delete(location, log.unneeded().map(|name| Path::from("_delta_log").join(name)).collect()).await
 }
 
 /// An entry, a checkpoint or a part of one.

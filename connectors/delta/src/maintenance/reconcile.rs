@@ -83,6 +83,12 @@ impl Recent {
         known.push(FileAction { is_add, body });
     }
 
+    /// Objects of the files that are live after the entries because of them.
+    pub fn added_objects(&self) -> impl Iterator<Item = Object> {
+        let adds = self.files.values().flatten().filter(|action| action.is_add);
+        adds.filter_map(|action| FileName::of_action(&action.body)).flat_map(objects)
+    }
+
     fn names(&self, file: FileName<'_>) -> bool {
         let known = self.files.get(file.path);
         known.is_some_and(|known| known.iter().any(|action| FileName::of_action(&action.body) == Some(file)))

@@ -33,7 +33,7 @@ pub fn start_checkpoint(
         let _place = PLACES.acquire().await.ok();
         let written = async {
             let written = write_checkpoint(&location, version, &retention).await?;
-            clean_up(&location, &name, &retention, due).await?;
+            clean_up(&location, &name, version, &retention, due).await?;
             Ok::<_, Error>(written)
         };
         match written.await {
@@ -42,20 +42,26 @@ pub fn start_checkpoint(
                 running.end(written.map(|written| written.bytes));
             }
             Err(error) => {
-                tracing::warn!(table = %name, version, %error, "could not write a checkpoint");
+                tracing::warn!(table = %name, version, %error, "could not look after the table");
                 running.end(None);
             }
         }
     });
 }
 
-async fn clean_up(location: &TableLocation, name: &TableName, retention: &Retention, due: Due) -> Result<()> {
+async fn clean_up(
+    location: &TableLocation,
+    name: &TableName,
+    version: u64,
+    retention: &Retention,
+    due: Due,
+) -> Result<()> {
     if due.cleans_log {
         let entries = clean_log(location, retention, SystemTime::now()).await?;
         tracing::debug!(table = %name, entries, "deleted old log entries");
     }
-    if due.lists_table {
-        let unneeded = find_unneeded(location, retention, SystemTime::now()).await?;
+    if due.lists_table && !location.is_next_generation {
+        let unneeded = find_unneeded(location, version, retention, SystemTime::now()).await?;
         let files = delete(location, unneeded.into_iter().map(|object| object.path).collect()).await?;
         tracing::debug!(table = %name, files, "deleted files that no version needs");
     }

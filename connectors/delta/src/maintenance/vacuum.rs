@@ -12,7 +12,7 @@ use super::reconcile::{Object, Recent, Reconciler};
 use crate::log::actions::log_path;
 use crate::log::checkpoint_file::{each_batch, replayed_checkpoint};
 use crate::log::deletion_vector::relative_path;
-use crate::log::last_checkpoint::{ClassicCheckpoint, LastCheckpoint};
+use crate::log::last_checkpoint::LastCheckpoint;
 use crate::log::retention::Retention;
 use crate::store::errors::store_error;
 use crate::store::location::{NEXT_GENERATIONS, TableLocation};
@@ -49,20 +49,30 @@ pub async fn delete(location: &TableLocation, paths: Vec<Path>) -> Result<usize>
     Ok(count)
 }
 
-/// Lists a table for objects that no version which is kept needs, nor a copy that goes on beside it.
-pub async fn find_unneeded(location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<Vec<Unneeded>> {
+/// Lists a table for objects that no version which is kept needs, nor a copy that goes on beside it. The table has got
+/// to `version`, at least. Not for the location of a next generation, whose log knows only its own files.
+pub async fn find_unneeded(
+    location: &TableLocation,
+    version: u64,
+    retention: &Retention,
+    now: SystemTime,
+) -> Result<Vec<Unneeded>> {
+    if location.is_next_generation {
+        return Err(unreadable(location, "its files are those of several generations"));
+    }
     // Before the logs are read: what is written after this is not in the list.
     let old = old_objects(location, now - retention.deleted_files).await?;
     if old.is_empty() {
         return Ok(Vec::new());
     }
     let mut needs = Needs::default();
-    needs.read(location, retention, now).await?;
+    // The shown log last: a generation that takes its place meanwhile is in it then.
     let listed = location.table.list_with_delimiter(Some(&Path::from(NEXT_GENERATIONS))).await;
     let generations = listed.map_err(|error| store_error("cannot list a lake table", &error))?.common_prefixes;
     for id in generations.iter().filter_map(|folder| folder.filename()?.parse().ok()) {
-        needs.read(&location.next_generation(id), retention, now).await?;
+        needs.read(&location.next_generation(id), None, retention, now).await?;
     }
+    needs.read(location, Some(version), retention, now).await?;
     let orphans_before = now - ORPHAN_AGE.max(retention.deleted_files);
     let unneeded = old.into_iter().filter(|(object, modified)| {
         let is_old_enough = needs.expired.contains(&object.path) || *modified < orphans_before;
@@ -79,13 +89,23 @@ struct Needs {
 }
 
 impl Needs {
-    async fn read(&mut self, location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<()> {
+    /// Reads a log that has got to `version`; or that of a next generation, which may be gone.
+    async fn read(
+        &mut self,
+        location: &TableLocation,
+        version: Option<u64>,
+        retention: &Retention,
+        now: SystemTime,
+    ) -> Result<()> {
         let former = match LastCheckpoint::read(location).await? {
             LastCheckpoint::Other(_) => Some(replayed_checkpoint(location, None).await?),
             LastCheckpoint::Classic(former) => Some(former),
             LastCheckpoint::Unknown => None,
         };
-        let recent = newest_entries(location, former).await?;
+        let (recent, last) = newest_entries(location, former.map_or(0, |former| former.version + 1)).await?;
+        if last < version {
+            return Err(unreadable(location, "entries are missing"));
+        }
         let cutoff = retention.deleted_files_cutoff_millis(now);
         let mut reconciler = Reconciler::new(recent, cutoff, usize::MAX);
         let former = former.map(|former| former.paths()).unwrap_or_default();
@@ -111,27 +131,16 @@ impl Needs {
     }
 }
 
-/// The log's entries after a checkpoint, up to the last one.
-async fn newest_entries(location: &TableLocation, former: Option<ClassicCheckpoint>) -> Result<Recent> {
+/// The log's entries from a version on, up to the last one; and the version that they lead to, if there is one.
+pub async fn newest_entries(location: &TableLocation, first: u64) -> Result<(Recent, Option<u64>)> {
     let mut recent = Recent::default();
-    let first = former.map_or(0, |former| former.version + 1);
     for version in first.. {
         let Some(entry) = get(location.store(), &log_path(version)).await? else {
-            return match version == 0 && !is_absent(location).await? {
-                // What is mentioned there is not known, so nothing may go.
-                true => Err(unreadable(location, "its first version is gone, and no checkpoint is named")),
-                false => Ok(recent),
-            };
+            return Ok((recent, version.checked_sub(1)));
         };
         recent.take(&entry).map_err(|error| unreadable(location, error))?;
     }
-    Ok(recent)
-}
-
-/// Whether there is no log.
-async fn is_absent(location: &TableLocation) -> Result<bool> {
-    let first = location.table.list(Some(&Path::from("_delta_log"))).try_next().await;
-    Ok(first.map_err(|error| store_error("cannot list a lake table", &error))?.is_none())
+    Ok((recent, None))
 }
 
 /// Data files and files of vectors that were written before a moment, with when that was.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::intake::copy_needed;
 use crate::log::actions::log_path;
+use crate::log::last_checkpoint::LastCheckpoint;
 use crate::log::position_names::PositionNames;
 use crate::store::location::TableLocation;
 use crate::store::operations::get;
@@ -16,10 +17,13 @@ use crate::store::operations::get;
 pub struct OwnEntry(pub Option<(u64, Uuid)>);
 
 impl OwnEntry {
-    /// Whether the entry is still in the log; true if there is none.
+    /// Whether the entry is still in the log, or a checkpoint stands for it; true if there is none.
     pub async fn is_kept(&self, location: &TableLocation) -> Result<bool> {
         let Some((version, id)) = self.0 else { return Ok(true) };
-        let Some(text) = get(location.store(), &log_path(version)).await? else { return Ok(false) };
+        let Some(text) = get(location.store(), &log_path(version)).await? else {
+            // It may have been older than the table keeps its log.
+            return Ok(LastCheckpoint::read(location).await?.version() >= Some(version));
+        };
         // Without parsing it: its first line says who wrote it.
         let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         Ok(String::from_utf8_lossy(first).contains(&format!("\"txnId\":\"{id}\"")))

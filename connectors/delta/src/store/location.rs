@@ -23,13 +23,15 @@ pub struct TableLocation {
     folder: Path,
     /// The folder's URL, with a slash at its end.
     pub url: Url,
+    /// The log is that of a generation that nobody sees yet. The files are in the folder that it shares with others.
+    pub is_next_generation: bool,
 }
 
 impl TableLocation {
     /// A folder below the store's root.
     pub fn new(root: Arc<dyn ObjectStore>, folder: Path, url: Url) -> TableLocation {
         let table = Arc::new(PrefixStore::new(root.clone(), folder.clone()));
-        TableLocation { root, table, folder, url }
+        TableLocation { root, table, folder, url, is_next_generation: false }
     }
 
     /// The same folder with another log, of a generation that nobody sees yet.
@@ -37,7 +39,8 @@ impl TableLocation {
         let log = |folder: Path| folder.join("_delta_log");
         let stored = log(self.folder.clone().join(NEXT_GENERATIONS).join(id.to_string()));
         let root = Arc::new(Redirected::new(self.root.clone(), log(self.folder.clone()), stored));
-        TableLocation::new(root, self.folder.clone(), self.url.clone())
+        let location = TableLocation::new(root, self.folder.clone(), self.url.clone());
+        TableLocation { is_next_generation: true, ..location }
     }
 
     /// The store from the table's folder.

@@ -157,7 +157,7 @@ fn age(world: &World, name: &str, by: Duration) {
 }
 
 async fn unneeded(world: &World, retention: &Retention) -> BTreeSet<String> {
-    let found = find_unneeded(&world.location(), retention, SystemTime::now()).await.unwrap();
+    let found = find_unneeded(&world.location(), 1, retention, SystemTime::now()).await.unwrap();
     found.into_iter().map(|object| object.path.to_string()).collect()
 }
 
@@ -178,7 +178,7 @@ async fn files_that_no_log_mentions_go_once_they_are_old_enough_to_be_nobodys() 
     assert_eq!(unneeded(&world, &KEEPS_ALL).await, expected, "live ones are needed, however old they are");
     written(&world, 2, &KEEPS_ALL).await;
     assert_eq!(unneeded(&world, &KEEPS_ALL).await, expected, "with a checkpoint, too");
-    let found = find_unneeded(&world.location(), &KEEPS_ALL, SystemTime::now()).await.unwrap();
+    let found = find_unneeded(&world.location(), 1, &KEEPS_ALL, SystemTime::now()).await.unwrap();
     let paths = found.into_iter().map(|object| object.path).collect();
     assert_eq!(delete(&world.location(), paths).await.unwrap(), 2);
     assert!(unneeded(&world, &KEEPS_ALL).await.is_empty());
@@ -210,6 +210,52 @@ async fn nothing_goes_where_the_log_cannot_be_read() {
         age(&world, &name, 9 * DAY);
     }
     hide_entries(&world, 0..=0);
-    let error = find_unneeded(&world.location(), &KEEPS_ALL, SystemTime::now()).await.unwrap_err();
+    let error = find_unneeded(&world.location(), 1, &KEEPS_ALL, SystemTime::now()).await.unwrap_err();
     assert!(error.remedy.contains("nothing is deleted"), "{error}");
+}
+
+#[tokio::test]
+async fn files_that_somebody_takes_up_again_meanwhile_are_spared() {
+    let world = World::new(1 << 20);
+    table(&world, 2).await;
+    let version = replay(&world.location(), &[]).await.unwrap();
+    let (_, file) = version.files().iter().next().unwrap();
+    foreign(&world, 2, &[json!({"remove": file.remove_action(1, true)})]);
+    // Between the version of the checkpoint and the moment when files are deleted.
+    foreign(&world, 3, &[json!({"add": file.add_action(file.vector.as_ref(), true)})]);
+    let written = written(&world, 2, &KEEPS_NOTHING).await.unwrap();
+    assert!(world.files("part-").contains(&file.key().to_owned()), "{written:?}");
+    assert_eq!(world.rows().await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_log_of_a_copy_says_nothing_of_the_files_that_readers_see() {
+    let world = World::new(1 << 20);
+    table(&world, 2).await;
+    for name in world.files("part-") {
+        age(&world, &name, 9 * DAY);
+    }
+    let next = world.location().next_generation(7);
+    assert!(find_unneeded(&next, 0, &KEEPS_ALL, SystemTime::now()).await.is_err());
+    // What is left of a copy's log is nobody's.
+    let left = world.log_entry(0).parent().unwrap().with_file_name("_sooner_next").join("7/_delta_log");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("00000000000000000003.json"), "{}").unwrap();
+    assert!(unneeded(&world, &KEEPS_ALL).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_table_whose_own_last_entry_was_cleaned_up_is_still_its_own() {
+    let world = World::new(1 << 20);
+    let mut table = world.open().await;
+    table.stage(world.inserted(1, [1], "x")).await.unwrap();
+    table.commit(mark(1)).await.unwrap();
+    // Others have made nothing of it, but a checkpoint.
+    foreign(&world, 1, &[json!({"commitInfo": {"operation": "VACUUM END", "txnId": uuid::Uuid::new_v4()}})]);
+    written(&world, 1, &KEEPS_ALL).await;
+    hide_entries(&world, 0..=0);
+    table.inspect().await.unwrap();
+    table.stage(world.inserted(2, [1], "y")).await.unwrap();
+    table.commit(mark(2)).await.unwrap();
+    assert_eq!(world.rows().await.len(), 1);
 }
