@@ -3,11 +3,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, judge};
+use integration_tests::{python, root};
 use sooner_api::UPKEEP_FAILPOINTS;
 use sooner_delta::log::replay::replay;
 use sooner_delta::log::table_version::TableVersion;
@@ -143,4 +145,33 @@ async fn files_that_no_version_needs_go_whatever_dies_and_readers_find_every_row
         assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
     }
     judge(&pipeline.lake, &["public.t"], Duration::ZERO);
+}
+
+/// How many files DuckDB and Polars read of the table `t` for a condition.
+fn files_read(pipeline: &Pipeline, condition: &str) -> String {
+    let mut command = Command::new(python());
+    command.arg(root().join("integration-tests/readers/files_read.py"));
+    command.args([&format!("{}/public/t", pipeline.lake), condition]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_leave_files_out_by_key_and_by_time() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, at timestamp, v text)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    // Each too large to be written again with the others, until there are eight of them.
+    for year in 2021..2024 {
+        let rows =
+            format!("SELECT {year} * 100000 + i, '{year}-03-01'::timestamp + i * interval '1 minute', md5(i::text)");
+        postgres.sql(&format!("INSERT INTO t {rows} FROM generate_series(1, 40000) i")).await;
+        pipeline.catch_up(&postgres).await;
+    }
+    assert_eq!(files_read(&pipeline, "id > 0"), "3 3");
+    assert_eq!(files_read(&pipeline, "id = 202200007"), "1 1");
+    assert_eq!(files_read(&pipeline, "at < TIMESTAMP '2021-12-31'"), "1 1");
+    assert_eq!(files_read(&pipeline, "v >= ''"), "3 3");
 }

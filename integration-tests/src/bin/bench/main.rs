@@ -6,6 +6,7 @@
 
 mod codec;
 mod copy;
+mod days;
 mod kafka;
 mod key_index;
 mod latency;
@@ -40,6 +41,9 @@ async fn main() {
     }
     if wanted("merge") {
         lines.extend(merge::run().await);
+    }
+    if wanted("days") {
+        lines.extend(days::run().await);
     }
     if wanted("index") {
         lines.extend(key_index::run().await);

@@ -80,11 +80,13 @@ fn peer(folder: &std::path::Path) -> Vec<f64> {
     text.split_whitespace().map(|seconds| seconds.parse().unwrap()).collect()
 }
 
-fn watermark(lsn: u64) -> Watermark {
+/// A watermark at an LSN.
+pub fn watermark(lsn: u64) -> Watermark {
     Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn), commit_micros: 0 }
 }
 
-fn encoder() -> (Encoder, Arc<EventSchema>) {
+/// Encodes events of a table with six columns, whose key is the first.
+pub fn encoder() -> (Encoder, Arc<EventSchema>) {
     let column = |name, scalar| Column::new(name, ColumnType::Scalar(scalar));
     let columns = vec![
         column("id", Scalar::Int8),
@@ -106,13 +108,15 @@ fn origin(lsn: u64, ordinal: u64, snapshot: Snapshot) -> Origin {
     Origin { position, lsn: Lsn(lsn), xid: 1, source_micros: 0, now_micros: 0, snapshot }
 }
 
-fn copy_start(encoder: &Encoder, schema: &Arc<EventSchema>) -> Rows {
+/// The start of the table's copy.
+pub fn copy_start(encoder: &Encoder, schema: &Arc<EventSchema>) -> Rows {
     let mut out = TableEvents::new(schema.clone());
     encoder.copy_start(&mut out, &origin(1, 0, Snapshot::Yes));
     Rows::new(out)
 }
 
-fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> Rows {
+/// Events of one transaction: rows of these ids, copied or updated.
+pub fn events(encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64, copied: bool) -> Rows {
     let mut out = TableEvents::new(schema.clone());
     for (ordinal, id) in ids.iter().enumerate() {
         let customer = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;

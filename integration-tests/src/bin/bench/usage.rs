@@ -19,8 +19,17 @@ fn stat_seconds(pid: &str, field: usize) -> Option<f64> {
 
 /// Peak resident memory of a process, in MiB; none if it has ended.
 pub fn peak_memory_mib(pid: &str) -> Option<u64> {
+    status_mib(pid, "VmHWM:")
+}
+
+/// Resident memory of a process, in MiB; none if it has ended.
+pub fn memory_mib(pid: &str) -> Option<u64> {
+    status_mib(pid, "VmRSS:")
+}
+
+fn status_mib(pid: &str, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 

@@ -1,0 +1,114 @@
+//! Days of a table, sped up: a commit of ten updates after the other into two million rows, with everything that the
+//! table does for itself beside. What it costs at the end is what it cost at the beginning.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use integration_tests::python;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sooner_api::{Feed, Lake, LakeTable, MemoryBudget};
+use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, RetentionSettings, S3Settings};
+use sooner_schemas::TableName;
+
+use crate::Line;
+use crate::merge::{copy_start, encoder, events, watermark};
+use crate::usage::{memory_mib, percentile};
+
+const ROWS: u64 = 2_000_000;
+const BATCH: u64 = 10_000;
+/// Rows of a commit.
+const UPDATES: usize = 10;
+/// Files are kept for so long, so that some of them go during the run.
+const RETENTION: Duration = Duration::from_secs(10);
+const STAGES: u64 = 5;
+const SCAN: &str = "
+import sys, time, pathlib, duckdb
+c = duckdb.connect(config={'allow_unsigned_extensions': 'true'})
+site = pathlib.Path(duckdb.__file__).parents[1] / 'duckdb_extension_delta' / 'extensions'
+c.execute(f\"LOAD '{next(site.glob('*/delta.duckdb_extension'))}'\")
+best = 1e9
+for _ in range(5):
+    started = time.time()
+    c.execute(f\"SELECT sum(amount), max(placed) FROM delta_scan('{sys.argv[1]}')\").fetchall()
+    best = min(best, time.time() - started)
+print(best * 1000)
+";
+
+/// Makes 5,000 commits, or `SOONER_BENCH_COMMITS`, and says what each fifth of them left.
+pub async fn run() -> Vec<Line> {
+    let commits = std::env::var("SOONER_BENCH_COMMITS").ok().and_then(|text| text.parse().ok()).unwrap_or(5_000u64);
+    let folder = tempfile::tempdir().unwrap();
+    let (encoder, schema) = encoder();
+    let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
+    let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
+    let indexes = IndexSettings::new(Some(folder.path().join("index")), 64 << 20);
+    let retention = RetentionSettings { deleted_files: Some(RETENTION), log: None };
+    let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes).with_retention(retention);
+    let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
+    table.begin_copy(copy_start(&encoder, &schema)).await.unwrap();
+    for start in (0..ROWS).step_by(BATCH as usize) {
+        let ids: Vec<_> = (start..start + BATCH).collect();
+        table.stage(events(&encoder, &schema, &ids, 1, true)).await.unwrap();
+        if table.staged_bytes() > 16 << 20 {
+            table.seal().await.unwrap();
+        }
+    }
+    table.end_copy(watermark(1)).await.unwrap();
+    let path = folder.path().join("lake/public/rows");
+    let fresh = scan_millis(&path);
+    let mut random = StdRng::seed_from_u64(1);
+    let mut lines = Vec::new();
+    for stage in 1..=STAGES {
+        let (mut took, mut worst_files) = (Vec::new(), 0);
+        for commit in (stage - 1) * commits / STAGES..stage * commits / STAGES {
+            let ids: Vec<_> = (0..UPDATES).map(|_| random.random_range(0..ROWS)).collect();
+            let staged = events(&encoder, &schema, &ids, 100 + commit, false);
+            let started = Instant::now();
+            table.stage(staged).await.unwrap();
+            table.commit(watermark(100 + commit)).await.unwrap();
+            took.push(started.elapsed().as_secs_f64() * 1e3);
+            // Beside, as a worker would.
+            if table.maintenance_due().now_or_never().is_some() {
+                table.maintain().await.unwrap();
+            }
+            worst_files = worst_files.max(table.size().unwrap().files);
+        }
+        took.sort_by(f64::total_cmp);
+        let scan = scan_millis(&path);
+        lines.push(Line {
+            what: format!("(d) commits {} to {}", (stage - 1) * commits / STAGES, stage * commits / STAGES),
+            ours: format!("{:.1} ms p50, {:.1} p99", percentile(&took, 0.5), percentile(&took, 0.99)),
+            peer: format!("scan {scan:.0} ms, fresh {fresh:.0}"),
+            ratio: Some(scan / fresh),
+            wanted: "≤ 1.2×",
+            notes: format!(
+                "{worst_files} files at most, {} on disk, checkpoint {} KiB, {} MiB of memory",
+                count(&path, ".parquet"),
+                checkpoint_kib(&path),
+                memory_mib("self").unwrap_or_default()
+            ),
+        });
+    }
+    lines
+}
+
+fn scan_millis(path: &Path) -> f64 {
+    let output = std::process::Command::new(python()).args(["-c", SCAN]).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+}
+
+fn count(path: &Path, end: &str) -> usize {
+    let names = std::fs::read_dir(path).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(end)).count()
+}
+
+/// Size of the last checkpoint.
+fn checkpoint_kib(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path.join("_delta_log")).unwrap().flatten();
+    let checkpoints = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with("checkpoint.parquet"));
+    let last = checkpoints.max_by_key(|entry| entry.file_name());
+    last.map_or(0, |last| last.metadata().unwrap().len() / 1024)
+}
