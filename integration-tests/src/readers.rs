@@ -51,9 +51,9 @@ pub fn compare(
     Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Fails unless the logs of tables in a local lake say what the protocol allows and what the files hold, by a replay that
-/// shares nothing with the program. Files that were removed within `kept` must still be there. What a running pipeline
-/// changes meanwhile is looked at again.
+/// Fails unless the logs of tables in a local lake say what the protocol allows and what the files hold, by a replay
+/// that shares nothing with the program. Files that were removed within `kept` must still be there. What a running
+/// pipeline changes meanwhile is looked at again.
 pub fn judge(lake: &str, tables: &[&str], kept: Duration) {
     let mut command = Command::new(python());
     command.arg(root().join("integration-tests/readers/judge.py"));

@@ -113,7 +113,17 @@ exclude = [
 # Standbys follow the slot, so that it outlives a failover (version 17 or newer).
 # failover = false
 
-[lake]
+{lake}"#,
+        url = toml::Value::String(without_password(from, options)),
+        slot = name.replace('-', "_"),
+        lake = lake_section(to),
+    )
+}
+
+/// The section of the lake, and that of single tables.
+fn lake_section(to: &str) -> String {
+    format!(
+        r#"[lake]
 # A folder, or s3://bucket/prefix. Each table lies at <url>/<schema>/<table>.
 url = {to}
 # How long an event may wait before readers of the lake see it.
@@ -135,8 +145,6 @@ freshness = "1s"
 # match = "billing.*"
 # freshness = "1m"
 "#,
-        url = toml::Value::String(without_password(from, options)),
-        slot = name.replace('-', "_"),
         to = toml::Value::String(to.to_owned()),
     )
 }
