@@ -10,6 +10,7 @@ Exit code 0 only if all of it holds. https://github.com/delta-io/delta/blob/mast
 """
 
 import argparse
+import decimal
 import json
 import pathlib
 import struct
@@ -166,7 +167,7 @@ def check_file(database, table, add):
         return complain(f"{path.name} is live, and not there")
     if path.stat().st_size != add["size"]:
         complain(f"{path.name} has another size than the log tells")
-    statistics = json.loads(add["stats"]) if add.get("stats") else {}
+    statistics = json.loads(add["stats"], parse_float=decimal.Decimal) if add.get("stats") else {}
     (rows,) = database.execute(f"SELECT count(*) FROM read_parquet('{path}')").fetchone()
     if statistics.get("numRecords", rows) != rows:
         complain(f"{path.name} has {rows} rows, the log tells of {statistics['numRecords']}")

@@ -160,18 +160,21 @@ fn files_read(pipeline: &Pipeline, condition: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_leave_files_out_by_key_and_by_time() {
     let postgres = Postgres::start(Version::V15).await;
-    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, at timestamp, v text)").await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, placed timestamp, day date, v text)").await;
     let mut pipeline = Pipeline::local(&postgres);
     pipeline.start();
     // Each too large to be written again with the others, until there are eight of them.
     for year in 2021..2024 {
-        let rows =
-            format!("SELECT {year} * 100000 + i, '{year}-03-01'::timestamp + i * interval '1 minute', md5(i::text)");
+        let rows = format!(
+            "SELECT {year} * 100000 + i, '{year}-03-01'::timestamp + i * interval '1 minute', '{year}-03-01'::date, md5(i::text)"
+        );
         postgres.sql(&format!("INSERT INTO t {rows} FROM generate_series(1, 40000) i")).await;
         pipeline.catch_up(&postgres).await;
     }
     assert_eq!(files_read(&pipeline, "id > 0"), "3 3");
     assert_eq!(files_read(&pipeline, "id = 202200007"), "1 1");
-    assert_eq!(files_read(&pipeline, "at < TIMESTAMP '2021-12-31'"), "1 1");
+    assert_eq!(files_read(&pipeline, "day < DATE '2021-12-31'"), "1 1");
+    // DuckDB leaves no file out by instants, whoever wrote it.
+    assert_eq!(files_read(&pipeline, "placed < TIMESTAMP '2021-12-31'"), "3 1");
     assert_eq!(files_read(&pipeline, "v >= ''"), "3 3");
 }
