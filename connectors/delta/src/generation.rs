@@ -49,6 +49,8 @@ pub struct Generation {
     unindexed: Vec<String>,
     /// The last entry of the log that was put here.
     pub own_entry: OwnEntry,
+    /// The last entry of the log, whoever wrote it, where its writer gave it an id.
+    last_commit: Option<(u64, Uuid)>,
     checkpoints: CheckpointSchedule,
 }
 
@@ -70,6 +72,7 @@ impl Generation {
             left: None,
             unindexed: Vec::new(),
             own_entry,
+            last_commit: None,
             checkpoints,
         }
     }
@@ -198,10 +201,8 @@ impl Generation {
         let added = commit.adds.iter().map(|added| &added.file).filter(|file| !is_known(file));
         let added: Vec<String> = added.map(|file| file.key().to_owned()).collect();
         self.base = std::mem::take(&mut self.base).apply(commit);
-        // Its own last entry may be older than the table keeps its log.
-        if let Some((version, id)) = self.base.number().zip(id) {
-            self.own_entry = OwnEntry(Some((version, id)));
-        }
+        // What was written here has still to be there, below theirs.
+        self.last_commit = self.base.number().zip(id);
         added
     }
 
@@ -250,7 +251,7 @@ impl Generation {
 
     async fn settle_index(&mut self, keys: &KeyPlan) {
         let base = &self.base;
-        let last = self.own_entry.0.filter(|(version, _)| base.number() == Some(*version));
+        let last = self.last_commit.filter(|(version, _)| base.number() == Some(*version));
         if let Some((index, (version, commit))) = self.index.as_mut().zip(last) {
             index.settle(|| described(base, version, commit, keys)).await;
         }
@@ -291,6 +292,7 @@ impl Generation {
     fn note_own(&mut self, table: &TableName, id: Uuid, entry_bytes: usize) -> u64 {
         let version = self.base.number().unwrap_or_default();
         self.own_entry = OwnEntry(Some((version, id)));
+        self.last_commit = self.own_entry.0;
         let retention = Retention::of(self.base.metadata());
         start_checkpoint(&self.location, table, version, retention, &mut self.checkpoints, entry_bytes);
         version

@@ -259,3 +259,20 @@ async fn a_table_whose_own_last_entry_was_cleaned_up_is_still_its_own() {
     table.commit(mark(2)).await.unwrap();
     assert_eq!(world.rows().await.len(), 1);
 }
+
+#[tokio::test]
+async fn an_own_entry_that_is_replaced_below_another_writers_is_missed() {
+    let world = World::new(1 << 20);
+    let mut table = world.open().await;
+    table.stage(world.inserted(1, [1], "x")).await.unwrap();
+    table.commit(mark(1)).await.unwrap();
+    table.stage(world.inserted(2, [2], "x")).await.unwrap();
+    table.commit(mark(2)).await.unwrap();
+    let theirs = || json!({"commitInfo": {"operation": "WRITE", "txnId": uuid::Uuid::new_v4()}});
+    foreign(&world, 2, &[theirs()]);
+    table.inspect().await.unwrap();
+    // Somebody slow, whose log store asks for nothing.
+    foreign(&world, 1, &[theirs()]);
+    let error = table.inspect().await.unwrap_err();
+    assert_eq!(error.code, sooner_api::Code::CopyNeeded, "{error}");
+}

@@ -13,11 +13,10 @@ use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, RetentionSet
 use sooner_schemas::TableName;
 
 use crate::Line;
-use crate::merge::{copy_start, encoder, events, watermark};
+use crate::merge::{copy_rows, encoder, events, watermark};
 use crate::usage::{memory_mib, percentile};
 
 const ROWS: u64 = 2_000_000;
-const BATCH: u64 = 10_000;
 /// Rows of a commit.
 const UPDATES: usize = 10;
 /// Files are kept for so long, so that some of them go during the run.
@@ -47,15 +46,7 @@ pub async fn run() -> Vec<Line> {
     let retention = RetentionSettings { deleted_files: Some(RETENTION), log: None };
     let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes).with_retention(retention);
     let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
-    table.begin_copy(copy_start(&encoder, &schema)).await.unwrap();
-    for start in (0..ROWS).step_by(BATCH as usize) {
-        let ids: Vec<_> = (start..start + BATCH).collect();
-        table.stage(events(&encoder, &schema, &ids, 1, true)).await.unwrap();
-        if table.staged_bytes() > 16 << 20 {
-            table.seal().await.unwrap();
-        }
-    }
-    table.end_copy(watermark(1)).await.unwrap();
+    copy_rows(&mut table, &encoder, &schema, ROWS).await;
     let path = folder.path().join("lake/public/rows");
     let fresh = scan_millis(&path);
     let mut random = StdRng::seed_from_u64(1);

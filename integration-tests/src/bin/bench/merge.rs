@@ -8,7 +8,7 @@ use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{Feed, Lake, LakeTable, MemoryBudget, Rows};
-use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -30,15 +30,7 @@ pub async fn run() -> Vec<Line> {
     let indexes = IndexSettings::new(Some(folder.path().join("index")), 64 << 20);
     let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes);
     let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
-    table.begin_copy(copy_start(&encoder, &schema)).await.unwrap();
-    for start in (0..ROWS).step_by(BATCH as usize) {
-        let ids: Vec<_> = (start..start + BATCH).collect();
-        table.stage(events(&encoder, &schema, &ids, 1, true)).await.unwrap();
-        if table.staged_bytes() > 16 << 20 {
-            table.seal().await.unwrap();
-        }
-    }
-    table.end_copy(watermark(1)).await.unwrap();
+    copy_rows(&mut table, &encoder, &schema, ROWS).await;
     let mut random = StdRng::seed_from_u64(1);
     let mut lines = Vec::new();
     for (updates, peer, wanted) in [(1_000usize, peers[0], "≥ 100×"), (100_000, peers[1], "≥ 30×")] {
@@ -65,6 +57,19 @@ pub async fn run() -> Vec<Line> {
         });
     }
     lines
+}
+
+/// Copies so many rows into a table.
+pub async fn copy_rows(table: &mut DeltaTable, encoder: &Encoder, schema: &Arc<EventSchema>, rows: u64) {
+    table.begin_copy(copy_start(encoder, schema)).await.unwrap();
+    for start in (0..rows).step_by(BATCH as usize) {
+        let ids: Vec<_> = (start..start + BATCH).collect();
+        table.stage(events(encoder, schema, &ids, 1, true)).await.unwrap();
+        if table.staged_bytes() > 16 << 20 {
+            table.seal().await.unwrap();
+        }
+    }
+    table.end_copy(watermark(1)).await.unwrap();
 }
 
 /// Seconds that deltalake takes for the small and for the large merge.
@@ -108,8 +113,7 @@ fn origin(lsn: u64, ordinal: u64, snapshot: Snapshot) -> Origin {
     Origin { position, lsn: Lsn(lsn), xid: 1, source_micros: 0, now_micros: 0, snapshot }
 }
 
-/// The start of the table's copy.
-pub fn copy_start(encoder: &Encoder, schema: &Arc<EventSchema>) -> Rows {
+fn copy_start(encoder: &Encoder, schema: &Arc<EventSchema>) -> Rows {
     let mut out = TableEvents::new(schema.clone());
     encoder.copy_start(&mut out, &origin(1, 0, Snapshot::Yes));
     Rows::new(out)
