@@ -108,6 +108,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    sooner::allocator::limit();
     let arguments = Arguments::parse();
     let bars = start_logging(arguments.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

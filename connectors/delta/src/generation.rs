@@ -28,6 +28,7 @@ use crate::maintenance::rewrite::Rewritten;
 use crate::maintenance::schedule::CheckpointSchedule;
 use crate::maintenance::upkeep::start_checkpoint;
 use crate::merge::event_plan::EventPlan;
+use crate::merge::mirror::RowSets;
 use crate::merge::own_entry::OwnEntry;
 use crate::merge::staging::Staging;
 use crate::store::location::TableLocation;
@@ -185,6 +186,21 @@ impl Generation {
         }
     }
 
+    /// The live rows of all keys that are staged.
+    pub async fn touched_rows(&mut self, table: &TableName, staging: &mut Staging) -> Result<RowSets> {
+        let mut rows = RowSets::new();
+        if staging.replaces() {
+            return Ok(rows);
+        }
+        let mut touched = staging.parts.touched().await?;
+        while let Some(keys) = touched.next().await? {
+            for row in self.locate(table, staging, keys).await?.into_values() {
+                rows.entry(row.file).or_default().insert(row.row);
+            }
+        }
+        Ok(rows)
+    }
+
     /// The next entry of the log, if somebody else wrote it: not with the id `own`.
     pub async fn read_other(&self, table: &TableName, own: Uuid) -> Result<Option<LogEntry>> {
         let entry = Committer::new(&self.location, &table.to_string()).read(self.base.next_number()).await?;
@@ -235,12 +251,12 @@ impl Generation {
     pub async fn finish_commit(&mut self, table: &TableName, plan: Plan, staging: Staging) -> Option<EventPlan> {
         self.base = std::mem::take(&mut self.base).apply(plan.commit);
         let (id, replaces) = (staging.commit_id, staging.replaces());
-        let (moved, gone) = staging.parts.into_places();
+        let (staged, files) = staging.parts.into_keys();
         if replaces {
             self.index = Some(TableIndex::new(&self.indexes, table));
         }
         if let Some(index) = &mut self.index {
-            index.apply(gone, moved).await;
+            index.apply(staged, files).await;
         }
         self.note_own(table, id, plan.text.len());
         if let Some(plan) = &staging.plan {

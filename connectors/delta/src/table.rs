@@ -166,10 +166,9 @@ impl DeltaTable {
         }
         let name = self.name.to_string();
         for _ in 0..MAX_CONFLICTS {
-            let touched = self.staging.parts.touched().collect();
-            let located = self.generations.target_mut().locate(&self.name, &self.staging, touched).await?;
+            let removed = self.generations.target_mut().touched_rows(&self.name, &mut self.staging).await?;
             let Generation { location, base, .. } = self.generations.target();
-            let mut transaction = mirror::transaction(&self.staging, base, located.values(), &self.names, watermark);
+            let mut transaction = mirror::transaction(&self.staging, base, removed, &self.names, watermark);
             transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
             let plan = transaction.plan(base, now_millis());
@@ -314,6 +313,7 @@ impl LakeTable for DeltaTable {
 
     async fn seal(&mut self) -> Result<()> {
         let needed = stored_keys(&self.staging);
+        let sealed = self.staging.parts.rows_of(&needed).await?;
         let located = self.generations.target_mut().locate(&self.name, &self.staging, needed).await?;
         let Generation { location, base, .. } = self.generations.target();
         let sealer = Sealer {
@@ -321,6 +321,8 @@ impl LakeTable for DeltaTable {
             location,
             base,
             located: &located,
+            sealed: &sealed,
+            indexes: &self.settings.indexes,
             in_commit_order: self.names.is_in_commit_order(),
             from_topic: self.names.is_topic(),
             is_copy: self.generations.keep_copies() || !base.exists() && self.names.generation().is_some(),

@@ -88,7 +88,7 @@ async fn read_keys(
 ) -> Result<()> {
     let mut next_row = 0u32;
     let columns = keys.columns();
-    let mut batches = data_file::open(store, &file.path, file.size, Some(&columns), None).await?;
+    let mut batches = data_file::open(store, &file.path, file.size, Some(&columns), None, data_file::READ_ROWS).await?;
     while let Some(batch) = batches.next().await {
         let hashes = keys.hash_rows(&batch?).ok_or_else(|| {
             let what = format!("cannot read the key columns of {}", file.path);

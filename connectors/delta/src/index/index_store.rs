@@ -1,17 +1,20 @@
 //! Where the key indexes of all tables lie, and the memory that they share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use siphasher::sip::SipHasher13;
 use sooner_schemas::TableName;
+use uuid::Uuid;
 
 use super::manifest::{Manifest, remove_all};
 use super::page::PageCache;
 
 /// Bytes that a key in memory takes, about: its entry, and the spare room of the map.
 const HEAD_KEY_BYTES: usize = 48;
+/// Folder of the runs of keys that commits touch.
+const RUNS: &str = "_staged";
 /// Characters of a table's name that its folder has.
 const NAME_CHARS: usize = 80;
 
@@ -58,6 +61,9 @@ pub struct IndexStore {
 impl IndexStore {
     /// Half of the memory is for pages, the other half for keys that are not on disk yet.
     pub fn new(settings: &IndexSettings) -> Arc<IndexStore> {
+        if let Some(folder) = &settings.folder {
+            remove_left_runs(&folder.join(RUNS));
+        }
         Arc::new(IndexStore {
             folder: settings.folder.clone(),
             cache: PageCache::new(settings.memory_bytes / 2),
@@ -97,6 +103,21 @@ impl IndexStore {
         }
     }
 
+    /// Where the next run of keys that a commit touches goes; none if they stay in memory.
+    pub(super) fn new_run_path(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?.join(RUNS);
+        if let Err(error) = std::fs::create_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "cannot write keys to disk; they stay in memory");
+            return None;
+        }
+        Some(folder.join(format!("{}.{}", std::process::id(), Uuid::new_v4())))
+    }
+
+    /// Whether so many keys that a commit touches are too many to stay in memory.
+    pub(super) fn must_spill(&self, keys: usize) -> bool {
+        keys >= self.limits.most_keys || (keys >= self.limits.least_keys && self.is_pressed())
+    }
+
     /// The number of a table's keys in memory has changed.
     pub(super) fn count(&self, before: usize, now: usize) {
         self.head_keys.fetch_add(now, Ordering::Relaxed);
@@ -106,6 +127,17 @@ impl IndexStore {
     /// Whether all tables together have more keys in memory than they may.
     pub(super) fn is_pressed(&self) -> bool {
         self.head_keys.load(Ordering::Relaxed) > self.most_head_keys
+    }
+}
+
+/// Removes the runs of processes that have ended. A file is named after its process.
+fn remove_left_runs(folder: &Path) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let process = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_own = process == std::process::id().to_string();
+        if is_own || !Path::new("/proc").join(process).exists() {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A row's key as a 128-bit keyed hash, the same whether the key comes from an event or from a data file.
+//! A row's key as a keyed hash, the same whether the key comes from an event or from a data file.
 //!
 //! What is hashed follows the lake's types: numbers as 8 or 16 little-endian bytes, texts and bytes with their length.
 
@@ -20,7 +20,7 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 use crate::rows::lake_type::{LakeType, Meaning};
 
-/// Keyed 128-bit hash of a row's key.
+/// Keyed hash of a row's key: 112 bits, above 16 zeros.
 pub type KeyHash = u128;
 
 /// A set of key hashes, which are not hashed a second time.
@@ -28,7 +28,7 @@ pub type KeySet = hashbrown::HashSet<KeyHash, BuildHasherDefault<AlreadyHashed>>
 /// A map by key hashes, which are not hashed a second time.
 pub type KeyMap<V> = hashbrown::HashMap<KeyHash, V, BuildHasherDefault<AlreadyHashed>>;
 
-/// A hasher for what is a hash already: takes a `u64` as it is, and of a `u128` the lower half.
+/// A hasher for what is a hash already: takes a `u64` as it is, and of a `u128` the upper half.
 #[derive(Default)]
 pub struct AlreadyHashed(u64);
 
@@ -48,7 +48,7 @@ impl Hasher for AlreadyHashed {
     }
 
     fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
+        self.0 = (value >> 64) as u64;
     }
 }
 
@@ -134,7 +134,7 @@ impl KeyPlan {
     fn hash(&self, bytes: &[u8]) -> KeyHash {
         let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
         hasher.write(bytes);
-        hasher.finish128().as_u128()
+        hasher.finish128().as_u128() >> 16 << 16
     }
 }
 

@@ -9,4 +9,5 @@ pub mod manifest;
 mod merging;
 mod page;
 pub mod segment;
+pub mod staged_keys;
 pub mod table_index;

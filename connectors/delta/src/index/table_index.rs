@@ -16,11 +16,12 @@ use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index_store::IndexStore;
-use super::key::{KeyHash, KeySet};
+use super::key::KeyHash;
 use super::key_index::{FileId, KeyIndex, RowAddress};
 use super::manifest::{Described, Manifest};
 use super::merging::{merge, write_run};
 use super::segment::{Entry, MOST_ENTRIES, Segment};
+use super::staged_keys::StagedKeys;
 
 /// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
 const COMMITS_BEHIND: u32 = 250;
@@ -127,18 +128,42 @@ impl TableIndex {
         Ok(found)
     }
 
-    /// Follows a commit: these keys have no row any more, and those have one elsewhere.
-    pub async fn apply(&mut self, gone: KeySet, moved: KeyIndex) {
-        for key in gone {
+    /// Follows a commit, which wrote these files.
+    pub async fn apply(&mut self, staged: StagedKeys, files: HashSet<FileId>) {
+        let Some((rows, none)) = staged.in_memory() else {
+            if let Err(error) = self.adopt(staged, files).await {
+                self.lacks_keys = true;
+                self.rest(&error);
+            }
+            return;
+        };
+        for key in none {
             self.head.remove(key);
         }
-        if moved.len() > self.store.limits.most_keys {
-            return self.absorb(moved.iter().collect()).await;
+        if rows.len() > self.store.limits.most_keys {
+            return self.absorb(rows).await;
         }
-        for (key, row) in moved.iter() {
+        for (key, row) in rows {
             self.head.insert(key, row);
         }
         self.count();
+    }
+
+    /// Takes the rows of a large commit from the disk: they become the newest segment.
+    async fn adopt(&mut self, mut staged: StagedKeys, files: HashSet<FileId>) -> io::Result<()> {
+        // The head is asked first, and would be older than the segment.
+        self.flush().await?;
+        let (Some(run), Some(path)) = (staged.whole_run().await?, self.new_path()) else {
+            return Err(io::Error::other("there is no place for the keys of a commit"));
+        };
+        let written = spawn_blocking(move || {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            merge(&[&run], Some(&files), &path)
+        });
+        self.segments.push(Arc::new(written.await.map_err(io::Error::other)??));
+        // The disk's manifest is to know of so many.
+        self.commits_behind = COMMITS_BEHIND;
+        Ok(())
     }
 
     /// Takes many keys with the addresses that their rows have now.

@@ -56,7 +56,7 @@ pub async fn each_batch(
     let size = head.map_err(|error| store_error(format!("cannot read {path}"), &error))?.size;
     let kinds = schema().fields().iter().map(|field| field.name().as_str()).chain([SIDECAR]);
     let kinds: Vec<_> = kinds.filter(|kind| (*kind == "remove") == removes).collect();
-    let mut batches = data_file::open(&location.table, path, size, Some(&kinds), None).await?;
+    let mut batches = data_file::open(&location.table, path, size, Some(&kinds), None, data_file::READ_ROWS).await?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         if let Some(why) = lacks(&batch) {

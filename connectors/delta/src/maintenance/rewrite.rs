@@ -92,7 +92,8 @@ impl Rewrite {
         let rows = live_rows(file);
         let mut rows_left = rows.iter().copied();
         let selected = (!file.deleted.is_empty()).then_some(&rows[..]);
-        let mut batches = data_file::open(&self.location.table, &file.path, file.size, None, selected).await?;
+        let mut batches =
+            data_file::open(&self.location.table, &file.path, file.size, None, selected, data_file::READ_ROWS).await?;
         while let Some(batch) = batches.next().await {
             let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
             let keys = match &self.keys {

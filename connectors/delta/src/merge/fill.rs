@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use arrow_array::{Array, ArrayRef};
 use arrow_cast::cast;
 use arrow_schema::ArrowError;
-use arrow_select::concat::concat;
 use arrow_select::interleave::interleave;
+use futures::StreamExt;
 use sooner_api::{Code, Error, Result};
 
 use super::event_plan::copy_again;
@@ -18,6 +18,9 @@ use super::pending::Found;
 use super::sealing::Sealing;
 use crate::index::key_index::FileId;
 use crate::rows::data_file;
+
+/// Rows that are read at a time: their values are large, or Postgres would not have left them out.
+const FILLED_ROWS: usize = 4;
 
 /// A value that has to be filled in.
 #[derive(Clone, Copy, Debug)]
@@ -28,19 +31,20 @@ pub struct Gap {
     pub found: Found,
 }
 
-/// The column with its gaps filled.
+/// The column with its gaps filled; none if the values that are read for that are larger than `limit_bytes` together.
 pub async fn fill(
     sealing: &Sealing<'_>,
     parts: &mut Parts,
     column: usize,
     array: &ArrayRef,
     gaps: &[Gap],
-) -> Result<ArrayRef> {
+    limit_bytes: usize,
+) -> Result<Option<ArrayRef>> {
     let filler = Filler { sealing, column };
     let mut from_states = sealing.plan.rows.builder(column)?;
     let mut stored: BTreeMap<FileId, Vec<(u32, usize)>> = BTreeMap::new();
     // For each row of the batch: which array holds its value, and where. Array 0 is the column itself, 1 holds values
-    // of earlier events, and each further one those of a data file.
+    // of earlier events, and all others those of data files.
     let mut sources: Vec<(usize, usize)> = (0..array.len()).map(|row| (0, row)).collect();
     for gap in gaps {
         match gap.found {
@@ -50,24 +54,30 @@ pub async fn fill(
                 sealing.plan.rows.append_column(message, column, &mut from_states)?;
             }
             Found::Stored(key) => {
-                let row = sealing.sealer.row_of(parts, key, sealing.replaces).ok_or_else(|| filler.lost_value())?;
+                let row = sealing.sealer.row_of(key, sealing.replaces).ok_or_else(|| filler.lost_value())?;
                 stored.entry(row.file).or_default().push((row.row, gap.row));
             }
             Found::Lost => return Err(filler.lost_value()),
         }
     }
     let mut arrays = vec![array.clone(), from_states.finish()];
+    let mut left_bytes = limit_bytes;
     for (file, mut rows) in stored {
         rows.sort_unstable();
-        for (position, (_, target)) in rows.iter().enumerate() {
-            sources[*target] = (arrays.len(), position);
-        }
         let positions: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
-        let values = filler.read_column(parts, file, &positions).await?;
-        arrays.push(cast(&values, array.data_type()).map_err(|error| filler.unfit(&error))?);
+        let Some(values) = filler.read_column(parts, file, &positions, &mut left_bytes).await? else {
+            return Ok(None);
+        };
+        let mut targets = rows.iter().map(|(_, target)| *target);
+        for values in values {
+            for (position, target) in targets.by_ref().take(values.len()).enumerate() {
+                sources[target] = (arrays.len(), position);
+            }
+            arrays.push(cast(&values, array.data_type()).map_err(|error| filler.unfit(&error))?);
+        }
     }
     let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
-    interleave(&arrays, &sources).map_err(|error| filler.unfit(&error))
+    interleave(&arrays, &sources).map(Some).map_err(|error| filler.unfit(&error))
 }
 
 /// Fills one column.
@@ -77,8 +87,14 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
-    /// The column of a file's rows at ascending positions.
-    async fn read_column(&self, parts: &mut Parts, file: FileId, positions: &[u32]) -> Result<ArrayRef> {
+    /// The column of a file's rows at ascending positions, in pieces; none once they have more bytes than are left.
+    async fn read_column(
+        &self,
+        parts: &mut Parts,
+        file: FileId,
+        positions: &[u32],
+        left_bytes: &mut usize,
+    ) -> Result<Option<Vec<ArrayRef>>> {
         let location = self.sealing.sealer.location;
         if parts.is_open(file) {
             parts.close(location).await?;
@@ -86,18 +102,24 @@ impl Filler<'_> {
         let file = parts.file(file).or_else(|| self.sealing.sealer.base.files().get(file));
         let Some(file) = file else { return Err(self.lost_value()) };
         let name = &self.sealing.columns[self.column].name;
+        let columns = Some(&[name.as_str()][..]);
+        let mut batches =
+            data_file::open(&location.table, &file.path, file.size, columns, Some(positions), FILLED_ROWS).await?;
         let mut found: Vec<ArrayRef> = Vec::new();
-        data_file::read(&location.table, &file.path, file.size, &[name], Some(positions), |batch| {
-            found.push(batch.column(0).clone());
-            Ok(())
-        })
-        .await?;
-        let found: Vec<_> = found.iter().map(AsRef::as_ref).collect();
-        let rows: usize = found.iter().map(|array| array.len()).sum();
-        if rows != positions.len() {
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            let Some(array) = batch.columns().first() else { return Err(self.lost_value()) };
+            found.push(array.clone());
+            let bytes = array.get_array_memory_size();
+            if bytes > *left_bytes {
+                return Ok(None);
+            }
+            *left_bytes -= bytes;
+        }
+        if found.iter().map(|array| array.len()).sum::<usize>() != positions.len() {
             return Err(self.lost_value());
         }
-        concat(&found).map_err(|error| self.unfit(&error))
+        Ok(Some(found))
     }
 
     fn lost_value(&self) -> Error {

@@ -9,24 +9,24 @@ use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
 use super::staging::Staging;
-use crate::index::key_index::{FileId, RowAddress};
+use crate::index::key_index::FileId;
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 
-/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open. `located` is
-/// where the rows of the keys lie that it touches.
-pub fn transaction<'a>(
+/// Rows of files.
+pub type RowSets = BTreeMap<FileId, RoaringBitmap>;
+
+/// The transaction that makes what is staged visible. Everything must be sealed, and no part be open. `removed` are the
+/// live rows of the keys that it touches.
+pub fn transaction(
     staging: &Staging,
     base: &TableVersion,
-    located: impl IntoIterator<Item = &'a RowAddress>,
+    removed: RowSets,
     names: &PositionNames,
     watermark: Watermark,
 ) -> Transaction {
-    let removed = match staging.kind {
-        Kind::Merge => live_rows(base, located),
-        _ => BTreeMap::new(),
-    };
+    let removed = if staging.kind == Kind::Merge { removed } else { RowSets::new() };
     Transaction {
         id: staging.commit_id,
         kind: staging.kind,
@@ -39,18 +39,6 @@ pub fn transaction<'a>(
         txns: names.versions(&reached(staging, base, names, watermark), watermark),
         watermark: names.knows_watermark().then_some(watermark),
     }
-}
-
-/// Those of the rows that are live.
-fn live_rows<'a>(
-    base: &TableVersion,
-    located: impl IntoIterator<Item = &'a RowAddress>,
-) -> BTreeMap<FileId, RoaringBitmap> {
-    let mut rows: BTreeMap<FileId, RoaringBitmap> = BTreeMap::new();
-    for row in located.into_iter().filter(|row| base.files().holds(**row)) {
-        rows.entry(row.file).or_default().insert(row.row);
-    }
-    rows
 }
 
 /// What the commit's positions are: those of a copy from a stream are the copy's own.
@@ -88,31 +76,29 @@ mod tests {
     }
 
     /// A table with one file of five rows, of keys 0 to 4, that is at LSN 50.
-    fn table() -> (TableVersion, [RowAddress; 5], FileId) {
+    fn table() -> TableVersion {
         let mut file = LiveFile::written(Path::from("a"), 10, 5, 0);
         file.deleted = [4].into_iter().collect();
         let txns = names().versions(&Positions::whole(Lsn(50)), mark(50));
         let adds = vec![AddedFile { id: Some(1), file }];
-        let base = TableVersion::default().apply(Commit { adds, txns, ..Commit::default() });
-        (base, [0, 1, 2, 3, 4].map(|row| RowAddress { file: 1, row }), 1)
+        TableVersion::default().apply(Commit { adds, txns, ..Commit::default() })
     }
 
     #[test]
-    fn what_the_table_has_of_touched_keys_goes() {
-        let (base, rows, file) = table();
-        let located = [rows[1], rows[3], rows[4], RowAddress { file: 8, row: 0 }];
-        let transaction = transaction(&Staging::new(None), &base, &located, &names(), mark(60));
-        let expected: RoaringBitmap = [1, 3].into_iter().collect();
-        assert_eq!(transaction.removed, BTreeMap::from([(file, expected)]), "4 is gone, and so is file 8");
+    fn rows_that_the_table_has_of_touched_keys_go() {
+        let base = table();
+        let removed = RowSets::from([(1, [1, 3].into_iter().collect())]);
+        let transaction = transaction(&Staging::new(None), &base, removed.clone(), &names(), mark(60));
+        assert_eq!(transaction.removed, removed);
     }
 
     #[test]
     fn positions_move_forward_with_what_is_staged_and_not_with_the_watermark() {
-        let (base, ..) = table();
+        let base = table();
         let mut staging = Staging::new(None);
         staging.note(Some(Positions::whole(Lsn(55))));
         let at = |staging: &Staging| {
-            let transaction = transaction(staging, &base, &[], &names(), mark(60));
+            let transaction = transaction(staging, &base, RowSets::new(), &names(), mark(60));
             names().recorded(&transaction.txns).and_then(|positions| positions.commit_lsn())
         };
         assert_eq!(at(&staging), Some(Lsn(55)));
@@ -123,11 +109,11 @@ mod tests {
 
     #[test]
     fn a_copy_names_no_rows_since_all_files_go() {
-        let (base, rows, _) = table();
+        let base = table();
         let mut staging = Staging::new(None);
         staging.begin_copy(Vec::new());
-        staging.parts.place(1, Some(RowAddress { file: 9, row: 0 }));
-        let transaction = transaction(&staging, &base, &rows, &names(), mark(60));
+        let removed = RowSets::from([(1, [1].into_iter().collect())]);
+        let transaction = transaction(&staging, &base, removed, &names(), mark(60));
         assert!(transaction.removed.is_empty());
         assert_eq!(transaction.kind, Kind::Copy);
     }
@@ -144,7 +130,7 @@ mod tests {
         let names = PositionNames::new("shop", &feed);
         let mut staging = Staging::new(None);
         staging.note(Some(Positions::offsets(BTreeMap::from([(1, 7)]))));
-        let transaction = transaction(&staging, &TableVersion::default(), &[], &names, mark(60));
+        let transaction = transaction(&staging, &TableVersion::default(), RowSets::new(), &names, mark(60));
         assert_eq!(transaction.txns, HashMap::from([("sooner/shop/t/1".to_owned(), 7)]));
         assert!(transaction.watermark.is_none());
     }

@@ -1,15 +1,19 @@
 //! What is sealed: rows in files that no log mentions yet, where each key's row lies among them, and which keys have
 //! none any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use roaring::RoaringBitmap;
-use sooner_api::{MemoryBudget, Reservation, Result, failpoint};
+use sooner_api::{Code, Error, MemoryBudget, Reservation, Result, failpoint};
 
 use crate::clock::now_millis;
-use crate::index::key::{KeyHash, KeyMap, KeySet};
-use crate::index::key_index::{FileId, KeyIndex, RowAddress};
+use crate::index::index_store::IndexStore;
+use crate::index::key::{KeyHash, KeyMap};
+use crate::index::key_index::{FileId, RowAddress};
+use crate::index::staged_keys::{StagedKeys, Touched};
 use crate::log::live_files::{FileIds, LiveFile};
 use crate::rows::data_file::{self, DataFile, DataFileWriter};
 use crate::store::location::TableLocation;
@@ -38,10 +42,7 @@ pub struct Parts {
     open: Option<OpenPart>,
     written: BTreeMap<FileId, LiveFile>,
     superseded: BTreeMap<FileId, RoaringBitmap>,
-    moved: KeyIndex,
-    gone: KeySet,
-    /// Where the rows of keys lay that have none any more: the second event of a changed key may need a value of it.
-    gone_rows: KeyMap<RowAddress>,
+    keys: StagedKeys,
 }
 
 impl Parts {
@@ -64,8 +65,8 @@ impl Parts {
     /// Closes the open file if it is large enough, or if there is no room in memory for what it holds.
     pub async fn close_if_full(&mut self, location: &TableLocation, limits: &PartLimits) -> Result<()> {
         let Some(part) = &mut self.open else { return Ok(()) };
-        let size = part.writer.size_bytes();
-        let fits = size < limits.part_bytes && part.reserve(size, &limits.budget);
+        let (size, memory) = (part.writer.size_bytes(), part.writer.memory_bytes());
+        let fits = size < limits.part_bytes && part.reserve(memory, &limits.budget);
         if fits { Ok(()) } else { self.close(location).await }
     }
 
@@ -83,36 +84,22 @@ impl Parts {
         Ok(())
     }
 
-    /// Notes that a key's row lies in a part now, or nowhere.
-    pub fn place(&mut self, key: KeyHash, row: Option<RowAddress>) {
-        let former = match row {
-            Some(row) => {
-                if !self.gone.is_empty() {
-                    self.gone.remove(&key);
-                }
-                self.moved.insert(key, row)
-            }
-            None => {
-                self.gone.insert(key);
-                let former = self.moved.remove(key);
-                self.gone_rows.extend(former.map(|row| (key, row)));
-                former
-            }
-        };
-        if let Some(former) = former {
+    /// Notes in this order that the rows of keys lie in parts now, or nowhere.
+    pub async fn place(&mut self, places: Vec<(KeyHash, Option<RowAddress>)>, indexes: &Arc<IndexStore>) -> Result<()> {
+        for former in self.keys.place(places, indexes).await.map_err(unreadable)? {
             self.superseded.entry(former.file).or_default().insert(former.row);
         }
+        Ok(())
     }
 
-    /// Makes room for the places of so many more keys.
-    pub fn reserve(&mut self, keys: usize) {
-        self.moved.reserve(keys);
+    /// Where the rows of those of these keys lie that are in a part; or lay, if they are gone.
+    pub async fn rows_of(&self, keys: &[KeyHash]) -> Result<KeyMap<RowAddress>> {
+        self.keys.rows_of(keys).await.map_err(unreadable)
     }
 
-    /// Where a key's row lies in a part; or lay, if it is gone: only the second event of a changed key, whose first one
-    /// was sealed, asks for such a row.
-    pub fn row_of(&self, key: KeyHash) -> Option<RowAddress> {
-        self.moved.get(key).or_else(|| self.gone_rows.get(&key).copied())
+    /// All keys that have a new row, or none any more, piece by piece: what the table has of them goes.
+    pub async fn touched(&mut self) -> Result<TouchedKeys> {
+        Ok(TouchedKeys(self.keys.touched().await.map_err(unreadable)?))
     }
 
     /// A file that is written.
@@ -135,20 +122,35 @@ impl Parts {
         &self.superseded
     }
 
-    /// All keys that have a new row, or none any more: what the table has of them goes.
-    pub fn touched(&self) -> impl Iterator<Item = KeyHash> + '_ {
-        self.moved.iter().map(|(key, _)| key).chain(self.gone.iter().copied())
-    }
-
-    /// Keys whose row lies in a part, and keys that have none.
-    pub fn into_places(self) -> (KeyIndex, KeySet) {
-        (self.moved, self.gone)
+    /// The keys, for an index that follows the commit, and the files that it wrote.
+    pub fn into_keys(self) -> (StagedKeys, HashSet<FileId>) {
+        let files = self.written.keys().copied().collect();
+        (self.keys, files)
     }
 
     /// Whether nothing is sealed.
     pub fn is_empty(&self) -> bool {
-        self.open.is_none() && self.written.is_empty() && self.gone.is_empty()
+        self.open.is_none() && self.written.is_empty() && self.keys.is_empty()
     }
+}
+
+/// Keys that a commit touches, piece by piece.
+pub struct TouchedKeys(Touched);
+
+impl TouchedKeys {
+    /// The next keys; none if there are no more.
+    pub async fn next(&mut self) -> Result<Option<Vec<KeyHash>>> {
+        self.0.next().await.map_err(unreadable)
+    }
+}
+
+fn unreadable(error: io::Error) -> Error {
+    Error::retry(
+        Code::IndexUnreadable,
+        "cannot keep the keys of a large transaction on the local disk",
+        error,
+        "check the disk that state_dir lies on; the transaction is read again",
+    )
 }
 
 impl OpenPart {
@@ -162,42 +164,5 @@ impl OpenPart {
         self.reserved_bytes += reservation.bytes();
         self.reserved.push(reservation);
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(row: u32) -> RowAddress {
-        RowAddress { file: 1, row }
-    }
-
-    #[test]
-    fn a_later_row_supersedes_an_earlier_one() {
-        let mut parts = Parts::default();
-        parts.place(7, Some(at(0)));
-        parts.place(7, Some(at(5)));
-        assert_eq!(parts.row_of(7), Some(at(5)));
-        assert_eq!(parts.superseded()[&1], [0].into_iter().collect());
-    }
-
-    #[test]
-    fn a_deleted_row_leaves_its_place_for_the_event_that_renamed_it() {
-        let mut parts = Parts::default();
-        parts.place(7, Some(at(3)));
-        parts.place(7, None);
-        assert_eq!(parts.row_of(7), Some(at(3)));
-        assert_eq!(parts.touched().collect::<Vec<_>>(), [7]);
-        assert!(!parts.is_empty());
-    }
-
-    #[test]
-    fn a_key_that_comes_back_is_not_gone() {
-        let mut parts = Parts::default();
-        parts.place(7, None);
-        parts.place(7, Some(at(1)));
-        let (moved, gone) = parts.into_places();
-        assert_eq!((moved.get(7), gone.len()), (Some(at(1)), 0));
     }
 }

@@ -22,6 +22,8 @@ use crate::rows::reader::finish;
 const BATCH_ROWS: usize = 16 << 10;
 /// The same, where values have to be filled in: those are large, or Postgres would not have left them out.
 const FILLED_BATCH_ROWS: usize = 256;
+/// Share of a part that values may take which are filled in at a time.
+const FILLED_SHARE: usize = 4;
 
 impl Sealer<'_> {
     /// Moves events from memory into parts.
@@ -44,34 +46,36 @@ impl Sealer<'_> {
         upserts.extend(waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key))));
         if is_copy {
             // The rest of such a row has not been copied yet; the row follows whole.
-            upserts.retain(|(state, _)| self.is_whole(pending, parts, *state, replaces));
+            upserts.retain(|(state, _)| self.is_whole(pending, *state, replaces));
         }
         let mut placed = Vec::with_capacity(upserts.len());
         let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
-        for chunk in upserts.chunks(if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS }) {
-            let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces };
-            let batch = sealing.decode(chunk, parts).await?;
+        let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces };
+        let mut batch_rows = if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS };
+        let mut rest = &upserts[..];
+        while !rest.is_empty() {
+            let chunk = &rest[..batch_rows.min(rest.len())];
+            let Some(batch) = sealing.decode(chunk, parts).await? else {
+                batch_rows = chunk.len() / 2;
+                continue;
+            };
+            rest = &rest[chunk.len()..];
             let first = parts.append(&batch, &self.base.files().ids())?;
             let rows = chunk.iter().zip(first.row..);
-            placed.extend(rows.map(|((_, key), row)| (*key, RowAddress { file: first.file, row })));
+            placed.extend(rows.map(|((_, key), row)| (*key, Some(RowAddress { file: first.file, row }))));
             parts.close_if_full(self.location, self.limits).await?;
         }
-        parts.reserve(placed.len());
-        for (key, row) in placed {
-            parts.place(key, Some(row));
-        }
-        for (_, key) in deleted {
-            parts.place(key, None);
-        }
+        placed.extend(deleted.into_iter().map(|(_, key)| (key, None)));
+        parts.place(placed, self.indexes).await?;
         pending.clear();
         Ok(())
     }
 
     /// Whether all values of a state can be found.
-    fn is_whole(&self, pending: &Pending, parts: &Parts, state: StateId, replaces: bool) -> bool {
+    fn is_whole(&self, pending: &Pending, state: StateId, replaces: bool) -> bool {
         pending.event(state).unavailable.iter().all(|&column| match pending.find(state, column) {
             Found::InState(_) => true,
-            Found::Stored(key) => self.row_of(parts, key, replaces).is_some(),
+            Found::Stored(key) => self.row_of(key, replaces).is_some(),
             Found::Lost => false,
         })
     }
@@ -94,8 +98,13 @@ pub fn next_columns<'a>(staging: &'a Staging, base: &'a TableVersion) -> &'a [La
 }
 
 impl Sealing<'_> {
-    /// Decodes the rows of these states, with the values that Postgres left out filled in.
-    async fn decode(&self, states: &[(StateId, KeyHash)], parts: &mut Parts) -> Result<RecordBatch> {
+    /// Decodes the rows of these states, with the values that Postgres left out filled in; none if there are several
+    /// and the latter are too large together.
+    async fn decode(&self, states: &[(StateId, KeyHash)], parts: &mut Parts) -> Result<Option<RecordBatch>> {
+        let limit_bytes = match states.len() {
+            1 => usize::MAX,
+            _ => self.sealer.limits.part_bytes / FILLED_SHARE,
+        };
         let schema = arrow_schema(self.columns);
         let mut builders = self.plan.rows.builders()?;
         let mut gaps: BTreeMap<usize, Vec<Gap>> = BTreeMap::new();
@@ -112,9 +121,12 @@ impl Sealing<'_> {
         let newer = schema.fields().iter().skip(arrays.len());
         arrays.extend(newer.map(|field| new_null_array(field.data_type(), states.len())));
         for (column, gaps) in gaps {
-            arrays[column] = fill::fill(self, parts, column, &arrays[column], &gaps).await?;
+            match fill::fill(self, parts, column, &arrays[column], &gaps, limit_bytes).await? {
+                Some(filled) => arrays[column] = filled,
+                None => return Ok(None),
+            }
         }
-        RecordBatch::try_new(schema, arrays).map_err(|error| {
+        RecordBatch::try_new(schema, arrays).map(Some).map_err(|error| {
             let (what, table) = (format!("cannot store rows of {}", self.sealer.table), self.sealer.table);
             Error::operator(Code::ValueUnholdable, what, error, copy_again(table))
         })

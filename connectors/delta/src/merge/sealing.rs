@@ -1,10 +1,13 @@
 //! What a seal works with: the table, and what is on its way.
 
+use std::sync::Arc;
+
 use sooner_schemas::TableName;
 
 use super::event_plan::EventPlan;
-use super::parts::{PartLimits, Parts};
+use super::parts::PartLimits;
 use super::pending::Pending;
+use crate::index::index_store::IndexStore;
 use crate::index::key::{KeyHash, KeyMap};
 use crate::index::key_index::RowAddress;
 use crate::log::table_version::TableVersion;
@@ -19,8 +22,12 @@ pub struct Sealer<'a> {
     pub location: &'a TableLocation,
     /// The version that the next commit builds on.
     pub base: &'a TableVersion,
-    /// Where the rows of those keys lie that [`stored_keys`](super::seal::stored_keys) has named.
+    /// Where the table's rows of those keys lie that [`stored_keys`](super::seal::stored_keys) has named.
     pub located: &'a KeyMap<RowAddress>,
+    /// Where those of their rows lie, or lay before they were gone, that are sealed.
+    pub sealed: &'a KeyMap<RowAddress>,
+    /// Where keys go that are too many for the memory.
+    pub indexes: &'a Arc<IndexStore>,
     /// Events come in commit order.
     pub in_commit_order: bool,
     /// Events come from a topic.
@@ -33,9 +40,9 @@ pub struct Sealer<'a> {
 
 impl Sealer<'_> {
     /// Where a key's row lies, as of what is sealed.
-    pub fn row_of(&self, parts: &Parts, key: KeyHash, replaces: bool) -> Option<RowAddress> {
-        if let Some(row) = parts.row_of(key) {
-            return Some(row);
+    pub fn row_of(&self, key: KeyHash, replaces: bool) -> Option<RowAddress> {
+        if let Some(row) = self.sealed.get(&key) {
+            return Some(*row);
         }
         let row = self.located.get(&key).filter(|_| !replaces)?;
         self.base.files().holds(*row).then_some(*row)

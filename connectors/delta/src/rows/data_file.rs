@@ -17,7 +17,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ArrowWriter, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use sooner_api::{Code, Error, Result};
 use sync_wrapper::SyncWrapper;
@@ -34,8 +34,9 @@ const DICTIONARY_BYTES: usize = 64 << 10;
 /// to read them. Versions from 3.0 on write the one that everybody else does.
 const CALENDAR_KEY: &str = "org.apache.spark.version";
 const CALENDAR: &str = "3.0.0";
-/// Rows of a batch that is read, and their bytes, at most.
-const READ_ROWS: usize = 16 << 10;
+/// Rows of a batch that is read, at most, unless fewer are asked for.
+pub const READ_ROWS: usize = 16 << 10;
+/// Bytes of a batch that is read, as far as a file's averages tell.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Encodes rows into one data file in memory.
@@ -89,6 +90,12 @@ impl DataFileWriter {
         writer.bytes_written() + writer.in_progress_size()
     }
 
+    /// Bytes of memory that the file takes so far.
+    pub fn memory_bytes(&mut self) -> usize {
+        let writer = self.writer.get_mut();
+        writer.bytes_written() + writer.memory_size()
+    }
+
     /// Completes the file.
     pub fn finish(self) -> Result<DataFile> {
         let mut writer = self.writer.into_inner();
@@ -114,7 +121,7 @@ pub async fn read(
     rows: Option<&[u32]>,
     mut each: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let mut batches = open(table, path, size, Some(columns), rows).await?;
+    let mut batches = open(table, path, size, Some(columns), rows, READ_ROWS).await?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         if batch.num_columns() < columns.len() {
@@ -133,18 +140,21 @@ pub async fn read(
 }
 
 /// Opens the data file at `path`, which is `size` bytes long. The stream has batches in row order, with those of the
-/// columns that are there, or with all that are there: all rows, or those at the ascending positions `rows`. A damaged
-/// file is an operator error.
+/// columns that are there, or with all that are there: all rows, or those at the ascending positions `rows`; each has
+/// `most_rows` at most. A damaged file is an operator error.
 pub async fn open(
     table: &Arc<dyn ObjectStore>,
     path: &Path,
     size: u64,
     columns: Option<&[&str]>,
     rows: Option<&[u32]>,
+    most_rows: usize,
 ) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + Unpin + use<>> {
     let mut reader = FileReader { store: table.clone(), path: path.clone(), size };
     let unreadable = |error: ParquetError| read_error(path, error);
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    // With it, only those pages are read that have one of the rows.
+    let page_index = if rows.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_offset_index_policy(page_index);
     let metadata = ArrowReaderMetadata::load_async(&mut reader, options.clone()).await.map_err(unreadable)?;
     let schema = Arc::new(in_micros(metadata.schema()));
     let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(schema));
@@ -155,7 +165,7 @@ pub async fn open(
         .map(|(root, _)| root)
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let batch_rows = batch_rows(builder.metadata());
+    let batch_rows = batch_rows(builder.metadata()).min(most_rows);
     builder = builder.with_projection(mask).with_batch_size(batch_rows);
     if let Some(rows) = rows {
         let total = builder.metadata().file_metadata().num_rows() as u32;

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::LakeTable;
 use sooner_delta::index::index_store::IndexStore;
-use sooner_delta::index::key::KeySet;
-use sooner_delta::index::key_index::{KeyIndex, RowAddress};
+use sooner_delta::index::key_index::RowAddress;
 use sooner_delta::index::manifest::{Described, DescribedFile, Manifest};
+use sooner_delta::index::staged_keys::StagedKeys;
 use sooner_delta::index::table_index::TableIndex;
 use sooner_delta::log::actions::line;
 use sooner_delta::{DeltaTable, IndexSettings};
@@ -31,6 +32,7 @@ fn address(file: u32, row: u32) -> RowAddress {
 /// An index and what it should say.
 struct Model {
     folder: tempfile::TempDir,
+    store: Arc<IndexStore>,
     index: TableIndex,
     /// As of the last commit, and as of the last one that the disk knows.
     rows: BTreeMap<u128, RowAddress>,
@@ -41,32 +43,33 @@ struct Model {
 impl Model {
     fn new(seed: u64) -> Model {
         let folder = tempfile::tempdir().unwrap();
-        let index = TableIndex::new(&IndexStore::new(&settings(folder.path().into())), &name());
-        Model { folder, index, rows: BTreeMap::new(), commits: 0, random: StdRng::seed_from_u64(seed) }
+        let store = IndexStore::new(&settings(folder.path().into()));
+        let index = TableIndex::new(&store, &name());
+        Model { folder, store, index, rows: BTreeMap::new(), commits: 0, random: StdRng::seed_from_u64(seed) }
     }
 
     fn key(&mut self) -> u128 {
-        u128::from(self.random.random_range(0..400u32)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_0C5A_1B2D_3E4F)
+        u128::from(self.random.random_range(0..400u32)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_0C5A_1B2D_3E4F) >> 16
+            << 16
     }
 
     async fn commit(&mut self, keys: usize) {
         self.commits += 1;
-        let (mut gone, mut moved) = (KeySet::default(), KeyIndex::default());
+        let mut places = Vec::new();
         for row in 0..keys as u32 {
             let key = self.key();
-            if self.random.random_ratio(1, 4) {
-                gone.insert(key);
-                moved.remove(key);
-            } else {
-                gone.remove(&key);
-                moved.insert(key, address(self.commits, row));
-            }
+            let place = (!self.random.random_ratio(1, 4)).then_some(address(self.commits, row));
+            places.push((key, place));
+            match place {
+                Some(row) => self.rows.insert(key, row),
+                None => self.rows.remove(&key),
+            };
         }
-        for key in &gone {
-            self.rows.remove(key);
+        let mut staged = StagedKeys::default();
+        for places in places.chunks(50) {
+            staged.place(places.to_vec(), &self.store).await.unwrap();
         }
-        self.rows.extend(moved.iter());
-        self.index.apply(gone, moved).await;
+        self.index.apply(staged, HashSet::from([self.commits])).await;
         self.settle().await;
     }
 
@@ -142,7 +145,7 @@ async fn many_commits_leave_few_segments_and_hardly_more_entries_than_keys() {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     model.commit(50).await;
     model.check().await;
-    let segments = std::fs::read_dir(model.folder.path().read_dir().unwrap().next().unwrap().unwrap().path()).unwrap();
+    let segments = std::fs::read_dir(model.store.folder(&name()).unwrap()).unwrap();
     let (segments, entries) = (segments.count(), model.index.len());
     assert!(segments < 20 && entries < 3000, "{segments} files, {entries} entries of {} keys", model.rows.len());
 }
@@ -152,7 +155,8 @@ async fn while_the_disk_takes_nothing_keys_stay_in_memory() {
     let mut model = Model::new(3);
     let file = model.folder.path().join("file");
     std::fs::write(&file, "no folder").unwrap();
-    model.index = TableIndex::new(&IndexStore::new(&settings(file)), &name());
+    model.store = IndexStore::new(&settings(file));
+    model.index = TableIndex::new(&model.store, &name());
     for _ in 0..20 {
         model.commit(100).await;
         model.check().await;

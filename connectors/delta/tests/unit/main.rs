@@ -11,6 +11,7 @@ mod log;
 mod model;
 mod parts;
 mod progress;
+mod staged_keys;
 mod statistics;
 mod support;
 mod vectors;

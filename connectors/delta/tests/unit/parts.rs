@@ -1,6 +1,6 @@
 //! Sealed rows: when a file of them is closed, what it holds, and where the row of each key lies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -11,7 +11,6 @@ use object_store::path::Path;
 use proptest::prelude::*;
 use sooner_api::{Code, MemoryBudget};
 use sooner_delta::PartLimits;
-use sooner_delta::index::key::KeyHash;
 use sooner_delta::index::key_index::{KeyIndex, RowAddress};
 use sooner_delta::log::live_files::{FileIds, LiveFile};
 use sooner_delta::merge::parts::Parts;
@@ -122,39 +121,6 @@ async fn closing_nothing_writes_nothing() {
 }
 
 proptest! {
-    #[test]
-    fn each_row_that_was_placed_is_where_its_key_is_or_superseded(
-        places in prop::collection::vec((0..6u32, any::<bool>()), 0..40)
-    ) {
-        let mut parts = Parts::default();
-        let (mut live, mut gone, mut superseded) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        for (row, (key, is_row)) in (0u32..).zip(places) {
-            // Both halves of a key's hash differ.
-            let key = KeyHash::from(key) << 64 | KeyHash::from(key);
-            let address = is_row.then_some(RowAddress { file: 1 + row % 3, row });
-            parts.place(key, address);
-            let former: Option<RowAddress> = match address {
-                Some(address) => live.insert(key, address),
-                None => live.remove(&key),
-            };
-            superseded.extend(former.map(|former| (former.file, former.row)));
-            if is_row { gone.remove(&key) } else { gone.insert(key) };
-        }
-        for (key, address) in &live {
-            prop_assert_eq!(parts.row_of(*key), Some(*address));
-        }
-        let files = parts.superseded().iter();
-        let found: BTreeSet<_> = files.flat_map(|(file, rows)| rows.iter().map(|row| (*file, row))).collect();
-        prop_assert_eq!(found, superseded);
-        let touched: Vec<KeyHash> = parts.touched().collect();
-        prop_assert_eq!(touched.len(), live.len() + gone.len());
-        let (moved, none) = parts.into_places();
-        let moved: BTreeMap<_, _> = moved.iter().map(|(key, row)| (key, (row.file, row.row))).collect();
-        let live: BTreeMap<_, _> = live.into_iter().map(|(key, row)| (key, (row.file, row.row))).collect();
-        prop_assert_eq!(moved, live);
-        prop_assert_eq!(none.into_iter().collect::<BTreeSet<_>>(), gone);
-    }
-
     #[test]
     fn an_index_is_a_map(changes in prop::collection::vec((0..8u128, any::<Option<u32>>()), 0..60)) {
         let (mut index, mut map) = (KeyIndex::default(), BTreeMap::new());
