@@ -1,6 +1,7 @@
 //! How the configured `memory` is divided. The only place that does.
 
-/// Shares of the memory, in bytes. They add up to what is configured, or less.
+/// Shares of the memory, in bytes. They add up to less than what is configured: rows are in memory more than once while
+/// they are read, and while they are sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryShares {
     /// Events between being read and being sealed into files.
@@ -11,16 +12,22 @@ pub struct MemoryShares {
     pub part_bytes: usize,
     /// Events of one table at which they are sealed, whoever else has room.
     pub seal_bytes: usize,
+    /// Rows of copies that have been read, and not handed on.
+    pub copies_bytes: usize,
+    /// One row as text.
+    pub row_bytes: usize,
 }
 
 impl MemoryShares {
     /// Divides so many bytes.
     pub fn of(memory_bytes: usize) -> MemoryShares {
         MemoryShares {
-            events_bytes: memory_bytes / 2,
-            parts_bytes: memory_bytes / 4,
-            part_bytes: memory_bytes / 4,
+            events_bytes: memory_bytes / 8 * 3,
+            parts_bytes: memory_bytes / 16 * 3,
+            part_bytes: memory_bytes / 16 * 3,
             seal_bytes: memory_bytes / 8,
+            copies_bytes: memory_bytes / 8,
+            row_bytes: memory_bytes / 8,
         }
     }
 
@@ -39,7 +46,7 @@ mod tests {
         for memory_bytes in [8 << 20, 128 << 20, 1 << 30] {
             let shares = MemoryShares::of(memory_bytes);
             let fetched = MemoryShares::fetch_bytes(memory_bytes);
-            assert!(shares.events_bytes + shares.parts_bytes + fetched <= memory_bytes);
+            assert!(shares.events_bytes + shares.parts_bytes + fetched + shares.copies_bytes <= memory_bytes);
             assert!(shares.seal_bytes <= shares.events_bytes && shares.part_bytes <= shares.parts_bytes);
         }
     }

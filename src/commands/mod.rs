@@ -35,8 +35,8 @@ pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
     Ok(findings.iter().all(|finding| finding.verdict != Verdict::Failed))
 }
 
-/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
-/// pipeline's last status does not list is an error.
+/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that is not
+/// among those of the pipeline's last status is an error.
 pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
     ask(config, CopyRequest { table: parse_name(table)?, condition: None })
 }
@@ -61,7 +61,8 @@ pub fn parse_name(table: &str) -> anyhow::Result<TableName> {
 fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
     let name = &request.table;
     let status = crate::status::load(&config.state_dir)?;
-    if let Some(status) = &status
+    // One that has just started does not know its tables yet.
+    if let Some(status) = status.as_ref().filter(|status| !status.tables.is_empty())
         && !status.tables.contains_key(name)
     {
         let known: Vec<_> = status.tables.keys().map(ToString::to_string).collect();

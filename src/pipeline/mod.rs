@@ -25,6 +25,7 @@ use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
+use sooner_postgres::memory::ReadLimits;
 use sooner_postgres::{DatabaseSettings, PostgresDatabase};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -85,6 +86,7 @@ impl SinkParts {
 
 fn database<R: SchemaRegistry>(
     source: &SourceConfig,
+    shares: MemoryShares,
     encoders: EncoderFactory<R>,
     board: &StatusBoard,
     runtime: Handle,
@@ -97,6 +99,7 @@ fn database<R: SchemaRegistry>(
         selects: source.filter(),
         copy_tables_at_once: source.copy_tables_at_once,
         copy_bytes_per_second: source.copy_bytes_per_second.map(|bytes| bytes as u64),
+        limits: ReadLimits { row_bytes: shares.row_bytes, copies: MemoryBudget::new(shares.copies_bytes) },
         slot_limit: SlotLimit {
             max_retained_bytes: source.max_retained_wal.map(|bytes| bytes as u64),
             gives_up: source.copies_when_slot_is_lost,
@@ -116,7 +119,7 @@ pub async fn run_direct(
 ) -> Result<()> {
     let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
     let encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
-    let database = database(&source, encoders, &board, Handle::current());
+    let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
@@ -165,7 +168,7 @@ pub async fn run_kafka_source(
 ) -> Result<()> {
     let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
     let encoders = kafka.encoders(Registry::new(kafka.registry.clone())?, &source.connect.database);
-    let database = database(&source, encoders, &board, Handle::current());
+    let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);
     let mut log = kafka_log(&config, &kafka, &board);
     attempts(&board.clone(), stop, async |stop| {

@@ -65,6 +65,8 @@ pub enum Code {
     TableUnpublished,
     /// A value of a row has no place in its event or its lake column.
     ValueUnholdable,
+    /// A row takes more memory than one row may.
+    RowTooLarge,
 
     /// No connection to the brokers, or none of them answered.
     KafkaUnreachable,

@@ -8,6 +8,9 @@ use sooner_api::{Coverage, Error, EventBatch, Rows, Step, TableNote};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
+/// Memory that events may have taken and not filled, before it is given back.
+const SPARE_BYTES: usize = 1 << 20;
+
 /// A batch that is being filled.
 #[derive(Default)]
 pub struct BatchBuilder {
@@ -82,8 +85,15 @@ impl BatchBuilder {
         let BatchBuilder { mut steps, ends, watermark, server_end, .. } = std::mem::take(self);
         // The first change of a table may have been refused.
         steps.retain(|step| step.rows().is_none_or(|rows| !rows.events.events.is_empty()));
+        steps.iter_mut().filter_map(Step::rows_mut).for_each(|rows| give_back_spare(&mut rows.events.bytes));
         steps.extend(ends);
         steps.extend(watermark.map(|watermark| Step::Complete(Coverage::all(watermark))));
         (!steps.is_empty()).then_some(EventBatch { steps, server_end, ..EventBatch::default() })
+    }
+}
+
+fn give_back_spare(bytes: &mut Vec<u8>) {
+    if bytes.capacity() - bytes.len() > SPARE_BYTES {
+        bytes.shrink_to_fit();
     }
 }

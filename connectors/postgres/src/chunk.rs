@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sooner_api::{Code, Error, Result, SchemaRegistry, SourceTable};
+use sooner_api::{Code, Error, Reservation, Result, SchemaRegistry, SourceTable};
 use sooner_schemas::encode::{Encoder, Images, RowChange, UNEXPECTED_NULL};
 use sooner_schemas::event::Op;
 use sooner_schemas::{Lsn, TableName};
@@ -15,6 +15,7 @@ use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
 use crate::encoders::EncoderFactory;
 use crate::errors::unholdable;
+use crate::memory::{ReadLimits, row_too_large};
 use crate::options::ConnectOptions;
 use crate::publication::{Members, quote_table};
 use crate::row::{number, text};
@@ -24,6 +25,10 @@ use crate::visibility::Visibility;
 
 /// Size of a batch of copied rows, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// How often a row is in memory while it is read: as it comes, as values, and as images.
+const ROW_COPIES: usize = 3;
+/// What a row's images have beside its values, about.
+const ENVELOPE_BYTES: usize = 1 << 10;
 /// How long the server works on one statement of a chunk. Parts are made much smaller than this.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// First version that reads a range of blocks without reading the whole table.
@@ -60,6 +65,8 @@ pub struct CopiedRows {
     pub bytes: Vec<u8>,
     /// Each row's part of the bytes.
     pub rows: Vec<Images>,
+    /// Room in the memory that they hold.
+    pub reservation: Reservation,
 }
 
 /// A connection that reads chunks, one after the other.
@@ -308,11 +315,23 @@ fn lock_error(table: &SourceTable, error: Error) -> Error {
 }
 
 impl ChunkRows<'_> {
-    /// Reads the next batch of rows; none when all have been read. A row that cannot be represented is an error that
+    /// Memory that the next batch will take, about. An error says that its row is larger than one may be.
+    pub async fn batch_bytes(&mut self, limits: &ReadLimits) -> Result<usize> {
+        let row_bytes = if self.is_finished { 0 } else { self.client.next_size().await? };
+        if row_bytes > limits.row_bytes {
+            return Err(row_too_large(&self.copied.table.relation.name, row_bytes, limits));
+        }
+        Ok(BATCH_BYTES.max(ROW_COPIES * row_bytes))
+    }
+
+    /// Reads the next batch of rows, a large one apart from those before; none when all have been read. A row that cannot be represented is an error that
     /// needs the operator, unless it only holds an unexpected NULL.
     pub async fn next(&mut self) -> Result<Option<CopiedRows>> {
         let mut out = CopiedRows::default();
         while !self.is_finished && out.bytes.len() < BATCH_BYTES {
+            if !out.rows.is_empty() && self.client.next_size().await? > BATCH_BYTES {
+                break;
+            }
             match self.client.copy_data().await? {
                 Some(line) => self.encode(&line, &mut out)?,
                 None => self.is_finished = true,
@@ -329,6 +348,9 @@ impl ChunkRows<'_> {
     fn encode(&mut self, line: &[u8], out: &mut CopiedRows) -> Result<()> {
         self.row.parse(line);
         let values = self.row.values();
+        if line.len() > BATCH_BYTES {
+            out.bytes.reserve_exact(line.len() + ENVELOPE_BYTES);
+        }
         let CopiedTable { table, encoder, .. } = self.copied;
         let images = encoder.images().write(&mut out.bytes, Op::Read, RowChange::New(&values)).map_err(|error| {
             let relation = &table.relation;

@@ -24,6 +24,10 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffer space reserved for each read, in bytes.
 const READ_BYTES: usize = 1 << 20;
+/// Size of a message, without its tag, at most: Postgres builds them in buffers of less than 1 GiB.
+const LARGEST_MESSAGE: usize = (1 << 30) + 4;
+/// Size of a buffer that is kept for what follows.
+pub const KEPT_BYTES: usize = 4 << 20;
 
 /// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,9 +243,23 @@ impl Client {
         }
     }
 
+    /// Size in bytes of the next message, as soon as its begin is here.
+    pub(crate) async fn next_size(&mut self) -> Result<usize> {
+        loop {
+            if let Some(size) = announced_size(&self.incoming).map_err(|error| self.io_failed(&error))? {
+                return Ok(size);
+            }
+            read_more(&mut *self.stream, &mut self.incoming).await.map_err(|error| self.io_failed(&error))?;
+        }
+    }
+
     pub(crate) async fn frame(&mut self) -> Result<Frame> {
         loop {
             if let Some(frame) = split_frame(&mut self.incoming).map_err(|error| self.io_failed(&error))? {
+                if frame.payload.len() > KEPT_BYTES {
+                    // What follows lies in the same memory.
+                    self.incoming = BytesMut::from(&self.incoming[..]);
+                }
                 return Ok(frame);
             }
             read_more(&mut *self.stream, &mut self.incoming).await.map_err(|error| self.io_failed(&error))?;
@@ -269,20 +287,39 @@ fn split_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
 /// Length of the first message, including tag and length; none until it is complete. A length out of range is an error.
 #[inline]
 pub fn frame_length(buffer: &[u8]) -> io::Result<Option<usize>> {
+    Ok(announced_size(buffer)?.filter(|size| buffer.len() >= *size))
+}
+
+/// Size that the first message has, or will have once it is complete, including tag and length; none until it says so.
+#[inline]
+pub fn announced_size(buffer: &[u8]) -> io::Result<Option<usize>> {
     let Some(&[_, a, b, c, d]) = buffer.first_chunk() else {
         return Ok(None);
     };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if !(4..=1 << 30).contains(&length) {
+    if !(4..=LARGEST_MESSAGE).contains(&length) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message's length is out of range"));
     }
-    Ok((buffer.len() > length).then_some(length + 1))
+    Ok(Some(length + 1))
 }
 
-/// Reads once, into a buffer with room for at least 1 MiB; the end of the stream is an error. Cancelling loses no
-/// bytes.
+/// Reads once, into a buffer that begins with a message: with room for what is missing of a large one, or for 1 MiB.
+/// The end of the stream is an error. Cancelling loses no bytes.
 pub async fn read_more<S: AsyncRead + Unpin + ?Sized>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<()> {
-    buffer.reserve(READ_BYTES);
+    let size = announced_size(buffer)?;
+    read_some(stream, buffer, size).await
+}
+
+/// Reads once, into a buffer with room for a large message of this size that has begun in it, or for 1 MiB; the end of
+/// the stream is an error. Cancelling loses no bytes.
+pub async fn read_some<S: AsyncRead + Unpin + ?Sized>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    size: Option<usize>,
+) -> io::Result<()> {
+    // Exactly as much as a large message takes: a buffer that grows bit by bit ends up twice as large.
+    let missing = size.filter(|size| *size > READ_BYTES).map(|size| size.saturating_sub(buffer.len()));
+    buffer.reserve(missing.filter(|missing| *missing > 0).unwrap_or(READ_BYTES));
     if stream.read_buf(buffer).await? == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
     }

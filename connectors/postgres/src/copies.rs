@@ -17,6 +17,7 @@ use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::joining::{Ended, Joined, Joining, has_shape_of};
+use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
 use crate::pace::Pace;
 use crate::schedule::{Chunk, Schedule};
@@ -46,6 +47,8 @@ pub struct CopySettings {
     pub workers: usize,
     /// How fast they are read at most, all together.
     pub bytes_per_second: Option<u64>,
+    /// What reading may take of the memory.
+    pub limits: ReadLimits,
     /// Tables, by object id, that take no part: nobody takes their rows.
     pub apart: HashSet<u32>,
     /// For a new slot: the transactions that come before it, which snapshots must see.
@@ -74,7 +77,8 @@ pub struct Copies {
 impl Copies {
     /// Starts so many workers on threads of a runtime. `latest` is a snapshot that was taken just now.
     pub fn start(settings: CopySettings, latest: Visibility) -> Copies {
-        let CopySettings { connect, workers, bytes_per_second, before_slot: must_see, runtime, run, .. } = settings;
+        let CopySettings { connect, workers, bytes_per_second, limits, before_slot: must_see, runtime, run, .. } =
+            settings;
         let (sender, messages) = mpsc::channel(QUEUE_BATCHES * workers);
         let state = State {
             schedule: Schedule::at_pace(bytes_per_second),
@@ -84,6 +88,7 @@ impl Copies {
         };
         let shared = Arc::new(Shared {
             options: connect,
+            limits,
             state: Mutex::new(state),
             wake: Notify::new(),
             pace: Pace::new(bytes_per_second),

@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use sooner_schemas::encode::TupleValue;
 
+/// Memory of a row that is kept for the next one.
+const KEPT_BYTES: usize = 1 << 20;
+
 /// Parser of single rows: splits columns and resolves escapes. It reuses its memory from row to row.
 #[derive(Debug, Default)]
 pub struct CopyRow {
@@ -17,7 +20,11 @@ impl CopyRow {
     /// Parses a row, with or without its newline; it replaces the previous one.
     pub fn parse(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
+        if self.text.capacity() > KEPT_BYTES {
+            self.text = Vec::new();
+        }
         self.text.clear();
+        self.text.reserve(line.len());
         self.columns.clear();
         for field in line.split(|&byte| byte == b'\t') {
             if field == b"\\N" {

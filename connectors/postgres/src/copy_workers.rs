@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sooner_api::{Class, Error};
+use sooner_api::{Class, Error, Reservation};
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::chunk::{ChunkReader, ChunkSnapshot, CopiedRows, CopiedTable};
+use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
 use crate::pace::Pace;
 use crate::schedule::{Chunk, ChunkEnd, Schedule};
@@ -19,6 +20,8 @@ use crate::visibility::Visibility;
 pub struct Shared {
     /// How to connect.
     pub options: ConnectOptions,
+    /// What reading may take of the memory.
+    pub limits: ReadLimits,
     /// What is to be read.
     pub state: Mutex<State>,
     /// There may be something to read.
@@ -148,13 +151,15 @@ impl Shared {
             *earlier = Arc::new(snapshot.sees.clone());
         }
         loop {
-            let events = match rows.next().await {
+            let reservation = self.room(rows.batch_bytes(&self.limits).await?, is_whole).await?;
+            let mut events = match rows.next().await {
                 Ok(Some(events)) => events,
                 Ok(None) => break,
                 Err(error) => {
                     return Err(rows.unexpected_null.take().map_or(Failure::Error(error), Failure::UnexpectedNull));
                 }
             };
+            events.reservation = reservation;
             *bytes += events.bytes.len();
             let rows = Message::Rows(chunk.clone(), snapshot.clone(), events);
             // Nobody takes it any more only when the source is dropped, which ends this task.
@@ -169,6 +174,17 @@ impl Shared {
         // A part is to take no longer than that, at the pace that is kept.
         let took = started.elapsed().max(self.pace.duration_of(*bytes));
         Ok((snapshot.clone(), ChunkEnd { snapshot_lsn: snapshot.lsn, blocks, took }))
+    }
+}
+
+impl Shared {
+    /// Room for the next rows of a chunk; of one that can be read again in parts, only if there is some before long.
+    async fn room(&self, bytes: usize, is_whole: bool) -> Result<Reservation, Failure> {
+        let room = self.limits.copies.reserve(bytes);
+        if is_whole {
+            return Ok(room.await);
+        }
+        timeout(PATIENCE, room).await.map_err(|_| Failure::Congested)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::copies::CopySettings;
 use crate::encoders::EncoderFactory;
 use crate::guard::{SlotLimit, is_to_be_dropped};
 use crate::inspection::{TableFilter, publish_eligible};
+use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
 use crate::slot::{self, KNOWS_FAILOVER};
 use crate::source::PostgresSource;
@@ -41,6 +42,8 @@ pub struct DatabaseSettings {
     pub copy_tables_at_once: usize,
     /// How fast tables are copied at most, all together.
     pub copy_bytes_per_second: Option<u64>,
+    /// What reading may take of the memory.
+    pub limits: ReadLimits,
     /// How much log the slot may keep, and what happens to one that is lost.
     pub slot_limit: SlotLimit,
     /// Whether standbys follow the slot, so that it outlives a failover, which needs version 17. None to leave it as it
@@ -176,7 +179,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
 
     async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
         let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
-        let DatabaseSettings { connect, slot, slot_limit, publication, selects, .. } = self.settings.clone();
+        let DatabaseSettings { connect, slot, slot_limit, limits, publication, selects, .. } = self.settings.clone();
         let copied = copy.iter().map(|copy| match &copy.goes_on {
             Some(goes_on) => goes_on.followed.clone(),
             None => FollowedTable { table: copy.table.clone(), written: None, covered: Positions::whole(Lsn::ZERO) },
@@ -184,7 +187,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         let copied = copied.collect();
         let left_apart = apart.iter().map(|table| table.relation.oid).collect();
         let settings =
-            StreamSettings { slot, slot_limit, publication, selects, follow, copy: copied, apart, start_lsn };
+            StreamSettings { slot, slot_limit, limits, publication, selects, follow, copy: copied, apart, start_lsn };
         let run = slot::run(&mut Client::connect(&connect, Mode::Sql).await?).await?;
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
         self.was_read.store(true, Ordering::Relaxed);
@@ -195,6 +198,7 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
             connect,
             workers,
             bytes_per_second,
+            limits: self.settings.limits.clone(),
             apart: left_apart,
             before_slot,
             run,

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 
 use sooner_api::{Error, EventBatch, Result, TableNote};
-use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue, UNEXPECTED_NULL, ValueError};
+use sooner_schemas::encode::{Encoder, Origin, TupleValue, UNEXPECTED_NULL, ValueError};
 use sooner_schemas::event::{TableEvents, Watermark};
-use sooner_schemas::{Lsn, Position, Relation, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
 use crate::errors::unholdable;
+use crate::open_transaction::OpenTransaction;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
 use crate::tracked::{Change, Known, Meaning, PartialRow, Relations, Selected, fill_from_old, relaxed};
 use crate::unseen::Ended;
@@ -39,17 +40,6 @@ pub enum Next {
     },
 }
 
-struct Transaction {
-    commit_lsn: Lsn,
-    commit_micros: i64,
-    xid: u32,
-    /// Number of changes so far, including those of ignored tables, so that a transaction sent again numbers its
-    /// events the same.
-    changes: u64,
-    /// It ends before the position to start at: nothing of it is carried.
-    is_former: bool,
-}
-
 /// State of the stream between messages.
 pub struct Decoder {
     relations: Relations,
@@ -63,7 +53,7 @@ pub struct Decoder {
     read_lsn: Lsn,
     /// Transactions that have ended since they were last asked for.
     ended: Vec<Ended>,
-    transaction: Option<Transaction>,
+    transaction: Option<OpenTransaction>,
     batch: BatchBuilder,
     /// Whether an earlier batch has taken a part of the current transaction.
     cut_inside: bool,
@@ -112,7 +102,7 @@ impl Decoder {
         match message {
             Message::Begin { commit_lsn, commit_micros, xid } => {
                 let is_former = commit_lsn < self.start_lsn;
-                self.transaction = Some(Transaction { commit_lsn, commit_micros, xid, changes: 0, is_former });
+                self.transaction = Some(OpenTransaction { commit_lsn, commit_micros, xid, changes: 0, is_former });
                 self.batch.set_watermark(None);
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
@@ -314,6 +304,26 @@ impl Decoder {
         Ok(Next::Continue)
     }
 
+    /// Counts a change of a relation that was too large to be read: its table is stopped with this error.
+    pub fn refuse(
+        &mut self,
+        oid: u32,
+        lsn: Lsn,
+        now_micros: i64,
+        error: impl FnOnce(&TableName) -> Error,
+    ) -> Result<Next> {
+        let before = self.changes();
+        match self.next_change(oid, lsn, now_micros)? {
+            Change::Left => {}
+            Change::Carried(known, _) => self.stop(&known.relation.name, error(&known.relation.name)),
+            Change::Unknown(shape) => {
+                self.set_changes(before);
+                return Ok(Next::RelationNeeded(shape));
+            }
+        }
+        Ok(Next::Continue)
+    }
+
     fn changes(&self) -> u64 {
         self.transaction.as_ref().map_or(0, |transaction| transaction.changes)
     }
@@ -330,20 +340,11 @@ impl Decoder {
         let Some(transaction) = &mut self.transaction else {
             return Err(crate::errors::protocol("cannot understand the stream", "a change outside a transaction"));
         };
-        let position = Position { commit_lsn: transaction.commit_lsn, ordinal: transaction.changes * 2 };
-        transaction.changes += 1;
+        let origin = transaction.next(lsn, now_micros);
         if transaction.is_former {
             return Ok(Change::Left);
         }
-        let origin = Origin {
-            position,
-            lsn,
-            xid: transaction.xid,
-            source_micros: transaction.commit_micros,
-            now_micros,
-            snapshot: Snapshot::No,
-        };
-        match self.relations.meaning(oid, position) {
+        match self.relations.meaning(oid, origin.position) {
             Some(Meaning::Carried(known)) => Ok(Change::Carried(known, origin)),
             Some(Meaning::Unknown(shape)) => Ok(Change::Unknown(shape)),
             Some(Meaning::Left) => Ok(Change::Left),

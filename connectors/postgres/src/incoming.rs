@@ -7,10 +7,12 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use sooner_api::Result;
 use sooner_schemas::{Lsn, Relation};
+use tokio::io::AsyncRead;
 
-use crate::client::frame_length;
+use crate::client::{KEPT_BYTES, announced_size, read_some};
 use crate::decode::{Decoder, Next};
 use crate::errors::{ServerError, connection_lost, protocol};
+use crate::memory::{ReadLimits, row_too_large};
 use crate::pgoutput::{self, RelationShape, unix_micros};
 
 /// Reason why decoding has paused.
@@ -34,21 +36,29 @@ pub enum Pause {
     },
 }
 
+/// Bytes of a change that say which relation's it is: the frame's header, that of WAL data, and that of the change.
+const CHANGE_HEAD_BYTES: usize = 5 + 25 + 5;
+
 /// Received bytes that have not been decoded yet.
 pub struct Incoming {
     buffer: BytesMut,
     received_lsn: Lsn,
+    limits: ReadLimits,
+    /// Bytes to come of a message that is left out: they are dropped as they come.
+    dropped_bytes: usize,
 }
 
 impl Incoming {
     /// Starts with the bytes that were received together with the answer to START_REPLICATION.
-    pub fn new(buffer: BytesMut) -> Incoming {
-        Incoming { buffer, received_lsn: Lsn::ZERO }
+    pub fn new(buffer: BytesMut, limits: ReadLimits) -> Incoming {
+        Incoming { buffer, received_lsn: Lsn::ZERO, limits, dropped_bytes: 0 }
     }
 
-    /// The buffer that received bytes are appended to.
-    pub fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
+    /// The buffer that received bytes are appended to, and the size of the message that has begun in it.
+    fn buffer(&mut self) -> (&mut BytesMut, Option<usize>) {
+        let size = announced_size(&self.buffer).ok().flatten();
+        let size = size.filter(|size| *size <= self.limits.row_bytes && self.dropped_bytes == 0);
+        (&mut self.buffer, size)
     }
 
     /// The buffer, without what was received before.
@@ -65,12 +75,27 @@ impl Incoming {
     /// Decodes whole messages until there is a reason to pause; if the server has ended the stream, returns an error.
     pub fn decode(&mut self, decoder: &mut Decoder, now_micros: i64) -> Result<Pause> {
         let mut consumed = 0;
+        let mut was_large = false;
         let pause = loop {
             if decoder.is_ready() {
                 break Pause::BatchReady;
             }
+            let dropped = self.dropped_bytes.min(self.buffer.len() - consumed);
+            self.dropped_bytes -= dropped;
+            consumed += dropped;
             let rest = &self.buffer[consumed..];
-            let Some(length) = frame_length(rest).map_err(|error| lost(&error))? else { break Pause::BufferEmpty };
+            let Some(length) = announced_size(rest).map_err(|error| lost(&error))? else { break Pause::BufferEmpty };
+            if length > self.limits.row_bytes && rest.len() >= CHANGE_HEAD_BYTES && is_large_change(rest) {
+                match refuse(&rest[..CHANGE_HEAD_BYTES], length, decoder, now_micros, &self.limits)? {
+                    Some(pause) => break pause,
+                    None => self.dropped_bytes = length,
+                }
+                continue;
+            }
+            if rest.len() < length {
+                break Pause::BufferEmpty;
+            }
+            was_large |= length > KEPT_BYTES;
             let (tag, payload) = (rest[0], &rest[5..length]);
             let pause = match tag {
                 b'd' => copy_data(payload, decoder, now_micros, &mut self.received_lsn)?,
@@ -86,7 +111,37 @@ impl Incoming {
             }
         };
         self.buffer.advance(consumed);
+        if was_large {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
         Ok(pause)
+    }
+}
+
+/// Whether a frame that begins so carries a change of a row.
+fn is_large_change(frame: &[u8]) -> bool {
+    frame[0] == b'd' && frame[5] == b'w' && matches!(frame[30], b'I' | b'U' | b'D')
+}
+
+/// Leaves a change out that is too large, and so its table; given how its frame begins, and its size.
+fn refuse(
+    head: &[u8],
+    bytes: usize,
+    decoder: &mut Decoder,
+    now_micros: i64,
+    limits: &ReadLimits,
+) -> Result<Option<Pause>> {
+    let short = |_| protocol("cannot understand the stream", "a message ends early");
+    let (mut lsn, mut oid) = (&head[6..], &head[31..]);
+    let (lsn, oid) = (Lsn(lsn.try_get_u64().map_err(short)?), oid.try_get_u32().map_err(short)?);
+    Ok(paused(decoder.refuse(oid, lsn, now_micros, |table| row_too_large(table, bytes, limits))?))
+}
+
+fn paused(next: Next) -> Option<Pause> {
+    match next {
+        Next::Continue => None,
+        Next::RelationNeeded(shape) => Some(Pause::RelationNeeded(shape)),
+        Next::Relax { oid, relation } => Some(Pause::Relax { oid, relation }),
     }
 }
 
@@ -101,11 +156,7 @@ fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, receive
             *received = lsn.max(*received);
             let message = pgoutput::parse(payload)
                 .map_err(|error| protocol("cannot understand a message of pgoutput", error.0))?;
-            Ok(match decoder.apply(lsn, message, now_micros)? {
-                Next::Continue => None,
-                Next::RelationNeeded(shape) => Some(Pause::RelationNeeded(shape)),
-                Next::Relax { oid, relation } => Some(Pause::Relax { oid, relation }),
-            })
+            Ok(paused(decoder.apply(lsn, message, now_micros)?))
         }
         b'k' => {
             let end = Lsn(payload.try_get_u64().map_err(short)?);
@@ -117,6 +168,12 @@ fn copy_data(mut payload: &[u8], decoder: &mut Decoder, now_micros: i64, receive
         }
         _ => Ok(None),
     }
+}
+
+/// Reads once, and appends what has come. Cancelling loses no bytes.
+pub async fn read_on<S: AsyncRead + Unpin + ?Sized>(stream: &mut S, incoming: &mut Incoming) -> io::Result<()> {
+    let (buffer, size) = incoming.buffer();
+    read_some(stream, buffer, size).await
 }
 
 /// Error of a stream that has broken off.

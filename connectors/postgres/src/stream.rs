@@ -13,15 +13,16 @@ use tokio::io::ReadHalf;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
-use crate::client::{Client, Mode, quote_name, quote_text, read_more};
+use crate::client::{Client, Mode, quote_name, quote_text, read_some};
 use crate::clock::now_micros;
 use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
 use crate::feedback::{FeedbackState, send_feedback};
 use crate::guard::{Guard, SlotLimit};
-use crate::incoming::{Incoming, Pause, lost};
+use crate::incoming::{Incoming, Pause, lost, read_on};
 use crate::inspection::TableFilter;
+use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
 use crate::postponed::Postponed;
@@ -49,6 +50,8 @@ pub struct StreamSettings {
     pub slot: String,
     /// How much log it may keep.
     pub slot_limit: SlotLimit,
+    /// What reading may take of the memory.
+    pub limits: ReadLimits,
     /// Publication that determines what the server sends.
     pub publication: String,
     /// Tables that take part.
@@ -118,7 +121,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let reported = Arc::new(FeedbackState::default());
         let mut inspection = interval(INSPECTION_INTERVAL);
         inspection.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let StreamSettings { slot, slot_limit, publication, selects, follow, copy, apart, start_lsn } = settings;
+        let StreamSettings { slot, slot_limit, limits, publication, selects, follow, copy, apart, start_lsn } =
+            settings;
         let mut beside = JoinSet::new();
         beside.spawn(send_feedback(writer, reported.clone()));
         beside.spawn(Guard::new(&slot, slot_limit, SideConnection::new(options), reported.clone()).run());
@@ -130,7 +134,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let watch = Watch::new(&publication, selects, follow.into_iter().chain(copy).collect(), apart);
         Ok(PostgresStream {
             reader,
-            incoming: Incoming::new(buffer),
+            incoming: Incoming::new(buffer, limits),
             decoder,
             encoders,
             catalog: SideConnection::new(options),
@@ -288,7 +292,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                         return Ok(Next::Inspected);
                     }
                 }
-                read = read_more(&mut self.reader, self.incoming.buffer()) => {
+                read = read_on(&mut self.reader, &mut self.incoming) => {
                     if let Err(error) = read {
                         return Err(self.ended(lost(&error)).await);
                     }
@@ -340,7 +344,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.confirm(durable_lsn);
         self.reported.end(None);
         // The server closes the connection when it has read everything that was sent to it.
-        let drained = async { while read_more(&mut self.reader, self.incoming.discard()).await.is_ok() {} };
+        let drained = async { while read_some(&mut self.reader, self.incoming.discard(), None).await.is_ok() {} };
         let _ = timeout(FINISH_TIMEOUT, drained).await;
     }
 

@@ -10,9 +10,12 @@ use integration_tests::simulation::database::SimulatedDatabase;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sooner::direct::LocalSchemas;
-use sooner_api::{Database, FollowedTable, Positions, Source, SourcePlan, SourceTable, Step, TableToCopy};
+use sooner_api::{
+    Database, FollowedTable, MemoryBudget, Positions, Source, SourcePlan, SourceTable, Step, TableToCopy,
+};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
+use sooner_postgres::memory::ReadLimits;
 use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
 use sooner_schemas::event::Op;
 use sooner_schemas::{Lsn, Position, TableName};
@@ -172,6 +175,7 @@ async fn a_real_database_keeps_the_contract() {
         selects: Arc::new(|_| true),
         copy_tables_at_once: 2,
         copy_bytes_per_second: None,
+        limits: ReadLimits { row_bytes: 16 << 20, copies: MemoryBudget::new(16 << 20) },
         slot_limit: SlotLimit::none(),
         survives_failover: None,
     };

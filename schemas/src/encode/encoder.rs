@@ -10,6 +10,11 @@ use crate::lsn::{Lsn, Position};
 use crate::relation::Relation;
 use crate::wire::{write_bytes, write_long};
 
+/// Size of a row from which on memory for it is taken exactly.
+const LARGE_BYTES: usize = 256 << 10;
+/// Size of what an event has beside its row, at most, but for texts that the table's names make longer.
+const ENVELOPE_BYTES: usize = 1 << 10;
+
 /// Whether a row was read by the initial copy or from the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshot {
@@ -156,6 +161,11 @@ impl Encoder {
     }
 
     fn event(&self, out: &mut TableEvents, origin: &Origin, op: Op, change: RowChange<'_>) -> Result<(), ValueError> {
+        let row_bytes = change.size_bytes();
+        if row_bytes >= LARGE_BYTES {
+            // Memory that grows bit by bit ends up twice as large.
+            out.bytes.reserve_exact(row_bytes + ENVELOPE_BYTES);
+        }
         let images = self.images.write(&mut out.bytes, op, change)?;
         self.finish(out, images, origin);
         Ok(())

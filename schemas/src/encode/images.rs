@@ -71,6 +71,18 @@ pub enum RowChange<'a> {
     RemovedKey(&'a [TupleValue<'a>]),
 }
 
+impl RowChange<'_> {
+    /// Bytes of Postgres' texts in it, which the images hardly exceed.
+    pub fn size_bytes(&self) -> usize {
+        let row_bytes = |row: &[TupleValue<'_>]| row.iter().map(TupleValue::size_bytes).sum::<usize>();
+        match self {
+            RowChange::New(row) | RowChange::Changed(None, row) => row_bytes(row),
+            RowChange::Changed(Some(old), row) | RowChange::Renamed(old, row) => row_bytes(old) + row_bytes(row),
+            RowChange::Removed(old) | RowChange::RemovedKey(old) => row_bytes(old),
+        }
+    }
+}
+
 impl ImageWriter {
     /// Compiles the plans for a relation.
     pub fn new(relation: &Relation, ids: SchemaIds) -> ImageWriter {

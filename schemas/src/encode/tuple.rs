@@ -13,6 +13,16 @@ pub enum TupleValue<'a> {
     Text(&'a [u8]),
 }
 
+impl TupleValue<'_> {
+    /// Bytes of the value's text; 0 if there is none.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            TupleValue::Null | TupleValue::Unavailable => 0,
+            TupleValue::Text(text) => text.len(),
+        }
+    }
+}
+
 /// Error: a value cannot be represented under the event's schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column '{column}' holds a value that its target type cannot hold: {reason}")]

@@ -11,7 +11,7 @@ const CODES: &str = "
     postgres_url_invalid postgres_unreachable postgres_login_refused postgres_tls_failed postgres_permission_denied
     postgres_version_unsupported postgres_setting_unsuitable postgres_limit_reached postgres_unavailable postgres_error
     postgres_protocol_violated no_tables slot_in_use slot_gone slot_lost slot_unusable positions_discontinuous
-    publication_unusable table_altered_during_copy table_replaced table_unpublished value_unholdable
+    publication_unusable table_altered_during_copy table_replaced table_unpublished value_unholdable row_too_large
     kafka_unreachable kafka_login_refused kafka_tls_failed kafka_permission_denied kafka_configuration_refused
     message_refused message_too_large message_unreadable dead_letter_too_large topic_compacted topic_missing
     topic_replaced topic_repartitioned topic_shared topic_name_ambiguous topic_restarted no_topics

@@ -52,7 +52,7 @@ impl Parts {
             Some(part) => part,
             none => none.insert(OpenPart {
                 id: ids.reserve(),
-                writer: DataFileWriter::new(batch.schema())?,
+                writer: DataFileWriter::for_rows_like(batch)?,
                 reserved: Vec::new(),
                 reserved_bytes: 0,
             }),

@@ -19,17 +19,20 @@ use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use sooner_api::{Code, Error, Result};
 use sync_wrapper::SyncWrapper;
 use uuid::Uuid;
 
-use super::statistics::{self, NanColumns};
+use super::statistics::{self, ColumnNotes};
 use crate::store::errors::store_error;
 use crate::store::operations::retrying;
 
 /// Limit of a column's dictionary in bytes. A column with more distinct values is written plainly: looking up each
 /// value would cost more than it saves.
 const DICTIONARY_BYTES: usize = 64 << 10;
+/// Size of texts, on average, that are not looked up in a dictionary.
+const LARGE_BYTES: usize = 1 << 10;
 /// Without this key, Spark takes dates before 1582 and instants before 1900 for those of another calendar, and refuses
 /// to read them. Versions from 3.0 on write the one that everybody else does.
 const CALENDAR_KEY: &str = "org.apache.spark.version";
@@ -43,7 +46,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub struct DataFileWriter {
     writer: SyncWrapper<ArrowWriter<Vec<u8>>>,
     schema: SchemaRef,
-    nans: NanColumns,
+    notes: ColumnNotes,
     rows: u32,
 }
 
@@ -56,25 +59,33 @@ pub struct DataFile {
 }
 
 impl DataFileWriter {
-    /// Starts an empty data file with this schema.
-    pub fn new(schema: SchemaRef) -> Result<DataFileWriter> {
-        let properties = WriterProperties::builder()
+    /// Starts an empty data file for rows like these.
+    pub fn for_rows_like(rows: &RecordBatch) -> Result<DataFileWriter> {
+        let schema = rows.schema();
+        let mut properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .set_created_by(concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_key_value_metadata(Some(vec![KeyValue::new(CALENDAR_KEY.to_owned(), CALENDAR.to_owned())]))
-            .build();
-        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+            .set_key_value_metadata(Some(vec![KeyValue::new(CALENDAR_KEY.to_owned(), CALENDAR.to_owned())]));
+        for (field, column) in schema.fields().iter().zip(rows.columns()) {
+            let Some(path) = text_column(field) else { continue };
+            let is_large = column.get_array_memory_size() > rows.num_rows() * LARGE_BYTES;
+            // Of statistics, four whole values of each page and file would be kept.
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), !is_large)
+                .set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
+        let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
         let writer =
             ArrowWriter::try_new_with_options(Vec::new(), schema.clone(), options).map_err(|error| internal(&error))?;
-        Ok(DataFileWriter { writer: SyncWrapper::new(writer), schema, nans: NanColumns::default(), rows: 0 })
+        Ok(DataFileWriter { writer: SyncWrapper::new(writer), schema, notes: ColumnNotes::default(), rows: 0 })
     }
 
     /// Appends rows to the file. The first of them gets the position that [`DataFileWriter::rows`] returned before.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.get_mut().write(batch).map_err(|error| internal(&error))?;
-        self.nans.note(batch);
+        self.notes.note(batch);
         self.rows += batch.num_rows() as u32;
         Ok(())
     }
@@ -100,8 +111,18 @@ impl DataFileWriter {
     pub fn finish(self) -> Result<DataFile> {
         let mut writer = self.writer.into_inner();
         let metadata = writer.finish().map_err(|error| internal(&error))?;
-        let statistics = statistics::of_file(&metadata, &self.schema, &self.nans);
+        let statistics = statistics::of_file(&metadata, &self.schema, &self.notes);
         Ok(DataFile { bytes: std::mem::take(writer.inner_mut()).into(), statistics })
+    }
+}
+
+/// Path of the Parquet column of a field of texts or bytes, or of arrays of these; none for any other field.
+fn text_column(field: &FieldRef) -> Option<ColumnPath> {
+    match field.data_type() {
+        DataType::List(items) if ColumnNotes::cover(items.data_type()) => {
+            Some(ColumnPath::new(vec![field.name().clone(), "list".to_owned(), items.name().clone()]))
+        }
+        data_type => ColumnNotes::cover(data_type).then(|| ColumnPath::from(field.name().as_str())),
     }
 }
 

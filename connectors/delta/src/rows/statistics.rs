@@ -1,17 +1,18 @@
 //! What a data file's columns hold, so that readers can leave the file out: the number of NULLs of each, and its
-//! smallest and largest value. Taken from what the Parquet writer has found out.
+//! smallest and largest value. Taken from what the Parquet writer has found out, but for texts: of those it would keep
+//! whole values, however large.
 //!
 //! <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#per-file-statistics>
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
 use arrow_array::cast::AsArray;
 use arrow_array::temporal_conversions::{date32_to_datetime, timestamp_us_to_datetime};
 use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{DataType, Schema, TimeUnit};
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
@@ -23,9 +24,24 @@ const TEXT_CHARS: usize = 32;
 const DAYS: std::ops::RangeInclusive<i64> = -719_162..=2_932_896;
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// Notes which columns hold a NaN: the Parquet writer leaves it out of its bounds, and readers order it in their ways.
+/// What the Parquet writer does not find out of the columns, or not so that it can be told.
 #[derive(Debug, Default)]
-pub struct NanColumns(HashSet<usize>);
+pub struct ColumnNotes {
+    /// Columns that hold a NaN: the Parquet writer leaves it out of its bounds, and readers order it in their ways.
+    nans: HashSet<usize>,
+    texts: BTreeMap<usize, TextNotes>,
+}
+
+/// What is known of a column of texts or bytes.
+#[derive(Debug, Default)]
+struct TextNotes {
+    nulls: usize,
+    /// Beginnings of the smallest and the largest text, one character longer than a bound; none without texts.
+    bounds: Option<(String, String)>,
+}
+
+/// The number of a column's NULLs, and its bounds, as far as they are known.
+type Facts = (Option<u64>, Option<(Bound, Bound)>);
 
 /// A bound of a column's values, comparable with others of the same column.
 #[derive(Clone, Debug, PartialEq, PartialOrd)]
@@ -37,36 +53,70 @@ enum Bound {
     Text(String),
 }
 
-impl NanColumns {
+impl ColumnNotes {
+    /// Whether columns of this type are noted here, and the Parquet writer does not have to know of them.
+    pub fn cover(data_type: &DataType) -> bool {
+        matches!(data_type, DataType::Utf8 | DataType::Binary)
+    }
+
     /// Takes note of rows.
     pub fn note(&mut self, batch: &RecordBatch) {
         for (index, column) in batch.columns().iter().enumerate().take(COLUMNS) {
+            if Self::cover(column.data_type()) {
+                self.texts.entry(index).or_default().note(column);
+                continue;
+            }
             let has_nan = match column.data_type() {
                 DataType::Float32 => column.as_primitive::<Float32Type>().iter().flatten().any(f32::is_nan),
                 DataType::Float64 => column.as_primitive::<Float64Type>().iter().flatten().any(f64::is_nan),
                 _ => continue,
             };
             if has_nan {
-                self.0.insert(index);
+                self.nans.insert(index);
+            }
+        }
+    }
+
+    /// NULLs and bounds of a column of texts, or NULLs of one of bytes; none of any other column.
+    fn of_text(&self, index: usize) -> Option<Facts> {
+        let TextNotes { nulls, bounds } = self.texts.get(&index)?;
+        let bounds = bounds.clone().map(|(least, most)| (Bound::Text(least), Bound::Text(most)));
+        Some((Some(*nulls as u64), bounds))
+    }
+}
+
+impl TextNotes {
+    fn note(&mut self, column: &dyn Array) {
+        self.nulls += column.null_count();
+        let Some(texts) = column.as_string_opt::<i32>() else { return };
+        for text in texts.iter().flatten() {
+            match &mut self.bounds {
+                None => self.bounds = Some((beginning(text).to_owned(), beginning(text).to_owned())),
+                // Most texts lie between.
+                Some((least, most)) if text < least.as_str() => {
+                    beginning(text).clone_into(least);
+                    debug_assert!(*least <= *most, "what is smaller has a smaller beginning, or the same");
+                }
+                Some((_, most)) if text > most.as_str() && beginning(text) != most => beginning(text).clone_into(most),
+                Some(_) => {}
             }
         }
     }
 }
 
+/// As much of a text as says what its bounds are.
+fn beginning(text: &str) -> &str {
+    text.char_indices().nth(TEXT_CHARS + 1).map_or(text, |(end, _)| &text[..end])
+}
+
 /// The statistics of a file as JSON. Bounds are tight until a deletion vector is put on the file.
-pub fn of_file(metadata: &ParquetMetaData, schema: &Schema, nans: &NanColumns) -> String {
+pub fn of_file(metadata: &ParquetMetaData, schema: &Schema, notes: &ColumnNotes) -> String {
     let (mut minima, mut maxima, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
     for (index, field) in schema.fields().iter().enumerate().take(COLUMNS) {
-        let Some(leaf) = leaf_of(metadata, field.name()) else { continue };
         let name = serde_json::Value::from(field.name().as_str()).to_string();
-        let groups: Option<Vec<_>> =
-            metadata.row_groups().iter().map(|group| group.column(leaf).statistics()).collect();
-        let Some(groups) = groups else { continue };
-        if let Some(count) = groups.iter().map(|group| group.null_count_opt()).sum::<Option<u64>>() {
-            nulls.push(format!("{name}:{count}"));
-        }
-        let bounds = bounds(&groups, field.data_type()).filter(|_| !nans.0.contains(&index));
-        let Some((least, most)) = bounds else { continue };
+        let Some((count, bounds)) = notes.of_text(index).or_else(|| of_column(metadata, field)) else { continue };
+        nulls.extend(count.map(|count| format!("{name}:{count}")));
+        let Some((least, most)) = bounds.filter(|_| !notes.nans.contains(&index)) else { continue };
         if let Some((least, most)) = shown(&least, field.data_type(), false).zip(shown(&most, field.data_type(), true))
         {
             minima.push(format!("{name}:{least}"));
@@ -81,6 +131,15 @@ pub fn of_file(metadata: &ParquetMetaData, schema: &Schema, nans: &NanColumns) -
     }
     text.push('}');
     text
+}
+
+/// NULLs and bounds of a column, as the Parquet writer has them; nothing of arrays.
+fn of_column(metadata: &ParquetMetaData, field: &Field) -> Option<Facts> {
+    let leaf = leaf_of(metadata, field.name())?;
+    let groups: Vec<_> =
+        metadata.row_groups().iter().map(|group| group.column(leaf).statistics()).collect::<Option<_>>()?;
+    let nulls = groups.iter().map(|group| group.null_count_opt()).sum();
+    Some((nulls, bounds(&groups, field.data_type())))
 }
 
 /// Index of the Parquet column that is a whole column of the table; none for arrays, whose leaves are their items.
@@ -119,7 +178,7 @@ fn larger(a: Bound, b: Bound) -> Bound {
 fn bounds_of(group: &Statistics, data_type: &DataType) -> Option<(Bound, Bound)> {
     let pair = |least: Option<Bound>, most: Option<Bound>| least.zip(most);
     match (group, data_type) {
-        (_, DataType::Boolean | DataType::Binary | DataType::List(_)) => None,
+        (_, DataType::Boolean | DataType::List(_)) => None,
         (Statistics::Int32(values), _) => {
             let whole = |value: &i32| Bound::Whole((*value).into());
             pair(values.min_opt().map(whole), values.max_opt().map(whole))
@@ -135,10 +194,6 @@ fn bounds_of(group: &Statistics, data_type: &DataType) -> Option<(Bound, Bound)>
         (Statistics::Double(values), _) => {
             let double = |value: &f64| value.is_finite().then_some(Bound::Double(*value));
             pair(values.min_opt().and_then(double), values.max_opt().and_then(double))
-        }
-        (Statistics::ByteArray(_), DataType::Utf8) => {
-            let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(|text| Bound::Text(text.to_owned()));
-            pair(group.min_bytes_opt().and_then(text), group.max_bytes_opt().and_then(text))
         }
         (Statistics::FixedLenByteArray(_), DataType::Decimal128(..)) => {
             pair(group.min_bytes_opt().and_then(whole_of), group.max_bytes_opt().and_then(whole_of))

@@ -13,7 +13,7 @@ use sooner_delta::rows::data_file::DataFileWriter;
 /// The statistics of one file, written in these portions of one column.
 fn text_of(portions: &[ArrayRef]) -> String {
     let batch = |column: &ArrayRef| RecordBatch::try_from_iter_with_nullable([("c", column.clone(), true)]).unwrap();
-    let mut writer = DataFileWriter::new(batch(&portions[0]).schema()).unwrap();
+    let mut writer = DataFileWriter::for_rows_like(&batch(&portions[0])).unwrap();
     portions.iter().for_each(|column| writer.write(&batch(column)).unwrap());
     writer.finish().unwrap().statistics
 }

@@ -172,8 +172,9 @@ pub async fn foreign_file(location: &TableLocation, name: &str, rows: &[(i64, &s
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(id, _)| *id)));
     let a: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>; rows.len()]));
     let b: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, b)| *b)));
-    let mut writer = DataFileWriter::new(schema.clone()).unwrap();
-    writer.write(&RecordBatch::try_new(schema, vec![ids, a, b]).unwrap()).unwrap();
+    let batch = RecordBatch::try_new(schema, vec![ids, a, b]).unwrap();
+    let mut writer = DataFileWriter::for_rows_like(&batch).unwrap();
+    writer.write(&batch).unwrap();
     let bytes = writer.finish().unwrap().bytes;
     let file = LiveFile::written(name.into(), bytes.len() as u64, rows.len() as u64, 0);
     put(location.store(), &file.path, bytes).await.unwrap();

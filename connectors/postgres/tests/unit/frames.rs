@@ -23,7 +23,7 @@ fn a_message_ends_where_its_length_says() {
 
 #[test]
 fn a_length_out_of_range_is_an_error_before_the_message_is_read() {
-    for length in [0, 3, (1 << 30) + 1, u32::MAX] {
+    for length in [0, 3, (1 << 30) + 5, u32::MAX] {
         let mut buffer = vec![b'd'];
         buffer.extend(length.to_be_bytes());
         assert_eq!(frame_length(&buffer).unwrap_err().kind(), ErrorKind::InvalidData, "{length}");

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use integration_tests::postgres::{Postgres, Version};
 use sooner::direct::LocalSchemas;
-use sooner_api::{FollowedTable, Positions};
+use sooner_api::{FollowedTable, MemoryBudget, Positions};
 use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::inspection::{TableFilter, eligible_tables};
+use sooner_postgres::memory::ReadLimits;
 use sooner_postgres::stream::{Next, PostgresStream, StreamSettings};
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::Lsn;
@@ -101,6 +102,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let settings = StreamSettings {
         slot: slot.into(),
         slot_limit: SlotLimit::none(),
+        limits: ReadLimits { row_bytes: 32 << 20, copies: MemoryBudget::new(16 << 20) },
         publication: "p".into(),
         selects,
         follow: tables.into_iter().map(followed).collect(),
