@@ -1,9 +1,10 @@
-//! An S3 server, and a proxy in front of it that can cut connections, lose answers and strip conditions.
+//! An S3 server, and a proxy in front of it that counts requests, and can cut connections, lose answers, throttle, and
+//! strip conditions.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,12 @@ use crate::{free_port, python};
 
 /// How long the S3 server may take after its start until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How requests begin.
+const METHODS: [&[u8]; 5] = [b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE "];
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+const SLOW_DOWN: &[u8] = b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Type: application/xml\r\n\
+    Content-Length: 70\r\n\r\n<Error><Code>SlowDown</Code><Message>Reduce the rate</Message></Error>";
 
 /// A running S3 server with a bucket `lake`.
 pub struct S3 {
@@ -83,6 +90,9 @@ struct Shared {
     /// Number of answers to puts of Delta log entries that are still to be lost.
     swallow_commit_answers: AtomicU32,
     swallowed: AtomicU32,
+    /// Number of requests that are still to be refused, because there are too many.
+    throttles: AtomicU32,
+    requests: AtomicU64,
     /// Whether the header `If-None-Match` is disabled in every request.
     unconditional: AtomicBool,
     closed: AtomicBool,
@@ -126,6 +136,21 @@ impl Proxy {
         self.shared.swallow_commit_answers.store(count, Ordering::SeqCst);
     }
 
+    /// Refuses the next `count` requests as S3 does where there are too many: 503, SlowDown.
+    pub fn throttle(&self, count: u32) {
+        self.shared.throttles.store(count, Ordering::SeqCst);
+    }
+
+    /// How many of those requests are still to come.
+    pub fn throttles(&self) -> u32 {
+        self.shared.throttles.load(Ordering::SeqCst)
+    }
+
+    /// How many requests there were so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
     /// Disables the condition of every put from now on, as if the store did not support conditional puts.
     pub fn make_unconditional(&self) {
         self.shared.unconditional.store(true, Ordering::SeqCst);
@@ -147,14 +172,22 @@ impl Drop for Proxy {
 
 fn forward(client: TcpStream, target: u16, shared: &Arc<Shared>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
-    let copies = [client.try_clone(), client.try_clone(), server.try_clone(), server.try_clone()];
-    let [Ok(client_end), Ok(client_writer), Ok(server_writer), Ok(server_reader)] = copies else { return };
+    let copies = [client.try_clone(), client.try_clone(), client.try_clone(), server.try_clone(), server.try_clone()];
+    let [Ok(client_end), Ok(client_writer), Ok(mut refusing), Ok(server_writer), Ok(server_reader)] = copies else {
+        return;
+    };
     shared.open.lock().expect("not poisoned").push(client_end);
     let doomed = Arc::new(AtomicBool::new(false));
     let (to_server, to_client) = (doomed.clone(), doomed);
     let (up, down) = (shared.clone(), shared.clone());
     thread::spawn(move || {
         pump(client, server_writer, |bytes| {
+            let is_request = METHODS.iter().any(|method| bytes.starts_with(method));
+            up.requests.fetch_add(u64::from(is_request), Ordering::SeqCst);
+            if is_request && take_one(&up.throttles) {
+                let _ = refusing.write_all(SLOW_DOWN);
+                return false;
+            }
             if up.unconditional.load(Ordering::SeqCst) {
                 drop_condition(bytes);
             }
@@ -196,7 +229,7 @@ fn take_one(count: &AtomicU32) -> bool {
 
 /// Copies bytes until either end closes, then closes both. `pass` may change the bytes; if it returns false they are
 /// dropped and the connection ends.
-fn pump(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&mut [u8]) -> bool) {
+fn pump(mut from: TcpStream, mut to: TcpStream, mut pass: impl FnMut(&mut [u8]) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         if !pass(&mut buffer[..count]) || to.write_all(&buffer[..count]).is_err() {

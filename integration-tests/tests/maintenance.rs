@@ -9,7 +9,9 @@ use std::time::Duration;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, judge};
+use integration_tests::s3::{Proxy, S3};
 use integration_tests::{python, root};
+use sooner::status::Status;
 use sooner_api::UPKEEP_FAILPOINTS;
 use sooner_delta::log::replay::replay;
 use sooner_delta::log::table_version::TableVersion;
@@ -177,4 +179,96 @@ async fn readers_leave_files_out_by_key_and_by_time() {
     // DuckDB leaves no file out by instants, whoever wrote it.
     assert_eq!(files_read(&pipeline, "placed < TIMESTAMP '2021-12-31'"), "3 1");
     assert_eq!(files_read(&pipeline, "v >= ''"), "3 3");
+}
+
+/// Hash of all rows of the table `t` at a version, as a reader sees them.
+fn rows_at(reader: &str, pipeline: &Pipeline, version: u64) -> String {
+    let mut command = Command::new(python());
+    command.arg(root().join("integration-tests/readers/rows_at.py"));
+    command.args([reader, &format!("{}/public/t", pipeline.lake), &version.to_string()]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_a_former_version_read_on_through_compaction_and_vacuum_within_retention() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    postgres.sql("INSERT INTO t SELECT i, 0 FROM generate_series(1, 20000) i").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let load = change_all_the_time(&postgres);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let version = table_version(&pipeline, "t").await.number().unwrap();
+    let readers = ["duckdb", "polars", "spark"];
+    let before = readers.map(|reader| rows_at(reader, &pipeline, version));
+    assert!(before.iter().all(|rows| *rows == before[0]), "{before:?}");
+    for arguments in [&["optimize"][..], &["vacuum"], &["optimize", "public.t"], &["vacuum", "public.t"]] {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let done = pipeline.output(arguments[0], &arguments[1..]);
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+    }
+    load.abort();
+    assert_eq!(readers.map(|reader| rows_at(reader, &pipeline, version)), before);
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["public.t"]);
+    let last = table_version(&pipeline, "t").await.number().unwrap();
+    assert!(last > version + 20, "{} commits prove little", last - version);
+    assert_ne!(rows_at("polars", &pipeline, last), before[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_goes_on_while_s3_throttles_cuts_connections_and_loses_answers() {
+    let (postgres, s3) = (Postgres::start(Version::V15).await, S3::start());
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    postgres.sql("INSERT INTO t SELECT i, 0 FROM generate_series(1, 2000) i").await;
+    let proxy = Proxy::start(s3.port);
+    let mut pipeline = Pipeline::s3(&postgres, &proxy.endpoint());
+    pipeline.configure("[lake]", "deleted_file_retention = \"1s\"");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let load = change_all_the_time(&postgres);
+    for round in 0..24 {
+        match round % 3 {
+            0 => proxy.throttle(8),
+            1 => drop(proxy.cut()),
+            _ => proxy.swallow_commit_answers(1),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    load.abort();
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_all_stream();
+    for reader in [Reader::DuckDb, Reader::Polars] {
+        assert_equal(reader, &postgres, &pipeline.lake, Some(s3.port), &["public.t"]);
+    }
+    let status = pipeline.status().unwrap();
+    let table = status.tables.values().next().unwrap();
+    let (files, version) = (table.files.unwrap(), table.table_version.unwrap());
+    assert!(version > 40 && files <= 4, "{files} files after {version} commits");
+    assert!(proxy.swallowed() > 0 && proxy.throttles() == 0, "all faults have struck");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_commit_costs_few_requests() {
+    let (postgres, s3) = (Postgres::start(Version::V15).await, S3::start());
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i")
+        .await;
+    let proxy = Proxy::start(s3.port);
+    let mut pipeline = Pipeline::s3(&postgres, &proxy.endpoint());
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let (before, first) = (proxy.requests(), pipeline.status().unwrap());
+    for round in 0..40 {
+        postgres.sql(&format!("UPDATE t SET v = {round} WHERE id <= 10")).await;
+        pipeline.catch_up(&postgres).await;
+    }
+    let version = |status: &Status| status.tables.values().next().unwrap().table_version.unwrap();
+    let commits = version(&pipeline.status().unwrap()) - version(&first);
+    let each = (proxy.requests() - before) as f64 / commits as f64;
+    eprintln!("{each:.1} requests a commit, with all upkeep, inspections and progress records");
+    assert!(commits >= 40 && each <= 12.0, "{each} requests each of {commits} commits");
 }

@@ -69,6 +69,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     }
     if let Some(lake) = &config.lake {
         findings.extend(lake::inspect(lake).await);
+        findings.extend(lake::log_stores(lake, &config.name).await);
         findings.extend(lake::costs(lake, &config.tables));
     }
     findings

@@ -1,5 +1,6 @@
 //! The lake: each source table at `<lake>/<schema>/<table>`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use sooner_schemas::TableName;
 use tokio::sync::Semaphore;
 
 use crate::index::index_store::{IndexSettings, IndexStore};
+use crate::log::other_writers::other_writers;
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::retention::{Retention, RetentionSettings};
@@ -88,6 +90,11 @@ impl DeltaLake {
         let folders = listed.await?.common_prefixes;
         let names = folders.iter().filter_map(|folder| folder.filename()).filter(|name| !name.starts_with(['_', '.']));
         Ok(names.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned()).collect())
+    }
+
+    /// Who else wrote the last entries of a table's log: names of engines, each with the version that it wrote last.
+    pub async fn other_writers(&self, table: &TableName, entries: usize) -> Result<BTreeMap<String, u64>> {
+        other_writers(&self.location(table), entries).await
     }
 
     /// Writes a table in as few files as possible; none if this pipeline did not make it.

@@ -161,8 +161,7 @@ impl DeltaTable {
         self.seal().await?;
         self.staging.parts.close(&self.generations.shown.location).await?;
         if self.staging.is_empty() {
-            let table_version = self.generations.shown.base.number().unwrap_or_default();
-            return Ok(Committed { table_version, ..Committed::default() });
+            return Ok(Committed { table_version: self.version().unwrap_or_default(), ..Committed::default() });
         }
         let name = self.name.to_string();
         for _ in 0..MAX_CONFLICTS {
@@ -179,8 +178,7 @@ impl DeltaTable {
                     self.staging.plan = self.generations.target_mut().finish_commit(&self.name, plan, staging).await;
                     self.compare_with_feed();
                     self.consider_compaction(Occasion::Merged);
-                    let table_version = self.generations.shown.base.number().unwrap_or_default();
-                    return Ok(Committed { table_version, ..committed });
+                    return Ok(Committed { table_version: self.version().unwrap_or_default(), ..committed });
                 }
                 Outcome::Conflict(entry) => self.follow_others(Some(*entry)).await?,
                 Outcome::Unknown(error) => return Err(error),

@@ -324,8 +324,8 @@ impl ChunkRows<'_> {
         Ok(BATCH_BYTES.max(ROW_COPIES * row_bytes))
     }
 
-    /// Reads the next batch of rows, a large one apart from those before; none when all have been read. A row that cannot be represented is an error that
-    /// needs the operator, unless it only holds an unexpected NULL.
+    /// Reads the next batch of rows, a large one apart from those before; none when all have been read. A row that
+    /// cannot be represented is an error that needs the operator, unless it only holds an unexpected NULL.
     pub async fn next(&mut self) -> Result<Option<CopiedRows>> {
         let mut out = CopiedRows::default();
         while !self.is_finished && out.bytes.len() < BATCH_BYTES {

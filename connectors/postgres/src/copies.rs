@@ -8,7 +8,6 @@ use sooner_api::{Class, Code, CopyProgress, CopyRequest, Rows, Step};
 use sooner_schemas::encode::{Origin, Snapshot};
 use sooner_schemas::event::{TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -17,10 +16,9 @@ use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::joining::{Ended, Joined, Joining, has_shape_of};
-use crate::memory::ReadLimits;
-use crate::options::ConnectOptions;
 use crate::pace::Pace;
 use crate::schedule::{Chunk, Schedule};
+use crate::settings::CopySettings;
 use crate::touched::Touched;
 use crate::tracked::PartialRow;
 use crate::unseen::Unseen;
@@ -37,27 +35,6 @@ const CONDITION_TRIES: u32 = 8;
 const ORDINALS_PER_MICROSECOND: u64 = 16;
 /// What the event of a row has beside its images, about.
 const ENVELOPE_BYTES: usize = 120;
-
-/// How tables are copied.
-#[derive(Clone)]
-pub struct CopySettings {
-    /// How to connect.
-    pub connect: ConnectOptions,
-    /// Parts of tables that are read at the same time.
-    pub workers: usize,
-    /// How fast they are read at most, all together.
-    pub bytes_per_second: Option<u64>,
-    /// What reading may take of the memory.
-    pub limits: ReadLimits,
-    /// Tables, by object id, that take no part: nobody takes their rows.
-    pub apart: HashSet<u32>,
-    /// For a new slot: the transactions that come before it, which snapshots must see.
-    pub before_slot: Option<Visibility>,
-    /// Which run of the server it is, from crash to crash.
-    pub run: String,
-    /// Threads that read.
-    pub runtime: Handle,
-}
 
 /// Copies that run. Dropping them ends them.
 pub struct Copies {

@@ -12,15 +12,15 @@ use sooner_schemas::Lsn;
 use tokio::runtime::Handle;
 
 use crate::client::{Client, Mode};
-use crate::copies::CopySettings;
 use crate::encoders::EncoderFactory;
 use crate::guard::{SlotLimit, is_to_be_dropped};
 use crate::inspection::{TableFilter, publish_eligible};
 use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
+use crate::settings::{CopySettings, StreamSettings};
 use crate::slot::{self, KNOWS_FAILOVER};
 use crate::source::PostgresSource;
-use crate::stream::{PostgresStream, StreamSettings};
+use crate::stream::PostgresStream;
 use crate::teardown::drop_slot;
 use crate::visibility::Visibility;
 

@@ -305,15 +305,9 @@ impl Decoder {
     }
 
     /// Counts a change of a relation that was too large to be read: its table is stopped with this error.
-    pub fn refuse(
-        &mut self,
-        oid: u32,
-        lsn: Lsn,
-        now_micros: i64,
-        error: impl FnOnce(&TableName) -> Error,
-    ) -> Result<Next> {
+    pub fn refuse(&mut self, oid: u32, lsn: Lsn, now: i64, error: impl FnOnce(&TableName) -> Error) -> Result<Next> {
         let before = self.changes();
-        match self.next_change(oid, lsn, now_micros)? {
+        match self.next_change(oid, lsn, now)? {
             Change::Left => {}
             Change::Carried(known, _) => self.stop(&known.relation.name, error(&known.relation.name)),
             Change::Unknown(shape) => {

@@ -40,6 +40,7 @@ mod postponed;
 pub mod publication;
 mod row;
 pub mod schedule;
+pub mod settings;
 mod side_connection;
 pub mod slot;
 pub mod source;

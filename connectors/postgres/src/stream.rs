@@ -19,13 +19,12 @@ use crate::decode::Decoder;
 use crate::dial::Duplex;
 use crate::encoders::EncoderFactory;
 use crate::feedback::{FeedbackState, send_feedback};
-use crate::guard::{Guard, SlotLimit};
+use crate::guard::Guard;
 use crate::incoming::{Incoming, Pause, lost, read_on};
-use crate::inspection::TableFilter;
-use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
 use crate::postponed::Postponed;
+use crate::settings::StreamSettings;
 use crate::side_connection::{ServerState, SideConnection};
 use crate::tracked::{PartialRow, Selected};
 use crate::unseen::Unseen;
@@ -43,29 +42,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the connection counts as dead. The server sends a keepalive at half its `wal_sender_timeout`,
 /// whose default is 60 s, and answers a request for one at once.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
-
-/// What to stream, and from where.
-pub struct StreamSettings {
-    /// Slot to stream from.
-    pub slot: String,
-    /// How much log it may keep.
-    pub slot_limit: SlotLimit,
-    /// What reading may take of the memory.
-    pub limits: ReadLimits,
-    /// Publication that determines what the server sends.
-    pub publication: String,
-    /// Tables that take part.
-    pub selects: TableFilter,
-    /// Tables whose events are carried from the start.
-    pub follow: Vec<FollowedTable>,
-    /// Tables that are copied, and carried from when their copy begins or goes on.
-    pub copy: Vec<FollowedTable>,
-    /// Tables that take no part at the moment.
-    pub apart: Vec<SourceTable>,
-    /// Transactions that end before this LSN are not carried. It is the slot's confirmed position or a later one: what
-    /// comes between them is read nevertheless, since copies may not see it yet.
-    pub start_lsn: Lsn,
-}
 
 /// What came first.
 #[derive(Debug)]

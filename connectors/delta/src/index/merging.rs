@@ -5,10 +5,16 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::key::KeyHash;
 use super::key_index::{FileId, RowAddress};
-use super::segment::{Entry, Scan, Segment, SegmentWriter};
+use super::segment::{Entry, MOST_ENTRIES, Scan, Segment, SegmentWriter};
+
+/// Segments of similar size that become one.
+const FAN_IN: usize = 4;
+/// A segment is merged with newer ones unless it is so many times as large as they are together.
+const GROWTH: u64 = 4;
 
 /// Writes entries as a segment; of several with one key, the last one.
 pub fn write_run(entries: &mut [Entry], path: &Path) -> io::Result<Segment> {
@@ -94,6 +100,21 @@ impl Ord for Head {
     fn cmp(&self, other: &Head) -> std::cmp::Ordering {
         self.order().cmp(&other.order())
     }
+}
+
+/// Whether segments are small enough to become one.
+pub fn fits_one(segments: &[Arc<Segment>]) -> bool {
+    segments.iter().map(|segment| segment.len()).sum::<u64>() <= MOST_ENTRIES
+}
+
+/// The first of the newest segments that are to become one: each is not much larger than those after it together.
+pub fn first_to_merge(sizes: &[u64]) -> Option<usize> {
+    let (mut first, mut total) = (sizes.len(), 0);
+    while first > 0 && (total == 0 || sizes[first - 1] <= GROWTH * total) {
+        first -= 1;
+        total += sizes[first];
+    }
+    (sizes.len() - first >= FAN_IN).then_some(first)
 }
 
 #[cfg(test)]

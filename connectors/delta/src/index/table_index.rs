@@ -19,16 +19,12 @@ use super::index_store::IndexStore;
 use super::key::KeyHash;
 use super::key_index::{FileId, KeyIndex, RowAddress};
 use super::manifest::{Described, Manifest};
-use super::merging::{merge, write_run};
-use super::segment::{Entry, MOST_ENTRIES, Segment};
+use super::merging::{first_to_merge, fits_one, merge, write_run};
+use super::segment::{Entry, Segment};
 use super::staged_keys::StagedKeys;
 
 /// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
 const COMMITS_BEHIND: u32 = 250;
-/// Segments of similar size that become one.
-const FAN_IN: usize = 4;
-/// A segment is merged with newer ones unless it is so many times as large as they are together.
-const GROWTH: u64 = 4;
 /// Keys that are looked up by one thread, at least.
 const LEAST_KEYS_AT_ONCE: usize = 4 << 10;
 /// After an error of the disk, so long it is left alone.
@@ -384,11 +380,6 @@ impl Drop for TableIndex {
     }
 }
 
-/// Whether segments are small enough to become one.
-fn fits_one(segments: &[Arc<Segment>]) -> bool {
-    segments.iter().map(|segment| segment.len()).sum::<u64>() <= MOST_ENTRIES
-}
-
 /// Whether an error says that what was written is not there any more.
 fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
@@ -401,14 +392,4 @@ fn on_disk(segments: &[Arc<Segment>], store: &IndexStore, keys: Vec<KeyHash>) ->
         segment.locate(&keys, &mut rows, &store.cache)?;
     }
     Ok(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect())
-}
-
-/// The first of the newest segments that are to become one: each is not much larger than those after it together.
-fn first_to_merge(sizes: &[u64]) -> Option<usize> {
-    let (mut first, mut total) = (sizes.len(), 0);
-    while first > 0 && (total == 0 || sizes[first - 1] <= GROWTH * total) {
-        first -= 1;
-        total += sizes[first];
-    }
-    (sizes.len() - first >= FAN_IN).then_some(first)
 }

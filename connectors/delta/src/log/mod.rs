@@ -9,6 +9,7 @@ pub mod deletion_vector;
 pub mod file_rows;
 pub mod last_checkpoint;
 pub mod live_files;
+pub mod other_writers;
 pub mod position_names;
 pub mod replay;
 pub mod retention;

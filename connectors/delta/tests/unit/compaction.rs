@@ -282,3 +282,18 @@ async fn a_table_of_somebody_else_is_neither_optimised_nor_vacuumed() {
     assert_eq!(other.tables().await.unwrap(), [name()]);
     assert_eq!(files(&world).await, 2);
 }
+
+#[tokio::test]
+async fn of_two_writers_that_write_the_same_files_again_one_gives_way() {
+    let world = World::new(1 << 20);
+    let mut table = fragmented(&world, 3).await;
+    timeout(LIMIT, table.maintenance_due()).await.unwrap();
+    // The table's files are written, and not committed yet.
+    world.lake().optimize(&name()).await.unwrap().unwrap();
+    table.maintain().await.unwrap();
+    assert_eq!((files(&world).await, world.rows().await), (1, rows(0..3, "first")));
+    commit(&world, &mut table, 30, [0, 2], "last").await;
+    let mut expected = rows([1], "first");
+    expected.extend(rows([0, 2], "last"));
+    assert_eq!(world.rows().await, expected, "no row is there twice");
+}

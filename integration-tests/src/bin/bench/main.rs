@@ -12,6 +12,7 @@ mod key_index;
 mod latency;
 mod merge;
 mod stream;
+mod sustained;
 mod tables;
 mod usage;
 
@@ -41,6 +42,9 @@ async fn main() {
     }
     if wanted("merge") {
         lines.extend(merge::run().await);
+    }
+    if wanted("sustained") {
+        lines.extend(sustained::run().await);
     }
     if wanted("days") {
         lines.extend(days::run().await);

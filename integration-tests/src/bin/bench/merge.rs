@@ -1,4 +1,4 @@
-//! Measures merging random updates into a table of five million rows, beside the same MERGE by deltalake.
+//! Measures merging changes into a table of five million rows, beside a MERGE of as many updates by deltalake.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +20,28 @@ use crate::usage::peak_memory_mib;
 const ROWS: u64 = 5_000_000;
 const BATCH: u64 = 10_000;
 
-/// Measures merges of 1,000 and of 100,000 updates.
+/// What a batch does to rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    Updates,
+    Inserts,
+    Deletes,
+    /// A third of each.
+    Mixed,
+}
+
+impl Batch {
+    fn name(self) -> &'static str {
+        match self {
+            Batch::Updates => "random updates",
+            Batch::Inserts => "inserts",
+            Batch::Deletes => "random deletes",
+            Batch::Mixed => "random changes, a third of each kind",
+        }
+    }
+}
+
+/// Measures merges of 1,000 and of 100,000 changes.
 pub async fn run() -> Vec<Line> {
     let folder = tempfile::tempdir().unwrap();
     let peers = peer(folder.path());
@@ -33,19 +54,26 @@ pub async fn run() -> Vec<Line> {
     copy_rows(&mut table, &encoder, &schema, ROWS).await;
     let mut random = StdRng::seed_from_u64(1);
     let mut lines = Vec::new();
-    for (updates, peer, wanted) in [(1_000usize, peers[0], "≥ 100×"), (100_000, peers[1], "≥ 30×")] {
+    let mut lsn = 100;
+    for (changes, batch, peer, wanted) in [
+        (1_000usize, Batch::Updates, peers[0], "≥ 300×"),
+        (100_000, Batch::Updates, peers[1], "≥ 20×"),
+        (100_000, Batch::Inserts, peers[1], "-"),
+        (100_000, Batch::Deletes, peers[1], "-"),
+        (100_000, Batch::Mixed, peers[1], "-"),
+    ] {
         let mut best = f64::MAX;
-        for round in 0..3u64 {
-            let ids: Vec<_> = (0..updates).map(|_| random.random_range(0..ROWS)).collect();
-            let lsn = 100 + updates as u64 * 10 + round;
-            let staged = events(&encoder, &schema, &ids, lsn, false);
+        for _ in 0..3 {
+            lsn += 1;
+            let ids: Vec<_> = (0..changes).map(|_| random.random_range(0..ROWS)).collect();
+            let staged = batch_of(batch, &encoder, &schema, &ids, lsn);
             let started = Instant::now();
             table.stage(staged).await.unwrap();
             table.commit(watermark(lsn)).await.unwrap();
             best = best.min(started.elapsed().as_secs_f64());
         }
         lines.push(Line {
-            what: format!("(b) {updates} random updates into {} M rows", ROWS / 1_000_000),
+            what: format!("(b) {changes} {} into {} M rows", batch.name(), ROWS / 1_000_000),
             ours: format!("{:.1} ms", best * 1e3),
             peer: format!("deltalake MERGE {peer:.1} s"),
             ratio: Some(peer / best),
@@ -57,6 +85,34 @@ pub async fn run() -> Vec<Line> {
         });
     }
     lines
+}
+
+/// Events of one transaction that changes rows of these ids.
+fn batch_of(batch: Batch, encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u64], lsn: u64) -> Rows {
+    let mut rows = match batch {
+        Batch::Inserts => {
+            let new: Vec<_> = (0..ids.len() as u64).map(|number| ROWS * lsn + number).collect();
+            events(encoder, schema, &new, lsn, false)
+        }
+        Batch::Updates | Batch::Mixed => events(encoder, schema, ids, lsn, false),
+        Batch::Deletes => Rows::new(TableEvents::new(schema.clone())),
+    };
+    let deleted = match batch {
+        Batch::Deletes => ids,
+        Batch::Mixed => &ids[..ids.len() / 3],
+        Batch::Updates | Batch::Inserts => &[],
+    };
+    if batch == Batch::Mixed {
+        rows.events.events.truncate(ids.len() / 3 * 2);
+    }
+    let first = rows.events.events.len() as u64;
+    for (ordinal, id) in (first..).zip(deleted) {
+        let id = id.to_string();
+        let mut row = [TupleValue::Null; 6];
+        row[0] = TupleValue::Text(id.as_bytes());
+        encoder.delete(&mut rows.events, &origin(lsn, ordinal, Snapshot::No), &row, false).unwrap();
+    }
+    rows
 }
 
 /// Copies so many rows into a table.

@@ -13,7 +13,8 @@ use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
 use sooner_postgres::inspection::{TableFilter, eligible_tables};
 use sooner_postgres::memory::ReadLimits;
-use sooner_postgres::stream::{Next, PostgresStream, StreamSettings};
+use sooner_postgres::settings::StreamSettings;
+use sooner_postgres::stream::{Next, PostgresStream};
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::Lsn;
 

@@ -1,0 +1,46 @@
+//! Spark and deltalake write tables under load, whatever they like: in the end these equal their source again.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use integration_tests::load::{self, Load};
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::{Reader, assert_equal, eventually_equal, judge};
+use integration_tests::{python, root};
+use serde_json::Value;
+
+/// How long the others write; `make soak` lets them for ten minutes.
+fn seconds() -> String {
+    std::env::var("SOONER_FOREIGN_SECONDS").unwrap_or_else(|_| "60".to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_spark_and_deltalake_do_to_tables_under_load_they_equal_their_source_again() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(load::SCHEMA).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let load = Load::start(postgres.url(), 12);
+    let script = root().join("integration-tests/readers/foreign_storm.py");
+    let mut storm = Command::new(python());
+    storm.arg(script).args([&pipeline.lake, &seconds(), "1"]);
+    let output = tokio::task::spawn_blocking(move || storm.output().expect("Spark is installed")).await.unwrap();
+    let transactions = load.stop().await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let done: BTreeMap<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
+    eprintln!("{transactions} transactions beside {done:#?}");
+    assert!(done.values().filter(|count| count["done"].as_u64() > Some(0)).count() > 5, "{done:#?}");
+    eventually_equal(&postgres, &pipeline.lake, &load::TABLES, || pipeline.log()).await;
+    pipeline.assert_all_stream();
+    postgres.sql("UPDATE accounts SET note = 'last'; UPDATE documents SET title = 'last'").await;
+    pipeline.catch_up(&postgres).await;
+    for reader in [Reader::DuckDb, Reader::Polars, Reader::Spark] {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
+    }
+    judge(&pipeline.lake, &load::TABLES, Duration::from_secs(24 * 3600));
+}
