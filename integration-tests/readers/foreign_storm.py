@@ -1,5 +1,6 @@
-"""Other writers beside the pipeline: for some time, Spark and deltalake do to tables of a lake what people do, at random.
-What fails because somebody else has committed is tried no more. Prints, as JSON, how often each operation was done.
+"""Other writers beside the pipeline: Spark and deltalake do to tables of a lake what people do, each operation at least
+once, and all of them again and again for some time. What fails because somebody else has committed is not tried again.
+Prints, as JSON, how often each operation was done.
 
     foreign_storm.py LAKE SECONDS SEED
 """
@@ -42,17 +43,16 @@ def merge(table: str) -> None:
 
 def by_spark(table: str) -> dict:
     some = f"id % 100 = {chance.randrange(100)}"
-    number = 10_000_000 + chance.randrange(1_000_000)
     return {
         "optimize": lambda: spark(f"OPTIMIZE {table}"),
         "zorder": lambda: spark(f"OPTIMIZE {table} ZORDER BY (balance)"),
         "vacuum": lambda: spark(f"VACUUM {table}"),
-        "append": lambda: spark(f"INSERT INTO {table} VALUES ({number}, 'foreign', 1.00, NULL)"),
+        "append": lambda: spark(f"INSERT INTO {table} VALUES ({next(appended)}, 'foreign', 1.00, NULL)"),
         "delete": lambda: spark(f"DELETE FROM {table} WHERE {some}"),
         "update": lambda: spark(f"UPDATE {table} SET note = 'foreign' WHERE {some}"),
         "merge": lambda: merge(table),
         "restore": lambda: restore(table),
-        "alter": lambda: spark(f"ALTER TABLE {table} SET TBLPROPERTIES ('team' = 'data {number}')"),
+        "alter": lambda: spark(f"ALTER TABLE {table} SET TBLPROPERTIES ('team' = 'data {chance.random()}')"),
     }
 
 
@@ -66,20 +66,24 @@ def by_deltalake(table: str) -> dict:
     }
 
 
-def attempt(writer: str, operations: dict, done: dict) -> None:
-    name = chance.choice(sorted(operations))
+def attempt(writer: str, name: str, operations: dict, done: dict) -> None:
     count = done.setdefault(f"{writer}: {name}", {"done": 0, "refused": 0})
     try:
         operations[name]()
         count["done"] += 1
     except (DeltaError, PySparkException, Py4JError, OSError) as error:
         count["refused"] += 1
-        count["error"] = str(error).splitlines()[0][:200]
+        count["error"] = " ".join(str(error).split())[:300]
 
 
+appended = iter(range(10_000_000, 10_001_000))
 ends = time.monotonic() + seconds
 done: dict = {}
-while time.monotonic() < ends:
-    attempt("spark", by_spark(f"delta.`{location('accounts')}`"), done)
-    attempt("deltalake", by_deltalake("documents"), done)
+while time.monotonic() < ends or not done:
+    spark_operations = by_spark(f"delta.`{location('accounts')}`")
+    deltalake_operations = sorted(by_deltalake("documents"))
+    for number, name in enumerate(chance.sample(sorted(spark_operations), len(spark_operations))):
+        attempt("spark", name, spark_operations, done)
+        other = deltalake_operations[number % len(deltalake_operations)]
+        attempt("deltalake", other, by_deltalake("documents"), done)
 print(json.dumps(done))

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use proptest::prelude::*;
-use roaring::RoaringBitmap;
+use roaring::{RoaringBitmap, RoaringTreemap};
 use serde_json::{Value, json};
 use sooner_api::{Class, Code, Error};
 use sooner_delta::log::deletion_vector::{VectorWriter, read, vector_path};
@@ -59,12 +59,23 @@ async fn vectors_at_the_limits_are_read_back() {
 }
 
 #[test]
-fn small_vectors_need_no_file() {
+fn the_smallest_vector_lies_in_a_file_since_spark_cannot_vacuum_others() {
     let mut writer = VectorWriter::new(Uuid::new_v4());
-    for row in 0..100 {
-        assert_eq!(writer.add(&[row].into_iter().collect())["storageType"], "i");
-    }
-    assert!(writer.finish().is_none());
+    assert_eq!(writer.add(&[7].into_iter().collect())["storageType"], "u");
+    assert!(writer.finish().is_some());
+    assert!(VectorWriter::new(Uuid::new_v4()).finish().is_none(), "no vector needs no file");
+}
+
+#[tokio::test]
+async fn a_vector_that_another_writer_put_into_the_log_is_read() {
+    let vector: RoaringBitmap = [3, 70_000].into_iter().collect();
+    let mut bytes = 1_681_511_377u32.to_le_bytes().to_vec();
+    RoaringTreemap::from_bitmaps([(0, vector.clone())]).serialize_into(&mut bytes).unwrap();
+    let size = bytes.len();
+    bytes.resize(size.next_multiple_of(4), 0);
+    let descriptor =
+        json!({"storageType": "i", "pathOrInlineDv": z85::encode(&bytes), "sizeInBytes": size, "cardinality": 2});
+    assert_eq!(read(&InMemory::new(), &descriptor).await.unwrap(), vector);
 }
 
 #[test]
@@ -107,7 +118,8 @@ async fn a_damaged_file_of_vectors_is_refused() {
     for (damaged, why) in [
         (bytes.slice(..bytes.len() / 2), "ends early"),
         (Bytes::new(), "ends early"),
-        (Bytes::from(vec![0; bytes.len()]), "not a Roaring bitmap array"),
+        (Bytes::from(vec![0; bytes.len()]), "checksum"),
+        ([&bytes[..900], &[bytes[900] ^ 1], &bytes[901..]].concat().into(), "checksum"),
     ] {
         let store = InMemory::new();
         put(&store, &path, damaged).await.unwrap();
