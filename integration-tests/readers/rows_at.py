@@ -9,10 +9,10 @@ reader, location, version = sys.argv[1], sys.argv[2], int(sys.argv[3])
 SUMS = "count(*), sum(id), sum(CAST(id AS BIGINT) * v)"
 
 if reader == "duckdb":
-    import duckdb
+    from verify import connect_duckdb
 
-    duckdb.sql("INSTALL delta; LOAD delta")
-    print(*duckdb.sql(f"SELECT {SUMS} FROM delta_scan('{location}', version => {version})").fetchone())
+    database = connect_duckdb(None)
+    print(*database.sql(f"SELECT {SUMS} FROM delta_scan('{location}', version => {version})").fetchone())
 elif reader == "polars":
     import polars
 

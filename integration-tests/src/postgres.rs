@@ -178,8 +178,9 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-/// A command that runs a program as the user `postgres` if this process is root, as which Postgres refuses to run.
-fn as_postgres(program: &Path) -> Command {
+/// A command that runs a program as the user `postgres` if this process is root, as which Postgres and PgBouncer refuse
+/// to run.
+pub fn as_postgres(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

@@ -24,6 +24,7 @@ debian_packages() {
         command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
         command -v mvn >/dev/null || missing+=(maven)
         command -v openssl >/dev/null || missing+=(openssl)
+        [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
     fi
     if [ "$want" = soak ]; then
         command -v npm >/dev/null || missing+=(npm)

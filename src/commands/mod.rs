@@ -35,8 +35,8 @@ pub async fn check(config: &Config, json: bool) -> anyhow::Result<bool> {
     Ok(findings.iter().all(|finding| finding.verdict != Verdict::Failed))
 }
 
-/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that is not
-/// among those of the pipeline's last status is an error.
+/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
+/// pipeline does not know is an error.
 pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
     ask(config, CopyRequest { table: parse_name(table)?, condition: None })
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use sooner_api::{Error, Result};
+use sooner_api::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::dial::{Duplex, open};
 use crate::errors::{ServerError, connection_lost, protocol};
-use crate::options::{ConnectOptions, TlsMode};
+use crate::options::{ConnectOptions, TlsMode, WantedServer};
 
 /// Time limit for connecting, including TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +60,43 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates, and waits until the server is ready for commands.
+    /// Connects, authenticates, and waits until the server is ready for commands; of several servers, to the first one
+    /// that can be reached and is wanted.
     pub async fn connect(options: &ConnectOptions, mode: Mode) -> Result<Client> {
+        let mut tried = Err(Error::internal("cannot connect to Postgres", "no server is named"));
+        for server in options.for_each_server() {
+            tried = match Client::connect_to(&server, mode).await {
+                Ok(mut client) => client.check_wanted(&server).await.map(|()| client),
+                Err(error) => Err(error),
+            };
+            if tried.is_ok() {
+                break;
+            }
+        }
+        tried
+    }
+
+    /// Refuses a server that is not the wanted one.
+    async fn check_wanted(&mut self, options: &ConnectOptions) -> Result<()> {
+        let sql = match options.wanted {
+            WantedServer::Any => return Ok(()),
+            WantedServer::Primary => "SELECT pg_catalog.pg_is_in_recovery()",
+            WantedServer::ReadWrite => {
+                "SELECT pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('transaction_read_only')::bool"
+            }
+        };
+        if self.query_value(sql).await?.as_deref() == Some("f") {
+            return Ok(());
+        }
+        Err(Error::retry(
+            Code::PostgresUnreachable,
+            format!("cannot use Postgres at {}", self.address),
+            "it is a standby, or takes no writes, and target_session_attrs asks for another server",
+            "name the primary in the URL, too; it is tried again",
+        ))
+    }
+
+    async fn connect_to(options: &ConnectOptions, mode: Mode) -> Result<Client> {
         let what = || format!("cannot connect to Postgres at {}", options.address());
         match tokio::time::timeout(CONNECT_TIMEOUT, Client::start_in_either_way(options, mode)).await {
             Ok(result) => result,
@@ -86,8 +121,9 @@ impl Client {
     }
 
     async fn start(options: &ConnectOptions, mode: Mode) -> Result<Client> {
+        let (stream, end_point) = open(options).await?;
         let mut client = Client {
-            stream: open(options).await?,
+            stream,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             parameters: HashMap::new(),
@@ -106,11 +142,12 @@ impl Client {
             // Nothing that we write is worth waiting for a standby.
             ("synchronous_commit", "local"),
         ];
+        parameters.extend(options.options.as_deref().map(|settings| ("options", settings)));
         if mode == Mode::Replication {
             parameters.push(("replication", "database"));
         }
         client.send(|out| frontend::startup_message(parameters.iter().copied(), out)).await?;
-        client.authenticate(options).await?;
+        client.authenticate(options, end_point).await?;
         client.until_ready().await?;
         client.set_timeouts(mode).await?;
         Ok(client)

@@ -12,20 +12,21 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::errors::connection_lost;
 use crate::low_watermark::LowWatermark;
 use crate::options::{ConnectOptions, Host, TlsMode};
-use crate::tls;
+use crate::tls::{self, EndPoint};
 
 /// A bidirectional byte stream, whatever the transport. Implemented for every type that meets the bounds.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-/// Opens the transport that the options ask for; no start-up message has been sent on it yet. A failed connection
-/// can be retried; a server without TLS where `sslmode` requires it needs the operator.
-pub async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
+/// Opens the transport that the options ask for; no start-up message has been sent on it yet. With TLS, also returns
+/// what a login can be bound to. A failed connection can be retried; a server without TLS where `sslmode` requires it
+/// needs the operator.
+pub async fn open(options: &ConnectOptions) -> Result<(Box<dyn Duplex>, Option<EndPoint>)> {
     let lost =
         |error: io::Error| connection_lost(format!("cannot connect to Postgres at {}", options.address()), &error);
     let host = match &options.host {
-        Host::Unix(_) => return Ok(Box::new(UnixStream::connect(options.address()).await.map_err(lost)?)),
+        Host::Unix(_) => return Ok((Box::new(UnixStream::connect(options.address()).await.map_err(lost)?), None)),
         Host::Tcp(host) => host.as_str(),
     };
     let connect = || async {
@@ -38,13 +39,15 @@ pub async fn open(options: &ConnectOptions) -> Result<Box<dyn Duplex>> {
     };
     let mut stream = connect().await?;
     if matches!(options.tls, TlsMode::Disable | TlsMode::Allow) {
-        return Ok(Box::new(stream));
+        return Ok((Box::new(stream), None));
     }
     if server_takes_tls(&mut stream).await.map_err(lost)? {
-        return Ok(Box::new(tls::handshake(options, stream).await?));
+        let stream = tls::handshake(options, stream).await?;
+        let end_point = tls::end_point(&stream);
+        return Ok((Box::new(stream), end_point));
     }
     if options.tls == TlsMode::Prefer {
-        return Ok(Box::new(stream));
+        return Ok((Box::new(stream), None));
     }
     Err(Error::operator(
         Code::PostgresTlsFailed,

@@ -50,8 +50,19 @@ impl fmt::Display for ServerError {
     }
 }
 
+/// What to do where a pooler answers.
+const WITHOUT_POOLER: &str = "connect to Postgres itself rather than to a pooler, which passes no replication on: at its \
+    own host and port (5432, not 6432 or 6543; at Neon, the host without '-pooler')";
+
 fn judge(code: &str, message: &str) -> (Code, Class, &'static str) {
     match code {
+        // What PgBouncer says, and what Postgres says of replication commands that come by a pooler's session.
+        "08P01" if message.contains("startup parameter") => {
+            (Code::PostgresSettingUnsuitable, Class::Operator, WITHOUT_POOLER)
+        }
+        "42601" if message.contains("IDENTIFY_SYSTEM") || message.contains("START_REPLICATION") => {
+            (Code::PostgresSettingUnsuitable, Class::Operator, WITHOUT_POOLER)
+        }
         "28P01" => (Code::PostgresLoginRefused, Class::Operator, "check the user and the password of [source]"),
         "28000" if message.contains("replication") || message.contains("pg_hba") => {
             (Code::PostgresLoginRefused, Class::Operator, "let this role in from this host in pg_hba.conf")
@@ -112,6 +123,16 @@ fn judge(code: &str, message: &str) -> (Code, Class, &'static str) {
         }
         _ => (Code::PostgresError, Class::Operator, "see the message of Postgres"),
     }
+}
+
+/// Error for a URL that says that a pooler answers.
+pub fn pooled(address: &str) -> Error {
+    Error::operator(
+        Code::PostgresSettingUnsuitable,
+        format!("cannot stream from Postgres at {address}"),
+        "the URL says pgbouncer=true",
+        WITHOUT_POOLER,
+    )
 }
 
 /// Error for a broken connection, which is retried.

@@ -6,17 +6,19 @@ use std::io;
 
 use bytes::Buf;
 use postgres_protocol::authentication;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::frontend;
 use sooner_api::{Code, Error, Result};
 
 use crate::client::{Client, Frame};
 use crate::errors::ServerError;
-use crate::options::ConnectOptions;
+use crate::options::{Binding, ConnectOptions};
+use crate::tls::EndPoint;
 
 impl Client {
-    /// Answers the server's authentication requests until it accepts the login.
-    pub(crate) async fn authenticate(&mut self, options: &ConnectOptions) -> Result<()> {
+    /// Answers the server's authentication requests until it accepts the login, which can be bound to `end_point`.
+    pub(crate) async fn authenticate(&mut self, options: &ConnectOptions, end_point: Option<EndPoint>) -> Result<()> {
+        let mut is_bound = false;
         let password = || {
             options.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(|| {
                 Error::operator(
@@ -33,7 +35,9 @@ impl Client {
                 return Err(self.malformed("an authentication request"));
             }
             match frame.payload.get_i32() {
+                0 if options.binding == Binding::Require && !is_bound => return Err(not_bound(options)),
                 0 => return Ok(()),
+                3 | 5 if options.binding == Binding::Require => return Err(not_bound(options)),
                 3 => {
                     let password = password()?.to_vec();
                     self.send(|out| frontend::password_message(&password, out)).await?;
@@ -45,7 +49,7 @@ impl Client {
                 }
                 10 => {
                     let password = password()?.to_vec();
-                    self.scram(options, &frame.payload, &password).await?;
+                    is_bound = self.scram(options, &frame.payload, &password, end_point.as_ref()).await?;
                 }
                 _ => {
                     return Err(Error::operator(
@@ -59,12 +63,31 @@ impl Client {
         }
     }
 
-    async fn scram(&mut self, options: &ConnectOptions, mechanisms: &[u8], password: &[u8]) -> Result<()> {
-        if !mechanisms.split(|&byte| byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+    /// Logs in by SCRAM; returns whether the login is bound to the connection.
+    async fn scram(
+        &mut self,
+        options: &ConnectOptions,
+        mechanisms: &[u8],
+        password: &[u8],
+        end_point: Option<&EndPoint>,
+    ) -> Result<bool> {
+        let offers = |wanted: &str| mechanisms.split(|&byte| byte == 0).any(|name| name == wanted.as_bytes());
+        let end_point = end_point.filter(|_| options.binding != Binding::Disable);
+        let bound_to = end_point.filter(|_| offers(SCRAM_SHA_256_PLUS));
+        if bound_to.is_none() && options.binding == Binding::Require {
+            return Err(not_bound(options));
+        }
+        if bound_to.is_none() && !offers(SCRAM_SHA_256) {
             return Err(self.malformed("SCRAM-SHA-256 among the mechanisms"));
         }
-        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
-        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
+        let (mechanism, binding) = match (bound_to, end_point) {
+            (Some(EndPoint(hash)), _) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash.clone())),
+            // We could have, which the server is told, so that nobody between us can hide its offer.
+            (None, Some(_)) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            (None, None) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        let mut scram = ScramSha256::new(password, binding);
+        self.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
         let mut frame = self.login_frame(options).await?;
         if frame.payload.len() < 4 || frame.payload.get_i32() != 11 {
             return Err(self.malformed("the first step of SCRAM"));
@@ -75,7 +98,8 @@ impl Client {
         if frame.payload.len() < 4 || frame.payload.get_i32() != 12 {
             return Err(self.malformed("the last step of SCRAM"));
         }
-        scram.finish(&frame.payload).map_err(|error| not_the_server(options, &error))
+        scram.finish(&frame.payload).map_err(|error| not_the_server(options, &error))?;
+        Ok(bound_to.is_some())
     }
 
     async fn login_frame(&mut self, options: &ConnectOptions) -> Result<Frame> {
@@ -86,6 +110,16 @@ impl Client {
         }
         Ok(frame)
     }
+}
+
+/// Error for a login that is to be bound to the connection, and cannot be.
+fn not_bound(options: &ConnectOptions) -> Error {
+    Error::operator(
+        Code::PostgresLoginRefused,
+        format!("cannot log in to Postgres at {}", options.address()),
+        "the server does not bind the login to the TLS connection, and channel_binding=require asks for that",
+        "connect by TLS to a server that authenticates by scram-sha-256, or set channel_binding=prefer",
+    )
 }
 
 /// Error for a failed SCRAM exchange: the server must also prove that it knows the password, and this one did not.

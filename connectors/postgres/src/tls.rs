@@ -11,13 +11,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::aws_lc_rs::cipher_suite;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use crate::options::{ConnectOptions, Host, TlsMode};
+use crate::options::{ConnectOptions, Host, Identity, TlsMode};
 
 /// What is verified of the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,47 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(options: &ConnectOptio
     connector.connect(name, stream).await.map_err(|error| explain(options, &error))
 }
 
+/// What a login is bound to, so that nobody between us and the server can use it: a hash of the server's certificate.
+///
+/// <https://www.rfc-editor.org/rfc/rfc5929#section-4>
+#[derive(Clone, Debug)]
+pub struct EndPoint(pub Vec<u8>);
+
+/// What a login by this connection can be bound to; none for a certificate whose signature has no hash that is known.
+pub fn end_point<S>(stream: &TlsStream<S>) -> Option<EndPoint> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    let suite = match signature_hash(certificate)? {
+        SignatureHash::Sha256 => cipher_suite::TLS13_AES_128_GCM_SHA256,
+        SignatureHash::Sha384 => cipher_suite::TLS13_AES_256_GCM_SHA384,
+    };
+    Some(EndPoint(suite.tls13()?.common.hash_provider.hash(certificate).as_ref().to_vec()))
+}
+
+enum SignatureHash {
+    /// Also stands for older ones.
+    Sha256,
+    Sha384,
+}
+
+/// The hash of a certificate's signature, by the algorithm's identifier, which comes last but for the signature.
+fn signature_hash(certificate: &[u8]) -> Option<SignatureHash> {
+    const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+    const ECDSA: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+    let last_after = |prefix: &[u8]| {
+        let at = certificate.windows(prefix.len()).rposition(|window| window == prefix)?;
+        Some((at, *certificate.get(at + prefix.len())?))
+    };
+    // The key's own algorithm comes earlier: rsaEncryption ends in 1.
+    let found = [last_after(&RSA).filter(|(_, kind)| *kind != 1), last_after(&ECDSA)];
+    let (_, kind) = found.into_iter().flatten().max_by_key(|(at, _)| *at)?;
+    match kind {
+        // MD5 and SHA-1 with RSA, SHA-256 with RSA and ECDSA.
+        4 | 5 | 11 | 2 => Some(SignatureHash::Sha256),
+        12 | 3 => Some(SignatureHash::Sha384),
+        _ => None,
+    }
+}
+
 fn config(options: &ConnectOptions, check: Check) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -59,7 +101,22 @@ fn config(options: &ConnectOptions, check: Check) -> Result<ClientConfig> {
         }
     };
     let verifier = Arc::new(Verifier { check, inner, provider });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let Some(Identity { certificate, key }) = &options.identity else { return Ok(builder.with_no_client_auth()) };
+    let unusable = |error: String| {
+        let what = format!("cannot use the certificate {} with the key {}", certificate.display(), key.display());
+        Error::operator(
+            Code::PostgresTlsFailed,
+            what,
+            error,
+            "point sslcert and sslkey to PEM files that belong together",
+        )
+    };
+    let chain =
+        CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| unusable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(error.to_string()))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| unusable(error.to_string()))
 }
 
 fn roots(file: Option<&Path>) -> Result<RootCertStore> {
