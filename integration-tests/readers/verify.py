@@ -7,6 +7,7 @@ from the other, with duplicates counted. Exit code 0 only if nothing is left on 
 import argparse
 import os
 import pathlib
+import string
 import sys
 import tempfile
 
@@ -91,7 +92,7 @@ def postgres_columns(postgres, table):
     return postgres.execute(
         "SELECT attname, format_type(atttypid, -1), attgenerated <> '' FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [table],
+        [".".join(quoted(part) for part in table.split(".", 1))],
     ).fetchall()
 
 
@@ -136,8 +137,15 @@ def text(value):
     return "'" + value.replace("'", "''") + "'"
 
 
+def folder_name(name):
+    """The folder of a schema or a table: letters and digits of ASCII, and inside a name `_` and `.`, are themselves."""
+    plain = string.ascii_letters + string.digits
+    stays = [chr(byte) in plain or position > 0 and chr(byte) in "_." for position, byte in enumerate(name.encode())]
+    return "".join(chr(byte) if stay else f"-{byte:02X}" for byte, stay in zip(name.encode(), stays))
+
+
 def compare(postgres, database, reader, lake, table):
-    reader.load(f"{lake}/{table.replace('.', '/', 1)}")
+    reader.load("/".join([lake, *map(folder_name, table.split(".", 1))]))
     lake_types = {row[0]: row[1] for row in database.execute("DESCRIBE lake").fetchall()}
     # Generated columns are not always sent.
     source = [

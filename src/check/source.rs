@@ -112,12 +112,20 @@ async fn free(client: &mut Client, check: &str, setting: &str, view: &str) -> Re
 
 async fn role(source: &SourceConfig, client: &mut Client) -> Result<Finding> {
     let user = &source.connect.user;
-    let sql = "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
-    let allowed = client.query_value(sql).await?.as_deref() == Some("t");
-    if allowed {
+    // At Amazon RDS, members of a role may replicate; nobody can have the attribute.
+    let sql = "SELECT (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+                   OR coalesce(pg_catalog.bool_or(pg_catalog.pg_has_role(current_user, oid, 'MEMBER')), false), \
+                   count(*) > 0 \
+               FROM pg_catalog.pg_roles WHERE rolname = 'rds_replication'";
+    let row = client.query(sql).await?.pop().unwrap_or_default();
+    let is_true = |column: usize| row.get(column).is_some_and(|value| value.as_deref() == Some("t"));
+    if is_true(0) {
         return Ok(Finding::ok("role", format!("'{user}' may replicate")));
     }
-    let remedy = format!("ALTER ROLE {} REPLICATION;", quote_name(user));
+    let remedy = match is_true(1) {
+        true => format!("GRANT rds_replication TO {};", quote_name(user)),
+        false => format!("ALTER ROLE {} REPLICATION;", quote_name(user)),
+    };
     Ok(Finding::failed("role", format!("'{user}' lacks REPLICATION"), remedy))
 }
 

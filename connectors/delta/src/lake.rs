@@ -1,11 +1,10 @@
-//! The lake: each source table at `<lake>/<schema>/<table>`.
+//! The lake: each source table at `<lake>/<schema>/<table>`, by the names of `store/folder_name.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use object_store::path::Path;
-use percent_encoding::percent_decode_str;
 use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 use tokio::sync::Semaphore;
@@ -21,6 +20,7 @@ use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
 use crate::settings::TableSettings;
 use crate::store::errors::store_error;
+use crate::store::folder_name::{folder_name, name_of_folder};
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
@@ -72,24 +72,22 @@ impl DeltaLake {
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut tables = Vec::new();
         for schema in self.folders(self.store.prefix()).await? {
+            let Some(schema_name) = name_of_folder(&schema) else { continue };
             let folder = self.store.prefix().clone().join(schema.as_str());
-            for table in self.folders(&folder).await? {
-                let table = TableName::new(&schema, &table);
-                tables.push(table);
-            }
+            let names = self.folders(&folder).await?.into_iter().filter_map(|folder| name_of_folder(&folder));
+            tables.extend(names.map(|table| TableName::new(&schema_name, &table)));
         }
         Ok(tables)
     }
 
-    /// Names of the folders in a folder, but for those that readers leave alone.
+    /// Names of the folders in a folder.
     async fn folders(&self, folder: &Path) -> Result<Vec<String>> {
         let listed = retrying(|| async {
             let listed = self.store.root().list_with_delimiter(Some(folder)).await;
             listed.map_err(|error| store_error("cannot list the lake", &error))
         });
         let folders = listed.await?.common_prefixes;
-        let names = folders.iter().filter_map(|folder| folder.filename()).filter(|name| !name.starts_with(['_', '.']));
-        Ok(names.map(|name| percent_decode_str(name).decode_utf8_lossy().into_owned()).collect())
+        Ok(folders.iter().filter_map(|folder| folder.filename()).map(str::to_owned).collect())
     }
 
     /// Who else wrote the last entries of a table's log: names of engines, each with the version that it wrote last.
@@ -121,9 +119,9 @@ impl DeltaLake {
 
     /// Where a table lies.
     pub fn location(&self, table: &TableName) -> TableLocation {
-        let parts = [table.schema.as_str(), table.table.as_str()];
-        let folder = self.store.prefix().clone().join(parts[0]).join(parts[1]);
-        TableLocation::new(self.store.root(), folder, self.store.folder_url(&parts))
+        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
+        let folder = self.store.prefix().clone().join(schema.as_str()).join(table.as_str());
+        TableLocation::new(self.store.root(), folder, self.store.folder_url(&[&schema, &table]))
     }
 }
 

@@ -96,6 +96,23 @@ async fn of_several_servers_the_primary_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_members_of_a_role_may_replicate_check_says_so() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(TABLE).await;
+    postgres
+        .sql(
+            "CREATE ROLE rds_replication; CREATE ROLE reader LOGIN; GRANT CREATE ON DATABASE shop TO reader;
+             ALTER TABLE items OWNER TO reader",
+        )
+        .await;
+    let pipeline = pipeline_with(&format!("postgres://reader@127.0.0.1:{}/shop", postgres.port), "", "");
+    assert_says(&checked(&pipeline), &["GRANT rds_replication TO \"reader\""]);
+    postgres.sql("GRANT rds_replication TO reader").await;
+    let said = pipeline.output("check", &[]);
+    assert_says(&String::from_utf8_lossy(&said.stdout), &["ok       role"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_is_recognised_and_not_asked_again_and_again() {
     let postgres = Postgres::start(Version::V15).await;
     postgres.sql(TABLE).await;

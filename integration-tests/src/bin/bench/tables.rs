@@ -1,4 +1,5 @@
-//! Measures many small tables: their copy, and one commit to each; beside writing as many files, each made durable.
+//! Measures many small tables: their copy, one commit to each, and a restart; beside writing as many files, each made
+//! durable.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -10,16 +11,16 @@ use sooner::status::Status;
 use crate::Line;
 use crate::usage::{cpu_seconds, peak_memory_mib, system_seconds};
 
-const TABLES: usize = 2_000;
 const ROWS: usize = 20;
 /// Files of one commit that updates rows: data, deletion vectors, log entry.
 const FILES: usize = 3;
 
-/// Measures the copy of all tables, and then one UPDATE of ten rows in each.
+/// Measures the copy of 2,000 tables, or `SOONER_BENCH_TABLES`, and then one UPDATE of ten rows in each.
 pub async fn run() -> Vec<Line> {
+    let tables = std::env::var("SOONER_BENCH_TABLES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000usize);
     let postgres = Postgres::start_with(Version::V15, &["wal_level=logical", "max_locks_per_transaction=4096"]).await;
     let each = |statement: &dyn Fn(usize) -> String| {
-        (0..TABLES).fold(String::new(), |mut sql, table| {
+        (0..tables).fold(String::new(), |mut sql, table| {
             let _ = write!(sql, "{};", statement(table));
             sql
         })
@@ -34,9 +35,9 @@ pub async fn run() -> Vec<Line> {
     let started = Instant::now();
     pipeline.start();
     let copied = |status: &Status| {
-        status.tables.len() == TABLES && status.tables.values().all(|table| table.table_version.is_some())
+        status.tables.len() == tables && status.tables.values().all(|table| table.table_version.is_some())
     };
-    pipeline.wait_for("all tables are copied", Duration::from_secs(300), copied).await;
+    pipeline.wait_for("all tables are copied", Duration::from_secs(900), copied).await;
     let copied = started.elapsed().as_secs_f64();
     let pid = pipeline.pid().to_string();
     let copy_cpu = cpu_seconds(&pid).unwrap_or_default();
@@ -46,7 +47,7 @@ pub async fn run() -> Vec<Line> {
     let before = versions(&pipeline.status().unwrap());
     let mut client = postgres.connect("shop").await;
     let started = Instant::now();
-    for table in 0..TABLES {
+    for table in 0..tables {
         client.query(&format!("UPDATE t{table} SET n = n + 1 WHERE id <= 10")).await.unwrap();
     }
     pipeline.catch_up(&postgres).await;
@@ -54,11 +55,21 @@ pub async fn run() -> Vec<Line> {
     let cpu = cpu_seconds(&pid).unwrap_or_default() - copy_cpu;
     let system = system_seconds(&pid).unwrap_or_default() - copy_system;
     let commits = versions(&pipeline.status().unwrap()) - before;
-    let limit = write_files(pipeline.folder(), TABLES * FILES);
-    let line = |what: &str, seconds: f64, limit: f64, notes: String| Line {
-        what: format!("(t) {TABLES} tables: {what}"),
+    let peak = peak_memory_mib(&pid).unwrap_or_default();
+    pipeline.stop();
+    let restarted = Instant::now();
+    pipeline.start();
+    client.query("UPDATE t0 SET n = n + 1").await.unwrap();
+    let version = pipeline.status().unwrap().tables[&"public.t0".parse().unwrap()].table_version;
+    let is_next =
+        |status: &Status| status.tables.get(&"public.t0".parse().unwrap()).is_some_and(|t0| t0.table_version > version);
+    pipeline.wait_for("the first commit after a restart", Duration::from_secs(300), is_next).await;
+    let restarted = restarted.elapsed().as_secs_f64();
+    let limit = write_files(pipeline.folder(), tables * FILES);
+    let line = |what: &str, seconds: f64, peer: &str, limit: f64, notes: String| Line {
+        what: format!("(t) {tables} tables: {what}"),
         ours: format!("{seconds:.1} s"),
-        peer: format!("as many files {limit:.1} s"),
+        peer: format!("{peer} {limit:.1} s"),
         ratio: Some(limit / seconds),
         wanted: "-",
         notes,
@@ -67,20 +78,23 @@ pub async fn run() -> Vec<Line> {
         line(
             "copy",
             copied,
+            "as many files",
             limit * 2.0 / FILES as f64,
-            format!("CPU per table {:.2} ms", copy_cpu * 1e3 / TABLES as f64),
+            format!("CPU per table {:.2} ms", copy_cpu * 1e3 / tables as f64),
         ),
         line(
             "an UPDATE in each",
             applied,
+            "as many files",
             limit,
             format!(
                 "{commits} commits, CPU per commit {:.2} ms, {:.2} of it in the kernel; peak memory {} MiB",
                 cpu * 1e3 / commits.max(1) as f64,
                 system * 1e3 / commits.max(1) as f64,
-                peak_memory_mib(&pid).unwrap_or_default()
+                peak
             ),
         ),
+        line("a restart, until the next commit", restarted, "wanted of 10,000", 20.0, String::new()),
     ]
 }
 
