@@ -315,9 +315,13 @@ fn lock_error(table: &SourceTable, error: Error) -> Error {
 }
 
 impl ChunkRows<'_> {
-    /// Memory that the next batch will take, about. An error says that its row is larger than one may be.
+    /// Memory that the next batch will take, about; 0 if there is none. An error says that its row is larger than one
+    /// may be.
     pub async fn batch_bytes(&mut self, limits: &ReadLimits) -> Result<usize> {
-        let row_bytes = if self.is_finished { 0 } else { self.client.next_size().await? };
+        if self.is_finished {
+            return Ok(0);
+        }
+        let row_bytes = self.client.next_size().await?;
         if row_bytes > limits.row_bytes {
             return Err(row_too_large(&self.copied.table.relation.name, row_bytes, limits));
         }

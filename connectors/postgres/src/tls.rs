@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use sooner_api::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::aws_lc_rs::cipher_suite;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
@@ -55,36 +55,42 @@ pub struct EndPoint(pub Vec<u8>);
 /// What a login by this connection can be bound to; none for a certificate whose signature has no hash that is known.
 pub fn end_point<S>(stream: &TlsStream<S>) -> Option<EndPoint> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    let suite = match signature_hash(certificate)? {
-        SignatureHash::Sha256 => cipher_suite::TLS13_AES_128_GCM_SHA256,
-        SignatureHash::Sha384 => cipher_suite::TLS13_AES_256_GCM_SHA384,
-    };
-    Some(EndPoint(suite.tls13()?.common.hash_provider.hash(certificate).as_ref().to_vec()))
+    Some(EndPoint(match signature_bits(certificate)? {
+        256 => Sha256::digest(certificate).to_vec(),
+        384 => Sha384::digest(certificate).to_vec(),
+        _ => Sha512::digest(certificate).to_vec(),
+    }))
 }
 
-enum SignatureHash {
-    /// Also stands for older ones.
-    Sha256,
-    Sha384,
-}
-
-/// The hash of a certificate's signature, by the algorithm's identifier, which comes last but for the signature.
-fn signature_hash(certificate: &[u8]) -> Option<SignatureHash> {
+/// Size of the hash that a certificate is to be hashed by: that of its signature, or 256 bits for weaker ones. The
+/// algorithm's identifier comes last but for the signature itself.
+fn signature_bits(certificate: &[u8]) -> Option<u32> {
     const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
     const ECDSA: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
     let last_after = |prefix: &[u8]| {
         let at = certificate.windows(prefix.len()).rposition(|window| window == prefix)?;
         Some((at, *certificate.get(at + prefix.len())?))
     };
-    // The key's own algorithm comes earlier: rsaEncryption ends in 1.
-    let found = [last_after(&RSA).filter(|(_, kind)| *kind != 1), last_after(&ECDSA)];
-    let (_, kind) = found.into_iter().flatten().max_by_key(|(at, _)| *at)?;
-    match kind {
-        // MD5 and SHA-1 with RSA, SHA-256 with RSA and ECDSA.
-        4 | 5 | 11 | 2 => Some(SignatureHash::Sha256),
-        12 | 3 => Some(SignatureHash::Sha384),
-        _ => None,
-    }
+    let rsa = last_after(&RSA).and_then(|(at, kind)| {
+        let bits = match kind {
+            4 | 5 | 11 => 256,
+            12 => 384,
+            13 => 512,
+            // Such as that of a key, which comes earlier.
+            _ => return None,
+        };
+        Some((at, bits))
+    });
+    let ecdsa = last_after(&ECDSA).and_then(|(at, kind)| {
+        let bits = match kind {
+            1 | 2 => 256,
+            3 => 384,
+            4 => 512,
+            _ => return None,
+        };
+        Some((at, bits))
+    });
+    rsa.max(ecdsa).map(|(_, bits)| bits)
 }
 
 fn config(options: &ConnectOptions, check: Check) -> Result<ClientConfig> {
@@ -211,5 +217,26 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_hashed_as_its_signature_is() {
+        const RSA_KEY: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 1];
+        let with =
+            |key: &[u8], signature: &[u8]| signature_bits(&[&[0x30], key, &[3, 1], signature, &[7; 20]].concat());
+        let rsa = |kind: u8| [&RSA_KEY[..8], &[kind]].concat();
+        let ecdsa = |kind: u8| vec![0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, kind];
+        for (kind, bits) in [(4, 256), (5, 256), (11, 256), (12, 384), (13, 512)] {
+            assert_eq!(with(&RSA_KEY, &rsa(kind)), Some(bits));
+        }
+        for (kind, bits) in [(2, 256), (3, 384), (4, 512)] {
+            assert_eq!(with(&RSA_KEY, &ecdsa(kind)), Some(bits));
+        }
+        assert_eq!(with(&RSA_KEY, &[0x2b, 0x65, 0x70]), None, "Ed25519 has no hash of its own");
     }
 }

@@ -8,6 +8,16 @@ use integration_tests::server::Server;
 
 use super::*;
 
+/// Copies certificates and keys to where the server looks for them.
+fn give(certificates: &Certificates, postgres: &Postgres, files: &[&str]) {
+    for file in files {
+        let target = format!("{}/{file}", postgres.data());
+        std::fs::copy(certificates.path(file), &target).unwrap();
+        Command::new("chmod").args(["600", &target]).status().unwrap();
+        Command::new("chown").args(["postgres", &target]).status().unwrap();
+    }
+}
+
 /// A database with TLS, whose roles `bound` and `certified` have to log in by password and by certificate.
 async fn guarded(certificates: &Certificates) -> Postgres {
     let postgres = Postgres::start(Version::V15).await;
@@ -15,12 +25,7 @@ async fn guarded(certificates: &Certificates) -> Postgres {
     for name in ["server", "certified"] {
         certificates.issue(name, "DNS:localhost");
     }
-    for file in ["server.crt", "server.key", "root.crt"] {
-        let target = format!("{}/{file}", postgres.data());
-        std::fs::copy(certificates.path(file), &target).unwrap();
-        Command::new("chmod").args(["600", &target]).status().unwrap();
-        Command::new("chown").args(["postgres", &target]).status().unwrap();
-    }
+    give(certificates, &postgres, &["server.crt", "server.key", "root.crt"]);
     postgres
         .sql(
             "CREATE ROLE bound SUPERUSER LOGIN REPLICATION PASSWORD 'secret';
@@ -50,6 +55,14 @@ async fn a_login_is_bound_to_its_connection_where_the_url_requires_it() {
         pipeline
     };
     assert_says(&refused(&mut with_password("sslmode=disable")), &["channel_binding=require", "connect by TLS"]);
+    for hash in ["-sha384", "-sha512"] {
+        certificates.issue_hashed("server", "DNS:localhost", hash);
+        give(&certificates, &postgres, &["server.crt", "server.key"]);
+        postgres.sql("SELECT pg_reload_conf()").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let said = with_password("sslmode=require").output("check", &[]);
+        assert_says(&String::from_utf8_lossy(&said.stdout), &["ok       connection"]);
+    }
     let mut pipeline = with_password("sslmode=require&options=-c%20work_mem%3D8MB&keepalives=1");
     pipeline.start();
     pipeline.catch_up(&postgres).await;

@@ -7,17 +7,18 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
+use tokio::time::{Duration, Instant};
 
 use super::index_store::IndexStore;
 use super::key::{KeyHash, KeyMap};
 use super::key_index::{FileId, RowAddress};
-use super::merging::{merge, write_run};
+use super::merging::{first_to_merge, merge, write_run};
 use super::segment::{Entry, Scan, Segment};
 
 /// Keys of one piece of what a commit touches.
 const TOUCHED_KEYS: usize = 64 << 10;
-/// Runs that become one, so that a look-up does not have to ask too many.
-const MOST_RUNS: usize = 8;
+/// After an error of the disk, keys stay in memory for so long.
+const PAUSE: Duration = Duration::from_secs(60);
 /// Mark in the number of the file of a row that is gone. Files are numbered one by one, and never get there.
 const GONE: FileId = 1 << 31;
 /// A key without a row, now and before.
@@ -34,6 +35,7 @@ pub struct StagedKeys {
     counted: usize,
     /// From the oldest to the newest.
     runs: Vec<Arc<Segment>>,
+    rests_until: Option<Instant>,
 }
 
 /// What a key that is staged became, as it is stored.
@@ -73,8 +75,13 @@ impl StagedKeys {
             self.head.insert(key, row.unwrap_or_else(|| gone(former.and_then(last_row))));
         }
         self.count();
-        if store.must_spill(self.head.len()) {
-            self.spill(store).await?;
+        let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
+        if !rests
+            && store.must_spill(self.head.len())
+            && let Err(error) = self.spill(store).await
+        {
+            tracing::warn!(%error, "cannot write keys of a transaction to disk; they stay in memory for a while");
+            self.rests_until = Some(Instant::now() + PAUSE);
         }
         Ok(superseded)
     }
@@ -129,7 +136,10 @@ impl StagedKeys {
     pub async fn whole_run(&mut self) -> io::Result<Option<Arc<Segment>>> {
         if let Some(store) = self.store.clone() {
             self.spill(&store).await?;
-            self.merge_runs(&store).await?;
+            self.merge_runs(0, &store).await?;
+        }
+        if !self.head.is_empty() || self.runs.len() > 1 {
+            return Err(io::Error::other("the disk takes no keys"));
         }
         Ok(self.runs.first().cloned())
     }
@@ -151,20 +161,33 @@ impl StagedKeys {
     /// Moves what is in memory to a run.
     async fn spill(&mut self, store: &Arc<IndexStore>) -> io::Result<()> {
         let Some(path) = store.new_run_path().filter(|_| !self.head.is_empty()) else { return Ok(()) };
-        let mut entries: Vec<Entry> = std::mem::take(&mut self.head).into_iter().collect();
+        // Until the run is there, the keys are in memory twice.
+        let mut entries: Vec<Entry> = self.head.iter().map(|(key, row)| (*key, *row)).collect();
+        let written = spawn_blocking(move || {
+            let run = temporary(write_run(&mut entries, &path));
+            if run.is_err() {
+                let _ = std::fs::remove_file(&path);
+            }
+            run
+        });
+        self.runs.push(Arc::new(written.await.map_err(io::Error::other)??));
+        self.head = KeyMap::default();
         self.count();
-        let run =
-            spawn_blocking(move || temporary(write_run(&mut entries, &path))).await.map_err(io::Error::other)??;
-        self.runs.push(Arc::new(run));
-        if self.runs.len() > MOST_RUNS { self.merge_runs(store).await } else { Ok(()) }
+        match first_to_merge(&self.runs.iter().map(|run| run.len()).collect::<Vec<_>>()) {
+            Some(first) => self.merge_runs(first, store).await,
+            None => Ok(()),
+        }
     }
 
-    async fn merge_runs(&mut self, store: &Arc<IndexStore>) -> io::Result<()> {
-        let Some(path) = store.new_run_path().filter(|_| self.runs.len() > 1) else { return Ok(()) };
-        let runs = self.runs.clone();
+    /// Makes one of the runs from `first` on.
+    async fn merge_runs(&mut self, first: usize, store: &Arc<IndexStore>) -> io::Result<()> {
+        let Some(path) = store.new_run_path().filter(|_| self.runs.len() > first + 1) else { return Ok(()) };
+        let runs = self.runs[first..].to_vec();
         let merged =
             spawn_blocking(move || temporary(merge(&runs.iter().map(AsRef::as_ref).collect::<Vec<_>>(), None, &path)));
-        self.runs = vec![Arc::new(merged.await.map_err(io::Error::other)??)];
+        let merged = merged.await.map_err(io::Error::other)??;
+        self.runs.truncate(first);
+        self.runs.push(Arc::new(merged));
         Ok(())
     }
 

@@ -31,14 +31,15 @@ pub struct Gap {
     pub found: Found,
 }
 
-/// The column with its gaps filled; none if the values that are read for that are larger than `limit_bytes` together.
+/// The column with its gaps filled; none if the values that are read for that are larger than `left_bytes`, of which
+/// they take what they need.
 pub async fn fill(
     sealing: &Sealing<'_>,
     parts: &mut Parts,
     column: usize,
     array: &ArrayRef,
     gaps: &[Gap],
-    limit_bytes: usize,
+    left_bytes: &mut usize,
 ) -> Result<Option<ArrayRef>> {
     let filler = Filler { sealing, column };
     let mut from_states = sealing.plan.rows.builder(column)?;
@@ -61,17 +62,20 @@ pub async fn fill(
         }
     }
     let mut arrays = vec![array.clone(), from_states.finish()];
-    let mut left_bytes = limit_bytes;
     for (file, mut rows) in stored {
         rows.sort_unstable();
-        let positions: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
-        let Some(values) = filler.read_column(parts, file, &positions, &mut left_bytes).await? else {
+        // Several gaps may need the value of one row.
+        let mut positions: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
+        positions.dedup();
+        let Some(values) = filler.read_column(parts, file, &positions, left_bytes).await? else {
             return Ok(None);
         };
-        let mut targets = rows.iter().map(|(_, target)| *target);
+        let (mut positions, mut targets) = (positions.into_iter(), rows.into_iter().peekable());
         for values in values {
-            for (position, target) in targets.by_ref().take(values.len()).enumerate() {
-                sources[target] = (arrays.len(), position);
+            for (at, position) in positions.by_ref().take(values.len()).enumerate() {
+                while let Some((_, target)) = targets.next_if(|(row, _)| *row == position) {
+                    sources[target] = (arrays.len(), at);
+                }
             }
             arrays.push(cast(&values, array.data_type()).map_err(|error| filler.unfit(&error))?);
         }

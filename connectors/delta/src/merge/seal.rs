@@ -101,7 +101,7 @@ impl Sealing<'_> {
     /// Decodes the rows of these states, with the values that Postgres left out filled in; none if there are several
     /// and the latter are too large together.
     async fn decode(&self, states: &[(StateId, KeyHash)], parts: &mut Parts) -> Result<Option<RecordBatch>> {
-        let limit_bytes = match states.len() {
+        let mut left_bytes = match states.len() {
             1 => usize::MAX,
             _ => self.sealer.limits.part_bytes / FILLED_SHARE,
         };
@@ -121,7 +121,7 @@ impl Sealing<'_> {
         let newer = schema.fields().iter().skip(arrays.len());
         arrays.extend(newer.map(|field| new_null_array(field.data_type(), states.len())));
         for (column, gaps) in gaps {
-            match fill::fill(self, parts, column, &arrays[column], &gaps, limit_bytes).await? {
+            match fill::fill(self, parts, column, &arrays[column], &gaps, &mut left_bytes).await? {
                 Some(filled) => arrays[column] = filled,
                 None => return Ok(None),
             }

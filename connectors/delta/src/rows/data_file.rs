@@ -4,7 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -70,7 +71,7 @@ impl DataFileWriter {
             .set_key_value_metadata(Some(vec![KeyValue::new(CALENDAR_KEY.to_owned(), CALENDAR.to_owned())]));
         for (field, column) in schema.fields().iter().zip(rows.columns()) {
             let Some(path) = text_column(field) else { continue };
-            let is_large = column.get_array_memory_size() > rows.num_rows() * LARGE_BYTES;
+            let is_large = value_bytes(column) > rows.num_rows() * LARGE_BYTES;
             // Of statistics, four whole values of each page and file would be kept.
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), !is_large)
@@ -114,6 +115,17 @@ impl DataFileWriter {
         let statistics = statistics::of_file(&metadata, &self.schema, &self.notes);
         Ok(DataFile { bytes: std::mem::take(writer.inner_mut()).into(), statistics })
     }
+}
+
+/// Bytes of a column's texts; 0 of any other column.
+fn value_bytes(column: &ArrayRef) -> usize {
+    let offsets = match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value_offsets(),
+        DataType::Binary => column.as_binary::<i32>().value_offsets(),
+        _ => return 0,
+    };
+    let bytes = offsets.last().zip(offsets.first()).map_or(0, |(end, start)| end - start);
+    usize::try_from(bytes).unwrap_or_default()
 }
 
 /// Path of the Parquet column of a field of texts or bytes, or of arrays of these; none for any other field.

@@ -99,6 +99,19 @@ async fn runs_that_a_dead_process_has_left_are_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_takes_nothing_keys_stay_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("_staged"), "no folder").unwrap();
+    let (store, mut staged, mut model) = (store(&folder, 8), StagedKeys::default(), Model::default());
+    for number in 0..100 {
+        let place = (key(number), Some(RowAddress { file: 1, row: number.into() }));
+        model.place(place.0, place.1);
+        staged.place(vec![place], &store).await.unwrap();
+    }
+    check(staged, &model).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_lost_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let (store, mut staged) = (store(&folder, 8), StagedKeys::default());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sooner_api::{Class, Code};
-use sooner_postgres::options::Host;
+use sooner_postgres::options::{Binding, Host, Identity, WantedServer};
 use sooner_postgres::{ConnectOptions, Secret, TlsMode};
 
 fn parsed(text: &str) -> ConnectOptions {
@@ -95,4 +95,31 @@ fn a_secret_is_revealed_only_when_asked() {
     let secret = Secret::new("hunter2");
     assert_eq!((format!("{secret:?}").as_str(), secret.reveal()), ("***", "hunter2"));
     assert_ne!(secret, Secret::new("hunter3"));
+}
+
+#[test]
+fn urls_that_hosts_give() {
+    let neon = "postgres://me:p@ep-cool-1.eu.example/shop?sslmode=require&channel_binding=require\
+        &options=endpoint%3Dep-cool-1&keepalives=1&keepalives_idle=30&sslsni=1&gssencmode=disable";
+    let options = ConnectOptions::parse(neon).unwrap();
+    assert_eq!((options.tls, options.binding), (TlsMode::Require, Binding::Require));
+    assert_eq!(options.options.as_deref(), Some("endpoint=ep-cool-1"));
+    let own = ConnectOptions::parse("postgres://me@db/shop?sslcert=/c.pem&sslkey=/k.pem").unwrap();
+    assert_eq!(own.identity, Some(Identity { certificate: "/c.pem".into(), key: "/k.pem".into() }));
+}
+
+#[test]
+fn several_servers_are_tried_in_turn() {
+    for text in [
+        "postgres://me:p%40@a:1,[::1]:2,c/shop?target_session_attrs=read-write",
+        "postgres://me:p%40@/shop?port=1,2,5432&host=a,::1,c&target_session_attrs=read-write",
+    ] {
+        let options = ConnectOptions::parse(text).unwrap();
+        let servers: Vec<_> = options.for_each_server().map(|options| options.address()).collect();
+        assert_eq!(servers, ["a:1", "::1:2", "c:5432"], "{text}");
+        assert_eq!((options.wanted, options.password), (WantedServer::ReadWrite, Some(Secret::new("p@"))));
+    }
+    let all = ConnectOptions::parse("postgres://me@/shop?host=a,b&port=7").unwrap();
+    assert_eq!(all.for_each_server().map(|options| options.port).collect::<Vec<_>>(), [7, 7]);
+    assert_eq!(all.wanted, WantedServer::Primary, "a standby has no slot");
 }

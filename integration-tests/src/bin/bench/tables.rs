@@ -56,15 +56,7 @@ pub async fn run() -> Vec<Line> {
     let system = system_seconds(&pid).unwrap_or_default() - copy_system;
     let commits = versions(&pipeline.status().unwrap()) - before;
     let peak = peak_memory_mib(&pid).unwrap_or_default();
-    pipeline.stop();
-    let restarted = Instant::now();
-    pipeline.start();
-    client.query("UPDATE t0 SET n = n + 1").await.unwrap();
-    let version = pipeline.status().unwrap().tables[&"public.t0".parse().unwrap()].table_version;
-    let is_next =
-        |status: &Status| status.tables.get(&"public.t0".parse().unwrap()).is_some_and(|t0| t0.table_version > version);
-    pipeline.wait_for("the first commit after a restart", Duration::from_secs(300), is_next).await;
-    let restarted = restarted.elapsed().as_secs_f64();
+    let restarted = restart(&mut pipeline, &postgres).await;
     let limit = write_files(pipeline.folder(), tables * FILES);
     let line = |what: &str, seconds: f64, peer: &str, limit: f64, notes: String| Line {
         what: format!("(t) {tables} tables: {what}"),
@@ -96,6 +88,19 @@ pub async fn run() -> Vec<Line> {
         ),
         line("a restart, until the next commit", restarted, "wanted of 10,000", 20.0, String::new()),
     ]
+}
+
+/// Seconds from a start until the next commit.
+async fn restart(pipeline: &mut Pipeline, postgres: &Postgres) -> f64 {
+    let version = |status: &Status| status.tables.get(&"public.t0".parse().unwrap()).and_then(|t0| t0.table_version);
+    pipeline.stop();
+    let before = version(&pipeline.status().unwrap());
+    let started = Instant::now();
+    pipeline.start();
+    postgres.sql("UPDATE t0 SET n = n + 1").await;
+    let limit = Duration::from_secs(300);
+    pipeline.wait_for("the first commit after a restart", limit, |status| version(status) > before).await;
+    started.elapsed().as_secs_f64()
 }
 
 /// Seconds that it takes to write so many small files, each of which is made durable before the next one.
