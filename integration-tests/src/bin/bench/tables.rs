@@ -25,12 +25,9 @@ pub async fn run() -> Vec<Line> {
             sql
         })
     };
+    let rows = format!("SELECT i, i, 'row number ' || i FROM generate_series(1, {ROWS}) AS i");
     postgres.sql(&each(&|table| format!("CREATE TABLE t{table} (id integer PRIMARY KEY, n integer, v text)"))).await;
-    postgres
-        .sql(&each(&|table| {
-            format!("INSERT INTO t{table} SELECT i, i, 'row number ' || i FROM generate_series(1, {ROWS}) AS i")
-        }))
-        .await;
+    postgres.sql(&each(&|table| format!("INSERT INTO t{table} {rows}"))).await;
     let mut pipeline = Pipeline::local(&postgres);
     let started = Instant::now();
     pipeline.start();
