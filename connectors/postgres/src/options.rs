@@ -368,7 +368,7 @@ mod tests {
             ("postgres://me@db/shop?sslcert=/c.pem", "without the other"),
             ("postgres://me@a,b/shop?port=1,2,3", "number of ports"),
             ("postgres://me@a:x,b/shop", "port"),
-            ("postgres://me@db:6543/shop?pgbouncer=true", "pooler"),
+            ("postgres://me@db:6543/shop?pgbouncer=true", "pgbouncer=true"),
         ] {
             let error = ConnectOptions::parse(text).unwrap_err();
             assert!(error.why.contains(why), "{error}");

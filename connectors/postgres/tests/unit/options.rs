@@ -77,7 +77,7 @@ fn a_url_that_is_refused_does_not_show_its_password() {
         ("postgres://me:hunter2@db/shop?port=65536", "port"),
         ("postgres://me:hunter2@db/shop?sslmode=", "sslmode is ''"),
         ("postgres://me:hunter2@db/shop?sslmode=Require", "sslmode is 'Require'"),
-        ("postgres://me:hunter2@db/shop?options=-c", "'options'"),
+        ("postgres://me:hunter2@db/shop?require_auth=md5", "'require_auth'"),
         ("https://me:hunter2@db/shop", "'https'"),
         ("postgres://:hunter2@db/shop", "no user"),
         ("postgres://me:hunter2@db/shop?user=", "no user"),
