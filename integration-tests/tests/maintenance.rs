@@ -149,14 +149,17 @@ async fn files_that_no_version_needs_go_whatever_dies_and_readers_find_every_row
     judge(&pipeline.lake, &["public.t"], Duration::ZERO);
 }
 
-/// How many files DuckDB and Polars read of the table `t` for a condition.
-fn files_read(pipeline: &Pipeline, condition: &str) -> String {
-    let mut command = Command::new(python());
-    command.arg(root().join("integration-tests/readers/files_read.py"));
-    command.args([&format!("{}/public/t", pipeline.lake), condition]);
-    let output = command.output().unwrap();
+/// What a script of the readers prints.
+fn printed(script: &str, arguments: &[&str]) -> String {
+    let script = root().join("integration-tests/readers").join(script);
+    let output = Command::new(python()).arg(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// How many files DuckDB and Polars read of the table `t` for a condition.
+fn files_read(pipeline: &Pipeline, condition: &str) -> String {
+    printed("files_read.py", &[&format!("{}/public/t", pipeline.lake), condition])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,14 +184,9 @@ async fn readers_leave_files_out_by_key_and_by_time() {
     assert_eq!(files_read(&pipeline, "v >= ''"), "3 3");
 }
 
-/// Hash of all rows of the table `t` at a version, as a reader sees them.
+/// Number and sums of all rows of the table `t` at a version, as a reader sees them.
 fn rows_at(reader: &str, pipeline: &Pipeline, version: u64) -> String {
-    let mut command = Command::new(python());
-    command.arg(root().join("integration-tests/readers/rows_at.py"));
-    command.args([reader, &format!("{}/public/t", pipeline.lake), &version.to_string()]);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    printed("rows_at.py", &[reader, &format!("{}/public/t", pipeline.lake), &version.to_string()])
 }
 
 #[tokio::test(flavor = "multi_thread")]
