@@ -33,6 +33,7 @@ pub struct DirectWriter<P> {
     ledger: SharedLedger<P>,
     stored: Option<ProgressRecord>,
     budget: MemoryBudget,
+    keeps_columns: bool,
     durable: Arc<AtomicU64>,
     /// Where the reader waits for the record to be begun with.
     begun: Option<oneshot::Sender<()>>,
@@ -70,6 +71,7 @@ impl<P: ProgressStore> DirectLog<P> {
             ledger: ledger.clone(),
             stored: None,
             budget,
+            keeps_columns: true,
             durable: durable.clone(),
             begun: Some(begin),
             starts: Some(starts),
@@ -79,6 +81,14 @@ impl<P: ProgressStore> DirectLog<P> {
         let (slot, starts) = (slot.to_owned(), Some(start));
         let reader = DirectReader { ledger, slot, durable, begun: Some(begun), starts, receiver, _ends: ends };
         DirectLog { writer: Some(writer), reader: Some(reader) }
+    }
+
+    /// The same log, whose reader knows columns by their numbers, or by their names alone.
+    pub fn with_columns_kept(mut self, keeps_columns: bool) -> DirectLog<P> {
+        if let Some(writer) = &mut self.writer {
+            writer.keeps_columns = keeps_columns;
+        }
+        self
     }
 }
 
@@ -107,6 +117,10 @@ fn sink_has_stopped() -> Error {
 impl<P: ProgressStore> EventWriter for DirectWriter<P> {
     fn stored(&self) -> Option<&ProgressRecord> {
         self.stored.as_ref()
+    }
+
+    fn keeps_columns(&self) -> bool {
+        self.keeps_columns
     }
 
     /// The reader opens the tables, so that it is known what they have.

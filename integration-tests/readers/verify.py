@@ -88,9 +88,9 @@ class SparkReader:
 
 
 def postgres_columns(postgres, table):
-    """Name and type of each column, and whether it is generated."""
+    """Name, type and number of each column, and whether it is generated."""
     return postgres.execute(
-        "SELECT attname, format_type(atttypid, -1), attgenerated <> '' FROM pg_attribute "
+        "SELECT attname, format_type(atttypid, -1), attnum, attgenerated <> '' FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [".".join(quoted(part) for part in table.split(".", 1))],
     ).fetchall()
@@ -100,19 +100,24 @@ def quoted(name):
     return '"' + name.replace('"', '""') + '"'
 
 
-def both_sides(name, source_type, lake_type):
+def both_sides(name, shown, lake_type):
     """How a column is written by Postgres, how by DuckDB, and as which type both are compared."""
-    column = quoted(name)
+    source, lake, kind = expressions(lake_type)
+    return source.format(quoted(name)), lake.format(quoted(shown)), kind
+
+
+def expressions(lake_type):
+    """The same with {} for the column."""
     if lake_type == "BLOB":
-        return f"encode({column}, 'hex')", f"lower(hex({column}))", "VARCHAR"
+        return "encode({}, 'hex')", "lower(hex({}))", "VARCHAR"
     if lake_type.endswith("[]"):
-        return f"array_to_json({column}::text[])::text", f"to_json({column}::VARCHAR[])::VARCHAR", "VARCHAR"
+        return "array_to_json({}::text[])::text", "to_json({}::VARCHAR[])::VARCHAR", "VARCHAR"
     # As numbers, because the text of years before 1 and after 9999 is not the same everywhere.
     if lake_type.startswith("TIMESTAMP"):
-        return f"(extract(epoch FROM {column}) * 1000000)::bigint", f"epoch_us({column})", "BIGINT"
+        return "(extract(epoch FROM {}) * 1000000)::bigint", "epoch_us({})", "BIGINT"
     if lake_type == "DATE":
-        return f"{column} - date '1970-01-01'", f"{column} - DATE '1970-01-01'", "BIGINT"
-    return column, column, lake_type
+        return "{} - date '1970-01-01'", "{} - DATE '1970-01-01'", "BIGINT"
+    return "{}", "{}", lake_type
 
 
 def load_postgres(postgres, database, table, columns):
@@ -144,16 +149,29 @@ def folder_name(name):
     return "".join(chr(byte) if stay else f"-{byte:02X}" for byte, stay in zip(name.encode(), stays))
 
 
+def shown_names(columns):
+    """By source name, the lake's: of those that differ in capitals only, all but the first are told by their number."""
+    taken, shown = set(), {}
+    first = {name.lower(): name for name, _ in reversed(columns)}
+    taken.update(first)
+    for name, number in columns:
+        shown[name] = name
+        while first[name.lower()] != name and shown[name].lower() in taken:
+            shown[name] += f"_{number}"
+        taken.add(shown[name].lower())
+    return shown
+
+
 def compare(postgres, database, reader, lake, table):
     reader.load("/".join([lake, *map(folder_name, table.split(".", 1))]))
     lake_types = {row[0]: row[1] for row in database.execute("DESCRIBE lake").fetchall()}
+    all_columns = postgres_columns(postgres, table)
     # Generated columns are not always sent.
-    source = [
-        (name, kind) for name, kind, generated in postgres_columns(postgres, table) if not generated or name in lake_types
-    ]
-    if [name for name, _ in source] != list(lake_types):
-        return 0, f"columns differ: Postgres has {[name for name, _ in source]}, the lake has {list(lake_types)}"
-    columns = {name: both_sides(name, kind, lake_types[name]) for name, kind in source}
+    sent = [column for column in all_columns if not column[3] or column[0] in lake_types]
+    shown = shown_names([(name, number) for name, _, number, _ in sent])
+    if list(shown.values()) != list(lake_types):
+        return 0, f"columns differ: Postgres has {list(shown)}, the lake has {list(lake_types)}"
+    columns = {shown[name]: both_sides(name, shown[name], lake_types[shown[name]]) for name, *_ in sent}
     load_postgres(postgres, database, table, columns)
     lake_row = ", ".join(f"CAST({expression} AS {kind})" for _, expression, kind in columns.values())
     missing = f"(SELECT * FROM source EXCEPT ALL SELECT {lake_row} FROM lake)"

@@ -51,6 +51,13 @@ impl Pipeline {
         std::fs::write(path, text.replacen(section, &format!("{section}\n{lines}"), 1)).expect("writable");
     }
 
+    /// Adds lines to the end of the file; this takes effect at the next start.
+    pub fn append_settings(&self, lines: &str) {
+        let path = self.folder.path().join("sooner.toml");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(path, format!("{text}\n{lines}\n")).expect("writable");
+    }
+
     /// A pipeline from a database into an S3 bucket behind an endpoint, in direct mode.
     pub fn s3(postgres: &Postgres, endpoint: &str) -> Pipeline {
         let folder = tempfile::tempdir().expect("a folder");

@@ -76,6 +76,14 @@ pub async fn wait_until_equal(postgres: &Postgres, lake: &str, log: impl Fn() ->
     eventually_equal(postgres, lake, &crate::load::TABLES, log).await;
 }
 
+/// What DuckDB makes of a query of one table, which is called `lake` there: a line for each row, values apart by `|`.
+pub fn query(location: &str, sql: &str) -> String {
+    let script = root().join("integration-tests/readers/query.py");
+    let output = Command::new(python()).arg(script).args([location, sql]).output().expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
 /// Waits until each of these tables in the lake equals its source in Postgres; fails with the difference and the log.
 pub async fn eventually_equal(postgres: &Postgres, lake: &str, tables: &[&str], log: impl Fn() -> String) {
     let asked = Instant::now();

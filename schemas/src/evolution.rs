@@ -28,6 +28,9 @@ pub enum Evolution {
     Same,
     /// A change of metadata: what is there stays right. Columns were added at the end, or may be NULL now.
     Metadata,
+    /// As `Metadata`, but columns were dropped or renamed, too: their numbers tell which is which. What is there stays
+    /// right where columns are known by more than their names.
+    Reshaped,
     /// The rows have to be copied again, for this reason.
     Recopy(String),
     /// A person has to decide, for this reason.
@@ -104,6 +107,38 @@ fn type_name(column: &Column) -> String {
 }
 
 fn compare_in_order(former: &[ColumnFacts], now: &[ColumnFacts]) -> Evolution {
+    match compare_by_place(former, now) {
+        Evolution::Decision(why) => compare_by_number(former, now).unwrap_or(Evolution::Decision(why)),
+        evolution => evolution,
+    }
+}
+
+/// Compares columns that were dropped or renamed by their numbers, which only grow and are never used again; none if
+/// these are not known, or a column has another type.
+fn compare_by_number(former: &[ColumnFacts], now: &[ColumnFacts]) -> Option<Evolution> {
+    let numbers = |columns: &[ColumnFacts]| columns.iter().map(|column| column.number).collect::<Option<Vec<_>>>();
+    let (former_numbers, numbers) = (numbers(former)?, numbers(now)?);
+    if !former_numbers.is_sorted_by(|a, b| a < b) || !numbers.is_sorted_by(|a, b| a < b) {
+        return None;
+    }
+    let last = former_numbers.last()?;
+    let (kept, added) = now.split_at(numbers.partition_point(|number| number <= last));
+    for column in kept {
+        let was = former.iter().find(|was| was.number == column.number)?;
+        if was.type_name != column.type_name {
+            return None;
+        }
+    }
+    Some(filled(added).unwrap_or(Evolution::Reshaped))
+}
+
+/// Why rows have to be copied for columns that were added; none if they have not.
+fn filled(added: &[ColumnFacts]) -> Option<Evolution> {
+    let filled = added.iter().find(|column| column.fills_older_rows)?;
+    Some(Evolution::Recopy(format!("rows older than the {filled} hold values that no event carries")))
+}
+
+fn compare_by_place(former: &[ColumnFacts], now: &[ColumnFacts]) -> Evolution {
     let mut widened = now.len() > former.len();
     for (index, was) in former.iter().enumerate() {
         match now.get(index) {
@@ -117,10 +152,8 @@ fn compare_in_order(former: &[ColumnFacts], now: &[ColumnFacts]) -> Evolution {
         }
     }
     let added = now.get(former.len()..).unwrap_or_default();
-    if let Some(filled) = added.iter().find(|column| column.fills_older_rows) {
-        return Evolution::Recopy(format!("rows older than the {filled} hold values that no event carries"));
-    }
-    if widened { Evolution::Metadata } else { Evolution::Same }
+    let unchanged = if widened { Evolution::Metadata } else { Evolution::Same };
+    filled(added).unwrap_or(unchanged)
 }
 
 /// How a column is another one than the one that stood in its place; none if it is the same.
@@ -183,12 +216,38 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_go_move_or_change_need_a_decision() {
+    fn columns_that_go_or_take_another_name_are_known_by_their_numbers() {
+        for events in [
+            vec![two()[0].clone()],
+            vec![two()[1].clone()],
+            vec![two()[0].clone(), column("z", 2, "string", true)],
+            vec![column("b", 1, "integer", false), column("a", 2, "string", true)],
+            vec![two()[1].clone(), column("a", 3, "long", true)],
+        ] {
+            assert_eq!(with(&events), Evolution::Reshaped, "{events:?}");
+        }
+        let filled = ColumnFacts { fills_older_rows: true, ..column("c", 3, "long", false) };
+        assert!(matches!(with(&[two()[0].clone(), filled]), Evolution::Recopy(_)));
+    }
+
+    #[test]
+    fn columns_that_go_where_nobody_knows_numbers_need_a_decision() {
+        let unnumbered = |mut columns: Vec<ColumnFacts>| {
+            columns.iter_mut().for_each(|column| column.number = None);
+            columns
+        };
+        let former = unnumbered(two());
+        let narrow = compare(&former, &former[..1], Arrival::InOrder);
+        assert!(matches!(narrow, Evolution::Decision(what) if what.contains("'b' was dropped")));
+        let renamed = unnumbered(vec![column("z", 1, "integer", false), two()[1].clone()]);
+        let renamed = compare(&former, &renamed, Arrival::InOrder);
+        assert!(matches!(renamed, Evolution::Decision(what) if what.contains("'a' was dropped or renamed")));
+    }
+
+    #[test]
+    fn columns_that_move_or_change_need_a_decision() {
         for (events, expected) in [
-            (vec![two()[0].clone()], "'b' was dropped"),
-            (vec![column("a", 9, "integer", false), two()[1].clone()], "'a' was dropped and added again"),
             (vec![column("a", 1, "long", false), two()[1].clone()], "'a' changed its type from integer to long"),
-            (vec![two()[0].clone(), column("z", 2, "string", true)], "'b' was dropped or renamed"),
             (vec![two()[1].clone(), two()[0].clone()], "'a' moved"),
         ] {
             let Evolution::Decision(what) = with(&events) else { panic!("{events:?} must be refused") };

@@ -18,6 +18,7 @@ pub mod lsn;
 pub mod naming;
 pub mod numeric;
 pub mod placeholder;
+pub mod policy;
 pub mod relation;
 pub mod table_name;
 pub mod temporal;

@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::column_type::ColumnType;
+use crate::column_type::{ColumnType, Scalar};
 use crate::default_value::DefaultValue;
+use crate::policy::{ValuePolicy, type_with_odd_values};
 use crate::table_name::TableName;
 
 /// `relreplident`: what Postgres logs of an old row.
@@ -50,6 +51,9 @@ pub struct Column {
     /// the publication says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
+    /// What becomes of its values that their target cannot hold.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: ValuePolicy,
     /// Default that the event schemas declare for the column, if any. It is not stored: it says nothing of rows that
     /// are there.
     #[serde(skip)]
@@ -74,6 +78,10 @@ pub struct Relation {
     pub identity: ReplicaIdentity,
 }
 
+fn is_default(policy: &ValuePolicy) -> bool {
+    *policy == ValuePolicy::default()
+}
+
 fn no_modifier() -> i32 {
     -1
 }
@@ -90,6 +98,7 @@ impl Column {
             nullable: false,
             has_default: false,
             generated: false,
+            policy: ValuePolicy::default(),
             default: None,
         }
     }
@@ -114,5 +123,52 @@ impl Relation {
     /// Whether the column at this index is part of the key.
     pub fn is_key(&self, column: usize) -> bool {
         self.key.contains(&column)
+    }
+
+    /// The relation as events carry it, given each column's policy. A key is never NULL, so of its columns only those that
+    /// are to be texts differ.
+    pub fn under_policies(&self, policy_of: impl Fn(&Column) -> ValuePolicy) -> Relation {
+        let columns = self.columns.iter().enumerate().map(|(index, column)| {
+            let may_be_odd = type_with_odd_values(&column.column_type).is_some();
+            let policy = if may_be_odd { policy_of(column) } else { ValuePolicy::Park };
+            match policy {
+                ValuePolicy::Text => {
+                    let column_type = ColumnType::Scalar(Scalar::Other);
+                    Column { column_type, default: None, policy, ..column.clone() }
+                }
+                ValuePolicy::Null | ValuePolicy::Clamp if !self.is_key(index) => {
+                    let nullable = column.nullable || policy.makes_null(&column.column_type);
+                    Column { nullable, policy, ..column.clone() }
+                }
+                _ => column.clone(),
+            }
+        });
+        Relation { columns: columns.collect(), ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relation_says_what_may_be_null_and_what_is_text() {
+        let columns = vec![
+            Column::new("id", ColumnType::Scalar(Scalar::Date)),
+            Column::new("at", ColumnType::Scalar(Scalar::Date)),
+            Column::new("price", ColumnType::Scalar(Scalar::Decimal { precision: 4, scale: 2 })),
+            Column::new("name", ColumnType::Scalar(Scalar::Text)),
+        ];
+        let relation = Relation::new(TableName::new("public", "t"), columns, vec![0]);
+        let nullable = |policy| {
+            let carried = relation.under_policies(|_| policy);
+            carried.columns.iter().map(|column| column.nullable).collect::<Vec<_>>()
+        };
+        assert_eq!(nullable(ValuePolicy::Null), [false, true, true, false]);
+        assert_eq!(nullable(ValuePolicy::Clamp), [false, false, true, false]);
+        assert_eq!(relation.under_policies(|_| ValuePolicy::Park), relation);
+        let texts = relation.under_policies(|_| ValuePolicy::Text);
+        let is_text = texts.columns.iter().map(|column| column.column_type == ColumnType::Scalar(Scalar::Other));
+        assert_eq!(is_text.collect::<Vec<_>>(), [true, true, true, false]);
     }
 }

@@ -92,6 +92,11 @@ fn write_items<T: Copy>(out: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<
     write_long(out, 0);
 }
 
+/// Appends the branch of an array's item: each may be null.
+pub fn write_item_branch(out: &mut Vec<u8>, is_value: bool) {
+    write_long(out, i64::from(is_value));
+}
+
 /// Appends an array as one block of all its items, each a union of null and the item type.
 fn write_array(out: &mut Vec<u8>, items: &Scalar, text: &[u8]) -> Result<(), Unholdable> {
     let mut encoded = Vec::with_capacity(text.len());
@@ -99,9 +104,9 @@ fn write_array(out: &mut Vec<u8>, items: &Scalar, text: &[u8]) -> Result<(), Unh
     array::each_element(text, |element| {
         count += 1;
         match element {
-            None => write_long(&mut encoded, 0),
+            None => write_item_branch(&mut encoded, false),
             Some(element) => {
-                write_long(&mut encoded, 1);
+                write_item_branch(&mut encoded, true);
                 write_scalar(&mut encoded, items, element)?;
             }
         }

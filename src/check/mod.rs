@@ -6,6 +6,7 @@ mod lake;
 mod schemas;
 mod slot_limits;
 mod source;
+mod values;
 
 use serde::Serialize;
 use sooner_api::Error;

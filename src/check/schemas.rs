@@ -34,7 +34,7 @@ pub async fn inspect(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding>
         Err(error) => return vec![Finding::error("schemas", &error)],
     };
     let examiner = Examiner { registry, found: Mutex::default() };
-    let encoders = kafka.encoders(examiner, &source.connect.database);
+    let encoders = kafka.encoders(examiner, &source.connect.database, source.policies());
     let mut findings = Vec::new();
     for table in &tables {
         if let Err(error) = encoders.build(&table.relation).await {

@@ -11,7 +11,7 @@ use sooner_postgres::{Client, publication, slot};
 
 use sooner_schemas::ReplicaIdentity;
 
-use super::{Finding, slot_limits};
+use super::{Finding, slot_limits, values};
 use crate::clock::SystemClock;
 use crate::config::SourceConfig;
 
@@ -56,6 +56,7 @@ async fn inspect_database(source: &SourceConfig, client: &mut Client, findings: 
     let (published, may_add) = published(source, client, &tables).await?;
     findings.push(published);
     findings.extend(tables.iter().map(|table| table_finding(table, may_add)));
+    findings.extend(values::inspect(source, client, &tables).await?);
     findings.push(clock(client).await?);
     Ok(())
 }

@@ -9,7 +9,7 @@ use sooner_kafka::cluster::settings::{
     ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
 };
 use sooner_kafka::registry::client::{Login, RegistrySettings};
-use sooner_postgres::encoders::EncoderFactory;
+use sooner_postgres::encoders::{EncoderFactory, ValuePolicies};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use super::reader::Section;
@@ -37,13 +37,14 @@ pub struct KafkaConfig {
 
 impl KafkaConfig {
     /// Creates the factory of event encoders for the tables of `database`.
-    pub fn encoders<R>(&self, registry: R, database: &str) -> EncoderFactory<R> {
+    pub fn encoders<R>(&self, registry: R, database: &str, policies: ValuePolicies) -> EncoderFactory<R> {
         EncoderFactory {
             registry,
             prefix: self.prefix.clone(),
             topics: self.topics.clone(),
             subjects: self.subjects,
             database: database.to_owned(),
+            policies,
             known: Default::default(),
         }
     }

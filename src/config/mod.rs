@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use sooner_api::{Code, Error};
 use sooner_delta::{RetentionSettings, S3Settings};
+use sooner_postgres::encoders::ValuePolicies;
 use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::{ConnectOptions, Secret};
-use sooner_schemas::TableName;
+use sooner_schemas::{Column, TableName};
 
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
@@ -64,6 +65,8 @@ pub struct SourceConfig {
     pub copies_when_slot_is_lost: bool,
     /// Whether standbys follow the slot; none to leave it as it is.
     pub failover: Option<bool>,
+    /// Settings of single tables.
+    pub blocks: TableBlocks,
 }
 
 /// Checked settings of the section `[lake]`.
@@ -77,6 +80,8 @@ pub struct LakeConfig {
     pub index_memory_bytes: usize,
     /// How long tables keep what they do not need any more.
     pub retention: RetentionSettings,
+    /// Whether tables get column mapping where they need it.
+    pub maps_columns: bool,
     /// Settings of an S3 store.
     pub s3: S3Settings,
 }
@@ -88,6 +93,14 @@ impl SourceConfig {
         Arc::new(move |table: &TableName| {
             tables.iter().any(|pattern| pattern.matches(table)) && !exclude.iter().any(|pattern| pattern.matches(table))
         })
+    }
+}
+
+impl SourceConfig {
+    /// What becomes of values that their target cannot hold.
+    pub fn policies(&self) -> ValuePolicies {
+        let blocks = self.blocks.clone();
+        Arc::new(move |table: &TableName, column: &Column| blocks.value_policy(table, column))
     }
 }
 
@@ -117,7 +130,7 @@ impl Config {
         let memory_bytes = root.size("memory", 128 << 20, 8 << 20);
         let tables = TableBlocks::read(&mut root);
         let has_kafka = root.has("kafka");
-        let read_source = |section: &mut Section| read_source(section, name.as_deref());
+        let read_source = |section: &mut Section| read_source(section, name.as_deref(), &tables);
         // Without brokers one process does everything; with them, a process may do its part.
         let (source, lake) = match has_kafka {
             true => (root.optional_section("source", read_source), root.optional_section("lake", read_lake)),
@@ -169,7 +182,7 @@ fn missing(section: &str) -> Error {
     )
 }
 
-fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig> {
+fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) -> Option<SourceConfig> {
     let default_name = format!("sooner_{}", name.unwrap_or_default().replace('-', "_"));
     let connect = section.unshown_text("url", |text| match ConnectOptions::parse(text) {
         Ok(options) if options.password.is_some() => {
@@ -208,6 +221,7 @@ fn read_source(section: &mut Section, name: Option<&str>) -> Option<SourceConfig
         max_retained_wal,
         copies_when_slot_is_lost: copies_when_slot_is_lost.unwrap_or(false),
         failover,
+        blocks: blocks.clone(),
     })
 }
 
@@ -219,6 +233,7 @@ fn read_lake(section: &mut Section) -> Option<LakeConfig> {
         deleted_files: section.optional_duration("deleted_file_retention", Duration::ZERO),
         log: section.optional_duration("log_retention", Duration::from_secs(3600)),
     };
+    let maps_columns = section.flag("column_mapping", true);
     let endpoint = section.optional("endpoint", |text| Ok(text.to_owned()));
     let region = section.optional("region", |text| Ok(text.to_owned()));
     let access_key = section.secret("access_key_id");
@@ -227,7 +242,7 @@ fn read_lake(section: &mut Section) -> Option<LakeConfig> {
         section.problem("access_key_id", "access_key_id and secret_access_key go together: set both or neither");
     }
     let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
-    Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, s3 })
+    Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, maps_columns, s3 })
 }
 
 fn check_name(text: &str) -> Result<String, String> {

@@ -92,6 +92,24 @@ impl Section {
         Some(checked)
     }
 
+    /// Reads an optional table of texts, such as `{ date = "null" }`, and reports each name and text that `check` refuses.
+    pub fn texts<T>(&mut self, key: &'static str, check: impl Fn(&str, &str) -> Result<T, String>) -> Vec<(String, T)> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let Value::Table(table) = value else {
+            self.problem(key, "expected a table of texts, such as { date = \"null\" }");
+            return Vec::new();
+        };
+        let mut checked = Vec::new();
+        for (name, value) in table {
+            let text = value.as_str().unwrap_or_default();
+            match check(&name, text) {
+                Ok(value) => checked.push((name, value)),
+                Err(why) => self.problem(&format!("{key}.{name}"), &format!("'{text}': {why}")),
+            }
+        }
+        checked
+    }
+
     /// Reads a duration such as "1s", at least `least`; `default` if it is missing or refused.
     pub fn duration(&mut self, key: &'static str, default: Duration, least: Duration) -> Duration {
         self.optional_duration(key, least).unwrap_or(default)

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use sooner_schemas::TableName;
+use sooner_schemas::policy::{TYPES_WITH_ODD_VALUES, ValuePolicy, type_with_odd_values};
+use sooner_schemas::{Column, TableName};
 
 use super::pattern::TablePattern;
 use super::reader::Section;
@@ -16,6 +17,9 @@ pub const LEAST_FRESHNESS: Duration = Duration::from_millis(50);
 struct TableBlock {
     matches: TablePattern,
     freshness: Option<Duration>,
+    unholdable: Option<ValuePolicy>,
+    unholdable_types: Vec<(String, ValuePolicy)>,
+    unholdable_columns: Vec<(String, ValuePolicy)>,
 }
 
 /// All blocks, in the order of the file.
@@ -28,8 +32,29 @@ impl TableBlocks {
         TableBlocks(root.sections("table", |section| {
             let matches = section.text("match", TablePattern::parse);
             let freshness = section.optional_duration("freshness", LEAST_FRESHNESS);
-            Some(TableBlock { matches: matches?, freshness })
+            let unholdable = section.optional("unholdable", parse_policy);
+            let unholdable_types = section.texts("unholdable_types", |name, policy| match name {
+                name if TYPES_WITH_ODD_VALUES.contains(&name) => parse_policy(policy),
+                _ => Err(format!("expected one of the types {}", TYPES_WITH_ODD_VALUES.join(", "))),
+            });
+            let unholdable_columns = section.texts("unholdable_columns", |_, policy| parse_policy(policy));
+            Some(TableBlock { matches: matches?, freshness, unholdable, unholdable_types, unholdable_columns })
         }))
+    }
+
+    /// What becomes of a column's values that their target cannot hold. What a block says of the column counts before
+    /// what one says of its type, and that before what one says of the table.
+    pub fn value_policy(&self, table: &TableName, column: &Column) -> ValuePolicy {
+        let blocks = || self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let named = |settings: &[(String, ValuePolicy)], name: &str| {
+            settings.iter().find(|(known, _)| known == name).map(|(_, policy)| *policy)
+        };
+        let of_column = blocks().find_map(|block| named(&block.unholdable_columns, &column.name));
+        let type_name = type_with_odd_values(&column.column_type).unwrap_or_default();
+        of_column
+            .or_else(|| blocks().find_map(|block| named(&block.unholdable_types, type_name)))
+            .or_else(|| blocks().find_map(|block| block.unholdable))
+            .unwrap_or_default()
     }
 
     /// How long an event of a table may wait before it is visible; none if no block says so.
@@ -41,4 +66,8 @@ impl TableBlocks {
     pub fn freshnesses(&self) -> impl Iterator<Item = (&TablePattern, Duration)> {
         self.0.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
     }
+}
+
+fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
+    ValuePolicy::parse(name).ok_or_else(|| "expected \"park\", \"null\", \"clamp\" or \"text\"".to_owned())
 }

@@ -147,16 +147,26 @@ fn slot_gone(name: &str, confirmed: Lsn) -> Error {
     )
 }
 
+/// What was stored before.
+#[derive(Clone, Copy)]
+pub struct Former<'a> {
+    /// The record; none if nothing counts.
+    pub record: Option<&'a ProgressRecord>,
+    /// Columns that were dropped or renamed cost no copy.
+    pub keeps_columns: bool,
+}
+
 /// The record to start with: tables that are new, were replaced, changed without an event or are resumed have to be
 /// copied; those that cannot be read wait; those that are not there any more are gone.
 pub fn next_record(
-    former: Option<&ProgressRecord>,
+    former: Former<'_>,
     identity: SystemIdentity,
     continuation: Continuation,
     slot_name: &str,
     tables: &[SourceTable],
     resume: &[TableName],
 ) -> ProgressRecord {
+    let Former { record: former, keeps_columns } = former;
     let entry = |table: &SourceTable| {
         let (name, oid) = (table.name().clone(), Some(table.relation.oid));
         let known = former.and_then(|record| record.tables.get(&name)).filter(|known| known.oid == oid);
@@ -165,7 +175,7 @@ pub fn next_record(
         if continuation == Continuation::Upgraded {
             progress.facts = Some(Arc::new(table.facts.clone()));
         }
-        progress.step(what_happened(&progress, table, resume.contains(&name)));
+        progress.step(what_happened(&progress, table, resume.contains(&name), keeps_columns));
         let is_same = continuation == Continuation::SameServer;
         progress.copy.take_if(|copy| !is_same || !goes_on(copy, written, table, &identity.run));
         if progress.state == TableState::Copying && progress.copy.is_none() {
@@ -202,7 +212,7 @@ fn goes_on(copy: &UnfinishedCopy, written: Option<Arc<Relation>>, table: &Source
 }
 
 /// What happened to a table since its progress was stored, judged by what it is now.
-fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool) -> TableFact {
+fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool, keeps_columns: bool) -> TableFact {
     let name = table.name();
     if let Some(error) = &table.blocked {
         return TableFact::Blocked(error.clone());
@@ -226,6 +236,10 @@ fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool) 
             tracing::warn!(table = %name, %why, "the table is copied again");
             TableFact::CopyNeeded
         }
+        (None, Some(Evolution::Reshaped)) if !keeps_columns => {
+            tracing::warn!(table = %name, "columns were dropped or renamed: the table is copied again");
+            TableFact::CopyNeeded
+        }
         _ => TableFact::Selected,
     }
 }
@@ -236,6 +250,10 @@ mod tests {
     use sooner_schemas::catalog_facts::{AttributeFacts, CatalogRow, PublicationFacts};
 
     use super::*;
+
+    fn of(record: Option<&ProgressRecord>) -> Former<'_> {
+        Former { record, keeps_columns: true }
+    }
 
     fn record() -> ProgressRecord {
         ProgressRecord {
@@ -288,7 +306,7 @@ mod tests {
         let went_on = check(&record(), "s", &promoted(100), Some(Lsn(90)), &[]);
         assert_eq!(went_on, Ok(Continuation::Promoted(Lsn(100))));
         assert!(refused("s", &promoted(99), 90).why.contains("before 0/63"));
-        let record = next_record(Some(&record()), promoted(100), went_on.unwrap(), "s", &[], &[]);
+        let record = next_record(of(Some(&record())), promoted(100), went_on.unwrap(), "s", &[], &[]);
         assert_eq!((record.timeline, record.forked_at, record.confirmed_lsn), (2, Some(Lsn(100)), Lsn(100)));
     }
 
@@ -301,7 +319,7 @@ mod tests {
             table.facts.publication = Some(PublicationFacts { publication, members: Vec::new() });
             table
         };
-        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[sizes(1, 5, 1)], &[]);
+        let mut former = next_record(of(None), identity("7", 1), Continuation::SameServer, "s", &[sizes(1, 5, 1)], &[]);
         former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
         former.confirmed_lsn = Lsn(100);
         let upgraded = SystemIdentity { flushed_lsn: Lsn(1 << 30), ..identity("8", 1) };
@@ -310,8 +328,14 @@ mod tests {
         };
         let same = sizes(1, 5, 2);
         assert_eq!(tried(&former, 1 << 24, &same), Ok(Continuation::Upgraded));
-        let record =
-            next_record(Some(&former), upgraded.clone(), Continuation::Upgraded, "s", std::slice::from_ref(&same), &[]);
+        let record = next_record(
+            of(Some(&former)),
+            upgraded.clone(),
+            Continuation::Upgraded,
+            "s",
+            std::slice::from_ref(&same),
+            &[],
+        );
         assert_eq!(states(&record), [("t", "streaming")], "another publication means nothing then");
         for (lsn, table) in [(1 << 29, &same), (99, &same), (1 << 24, &sizes(2, 5, 2)), (1 << 24, &sizes(1, 6, 2))] {
             assert_eq!(tried(&former, lsn, table).unwrap_err().code, Code::PositionsDiscontinuous);
@@ -347,14 +371,14 @@ mod tests {
     #[test]
     fn new_replaced_and_resumed_tables_are_copied_and_others_go_on() {
         let tables = ["kept", "replaced", "resumed", "dropped"].map(|name| table(name, 1));
-        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &tables, &[]);
+        let mut former = next_record(of(None), identity("7", 1), Continuation::SameServer, "s", &tables, &[]);
         for progress in former.tables.values_mut() {
             progress.state = TableState::Streaming { copied_lsn: Some(Lsn(5)) };
         }
         former.confirmed_lsn = Lsn(50);
         let now = [table("kept", 1), table("replaced", 2), table("resumed", 1), table("added", 1)];
         let resume = [TableName::new("public", "resumed")];
-        let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &now, &resume);
+        let record = next_record(of(Some(&former)), identity("7", 1), Continuation::SameServer, "s", &now, &resume);
         let expected = [
             ("added", "copying"),
             ("dropped", "gone"),
@@ -368,12 +392,12 @@ mod tests {
 
     #[test]
     fn a_table_whose_rows_changed_while_nobody_looked_is_copied_and_one_that_was_vacuumed_goes_on() {
-        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
+        let mut former = next_record(of(None), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
         let state_of = |change: &dyn Fn(&mut SourceTable)| {
             let mut now = table("t", 1);
             change(&mut now);
-            let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &[now], &[]);
+            let record = next_record(of(Some(&former)), identity("7", 1), Continuation::SameServer, "s", &[now], &[]);
             record.tables.into_values().next().map(|progress| progress.state.name())
         };
         assert_eq!(state_of(&|_| {}), Some("streaming"));
@@ -390,10 +414,11 @@ mod tests {
     #[test]
     fn a_parked_table_stays_parked_until_it_is_resumed() {
         let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
-        let mut former = next_record(None, identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
+        let mut former = next_record(of(None), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         let progress = former.tables.values_mut().next().unwrap();
         progress.state = TableState::Parked { error, copied_lsn: None };
-        let record = next_record(Some(&former), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
+        let record =
+            next_record(of(Some(&former)), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);
         assert_eq!(states(&record), [("t", "parked")]);
     }
 }

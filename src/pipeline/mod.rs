@@ -78,8 +78,10 @@ impl SinkParts {
             budget: MemoryBudget::new(shares.events_bytes),
         };
         let indexes = IndexSettings::new(Some(config.state_dir.join("index")), lake.index_memory_bytes);
-        let lake =
-            DeltaLake::new(store.clone(), &config.name, limits).with_retention(lake.retention).with_indexes(&indexes);
+        let lake = DeltaLake::new(store.clone(), &config.name, limits)
+            .with_retention(lake.retention)
+            .with_column_mapping(lake.maps_columns)
+            .with_indexes(&indexes);
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }
@@ -118,7 +120,8 @@ pub async fn run_direct(
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
-    let encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
+    let mut encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
+    encoders.policies = source.policies();
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);
@@ -129,7 +132,8 @@ pub async fn run_direct(
             return Err(error);
         }
         let progress = LakeProgress::new(sink.store.clone(), &config.name);
-        let mut log = DirectLog::new(progress, &source.slot, sink.settings.budget.clone());
+        let log = DirectLog::new(progress, &source.slot, sink.settings.budget.clone());
+        let mut log = log.with_columns_kept(lake_config.maps_columns);
         let mut reader = log.open_reader().await?;
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(pass_on(stop.clone(), halt.clone()));
@@ -167,7 +171,8 @@ pub async fn run_kafka_source(
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
-    let encoders = kafka.encoders(Registry::new(kafka.registry.clone())?, &source.connect.database);
+    let registry = Registry::new(kafka.registry.clone())?;
+    let encoders = kafka.encoders(registry, &source.connect.database, source.policies());
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);
     let mut log = kafka_log(&config, &kafka, &board);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::asking::Asking;
 use super::attempts::End;
-use super::continuity::Continuation;
+use super::continuity::{Continuation, Former, next_record};
 use super::{continuity, source};
 use crate::control::Requests;
 
@@ -97,7 +97,10 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         if continuation != Continuation::SameServer {
             tracing::warn!(?continuation, "this is another server than before, which has all that was read of it");
         }
-        let record = continuity::next_record(writer.stored(), identity, continuation, self.slot, &tables, &resumed);
+        let record = {
+            let former = Former { record: writer.stored(), keeps_columns: writer.keeps_columns() };
+            next_record(former, identity, continuation, self.slot, &tables, &resumed)
+        };
         let recorded_lsn = record.confirmed_lsn;
         let written: HashMap<_, _> =
             record.tables.iter().filter_map(|(name, table)| Some((name.clone(), table.relation.clone()?))).collect();
@@ -134,7 +137,8 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             writer.start_at(start_lsn).await?;
         }
         let (asking, requests) = Asking::new(self.requests, self.takes_whole_tables);
-        let plan = plan(tables, reads, start_lsn, snapshot, requests);
+        let mut plan = plan(tables, reads, start_lsn, snapshot, requests);
+        plan.keeps_columns = writer.keeps_columns();
         for GoesOn { progress, followed, .. } in plan.copy.iter().filter_map(|copy| copy.goes_on.as_ref()) {
             self.telemetry.record(Fact::CopyBegun(followed.table.name(), progress.rows));
         }
@@ -172,7 +176,7 @@ fn plan<S>(
 ) -> SourcePlan<S> {
     let mut starts: HashMap<_, _> = reads.starts.into_iter().map(|start| (start.table.clone(), start)).collect();
     let (copy, stream, apart) = (Vec::new(), Vec::new(), Vec::new());
-    let mut plan = SourcePlan { start_lsn, snapshot, copy, stream, apart, requests };
+    let mut plan = SourcePlan { start_lsn, snapshot, copy, stream, apart, keeps_columns: false, requests };
     for table in tables {
         match starts.remove(table.name()) {
             Some(TableStart { state: TableState::Copying, covered, copy, .. }) => {

@@ -78,6 +78,8 @@ pub struct SourcePlan<S> {
     pub stream: Vec<FollowedTable>,
     /// Tables that take no part at the moment; what changes of them is noticed.
     pub apart: Vec<SourceTable>,
+    /// Columns that are dropped or renamed cost no copy.
+    pub keeps_columns: bool,
     /// Requests for tables to be copied again, which the source answers in its batches.
     pub requests: UnboundedReceiver<CopyRequest>,
 }

@@ -66,6 +66,12 @@ pub trait EventWriter: Send {
     /// The record that was stored last under this pipeline's name; none if nothing counts.
     fn stored(&self) -> Option<&ProgressRecord>;
 
+    /// Whether whoever reads the log knows columns by their numbers: then those that are dropped or renamed cost no
+    /// copy.
+    fn keeps_columns(&self) -> bool {
+        false
+    }
+
     /// Stores the record to start with, and says how each of its tables is to be read. A table may have to be copied
     /// although its record says otherwise, because what reads the log has not got it.
     fn begin(&mut self, record: ProgressRecord) -> impl Future<Output = Result<Vec<TableStart>>> + Send;

@@ -135,7 +135,8 @@ impl Generation {
         let unknown = self.base.files().iter().filter(|(id, _)| !known.contains(id));
         let unknown: Vec<_> = unknown.map(|(id, file)| indexed_file(id, file)).collect();
         let (name, files) = (table.to_string(), unknown.len());
-        index_files(&self.location.table, &name, &plan.keys, unknown, &mut index).await?;
+        let keys = plan.keys.stored_in(self.base.columns());
+        index_files(&self.location.table, &name, &keys, unknown, &mut index).await?;
         if is_new {
             index.compact().await;
         }
@@ -242,7 +243,8 @@ impl Generation {
         };
         let files =
             unindexed.iter().filter_map(|path| Some(indexed_file(base.files().id_of(path)?, base.files().find(path)?)));
-        index_files(&location.table, table, &plan.keys, files.collect(), index).await?;
+        let keys = plan.keys.stored_in(base.columns());
+        index_files(&location.table, table, &keys, files.collect(), index).await?;
         unindexed.clear();
         Ok(())
     }

@@ -52,13 +52,19 @@ impl DeltaLake {
     /// The tables of a pipeline in a store. Key indexes stay in memory.
     pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
         let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
-        let settings = TableSettings { limits, indexes, retention: RetentionSettings::default() };
+        let settings = TableSettings { limits, indexes, retention: RetentionSettings::default(), maps_columns: true };
         DeltaLake { store, pipeline: pipeline.to_owned(), settings, rewrites: Arc::new(Semaphore::new(1)) }
     }
 
     /// The same lake, whose tables keep what they do not need any more as long as this.
     pub fn with_retention(mut self, retention: RetentionSettings) -> DeltaLake {
         self.settings.retention = retention;
+        self
+    }
+
+    /// The same lake, whose tables get column mapping where they need it, or never.
+    pub fn with_column_mapping(mut self, is_allowed: bool) -> DeltaLake {
+        self.settings.maps_columns = is_allowed;
         self
     }
 

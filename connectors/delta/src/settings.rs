@@ -15,4 +15,6 @@ pub struct TableSettings {
     pub indexes: Arc<IndexStore>,
     /// What tables are to keep.
     pub retention: RetentionSettings,
+    /// Tables get column mapping where they need it.
+    pub maps_columns: bool,
 }

@@ -1,20 +1,19 @@
 //! A lake table: opened from its log, fed with events, committed to. Decisions are made in [`merge`](crate::merge) and
 //! [`log`](crate::log); this is the shell that does their I/O.
 
-use std::sync::Arc;
+mod following;
 
 use sooner_api::{
     Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing, TableSize,
 };
 use sooner_schemas::TableName;
-use sooner_schemas::event::{EventSchema, Watermark};
+use sooner_schemas::event::Watermark;
 use uuid::Uuid;
 
 use crate::clock::now_millis;
 use crate::generation::Generation;
 use crate::generations::Generations;
 use crate::index::table_index::TableIndex;
-use crate::log::commit::LogEntry;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
@@ -22,14 +21,11 @@ use crate::maintenance::choice::Occasion;
 use crate::maintenance::compaction::Compaction;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{
-    ColumnChange, applies_to_whole_table, check_not_overtaken, compare_columns, covered_events, key_changed,
-};
+use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, columns_of_copy, covered_events};
 use crate::merge::mirror;
-use crate::merge::seal::{next_columns, stored_keys};
+use crate::merge::seal::stored_keys;
 use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
-use crate::rows::columns::{columns_of, widen};
 use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
@@ -93,67 +89,6 @@ impl DeltaTable {
     /// everything.
     fn covered(&self) -> Option<&Positions> {
         self.positions.as_ref().filter(|_| self.standing == Standing::Follows && !self.staging.is_copy())
-    }
-
-    fn check_mergeable(&self) -> Result<()> {
-        let base = self.base();
-        if self.staging.replaces() || !base.exists() {
-            return Ok(());
-        }
-        if self.positions.is_none() {
-            return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
-        }
-        base.check_mergeable(&self.name.to_string())
-    }
-
-    /// Learns how the events of a schema are read, and widens the table's columns for them.
-    async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
-        if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
-            return Ok(Staged::Taken);
-        }
-        self.seal().await?;
-        match compare_columns(schema, next_columns(&self.staging, self.base()), &self.names)? {
-            ColumnChange::None => {}
-            ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
-            ColumnChange::Widened(columns) => {
-                // The open part has the former columns.
-                self.staging.parts.close(&self.generations.shown.location).await?;
-                self.staging.columns = Some(widen(next_columns(&self.staging, self.base()), &columns));
-            }
-        }
-        let plan = EventPlan::new(schema, self.secret)?;
-        if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {
-            return key_changed(&self.name, &self.names);
-        }
-        self.staging.plan = Some(plan);
-        Ok(Staged::Taken)
-    }
-
-    /// Takes in what others have committed, so that the next attempt builds on it.
-    async fn follow_others(&mut self, mut next: Option<LogEntry>) -> Result<()> {
-        let own = self.staging.commit_id;
-        while let Some(entry) = next {
-            self.follow(entry).await?;
-            next = self.generations.target().read_other(&self.name, own).await?;
-        }
-        Ok(())
-    }
-
-    async fn follow(&mut self, entry: LogEntry) -> Result<()> {
-        let name = self.name.to_string();
-        let url = self.generations.shown.location.url.as_str();
-        let author = foreign::author(&self.name, url, &self.names, self.base(), &self.staging, &entry)?;
-        let commit = Committer::new(&self.generations.target().location, &name).load(entry).await?;
-        tracing::info!(table = name, version = self.base().next_number(), "another writer committed; following it");
-        let (was_absent, before) = (!self.base().exists(), self.base().columns().to_vec());
-        let added = self.generations.target_mut().follow(commit);
-        self.compare_with_feed();
-        if !self.staging.is_copy() {
-            self.base().check_mergeable(&name)?;
-        }
-        let target = self.generations.target_mut();
-        foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
-        target.index_added(&name, self.staging.plan.as_ref(), added).await
     }
 
     /// Commits what is staged to the log that events are merged into; `copy` is the copy that ends with it.
@@ -256,7 +191,8 @@ impl LakeTable for DeltaTable {
             return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
         }
         self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
-        self.staging.begin_copy(columns_of(&start.events.schema)?);
+        let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
+        self.staging.begin_copy(columns_of_copy(&start.events.schema, mapping)?);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
@@ -284,14 +220,16 @@ impl LakeTable for DeltaTable {
     async fn stage(&mut self, rows: Rows) -> Result<Staged> {
         check_not_overtaken(&self.name, self.covered(), &rows)?;
         let first = covered_events(self.covered(), &rows);
-        if first == rows.events.events.len() {
+        let tells_columns = rows.events.events.is_empty() && self.base().exists();
+        if first == rows.events.events.len() && !tells_columns {
             self.staging.note(rows.positions());
             return Ok(Staged::Taken);
         }
         self.check_mergeable()?;
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
-            self.staging.columns = Some(columns_of(&rows.events.schema)?);
+            let mapping = self.base().mapping(self.settings.maps_columns);
+            self.staging.columns = Some(columns_of_copy(&rows.events.schema, mapping)?);
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
             }
@@ -299,6 +237,9 @@ impl LakeTable for DeltaTable {
         }
         if let Staged::NeedsCopy(why) = self.adopt_schema(&rows.events.schema).await? {
             return Ok(Staged::NeedsCopy(why));
+        }
+        if tells_columns {
+            return Ok(Staged::Taken);
         }
         self.generations.target_mut().build_index(&self.name, &self.staging).await?;
         self.staging.take_rows(&self.name, rows, first)?;
@@ -381,7 +322,7 @@ impl LakeTable for DeltaTable {
         }
         let shown = &mut self.generations.shown;
         let Some(rewritten) = self.compaction.take(&shown.location, &shown.base).await else {
-            self.consider_compaction(Occasion::Quiet);
+            self.consider_compaction(self.compaction.quietness());
             return Ok(());
         };
         if let Some(entry) = shown.rearrange(&self.name, self.names.pipeline(), &rewritten).await? {

@@ -4,6 +4,7 @@ use sooner_api::CopyRequest;
 use sooner_schemas::Lsn;
 
 use crate::chunk::CopiedTable;
+use crate::postponed::Reshaped;
 
 /// A copy that waits.
 pub struct Announced {
@@ -24,6 +25,8 @@ pub enum CopyStart {
     InPlace(CopiedTable, CopyRequest),
     /// It goes on after a break.
     Released,
+    /// It is no copy: its columns are others, although no event may say so.
+    Reshaped(Box<Reshaped>),
 }
 
 /// Copies that wait.

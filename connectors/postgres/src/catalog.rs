@@ -82,6 +82,7 @@ pub async fn announced(
             type_oid: column.type_oid,
             modifier: column.modifier,
             column_type,
+            policy: Default::default(),
         }
     });
     let columns: Vec<_> = columns.collect();
@@ -164,6 +165,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             number: Some(number(row, 14)?),
             type_oid,
             modifier,
+            policy: Default::default(),
         });
     }
     for (CatalogTable { table, access }, mut key) in tables.iter_mut().zip(keys) {

@@ -178,7 +178,8 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     }
 
     async fn open(&self, plan: SourcePlan<Visibility>) -> Result<PostgresSource<R>> {
-        let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, requests } = plan;
+        let SourcePlan { start_lsn, snapshot: before_slot, copy, stream: follow, apart, keeps_columns, requests } =
+            plan;
         let DatabaseSettings { connect, slot, slot_limit, limits, publication, selects, .. } = self.settings.clone();
         let copied = copy.iter().map(|copy| match &copy.goes_on {
             Some(goes_on) => goes_on.followed.clone(),
@@ -186,8 +187,18 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
         });
         let copied = copied.collect();
         let left_apart = apart.iter().map(|table| table.relation.oid).collect();
-        let settings =
-            StreamSettings { slot, slot_limit, limits, publication, selects, follow, copy: copied, apart, start_lsn };
+        let settings = StreamSettings {
+            slot,
+            slot_limit,
+            limits,
+            publication,
+            selects,
+            follow,
+            copy: copied,
+            apart,
+            keeps_columns,
+            start_lsn,
+        };
         let run = slot::run(&mut Client::connect(&connect, Mode::Sql).await?).await?;
         let stream = PostgresStream::start(&connect, settings, self.encoders.clone()).await?;
         self.was_read.store(true, Ordering::Relaxed);

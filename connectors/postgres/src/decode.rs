@@ -5,10 +5,11 @@
 //! batch that ends with it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sooner_api::{Error, EventBatch, Result, TableNote};
 use sooner_schemas::encode::{Encoder, Origin, TupleValue, UNEXPECTED_NULL, ValueError};
-use sooner_schemas::event::{TableEvents, Watermark};
+use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
@@ -154,9 +155,11 @@ impl Decoder {
     }
 
     /// Sets a relation and its encoder for the changes that follow; ignores it if its table is not selected.
-    pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) {
+    pub fn set_relation(&mut self, oid: u32, relation: Relation, encoder: Encoder) -> Arc<EventSchema> {
+        let schema = encoder.schema().clone();
         self.batch.close(oid);
         self.relations.set(oid, relation, encoder);
+        schema
     }
 
     /// Ignores all further changes of a relation.

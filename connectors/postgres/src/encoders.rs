@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sooner_api::{Result, SchemaRegistry};
-use sooner_schemas::Relation;
 use sooner_schemas::avro::Schema;
 use sooner_schemas::encode::{Encoder, SchemaIds};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::naming::{Part, SubjectStrategy, TopicPattern};
+use sooner_schemas::policy::ValuePolicy;
+use sooner_schemas::{Column, Relation, TableName};
+
+/// What becomes of a column's values that their target cannot hold.
+pub type ValuePolicies = Arc<dyn Fn(&TableName, &Column) -> ValuePolicy + Send + Sync>;
 
 /// Builds encoders of relations for one pipeline.
 pub struct EncoderFactory<R> {
@@ -23,6 +27,8 @@ pub struct EncoderFactory<R> {
     pub subjects: SubjectStrategy,
     /// Name of the source database.
     pub database: String,
+    /// What becomes of values that their target cannot hold.
+    pub policies: ValuePolicies,
     /// Schemas in use, by topic and value schema: the same relation has the same ones wherever it is met.
     pub known: Mutex<HashMap<(String, String), Weak<EventSchema>>>,
 }
@@ -36,12 +42,14 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             topics: TopicPattern::debezium(prefix),
             subjects: SubjectStrategy::default(),
             database: database.to_owned(),
+            policies: Arc::new(|_, _| ValuePolicy::default()),
             known: Mutex::default(),
         }
     }
 
     /// Builds the encoder of one relation; registers its schemas first.
     pub async fn build(&self, relation: &Relation) -> Result<Encoder> {
+        let relation = &relation.under_policies(|column| (self.policies)(&relation.name, column));
         let topic = self.topics.topic(&relation.name);
         let key = key_schema(&topic, relation).map(|schema| schema.to_string());
         let value = value_schema(&topic, relation).to_string();

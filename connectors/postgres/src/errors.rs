@@ -156,6 +156,10 @@ pub fn unholdable(what: &str, table: &TableName, key: &str, error: &ValueError) 
         Code::ValueUnholdable,
         format!("{what} {table}"),
         format!("in the row {key}, {error}"),
-        format!("correct the value at the source, then `sooner resume {table}`"),
+        format!(
+            "say what becomes of such values (unholdable = \"null\", \"clamp\" or \"text\" in a [[table]] block that \
+             matches {table}, or in its unholdable_types or unholdable_columns), or correct the value at the source; then \
+             `sooner resume {table}`"
+        ),
     )
 }

@@ -1,20 +1,33 @@
 //! What is known of tables and waits for its moment: copies that begin between two transactions, and an inspection of
 //! all tables.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sooner_api::{Error, Result};
+use sooner_api::{Error, Result, SourceTable};
+use sooner_schemas::Relation;
 use tokio::time::Instant;
 
 /// While tables are copied, all tables are inspected again no sooner than this after the last time: copies go on
 /// afterwards, but what is on its way is read again.
 const INSPECTION_PAUSE: Duration = Duration::from_secs(10);
 
+/// A table whose columns are others by now, and whose rows need no copy.
+#[derive(Debug)]
+pub struct Reshaped {
+    /// The table, as it is by now.
+    pub table: SourceTable,
+    /// What its events were last written by, when that was noticed.
+    pub written: Arc<Relation>,
+}
+
 /// What waits.
 #[derive(Debug)]
 pub struct Postponed {
     /// Tables, by object id, that have to be copied again.
     pub recopy: Vec<u32>,
+    /// Tables whose columns are others by now.
+    pub reshaped: Vec<Reshaped>,
     /// Tables, by object id, that were dropped while others were copied.
     pub dropped: Vec<u32>,
     /// Why all tables have to be inspected again.
@@ -27,12 +40,17 @@ pub struct Postponed {
 
 impl Default for Postponed {
     fn default() -> Postponed {
-        let (recopy, dropped, inspected) = (Vec::new(), Vec::new(), Instant::now());
-        Postponed { recopy, dropped, changed: None, is_copying: false, inspected }
+        let (recopy, reshaped, dropped) = Default::default();
+        Postponed { recopy, reshaped, dropped, changed: None, is_copying: false, inspected: Instant::now() }
     }
 }
 
 impl Postponed {
+    /// Whether there is something to be done about a table, once the stream is between two transactions.
+    pub fn is_due(&self) -> bool {
+        !self.recopy.is_empty() || !self.reshaped.is_empty()
+    }
+
     /// Tables came or went, and nothing is wrong until they are inspected: an error now, or once it is time to see to
     /// it.
     pub fn change(&mut self, dropped: Option<u32>, why: Error) -> Result<()> {

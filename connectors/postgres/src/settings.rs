@@ -30,6 +30,8 @@ pub struct StreamSettings {
     pub copy: Vec<FollowedTable>,
     /// Tables that take no part at the moment.
     pub apart: Vec<SourceTable>,
+    /// Columns that are dropped or renamed cost no copy.
+    pub keeps_columns: bool,
     /// Transactions that end before this LSN are not carried. It is the slot's confirmed position or a later one: what
     /// comes between them is read nevertheless, since copies may not see it yet.
     pub start_lsn: Lsn,

@@ -1,5 +1,7 @@
 //! A source: the stream, and beside it copies of tables, whose rows join the stream between its transactions.
 
+mod requests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -166,7 +168,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
     }
 
     /// Begins the announced copies that the stream has got far enough for.
-    fn begin_announced(&mut self) {
+    async fn begin_announced(&mut self) -> Result<()> {
         let Watermark { commit_lsn: emitted, end_lsn, .. } = self.emitted;
         for Announced { oid, from, start } in self.announced.take_due(end_lsn) {
             match start {
@@ -182,53 +184,29 @@ impl<R: SchemaRegistry> PostgresSource<R> {
                     self.emitted.commit_lsn = emitted.max(from.last_before());
                     self.copies.release(oid, emitted);
                 }
-            }
-        }
-    }
-
-    /// Takes in what somebody has asked for.
-    async fn take_requests(&mut self) -> Result<()> {
-        let mut whole = Vec::new();
-        for request in self.asked.take() {
-            let is_whole = request.condition.is_none();
-            match self.stream.oid_of(&request.table) {
-                // Nobody takes its rows before all tables have been inspected again.
-                oid if is_whole && oid.is_none_or(|oid| self.asked.apart.contains(&oid)) => {
-                    let why = format!("somebody asks for {}, which takes no part at the moment", request.table);
-                    self.stream.postponed.change(None, tables_changed(why))?;
+                CopyStart::Reshaped(reshaped) => {
+                    self.ready.extend(self.stream.reshape(&reshaped).await?);
+                    self.ready.push_back(Step::Complete(Coverage::all(self.emitted)));
                 }
-                None => self.asked.refuse(request),
-                Some(oid) if is_whole => whole.push(oid),
-                Some(oid) if self.is_copied(oid) => self.asked.put_off(request),
-                Some(oid) if self.stream.is_followed(oid) => self.announce_in_place(oid, request).await?,
-                Some(_) => self.asked.refuse(request),
             }
         }
-        if whole.is_empty() { Ok(()) } else { self.announce_again(whole).await }
+        Ok(())
     }
 
-    fn is_copied(&self, oid: u32) -> bool {
-        self.copies.copies(oid) || self.announced.holds(oid)
-    }
-
-    /// Announces that rows are copied over those that are there, while the table is followed.
-    async fn announce_in_place(&mut self, oid: u32, request: CopyRequest) -> Result<()> {
-        let Some(table) = self.stream.find_tables(&[oid]).await?.pop() else {
-            self.asked.refuse(request);
-            return Ok(());
-        };
-        let from = self.stream.server_state().await?.end_lsn;
-        // The stream carries all that anybody writes to it.
-        let mut copied = match CopiedTable::new(self.nulls.apply(table), &self.encoders, false).await {
-            Ok(copied) => copied,
-            Err(error) if error.class == Class::Operator => {
-                self.asked.answer(CopyAnswer::Refused(request, error));
-                return Ok(());
+    /// Says that tables have other columns, once the stream has got to where the server is now.
+    async fn announce_reshaped(&mut self) -> Result<()> {
+        let reshaped = self.stream.take_reshaped().await?;
+        if !reshaped.is_empty() {
+            // In a quiet database nothing else brings the stream there.
+            self.stream.push().await?;
+        }
+        for (from, reshaped) in reshaped {
+            let oid = reshaped.table.relation.oid;
+            // A copy notices by itself what happens to its table.
+            if !self.is_copied(oid) {
+                self.announced.push(oid, from, CopyStart::Reshaped(Box::new(reshaped)));
             }
-            Err(error) => return Err(error),
-        };
-        copied.condition = request.condition.clone();
-        self.announced.push(oid, from, CopyStart::InPlace(copied, request));
+        }
         Ok(())
     }
 
@@ -267,12 +245,6 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             None => self.announce_again(vec![oid]).await?,
         }
         Ok(())
-    }
-
-    fn abandon_in_place(&mut self, oid: u32) -> Option<CopyRequest> {
-        let request = self.copies.abandon_in_place(oid)?;
-        self.stream.end_copy(oid);
-        Some(request)
     }
 
     /// Hands on the ends of copies that are complete with what the stream has handed on.
@@ -341,9 +313,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         if !recopy.is_empty() {
             self.announce_again(recopy).await?;
         }
+        self.announce_reshaped().await?;
         self.take_requests().await?;
         if self.stream.is_idle() {
-            self.begin_announced();
+            self.begin_announced().await?;
         }
         if !self.copies.is_empty() {
             self.end_copies().await?;

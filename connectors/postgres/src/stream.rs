@@ -1,5 +1,7 @@
 //! Follows the replication stream: reads and decodes it, and reports progress to the server.
 
+mod reshaping;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use sooner_api::{
     Class, Code, Error, EventBatch, FollowedTable, Positions, Result, SchemaRegistry, SourceTable, TableNote,
 };
+use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::io::ReadHalf;
 use tokio::task::JoinSet;
@@ -23,7 +26,7 @@ use crate::guard::Guard;
 use crate::incoming::{Incoming, Pause, lost, read_on};
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
-use crate::postponed::Postponed;
+use crate::postponed::{Postponed, Reshaped};
 use crate::settings::StreamSettings;
 use crate::side_connection::{ServerState, SideConnection};
 use crate::tracked::{PartialRow, Selected};
@@ -50,7 +53,7 @@ pub enum Next<O> {
     Batch(EventBatch),
     /// The other thing that was waited for.
     Other(O),
-    /// The catalog was looked at, and tables have to be copied again.
+    /// The catalog was looked at, and tables have to be copied again, or have other columns.
     Inspected,
 }
 
@@ -97,8 +100,18 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         let reported = Arc::new(FeedbackState::default());
         let mut inspection = interval(INSPECTION_INTERVAL);
         inspection.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let StreamSettings { slot, slot_limit, limits, publication, selects, follow, copy, apart, start_lsn } =
-            settings;
+        let StreamSettings {
+            slot,
+            slot_limit,
+            limits,
+            publication,
+            selects,
+            follow,
+            copy,
+            apart,
+            keeps_columns,
+            start_lsn,
+        } = settings;
         let mut beside = JoinSet::new();
         beside.spawn(send_feedback(writer, reported.clone()));
         beside.spawn(Guard::new(&slot, slot_limit, SideConnection::new(options), reported.clone()).run());
@@ -107,7 +120,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             (followed.table.relation.oid, selected)
         };
         let decoder = Decoder::new(follow.iter().map(selected).collect(), start_lsn);
-        let watch = Watch::new(&publication, selects, follow.into_iter().chain(copy).collect(), apart);
+        let watch = Watch::new(&publication, selects, follow.into_iter().chain(copy).collect(), apart, keeps_columns);
         Ok(PostgresStream {
             reader,
             incoming: Incoming::new(buffer, limits),
@@ -138,7 +151,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                 Pause::BufferEmpty | Pause::BatchReady => break,
                 Pause::ReplyRequested => self.reported.send_now.notify_one(),
                 Pause::RelationNeeded(shape) => self.look_up(shape).await?,
-                Pause::Relax { oid, relation } => self.set_relation(oid, relation).await?,
+                Pause::Relax { oid, relation } => drop(self.set_relation(oid, relation).await?),
             }
         }
         self.unseen.extend(self.decoder.take_ended())?;
@@ -160,13 +173,17 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.catalog.give_back(client);
         let stops = matches!(verdict, Some(Verdict::Stopped(..)));
         self.obey(verdict)?;
-        if stops { Ok(()) } else { self.set_relation(shape.oid, relation).await }
+        if !stops {
+            self.set_relation(shape.oid, relation).await?;
+        }
+        Ok(())
     }
 
     fn obey(&mut self, verdicts: impl IntoIterator<Item = Verdict>) -> Result<()> {
         for verdict in verdicts {
             match verdict {
                 Verdict::Noted(note) => self.decoder.note(note),
+                Verdict::Reshaped(table, written) => self.postponed.reshaped.push(Reshaped { table, written }),
                 Verdict::Stopped(table, error) if error.code == Code::CopyNeeded => self.copy_again(&table, &error),
                 Verdict::Stopped(table, error) => self.stop(&table, error),
                 Verdict::ChangedLater(dropped, why) => self.postponed.change(dropped, why)?,
@@ -193,16 +210,17 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         self.decoder.stop(table, error);
     }
 
-    async fn set_relation(&mut self, oid: u32, relation: Relation) -> Result<()> {
+    /// Returns the schemas of the relation's events; none if they cannot be carried, and its table is stopped.
+    async fn set_relation(&mut self, oid: u32, relation: Relation) -> Result<Option<Arc<EventSchema>>> {
         match self.encoders.build(&relation).await {
-            Ok(encoder) => self.decoder.set_relation(oid, relation, encoder),
+            Ok(encoder) => Ok(Some(self.decoder.set_relation(oid, relation, encoder))),
             Err(error) if error.class == Class::Operator => {
                 self.stop(&relation.name, error);
                 self.decoder.ignore(oid);
+                Ok(None)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error
@@ -264,7 +282,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
                     if self.last_heard.max(asked).elapsed() > SILENCE_LIMIT {
                         return Err(lost(&io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")));
                     }
-                    if !self.postponed.recopy.is_empty() && self.decoder.is_between() {
+                    if self.postponed.is_due() && self.decoder.is_between() {
                         return Ok(Next::Inspected);
                     }
                 }

@@ -9,12 +9,12 @@ use sooner_schemas::evolution::{Evolution, compare_relations};
 use sooner_schemas::{CatalogFacts, Relation, TableName};
 
 use crate::catalog;
-use crate::client::{Client, quote_text};
-use crate::eligibility::ACCESS;
+use crate::client::Client;
+use crate::digest::digests;
 use crate::inspection::{TableFilter, candidates, taking_part};
+use crate::numbering::number_columns;
 use crate::pgoutput::RelationShape;
 use crate::publication::{Members, ensure};
-use crate::row::{number, text};
 
 /// What is known of the tables, and what has been seen of them.
 pub struct Watch {
@@ -26,6 +26,8 @@ pub struct Watch {
     seen: HashMap<u32, String>,
     /// Tables are still to be added to the publication.
     is_publishing: bool,
+    /// Columns that are dropped or renamed cost no copy.
+    keeps_columns: bool,
     /// What the publication carried at the last look at something that changed.
     members: Option<Members>,
 }
@@ -43,6 +45,8 @@ struct Known {
 pub enum Verdict {
     /// It goes on, and this is known of it.
     Noted(TableNote),
+    /// Its columns are others by now, and the rows that are there stay right.
+    Reshaped(SourceTable, Arc<Relation>),
     /// It cannot go on: it has to be copied, or a person has to decide.
     Stopped(TableName, Error),
     /// Tables came or went: all of them have to be inspected again.
@@ -59,6 +63,7 @@ impl Watch {
         selects: TableFilter,
         followed: Vec<FollowedTable>,
         apart: Vec<SourceTable>,
+        keeps_columns: bool,
     ) -> Watch {
         let followed = followed.into_iter().map(|FollowedTable { table, written, .. }| {
             let written = written.unwrap_or_else(|| Arc::new(table.relation.clone()));
@@ -75,13 +80,14 @@ impl Watch {
             known,
             seen: HashMap::new(),
             is_publishing: true,
+            keeps_columns,
             members: None,
         }
     }
 
     /// Looks at all tables; returns what that means for those that changed.
     pub async fn look(&mut self, client: &mut Client) -> Result<Vec<Verdict>> {
-        let seen = self.digests(client).await?;
+        let seen = digests(client, &self.publication).await?;
         if seen == self.seen && !self.is_publishing {
             return Ok(Vec::new());
         }
@@ -102,39 +108,6 @@ impl Watch {
         Ok(published.changed.then(|| Verdict::ChangedLater(None, changed())).into_iter().collect())
     }
 
-    /// For each table, by object id, a text that changes when anything does that a verdict may depend on.
-    async fn digests(&self, client: &mut Client) -> Result<HashMap<u32, String>> {
-        let by_schema = match client.server_version() >= 150_000 {
-            true => {
-                "(SELECT string_agg(concat_ws(':', s.oid, s.xmin), ',' ORDER BY s.oid) \
-                  FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)"
-            }
-            false => "NULL",
-        };
-        let sql = format!(
-            "WITH types AS (SELECT md5(coalesce((SELECT string_agg(concat(oid, enumlabel), ',' ORDER BY oid) \
-                     FROM pg_catalog.pg_enum), '') || coalesce((SELECT string_agg(concat_ws(':', a.attrelid, \
-                     a.attnum, a.atttypid, a.attisdropped), ',' ORDER BY a.attrelid, a.attnum) \
-                     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid \
-                     WHERE r.relkind = 'c'), '')) AS digest) \
-             SELECT c.oid, c.xmin::text || md5(concat_ws('/', n.nspname, c.relname, c.relfilenode, c.relreplident, \
-                    c.relkind, c.relpersistence, p.oid, p.xmin, r.oid, r.xmin, {by_schema}, {ACCESS}, \
-                    (SELECT string_agg(concat_ws(':', a.attnum, a.xmin, a.attname), ',' ORDER BY a.attnum) \
-                     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
-                    (SELECT string_agg(concat_ws(':', k.indexrelid, k.indkey, k.indisprimary, k.indisreplident, \
-                            k.indimmediate, k.indisvalid), ',' ORDER BY k.indexrelid) \
-                     FROM pg_catalog.pg_index k WHERE k.indrelid = c.oid AND (k.indisprimary OR k.indisreplident)), \
-                    (SELECT digest FROM types))) \
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             LEFT JOIN pg_catalog.pg_publication p ON p.pubname = {} \
-             LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
-             WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384",
-            quote_text(&self.publication)
-        );
-        let rows = client.query(&sql).await?;
-        rows.iter().map(|row| Ok((number(row, 0)?, text(row, 1)?.to_owned()))).collect()
-    }
-
     /// Judges a relation that the stream describes, for a change that is to be carried.
     pub async fn announced(
         &mut self,
@@ -146,22 +119,32 @@ impl Watch {
             Some(members) => members,
             None => Members::load(client, &self.publication).await?,
         };
-        let catalog::Announced { relation, table } = catalog::announced(client, &members, name, shape).await?;
+        let catalog::Announced { mut relation, table } = catalog::announced(client, &members, name, shape).await?;
         self.members = Some(members);
+        if let (Some(known), Some(table)) = (self.known.get(&shape.oid), &table)
+            && !number_columns(&mut relation, &known.written, &table.relation)
+        {
+            let why = "a column was dropped, and another one of its name and type added".to_owned();
+            let verdict = Verdict::Stopped(name.clone(), copy_needed(name, why));
+            return Ok((relation, Some(verdict)));
+        }
         let verdict = self.judge_announced(&relation, table.map(|table| table.facts));
         Ok((relation, verdict))
     }
 
     /// What a relation means by which the next events are written. `facts` are those of its table by now, which may be
     /// ahead of the stream; none if it is gone.
-    fn judge_announced(&mut self, relation: &Relation, facts: Option<CatalogFacts>) -> Option<Verdict> {
+    pub fn judge_announced(&mut self, relation: &Relation, facts: Option<CatalogFacts>) -> Option<Verdict> {
         let known = self.known.get_mut(&relation.oid)?;
         let table = relation.name.clone();
         let facts = facts.unwrap_or_else(|| known.table.facts.clone());
         match compare_relations(&known.written, relation) {
             Evolution::Recopy(why) => return Some(Verdict::Stopped(table.clone(), copy_needed(&table, why))),
             Evolution::Decision(what) => return Some(Verdict::Stopped(table.clone(), shape_changed(&table, &what))),
-            Evolution::Same | Evolution::Metadata => {}
+            Evolution::Reshaped if !self.keeps_columns => {
+                return Some(columns_changed(&table));
+            }
+            Evolution::Same | Evolution::Metadata | Evolution::Reshaped => {}
         }
         if let Some(why) = known.table.facts.silent_change(&facts) {
             return Some(Verdict::Stopped(table.clone(), copy_needed(&table, why)));
@@ -225,6 +208,14 @@ impl Watch {
         if let Some(why) = known.table.facts.silent_change(&now.facts) {
             return Some(Verdict::Stopped(name.clone(), copy_needed(&name, why)));
         }
+        let evolution = compare_relations(&known.written, &now.relation);
+        match evolution {
+            Evolution::Metadata | Evolution::Reshaped if self.keeps_columns => {
+                return Some(Verdict::Reshaped(now, known.written.clone()));
+            }
+            Evolution::Reshaped => return Some(columns_changed(&name)),
+            _ => {}
+        }
         if known.table.facts == now.facts {
             return None;
         }
@@ -250,12 +241,26 @@ impl Watch {
         self.known.iter().find(|(_, known)| known.table.name() == table).map(|(oid, _)| *oid)
     }
 
+    /// Whether events of a table are still written by a relation.
+    pub fn is_written_by(&self, oid: u32, relation: &Arc<Relation>) -> bool {
+        self.known.get(&oid).is_some_and(|known| Arc::ptr_eq(&known.written, relation))
+    }
+
+    /// The next look judges a table again, whether or not it has changed.
+    pub fn look_again(&mut self, oid: u32) {
+        self.seen.remove(&oid);
+    }
+
     /// A table that stopped is not judged any more.
     pub fn stopped(&mut self, table: &TableName) {
         for known in self.known.values_mut().filter(|known| known.table.name() == table) {
             known.is_followed = false;
         }
     }
+}
+
+fn columns_changed(table: &TableName) -> Verdict {
+    Verdict::Stopped(table.clone(), copy_needed(table, "columns were dropped or renamed".to_owned()))
 }
 
 fn copy_needed(table: &TableName, why: String) -> Error {
@@ -304,7 +309,7 @@ mod tests {
     fn watch() -> Watch {
         let covered = Positions::whole(Lsn::ZERO);
         let followed = vec![FollowedTable { table: table(1, "t"), written: None, covered }];
-        Watch::new("p", Arc::new(|_| true), followed, vec![blocked(table(2, "w"))])
+        Watch::new("p", Arc::new(|_| true), followed, vec![blocked(table(2, "w"))], true)
     }
 
     fn judged(tables: Vec<SourceTable>) -> Vec<Verdict> {

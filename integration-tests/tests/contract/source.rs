@@ -118,7 +118,15 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     let copy = whole(inspection.tables.clone());
     let (_asks, requests) = unbounded_channel();
     let (stream, apart) = (Vec::new(), Vec::new());
-    let plan = SourcePlan { start_lsn: slot_lsn, snapshot: Some(snapshot), copy, stream, apart, requests };
+    let plan = SourcePlan {
+        start_lsn: slot_lsn,
+        snapshot: Some(snapshot),
+        copy,
+        stream,
+        apart,
+        keeps_columns: true,
+        requests,
+    };
     let mut source = database.open(plan).await.unwrap();
     let mut seen = Seen { start: slot_lsn, ..Seen::default() };
     let read = read_to(&mut source, &mut seen, half_way().await).await;
@@ -150,7 +158,8 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
     let copy = whole(tables.by_ref().take(1));
     let apart = tables.collect();
     let (_asks, requests) = unbounded_channel();
-    let plan = SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart, requests };
+    let plan =
+        SourcePlan { start_lsn: slot.max(read), snapshot: None, copy, stream, apart, keeps_columns: true, requests };
     let mut source = database.open(plan).await.unwrap();
     let mut again = Seen { start: slot.max(read), ..Seen::default() };
     again.tables.entry(names[0].clone()).or_default().last =

@@ -2,6 +2,7 @@
 
 use super::tuple::{TupleValue, ValueError};
 use crate::column_type::ColumnType;
+use crate::policy::{ValuePolicy, write_substitute};
 use crate::relation::Relation;
 use crate::unholdable::Unholdable;
 use crate::value::{write_fallback, write_placeholder, write_value};
@@ -23,6 +24,8 @@ struct FieldPlan {
     name: String,
     column_type: ColumnType,
     null: Null,
+    /// What becomes of a value that the type cannot hold.
+    policy: ValuePolicy,
     in_key: bool,
     /// Avro bytes of the column's default.
     default: Option<Vec<u8>>,
@@ -114,8 +117,23 @@ impl RowPlan {
 impl FieldPlan {
     #[inline]
     fn write(&self, out: &mut Vec<u8>, text: &[u8]) -> Result<(), ValueError> {
+        let start = out.len();
         self.write_branch(out);
-        write_value(out, &self.column_type, text).map_err(|reason| self.error(reason))
+        let value = out.len();
+        match write_value(out, &self.column_type, text) {
+            Ok(()) => Ok(()),
+            Err(reason) if matches!(self.policy, ValuePolicy::Park | ValuePolicy::Text) => Err(self.error(reason)),
+            Err(reason) => {
+                out.truncate(value);
+                if write_substitute(out, &self.column_type, text, self.policy) {
+                    return Ok(());
+                }
+                out.truncate(start);
+                let null = self.null.branch().ok_or_else(|| self.error(reason))?;
+                write_long(out, null);
+                Ok(())
+            }
+        }
     }
 
     fn write_unavailable(&self, out: &mut Vec<u8>) {
@@ -159,6 +177,7 @@ fn field(relation: &Relation, index: usize, nullable: bool) -> FieldPlan {
             (true, None) => Null::First,
             (true, Some(_)) => Null::Second,
         },
+        policy: column.policy,
         in_key: relation.is_key(index),
         default: column.default.as_ref().map(|default| default.avro().to_vec()),
     }

@@ -18,6 +18,7 @@ use sooner_schemas::numeric::{decimal_text, small_unscaled};
 use sooner_schemas::temporal::{time_text, zoned_micros};
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
+use crate::rows::columns::LakeColumn;
 use crate::rows::lake_type::{LakeType, Meaning};
 
 /// Keyed hash of a row's key: 112 bits, above 16 zeros.
@@ -81,6 +82,16 @@ impl KeyPlan {
             Some(meaning) => Ok(KeyField { column: field.column.clone(), meaning }),
         });
         Ok(KeyPlan { fields: fields.collect::<Result<_>>()?, secret })
+    }
+
+    /// The same plan for rows of files, which may know these columns by other names.
+    pub fn stored_in(&self, columns: &[LakeColumn]) -> KeyPlan {
+        let fields = self.fields.iter().map(|field| {
+            let column = columns.iter().find(|column| column.name == field.column);
+            let stored = column.map_or(field.column.as_str(), LakeColumn::stored_name);
+            KeyField { column: stored.to_owned(), meaning: field.meaning.clone() }
+        });
+        KeyPlan { fields: fields.collect(), secret: self.secret }
     }
 
     /// Whether another plan hashes the same columns in the same way; the secrets are not compared.

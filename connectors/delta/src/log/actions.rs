@@ -6,11 +6,14 @@ use object_store::path::Path;
 use serde_json::{Map, Value, json};
 use sooner_api::{Code, Error, Result};
 
+use crate::rows::column_mapping;
 use crate::rows::columns::{LakeColumn, schema_string};
 
-/// Features of a table that do not change how we read and write it.
-const READER_FEATURES: [&str; 4] = ["deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
-const WRITER_FEATURES: [&str; 7] = [
+/// Features of a table that we know, or that do not change how we read and write it.
+const READER_FEATURES: [&str; 5] =
+    [column_mapping::FEATURE, "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
+const WRITER_FEATURES: [&str; 8] = [
+    column_mapping::FEATURE,
     "deletionVectors",
     "timestampNtz",
     "v2Checkpoint",
@@ -35,14 +38,16 @@ const PIPELINE_PROPERTY: &str = "sooner.pipeline";
 
 /// The metadata of a table that a pipeline creates.
 pub fn metadata(pipeline: &str, columns: &[LakeColumn], created_millis: i64) -> Value {
-    json!({
+    let mut made = json!({
         "id": uuid::Uuid::new_v4(),
         "format": {"provider": "parquet", "options": {}},
         "schemaString": schema_string(columns),
         "partitionColumns": [],
         "configuration": {"delta.enableDeletionVectors": "true", PIPELINE_PROPERTY: pipeline},
         "createdTime": created_millis,
-    })
+    });
+    column_mapping::set(&mut made, columns, &Value::Null);
+    made
 }
 
 /// The metadata of a table that a pipeline replaces by a copy: whatever others made of the table, it is as this
@@ -58,6 +63,7 @@ pub fn of_copy(former: &Value, pipeline: &str, columns: &[LakeColumn], now_milli
     for (name, value) in properties.filter(|(name, _)| !concerns_writers(name)) {
         made["configuration"][name] = value.clone();
     }
+    column_mapping::set(&mut made, columns, former);
     made
 }
 
@@ -83,7 +89,9 @@ pub fn is_made_by(pipeline: &str, metadata: &Value) -> bool {
 pub fn with_columns(metadata: &Value, columns: &[LakeColumn]) -> Value {
     let mut changed = metadata.clone();
     changed["schemaString"] = json!(schema_string(columns));
-    completed(changed)
+    let mut changed = completed(changed);
+    column_mapping::set(&mut changed, columns, metadata);
+    changed
 }
 
 /// The same metadata with what the protocol requires, whatever stands in the log.
@@ -128,6 +136,9 @@ pub fn check_protocol(table: &str, protocol: &Value, metadata: &Value) -> Result
     if metadata.get("partitionColumns").and_then(Value::as_array).is_some_and(|columns| !columns.is_empty()) {
         return refuse("it is partitioned".to_owned());
     }
+    if column_mapping::is_by_number(metadata) {
+        return refuse("its files know columns by numbers (delta.columnMapping.mode = id)".to_owned());
+    }
     let schema = metadata.get("schemaString").and_then(Value::as_str).unwrap_or_default();
     if schema.contains("delta.invariants") {
         return refuse("a column has an invariant".to_owned());
@@ -163,7 +174,13 @@ mod tests {
     use crate::rows::lake_type::LakeType;
 
     fn columns() -> Vec<LakeColumn> {
-        vec![LakeColumn { name: "id".into(), lake_type: LakeType::Long, nullable: false, number: Some(1) }]
+        vec![LakeColumn {
+            name: "id".into(),
+            lake_type: LakeType::Long,
+            nullable: false,
+            number: Some(1),
+            stored: None,
+        }]
     }
 
     #[test]

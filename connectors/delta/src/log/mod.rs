@@ -5,6 +5,7 @@ pub mod checkpoint_file;
 pub mod checkpoint_rows;
 pub mod commit;
 pub mod committer;
+pub mod declaration;
 pub mod deletion_vector;
 pub mod file_rows;
 pub mod last_checkpoint;

@@ -8,6 +8,7 @@ use sooner_api::{Code, Error, Result};
 use super::actions::{check_protocol, is_made_by};
 use super::commit::Commit;
 use super::live_files::LiveFiles;
+use crate::rows::column_mapping::{self, Mapping};
 use crate::rows::columns::{LakeColumn, parse_schema_string};
 
 /// A version of a table. The default is the table that does not exist.
@@ -88,6 +89,21 @@ impl TableVersion {
         self.number.is_some()
     }
 
+    /// Protocol action.
+    pub fn protocol(&self) -> &Value {
+        &self.protocol
+    }
+
+    /// The last column's number that column mapping has given; none without it.
+    pub fn last_column_id(&self) -> Option<i32> {
+        column_mapping::last_id(&self.metadata)
+    }
+
+    /// Its column mapping, which it may get if it needs it and that is allowed.
+    pub fn mapping(&self, is_allowed: bool) -> Mapping {
+        Mapping { is_allowed, last_id: self.last_column_id() }
+    }
+
     /// Metadata action.
     pub fn metadata(&self) -> &Value {
         &self.metadata
@@ -145,7 +161,13 @@ mod tests {
     use crate::rows::lake_type::LakeType;
 
     fn columns() -> Vec<LakeColumn> {
-        vec![LakeColumn { name: "id".into(), lake_type: LakeType::Long, nullable: false, number: Some(1) }]
+        vec![LakeColumn {
+            name: "id".into(),
+            lake_type: LakeType::Long,
+            nullable: false,
+            number: Some(1),
+            stored: None,
+        }]
     }
 
     fn added(path: &str, deleted: &[u32]) -> AddedFile {

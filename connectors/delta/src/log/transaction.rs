@@ -13,7 +13,7 @@ use sooner_api::Committed;
 use sooner_schemas::event::Watermark;
 use uuid::Uuid;
 
-use super::actions::{self, line, txn};
+use super::actions::{line, txn};
 use super::commit::{AddedFile, Commit};
 use super::deletion_vector::{VectorFile, VectorWriter};
 use super::live_files::LiveFile;
@@ -101,7 +101,7 @@ impl Transaction {
             added.iter().filter_map(|(_, file)| Some(file.rows?.saturating_sub(file.deleted.len()))).sum();
         let changes = self.changes(base, &mut writer);
         let metadata = self.metadata(base, now_millis);
-        let protocol = self.changes_protocol(base).then(actions::protocol);
+        let protocol = self.protocol(base);
         let info = self.commit_info(&added, &changes, now_millis);
         let mut text = String::new();
         line(&mut text, "commitInfo", info);
@@ -178,34 +178,6 @@ impl Transaction {
         changes
     }
 
-    /// The table's metadata, if that changes.
-    fn metadata(&self, base: &TableVersion, now_millis: i64) -> Option<Value> {
-        let changed = self.metadata_of_columns(base, now_millis);
-        if changed.is_none() && (!base.exists() || self.kind == Kind::Rearrange) {
-            return None;
-        }
-        let mut metadata = changed.unwrap_or_else(|| base.metadata().clone());
-        self.retention.set(&mut metadata, !base.exists());
-        (metadata != *base.metadata()).then(|| actions::completed(metadata))
-    }
-
-    /// A table that is new gets its id here, once for the log and for what follows.
-    fn metadata_of_columns(&self, base: &TableVersion, now_millis: i64) -> Option<Value> {
-        let columns = self.columns.as_ref()?;
-        if !base.exists() {
-            return Some(actions::metadata(&self.pipeline, columns, now_millis));
-        }
-        if self.kind == Kind::Copy {
-            return Some(actions::of_copy(base.metadata(), &self.pipeline, columns, now_millis));
-        }
-        (columns.as_slice() != base.columns()).then(|| actions::with_columns(base.metadata(), columns))
-    }
-
-    /// A table that is new gets our protocol, and one that is copied because others made of it what we do not write.
-    fn changes_protocol(&self, base: &TableVersion) -> bool {
-        !base.exists() || (self.kind == Kind::Copy && base.check_mergeable("").is_err())
-    }
-
     /// Readers of changes pass over a commit that changes no data.
     fn changes_data(&self) -> bool {
         self.kind != Kind::Rearrange
@@ -256,7 +228,13 @@ mod tests {
     use crate::rows::lake_type::LakeType;
 
     fn columns() -> Vec<LakeColumn> {
-        vec![LakeColumn { name: "id".into(), lake_type: LakeType::Long, nullable: false, number: Some(1) }]
+        vec![LakeColumn {
+            name: "id".into(),
+            lake_type: LakeType::Long,
+            nullable: false,
+            number: Some(1),
+            stored: None,
+        }]
     }
 
     fn file(path: &str, rows: u64) -> LiveFile {

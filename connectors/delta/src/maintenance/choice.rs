@@ -22,6 +22,8 @@ const QUIET_BYTES: u64 = 1 << 20;
 const SMALL_FAN_IN: usize = 3;
 /// Share of rows from which a file is written again for those it has lost, in percent.
 const SPARSE_PERCENT: u64 = 30;
+/// The same, once nothing happens to the table any more.
+const IDLE_SPARSE_PERCENT: u64 = 10;
 /// Rows that are written again at once, at most. Each takes 40 bytes of memory meanwhile.
 const MOST_ROWS: u64 = 1 << 20;
 
@@ -35,6 +37,8 @@ pub enum Occasion {
     Merged,
     /// While nothing happens to the table.
     Quiet,
+    /// When nothing has happened to it for longer: whoever reads it now shall find it as if freshly written.
+    Idle,
     /// Somebody asks for as few files as possible.
     Asked,
 }
@@ -67,7 +71,7 @@ pub fn choose<'a>(
     for (tier, mut files) in tiers {
         let enough = match (occasion, tier) {
             (Occasion::Asked, _) => 2,
-            (Occasion::Quiet, 0) => SMALL_FAN_IN,
+            (Occasion::Quiet | Occasion::Idle, 0) => SMALL_FAN_IN,
             (Occasion::Merged, 0) if is_tiny => SMALL_FAN_IN,
             _ => FAN_IN as usize,
         };
@@ -79,6 +83,7 @@ pub fn choose<'a>(
     }
     let (percent, least_bytes) = match occasion {
         Occasion::Asked => (ASKED_SPARSE_PERCENT, 0),
+        Occasion::Idle => (IDLE_SPARSE_PERCENT, LOWEST_TIER_BYTES),
         _ => (SPARSE_PERCENT, LOWEST_TIER_BYTES),
     };
     let sparse = candidates.iter().filter(|file| file.lost_percent >= percent && file.rows <= MOST_ROWS);
@@ -94,10 +99,10 @@ fn candidate(id: FileId, file: &LiveFile) -> Option<Candidate> {
     Some(Candidate { id, bytes, rows, lost_percent: (all - rows) * 100 / all })
 }
 
-/// Number of the tier of a file, from 0; in quiet times, all files that are small make up one, and where somebody asks,
-/// all do.
+/// Number of the tier of a file, from 0; in quiet times, all files that are small make up one, and later, or where
+/// somebody asks, all do.
 fn tier(bytes: u64, occasion: Occasion) -> u32 {
-    if occasion == Occasion::Asked || (occasion == Occasion::Quiet && bytes < QUIET_BYTES) {
+    if matches!(occasion, Occasion::Asked | Occasion::Idle) || (occasion == Occasion::Quiet && bytes < QUIET_BYTES) {
         return 0;
     }
     (bytes / LOWEST_TIER_BYTES).checked_ilog(FAN_IN).map_or(0, |tier| tier + 1)
@@ -118,7 +123,7 @@ fn at_once(files: &[&Candidate], target_bytes: u64) -> Vec<FileId> {
 mod tests {
     use object_store::path::Path;
 
-    use super::Occasion::{Asked, Merged, Quiet};
+    use super::Occasion::{Asked, Idle, Merged, Quiet};
     use super::*;
 
     const TARGET: u64 = 32 << 20;
@@ -155,6 +160,18 @@ mod tests {
         let files = [small.clone(), file(5 << 20, 100, 0), small.clone(), small];
         assert!(chosen(&files, Merged).is_empty());
         assert_eq!(chosen(&files, Quiet), [0, 2, 3]);
+    }
+
+    #[test]
+    fn a_table_that_is_left_alone_becomes_one_of_few_files_that_have_lost_few_rows() {
+        let tiers = [file(30 << 10, 100, 0), file(2 << 20, 100, 0), file(9 << 20, 1000, 0)];
+        let whole = file(20 << 20, 1000, 50);
+        let mut files = vec![whole.clone(), file(20 << 20, 1000, 150)];
+        files.extend(tiers);
+        assert!(chosen(&files, Quiet).is_empty());
+        assert_eq!(chosen(&files, Idle), [2, 3, 4]);
+        assert_eq!(chosen(&files[..2], Idle), [1]);
+        assert!(chosen(&[whole.clone(), file(11 << 20, 900, 0), file(30 << 10, 10, 0)], Idle).is_empty());
     }
 
     #[test]

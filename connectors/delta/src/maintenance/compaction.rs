@@ -18,6 +18,8 @@ use crate::store::location::TableLocation;
 
 /// After so long without a commit, nothing happens to a table.
 const QUIET: Duration = Duration::from_secs(5);
+/// After so much longer, nothing will for a while.
+const IDLE: Duration = Duration::from_secs(30);
 /// After an error, and after work that was not worth it, so long nothing is tried.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Size of a file that is large enough, at most.
@@ -48,8 +50,8 @@ pub struct Compaction {
     /// The rewrite that runs; at most one.
     running: JoinSet<Result<Rewritten>>,
     rewritten: Option<Rewritten>,
-    /// When it is looked what can be done in quiet times.
-    quiet_at: Option<Instant>,
+    /// When it is looked what can be done in quiet times, and how quiet they are then.
+    quiet_at: Option<(Instant, Occasion)>,
     paused_until: Instant,
 }
 
@@ -74,12 +76,12 @@ impl Compaction {
                 Ok(Err(error)) | Err(error) => {
                     tracing::warn!(table = %self.table, %error, "could not write files again");
                     self.paused_until = Instant::now() + PAUSE;
-                    self.quiet_at = Some(self.paused_until);
+                    self.quiet_at = Some((self.paused_until, Occasion::Quiet));
                 }
             }
         }
         match self.quiet_at {
-            Some(at) => sleep_until(at).await,
+            Some((at, _)) => sleep_until(at).await,
             None => std::future::pending().await,
         }
     }
@@ -100,6 +102,11 @@ impl Compaction {
         None
     }
 
+    /// How quiet it has become, where [`Compaction::due`] ended without files that are written.
+    pub fn quietness(&self) -> Occasion {
+        self.quiet_at.map_or(Occasion::Quiet, |(_, occasion)| occasion)
+    }
+
     /// Files that are written are committed later.
     pub fn put_back(&mut self, rewritten: Rewritten) {
         self.rewritten = Some(rewritten);
@@ -108,7 +115,12 @@ impl Compaction {
     /// Has files written again where that is worth it.
     pub fn consider(&mut self, subject: &Subject<'_>, occasion: Occasion) {
         let now = Instant::now();
-        self.quiet_at = (occasion != Occasion::Quiet).then(|| (now + QUIET).max(self.paused_until));
+        let next = match occasion {
+            Occasion::Quiet => Some((now + IDLE, Occasion::Idle)),
+            Occasion::Idle => None,
+            Occasion::Merged | Occasion::Asked => Some((now + QUIET, Occasion::Quiet)),
+        };
+        self.quiet_at = next.map(|(at, occasion)| (at.max(self.paused_until), occasion));
         if !self.running.is_empty() || self.rewritten.is_some() || now < self.paused_until {
             return;
         }
@@ -122,7 +134,7 @@ impl Compaction {
             sources: sources.collect(),
             location: location.clone(),
             columns: base.columns().to_vec(),
-            keys: Some(keys.clone()),
+            keys: Some(keys.stored_in(base.columns())),
             ids: base.files().ids(),
             limits: limits.clone(),
             places: self.places.clone(),

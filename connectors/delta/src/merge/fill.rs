@@ -105,8 +105,8 @@ impl Filler<'_> {
         }
         let file = parts.file(file).or_else(|| self.sealing.sealer.base.files().get(file));
         let Some(file) = file else { return Err(self.lost_value()) };
-        let name = &self.sealing.columns[self.column].name;
-        let columns = Some(&[name.as_str()][..]);
+        let name = self.sealing.columns[self.column].stored_name();
+        let columns = Some(&[name][..]);
         let mut batches =
             data_file::open(&location.table, &file.path, file.size, columns, Some(positions), FILLED_ROWS).await?;
         let mut found: Vec<ArrayRef> = Vec::new();

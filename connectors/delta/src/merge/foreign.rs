@@ -13,6 +13,7 @@ use crate::log::committer::Committer;
 use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::Kind;
+use crate::rows::column_mapping;
 use crate::rows::columns::{LakeColumn, facts, widen};
 use crate::store::location::TableLocation;
 
@@ -155,8 +156,19 @@ pub fn adjust(
     match compare(&facts(now.columns(), |_| false), &facts(&staged, |_| false), Arrival::MaybeOlder) {
         Evolution::Same => Ok(()),
         Evolution::Metadata => {
-            staging.columns = Some(widen(now.columns(), &staged));
+            let widened = column_mapping::stored(widen(now.columns(), &staged), now.columns(), now.last_column_id());
+            // Rows are in files by now, under the names that the columns had.
+            let same_names = widened.iter().zip(&staged).all(|(column, staged)| column.stored == staged.stored);
+            if !same_names {
+                let why = "another sink has added columns to it at the same time";
+                return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; it is tried again"));
+            }
+            staging.columns = Some(widened);
             Ok(())
+        }
+        Evolution::Reshaped => {
+            let why = "another sink has dropped or renamed columns of it";
+            Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
         }
         Evolution::Recopy(why) | Evolution::Decision(why) => {
             Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
@@ -192,7 +204,7 @@ mod tests {
     }
 
     fn column(name: &str, nullable: bool) -> LakeColumn {
-        LakeColumn { name: name.into(), lake_type: LakeType::Long, nullable, number: None }
+        LakeColumn { name: name.into(), lake_type: LakeType::Long, nullable, number: None, stored: None }
     }
 
     fn names(assigned: &[i32]) -> PositionNames {

@@ -10,15 +10,16 @@ use sooner_schemas::evolution::{Arrival, Evolution, compare};
 
 use super::event_plan::copy_again;
 use crate::log::position_names::PositionNames;
-use crate::rows::columns::{LakeColumn, columns_of, facts};
+use crate::rows::column_mapping::{self, Mapping};
+use crate::rows::columns::{LakeColumn, columns_of, facts, reshape, widen};
 
 /// What the columns of events mean for those of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnChange {
     /// They are the same.
     None,
-    /// The table's columns have to be widened by these.
-    Widened(Vec<LakeColumn>),
+    /// The table's columns are these from now on.
+    Changed(Vec<LakeColumn>),
     /// The rows have to be copied again first.
     NeedsCopy(Error),
 }
@@ -28,6 +29,25 @@ pub enum ColumnChange {
 pub fn covered_events(positions: Option<&Positions>, rows: &Rows) -> usize {
     let Some(positions) = positions else { return 0 };
     rows.events.events.partition_point(|event| !event.position.is_copied() && positions.covers_event(event.position))
+}
+
+/// Columns of a table whose rows are replaced by those of a copy.
+pub fn columns_of_copy(schema: &EventSchema, mapping: Mapping) -> Result<Vec<LakeColumn>> {
+    let columns = columns_of(schema)?;
+    if !mapping.fits(&columns) {
+        return Err(odd_names(&schema.table));
+    }
+    Ok(column_mapping::stored(columns, &[], mapping.last_id.filter(|_| mapping.is_allowed)))
+}
+
+fn odd_names(table: &TableName) -> Error {
+    Error::operator(
+        Code::TypeUnsupported,
+        format!("cannot store events of {table} in the lake"),
+        "columns have names with one of space , ; { } ( ) =, or names that differ in capitals only, which lake tables take \
+         by column mapping alone, and that is switched off",
+        "set column_mapping = true in [lake], rename the columns, or leave the table out (exclude)",
+    )
 }
 
 /// Refuses events that the table has already, of partitions that are ours: somebody who held them before has just
@@ -80,6 +100,7 @@ pub fn applies_to_whole_table(
 pub fn compare_columns(
     schema: &Arc<EventSchema>,
     table_columns: &[LakeColumn],
+    mapping: Mapping,
     names: &PositionNames,
 ) -> Result<ColumnChange> {
     let table = &schema.table;
@@ -87,9 +108,19 @@ pub fn compare_columns(
     let arrival = if names.generation().is_some() { Arrival::MaybeOlder } else { Arrival::InOrder };
     // A topic's writer has the rows copied again where that is needed, before it sends the new shape.
     let fills = |column: &LakeColumn| !names.is_topic() && fills_older_rows(schema, column);
+    let changed = |next: Vec<LakeColumn>| match mapping.fits(&next) {
+        true => Ok(ColumnChange::Changed(column_mapping::stored(next, table_columns, mapping.last_id))),
+        false => Err(odd_names(table)),
+    };
     match compare(&facts(table_columns, |_| false), &facts(&columns, fills), arrival) {
         Evolution::Same => Ok(ColumnChange::None),
-        Evolution::Metadata => Ok(ColumnChange::Widened(columns)),
+        Evolution::Metadata => changed(widen(table_columns, &columns)),
+        Evolution::Reshaped if !names.is_topic() && !mapping.is_allowed => {
+            Ok(ColumnChange::NeedsCopy(copy_needed(table, "columns were dropped or renamed")))
+        }
+        Evolution::Reshaped if !names.is_topic() => changed(reshape(table_columns, &columns)),
+        // Events of several partitions may not come in the order of the changes.
+        Evolution::Reshaped => Err(changed_shape(table, "columns were dropped or renamed")),
         Evolution::Recopy(why) => Ok(ColumnChange::NeedsCopy(copy_needed(table, &why))),
         Evolution::Decision(what) if !names.is_topic() => Ok(ColumnChange::NeedsCopy(copy_needed(table, &what))),
         Evolution::Decision(what) => Err(changed_shape(table, &what)),
@@ -137,6 +168,8 @@ mod tests {
     use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar};
 
     use super::*;
+
+    const MAPPING: Mapping = Mapping { is_allowed: true, last_id: None };
 
     fn table() -> TableName {
         TableName::new("public", "t")
@@ -228,20 +261,23 @@ mod tests {
     fn an_added_column_widens_and_one_with_a_default_needs_a_copy_from_a_stream() {
         let before = columns_of(&schema(vec![id()])).unwrap();
         let wide = schema(vec![id(), note()]);
-        assert!(matches!(compare_columns(&wide, &before, &slot()), Ok(ColumnChange::Widened(_))));
+        assert!(matches!(compare_columns(&wide, &before, MAPPING, &slot()), Ok(ColumnChange::Changed(_))));
         let filled = schema(vec![id(), Column { has_default: true, ..note() }]);
-        assert!(matches!(compare_columns(&filled, &before, &slot()), Ok(ColumnChange::NeedsCopy(_))));
-        let from_topic = compare_columns(&filled, &before, &topic(&[0, 1], Some(5)));
-        assert!(matches!(from_topic, Ok(ColumnChange::Widened(_))), "its writer has copied it");
+        assert!(matches!(compare_columns(&filled, &before, MAPPING, &slot()), Ok(ColumnChange::NeedsCopy(_))));
+        let from_topic = compare_columns(&filled, &before, MAPPING, &topic(&[0, 1], Some(5)));
+        assert!(matches!(from_topic, Ok(ColumnChange::Changed(_))), "its writer has copied it");
     }
 
     #[test]
-    fn a_dropped_column_needs_a_copy_or_stops_the_table_unless_the_events_may_be_older() {
+    fn a_dropped_column_is_metadata_or_stops_the_table_unless_the_events_may_be_older() {
         let before = columns_of(&schema(vec![id(), note()])).unwrap();
         let narrow = schema(vec![id()]);
-        assert!(matches!(compare_columns(&narrow, &before, &slot()), Ok(ColumnChange::NeedsCopy(_))));
-        let of_others = compare_columns(&narrow, &before, &topic(&[0], None));
+        let from_slot = compare_columns(&narrow, &before, MAPPING, &slot());
+        assert!(matches!(from_slot, Ok(ColumnChange::Changed(columns)) if columns.len() == 1));
+        let forbidden = compare_columns(&narrow, &before, Mapping { is_allowed: false, ..MAPPING }, &slot());
+        assert!(matches!(forbidden, Ok(ColumnChange::NeedsCopy(_))));
+        let of_others = compare_columns(&narrow, &before, MAPPING, &topic(&[0], None));
         assert_eq!(of_others.unwrap_err().code, Code::ShapeChanged, "nobody copies it again");
-        assert_eq!(compare_columns(&narrow, &before, &topic(&[0], Some(5))), Ok(ColumnChange::None));
+        assert_eq!(compare_columns(&narrow, &before, MAPPING, &topic(&[0], Some(5))), Ok(ColumnChange::None));
     }
 }

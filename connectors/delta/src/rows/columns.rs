@@ -2,23 +2,26 @@
 //!
 //! Delta types: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#schema-serialization-format>
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema as ArrowSchema, SchemaRef};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use serde_json::{Value, json};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::evolution::ColumnFacts;
 
+use super::column_mapping::{Stored, field_metadata, parse_field_metadata, shown_names};
 use super::lake_type::{LakeType, Meaning, arrow_type, delta_type, parse_type, type_name};
-
-/// Characters that a column's name must not contain in Parquet as Spark reads it.
-const FORBIDDEN: &str = " ,;{}()\n\t=";
 
 /// Key of the field metadata in a Delta schema that holds the column's number at the source.
 const NUMBER_PROPERTY: &str = "sooner.number";
 const NUMBER_POINTER: &str = "/metadata/sooner.number";
+/// Key of the field metadata that holds the column's name at the source, where readers see another one.
+const NAME_PROPERTY: &str = "sooner.name";
+const NAME_POINTER: &str = "/metadata/sooner.name";
 
 /// A column of a lake table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +35,26 @@ pub struct LakeColumn {
     /// Number of the column at the source, where it is known; a column that was dropped and added again has another
     /// one.
     pub number: Option<i16>,
+    /// How it stands in the table's files, if they know it by another name.
+    pub stored: Option<Stored>,
 }
 
-/// Columns of the rows that events of a schema carry. A type or a name that the lake cannot hold is an operator error.
+impl LakeColumn {
+    /// Its name in data files and statistics.
+    pub fn stored_name(&self) -> &str {
+        self.stored.as_ref().map_or(&self.name, |stored| &stored.name)
+    }
+
+    /// Whether it is the column that another one is of, whatever they are called.
+    pub fn is_same(&self, other: &LakeColumn) -> bool {
+        match (self.number, other.number) {
+            (Some(number), Some(other)) => number == other,
+            _ => self.name == other.name,
+        }
+    }
+}
+
+/// Columns of the rows that events of a schema carry. A type that the lake cannot hold is an operator error.
 pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
     let table = &schema.table;
     let unsupported = |why: String| {
@@ -55,13 +75,8 @@ pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
         let (schema, null) = field.schema.without_null();
         let meaning = Meaning::of(schema)
             .ok_or_else(|| unsupported(format!("the type of column '{}' is not supported", field.column)))?;
-        if field.column.contains(|c| FORBIDDEN.contains(c)) {
-            return Err(unsupported(format!(
-                "the column name '{}' has a character that lake tables do not allow (one of space , ; {{ }} ( ) =)",
-                field.column
-            )));
-        }
-        Ok(LakeColumn { name: field.column.clone(), lake_type: meaning.lake_type(), nullable: null.is_some(), number })
+        let (name, lake_type, nullable) = (field.column.clone(), meaning.lake_type(), null.is_some());
+        Ok(LakeColumn { name, lake_type, nullable, number, stored: None })
     });
     columns.collect()
 }
@@ -91,19 +106,37 @@ pub fn facts(columns: &[LakeColumn], fills_older_rows: impl Fn(&LakeColumn) -> b
 pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     let merged = events.iter().enumerate().map(|(index, event)| {
         let nullable = event.nullable || table.get(index).is_none_or(|column| column.nullable);
-        LakeColumn { nullable, ..event.clone() }
+        let stored = table.get(index).and_then(|column| column.stored.clone());
+        LakeColumn { nullable, stored, ..event.clone() }
     });
     merged.chain(table.iter().skip(events.len()).cloned()).collect()
 }
 
+/// Columns of a table of which some were dropped or renamed, as its events have them: what is new may be null, and what
+/// was.
+pub fn reshape(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
+    let reshaped = events.iter().map(|event| {
+        let was = table.iter().find(|column| column.is_same(event));
+        LakeColumn { nullable: event.nullable || was.is_none_or(|was| was.nullable), ..event.clone() }
+    });
+    reshaped.collect()
+}
+
 /// Serialises columns as Delta's `schemaString`.
 pub fn schema_string(columns: &[LakeColumn]) -> String {
-    let fields = columns.iter().map(|column| {
+    let fields = columns.iter().zip(shown_names(columns)).map(|(column, shown)| {
+        let mut metadata = column.number.map_or(json!({}), |number| json!({NUMBER_PROPERTY: number}));
+        for (property, value) in column.stored.iter().flat_map(field_metadata) {
+            metadata[property] = value;
+        }
+        if shown != column.name {
+            metadata[NAME_PROPERTY] = json!(column.name);
+        }
         json!({
-            "name": column.name,
+            "name": shown,
             "type": delta_type(&column.lake_type),
             "nullable": column.nullable,
-            "metadata": column.number.map_or(json!({}), |number| json!({NUMBER_PROPERTY: number})),
+            "metadata": metadata,
         })
     });
     json!({"type": "struct", "fields": fields.collect::<Vec<_>>()}).to_string()
@@ -113,11 +146,13 @@ pub fn schema_string(columns: &[LakeColumn]) -> String {
 pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
     let schema: Value = serde_json::from_str(text).ok()?;
     let columns = schema.get("fields")?.as_array()?.iter().map(|field| {
+        let name = field.pointer(NAME_POINTER).or_else(|| field.get("name"));
         Some(LakeColumn {
-            name: field.get("name")?.as_str()?.to_owned(),
+            name: name?.as_str()?.to_owned(),
             lake_type: parse_type(field.get("type")?)?,
             nullable: field.get("nullable")?.as_bool()?,
             number: field.pointer(NUMBER_POINTER).and_then(Value::as_i64).and_then(|number| i16::try_from(number).ok()),
+            stored: field.get("metadata").and_then(parse_field_metadata),
         })
     });
     columns.collect()
@@ -125,7 +160,15 @@ pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
 
 /// Arrow schema with which data files of these columns are written.
 pub fn arrow_schema(columns: &[LakeColumn]) -> SchemaRef {
-    let fields = columns.iter().map(|column| Field::new(&column.name, arrow_type(&column.lake_type), column.nullable));
+    let fields = columns.iter().map(|column| {
+        let field = Field::new(column.stored_name(), arrow_type(&column.lake_type), column.nullable);
+        match &column.stored {
+            Some(stored) => {
+                field.with_metadata(HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), stored.id.to_string())]))
+            }
+            None => field,
+        }
+    });
     Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
 }
 
@@ -134,7 +177,7 @@ mod tests {
     use super::*;
 
     fn column(name: &str, lake_type: LakeType, nullable: bool) -> LakeColumn {
-        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1) }
+        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1), stored: None }
     }
 
     #[test]
@@ -144,7 +187,15 @@ mod tests {
             column("b", LakeType::Array(Box::new(LakeType::TimestampNtz)), true),
             column("c", LakeType::Binary, false),
         ];
-        assert_eq!(parse_schema_string(&schema_string(&columns)), Some(columns));
+        assert_eq!(parse_schema_string(&schema_string(&columns)), Some(columns.clone()));
+        let mapped = LakeColumn {
+            stored: Some(Stored { id: 7, name: "col-7".to_owned() }),
+            ..column("C", LakeType::Date, true)
+        };
+        let mapped = [columns, vec![mapped]].concat();
+        let schema = schema_string(&mapped);
+        assert!(schema.contains("\"C_1\""), "{schema}");
+        assert_eq!(parse_schema_string(&schema), Some(mapped));
     }
 
     #[test]

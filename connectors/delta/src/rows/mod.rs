@@ -1,6 +1,7 @@
 //! Rows of a table: columns and their types, values of events as Arrow arrays, data files.
 
 pub mod builder;
+pub mod column_mapping;
 pub mod columns;
 pub mod data_file;
 pub mod lake_type;

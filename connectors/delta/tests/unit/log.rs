@@ -30,8 +30,13 @@ use crate::support::mark;
 const ROWS: u32 = 20_000;
 
 fn columns(names: &[&str]) -> Vec<LakeColumn> {
-    let column =
-        |name: &&str| LakeColumn { name: (*name).to_owned(), lake_type: LakeType::Long, nullable: true, number: None };
+    let column = |name: &&str| LakeColumn {
+        name: (*name).to_owned(),
+        lake_type: LakeType::Long,
+        nullable: true,
+        number: None,
+        stored: None,
+    };
     names.iter().map(column).collect()
 }
 

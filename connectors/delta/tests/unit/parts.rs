@@ -27,7 +27,8 @@ fn location() -> TableLocation {
 }
 
 fn batch(values: &[i64]) -> RecordBatch {
-    let column = LakeColumn { name: "x".to_owned(), lake_type: LakeType::Long, nullable: false, number: None };
+    let column =
+        LakeColumn { name: "x".to_owned(), lake_type: LakeType::Long, nullable: false, number: None, stored: None };
     let values: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
     RecordBatch::try_new(arrow_schema(&[column]), vec![values]).unwrap()
 }

@@ -22,6 +22,8 @@ const UPDATES: usize = 10;
 /// Files are kept for so long, so that some of them go during the run.
 const RETENTION: Duration = Duration::from_secs(10);
 const STAGES: u64 = 5;
+/// After so long without anything to do, a table is as it stays.
+const LEFT_ALONE: Duration = Duration::from_secs(45);
 const SCAN: &str = "
 import sys, time, pathlib, duckdb
 c = duckdb.connect(config={'allow_unsigned_extensions': 'true'})
@@ -82,7 +84,24 @@ pub async fn run() -> Vec<Line> {
             ),
         });
     }
+    lines.push(left_alone(&mut table, &path, fresh).await);
     lines
+}
+
+/// The scan after a while in which nothing is committed.
+async fn left_alone(table: &mut impl LakeTable, path: &Path, fresh: f64) -> Line {
+    while let Ok(()) = tokio::time::timeout(LEFT_ALONE, table.maintenance_due()).await {
+        table.maintain().await.unwrap();
+    }
+    let scan = scan_millis(path);
+    Line {
+        what: "(d) left alone".to_owned(),
+        ours: format!("scan {scan:.0} ms"),
+        peer: format!("fresh {fresh:.0} ms"),
+        ratio: Some(scan / fresh),
+        wanted: "≤ 1.2×",
+        notes: format!("{} files", table.size().unwrap().files),
+    }
 }
 
 fn scan_millis(path: &Path) -> f64 {

@@ -101,6 +101,7 @@ async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let tables = eligible_tables(&mut client, "p", &selects).await.unwrap();
     let followed = |table| FollowedTable { table, written: None, covered: Positions::whole(Lsn::ZERO) };
     let settings = StreamSettings {
+        keeps_columns: true,
         slot: slot.into(),
         slot_limit: SlotLimit::none(),
         limits: ReadLimits { row_bytes: 32 << 20, copies: MemoryBudget::new(16 << 20) },

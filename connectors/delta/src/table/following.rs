@@ -1,0 +1,78 @@
+//! What changes a table from outside: schemas of events, and commits of others.
+
+use std::sync::Arc;
+
+use sooner_api::{LakeTable, Result, Staged};
+use sooner_schemas::event::EventSchema;
+
+use super::DeltaTable;
+use crate::log::commit::LogEntry;
+use crate::log::committer::Committer;
+use crate::merge::event_plan::EventPlan;
+use crate::merge::foreign::{self, made_by_somebody_else};
+use crate::merge::intake::{ColumnChange, compare_columns, key_changed};
+use crate::merge::seal::next_columns;
+
+impl DeltaTable {
+    pub(super) fn check_mergeable(&self) -> Result<()> {
+        let base = self.base();
+        if self.staging.replaces() || !base.exists() {
+            return Ok(());
+        }
+        if self.positions.is_none() {
+            return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
+        }
+        base.check_mergeable(&self.name.to_string())
+    }
+
+    /// Learns how the events of a schema are read, and changes the table's columns for them.
+    pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
+        if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
+            return Ok(Staged::Taken);
+        }
+        self.seal().await?;
+        let columns = next_columns(&self.staging, self.base());
+        match compare_columns(schema, columns, self.base().mapping(self.settings.maps_columns), &self.names)? {
+            ColumnChange::None => {}
+            ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
+            ColumnChange::Changed(columns) => {
+                // The open part has the former columns.
+                self.staging.parts.close(&self.generations.shown.location).await?;
+                self.staging.columns = Some(columns);
+            }
+        }
+        let plan = EventPlan::new(schema, self.secret)?;
+        if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {
+            return key_changed(&self.name, &self.names);
+        }
+        self.staging.plan = Some(plan);
+        Ok(Staged::Taken)
+    }
+
+    /// Takes in what others have committed, so that the next attempt builds on it.
+    pub(super) async fn follow_others(&mut self, mut next: Option<LogEntry>) -> Result<()> {
+        let own = self.staging.commit_id;
+        while let Some(entry) = next {
+            self.follow(entry).await?;
+            next = self.generations.target().read_other(&self.name, own).await?;
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, entry: LogEntry) -> Result<()> {
+        let name = self.name.to_string();
+        let url = self.generations.shown.location.url.as_str();
+        let author = foreign::author(&self.name, url, &self.names, self.base(), &self.staging, &entry)?;
+        let commit = Committer::new(&self.generations.target().location, &name).load(entry).await?;
+        tracing::info!(table = name, version = self.base().next_number(), "another writer committed; following it");
+        let (was_absent, before) = (!self.base().exists(), self.base().columns().to_vec());
+        let added = self.generations.target_mut().follow(commit);
+        self.compare_with_feed();
+        if !self.staging.is_copy() {
+            self.base().check_mergeable(&name)?;
+        }
+        let target = self.generations.target_mut();
+        foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
+        target.index_added(&name, self.staging.plan.as_ref(), added).await
+    }
+}

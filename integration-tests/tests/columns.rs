@@ -1,0 +1,169 @@
+//! Columns: their names, and what becomes of them while their table is followed.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use integration_tests::pipeline::{Pipeline, find};
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::{Reader, assert_equal, eventually_equal};
+use sooner::status::Status;
+use sooner_postgres::client::quote_name;
+
+/// Those that know column mapping.
+const READERS: [Reader; 2] = [Reader::DuckDb, Reader::Spark];
+
+/// Names that a table's files, or some of its readers, would not take as they are.
+const NAMES: [&str; 17] = [
+    "a b",
+    "x,y",
+    "p;q",
+    "{c}",
+    "(d)",
+    "e=f",
+    "Name",
+    "name",
+    "NAME",
+    "NAME_9",
+    "b`tick",
+    "dot.ted",
+    "ta\tb",
+    "new\nline",
+    "ünï €",
+    "q\"uote",
+    "col-1",
+];
+
+fn copies(pipeline: &Pipeline) -> usize {
+    pipeline.log().matches("\"message\":\"copying\"").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_any_name_are_read_by_everybody() {
+    let postgres = Postgres::start(Version::V15).await;
+    let columns: Vec<_> = NAMES.iter().map(|name| format!("{} text", quote_name(name))).collect();
+    let columns = columns.join(", ");
+    postgres.sql(&format!("CREATE TABLE odd (\"the key\" int PRIMARY KEY, {columns})")).await;
+    postgres.sql("CREATE TABLE odd_key (\"K\" text, k int, v int, PRIMARY KEY (k, \"K\"))").await;
+    let values: Vec<_> = (0..NAMES.len()).map(|n| format!("'{n} of ' || i")).collect();
+    let values = values.join(", ");
+    postgres.sql(&format!("INSERT INTO odd SELECT i, {values} FROM generate_series(1, 50) i")).await;
+    postgres.sql("INSERT INTO odd_key SELECT 'k' || i, i % 7, i FROM generate_series(1, 50) i").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let changes = |from: i32| {
+        format!(
+            "UPDATE odd SET \"a b\" = 'changed', name = upper(\"Name\") WHERE \"the key\" % 5 = {from}; \
+             DELETE FROM odd WHERE \"the key\" % 7 = {from}; UPDATE odd_key SET v = -v WHERE v % 5 = {from}; \
+             DELETE FROM odd_key WHERE v = {from}"
+        )
+    };
+    postgres.sql(&changes(1)).await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.stop();
+    let copied = copies(&pipeline);
+    postgres.sql(&changes(2)).await;
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    assert!(pipeline.output("optimize", &[]).status.success());
+    postgres.sql(&changes(3)).await;
+    pipeline.catch_up(&postgres).await;
+    assert_eq!(copies(&pipeline), copied, "no table is copied again");
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.odd", "public.odd_key"]);
+    }
+    pipeline.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_readers_do_not_know_column_mapping_columns_are_changed_by_copies_and_odd_names_park() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE plain (id int PRIMARY KEY, a text, b text); INSERT INTO plain VALUES (1, 'a', 'b')")
+        .await;
+    postgres.sql("CREATE TABLE odd (id int PRIMARY KEY, \"a b\" text); INSERT INTO odd VALUES (1, 'a')").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.configure("[lake]", "column_mapping = false");
+    pipeline.start();
+    let parked = |status: &Status| {
+        let reason = find(status, "public.odd").and_then(|table| table.reason());
+        reason.is_some_and(|error| error.contains("column_mapping = true"))
+    };
+    pipeline.wait_for("the odd one is parked", Duration::from_secs(30), parked).await;
+    postgres.sql("ALTER TABLE plain DROP COLUMN a; ALTER TABLE plain RENAME b TO c").await;
+    eventually_equal(&postgres, &pipeline.lake, &["public.plain"], || pipeline.log()).await;
+    for reader in [Reader::DuckDb, Reader::Polars, Reader::Spark] {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.plain"]);
+    }
+    pipeline.stop();
+}
+
+/// Changes of columns that cost no copy, one after the other, of a table `$t`.
+const RESHAPES: [&str; 9] = [
+    "ALTER TABLE $t DROP COLUMN a",
+    "ALTER TABLE $t RENAME b TO \"b or not b\"",
+    "ALTER TABLE $t ADD COLUMN a int",
+    "ALTER TABLE $t RENAME c TO x; ALTER TABLE $t RENAME d TO c; ALTER TABLE $t RENAME x TO d",
+    "ALTER TABLE $t DROP COLUMN a; ALTER TABLE $t ADD COLUMN a text",
+    "ALTER TABLE $t ALTER d DROP NOT NULL, DROP COLUMN c",
+    "ALTER TABLE $t ALTER e TYPE text",
+    "ALTER TABLE $t ADD COLUMN f int, ADD COLUMN g timestamptz; ALTER TABLE $t RENAME f TO \"F\"",
+    "ALTER TABLE $t DROP COLUMN big; ALTER TABLE $t ADD COLUMN big text",
+];
+
+/// Changes rows of a table `$t`, in columns that it always has; `{n}` is a number.
+const CHANGES: &str = "UPDATE $t SET e = 'e{n}' WHERE id % 9 = {n}; DELETE FROM $t WHERE id = {n}; \
+                       INSERT INTO $t (id, d, e) VALUES (1000 + {n}, 'new', 'e')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_dropped_renamed_and_added_without_a_copy_in_busy_tables_and_quiet_ones() {
+    let postgres = Postgres::start(Version::V15).await;
+    let tables = ["busy", "quiet"];
+    for table in tables {
+        postgres
+            .sql(
+                &"CREATE TABLE $t (id int PRIMARY KEY, a text, b text, c text, d text NOT NULL, e varchar(20), big text); \
+                  ALTER TABLE $t ALTER big SET STORAGE EXTERNAL; \
+                  INSERT INTO $t SELECT i, 'a' || i, 'b' || i, 'c' || i, 'd' || i, 'e', repeat('big', 2000) \
+                  FROM generate_series(1, 200) i"
+                    .replace("$t", table),
+            )
+            .await;
+    }
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let copied = copies(&pipeline);
+    let named = ["public.busy", "public.quiet"];
+    for (number, reshape) in RESHAPES.iter().enumerate() {
+        let change = CHANGES.replace("{n}", &number.to_string()).replace("$t", "busy");
+        postgres.sql(&change).await;
+        let is_away = number == RESHAPES.len() / 2;
+        if is_away {
+            pipeline.stop();
+        }
+        for table in tables {
+            postgres.sql(&reshape.replace("$t", table)).await;
+        }
+        postgres.sql(&change.replace("1000", "2000")).await;
+        if is_away {
+            pipeline.start();
+        }
+        if number % 2 == 0 {
+            // What happens to a quiet table is seen without an event.
+            eventually_equal(&postgres, &pipeline.lake, &named, || pipeline.log()).await;
+        }
+    }
+    eventually_equal(&postgres, &pipeline.lake, &named, || pipeline.log()).await;
+    postgres.sql(&CHANGES.replace("{n}", "50").replace("$t", "quiet")).await;
+    pipeline.catch_up(&postgres).await;
+    assert!(pipeline.output("optimize", &[]).status.success());
+    assert_eq!(copies(&pipeline), copied, "{}", pipeline.log());
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &named);
+    }
+    let stopped = |status: &Status| status.tables.values().all(|table| table.reason().is_none());
+    pipeline.wait_for("no table waits for a person", Duration::from_secs(10), stopped).await;
+    pipeline.stop();
+}
