@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod continuity;
 pub mod kept_copy;
 pub mod lane;
+pub mod next_record;
 pub mod sink;
 pub mod sink_side;
 pub mod source;

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::asking::Asking;
 use super::attempts::End;
-use super::continuity::{Continuation, Former, next_record};
+use super::continuity::Continuation;
+use super::next_record::{Former, next_record};
 use super::{continuity, source};
 use crate::control::Requests;
 

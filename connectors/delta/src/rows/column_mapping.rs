@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::columns::LakeColumn;
+use super::lake_column::{LakeColumn, Stored};
 
 /// The feature of readers and writers.
 pub const FEATURE: &str = "columnMapping";
@@ -19,15 +19,6 @@ const STORED_NAME: &str = "delta.columnMapping.physicalName";
 const FORBIDDEN: &str = " ,;{}()\n\t=";
 /// Names in files that are made up begin with this.
 const MADE_UP: &str = "col-";
-
-/// How a column stands in the files of a table with column mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Its number in the table, which no other column gets.
-    pub id: i32,
-    /// Its name in data files and statistics.
-    pub name: String,
-}
 
 /// Whether a table maps columns, and may.
 #[derive(Clone, Copy, Debug)]

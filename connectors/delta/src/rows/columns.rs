@@ -13,8 +13,9 @@ use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::evolution::ColumnFacts;
 
-use super::column_mapping::{Stored, field_metadata, parse_field_metadata, shown_names};
-use super::lake_type::{LakeType, Meaning, arrow_type, delta_type, parse_type, type_name};
+use super::column_mapping::{field_metadata, parse_field_metadata, shown_names};
+pub use super::lake_column::{LakeColumn, Stored};
+use super::lake_type::{Meaning, arrow_type, delta_type, parse_type, type_name};
 
 /// Key of the field metadata in a Delta schema that holds the column's number at the source.
 const NUMBER_PROPERTY: &str = "sooner.number";
@@ -22,37 +23,6 @@ const NUMBER_POINTER: &str = "/metadata/sooner.number";
 /// Key of the field metadata that holds the column's name at the source, where readers see another one.
 const NAME_PROPERTY: &str = "sooner.name";
 const NAME_POINTER: &str = "/metadata/sooner.name";
-
-/// A column of a lake table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LakeColumn {
-    /// Name of the column, as at the source.
-    pub name: String,
-    /// Type of the column in the lake.
-    pub lake_type: LakeType,
-    /// Whether the column may be null.
-    pub nullable: bool,
-    /// Number of the column at the source, where it is known; a column that was dropped and added again has another
-    /// one.
-    pub number: Option<i16>,
-    /// How it stands in the table's files, if they know it by another name.
-    pub stored: Option<Stored>,
-}
-
-impl LakeColumn {
-    /// Its name in data files and statistics.
-    pub fn stored_name(&self) -> &str {
-        self.stored.as_ref().map_or(&self.name, |stored| &stored.name)
-    }
-
-    /// Whether it is the column that another one is of, whatever they are called.
-    pub fn is_same(&self, other: &LakeColumn) -> bool {
-        match (self.number, other.number) {
-            (Some(number), Some(other)) => number == other,
-            _ => self.name == other.name,
-        }
-    }
-}
 
 /// Columns of the rows that events of a schema carry. A type that the lake cannot hold is an operator error.
 pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
@@ -175,6 +145,7 @@ pub fn arrow_schema(columns: &[LakeColumn]) -> SchemaRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::lake_type::LakeType;
 
     fn column(name: &str, lake_type: LakeType, nullable: bool) -> LakeColumn {
         LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1), stored: None }

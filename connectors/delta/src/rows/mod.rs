@@ -4,6 +4,7 @@ pub mod builder;
 pub mod column_mapping;
 pub mod columns;
 pub mod data_file;
+pub mod lake_column;
 pub mod lake_type;
 pub mod reader;
 pub mod statistics;

@@ -163,7 +163,8 @@ fn tables_that_ask_for_more_than_is_done_are_refused() {
     assert!(check_protocol("t", &with("writerFeatures", "domainMetadata"), &plain).is_ok());
     for (protocol, metadata, why) in [
         (with("writerFeatures", "rowTracking"), plain.clone(), "rowTracking"),
-        (with("readerFeatures", "columnMapping"), plain.clone(), "columnMapping"),
+        (with("readerFeatures", "typeWidening"), plain.clone(), "typeWidening"),
+        (protocol(), json!({"configuration": {"delta.columnMapping.mode": "id"}}), "mode = id"),
         (json!({"minReaderVersion": 1, "minWriterVersion": 2}), plain.clone(), "older"),
         (protocol(), json!({"partitionColumns": ["x"]}), "partitioned"),
         (protocol(), json!({"configuration": {"delta.appendOnly": "true"}}), "append-only"),
