@@ -3,8 +3,9 @@
 
 use sooner_schemas::{Column, Relation};
 
-/// Numbers the columns of `relation`, which the stream describes. `written` is what the table was before, `catalog`
-/// what it is by now. False if it cannot be told whether a column is the former one, or another one of its name and type.
+/// Numbers the columns of `relation`, which the stream describes. `written` is what the table was before, `catalog` is
+/// what it is by now. False if it cannot be told whether a column is the former one, or another one of its name and
+/// type.
 pub fn number_columns(relation: &mut Relation, written: &Relation, catalog: &Relation) -> bool {
     let as_before = numbers(relation, written, catalog);
     let as_by_now = numbers(relation, catalog, written);
