@@ -124,7 +124,10 @@ def load_postgres(postgres, database, table, columns):
     path = pathlib.Path(tempfile.mkdtemp()) / "rows.csv"
     source = ", ".join(f"{expression} AS {quoted(name)}" for name, (expression, _, _) in columns.items())
     schema, name = table.split(".", 1)
-    query = f"COPY (SELECT {source} FROM ONLY {quoted(schema)}.{quoted(name)}) TO STDOUT (FORMAT csv, NULL '\\N')"
+    relation = f"{quoted(schema)}.{quoted(name)}"
+    (kind,) = postgres.execute("SELECT relkind FROM pg_class WHERE oid = %s::regclass", [relation]).fetchone()
+    only = "" if kind == "p" else "ONLY"
+    query = f"COPY (SELECT {source} FROM {only} {relation}) TO STDOUT (FORMAT csv, NULL '\\N')"
     with open(path, "wb") as file, postgres.cursor().copy(query) as copy:
         for block in copy:
             file.write(block)

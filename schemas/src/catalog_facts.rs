@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::table_name::TableName;
+
 /// Facts of one table, as one look at the catalog found them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogFacts {
@@ -16,6 +18,12 @@ pub struct CatalogFacts {
     /// Types of those columns whose values change their text when the type is altered, by object id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<u32, TypeFacts>,
+    /// Of a partitioned table that is one table here: what its rows lie in, by object id. None of any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<BTreeMap<u32, PartitionFacts>>,
+    /// Rows of partitions that are detached or dropped are kept, as the configuration says.
+    #[serde(skip)]
+    pub keeps_gone_partitions: bool,
     /// Why the stream carries the table; none if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publication: Option<PublicationFacts>,
@@ -31,6 +39,18 @@ pub struct AttributeFacts {
     /// Rows older than the column hold a value in it that was never written (`atthasmissing`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_missing: bool,
+}
+
+/// A partition that holds rows itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionFacts {
+    /// Its name.
+    pub name: TableName,
+    /// `relfilenode`: another one after its rows were written again or removed.
+    pub file_node: u32,
+    /// It was created as a partition, so that all its rows came through the partitioned table.
+    #[serde(default)]
+    pub is_born: bool,
 }
 
 /// A type whose values change their text when it is altered.
@@ -68,6 +88,7 @@ impl CatalogFacts {
         self.filled_column(now)
             .or_else(|| self.rewritten(now))
             .or_else(|| self.altered_type(now))
+            .or_else(|| self.altered_partitions(now))
             .or_else(|| self.interrupted(now))
     }
 
@@ -86,6 +107,23 @@ impl CatalogFacts {
                 .iter()
                 .all(|column| self.column(column.number).is_some_and(|was| was.version == column.version));
         (self.file_node != now.file_node && !same_columns).then(|| "ALTER TABLE has written its rows again".to_owned())
+    }
+
+    /// Partitions came with rows, went with them, or have other ones by now: no event of the partitioned table says so.
+    pub fn altered_partitions(&self, now: &CatalogFacts) -> Option<String> {
+        let (was, is) = (self.partitions.as_ref()?, now.partitions.as_ref()?);
+        let attached = is.iter().find(|(oid, partition)| !was.contains_key(oid) && !partition.is_born);
+        if let Some((_, attached)) = attached {
+            return Some(format!("{} was attached as a partition", attached.name));
+        }
+        was.iter().find_map(|(oid, known)| match is.get(oid) {
+            None if now.keeps_gone_partitions => None,
+            None => Some(format!("the partition {} was detached or dropped", known.name)),
+            Some(partition) if partition.file_node != known.file_node => {
+                Some(format!("the rows of the partition {} were removed or written again", known.name))
+            }
+            Some(_) => None,
+        })
     }
 
     fn altered_type(&self, now: &CatalogFacts) -> Option<String> {
@@ -132,6 +170,7 @@ mod tests {
                 (60, TypeFacts::Composite(vec![(1, 23), (2, 25)])),
             ]),
             publication: Some(PublicationFacts { publication: row(7, 1), members: vec![row(8, 1)] }),
+            ..CatalogFacts::default()
         }
     }
 
@@ -206,5 +245,28 @@ mod tests {
     fn facts_survive_json() {
         let text = serde_json::to_string(&facts()).unwrap();
         assert_eq!(serde_json::from_str::<CatalogFacts>(&text).unwrap(), facts());
+    }
+
+    #[test]
+    fn partitions_that_come_and_go_with_rows_change_rows() {
+        let partition = |name: &str, file_node, is_born| {
+            let name = TableName::new("public", name);
+            PartitionFacts { name, file_node, is_born }
+        };
+        let root = |partitions: Vec<(u32, PartitionFacts)>| CatalogFacts {
+            partitions: Some(partitions.into_iter().collect()),
+            ..CatalogFacts::default()
+        };
+        let before = root(vec![(1, partition("a", 1, true))]);
+        let changes = |now: Vec<(u32, PartitionFacts)>| before.silent_change(&root(now));
+        let a = || (1, partition("a", 1, true));
+        assert_eq!(changes(vec![a(), (2, partition("b", 2, true))]), None, "it was empty");
+        assert!(
+            changes(vec![a(), (2, partition("b", 2, false))]).is_some_and(|why| why.contains("public.b was attached"))
+        );
+        assert!(changes(vec![]).is_some_and(|why| why.contains("public.a was detached or dropped")));
+        assert!(changes(vec![(1, partition("a", 5, true))]).is_some_and(|why| why.contains("removed")));
+        let kept = CatalogFacts { keeps_gone_partitions: true, ..root(vec![]) };
+        assert_eq!(before.silent_change(&kept), None);
     }
 }

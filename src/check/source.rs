@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sooner_api::{Clock, Result};
-use sooner_postgres::catalog::CatalogTable;
+use sooner_postgres::catalog_table::CatalogTable;
 use sooner_postgres::client::{Mode, Row, quote_name};
 use sooner_postgres::database::OLDEST_VERSION;
 use sooner_postgres::inspection::candidates;
@@ -140,7 +140,8 @@ async fn published(source: &SourceConfig, client: &mut Client, tables: &[Catalog
             return Ok((Finding::ok(check, found), true));
         }
         let publishable = tables.iter().filter(|found| found.access.owns).map(|found| found.table.name().clone());
-        let remedy = format!("{};", publication::create_statement(name, &publishable.collect::<Vec<_>>()));
+        let remedy =
+            format!("{};", publication::create_statement(name, &publishable.collect::<Vec<_>>(), source.through_roots));
         let found = format!("'{name}' does not exist, and the role may not create it");
         return Ok((Finding::failed(check, found, remedy), false));
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sooner_api::Result;
 use sooner_postgres::Client;
-use sooner_postgres::catalog::CatalogTable;
+use sooner_postgres::catalog_table::CatalogTable;
 use sooner_schemas::TableName;
 use sooner_schemas::policy::{ValuePolicy, type_with_odd_values};
 

@@ -65,6 +65,10 @@ pub struct SourceConfig {
     pub copies_when_slot_is_lost: bool,
     /// Whether standbys follow the slot; none to leave it as it is.
     pub failover: Option<bool>,
+    /// Whether a partitioned table is one table in the lake, rather than each of its partitions.
+    pub through_roots: bool,
+    /// Whether rows of partitions that are detached or dropped stay in the lake.
+    pub keeps_gone_partitions: bool,
     /// Settings of single tables.
     pub blocks: TableBlocks,
 }
@@ -90,9 +94,12 @@ impl SourceConfig {
     /// Which tables are captured: a pattern of `tables` matches them, and none of `exclude` does.
     pub fn filter(&self) -> TableFilter {
         let (tables, exclude) = (self.tables.clone(), self.exclude.clone());
-        Arc::new(move |table: &TableName| {
+        let names = move |table: &TableName| {
             tables.iter().any(|pattern| pattern.matches(table)) && !exclude.iter().any(|pattern| pattern.matches(table))
-        })
+        };
+        let filter = TableFilter::new(names);
+        let (through_roots, keeps_gone_partitions) = (self.through_roots, self.keeps_gone_partitions);
+        TableFilter { through_roots, keeps_gone_partitions, ..filter }
     }
 }
 
@@ -203,6 +210,16 @@ fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) 
         "copy" => Ok(true),
         _ => Err("expected \"stop\" or \"copy\"".to_owned()),
     });
+    let partitions = section.optional("partitions", |text| match text {
+        "root" => Ok(true),
+        "leaf" => Ok(false),
+        _ => Err("expected \"root\" or \"leaf\"".to_owned()),
+    });
+    let dropped_partitions = section.optional("dropped_partitions", |text| match text {
+        "remove" => Ok(false),
+        "keep" => Ok(true),
+        _ => Err("expected \"remove\" or \"keep\"".to_owned()),
+    });
     let failover = section.has("failover").then(|| section.flag("failover", false));
     section.knows("failover");
     let mut connect = connect?;
@@ -221,6 +238,8 @@ fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) 
         max_retained_wal,
         copies_when_slot_is_lost: copies_when_slot_is_lost.unwrap_or(false),
         failover,
+        through_roots: partitions.unwrap_or(true),
+        keeps_gone_partitions: dropped_partitions.unwrap_or(false),
         blocks: blocks.clone(),
     })
 }
@@ -277,7 +296,7 @@ mod tests {
         assert_eq!(source.slot, "sooner_shop");
         assert_eq!(config.lake().unwrap().freshness, Duration::from_secs(1));
         assert_eq!(config.state_dir, Path::new("/etc/.sooner/shop"));
-        assert!(source.filter()(&TableName::new("any", "table")));
+        assert!((source.filter().names)(&TableName::new("any", "table")));
     }
 
     #[test]

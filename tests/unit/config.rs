@@ -101,7 +101,7 @@ fn names_at_the_database_follow_from_the_pipelines_name_by_its_rules() {
 #[test]
 fn what_is_excluded_is_left_out_although_it_is_listed() {
     let config = parsed("", "tables = ['public.*', 'sales.orders']\nexclude = ['public.tmp_*']", "");
-    let selects = |schema: &str, table: &str| config.source().unwrap().filter()(&TableName::new(schema, table));
+    let selects = |schema: &str, table: &str| (config.source().unwrap().filter().names)(&TableName::new(schema, table));
     assert!(selects("public", "orders") && selects("sales", "orders"));
     assert!(!selects("public", "tmp_1") && !selects("sales", "lines") && !selects("public2", "orders"));
 }
@@ -160,4 +160,24 @@ fn a_section_that_a_command_needs_is_named() {
     let error = parsed("", "", "").kafka().unwrap_err();
     assert_eq!((error.code, error.class), (Code::ConfigurationIncomplete, Class::Operator));
     assert!(error.why.contains("[kafka]") && !error.remedy.is_empty(), "{error}");
+}
+
+#[test]
+fn values_that_a_target_cannot_hold_go_where_the_last_block_says_that_names_column_type_or_table() {
+    use sooner_schemas::policy::ValuePolicy::{Clamp, Null, Park, Text};
+    use sooner_schemas::{Column, ColumnType, Scalar};
+    let blocks = "[[table]]\nmatch = '*.*'\nunholdable = 'null'\nunholdable_types = { date = 'clamp' }\n\
+                  [[table]]\nmatch = 'public.orders'\nunholdable = 'park'\nunholdable_columns = { until = 'text' }";
+    let config = Config::parse(&format!("{SMALLEST}{blocks}"), Path::new(".")).unwrap();
+    let policies = config.source().unwrap().policies();
+    let policy = |table: &str, column: &str, scalar| {
+        policies(&TableName::new("public", table), &Column::new(column, ColumnType::Scalar(scalar)))
+    };
+    assert_eq!(policy("orders", "until", Scalar::Date), Text);
+    assert_eq!(policy("orders", "since", Scalar::Date), Clamp, "a type counts before a table");
+    assert_eq!(policy("orders", "at", Scalar::Timestamp(6)), Park);
+    assert_eq!(policy("lines", "at", Scalar::Timestamp(6)), Null);
+    let wrong = "[[table]]\nmatch = 'a.b'\nunholdable = 'drop'\nunholdable_types = { text = 'null' }";
+    let problems = Config::parse(&format!("{SMALLEST}{wrong}"), Path::new(".")).unwrap_err().join("\n");
+    assert!(problems.contains("'drop': expected \"park\"") && problems.contains("unholdable_types.text"), "{problems}");
 }

@@ -7,30 +7,28 @@ use sooner_api::{Result, SourceTable};
 use sooner_schemas::catalog_facts::AttributeFacts;
 use sooner_schemas::{CatalogFacts, Column, DefaultValue, Relation, ReplicaIdentity, TableName};
 
+use crate::catalog_table::{BLOCK_BYTES, CatalogTable};
 use crate::client::{Client, Row};
 use crate::eligibility::{ACCESS, Access};
+use crate::partitions::{self, stands_for_itself};
 use crate::pgoutput::RelationShape;
 use crate::publication::Members;
 use crate::row::{number, text};
 use crate::types::Types;
 
-/// Bytes of a block, as the planner counts the size of tables.
-const BLOCK_BYTES: u64 = 8192;
+/// Object ids of the partitioned tables above a partition `c`.
+const ANCESTORS: &str = "(WITH RECURSIVE above (oid) AS ( \
+    SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid \
+    UNION ALL SELECT i.inhparent FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) \
+    SELECT string_agg(oid::text, ',') FROM above)";
 
-/// A table, and what the pipeline's role may do with it.
-#[derive(Clone, Debug)]
-pub struct CatalogTable {
-    /// Table. Whether it can take part is not judged yet.
-    pub table: SourceTable,
-    /// What may stand in the way.
-    pub access: Access,
-}
-
-/// All permanent ordinary tables outside the system schemas, ordered by name.
+/// All permanent tables outside the system schemas that stand for themselves in the publication, ordered by name.
 pub async fn tables(client: &mut Client, members: &Members) -> Result<Vec<CatalogTable>> {
     let types = Types::load(client).await?;
     let outside = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'";
-    load(client, &types, members, outside).await
+    let mut found = load(client, &types, members, outside).await?;
+    found.retain(|found| stands_for_itself(found, members.through_roots, |oid| members.names(oid)));
+    Ok(found)
 }
 
 /// Looks a table up by its object id, as the transaction of this connection sees the catalog; none if it does not
@@ -108,17 +106,18 @@ fn key_of(shape: &RelationShape, known: Option<&Relation>) -> Vec<usize> {
     in_catalog.filter(is_marked).unwrap_or(marked)
 }
 
-async fn load(client: &mut Client, types: &Types, members: &Members, condition: &str) -> Result<Vec<CatalogTable>> {
-    let generated = if members.sends_generated { "a.attgenerated IN ('', 's')" } else { "a.attgenerated = ''" };
-    let rows = client
-        .query(&format!(
-            "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
+/// The query of all columns of the tables that fulfil a condition, ordered by table and number.
+fn columns_of(sends_generated: bool, condition: &str) -> String {
+    let generated = if sends_generated { "a.attgenerated IN ('', 's')" } else { "a.attgenerated = ''" };
+    format!(
+        "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
                     greatest(c.relpages, 0), c.relfilenode, \
                     a.attname, a.atttypid, a.atttypmod, a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), \
                     (a.atthasdef AND a.attgenerated = '') OR a.atthasmissing, \
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
-                    a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated <> '', {ACCESS} \
+                    a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated <> '', {ACCESS}, \
+                    c.relkind, CASE WHEN c.relispartition THEN {ANCESTORS} END \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
@@ -127,18 +126,27 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
              LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid \
                   AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \
                   AND k.indimmediate AND k.indisvalid \
-             WHERE c.relkind = 'r' AND c.relpersistence = 'p' \
+             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' \
                AND a.attnum > 0 AND NOT a.attisdropped AND {generated} AND {condition} \
              ORDER BY n.nspname, c.relname, a.attnum"
-        ))
-        .await?;
+    )
+}
+
+async fn load(client: &mut Client, types: &Types, members: &Members, condition: &str) -> Result<Vec<CatalogTable>> {
+    let rows = client.query(&columns_of(members.sends_generated, condition)).await?;
     let mut tables: Vec<CatalogTable> = Vec::new();
     let mut keys: Vec<Vec<(u32, usize)>> = Vec::new();
     for row in &rows {
         let oid = number(row, 0)?;
         if tables.last().is_none_or(|found| found.table.relation.oid != oid) {
             let access = Access { unsent_key_columns: number(row, 19)?, ..Access::of_row(row, 21) };
-            tables.push(CatalogTable { table: empty_table(row, oid, members)?, access });
+            let ancestors = row.get(28).and_then(Option::as_deref).unwrap_or_default();
+            tables.push(CatalogTable {
+                table: empty_table(row, oid, members)?,
+                access,
+                is_partitioned: text(row, 27)? == "p",
+                ancestors: ancestors.split(',').filter_map(|oid| oid.parse().ok()).collect(),
+            });
             keys.push(Vec::new());
         }
         let (Some(CatalogTable { table, .. }), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
@@ -168,11 +176,12 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             policy: Default::default(),
         });
     }
-    for (CatalogTable { table, access }, mut key) in tables.iter_mut().zip(keys) {
+    for (CatalogTable { table, access, .. }, mut key) in tables.iter_mut().zip(keys) {
         key.sort_unstable();
         access.unsent_key_columns -= key.len().min(access.unsent_key_columns);
         table.relation.key = key.into_iter().map(|(_, column)| column).collect();
     }
+    partitions::complete(client, &mut tables).await?;
     Ok(tables)
 }
 

@@ -10,7 +10,8 @@ use sooner_schemas::event::Op;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::catalog;
-use crate::client::{Client, Mode, quote_name, quote_text};
+use crate::chunk_statement::{Leaf, select};
+use crate::client::{Client, Mode};
 use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
 use crate::encoders::EncoderFactory;
@@ -19,7 +20,7 @@ use crate::memory::{ReadLimits, row_too_large};
 use crate::options::ConnectOptions;
 use crate::publication::{Members, quote_table};
 use crate::row::{number, text};
-use crate::schedule::{KeyTexts, Part};
+use crate::schedule::Part;
 use crate::types::Types;
 use crate::visibility::Visibility;
 
@@ -45,6 +46,9 @@ pub struct CopiedTable {
     pub condition: Option<String>,
     /// Transactions that have to end first; none while it is not known which.
     writers: Mutex<Option<HashSet<String>>>,
+    /// Partitions whose blocks are read one after the other, as if they were those of one table; none before it is
+    /// known how many they have.
+    pub leaves: Mutex<Vec<Leaf>>,
 }
 
 /// What a chunk was read under.
@@ -99,14 +103,14 @@ impl CopiedTable {
     ) -> Result<CopiedTable> {
         let encoder = encoders.build(&table.relation).await?;
         let writers = Mutex::new((!awaits_writers).then(HashSet::new));
-        Ok(CopiedTable { table, encoder, condition: None, writers })
+        Ok(CopiedTable { table, encoder, condition: None, writers, leaves: Mutex::default() })
     }
 }
 
 /// Asks the server whether a table's rows can be selected by an SQL condition; otherwise its error says why not.
 pub async fn check_condition(client: &mut Client, table: &TableName, condition: &str) -> Result<()> {
     client.query("BEGIN READ ONLY").await?;
-    let checked = client.query(&format!("SELECT FROM ONLY {} WHERE ({condition}) LIMIT 0", quote_table(table))).await;
+    let checked = client.query(&format!("SELECT FROM {} WHERE ({condition}) LIMIT 0", quote_table(table))).await;
     client.query("ROLLBACK").await?;
     checked.map(drop)
 }
@@ -141,7 +145,11 @@ impl ChunkReader {
             // All of it in one go, however long that takes.
             self.client.query("SET LOCAL statement_timeout = 0").await?;
         }
-        self.client.copy_out(&select(copied, part, blocks)).await?;
+        let statement = {
+            let leaves = copied.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+            select(&copied.table, copied.condition.as_deref(), part, blocks, &leaves)
+        };
+        self.client.copy_out(&statement).await?;
         Ok(ChunkRows {
             client: &mut self.client,
             copied,
@@ -164,10 +172,10 @@ impl ChunkReader {
                     a.usename, coalesce(nullif(a.application_name, ''), 'no application name'), a.xact_start), \
                     'a prepared transaction') \
              FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-             WHERE l.locktype = 'relation' AND l.granted AND l.relation = {} \
+             WHERE l.locktype = 'relation' AND l.granted AND l.relation IN ({}) \
                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
                AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
-            copied.table.relation.oid
+            oids_of(&copied.table)
         );
         let mut writers = HashMap::new();
         for row in self.client.query(&sql).await? {
@@ -209,13 +217,22 @@ impl ChunkReader {
             return Ok(0);
         }
         let sql = format!(
-            "SELECT CASE am.amname WHEN 'heap' THEN pg_catalog.pg_relation_size(c.oid) \
-                 / pg_catalog.current_setting('block_size')::bigint ELSE 0 END \
-             FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.oid = {}",
-            copied.table.relation.oid
+            "SELECT n.nspname, c.relname, CASE am.amname WHEN 'heap' THEN pg_catalog.pg_relation_size(c.oid) \
+                 / pg_catalog.current_setting('block_size')::bigint END \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind = 'r' AND c.oid IN ({}) ORDER BY c.oid",
+            oids_of(&copied.table)
         );
-        let rows = self.client.query(&sql).await?;
-        number(rows.first().unwrap_or(&Vec::new()), 0)
+        let mut leaves = Vec::new();
+        for row in self.client.query(&sql).await? {
+            if row.get(2).is_none_or(Option::is_none) {
+                return Ok(0);
+            }
+            leaves.push(Leaf { name: TableName::new(text(&row, 0)?, text(&row, 1)?), blocks: number(&row, 2)? });
+        }
+        let blocks = leaves.iter().map(|leaf| leaf.blocks).fold(0, u32::saturating_add);
+        *copied.leaves.lock().unwrap_or_else(PoisonError::into_inner) = leaves;
+        Ok(if blocks == u32::MAX { 0 } else { blocks })
     }
 
     async fn check_unchanged(&mut self, table: &SourceTable) -> Result<()> {
@@ -252,7 +269,16 @@ fn is_same(seen: &SourceTable, table: &SourceTable) -> bool {
     for (column, known) in relation.columns.iter_mut().zip(&table.relation.columns) {
         column.nullable |= known.nullable;
     }
-    relation == table.relation && seen.facts.file_node == table.facts.file_node
+    relation == table.relation
+        && seen.facts.file_node == table.facts.file_node
+        && table.facts.altered_partitions(&seen.facts).is_none()
+}
+
+/// The object ids of what holds a table's rows, and its own, for a list in SQL.
+fn oids_of(table: &SourceTable) -> String {
+    let partitions = table.facts.partitions.iter().flatten().map(|(oid, _)| *oid);
+    let oids: Vec<_> = partitions.chain([table.relation.oid]).map(|oid| oid.to_string()).collect();
+    oids.join(", ")
 }
 
 /// A position of the log where a page begins is shown after the page's header, and told to readers of the log without
@@ -264,39 +290,6 @@ fn before_page_header(lsn: Lsn) -> Lsn {
         header @ (24 | 40) => Lsn(lsn.0 - header),
         _ => lsn,
     }
-}
-
-/// The statement that reads a part; `blocks` is how many the table has, for a first part.
-fn select(copied: &CopiedTable, part: &Part, blocks: Option<u32>) -> String {
-    let relation = &copied.table.relation;
-    let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
-    let (table, columns) = (quote_table(&relation.name), columns.join(", "));
-    let range = match part {
-        Part::First(taken) if blocks.is_some_and(|blocks| blocks > *taken) => Some(format!("ctid < '({taken},0)'")),
-        Part::First(_) => None,
-        Part::Blocks(blocks) => Some(format!("ctid >= '({},0)' AND ctid < '({},0)'", blocks.start, blocks.end)),
-        Part::Keys(keys) => Some(has_key(copied, keys)),
-    };
-    // A row that is read by its key is needed whatever else it is.
-    let condition = copied.condition.as_ref().filter(|_| !matches!(part, Part::Keys(_)));
-    let conditions: Vec<_> = range.into_iter().chain(condition.map(|sql| format!("({sql})"))).collect();
-    // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
-    match (conditions.is_empty(), relation.columns.iter().any(|column| column.generated)) {
-        (true, false) => format!("COPY {table} ({columns}) TO STDOUT"),
-        (true, true) => format!("COPY (SELECT {columns} FROM ONLY {table}) TO STDOUT"),
-        (false, _) => format!("COPY (SELECT {columns} FROM ONLY {table} WHERE {}) TO STDOUT", conditions.join(" AND ")),
-    }
-}
-
-fn has_key(copied: &CopiedTable, keys: &[KeyTexts]) -> String {
-    let relation = &copied.table.relation;
-    let columns: Vec<_> = relation.key.iter().map(|&index| quote_name(&relation.columns[index].name)).collect();
-    let row = |key: &KeyTexts| {
-        let texts: Vec<_> = key.iter().map(|text| quote_text(text)).collect();
-        format!("({})", texts.join(", "))
-    };
-    let rows: Vec<_> = keys.iter().map(row).collect();
-    format!("({}) IN ({})", columns.join(", "), rows.join(", "))
 }
 
 fn lock_error(table: &SourceTable, error: Error) -> Error {

@@ -8,6 +8,13 @@ use crate::client::{Client, quote_text};
 use crate::eligibility::ACCESS;
 use crate::row::{number, text};
 
+/// What is below a partitioned table `c`.
+const PARTITIONS: &str = "(WITH RECURSIVE tree (oid, version) AS ( \
+    SELECT i.inhrelid, i.xmin FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid \
+    UNION ALL SELECT i.inhrelid, i.xmin FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid) \
+    SELECT string_agg(concat_ws(':', tree.oid, tree.version, l.relfilenode, l.relreplident), ',' ORDER BY tree.oid) \
+    FROM tree JOIN pg_catalog.pg_class l ON l.oid = tree.oid)";
+
 /// For each table, by object id, a text that changes when anything does that a verdict may depend on.
 pub async fn digests(client: &mut Client, publication: &str) -> Result<HashMap<u32, String>> {
     let by_schema = match client.server_version() >= 150_000 {
@@ -30,11 +37,11 @@ pub async fn digests(client: &mut Client, publication: &str) -> Result<HashMap<u
                 (SELECT string_agg(concat_ws(':', k.indexrelid, k.indkey, k.indisprimary, k.indisreplident, \
                         k.indimmediate, k.indisvalid), ',' ORDER BY k.indexrelid) \
                  FROM pg_catalog.pg_index k WHERE k.indrelid = c.oid AND (k.indisprimary OR k.indisreplident)), \
-                (SELECT digest FROM types))) \
+                CASE WHEN c.relkind = 'p' THEN {PARTITIONS} END, (SELECT digest FROM types))) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_catalog.pg_publication p ON p.pubname = {} \
          LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384",
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384",
         quote_text(publication)
     );
     let rows = client.query(&sql).await?;

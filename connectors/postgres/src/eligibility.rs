@@ -36,6 +36,8 @@ pub struct Access {
     pub has_generated: bool,
     /// Columns of its key that are generated, and so not sent.
     pub unsent_key_columns: usize,
+    /// One of its partitions has another replica identity than its primary key or the whole row.
+    pub has_odd_partition: bool,
 }
 
 impl Access {
@@ -50,6 +52,7 @@ impl Access {
             of_extension: is(4),
             has_generated: is(5),
             unsent_key_columns: 0,
+            has_odd_partition: false,
         }
     }
 
@@ -86,6 +89,7 @@ impl Access {
             return refuse(Code::IdentityUnusable, why, remedy);
         }
         let unusable = match relation.identity {
+            _ if self.has_odd_partition => Some("a partition has the replica identity NOTHING, or that of an index"),
             ReplicaIdentity::Nothing => Some("its replica identity is NOTHING"),
             ReplicaIdentity::Full if server_version >= 180_000 && self.has_generated && !sends_generated => {
                 Some("its replica identity is FULL, and it has generated columns that are not published")
@@ -126,6 +130,7 @@ mod tests {
             of_extension: false,
             has_generated: false,
             unsent_key_columns: 0,
+            has_odd_partition: false,
         }
     }
 

@@ -5,12 +5,28 @@ use std::sync::Arc;
 use sooner_api::{Code, Error, Result, SourceTable};
 use sooner_schemas::TableName;
 
-use crate::catalog::{self, CatalogTable};
+use crate::catalog;
+use crate::catalog_table::CatalogTable;
 use crate::client::Client;
 use crate::publication::{self, Members};
 
-/// Which tables of a database are to take part.
-pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
+/// Which tables of a database are to take part, and as what.
+#[derive(Clone)]
+pub struct TableFilter {
+    /// By their names.
+    pub names: Arc<dyn Fn(&TableName) -> bool + Send + Sync>,
+    /// A partitioned table is one table, where sooner creates the publication; otherwise each of its partitions is.
+    pub through_roots: bool,
+    /// Rows of partitions that are detached or dropped are kept.
+    pub keeps_gone_partitions: bool,
+}
+
+impl TableFilter {
+    /// Tables of these names.
+    pub fn new(names: impl Fn(&TableName) -> bool + Send + Sync + 'static) -> TableFilter {
+        TableFilter { names: Arc::new(names), through_roots: true, keeps_gone_partitions: false }
+    }
+}
 
 /// All tables that are to take part; those that cannot at the moment say why.
 pub async fn eligible_tables(
@@ -32,9 +48,10 @@ pub async fn publish_eligible(
     let publishable = found.iter().filter(|found| found.is_publishable());
     let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
     if !found.is_empty() && !found.iter().any(|found| found.access.owns) {
-        publication::expect(client, publication, found.iter().map(|found| found.table.name())).await?;
+        let names = found.iter().map(|found| found.table.name());
+        publication::expect(client, publication, names, selects.through_roots).await?;
     }
-    if publication::ensure(client, publication, &publishable).await?.changed {
+    if publication::ensure(client, publication, &publishable, selects.through_roots).await?.changed {
         return eligible_tables(client, publication, selects).await;
     }
     Ok(taking_part(found))
@@ -47,11 +64,12 @@ pub fn taking_part(found: Vec<CatalogTable>) -> Vec<SourceTable> {
 
 /// The tables that fit, each with what the role may do with it. Those of extensions are told, but take no part.
 pub async fn candidates(client: &mut Client, publication: &str, selects: &TableFilter) -> Result<Vec<CatalogTable>> {
-    let members = Members::load(client, publication).await?;
+    let members = Members::load(client, publication, selects.through_roots).await?;
     let mut found = catalog::tables(client, &members).await?;
-    found.retain(|found| selects(found.table.name()));
+    found.retain(|found| (selects.names)(found.table.name()));
     let version = client.server_version();
-    for CatalogTable { table, access } in &mut found {
+    for CatalogTable { table, access, .. } in &mut found {
+        table.facts.keeps_gone_partitions = selects.keeps_gone_partitions;
         let checked = access.check(&table.relation, version, members.sends_generated);
         table.blocked = match checked {
             Err(error) => Some(error),

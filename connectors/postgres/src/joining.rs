@@ -102,8 +102,11 @@ impl Joining {
         self.rows > 0 && (self.in_place.is_some() || self.rest(schedule).is_none())
     }
 
+    /// None of a partitioned table: its partitions may have others beside them after a break.
     fn rest(&self, schedule: &Schedule) -> Option<CopyRest> {
-        schedule.rest(self.copied.table.relation.oid, self.copied.table.facts.file_node)
+        let table = &self.copied.table;
+        let rest = schedule.rest(table.relation.oid, table.facts.file_node);
+        rest.filter(|_| table.facts.partitions.is_none())
     }
 }
 

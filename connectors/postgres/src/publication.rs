@@ -22,6 +22,8 @@ pub struct Members {
     for_all_tables: bool,
     tables: HashMap<u32, CatalogRow>,
     schemas: HashMap<u32, CatalogRow>,
+    /// Changes of partitions are published as those of the partitioned table (`publish_via_partition_root`).
+    pub through_roots: bool,
     /// Stored generated columns are sent, too (`publish_generated_columns = stored`, since 18).
     pub sends_generated: bool,
 }
@@ -32,17 +34,19 @@ impl Members {
         Members { sends_generated, ..Members::default() }
     }
 
-    /// Looks up what a publication carries; nothing if it does not exist.
-    pub async fn load(client: &mut Client, name: &str) -> Result<Members> {
+    /// Looks up what a publication carries; nothing if it does not exist, and `through_roots` says how it will.
+    pub async fn load(client: &mut Client, name: &str, through_roots: bool) -> Result<Members> {
         let version = client.server_version();
         let generated = if version >= 180_000 { "p.pubgencols = 's'" } else { "false" };
         let of = format!("FROM pg_catalog.pg_publication p WHERE p.pubname = {}", quote_text(name));
-        let found = client.query(&format!("SELECT p.oid, p.xmin, p.puballtables, {generated} {of}")).await?;
-        let Some(row) = found.first() else { return Ok(Members::default()) };
+        let found =
+            client.query(&format!("SELECT p.oid, p.xmin, p.puballtables, {generated}, p.pubviaroot {of}")).await?;
+        let Some(row) = found.first() else { return Ok(Members { through_roots, ..Members::default() }) };
         let mut members = Members {
             publication: Some(CatalogRow { oid: number(row, 0)?, version: number(row, 1)? }),
             for_all_tables: text(row, 2)? == "t",
             sends_generated: text(row, 3)? == "t",
+            through_roots: text(row, 4)? == "t",
             ..Members::default()
         };
         let publication = format!("(SELECT p.oid {of})");
@@ -56,6 +60,11 @@ impl Members {
             members.schemas = by_object(&client.query(&by_schema).await?)?;
         }
         Ok(members)
+    }
+
+    /// Whether it carries a table by its own name, or all there are.
+    pub fn names(&self, table: u32) -> bool {
+        self.for_all_tables || self.tables.contains_key(&table)
     }
 
     /// By which rows a table is carried, given its object id and that of its schema; none if it is not.
@@ -83,7 +92,7 @@ pub struct Published {
 
 /// Creates the publication of these tables if there is none; otherwise adds them to it, if sooner created it. A
 /// publication that leaves out kinds of changes, or rows, is an error that tells the operator what to change.
-pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Result<Published> {
+pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName], through_roots: bool) -> Result<Published> {
     let mut published = Published::default();
     let is_own = match find(client, name).await? {
         Some(found) => {
@@ -92,7 +101,7 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
         }
         None => {
             published.changed = true;
-            if create(client, name, tables).await? {
+            if create(client, name, tables, through_roots).await? {
                 return Ok(published);
             }
             true
@@ -115,11 +124,11 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName]) -> Re
 }
 
 /// Creates the publication; returns whether it has the tables. It has none if somebody has locked one of them.
-async fn create(client: &mut Client, name: &str, tables: &[TableName]) -> Result<bool> {
-    let with_tables = match client.query(&create_statement(name, tables)).await {
+async fn create(client: &mut Client, name: &str, tables: &[TableName], through_roots: bool) -> Result<bool> {
+    let with_tables = match client.query(&create_statement(name, tables, through_roots)).await {
         Ok(_) => true,
         Err(error) if error.why.contains(LOCK_NOT_AVAILABLE) => {
-            client.query(&create_statement(name, &[])).await?;
+            client.query(&create_statement(name, &[], through_roots)).await?;
             false
         }
         Err(error) => return Err(error),
@@ -132,7 +141,12 @@ async fn create(client: &mut Client, name: &str, tables: &[TableName]) -> Result
 }
 
 /// Fails if there is no publication, which the role could not create, since it owns none of these tables.
-pub async fn expect(client: &mut Client, name: &str, tables: impl Iterator<Item = &TableName>) -> Result<()> {
+pub async fn expect(
+    client: &mut Client,
+    name: &str,
+    tables: impl Iterator<Item = &TableName>,
+    through_roots: bool,
+) -> Result<()> {
     if find(client, name).await?.is_some() {
         return Ok(());
     }
@@ -140,7 +154,10 @@ pub async fn expect(client: &mut Client, name: &str, tables: impl Iterator<Item 
         Code::PublicationUnusable,
         format!("the publication '{name}' does not exist"),
         "the role owns none of the tables, so it cannot create one for them",
-        format!("let their owner run: {};", create_statement(name, &tables.cloned().collect::<Vec<_>>())),
+        format!(
+            "let their owner run: {};",
+            create_statement(name, &tables.cloned().collect::<Vec<_>>(), through_roots)
+        ),
     ))
 }
 
@@ -202,12 +219,17 @@ async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
     }
 }
 
-/// SQL statement that creates a publication of these tables.
-pub fn create_statement(name: &str, tables: &[TableName]) -> String {
-    if tables.is_empty() {
-        return format!("CREATE PUBLICATION {}", quote_name(name));
+/// SQL statement that creates a publication of these tables, which carries partitions as parts of what they are parts
+/// of, or as tables of their own.
+pub fn create_statement(name: &str, tables: &[TableName], through_roots: bool) -> String {
+    let mut statement = format!("CREATE PUBLICATION {}", quote_name(name));
+    if !tables.is_empty() {
+        statement.push_str(&format!(" FOR TABLE {}", table_list(tables)));
     }
-    format!("CREATE PUBLICATION {} FOR TABLE {}", quote_name(name), table_list(tables))
+    if through_roots {
+        statement.push_str(" WITH (publish_via_partition_root = true)");
+    }
+    statement
 }
 
 /// SQL statement that adds these tables to a publication.

@@ -102,7 +102,7 @@ impl Watch {
         if !verdicts.is_empty() || publishable.is_empty() {
             return Ok(verdicts);
         }
-        let published = ensure(client, &self.publication, &publishable).await?;
+        let published = ensure(client, &self.publication, &publishable, self.selects.through_roots).await?;
         self.is_publishing = published.pending;
         let changed = || tables_changed("tables were added to the publication".to_owned());
         Ok(published.changed.then(|| Verdict::ChangedLater(None, changed())).into_iter().collect())
@@ -117,10 +117,13 @@ impl Watch {
     ) -> Result<(Relation, Option<Verdict>)> {
         let members = match self.members.take() {
             Some(members) => members,
-            None => Members::load(client, &self.publication).await?,
+            None => Members::load(client, &self.publication, self.selects.through_roots).await?,
         };
-        let catalog::Announced { mut relation, table } = catalog::announced(client, &members, name, shape).await?;
+        let catalog::Announced { mut relation, mut table } = catalog::announced(client, &members, name, shape).await?;
         self.members = Some(members);
+        if let Some(table) = &mut table {
+            table.facts.keeps_gone_partitions = self.selects.keeps_gone_partitions;
+        }
         if let (Some(known), Some(table)) = (self.known.get(&shape.oid), &table)
             && !number_columns(&mut relation, &known.written, &table.relation)
         {
@@ -309,7 +312,7 @@ mod tests {
     fn watch() -> Watch {
         let covered = Positions::whole(Lsn::ZERO);
         let followed = vec![FollowedTable { table: table(1, "t"), written: None, covered }];
-        Watch::new("p", Arc::new(|_| true), followed, vec![blocked(table(2, "w"))], true)
+        Watch::new("p", TableFilter::new(|_| true), followed, vec![blocked(table(2, "w"))], true)
     }
 
     fn judged(tables: Vec<SourceTable>) -> Vec<Verdict> {

@@ -15,6 +15,7 @@ use sooner_api::{
 };
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
+use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::memory::ReadLimits;
 use sooner_postgres::{ConnectOptions, DatabaseSettings, PostgresDatabase};
 use sooner_schemas::event::Op;
@@ -181,7 +182,7 @@ async fn a_real_database_keeps_the_contract() {
         connect: ConnectOptions::parse(&postgres.url()).unwrap(),
         slot: "s".to_owned(),
         publication: "p".to_owned(),
-        selects: Arc::new(|_| true),
+        selects: TableFilter::new(|_| true),
         copy_tables_at_once: 2,
         copy_bytes_per_second: None,
         limits: ReadLimits { row_bytes: 16 << 20, copies: MemoryBudget::new(16 << 20) },

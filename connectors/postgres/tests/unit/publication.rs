@@ -40,8 +40,10 @@ fn a_table_is_quoted_by_its_parts() {
 fn statements_list_the_tables_in_their_order() {
     let tables = [TableName::new("public", "orders"), TableName::new("Sales", r#"odd"one"#)];
     assert_eq!(
-        create_statement("sooner", &tables),
+        create_statement("sooner", &tables, false),
         r#"CREATE PUBLICATION "sooner" FOR TABLE "public"."orders", "Sales"."odd""one""#
     );
+    let through_roots = create_statement("sooner", &[], true);
+    assert_eq!(through_roots, r#"CREATE PUBLICATION "sooner" WITH (publish_via_partition_root = true)"#);
     assert_eq!(add_statement("my pub", &tables[..1]), r#"ALTER PUBLICATION "my pub" ADD TABLE "public"."orders""#);
 }

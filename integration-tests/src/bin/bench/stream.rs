@@ -96,7 +96,7 @@ async fn recvlogical(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
 async fn decode(postgres: &Postgres, slot: &str, end: Lsn) -> Measured {
     let options = ConnectOptions::parse(&format!("{}?sslmode=disable", postgres.url())).unwrap();
     let encoders = EncoderFactory::new(LocalSchemas::default(), "bench", "shop");
-    let selects: TableFilter = Arc::new(|table| table.table == "rows");
+    let selects = TableFilter::new(|table| table.table == "rows");
     let mut client = Client::connect(&options, Mode::Sql).await.unwrap();
     let tables = eligible_tables(&mut client, "p", &selects).await.unwrap();
     let followed = |table| FollowedTable { table, written: None, covered: Positions::whole(Lsn::ZERO) };

@@ -1,0 +1,136 @@
+//! The SQL statement that reads a part of a table. Without I/O.
+//!
+//! A partitioned table is read as if the blocks of its partitions, one after the other, were its own.
+
+use std::ops::Range;
+
+use sooner_api::SourceTable;
+use sooner_schemas::{Relation, TableName};
+
+use crate::client::{quote_name, quote_text};
+use crate::publication::quote_table;
+use crate::schedule::{KeyTexts, Part};
+
+/// What holds rows of a table that is being copied: the table itself, or one of its partitions.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// Its name.
+    pub name: TableName,
+    /// Blocks that it had when the copy began.
+    pub blocks: u32,
+}
+
+/// The statement that reads a part of those rows that satisfy a condition; `blocks` is how many the table has, for a
+/// first part.
+pub fn select(
+    table: &SourceTable,
+    condition: Option<&str>,
+    part: &Part,
+    blocks: Option<u32>,
+    leaves: &[Leaf],
+) -> String {
+    let relation = &table.relation;
+    let is_partitioned = table.facts.partitions.is_some();
+    let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
+    let (name, columns) = (quote_table(&relation.name), columns.join(", "));
+    let from = if is_partitioned { name.clone() } else { format!("ONLY {name}") };
+    let range = match part {
+        Part::First(taken) if blocks.is_some_and(|blocks| blocks > *taken) => Some(0..*taken),
+        // Whatever is in its last block or behind it.
+        Part::First(_) => None,
+        Part::Blocks(blocks) => Some(blocks.clone()),
+        // A row that is read by its key is needed whatever else it is.
+        Part::Keys(keys) => {
+            return format!("COPY (SELECT {columns} FROM {from} WHERE {}) TO STDOUT", has_key(relation, keys));
+        }
+    };
+    let condition = condition.map(|sql| format!("({sql})"));
+    match (range, condition) {
+        // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
+        (None, None) if !is_partitioned && !relation.columns.iter().any(|column| column.generated) => {
+            format!("COPY {name} ({columns}) TO STDOUT")
+        }
+        (None, None) => format!("COPY (SELECT {columns} FROM {from}) TO STDOUT"),
+        (None, Some(condition)) => format!("COPY (SELECT {columns} FROM {from} WHERE {condition}) TO STDOUT"),
+        (Some(range), condition) if is_partitioned => {
+            let parts = leaves_in(&range, leaves).map(|(leaf, range)| {
+                let conditions = [blocks_of(&range)].into_iter().chain(condition.clone()).collect::<Vec<_>>();
+                let leaf = quote_table(leaf);
+                format!("SELECT {columns} FROM ONLY {leaf} WHERE {}", conditions.join(" AND "))
+            });
+            let parts: Vec<_> = parts.collect();
+            format!("COPY ({}) TO STDOUT", parts.join(" UNION ALL "))
+        }
+        (Some(range), condition) => {
+            let conditions = [blocks_of(&range)].into_iter().chain(condition).collect::<Vec<_>>();
+            format!("COPY (SELECT {columns} FROM {from} WHERE {}) TO STDOUT", conditions.join(" AND "))
+        }
+    }
+}
+
+fn blocks_of(range: &Range<u32>) -> String {
+    match range.start {
+        0 => format!("ctid < '({},0)'", range.end),
+        start => format!("ctid >= '({start},0)' AND ctid < '({},0)'", range.end),
+    }
+}
+
+/// Partitions that have blocks of a range, each with those, counted from its own first one.
+fn leaves_in<'a>(range: &Range<u32>, leaves: &'a [Leaf]) -> impl Iterator<Item = (&'a TableName, Range<u32>)> {
+    let (range, mut first) = (range.clone(), 0u32);
+    leaves.iter().filter_map(move |leaf| {
+        let (start, end) = (first, first.saturating_add(leaf.blocks));
+        first = end;
+        let part = range.start.max(start)..range.end.min(end);
+        (!part.is_empty()).then(|| (&leaf.name, part.start - start..part.end - start))
+    })
+}
+
+fn has_key(relation: &Relation, keys: &[KeyTexts]) -> String {
+    let columns: Vec<_> = relation.key.iter().map(|&index| quote_name(&relation.columns[index].name)).collect();
+    let row = |key: &KeyTexts| {
+        let texts: Vec<_> = key.iter().map(|text| quote_text(text)).collect();
+        format!("({})", texts.join(", "))
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    format!("({}) IN ({})", columns.join(", "), rows.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sooner_schemas::{Column, ColumnType, Scalar};
+
+    use super::*;
+
+    fn table(is_partitioned: bool) -> SourceTable {
+        let columns = vec![Column::new("id", ColumnType::Scalar(Scalar::Int8))];
+        let mut table = SourceTable::new(Relation::new(TableName::new("public", "t"), columns, vec![0]));
+        table.facts.partitions = is_partitioned.then(BTreeMap::new);
+        table
+    }
+
+    #[test]
+    fn a_table_is_read_by_its_blocks() {
+        let read = |part, blocks| select(&table(false), None, &part, blocks, &[]);
+        assert_eq!(read(Part::First(8), Some(5)), r#"COPY "public"."t" ("id") TO STDOUT"#);
+        let first = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ctid < '(8,0)') TO STDOUT"#;
+        assert_eq!(read(Part::First(8), Some(9)), first);
+        let range = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ctid >= '(8,0)' AND ctid < '(9,0)') TO STDOUT"#;
+        assert_eq!(read(Part::Blocks(8..9), None), range);
+        let keys = Part::Keys(vec![["7".into()].into()]);
+        assert_eq!(read(keys, None), r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ("id") IN (('7'))) TO STDOUT"#);
+    }
+
+    #[test]
+    fn blocks_of_a_partitioned_table_are_those_of_its_partitions() {
+        let leaf = |name: &str, blocks| Leaf { name: TableName::new("public", name), blocks };
+        let leaves = [leaf("a", 3), leaf("b", 0), leaf("c", 10)];
+        let read = |part, blocks| select(&table(true), Some("id > 1"), &part, blocks, &leaves);
+        let both = r#"COPY (SELECT "id" FROM ONLY "public"."a" WHERE ctid >= '(2,0)' AND ctid < '(3,0)' AND (id > 1) UNION ALL SELECT "id" FROM ONLY "public"."c" WHERE ctid < '(4,0)' AND (id > 1)) TO STDOUT"#;
+        assert_eq!(read(Part::Blocks(2..7), None), both);
+        let whole = r#"COPY (SELECT "id" FROM "public"."t" WHERE (id > 1)) TO STDOUT"#;
+        assert_eq!(read(Part::First(20), Some(13)), whole);
+    }
+}
