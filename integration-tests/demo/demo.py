@@ -151,6 +151,14 @@ class Load:
                 "ALTER TABLE price_list RENAME TO price_list_former; "
                 "ALTER TABLE price_list_next RENAME TO price_list; COMMIT"
             )
+            for change in [
+                "ALTER TABLE orders ADD COLUMN channel text",
+                "ALTER TABLE customers RENAME COLUMN born TO \"date of birth\"",
+                "ALTER TABLE products DROP COLUMN description",
+                "ALTER TABLE order_lines ALTER COLUMN quantity TYPE bigint",
+            ]:
+                connection.execute(change)
+        say("  … columns were added, renamed, dropped and widened")
         say("  … the table returns was created, and price_list was swapped for another one by rename")
 
 

@@ -125,8 +125,8 @@ impl Relation {
         self.key.contains(&column)
     }
 
-    /// The relation as events carry it, given each column's policy. A key is never NULL, so of its columns only those that
-    /// are to be texts differ.
+    /// The relation as events carry it, given each column's policy. A key is never NULL, so of its columns only those
+    /// that are to be texts differ.
     pub fn under_policies(&self, policy_of: impl Fn(&Column) -> ValuePolicy) -> Relation {
         let columns = self.columns.iter().enumerate().map(|(index, column)| {
             let may_be_odd = type_with_odd_values(&column.column_type).is_some();

@@ -92,7 +92,8 @@ impl Section {
         Some(checked)
     }
 
-    /// Reads an optional table of texts, such as `{ date = "null" }`, and reports each name and text that `check` refuses.
+    /// Reads an optional table of texts, such as `{ date = "null" }`, and reports each name and text that `check`
+    /// refuses.
     pub fn texts<T>(&mut self, key: &'static str, check: impl Fn(&str, &str) -> Result<T, String>) -> Vec<(String, T)> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let Value::Table(table) = value else {

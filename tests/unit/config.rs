@@ -168,7 +168,7 @@ fn values_that_a_target_cannot_hold_go_where_the_last_block_says_that_names_colu
     use sooner_schemas::{Column, ColumnType, Scalar};
     let blocks = "[[table]]\nmatch = '*.*'\nunholdable = 'null'\nunholdable_types = { date = 'clamp' }\n\
                   [[table]]\nmatch = 'public.orders'\nunholdable = 'park'\nunholdable_columns = { until = 'text' }";
-    let config = Config::parse(&format!("{SMALLEST}{blocks}"), Path::new(".")).unwrap();
+    let config = parsed("", "", blocks);
     let policies = config.source().unwrap().policies();
     let policy = |table: &str, column: &str, scalar| {
         policies(&TableName::new("public", table), &Column::new(column, ColumnType::Scalar(scalar)))
@@ -178,6 +178,6 @@ fn values_that_a_target_cannot_hold_go_where_the_last_block_says_that_names_colu
     assert_eq!(policy("orders", "at", Scalar::Timestamp(6)), Park);
     assert_eq!(policy("lines", "at", Scalar::Timestamp(6)), Null);
     let wrong = "[[table]]\nmatch = 'a.b'\nunholdable = 'drop'\nunholdable_types = { text = 'null' }";
-    let problems = Config::parse(&format!("{SMALLEST}{wrong}"), Path::new(".")).unwrap_err().join("\n");
+    let problems = problems(&text("", "", wrong)).join("\n");
     assert!(problems.contains("'drop': expected \"park\"") && problems.contains("unholdable_types.text"), "{problems}");
 }

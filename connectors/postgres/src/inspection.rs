@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sooner_api::{Code, Error, Result, SourceTable};
 use sooner_schemas::TableName;
+use sooner_schemas::catalog_facts::PublicationFacts;
 
 use crate::catalog;
 use crate::catalog_table::CatalogTable;
@@ -51,6 +52,9 @@ pub async fn publish_eligible(
         let names = found.iter().map(|found| found.table.name());
         publication::expect(client, publication, names, selects.through_roots).await?;
     }
+    let harmed = found.iter().filter(|found| found.is_harmed()).map(|found| found.table.name());
+    let harmed: Vec<_> = harmed.collect();
+    publication::withdraw(client, publication, &harmed).await?;
     if publication::ensure(client, publication, &publishable, selects.through_roots).await?.changed {
         return eligible_tables(client, publication, selects).await;
     }
@@ -90,6 +94,13 @@ fn unpublished(table: &TableName, publication: &str, owns: bool) -> Error {
 }
 
 impl CatalogTable {
+    /// Whether its application's UPDATE and DELETE fail because the publication names it.
+    fn is_harmed(&self) -> bool {
+        let is_unusable = self.table.blocked.as_ref().is_some_and(|error| error.code == Code::IdentityUnusable);
+        let is_named = |facts: &PublicationFacts| !facts.members.is_empty();
+        is_unusable && self.table.facts.publication.as_ref().is_some_and(is_named)
+    }
+
     /// Whether nothing but the publication is missing, and the role may add the table to it.
     pub fn is_publishable(&self) -> bool {
         let is_unpublished = self.table.blocked.as_ref().is_some_and(|error| error.code == Code::TableUnpublished);

@@ -123,6 +123,22 @@ pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName], throu
     Ok(published)
 }
 
+/// Takes tables out of a publication that sooner created: those that have lost their key, so that Postgres refuses the
+/// application's UPDATE and DELETE of them. They wait for another one.
+pub async fn withdraw(client: &mut Client, name: &str, tables: &[&TableName]) -> Result<()> {
+    if tables.is_empty() || !find(client, name).await?.is_some_and(|found| found.is_own) {
+        return Ok(());
+    }
+    for table in tables {
+        let statement = format!("ALTER PUBLICATION {} DROP TABLE {}", quote_name(name), quote_table(table));
+        match client.query(&statement).await {
+            Ok(_) => tracing::warn!(publication = name, %table, "it has lost its key: it is not published any more"),
+            Err(error) => tracing::warn!(publication = name, %table, %error, "could not stop publishing it"),
+        }
+    }
+    Ok(())
+}
+
 /// Creates the publication; returns whether it has the tables. It has none if somebody has locked one of them.
 async fn create(client: &mut Client, name: &str, tables: &[TableName], through_roots: bool) -> Result<bool> {
     let with_tables = match client.query(&create_statement(name, tables, through_roots)).await {
