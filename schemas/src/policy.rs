@@ -39,11 +39,9 @@ impl ValuePolicy {
 
     /// Whether this policy may make NULL of a value of a type.
     pub fn makes_null(self, column_type: &ColumnType) -> bool {
-        match (self, column_type) {
-            (ValuePolicy::Null, _) => true,
-            (ValuePolicy::Clamp, ColumnType::Array(_) | ColumnType::Scalar(Scalar::Decimal { .. })) => true,
-            _ => false,
-        }
+        let has_values_without_order =
+            matches!(column_type, ColumnType::Array(_) | ColumnType::Scalar(Scalar::Decimal { .. }));
+        self == ValuePolicy::Null || (self == ValuePolicy::Clamp && has_values_without_order)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const INSPECTION_PAUSE: Duration = Duration::from_secs(10);
 
 /// A table whose columns are others by now, and whose rows need no copy.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reshaped {
     /// The table, as it is by now.
     pub table: SourceTable,

@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::incoming::{Incoming, Pause, lost, read_on};
 use crate::options::ConnectOptions;
 use crate::pgoutput::RelationShape;
-use crate::postponed::{Postponed, Reshaped};
+use crate::postponed::Postponed;
 use crate::settings::StreamSettings;
 use crate::side_connection::{ServerState, SideConnection};
 use crate::tracked::{PartialRow, Selected};
@@ -183,7 +183,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         for verdict in verdicts {
             match verdict {
                 Verdict::Noted(note) => self.decoder.note(note),
-                Verdict::Reshaped(table, written) => self.postponed.reshaped.push(Reshaped { table, written }),
+                Verdict::Reshaped(reshaped) => self.postponed.reshaped.push(*reshaped),
                 Verdict::Stopped(table, error) if error.code == Code::CopyNeeded => self.copy_again(&table, &error),
                 Verdict::Stopped(table, error) => self.stop(&table, error),
                 Verdict::ChangedLater(dropped, why) => self.postponed.change(dropped, why)?,

@@ -14,6 +14,7 @@ use crate::digest::digests;
 use crate::inspection::{TableFilter, candidates, taking_part};
 use crate::numbering::number_columns;
 use crate::pgoutput::RelationShape;
+use crate::postponed::Reshaped;
 use crate::publication::{Members, ensure};
 
 /// What is known of the tables, and what has been seen of them.
@@ -46,7 +47,7 @@ pub enum Verdict {
     /// It goes on, and this is known of it.
     Noted(TableNote),
     /// Its columns are others by now, and the rows that are there stay right.
-    Reshaped(SourceTable, Arc<Relation>),
+    Reshaped(Box<Reshaped>),
     /// It cannot go on: it has to be copied, or a person has to decide.
     Stopped(TableName, Error),
     /// Tables came or went: all of them have to be inspected again.
@@ -214,7 +215,8 @@ impl Watch {
         let evolution = compare_relations(&known.written, &now.relation);
         match evolution {
             Evolution::Metadata | Evolution::Reshaped if self.keeps_columns => {
-                return Some(Verdict::Reshaped(now, known.written.clone()));
+                let written = known.written.clone();
+                return Some(Verdict::Reshaped(Box::new(Reshaped { table: now, written })));
             }
             Evolution::Reshaped => return Some(columns_changed(&name)),
             _ => {}
