@@ -13,7 +13,7 @@ use arrow_schema::{DataType, TimeUnit};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
-use sooner_schemas::avro::Schema;
+use sooner_schemas::avro::{Schema, Shape, read_blocks};
 use sooner_schemas::numeric::{decimal_text, small_unscaled};
 use sooner_schemas::temporal::{time_text, zoned_micros};
 use sooner_schemas::wire::{Malformed, Reader, split_header};
@@ -67,8 +67,7 @@ struct KeyField {
 }
 
 impl KeyPlan {
-    /// Compiles the schema of a table's key record. A key column that cannot be hashed, such as a list, is an operator
-    /// error.
+    /// Compiles the schema of a table's key record. A key column that cannot be hashed is an operator error.
     pub fn new(table: &TableName, key: &Schema, secret: (u64, u64)) -> Result<KeyPlan> {
         let unusable = |why: String| {
             let remedy = "give the table a primary key of numbers, texts, dates or uuids, or leave it out (exclude)";
@@ -76,9 +75,10 @@ impl KeyPlan {
         };
         let record = key.as_record().ok_or_else(|| unusable("its key is no record".to_owned()))?;
         let fields = record.fields.iter().map(|field| match Meaning::of(&field.schema) {
-            Some(Meaning::List(_)) | None => {
-                Err(unusable(format!("the key column '{}' cannot be hashed", field.column)))
+            Some(Meaning::List(_)) if !has_nullable_items(&field.schema) => {
+                Err(unusable(format!("the items of the key column '{}' cannot be told apart", field.column)))
             }
+            None => Err(unusable(format!("the key column '{}' cannot be hashed", field.column))),
             Some(meaning) => Ok(KeyField { column: field.column.clone(), meaning }),
         });
         Ok(KeyPlan { fields: fields.collect::<Result<_>>()?, secret })
@@ -173,8 +173,26 @@ fn push_avro(out: &mut Vec<u8>, meaning: &Meaning, reader: &mut Reader<'_>) -> s
             let scale = reader.length()?;
             push_bytes(out, decimal_text(reader.bytes()?, scale).as_bytes());
         }
-        Meaning::List(_) => return Err(Malformed::OutOfRange),
+        Meaning::List(items) => push_avro_list(out, items, reader)?,
     }
+    Ok(())
+}
+
+/// Whether the items of an array may be null, as those that Postgres' arrays become.
+fn has_nullable_items(array: &Schema) -> bool {
+    matches!(&array.shape, Shape::Array(items) if items.without_null().1 == Some(0))
+}
+
+/// Appends the items of a list, each after whether it is there, and their number after them.
+fn push_avro_list(out: &mut Vec<u8>, items: &Meaning, reader: &mut Reader<'_>) -> std::result::Result<(), Malformed> {
+    let mut count = 0;
+    read_blocks(reader, |reader| {
+        count += 1;
+        let is_there = reader.length()? != 0;
+        out.push(is_there.into());
+        if is_there { push_avro(out, items, reader) } else { Ok(()) }
+    })?;
+    push_number(out, count);
     Ok(())
 }
 
@@ -193,6 +211,16 @@ fn push_arrow(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Option<()> {
         DataType::Decimal128(..) => push_decimal(out, column.as_primitive::<Decimal128Type>().value(row)),
         DataType::Utf8 => push_bytes(out, column.as_string::<i32>().value(row).as_bytes()),
         DataType::Binary => push_bytes(out, column.as_binary::<i32>().value(row)),
+        DataType::List(_) => {
+            let items = column.as_list::<i32>().value(row);
+            for item in 0..items.len() {
+                out.push(items.is_valid(item).into());
+                if items.is_valid(item) {
+                    push_arrow(out, items.as_ref(), item)?;
+                }
+            }
+            push_number(out, items.len() as i64);
+        }
         _ => return None,
     }
     Some(())
