@@ -51,6 +51,10 @@ pub struct PartitionFacts {
     /// It was created as a partition, so that all its rows came through the partitioned table.
     #[serde(default)]
     pub is_born: bool,
+    /// Versions of the rows that make it a partition (`pg_inherits`), from the uppermost down: others after it was
+    /// detached and attached again. Empty if unknown.
+    #[serde(default)]
+    pub attached: String,
 }
 
 /// A type whose values change their text when it is altered.
@@ -119,6 +123,9 @@ impl CatalogFacts {
         was.iter().find_map(|(oid, known)| match is.get(oid) {
             None if now.keeps_gone_partitions => None,
             None => Some(format!("the partition {} was detached or dropped", known.name)),
+            Some(partition) if !known.attached.is_empty() && partition.attached != known.attached => {
+                Some(format!("the partition {} was detached, and attached again", known.name))
+            }
             Some(partition) if partition.file_node != known.file_node => {
                 Some(format!("the rows of the partition {} were removed or written again", known.name))
             }
@@ -251,7 +258,7 @@ mod tests {
     fn partitions_that_come_and_go_with_rows_change_rows() {
         let partition = |name: &str, file_node, is_born| {
             let name = TableName::new("public", name);
-            PartitionFacts { name, file_node, is_born }
+            PartitionFacts { name, file_node, is_born, attached: "7/9".to_owned() }
         };
         let root = |partitions: Vec<(u32, PartitionFacts)>| CatalogFacts {
             partitions: Some(partitions.into_iter().collect()),
@@ -266,6 +273,8 @@ mod tests {
         );
         assert!(changes(vec![]).is_some_and(|why| why.contains("public.a was detached or dropped")));
         assert!(changes(vec![(1, partition("a", 5, true))]).is_some_and(|why| why.contains("removed")));
+        let again = PartitionFacts { attached: "8/9".to_owned(), ..partition("a", 1, false) };
+        assert!(changes(vec![(1, again)]).is_some_and(|why| why.contains("attached again")));
         let kept = CatalogFacts { keeps_gone_partitions: true, ..root(vec![]) };
         assert_eq!(before.silent_change(&kept), None);
     }

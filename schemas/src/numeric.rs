@@ -27,17 +27,8 @@ pub fn write_decimal(out: &mut Vec<u8>, text: &[u8], scale: u16) -> Result<(), U
     write_unscaled(out, &digits, scale - digits.fraction.len())
 }
 
-/// What is no number and has a place in a column of numbers of any scale: written without digits, with the scale that
-/// is its place here. Debezium's own converters refuse a number without digits, so nobody takes it for another one.
-const NO_NUMBERS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
-
 /// Appends `text` as Debezium's `VariableScaleDecimal`: the value's own scale, then its unscaled bytes.
 pub fn write_variable_scale(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unholdable> {
-    if let Some(place) = NO_NUMBERS.iter().position(|name| name.as_bytes() == text) {
-        write_long(out, place as i64);
-        write_bytes(out, b"");
-        return Ok(());
-    }
     let digits = parse(text)?;
     write_long(out, digits.fraction.len() as i64);
     write_unscaled(out, &digits, 0)
@@ -54,12 +45,8 @@ pub fn small_unscaled(bytes: &[u8]) -> Option<i128> {
     Some(i128::from_be_bytes(wide))
 }
 
-/// Formats unscaled big-endian bytes as Postgres' text, with `scale` fraction digits. Without bytes it is one of the
-/// values that [`write_variable_scale`] writes so.
+/// Formats unscaled big-endian bytes as Postgres' text, with `scale` fraction digits.
 pub fn decimal_text(unscaled: &[u8], scale: usize) -> String {
-    if unscaled.is_empty() {
-        return NO_NUMBERS.get(scale).copied().unwrap_or("0").to_owned();
-    }
     let digits = match small_unscaled(unscaled) {
         Some(small) => small.to_string(),
         None => BigInt::from_signed_bytes_be(unscaled).to_string(),

@@ -40,7 +40,7 @@ impl ValuePolicy {
     /// Whether this policy may make NULL of a value of a type.
     pub fn makes_null(self, column_type: &ColumnType) -> bool {
         let has_values_without_order =
-            matches!(column_type, ColumnType::Array(_) | ColumnType::Scalar(Scalar::Decimal { .. }));
+            matches!(column_type, ColumnType::Array(_) | ColumnType::Scalar(Scalar::Decimal { .. } | Scalar::Numeric));
         self == ValuePolicy::Null || (self == ValuePolicy::Clamp && has_values_without_order)
     }
 }
@@ -52,7 +52,7 @@ pub fn type_with_odd_values(column_type: &ColumnType) -> Option<&'static str> {
         ColumnType::Scalar(Scalar::Date) => Some("date"),
         ColumnType::Scalar(Scalar::Timestamp(_)) => Some("timestamp"),
         ColumnType::Scalar(Scalar::Timestamptz(_)) => Some("timestamptz"),
-        ColumnType::Scalar(Scalar::Decimal { .. }) => Some("numeric"),
+        ColumnType::Scalar(Scalar::Decimal { .. } | Scalar::Numeric) => Some("numeric"),
         _ => None,
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sooner_api::Result;
 use sooner_postgres::Client;
 use sooner_postgres::catalog_table::CatalogTable;
-use sooner_schemas::TableName;
 use sooner_schemas::policy::{ValuePolicy, type_with_odd_values};
+use sooner_schemas::{ColumnType, Scalar, TableName};
 
 use super::Finding;
 use crate::config::SourceConfig;
@@ -40,7 +40,9 @@ pub async fn inspect(source: &SourceConfig, client: &mut Client, tables: &[Catal
         for column in &table.relation.columns {
             let Some(value) = odd.get(column.name.as_str()) else { continue };
             let is_open = policy_of(table.name(), column) == ValuePolicy::Park;
-            if type_with_odd_values(&column.column_type).is_none() || !is_open {
+            // In the lake, a number of any scale is a text.
+            let is_text = column.column_type == ColumnType::Scalar(Scalar::Numeric);
+            if type_with_odd_values(&column.column_type).is_none() || is_text || !is_open {
                 continue;
             }
             findings.push(Finding::warning(

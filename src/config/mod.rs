@@ -14,7 +14,8 @@ use sooner_delta::{RetentionSettings, S3Settings};
 use sooner_postgres::encoders::ValuePolicies;
 use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::{ConnectOptions, Secret};
-use sooner_schemas::{Column, TableName};
+use sooner_schemas::policy::ValuePolicy;
+use sooner_schemas::{Column, ColumnType, Scalar, TableName};
 
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
@@ -104,6 +105,15 @@ impl SourceConfig {
 }
 
 impl SourceConfig {
+    /// The same where nobody reads the events but the lake: there a `numeric` without precision is a text anyway.
+    pub fn policies_of_lake(&self) -> ValuePolicies {
+        let policies = self.policies();
+        Arc::new(move |table: &TableName, column: &Column| match column.column_type {
+            ColumnType::Scalar(Scalar::Numeric) => ValuePolicy::Text,
+            _ => policies(table, column),
+        })
+    }
+
     /// What becomes of values that their target cannot hold.
     pub fn policies(&self) -> ValuePolicies {
         let blocks = self.blocks.clone();

@@ -36,6 +36,8 @@ pub struct Lane {
     lake: Option<LakePosition>,
     /// What its source has said of it, to be stored once everything up to a commit LSN is visible.
     note: Option<(Lsn, TableNote)>,
+    /// A step that changes only its columns, and is not committed: until then nothing is stored of what it is by now.
+    column_step: Option<u64>,
     /// It has changed since that was last stored.
     is_changed: bool,
 }
@@ -57,6 +59,7 @@ impl Lane {
             kept_copy: KeptCopy::default(),
             lake: None,
             note: None,
+            column_step: None,
             is_changed: false,
         }
     }
@@ -86,6 +89,11 @@ impl Lane {
         }
         self.handed_on = self.handed_on.max(last);
         self.is_open = true;
+    }
+
+    /// What was handed on last only says which columns the table has.
+    pub fn tells_columns(&mut self) {
+        self.column_step = Some(self.steps);
     }
 
     /// A copy begins.
@@ -138,6 +146,7 @@ impl Lane {
     /// The worker has made steps durable, with everything up to a watermark.
     pub fn committed(&mut self, report: CommitReport) {
         let CommitReport { committed, positions, watermark, steps, copy } = report;
+        self.column_step.take_if(|step| *step <= steps);
         self.last_copied_step.take_if(|last| *last <= steps);
         self.complete = watermark;
         self.is_changed = true;
@@ -203,7 +212,8 @@ impl Lane {
 
     /// What has to be stored, once after each change. `read` is up to where whole transactions have been read.
     pub fn take_change(&mut self, read: Watermark) -> Option<AppliedTable> {
-        let (complete, holds_back) = (self.complete.commit_lsn, self.holds_back());
+        let complete = self.complete.commit_lsn;
+        let holds_back = self.holds_back() && self.column_step.is_none();
         // A table that stopped is judged anew when it is copied.
         let note = self.note.take_if(|(after, _)| *after <= complete && holds_back).map(|(_, note)| note);
         if !std::mem::take(&mut self.is_changed) && note.is_none() {

@@ -122,7 +122,7 @@ pub async fn run_direct(
 ) -> Result<()> {
     let (source, lake_config) = (config.source()?.clone(), config.lake()?.clone());
     let mut encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
-    encoders.policies = source.policies();
+    encoders.policies = source.policies_of_lake();
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);

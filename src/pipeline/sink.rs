@@ -194,6 +194,9 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             lane.begin_copy();
         }
         lane.hand_on(last, self.read);
+        if rows.events.events.is_empty() {
+            lane.tells_columns();
+        }
         self.tell(number, TableCommand::Step(step));
     }
 

@@ -325,6 +325,7 @@ impl Generation {
             pipeline: pipeline.to_owned(),
             retention: Default::default(),
             columns: Some(self.base.columns().to_vec()),
+            last_column_id: self.base.last_column_id(),
             added: files.collect(),
             superseded: Default::default(),
             removed: Default::default(),

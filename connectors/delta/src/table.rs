@@ -228,8 +228,8 @@ impl LakeTable for DeltaTable {
         self.check_mergeable()?;
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
-            let mapping = self.base().mapping(self.settings.maps_columns);
-            self.staging.columns = Some(columns_of_copy(&rows.events.schema, mapping)?);
+            let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
+            self.staging.set_columns(columns);
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
             }

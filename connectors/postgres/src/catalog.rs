@@ -16,11 +16,11 @@ use crate::publication::Members;
 use crate::row::{number, text};
 use crate::types::Types;
 
-/// Object ids of the partitioned tables above a partition `c`.
-const ANCESTORS: &str = "(WITH RECURSIVE above (oid) AS ( \
-    SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid \
-    UNION ALL SELECT i.inhparent FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) \
-    SELECT string_agg(oid::text, ',') FROM above)";
+/// Object ids of the partitioned tables above each partition.
+const ANCESTORS: &str = "(WITH RECURSIVE above (child, oid) AS ( \
+    SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i \
+    UNION ALL SELECT above.child, i.inhparent FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) \
+    SELECT child, string_agg(oid::text, ',') AS oids FROM above GROUP BY child)";
 
 /// All permanent tables outside the system schemas that stand for themselves in the publication, ordered by name.
 pub async fn tables(client: &mut Client, members: &Members) -> Result<Vec<CatalogTable>> {
@@ -117,11 +117,11 @@ fn columns_of(sends_generated: bool, condition: &str) -> String {
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
                     a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated <> '', {ACCESS}, \
-                    c.relkind, CASE WHEN c.relispartition THEN {ANCESTORS} END \
+                    c.relkind, CASE WHEN c.relispartition THEN up.oids END \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
-             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid LEFT JOIN {ANCESTORS} up ON up.child = c.oid \
              LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = '' \
              LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid \
                   AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \

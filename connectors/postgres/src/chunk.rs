@@ -32,6 +32,9 @@ const ROW_COPIES: usize = 3;
 const ENVELOPE_BYTES: usize = 1 << 10;
 /// How long the server works on one statement of a chunk. Parts are made much smaller than this.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Whether rows of a relation `c` in a schema `n` can be read without the partitioned table above it.
+const MAY_READ: &str = "pg_catalog.has_table_privilege(c.oid, 'SELECT') \
+    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND NOT pg_catalog.row_security_active(c.oid)";
 /// First version that reads a range of blocks without reading the whole table.
 const READS_RANGES: u32 = 140_000;
 
@@ -136,9 +139,9 @@ impl ChunkReader {
         let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name));
         self.client.query(&lock).await.map_err(|error| lock_error(&copied.table, error))?;
         let snapshot = Arc::new(self.snapshot().await?);
-        self.check_unchanged(&copied.table).await?;
+        let seen = self.check_unchanged(&copied.table).await?;
         let blocks = match part {
-            Part::First(_) => Some(self.count_blocks(copied).await?),
+            Part::First(_) => Some(self.count_blocks(copied, &seen).await?),
             _ => None,
         };
         if blocks == Some(0) {
@@ -149,7 +152,8 @@ impl ChunkReader {
             let leaves = copied.leaves.lock().unwrap_or_else(PoisonError::into_inner);
             select(&copied.table, copied.condition.as_deref(), part, blocks, &leaves)
         };
-        self.client.copy_out(&statement).await?;
+        // Partitions are not locked before they are read.
+        self.client.copy_out(&statement).await.map_err(|error| lock_error(&copied.table, error))?;
         Ok(ChunkRows {
             client: &mut self.client,
             copied,
@@ -211,17 +215,18 @@ impl ChunkReader {
         })
     }
 
-    /// Blocks that the table has; 0 if it has to be read in one go.
-    async fn count_blocks(&mut self, copied: &CopiedTable) -> Result<u32> {
+    /// Blocks that the table has, as it was `seen` under the snapshot; 0 if it has to be read in one go.
+    async fn count_blocks(&mut self, copied: &CopiedTable, seen: &SourceTable) -> Result<u32> {
         if self.client.server_version() < READS_RANGES {
             return Ok(0);
         }
         let sql = format!(
-            "SELECT n.nspname, c.relname, CASE am.amname WHEN 'heap' THEN pg_catalog.pg_relation_size(c.oid) \
-                 / pg_catalog.current_setting('block_size')::bigint END \
+            "SELECT n.nspname, c.relname, CASE WHEN am.amname = 'heap' AND {} THEN \
+                 pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint END \
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind = 'r' AND c.oid IN ({}) ORDER BY c.oid",
-            oids_of(&copied.table)
+            MAY_READ,
+            oids_of(seen)
         );
         let mut leaves = Vec::new();
         for row in self.client.query(&sql).await? {
@@ -235,7 +240,8 @@ impl ChunkReader {
         Ok(if blocks == u32::MAX { 0 } else { blocks })
     }
 
-    async fn check_unchanged(&mut self, table: &SourceTable) -> Result<()> {
+    /// The table as this transaction sees it; an error if that is not what is copied.
+    async fn check_unchanged(&mut self, table: &SourceTable) -> Result<SourceTable> {
         // Types that were loaded for an earlier chunk may be outdated.
         for is_fresh in [self.types.is_none(), true] {
             let types = match &mut self.types {
@@ -245,9 +251,8 @@ impl ChunkReader {
             let sends_generated = table.relation.columns.iter().any(|column| column.generated);
             let members = Members::of_nothing(sends_generated);
             let seen = catalog::table(&mut self.client, types, &members, table.relation.oid).await?;
-            let unchanged = seen.is_some_and(|seen| is_same(&seen.table, table));
-            if unchanged {
-                return Ok(());
+            if let Some(seen) = seen.filter(|seen| is_same(&seen.table, table)) {
+                return Ok(seen.table);
             }
         }
         Err(altered(table))
@@ -272,6 +277,14 @@ fn is_same(seen: &SourceTable, table: &SourceTable) -> bool {
     relation == table.relation
         && seen.facts.file_node == table.facts.file_node
         && table.facts.altered_partitions(&seen.facts).is_none()
+        && have_same_names(table, seen)
+}
+
+/// Whether the partitions that a table had are called as they were.
+fn have_same_names(table: &SourceTable, seen: &SourceTable) -> bool {
+    let known = table.facts.partitions.iter().flatten();
+    let now = seen.facts.partitions.clone().unwrap_or_default();
+    known.into_iter().all(|(oid, known)| now.get(oid).is_none_or(|now| now.name == known.name))
 }
 
 /// The object ids of what holds a table's rows, and its own, for a list in SQL.

@@ -36,7 +36,7 @@ pub struct Access {
     pub has_generated: bool,
     /// Columns of its key that are generated, and so not sent.
     pub unsent_key_columns: usize,
-    /// One of its partitions has another replica identity than its primary key or the whole row.
+    /// One of its partitions has another replica identity than the table, or that of an index.
     pub has_odd_partition: bool,
 }
 
@@ -89,7 +89,9 @@ impl Access {
             return refuse(Code::IdentityUnusable, why, remedy);
         }
         let unusable = match relation.identity {
-            _ if self.has_odd_partition => Some("a partition has the replica identity NOTHING, or that of an index"),
+            _ if self.has_odd_partition => {
+                Some("a partition has another replica identity than the table, or that of an index")
+            }
             ReplicaIdentity::Nothing => Some("its replica identity is NOTHING"),
             ReplicaIdentity::Full if server_version >= 180_000 && self.has_generated && !sends_generated => {
                 Some("its replica identity is FULL, and it has generated columns that are not published")

@@ -12,15 +12,19 @@ use crate::catalog_table::{BLOCK_BYTES, CatalogTable};
 use crate::client::Client;
 use crate::row::{number, text};
 
-/// What is below the partitioned tables of these object ids, at any depth. A table is born a partition if the
-/// transaction that made it made it one, and so it was with those above it.
+/// Whether the statement that made the table with the system column `s` also made it the partition `i`.
+const IS_BORN: &str = "(i.xmin = s.xmin AND i.cmin::text::bigint - s.cmin::text::bigint <= 3)";
+
+/// What is below the partitioned tables of these object ids, at any depth. A table is born a partition if the statement
+/// that made it made it one, and so it was with those above it: CREATE TABLE … PARTITION OF takes two commands of its
+/// transaction for that, CREATE TABLE and then ATTACH PARTITION at least five (versions 15 and 18).
 fn tree(roots: &str) -> String {
     let child = "pg_catalog.pg_inherits i JOIN pg_catalog.pg_attribute s ON s.attrelid = i.inhrelid AND s.attnum = -1";
     format!(
-        "WITH RECURSIVE tree (root, oid, is_born) AS ( \
-             SELECT i.inhparent, i.inhrelid, i.xmin = s.xmin FROM {child} WHERE i.inhparent IN ({roots}) \
+        "WITH RECURSIVE tree (root, oid, is_born, attached) AS ( \
+             SELECT i.inhparent, i.inhrelid, {IS_BORN}, i.xmin::text FROM {child} WHERE i.inhparent IN ({roots}) \
              UNION ALL \
-             SELECT tree.root, i.inhrelid, tree.is_born AND i.xmin = s.xmin FROM {child} \
+             SELECT tree.root, i.inhrelid, tree.is_born AND {IS_BORN}, tree.attached || '/' || i.xmin FROM {child} \
              JOIN tree ON tree.oid = i.inhparent) "
     )
 }
@@ -40,15 +44,21 @@ pub async fn complete(client: &mut Client, tables: &mut [CatalogTable]) -> Resul
     let partitions = client
         .query(&format!(
             "{tree} SELECT tree.root, c.oid, n.nspname, c.relname, c.relfilenode, tree.is_born, \
-                    greatest(c.relpages, 0), greatest(c.reltuples, 0)::bigint, c.relreplident IN ('d', 'f') \
-             FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid \
+                    greatest(c.relpages, 0), greatest(c.reltuples, 0)::bigint, \
+                    c.relreplident = r.relreplident AND c.relreplident IN ('d', 'f'), tree.attached \
+             FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_class r ON r.oid = tree.root \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'"
         ))
         .await?;
     for row in &partitions {
         let Some(CatalogTable { table, access, .. }) = roots.get_mut(&number(row, 0)?) else { continue };
         let name = TableName::new(text(row, 2)?, text(row, 3)?);
-        let facts = PartitionFacts { name, file_node: number(row, 4)?, is_born: text(row, 5)? == "t" };
+        let facts = PartitionFacts {
+            name,
+            file_node: number(row, 4)?,
+            is_born: text(row, 5)? == "t",
+            attached: text(row, 9)?.to_owned(),
+        };
         table.facts.partitions.get_or_insert_default().insert(number(row, 1)?, facts);
         table.size_bytes += number::<u64>(row, 6)? * BLOCK_BYTES;
         table.estimated_rows = table.estimated_rows.zip(number::<u64>(row, 7).ok()).map(|(sum, rows)| sum + rows);

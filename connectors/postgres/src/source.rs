@@ -202,9 +202,10 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         }
         for (from, reshaped) in reshaped {
             let oid = reshaped.table.relation.oid;
-            // A copy notices by itself what happens to its table.
-            if !self.is_copied(oid) {
-                self.announced.push(oid, from, CopyStart::Reshaped(Box::new(reshaped)));
+            match self.is_copied(oid) {
+                // A copy of all rows notices by itself what happens to its table.
+                true => self.stream.look_again(oid),
+                false => self.announced.push(oid, from, CopyStart::Reshaped(Box::new(reshaped))),
             }
         }
         Ok(())

@@ -46,7 +46,7 @@ pub fn metadata(pipeline: &str, columns: &[LakeColumn], created_millis: i64) -> 
         "configuration": {"delta.enableDeletionVectors": "true", PIPELINE_PROPERTY: pipeline},
         "createdTime": created_millis,
     });
-    column_mapping::set(&mut made, columns, &Value::Null);
+    column_mapping::set(&mut made, columns, &Value::Null, None);
     made
 }
 
@@ -63,7 +63,7 @@ pub fn of_copy(former: &Value, pipeline: &str, columns: &[LakeColumn], now_milli
     for (name, value) in properties.filter(|(name, _)| !concerns_writers(name)) {
         made["configuration"][name] = value.clone();
     }
-    column_mapping::set(&mut made, columns, former);
+    column_mapping::set(&mut made, columns, former, None);
     made
 }
 
@@ -90,7 +90,7 @@ pub fn with_columns(metadata: &Value, columns: &[LakeColumn]) -> Value {
     let mut changed = metadata.clone();
     changed["schemaString"] = json!(schema_string(columns));
     let mut changed = completed(changed);
-    column_mapping::set(&mut changed, columns, metadata);
+    column_mapping::set(&mut changed, columns, metadata, None);
     changed
 }
 

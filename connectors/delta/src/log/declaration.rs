@@ -15,6 +15,9 @@ impl Transaction {
             return None;
         }
         let mut metadata = changed.unwrap_or_else(|| base.metadata().clone());
+        if let Some(columns) = &self.columns {
+            column_mapping::set(&mut metadata, columns, base.metadata(), self.last_column_id);
+        }
         self.retention.set(&mut metadata, !base.exists());
         (metadata != *base.metadata()).then(|| actions::completed(metadata))
     }

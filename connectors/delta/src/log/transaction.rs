@@ -48,6 +48,8 @@ pub struct Transaction {
     pub retention: RetentionSettings,
     /// The table's columns from this commit on, if they change.
     pub columns: Option<Vec<LakeColumn>>,
+    /// The last column's number that was given on the way to these; none without column mapping.
+    pub last_column_id: Option<i32>,
     /// New files.
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
@@ -252,6 +254,7 @@ mod tests {
             pipeline: "shop".into(),
             retention: RetentionSettings::default(),
             columns: None,
+            last_column_id: None,
             added: BTreeMap::new(),
             superseded: BTreeMap::new(),
             removed: BTreeMap::new(),

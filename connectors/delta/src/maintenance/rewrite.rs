@@ -146,6 +146,7 @@ impl Rewritten {
             pipeline: pipeline.to_owned(),
             retention: Default::default(),
             columns: None,
+            last_column_id: None,
             added: self.written.clone(),
             superseded,
             removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),

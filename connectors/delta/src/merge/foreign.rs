@@ -163,7 +163,7 @@ pub fn adjust(
                 let why = "another sink has added columns to it at the same time";
                 return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; it is tried again"));
             }
-            staging.columns = Some(widened);
+            staging.set_columns(widened);
             Ok(())
         }
         Evolution::Reshaped => {

@@ -33,6 +33,7 @@ pub fn transaction(
         pipeline: names.pipeline().to_owned(),
         retention: Default::default(),
         columns: staging.columns.clone(),
+        last_column_id: staging.last_column_id,
         added: staging.parts.written().clone(),
         superseded: staging.parts.superseded().clone(),
         removed,

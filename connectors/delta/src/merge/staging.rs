@@ -9,6 +9,7 @@ use super::event_plan::EventPlan;
 use super::parts::Parts;
 use super::pending::Pending;
 use crate::log::transaction::Kind;
+use crate::rows::column_mapping::greatest_id;
 use crate::rows::columns::LakeColumn;
 
 /// The content of the next commit.
@@ -19,6 +20,8 @@ pub struct Staging {
     pub kind: Kind,
     /// The table's columns from this commit on, if they change.
     pub columns: Option<Vec<LakeColumn>>,
+    /// The last column's number that was given on the way to them; none without column mapping.
+    pub last_column_id: Option<i32>,
     /// How the events in memory are read.
     pub plan: Option<EventPlan>,
     /// Events in memory.
@@ -36,6 +39,7 @@ impl Staging {
             commit_id: Uuid::new_v4(),
             kind: Kind::Merge,
             columns: None,
+            last_column_id: None,
             plan,
             pending: Pending::default(),
             parts: Parts::default(),
@@ -43,10 +47,17 @@ impl Staging {
         }
     }
 
+    /// The table has these columns from the next commit on.
+    pub fn set_columns(&mut self, columns: Vec<LakeColumn>) {
+        self.last_column_id = self.last_column_id.max(greatest_id(&columns));
+        self.columns = Some(columns);
+    }
+
     /// A copy begins: whatever was staged is replaced by it. What has been taken of the feed stays taken.
     pub fn begin_copy(&mut self, columns: Vec<LakeColumn>) {
         let positions = self.positions.take();
-        *self = Staging { kind: Kind::Copy, columns: Some(columns), positions, ..Staging::new(None) };
+        *self = Staging { kind: Kind::Copy, positions, ..Staging::new(None) };
+        self.set_columns(columns);
     }
 
     /// The table was truncated: whatever was staged before goes too.

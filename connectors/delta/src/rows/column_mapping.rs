@@ -40,10 +40,11 @@ impl Mapping {
 /// are replaced; `last_id` is the last column's number that the table has given, none without column mapping.
 pub fn stored(columns: Vec<LakeColumn>, kept: &[LakeColumn], last_id: Option<i32>) -> Vec<LakeColumn> {
     let stays = |was: &LakeColumn| columns.iter().any(|column| column.is_same(was) && column.name == was.name);
-    if last_id.is_none() && have_plain_names(&columns) && kept.iter().all(stays) {
+    let is_mapped = last_id.is_some() || is_used(kept);
+    if !is_mapped && have_plain_names(&columns) && kept.iter().all(stays) {
         return columns;
     }
-    let mut next_id = last_id.unwrap_or(0);
+    let mut next_id = last_id.max(greatest_id(kept)).unwrap_or(0);
     let is_taken = |name: &str| kept.iter().any(|column| column.stored_name() == name);
     let stored = columns.iter().map(|column| {
         let was = kept.iter().find(|was| column.is_same(was));
@@ -113,10 +114,16 @@ pub fn is_used(columns: &[LakeColumn]) -> bool {
     columns.iter().any(|column| column.stored.is_some())
 }
 
-/// Says in a table's metadata that its columns are stored by other names, if they are.
-pub fn set(metadata: &mut Value, columns: &[LakeColumn], former: &Value) {
-    let last = columns.iter().filter_map(|column| Some(column.stored.as_ref()?.id)).max();
-    let Some(last) = last.max(last_id(former)).filter(|_| is_used(columns)) else { return };
+/// The greatest number of these columns; none without column mapping.
+pub fn greatest_id(columns: &[LakeColumn]) -> Option<i32> {
+    columns.iter().filter_map(|column| Some(column.stored.as_ref()?.id)).max()
+}
+
+/// Says in a table's metadata that its columns are stored by other names, if they are. `given` is the last number that
+/// was given, maybe to a column that is gone already.
+pub fn set(metadata: &mut Value, columns: &[LakeColumn], former: &Value, given: Option<i32>) {
+    let last = greatest_id(columns).max(last_id(former)).max(given);
+    let Some(last) = last.filter(|_| is_used(columns)) else { return };
     metadata["configuration"][MODE] = json!("name");
     metadata["configuration"][LAST_ID] = json!(last.to_string());
 }
@@ -203,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_maps_columns_maps_those_that_are_added() {
+        let dropped = stored(vec![column("id", 1)], &[column("id", 1), column("x", 2)], None);
+        let added = stored(vec![column("id", 1), column("d", 3)], &dropped, None);
+        assert_eq!(names(&added), [("id", "id"), ("d", "col-2")]);
+        let again = stored(vec![column("id", 1), column("e", 4)], &dropped, Some(2));
+        assert_eq!(names(&again), [("id", "id"), ("e", "col-3")], "number 2 was given to a column that is gone");
+    }
+
+    #[test]
     fn swapped_names_stay_with_their_values() {
         let before = [column("a", 1), column("b", 2)];
         let swapped = stored(vec![column("b", 1), column("a", 2)], &before, None);
@@ -212,11 +228,13 @@ mod tests {
     #[test]
     fn metadata_remembers_the_last_number() {
         let mut metadata = json!({"configuration": {}});
-        set(&mut metadata, &[column("a", 1)], &json!({}));
+        set(&mut metadata, &[column("a", 1)], &json!({}), None);
         assert_eq!(last_id(&metadata), None);
         let columns = stored(vec![column("a b", 1)], &[], Some(8));
-        set(&mut metadata, &columns, &json!({}));
+        set(&mut metadata, &columns, &json!({}), None);
         assert_eq!(last_id(&metadata), Some(9));
+        set(&mut metadata, &columns, &json!({}), Some(12));
+        assert_eq!(last_id(&metadata), Some(12), "a column with that number is gone already");
         assert!(!is_by_number(&metadata));
     }
 }

@@ -12,6 +12,7 @@ use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{ColumnChange, compare_columns, key_changed};
 use crate::merge::seal::next_columns;
+use crate::rows::column_mapping::Mapping;
 
 impl DeltaTable {
     pub(super) fn check_mergeable(&self) -> Result<()> {
@@ -25,6 +26,12 @@ impl DeltaTable {
         base.check_mergeable(&self.name.to_string())
     }
 
+    /// The table's column mapping, as it is with what is staged.
+    pub(super) fn mapping(&self) -> Mapping {
+        let mapping = self.base().mapping(self.settings.maps_columns);
+        Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping }
+    }
+
     /// Learns how the events of a schema are read, and changes the table's columns for them.
     pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
         if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
@@ -32,13 +39,13 @@ impl DeltaTable {
         }
         self.seal().await?;
         let columns = next_columns(&self.staging, self.base());
-        match compare_columns(schema, columns, self.base().mapping(self.settings.maps_columns), &self.names)? {
+        match compare_columns(schema, columns, self.mapping(), &self.names)? {
             ColumnChange::None => {}
             ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
             ColumnChange::Changed(columns) => {
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
-                self.staging.columns = Some(columns);
+                self.staging.set_columns(columns);
             }
         }
         let plan = EventPlan::new(schema, self.secret)?;

@@ -214,6 +214,7 @@ async fn plan(world: &World, id: Uuid) -> Plan {
         pipeline: "shop".to_owned(),
         retention: RetentionSettings::default(),
         columns: None,
+        last_column_id: None,
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed,

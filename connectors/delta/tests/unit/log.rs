@@ -55,6 +55,7 @@ fn transaction(kind: Kind) -> Transaction {
         pipeline: "shop".to_owned(),
         retention: RetentionSettings::default(),
         columns: None,
+        last_column_id: None,
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed: BTreeMap::new(),

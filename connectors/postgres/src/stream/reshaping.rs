@@ -29,6 +29,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
         Ok(same.into_iter().map(|reshaped| (server_end, reshaped)).collect())
     }
 
+    /// The next look judges a table again, whether or not it has changed.
+    pub fn look_again(&mut self, oid: u32) {
+        self.watch.look_again(oid);
+    }
+
     /// Whatever comes next of a table has other columns than before: says so, although no row may come. The stream has
     /// got to where the table had these.
     pub async fn reshape(&mut self, reshaped: &Reshaped) -> Result<Vec<Step>> {
