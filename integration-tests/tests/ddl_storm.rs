@@ -227,8 +227,7 @@ async fn after_a_storm_of_ddl_the_lake_equals_its_source_by_itself() {
         )
         .await;
     let tables: Vec<_> = named.split(',').collect();
-    println!("seed {seed}: {} tables", tables.len());
-    eventually_equal(&postgres, &pipeline.lake, &tables, || pipeline.log()).await;
+    eventually_equal(&postgres, &pipeline.lake, &tables, || format!("seed {seed}\n{}", pipeline.log())).await;
     let none_waits = |status: &Status| {
         status
             .tables

@@ -69,9 +69,9 @@ impl Lane {
         self.kept_copy = KeptCopy::resumed(copy);
     }
 
-    /// Events of the table are handed on, the last one at this commit LSN. `read` is up to where whole transactions had
-    /// been read before.
-    pub fn hand_on(&mut self, last: Lsn, read: Watermark) {
+    /// Events are handed on, the last one at this LSN, or columns alone. `read` is up to where all had been read before.
+    pub fn hand_on(&mut self, last: impl Into<Option<Lsn>>, read: Watermark) {
+        let last = last.into();
         if self.is_clean()
             && (!self.is_copying || self.kept_copy.goes_on())
             && read.commit_lsn > self.complete.commit_lsn
@@ -84,16 +84,13 @@ impl Lane {
         }
         // Copied rows bear the position of an earlier event.
         self.steps += 1;
+        self.column_step = if last.is_none() { Some(self.steps) } else { self.column_step };
+        let last = last.unwrap_or(read.commit_lsn);
         if last <= read.commit_lsn.max(self.complete.commit_lsn) {
             self.last_copied_step = Some(self.steps);
         }
         self.handed_on = self.handed_on.max(last);
         self.is_open = true;
-    }
-
-    /// What was handed on last only says which columns the table has.
-    pub fn tells_columns(&mut self) {
-        self.column_step = Some(self.steps);
     }
 
     /// A copy begins.
@@ -212,8 +209,7 @@ impl Lane {
 
     /// What has to be stored, once after each change. `read` is up to where whole transactions have been read.
     pub fn take_change(&mut self, read: Watermark) -> Option<AppliedTable> {
-        let complete = self.complete.commit_lsn;
-        let holds_back = self.holds_back() && self.column_step.is_none();
+        let (complete, holds_back) = (self.complete.commit_lsn, self.holds_back() && self.column_step.is_none());
         // A table that stopped is judged anew when it is copied.
         let note = self.note.take_if(|(after, _)| *after <= complete && holds_back).map(|(_, note)| note);
         if !std::mem::take(&mut self.is_changed) && note.is_none() {

@@ -187,16 +187,11 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
     fn deliver_rows(&mut self, step: Step) {
         let Some(rows) = step.rows() else { return };
         let Some(&number) = self.by_name.get(rows.table()) else { return };
-        // Without events they tell of the table's columns, after all that was read.
-        let last = rows.last_lsn().unwrap_or(self.read.commit_lsn);
         let lane = &mut self.lanes[number];
         if matches!(step, Step::CopyStart(_)) {
             lane.begin_copy();
         }
-        lane.hand_on(last, self.read);
-        if rows.events.events.is_empty() {
-            lane.tells_columns();
-        }
+        lane.hand_on(rows.last_lsn(), self.read);
         self.tell(number, TableCommand::Step(step));
     }
 
