@@ -16,6 +16,7 @@ test: stack-test build
 soak: stack-soak build
 	SOONER_SEEDS=20000 cargo test -p integration-tests --test simulation
 	for round in 1 2 3 4 5; do cargo test -p integration-tests --test faults --test failpoints --test kafka_faults || exit 1; done
+	for seed in 1 2 3; do SOONER_SEED=$$seed SOONER_STORM_SECONDS=200 cargo test -p integration-tests --test ddl_storm || exit 1; done
 	SOONER_FOREIGN_SECONDS=600 cargo test -p integration-tests --test foreign_writers
 	SOONER_BENCH_COMMITS=86400 target/debug/bench days
 	SOONER_BENCH_SECONDS=600 target/debug/bench sustained
