@@ -69,7 +69,7 @@ impl Lane {
         self.kept_copy = KeptCopy::resumed(copy);
     }
 
-    /// Events are handed on, the last one at this LSN, or columns alone. `read` is up to where all had been read before.
+    /// Events are handed on, the last one at this LSN, or columns alone. Up to `read` all had been read before.
     pub fn hand_on(&mut self, last: impl Into<Option<Lsn>>, read: Watermark) {
         let last = last.into();
         if self.is_clean()
