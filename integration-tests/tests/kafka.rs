@@ -125,3 +125,20 @@ async fn what_concerns_a_whole_table_is_applied_once() {
     sink.assert_all_stream();
     sink.assert_equal(&postgres, &["public.t"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_large_tables_pass_while_others_have_begun_and_have_no_row_yet() {
+    let (postgres, kafka, registry) = between::start().await;
+    for (table, rows, letters) in [(0, 3, 1), (1, 0, 1), (2, 200_000, 1), (3, 300_000, 1), (4, 0, 1), (5, 20_000, 9)] {
+        postgres.sql(&format!("CREATE TABLE t{table} (id integer PRIMARY KEY, v text)")).await;
+        let filled =
+            format!("INSERT INTO t{table} SELECT i, repeat('v', {letters}) FROM generate_series(1, {rows}) AS i");
+        postgres.sql(&filled).await;
+    }
+    postgres.sql("ANALYZE").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let tables: Vec<_> = (0..6).map(|table| format!("public.t{table}")).collect();
+    pipeline.assert_equal(&postgres, &tables.iter().map(String::as_str).collect::<Vec<_>>());
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sooner_api::{Code, Error, Reservation, Result, SchemaRegistry, SourceTable};
 use sooner_schemas::encode::{Encoder, Images, RowChange, UNEXPECTED_NULL};
-use sooner_schemas::event::Op;
+use sooner_schemas::event::{Event, Op};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::catalog;
@@ -26,6 +26,8 @@ use crate::visibility::Visibility;
 
 /// Size of a batch of copied rows, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// What finishing adds to a row's images, about: its envelope's fields.
+pub const HEAD_BYTES: usize = 120;
 /// How often a row is in memory while it is read: as it comes, as values, and as images.
 const ROW_COPIES: usize = 3;
 /// What a row's images have beside its values, about.
@@ -74,6 +76,13 @@ pub struct CopiedRows {
     pub rows: Vec<Images>,
     /// Room in the memory that they hold.
     pub reservation: Reservation,
+}
+
+impl CopiedRows {
+    /// Memory that their events will take, in bytes.
+    pub fn finished_bytes(&self) -> usize {
+        self.bytes.len() + self.rows.len() * (HEAD_BYTES + size_of::<Event>())
+    }
 }
 
 /// A connection that reads chunks, one after the other.
@@ -338,7 +347,7 @@ impl ChunkRows<'_> {
     /// cannot be represented is an error that needs the operator, unless it only holds an unexpected NULL.
     pub async fn next(&mut self) -> Result<Option<CopiedRows>> {
         let mut out = CopiedRows::default();
-        while !self.is_finished && out.bytes.len() < BATCH_BYTES {
+        while !self.is_finished && out.finished_bytes() < BATCH_BYTES {
             if !out.rows.is_empty() && self.client.next_size().await? > BATCH_BYTES {
                 break;
             }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable};
+use crate::chunk::{ChunkSnapshot, CopiedRows, CopiedTable, HEAD_BYTES};
 use crate::clock::now_micros;
 use crate::copy_workers::{Failure, Message, Shared, State};
 use crate::joining::{Ended, Joined, Joining, has_shape_of};
@@ -33,8 +33,6 @@ const HALF_LAG_BYTES: u64 = LAG_BYTES / 2;
 const CONDITION_TRIES: u32 = 8;
 /// Ordinals for each microsecond: those of a later copy are higher than those of one that was broken off.
 const ORDINALS_PER_MICROSECOND: u64 = 16;
-/// What the event of a row has beside its images, about.
-const ENVELOPE_BYTES: usize = 120;
 
 /// Copies that run. Dropping them ends them.
 pub struct Copies {
@@ -312,7 +310,7 @@ impl Copies {
         joining.touched.keep_current(&mut rows, &snapshot.sees, unseen);
         let encoder = &joining.copied.encoder;
         let mut events = TableEvents::new(encoder.schema().clone());
-        events.bytes.reserve(rows.bytes.len() + rows.rows.len() * ENVELOPE_BYTES);
+        events.bytes.reserve(rows.bytes.len() + rows.rows.len() * HEAD_BYTES);
         events.events.reserve(rows.rows.len());
         for row in rows.rows {
             encoder.finish_from(&rows.bytes, row, &mut events, &origin);

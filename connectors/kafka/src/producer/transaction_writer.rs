@@ -6,7 +6,9 @@ use std::time::Instant;
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
-use sooner_api::{Code, CopyProgress, Error, EventBatch, Result, Rows, Step, TableFact, TableState, failpoint};
+use sooner_api::{
+    Code, CopyProgress, Error, EventBatch, Reservation, Result, Rows, Step, TableFact, TableState, failpoint,
+};
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
 use sooner_schemas::{Position, TableName};
 
@@ -310,7 +312,7 @@ impl TransactionWriter {
 
     /// A copy begins. Its mark is written where there may be something that it replaces; otherwise a topic begins with
     /// rows, as Debezium would send them.
-    fn begin_copy(&mut self, start: Rows) -> Result<()> {
+    fn begin_copy(&mut self, mut start: Rows) -> Result<()> {
         let Some(&number) = self.by_name.get(start.table()) else { return Ok(()) };
         self.step(start.table(), TableFact::CopyBegun);
         self.routes[number].closed = false;
@@ -318,6 +320,8 @@ impl TransactionWriter {
         if self.routes[number].replaces {
             return self.append_rows(&start);
         }
+        // A batch that needs all room would wait for what is held for long.
+        start.reservation = Reservation::default();
         // One without rows is only told of by its mark, which has no key; a compacted topic takes none.
         self.routes[number].unwritten_mark = Some(start).filter(|_| !self.routes[number].is_compacted);
         Ok(())
