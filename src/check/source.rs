@@ -145,7 +145,7 @@ async fn published(source: &SourceConfig, client: &mut Client, tables: &[Catalog
         let found = format!("'{name}' does not exist, and the role may not create it");
         return Ok((Finding::failed(check, found, remedy), false));
     };
-    if let Err(error) = found.check(client, name).await {
+    if let Err(error) = found.check(name) {
         return Ok((Finding::error(check, &error), false));
     }
     let carried = tables.iter().filter(|found| found.table.facts.publication.is_some()).count();

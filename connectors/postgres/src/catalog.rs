@@ -149,6 +149,10 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             });
             keys.push(Vec::new());
         }
+        let attribute = number(row, 14)?;
+        if !members.sends_column(oid, attribute) {
+            continue;
+        }
         let (Some(CatalogTable { table, .. }), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
         let (type_oid, modifier) = (number(row, 8)?, number(row, 9)?);
         // Columns that an index merely includes are not part of the key.
@@ -157,7 +161,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
         }
         let column_type = types.resolve(type_oid, modifier);
         table.facts.columns.push(AttributeFacts {
-            number: number(row, 14)?,
+            number: attribute,
             version: number(row, 16)?,
             has_missing: text(row, 17)? == "t",
         });
@@ -170,7 +174,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
             generated: text(row, 20)? == "t",
-            number: Some(number(row, 14)?),
+            number: Some(attribute),
             type_oid,
             modifier,
             policy: Default::default(),

@@ -10,7 +10,7 @@ use sooner_schemas::event::{Event, Op};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::catalog;
-use crate::chunk_statement::{Leaf, select};
+use crate::chunk_statement::{Conditions, Leaf, select};
 use crate::client::{Client, Mode};
 use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
@@ -18,7 +18,7 @@ use crate::encoders::EncoderFactory;
 use crate::errors::unholdable;
 use crate::memory::{ReadLimits, row_too_large};
 use crate::options::ConnectOptions;
-use crate::publication::{Members, quote_table};
+use crate::publication::{Members, Selection, quote_table};
 use crate::row::{number, text};
 use crate::schedule::Part;
 use crate::types::Types;
@@ -148,7 +148,8 @@ impl ChunkReader {
         let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name));
         self.client.query(&lock).await.map_err(|error| lock_error(&copied.table, error))?;
         let snapshot = Arc::new(self.snapshot().await?);
-        let seen = self.check_unchanged(&copied.table).await?;
+        let selection = Selection::load(&mut self.client, copied.table.facts.publication.as_ref()).await?;
+        let seen = self.check_unchanged(&copied.table, &selection).await?;
         let blocks = match part {
             Part::First(_) => Some(self.count_blocks(copied, &seen).await?),
             _ => None,
@@ -159,7 +160,8 @@ impl ChunkReader {
         }
         let statement = {
             let leaves = copied.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-            select(&copied.table, copied.condition.as_deref(), part, blocks, &leaves)
+            let conditions = Conditions { published: selection.filter.as_deref(), asked: copied.condition.as_deref() };
+            select(&copied.table, conditions, part, blocks, &leaves)
         };
         // Partitions are not locked before they are read.
         self.client.copy_out(&statement).await.map_err(|error| lock_error(&copied.table, error))?;
@@ -250,7 +252,7 @@ impl ChunkReader {
     }
 
     /// The table as this transaction sees it; an error if that is not what is copied.
-    async fn check_unchanged(&mut self, table: &SourceTable) -> Result<SourceTable> {
+    async fn check_unchanged(&mut self, table: &SourceTable, selection: &Selection) -> Result<SourceTable> {
         // Types that were loaded for an earlier chunk may be outdated.
         for is_fresh in [self.types.is_none(), true] {
             let types = match &mut self.types {
@@ -258,7 +260,7 @@ impl ChunkReader {
                 types => types.insert(Types::load(&mut self.client).await?),
             };
             let sends_generated = table.relation.columns.iter().any(|column| column.generated);
-            let members = Members::of_nothing(sends_generated);
+            let members = Members::of_one(sends_generated, table.relation.oid, selection);
             let seen = catalog::table(&mut self.client, types, &members, table.relation.oid).await?;
             if let Some(seen) = seen.filter(|seen| is_same(&seen.table, table)) {
                 return Ok(seen.table);

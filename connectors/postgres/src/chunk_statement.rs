@@ -20,11 +20,20 @@ pub struct Leaf {
     pub blocks: u32,
 }
 
-/// The statement that reads a part of those rows that satisfy a condition; `blocks` is how many the table has, for a
+/// SQL conditions on the rows that are copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions<'a> {
+    /// The publication's row filter: rows that do not fulfil it do not exist for the stream.
+    pub published: Option<&'a str>,
+    /// What somebody asked for.
+    pub asked: Option<&'a str>,
+}
+
+/// The statement that reads a part of those rows that satisfy the conditions; `blocks` is how many the table has, for a
 /// first part.
 pub fn select(
     table: &SourceTable,
-    condition: Option<&str>,
+    conditions: Conditions<'_>,
     part: &Part,
     blocks: Option<u32>,
     leaves: &[Leaf],
@@ -39,12 +48,14 @@ pub fn select(
         // Whatever is in its last block or behind it.
         Part::First(_) => None,
         Part::Blocks(blocks) => Some(blocks.clone()),
-        // A row that is read by its key is needed whatever else it is.
+        // A row that is read by its key is needed, whether or not somebody asked for it.
         Part::Keys(keys) => {
-            return format!("COPY (SELECT {columns} FROM {from} WHERE {}) TO STDOUT", has_key(relation, keys));
+            let keys = has_key(relation, keys);
+            let condition = all_of([Some(keys.as_str()), conditions.published]).unwrap_or_default();
+            return format!("COPY (SELECT {columns} FROM {from} WHERE {condition}) TO STDOUT");
         }
     };
-    let condition = condition.map(|sql| format!("({sql})"));
+    let condition = all_of([conditions.published, conditions.asked]);
     match (range, condition) {
         // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
         (None, None) if !is_partitioned && !relation.columns.iter().any(|column| column.generated) => {
@@ -66,6 +77,11 @@ pub fn select(
             format!("COPY (SELECT {columns} FROM {from} WHERE {}) TO STDOUT", conditions.join(" AND "))
         }
     }
+}
+
+fn all_of<'a>(conditions: impl IntoIterator<Item = Option<&'a str>>) -> Option<String> {
+    let all: Vec<_> = conditions.into_iter().flatten().map(|sql| format!("({sql})")).collect();
+    (!all.is_empty()).then(|| all.join(" AND "))
 }
 
 fn blocks_of(range: &Range<u32>) -> String {
@@ -113,21 +129,36 @@ mod tests {
 
     #[test]
     fn a_table_is_read_by_its_blocks() {
-        let read = |part, blocks| select(&table(false), None, &part, blocks, &[]);
+        let read = |part, blocks| select(&table(false), Conditions::default(), &part, blocks, &[]);
         assert_eq!(read(Part::First(8), Some(5)), r#"COPY "public"."t" ("id") TO STDOUT"#);
         let first = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ctid < '(8,0)') TO STDOUT"#;
         assert_eq!(read(Part::First(8), Some(9)), first);
         let range = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ctid >= '(8,0)' AND ctid < '(9,0)') TO STDOUT"#;
         assert_eq!(read(Part::Blocks(8..9), None), range);
         let keys = Part::Keys(vec![["7".into()].into()]);
-        assert_eq!(read(keys, None), r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE ("id") IN (('7'))) TO STDOUT"#);
+        assert_eq!(
+            read(keys, None),
+            r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE (("id") IN (('7')))) TO STDOUT"#
+        );
+    }
+
+    #[test]
+    fn rows_that_the_publication_leaves_out_are_never_read_and_those_asked_for_are_among_the_others() {
+        let conditions = Conditions { published: Some("id > 1"), asked: Some("id < 9 OR id = 20") };
+        let read = |part, blocks| select(&table(false), conditions, &part, blocks, &[]);
+        let asked = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE (id > 1) AND (id < 9 OR id = 20)) TO STDOUT"#;
+        assert_eq!(read(Part::First(8), Some(5)), asked);
+        let keys = Part::Keys(vec![["7".into()].into()]);
+        let by_key = r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE (("id") IN (('7'))) AND (id > 1)) TO STDOUT"#;
+        assert_eq!(read(keys, None), by_key);
     }
 
     #[test]
     fn blocks_of_a_partitioned_table_are_those_of_its_partitions() {
         let leaf = |name: &str, blocks| Leaf { name: TableName::new("public", name), blocks };
         let leaves = [leaf("a", 3), leaf("b", 0), leaf("c", 10)];
-        let read = |part, blocks| select(&table(true), Some("id > 1"), &part, blocks, &leaves);
+        let conditions = Conditions { published: None, asked: Some("id > 1") };
+        let read = |part, blocks| select(&table(true), conditions, &part, blocks, &leaves);
         let both = r#"COPY (SELECT "id" FROM ONLY "public"."a" WHERE ctid >= '(2,0)' AND ctid < '(3,0)' AND (id > 1) UNION ALL SELECT "id" FROM ONLY "public"."c" WHERE ctid < '(4,0)' AND (id > 1)) TO STDOUT"#;
         assert_eq!(read(Part::Blocks(2..7), None), both);
         let whole = r#"COPY (SELECT "id" FROM "public"."t" WHERE (id > 1)) TO STDOUT"#;

@@ -34,7 +34,7 @@ pub struct Access {
     pub of_extension: bool,
     /// It has generated columns.
     pub has_generated: bool,
-    /// Columns of its key that are generated, and so not sent.
+    /// Columns of its key that are not sent: they are generated, or a column list lacks them.
     pub unsent_key_columns: usize,
     /// One of its partitions has another replica identity than the table, or that of an index.
     pub has_odd_partition: bool,
@@ -82,9 +82,11 @@ impl Access {
             return refuse(Code::PostgresPermissionDenied, why, remedy);
         }
         if self.unsent_key_columns > 0 {
-            let why = "its key contains a generated column, which Postgres does not send";
+            let why = "its key contains a column that Postgres does not send: it is generated, or the publication's column \
+                       list lacks it";
             let remedy = format!(
-                "give {quoted} another replica identity, or from version 18 on publish_generated_columns = stored"
+                "give {quoted} another replica identity, put the column on the list, or from version 18 on \
+                 publish_generated_columns = stored"
             );
             return refuse(Code::IdentityUnusable, why, remedy);
         }

@@ -11,6 +11,8 @@ use crate::row::{number, text};
 
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// The version since which publications carry parts of tables, and all tables of schemas.
+const SELECTS: u32 = 150_000;
 /// What the publication's comment says if sooner created it: only then are tables added to it.
 const OWN_COMMENT: &str = "created by sooner, which adds tables to it";
 
@@ -22,6 +24,8 @@ pub struct Members {
     for_all_tables: bool,
     tables: HashMap<u32, CatalogRow>,
     schemas: HashMap<u32, CatalogRow>,
+    /// Numbers of the columns that are sent, of tables that have a column list.
+    column_lists: HashMap<u32, Vec<i16>>,
     /// Changes of partitions are published as those of the partitioned table (`publish_via_partition_root`).
     pub through_roots: bool,
     /// Stored generated columns are sent, too (`publish_generated_columns = stored`, since 18).
@@ -29,9 +33,10 @@ pub struct Members {
 }
 
 impl Members {
-    /// No table is carried; only whether generated columns would be is known.
-    pub fn of_nothing(sends_generated: bool) -> Members {
-        Members { sends_generated, ..Members::default() }
+    /// No table is known to be carried, but one is as if it had been selected so.
+    pub fn of_one(sends_generated: bool, table: u32, selection: &Selection) -> Members {
+        let column_lists = selection.columns.iter().map(|columns| (table, columns.clone())).collect();
+        Members { sends_generated, column_lists, ..Members::default() }
     }
 
     /// Looks up what a publication carries; nothing if it does not exist, and `through_roots` says how it will.
@@ -50,10 +55,18 @@ impl Members {
             ..Members::default()
         };
         let publication = format!("(SELECT p.oid {of})");
-        let by_table =
-            format!("SELECT prrelid, oid, xmin FROM pg_catalog.pg_publication_rel WHERE prpubid = {publication}");
-        members.tables = by_object(&client.query(&by_table).await?)?;
-        if version >= 150_000 {
+        let list = if version >= SELECTS { "prattrs" } else { "NULL" };
+        let by_table = format!(
+            "SELECT prrelid, oid, xmin, {list} FROM pg_catalog.pg_publication_rel WHERE prpubid = {publication}"
+        );
+        let tables = client.query(&by_table).await?;
+        members.tables = by_object(&tables)?;
+        for row in &tables {
+            if let Some(numbers) = row.get(3).and_then(Option::as_deref) {
+                members.column_lists.insert(number(row, 0)?, numbers_of(numbers));
+            }
+        }
+        if version >= SELECTS {
             let by_schema = format!(
                 "SELECT pnnspid, oid, xmin FROM pg_catalog.pg_publication_namespace WHERE pnpubid = {publication}"
             );
@@ -67,6 +80,11 @@ impl Members {
         self.for_all_tables || self.tables.contains_key(&table)
     }
 
+    /// Whether a column of a table is sent, where the table is.
+    pub fn sends_column(&self, table: u32, number: i16) -> bool {
+        self.column_lists.get(&table).is_none_or(|columns| columns.contains(&number))
+    }
+
     /// By which rows a table is carried, given its object id and that of its schema; none if it is not.
     pub fn facts_of(&self, table: u32, schema: u32) -> Option<PublicationFacts> {
         let publication = self.publication?;
@@ -74,6 +92,41 @@ impl Members {
             [self.tables.get(&table), self.schemas.get(&schema)].into_iter().flatten().copied().collect();
         (self.for_all_tables || !members.is_empty()).then_some(PublicationFacts { publication, members })
     }
+}
+
+/// What a publication carries of a table: all of it, unless it says otherwise.
+///
+/// <https://www.postgresql.org/docs/current/logical-replication-row-filter.html>
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// SQL condition on its rows.
+    pub filter: Option<String>,
+    /// Numbers of its columns.
+    pub columns: Option<Vec<i16>>,
+}
+
+impl Selection {
+    /// Looks up what is carried of a table that is published by these rows of the catalog. Takes a lock on the table if
+    /// there is a filter.
+    pub async fn load(client: &mut Client, facts: Option<&PublicationFacts>) -> Result<Selection> {
+        // Where a schema is published, all of its tables are, whole.
+        let Some([member]) = facts.map(|facts| facts.members.as_slice()) else { return Ok(Selection::default()) };
+        if client.server_version() < SELECTS {
+            return Ok(Selection::default());
+        }
+        let sql = format!(
+            "SELECT pg_catalog.pg_get_expr(prqual, prrelid), prattrs FROM pg_catalog.pg_publication_rel WHERE oid = {}",
+            member.oid
+        );
+        let found = client.query(&sql).await?;
+        let value = |index: usize| found.first().and_then(|row| row.get(index)?.clone());
+        Ok(Selection { filter: value(0), columns: value(1).map(|numbers| numbers_of(&numbers)) })
+    }
+}
+
+/// Reads an `int2vector`.
+fn numbers_of(text: &str) -> Vec<i16> {
+    text.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 fn by_object(rows: &[Row]) -> Result<HashMap<u32, CatalogRow>> {
@@ -91,12 +144,12 @@ pub struct Published {
 }
 
 /// Creates the publication of these tables if there is none; otherwise adds them to it, if sooner created it. A
-/// publication that leaves out kinds of changes, or rows, is an error that tells the operator what to change.
+/// publication that leaves out kinds of changes is an error that tells the operator what to change.
 pub async fn ensure(client: &mut Client, name: &str, tables: &[TableName], through_roots: bool) -> Result<Published> {
     let mut published = Published::default();
     let is_own = match find(client, name).await? {
         Some(found) => {
-            found.check(client, name).await?;
+            found.check(name)?;
             found.is_own
         }
         None => {
@@ -202,8 +255,8 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Publication>
 }
 
 impl Publication {
-    /// Refuses one that leaves out changes or rows of the tables that it carries.
-    pub async fn check(&self, client: &mut Client, name: &str) -> Result<()> {
+    /// Refuses one that leaves out kinds of changes.
+    pub fn check(&self, name: &str) -> Result<()> {
         if !self.left_out.is_empty() {
             return Err(Error::operator(
                 Code::PublicationUnusable,
@@ -212,26 +265,7 @@ impl Publication {
                 format!("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')", quote_name(name)),
             ));
         }
-        if client.server_version() >= 150_000 { refuse_filters(client, name).await } else { Ok(()) }
-    }
-}
-
-/// Refuses row filters and column lists: with them, rows would stay in the lake that the stream never removes.
-async fn refuse_filters(client: &mut Client, name: &str) -> Result<()> {
-    let sql = format!(
-        "SELECT string_agg(c.relname, ', ') FROM pg_catalog.pg_publication_rel r \
-         JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
-         WHERE p.pubname = {} AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)",
-        quote_text(name)
-    );
-    match client.query_value(&sql).await? {
-        None => Ok(()),
-        Some(tables) => Err(Error::operator(
-            Code::PublicationUnusable,
-            format!("the publication '{name}' cannot be used"),
-            format!("it has a row filter or a column list for {tables}, so the lake would differ from the source"),
-            "give the pipeline a publication without them",
-        )),
+        Ok(())
     }
 }
 
