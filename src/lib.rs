@@ -8,6 +8,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod direct;
+pub mod journal;
 pub mod memory;
 pub mod pipeline;
 pub mod sink_record;

@@ -3,10 +3,12 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use sooner::bars::CopyBars;
 use sooner::commands;
+use sooner::commands::events::Shown;
 use sooner::commands::run::{Sides, run};
 use sooner::config::Config;
 use tracing_subscriber::EnvFilter;
@@ -74,6 +76,22 @@ enum Command {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Shows what happened to the pipeline and its tables, and what was done about it: changes of schemas, copies,
+    /// tables that were parked, interruptions.
+    Events {
+        /// Only those of one table: schema.table
+        #[arg(long)]
+        table: Option<String>,
+        /// Only those of the last while, such as 1h or 3days.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        since: Option<Duration>,
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Go on with what happens from now on.
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// Resumes a parked table: it is copied again, then follows the stream.
     Resume {
         /// Name of the table: schema.table
@@ -134,6 +152,9 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Source { recopy } => run(config, Sides::Source, recopy, bars).await.map(|()| true),
         Command::Sink => run(config, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
+        Command::Events { table, since, json, follow } => {
+            commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
+        }
         Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
         Command::Copy { table, condition } => commands::copy(&config, &table, condition).await.map(|()| true),
         Command::Optimize { tables } => commands::upkeep::run_optimize(&config, &tables).await.map(|()| true),

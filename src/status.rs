@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::clock::SystemClock;
+use crate::journal::{Entry, Journal, Kind};
 pub use crate::table_status::{CopyStatus, TableStatus};
 
 /// How often the status is written.
@@ -44,13 +45,57 @@ pub struct Status {
     pub tables: BTreeMap<TableName, TableStatus>,
 }
 
-/// The status that all parts of a pipeline report to.
+/// The status that all parts of a pipeline report to, and the journal of what happened.
 #[derive(Clone, Debug, Default)]
-pub struct StatusBoard(Arc<Mutex<Status>>);
+pub struct StatusBoard(Arc<Mutex<Board>>);
+
+#[derive(Debug, Default)]
+struct Board {
+    status: Status,
+    journal: Journal,
+}
 
 impl Telemetry for StatusBoard {
     fn record(&self, fact: Fact<'_>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(fact);
+        self.lock().take(fact, SystemClock.now_micros());
+    }
+}
+
+impl Board {
+    fn take(&mut self, fact: Fact<'_>, now_micros: i64) {
+        let entry = match &fact {
+            Fact::Changed(change) => Some(Entry::of_change(now_micros, change)),
+            Fact::CopyBegun(table, 0) => {
+                Some(Entry::new(now_micros, Kind::CopyStarted, "its rows are copied").of_table(table))
+            }
+            Fact::CopyBegun(table, rows) => {
+                let what = format!("its copy goes on after {rows} rows");
+                Some(Entry::new(now_micros, Kind::CopyStarted, what).of_table(table))
+            }
+            Fact::Interrupted(error) => Some(Entry::of_error(now_micros, Kind::Interrupted, error)),
+            Fact::Running if self.status.trouble.is_some() => {
+                Some(Entry::new(now_micros, Kind::Recovered, "it goes on"))
+            }
+            _ => None,
+        };
+        self.journal.extend(entry);
+        let before = self.states_of(&fact);
+        self.status.take(fact);
+        for (table, was) in before {
+            let is = self.status.tables.get(&table).map(|table| &table.state);
+            let entry = is.and_then(|is| Entry::of_state(now_micros, &table, was.as_ref(), is));
+            self.journal.extend(entry);
+        }
+    }
+
+    /// The states that a fact may change, as they are before it.
+    fn states_of(&self, fact: &Fact<'_>) -> Vec<(TableName, Option<TableState>)> {
+        let state = |table: &TableName| (table.clone(), self.status.tables.get(table).map(|known| known.state.clone()));
+        match fact {
+            Fact::State(_, table, _) => vec![state(table)],
+            Fact::Tables(tables) => tables.iter().map(|(table, ..)| state(table)).collect(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -77,6 +122,7 @@ impl Status {
             }
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
+            Fact::Changed(_) => {}
         }
     }
 
@@ -129,22 +175,45 @@ impl StatusBoard {
     /// The status of a pipeline that runs in this process.
     pub fn new(pipeline: &str) -> StatusBoard {
         let status = Status { pipeline: pipeline.to_owned(), pid: std::process::id(), ..Status::default() };
-        StatusBoard(Arc::new(Mutex::new(status)))
+        StatusBoard(Arc::new(Mutex::new(Board { status, journal: Journal::default() })))
+    }
+
+    /// Notes that the process runs the pipeline from now on, and writes what happens to the journal of this folder.
+    pub fn started(&self, state_dir: &Path) {
+        let mut board = self.lock();
+        board.journal = Journal::open(state_dir);
+        let what = format!("sooner {}, process {}", env!("CARGO_PKG_VERSION"), board.status.pid);
+        board.journal.write(Entry::new(SystemClock.now_micros(), Kind::Started, what));
     }
 
     /// Notes how the pipeline ended.
     pub fn ended(&self, error: Option<&Error>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble = error.cloned();
+        let mut board = self.lock();
+        board.status.trouble = error.cloned();
+        let now_micros = SystemClock.now_micros();
+        board.journal.write(match error {
+            None => Entry::new(now_micros, Kind::Stopped, "it was told to"),
+            Some(error) => Entry::of_error(now_micros, Kind::Failed, error),
+        });
     }
 
     /// A copy of the status.
     pub fn read(&self) -> Status {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().status.clone()
+    }
+
+    /// The last entries of the journal, the newest first.
+    pub fn recent_entries(&self) -> Vec<Entry> {
+        self.lock().journal.recent().rev().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tables that are being copied, each with how that gets on.
     pub fn copies(&self) -> Vec<(TableName, TableStatus)> {
-        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = &mut self.lock().status;
         let now = SystemClock.now_micros();
         status.tables.values_mut().for_each(|table| table.assess_copy(now));
         let copied = status.tables.iter().filter(|(_, table)| table.copy.is_some());

@@ -10,6 +10,7 @@ pub mod avro;
 pub mod catalog_facts;
 pub mod column_type;
 pub mod default_value;
+pub mod differences;
 pub mod encode;
 pub mod envelope;
 pub mod event;

@@ -1,5 +1,6 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
+pub mod events;
 pub mod init;
 pub mod run;
 pub mod status;

@@ -36,6 +36,7 @@ pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBa
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name);
+    board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));

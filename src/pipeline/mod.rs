@@ -5,6 +5,7 @@
 
 pub mod asking;
 pub mod attempts;
+pub mod changes;
 pub mod continuity;
 pub mod kept_copy;
 pub mod lane;

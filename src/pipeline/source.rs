@@ -47,6 +47,9 @@ pub async fn run<S: Source, W: EventWriter, T: Telemetry>(
 }
 
 fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
+    for change in &batch.changes {
+        telemetry.record(Fact::Changed(change));
+    }
     for step in &batch.steps {
         match step {
             Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table(), 0)),

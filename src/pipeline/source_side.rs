@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::asking::Asking;
 use super::attempts::End;
+use super::changes::changes_since;
 use super::continuity::Continuation;
 use super::next_record::{Former, next_record};
 use super::{continuity, source};
@@ -102,6 +103,9 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             let former = Former { record: writer.stored(), keeps_columns: writer.keeps_columns() };
             next_record(former, identity, continuation, self.slot, &tables, &resumed)
         };
+        for change in writer.stored().map(|stored| changes_since(stored, &tables, &record)).unwrap_or_default() {
+            self.telemetry.record(Fact::Changed(&change));
+        }
         let recorded_lsn = record.confirmed_lsn;
         let written: HashMap<_, _> =
             record.tables.iter().filter_map(|(name, table)| Some((name.clone(), table.relation.clone()?))).collect();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::{Op, TableEvents, Watermark};
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{CopyProgress, Error, MemoryBudget, NextOffsets, Positions, Reservation};
+use crate::{CopyProgress, Error, MemoryBudget, NextOffsets, Positions, Reservation, TableChange};
 
 /// Events of one table under one pair of schemas, in commit order, with the memory that they hold.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub struct EventBatch {
     pub server_end: Lsn,
     /// What became of requests, once the steps have been taken.
     pub answers: Vec<CopyAnswer>,
+    /// What was noticed of tables since the batch before.
+    pub changes: Vec<TableChange>,
 }
 
 /// Somebody asks for rows of a table to be copied again.

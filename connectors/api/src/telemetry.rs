@@ -37,6 +37,30 @@ pub struct SlotStanding {
     pub wal_status: Option<String>,
 }
 
+/// What was noticed of a table at its source: its columns, its key, or rows that changed without an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableChange {
+    /// Table.
+    pub table: TableName,
+    /// How far the stream had been read; none before it was started.
+    pub lsn: Option<Lsn>,
+    /// What changed: "column 'a' was added".
+    pub what: String,
+    /// What is done about it.
+    pub outcome: Outcome,
+}
+
+/// What a change of a table comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The rows that are there stay right.
+    Metadata,
+    /// All rows are copied again.
+    Copied,
+    /// A person is needed.
+    Waits,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Fact<'a> {
@@ -48,6 +72,8 @@ pub enum Fact<'a> {
     RowsCopied(&'a TableName, u64, u64),
     /// A copy of the table begins, or goes on after a break: its rows are counted from this number.
     CopyBegun(&'a TableName, u64),
+    /// A table changed at its source.
+    Changed(&'a TableChange),
     /// Events of a table became visible.
     Committed {
         /// Table.

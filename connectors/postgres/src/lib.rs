@@ -57,6 +57,7 @@ pub mod touched;
 pub mod tracked;
 pub mod types;
 pub mod unseen;
+mod verdict;
 pub mod visibility;
 mod watch;
 

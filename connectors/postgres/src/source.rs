@@ -26,7 +26,7 @@ use crate::nulls::KnownNulls;
 use crate::settings::CopySettings;
 use crate::side_connection::ServerState;
 use crate::stream::{Next, PostgresStream};
-use crate::watch::tables_changed;
+use crate::verdict::tables_changed;
 
 /// Encoders that are built at the same time, which may ask a registry.
 const ENCODERS_AT_ONCE: usize = 8;
@@ -340,7 +340,7 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
             }
             if !self.ready.is_empty() || self.asked.has_answers() {
                 let (steps, answers) = (self.ready.drain(..).collect(), self.asked.take_answers());
-                return Ok(EventBatch { steps, answers, ..EventBatch::default() });
+                return Ok(EventBatch { steps, answers, changes: self.stream.take_changes(), ..EventBatch::default() });
             }
             let next = {
                 let message = std::pin::pin!(self.copies.next_or_pause(self.waits_since.map(|since| since + PATIENCE)));
@@ -350,6 +350,7 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
                 Next::Batch(mut batch) => {
                     self.is_copys_turn = true;
                     self.note(&mut batch).await?;
+                    batch.changes = self.stream.take_changes();
                     return Ok(batch);
                 }
                 Next::Other(Some(message)) => self.join(message).await?,

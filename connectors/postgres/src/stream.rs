@@ -31,8 +31,9 @@ use crate::settings::StreamSettings;
 use crate::side_connection::{ServerState, SideConnection};
 use crate::tracked::{PartialRow, Selected};
 use crate::unseen::Unseen;
+use crate::verdict::Verdict;
 use crate::visibility::Visibility;
-use crate::watch::{Verdict, Watch};
+use crate::watch::Watch;
 
 /// Interval at which the catalog is checked for the tables, and the server is asked for the end of its log.
 const INSPECTION_INTERVAL: Duration = Duration::from_secs(2);
@@ -197,7 +198,7 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// left out.
     fn copy_again(&mut self, table: &TableName, why: &Error) {
         tracing::warn!(%table, why = %why.why, "the table is copied again");
-        self.watch.stopped(table);
+        self.watch.is_copied_again(table, &why.why);
         if let Some(oid) = self.watch.oid_of(table) {
             self.decoder.mute(oid);
             self.postponed.recopy.push(oid);

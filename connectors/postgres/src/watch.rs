@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Code, Error, FollowedTable, Result, SourceTable, TableNote};
+use sooner_api::{FollowedTable, Outcome, Result, SourceTable, TableChange, TableNote};
+use sooner_schemas::differences::differences;
 use sooner_schemas::evolution::{Evolution, compare_relations};
-use sooner_schemas::{CatalogFacts, Relation, TableName};
+use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
 use crate::catalog;
 use crate::client::Client;
@@ -16,6 +17,7 @@ use crate::numbering::number_columns;
 use crate::pgoutput::RelationShape;
 use crate::postponed::Reshaped;
 use crate::publication::{Members, ensure};
+use crate::verdict::{Verdict, columns_changed, copy_needed, shape_changed, tables_changed};
 
 /// What is known of the tables, and what has been seen of them.
 pub struct Watch {
@@ -31,6 +33,8 @@ pub struct Watch {
     keeps_columns: bool,
     /// What the publication carried at the last look at something that changed.
     members: Option<Members>,
+    /// What was noticed of tables, with what is done about it, since that was last taken.
+    changes: Vec<(TableName, String, Outcome)>,
 }
 
 /// A table as it was known last.
@@ -39,21 +43,6 @@ struct Known {
     /// What its events were last written by.
     written: Arc<Relation>,
     is_followed: bool,
-}
-
-/// What something new about a table means.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// It goes on, and this is known of it.
-    Noted(TableNote),
-    /// Its columns are others by now, and the rows that are there stay right.
-    Reshaped(Box<Reshaped>),
-    /// It cannot go on: it has to be copied, or a person has to decide.
-    Stopped(TableName, Error),
-    /// Tables came or went: all of them have to be inspected again.
-    Changed(Error),
-    /// As `Changed`, but nothing is wrong until then: a table, whose object id this may be, was dropped, or is new.
-    ChangedLater(Option<u32>, Error),
 }
 
 impl Watch {
@@ -83,6 +72,7 @@ impl Watch {
             is_publishing: true,
             keeps_columns,
             members: None,
+            changes: Vec::new(),
         }
     }
 
@@ -155,6 +145,10 @@ impl Watch {
         }
         if *known.written == *relation && known.table.facts == facts {
             return None;
+        }
+        let differences = differences(&known.written, relation);
+        if !differences.is_empty() {
+            self.changes.push((table.clone(), differences.join(", "), Outcome::Metadata));
         }
         known.written = Arc::new(relation.clone());
         known.table.facts = facts;
@@ -256,6 +250,18 @@ impl Watch {
         self.seen.remove(&oid);
     }
 
+    /// What was noticed of tables since this was last called; the stream has been read up to an LSN.
+    pub fn take_changes(&mut self, lsn: Lsn) -> Vec<TableChange> {
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        changes.map(|(table, what, outcome)| TableChange { table, lsn: Some(lsn), what, outcome }).collect()
+    }
+
+    /// A table is copied again, for this reason.
+    pub fn is_copied_again(&mut self, table: &TableName, why: &str) {
+        self.changes.push((table.clone(), why.to_owned(), Outcome::Copied));
+        self.stopped(table);
+    }
+
     /// A table that stopped is not judged any more.
     pub fn stopped(&mut self, table: &TableName) {
         for known in self.known.values_mut().filter(|known| known.table.name() == table) {
@@ -264,29 +270,11 @@ impl Watch {
     }
 }
 
-fn columns_changed(table: &TableName) -> Verdict {
-    Verdict::Stopped(table.clone(), copy_needed(table, "columns were dropped or renamed".to_owned()))
-}
-
-fn copy_needed(table: &TableName, why: String) -> Error {
-    Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing")
-}
-
-fn shape_changed(table: &TableName, what: &str) -> Error {
-    let remedy = format!("`sooner resume {table}` copies it again, once it has a key");
-    Error::operator(Code::ShapeChanged, format!("cannot follow {table}"), format!("its shape changed: {what}"), remedy)
-}
-
-/// Why all tables are inspected again.
-pub fn tables_changed(why: String) -> Error {
-    Error::retry(Code::TablesChanged, "the tables are inspected again", why, "nothing")
-}
-
 #[cfg(test)]
 mod tests {
-    use sooner_api::Positions;
+    use sooner_api::{Code, Error, Positions};
     use sooner_schemas::catalog_facts::AttributeFacts;
-    use sooner_schemas::{Column, ColumnType, Lsn, Scalar};
+    use sooner_schemas::{Column, ColumnType, Scalar};
 
     use super::*;
 

@@ -315,7 +315,7 @@ impl Source for SimulatedSource {
             false => self.ready.drain(..).collect(),
         };
         let answers = if self.ready.is_empty() { std::mem::take(&mut self.answers) } else { Vec::new() };
-        Ok(EventBatch { steps, answers, server_end: end_of(self.database.committed()) })
+        Ok(EventBatch { steps, answers, server_end: end_of(self.database.committed()), changes: Vec::new() })
     }
 
     fn confirm(&mut self, durable_lsn: Lsn) {

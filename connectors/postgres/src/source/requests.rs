@@ -5,7 +5,7 @@ use sooner_api::{Class, CopyAnswer, CopyRequest, Result, SchemaRegistry};
 use super::PostgresSource;
 use crate::announced::CopyStart;
 use crate::chunk::CopiedTable;
-use crate::watch::tables_changed;
+use crate::verdict::tables_changed;
 
 impl<R: SchemaRegistry> PostgresSource<R> {
     /// Takes in what somebody has asked for.

@@ -1,12 +1,12 @@
 //! Tables whose columns change while nothing is written to them.
 
-use sooner_api::{Result, Rows, SchemaRegistry, Step};
+use sooner_api::{Result, Rows, SchemaRegistry, Step, TableChange};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::TableEvents;
 
 use super::PostgresStream;
 use crate::postponed::Reshaped;
-use crate::watch::Verdict;
+use crate::verdict::Verdict;
 
 impl<R: SchemaRegistry> PostgresStream<R> {
     /// Tables whose columns were found to be others, each with the LSN at which it had those that are named: the same
@@ -27,6 +27,11 @@ impl<R: SchemaRegistry> PostgresStream<R> {
             self.watch.look_again(other.table.relation.oid);
         }
         Ok(same.into_iter().map(|reshaped| (server_end, reshaped)).collect())
+    }
+
+    /// What was noticed of tables since this was last called.
+    pub fn take_changes(&mut self) -> Vec<TableChange> {
+        self.watch.take_changes(self.decoder.read_lsn())
     }
 
     /// The next look judges a table again, whether or not it has changed.
