@@ -11,7 +11,7 @@ use sooner_api::{
     Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableProgress,
     TableStart, WriterRequest,
 };
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 /// The log of one attempt.
@@ -121,6 +121,10 @@ impl<P: ProgressStore> EventWriter for DirectWriter<P> {
 
     fn keeps_columns(&self) -> bool {
         self.keeps_columns
+    }
+
+    fn refused(&self) -> &[(TableName, Error)] {
+        &[]
     }
 
     /// The reader opens the tables, so that it is known what they have.

@@ -133,7 +133,8 @@ pub fn avro_name(name: &str) -> String {
     adjusted
 }
 
-fn namespace(topic: &str) -> String {
+/// Namespace of the records of a topic's events: topics that differ only in characters that Avro forbids share it.
+pub fn namespace(topic: &str) -> String {
     topic.split('.').map(avro_name).collect::<Vec<_>>().join(".")
 }
 

@@ -13,12 +13,14 @@ const TABLE: &str = "{table}";
 /// Kafka's limit for the length of a topic's name, in characters.
 const LONGEST_TOPIC: usize = 249;
 
-/// Pattern of topic names: a text with `{schema}` and `{table}`, which maps a table to the topic of its events.
+/// Pattern of topic names: a text with `{schema}` and `{table}`, which maps a table to the topic of its events. Single
+/// tables may have a topic of another name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPattern {
     before: String,
     between: String,
     after: String,
+    exceptions: Vec<(TableName, String)>,
 }
 
 /// Error: the pattern does not distinguish tables, or yields an invalid topic name.
@@ -44,25 +46,51 @@ impl TopicPattern {
         if let Some(bad) = [before, between, after].concat().chars().find(|c| !is_allowed(*c)) {
             return Err(BadPattern::Character(bad));
         }
-        Ok(TopicPattern { before: before.into(), between: between.into(), after: after.into() })
+        Ok(TopicPattern { before: before.into(), between: between.into(), after: after.into(), exceptions: Vec::new() })
     }
 
     /// Debezium's pattern: `<prefix>.<schema>.<table>`.
     pub fn debezium(prefix: &str) -> TopicPattern {
-        TopicPattern { before: format!("{prefix}."), between: ".".into(), after: String::new() }
+        TopicPattern { before: format!("{prefix}."), between: ".".into(), after: String::new(), exceptions: Vec::new() }
+    }
+
+    /// The same pattern, but for tables that have a topic of their own.
+    pub fn except(self, exceptions: Vec<(TableName, String)>) -> TopicPattern {
+        TopicPattern { exceptions, ..self }
+    }
+
+    /// Whether a table's topic tells schema and table apart.
+    pub fn is_ambiguous(&self, table: &TableName) -> bool {
+        table.schema.contains('.') && !self.exceptions.iter().any(|(known, _)| known == table)
     }
 
     /// The topic of a table. Characters that topic names may not contain become underscores; longer names are cut.
     pub fn topic(&self, table: &TableName) -> String {
+        if let Some((_, topic)) = self.exceptions.iter().find(|(known, _)| known == table) {
+            return topic.clone();
+        }
         let name = [&self.before, &table.schema, &self.between, &table.table, &self.after].map(String::as_str).concat();
         name.chars().map(|c| if is_allowed(c) { c } else { '_' }).take(LONGEST_TOPIC).collect()
     }
 
     /// The table of a topic, if its name fits the pattern.
     pub fn table(&self, topic: &str) -> Option<TableName> {
+        if let Some((table, _)) = self.exceptions.iter().find(|(_, name)| name == topic) {
+            return Some(table.clone());
+        }
         let middle = topic.strip_prefix(self.before.as_str())?.strip_suffix(self.after.as_str())?;
         let (schema, table) = middle.split_once(self.between.as_str())?;
         (!schema.is_empty() && !table.is_empty()).then(|| TableName::new(schema, table))
+    }
+}
+
+/// Whether a topic may have this name; otherwise the error is a phrase for a person.
+pub fn check_topic(name: &str) -> Result<(), String> {
+    match name.chars().find(|c| !is_allowed(*c)) {
+        Some(bad) => Err(BadPattern::Character(bad).to_string()),
+        None if name.is_empty() || name == "." || name == ".." => Err("expected the name of a topic".to_owned()),
+        None if name.len() > LONGEST_TOPIC => Err(format!("a topic's name has {LONGEST_TOPIC} characters at most")),
+        None => Ok(()),
     }
 }
 
@@ -133,6 +161,17 @@ mod tests {
             assert_eq!(TopicPattern::parse(text, "p"), Err(BadPattern::Parts), "{text}");
         }
         assert_eq!(TopicPattern::parse("{schema} {table}", "p"), Err(BadPattern::Character(' ')));
+    }
+
+    #[test]
+    fn a_table_may_have_a_topic_of_its_own() {
+        let (odd, plain) = (TableName::new("a.b", "c d"), TableName::new("a", "c"));
+        let pattern = TopicPattern::debezium("p").except(vec![(odd.clone(), "own".to_owned())]);
+        assert_eq!((pattern.topic(&odd), pattern.topic(&plain)), ("own".to_owned(), "p.a.c".to_owned()));
+        assert_eq!((pattern.table("own"), pattern.table("p.a.c")), (Some(odd.clone()), Some(plain)));
+        assert!(!pattern.is_ambiguous(&odd) && TopicPattern::debezium("p").is_ambiguous(&odd));
+        assert!(check_topic("a b").unwrap_err().contains("' '"));
+        assert!(check_topic("..").is_err() && check_topic(&"x".repeat(250)).is_err() && check_topic("x-1_y.z").is_ok());
     }
 
     #[test]

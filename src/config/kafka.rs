@@ -13,6 +13,7 @@ use sooner_postgres::encoders::{EncoderFactory, ValuePolicies};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use super::reader::Section;
+use super::table::TableBlocks;
 use crate::memory::MemoryShares;
 
 /// Lower bound of `transaction_bytes`, in bytes: a smaller transaction makes no sense.
@@ -62,6 +63,7 @@ pub fn read_kafka(
     name: Option<&str>,
     memory_bytes: usize,
     registry: Option<(RegistrySettings, SubjectStrategy)>,
+    blocks: &TableBlocks,
 ) -> Option<KafkaConfig> {
     let name = name.unwrap_or_default();
     let brokers = section.text("brokers", |text| Ok(text.to_owned()));
@@ -83,7 +85,7 @@ pub fn read_kafka(
     Some(KafkaConfig {
         settings,
         registry,
-        topics: pattern.unwrap_or_else(|| TopicPattern::debezium(&prefix)),
+        topics: pattern.unwrap_or_else(|| TopicPattern::debezium(&prefix)).except(blocks.topics()),
         prefix,
         subjects,
         written_by: written_by.unwrap_or(WrittenBy::Sooner),

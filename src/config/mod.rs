@@ -156,7 +156,7 @@ impl Config {
         let kafka = match has_kafka {
             true => {
                 let registry = root.section("registry", read_registry);
-                root.section("kafka", |section| read_kafka(section, name.as_deref(), memory_bytes, registry))
+                root.section("kafka", |section| read_kafka(section, name.as_deref(), memory_bytes, registry, &tables))
             }
             false => root.optional_section("kafka", |_| None),
         };

@@ -20,6 +20,11 @@ impl TablePattern {
         TablePattern("*.*".to_owned())
     }
 
+    /// The table, if the pattern is the name of one.
+    pub fn single(&self) -> Option<TableName> {
+        if self.0.contains('*') { None } else { self.0.parse().ok() }
+    }
+
     /// Whether a table's name matches the pattern.
     pub fn matches(&self, table: &TableName) -> bool {
         fits(self.0.as_bytes(), table.to_string().as_bytes())

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sooner_schemas::naming::check_topic;
 use sooner_schemas::policy::{TYPES_WITH_ODD_VALUES, ValuePolicy, type_with_odd_values};
 use sooner_schemas::{Column, TableName};
 
@@ -20,6 +21,7 @@ struct TableBlock {
     unholdable: Option<ValuePolicy>,
     unholdable_types: Vec<(String, ValuePolicy)>,
     unholdable_columns: Vec<(String, ValuePolicy)>,
+    topic: Option<String>,
 }
 
 /// All blocks, in the order of the file.
@@ -38,7 +40,12 @@ impl TableBlocks {
                 _ => Err(format!("expected one of the types {}", TYPES_WITH_ODD_VALUES.join(", "))),
             });
             let unholdable_columns = section.texts("unholdable_columns", |_, policy| parse_policy(policy));
-            Some(TableBlock { matches: matches?, freshness, unholdable, unholdable_types, unholdable_columns })
+            let topic = section.optional("topic", |name| check_topic(name).map(|()| name.to_owned()));
+            if topic.is_some() && matches.as_ref().is_some_and(|matches| matches.single().is_none()) {
+                section.problem("topic", "a topic is that of one table: match must name it, without *");
+            }
+            let matches = matches?;
+            Some(TableBlock { matches, freshness, unholdable, unholdable_types, unholdable_columns, topic })
         }))
     }
 
@@ -55,6 +62,11 @@ impl TableBlocks {
             .or_else(|| blocks().find_map(|block| named(&block.unholdable_types, type_name)))
             .or_else(|| blocks().find_map(|block| block.unholdable))
             .unwrap_or_default()
+    }
+
+    /// Tables that have a topic of another name than the pattern says.
+    pub fn topics(&self) -> Vec<(TableName, String)> {
+        self.0.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
     }
 
     /// How long an event of a table may wait before it is visible; none if no block says so.

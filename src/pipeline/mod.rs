@@ -242,6 +242,7 @@ fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> Kafka
         settings: kafka.settings.clone(),
         registry: kafka.registry.clone(),
         topics: kafka.topics.clone(),
+        subjects: kafka.subjects,
         written_by: kafka.written_by,
         budget: MemoryBudget::new(MemoryShares::of(config.memory_bytes).events_bytes),
         telemetry: board.clone(),

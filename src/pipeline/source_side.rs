@@ -83,13 +83,18 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
     async fn begin<L: EventLog>(&self, log: &mut L, recopy: bool) -> Result<Begun<L::Writer>> {
         let resumed = self.requests.whole_tables();
         let inspection = self.database.inspect().await?;
-        let tables = inspection.tables;
+        let mut tables = inspection.tables;
         let readable: Vec<_> = tables.iter().filter(|table| table.blocked.is_none()).cloned().collect();
         let request = WriterRequest { tables: &readable, slot_exists: inspection.slot.is_some(), recopy };
         let mut writer = log.open_writer(request).await?;
         if let (None, false, Some(unusable)) = (writer.stored(), recopy, inspection.unusable) {
             // Nothing shows that it is this pipeline's.
             return Err(unusable);
+        }
+        for (name, error) in writer.refused() {
+            for table in tables.iter_mut().filter(|table| table.name() == name) {
+                table.blocked = Some(error.clone());
+            }
         }
         let identity = self.database.identify().await?;
         let continuation = match writer.stored() {

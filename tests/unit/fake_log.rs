@@ -9,7 +9,7 @@ use sooner_api::{
     Applied, AppliedTable, Assigned, Error, EventBatch, EventLog, EventReader, EventWriter, Opened, Positions,
     ProgressChange, ProgressRecord, ProgressStore, Result, TableStart, WriterRequest,
 };
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -97,6 +97,10 @@ impl FakeWriter {
 }
 
 impl EventWriter for FakeWriter {
+    fn refused(&self) -> &[(TableName, Error)] {
+        &[]
+    }
+
     fn stored(&self) -> Option<&ProgressRecord> {
         self.stored.as_ref()
     }

@@ -94,8 +94,10 @@ pub enum Code {
     TopicReplaced,
     /// A topic has another number of partitions than before.
     TopicRepartitioned,
-    /// Two tables would share a topic.
+    /// Two tables would share a topic, or a subject.
     TopicShared,
+    /// The brokers do not take a topic of this name or with these settings.
+    TopicRefused,
     /// The table's name cannot be told from a topic's name.
     TopicNameAmbiguous,
     /// The writer began the topic again.
@@ -194,6 +196,13 @@ pub enum Code {
     /// Stored by another version of sooner under a code that this one does not know.
     #[serde(other)]
     Unknown,
+}
+
+impl Code {
+    /// Whether it is about the topic that a table is to have: what happens in the database changes nothing of it.
+    pub fn is_about_topics(self) -> bool {
+        matches!(self, Code::TopicShared | Code::TopicNameAmbiguous | Code::TopicRefused)
+    }
 }
 
 impl fmt::Display for Code {

@@ -72,6 +72,9 @@ pub trait EventWriter: Send {
         false
     }
 
+    /// Tables of the request that the log cannot take, each with the reason: they wait until that has changed.
+    fn refused(&self) -> &[(TableName, Error)];
+
     /// Stores the record to start with, and says how each of its tables is to be read. A table may have to be copied
     /// although its record says otherwise, because what reads the log has not got it.
     fn begin(&mut self, record: ProgressRecord) -> impl Future<Output = Result<Vec<TableStart>>> + Send;

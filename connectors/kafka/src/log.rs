@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sooner_api::{Code, Error, EventLog, MemoryBudget, Result, Telemetry, WriterRequest};
-use sooner_schemas::naming::TopicPattern;
+use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use crate::cluster::admin::{Admin, nothing_written};
 use crate::cluster::settings::KafkaSettings;
@@ -14,6 +14,7 @@ use crate::consumer::intake::Intake;
 use crate::consumer::ordering::Ordering;
 use crate::consumer::reader::{KafkaReader, ReaderParts, topics_by_name};
 use crate::producer::opening::Opening;
+use crate::producer::topic_names::TopicNames;
 use crate::producer::writer::KafkaWriter;
 use crate::progress::follower::ProgressFollower;
 use crate::progress::load::load;
@@ -37,6 +38,8 @@ pub struct KafkaLog<T> {
     pub registry: RegistrySettings,
     /// Which topic is a table's.
     pub topics: TopicPattern,
+    /// How the subjects of schemas are named.
+    pub subjects: SubjectStrategy,
     /// Who writes the topics.
     pub written_by: WrittenBy,
     /// Memory that batches of the exit take until they are dropped.
@@ -83,7 +86,8 @@ impl<T: Telemetry> EventLog for KafkaLog<T> {
     type Reader = KafkaReader;
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<KafkaWriter<T>> {
-        let opening = Opening::prepare(&self.settings, &self.topics, request, now_micros()).await?;
+        let names = TopicNames { pattern: &self.topics, subjects: self.subjects };
+        let opening = Opening::prepare(&self.settings, names, request, now_micros()).await?;
         Ok(KafkaWriter::new(&self.settings, opening, self.telemetry.clone()))
     }
 

@@ -191,6 +191,10 @@ impl Watch {
             return Some(Verdict::ChangedLater(None, tables_changed(format!("{name} is new"))));
         };
         if !known.is_followed {
+            if known.table.blocked.as_ref().is_some_and(|error| error.code.is_about_topics()) {
+                // The database cannot change that.
+                return None;
+            }
             let former = std::mem::replace(&mut known.table, now).blocked;
             let why = match &known.table.blocked {
                 now if *now == former => return None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use sooner_api::{Code, Error, EventBatch, EventLog, EventWriter, ProgressRecord, Result, TableStart, WriterRequest};
-use sooner_schemas::Lsn;
+use sooner_schemas::{Lsn, TableName};
 
 use super::chance::{draw, passing};
 use super::database::SimulatedDatabase;
@@ -38,6 +38,10 @@ impl<L: EventLog> EventLog for FaultyLog<L> {
 }
 
 impl<W: EventWriter> EventWriter for FaultyWriter<W> {
+    fn refused(&self) -> &[(TableName, Error)] {
+        self.writer.refused()
+    }
+
     fn stored(&self) -> Option<&ProgressRecord> {
         self.writer.stored()
     }

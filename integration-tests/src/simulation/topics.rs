@@ -204,6 +204,10 @@ impl TopicWriter {
 }
 
 impl EventWriter for TopicWriter {
+    fn refused(&self) -> &[(TableName, Error)] {
+        &[]
+    }
+
     fn stored(&self) -> Option<&ProgressRecord> {
         self.stored.as_ref()
     }

@@ -309,6 +309,7 @@ fn kafka_log(config: &KafkaConfig) -> KafkaLog<NoTelemetry> {
         settings: config.settings.clone(),
         registry: config.registry.clone(),
         topics: config.topics.clone(),
+        subjects: config.subjects,
         written_by: config.written_by,
         budget: MemoryBudget::new(1 << 20),
         telemetry: NoTelemetry,

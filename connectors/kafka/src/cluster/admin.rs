@@ -316,6 +316,14 @@ impl Admin {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
         let created = self.client.create_topics([&new], &options).await.map_err(|error| self.failed(what(), &error))?;
         match created.into_iter().next() {
+            Some(Err((_, code @ (KafkaCode::InvalidTopic | KafkaCode::PolicyViolation)))) => Err(Error::operator(
+                Code::TopicRefused,
+                what(),
+                format!(
+                    "the brokers refuse its name or its settings: {code}; a topic that differs only in . and _ may exist"
+                ),
+                "give the table another topic ([[table]] with match and topic), or exclude it; then restart",
+            )),
             Some(Err((_, code))) if code != KafkaCode::TopicAlreadyExists => {
                 Err(self.failed(what(), &KafkaError::AdminOp(code)))
             }

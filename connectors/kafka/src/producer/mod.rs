@@ -6,5 +6,6 @@ pub mod record_keeper;
 pub mod recovery;
 pub mod refusals;
 pub mod route;
+pub mod topic_names;
 pub mod transaction_writer;
 pub mod writer;

@@ -10,6 +10,7 @@ use sooner_schemas::naming::TopicPattern;
 use super::partition_ends::PartitionEnds;
 use super::recovery::{end_open_transactions, last_record, take_lost};
 use super::route::TopicRoute;
+use super::topic_names::TopicNames;
 use super::transaction_writer::TransactionWriter;
 use crate::cluster::admin::{Admin, topic_gone};
 use crate::cluster::settings::KafkaSettings;
@@ -28,13 +29,15 @@ pub struct Opening {
     /// Tables of the last record, whether or not it counts.
     recorded: Vec<TableName>,
     recopy: bool,
+    /// Tables that cannot have a topic, each with the reason.
+    pub refused: Vec<(TableName, Error)>,
 }
 
 impl Opening {
     /// Looks at topics and records, creates topics that are missing, and fences whoever wrote before. Takes seconds.
     pub async fn prepare(
         settings: &KafkaSettings,
-        topics: &TopicPattern,
+        names: TopicNames<'_>,
         request: WriterRequest<'_>,
         now_micros: i64,
     ) -> Result<Opening> {
@@ -52,8 +55,19 @@ impl Opening {
         }
         admin.ensure_progress_topic(&existing).await?;
         let (mut routes, mut offsets) = (Vec::new(), HashMap::new());
+        let has_topic = |table: &TableName| former.as_ref().is_some_and(|former| former.topics.contains_key(table));
+        let mut refused = names.refused(tables.iter().map(SourceTable::name), has_topic);
         for table in tables {
-            let route = route(&admin, topics, &existing, former.as_ref(), table).await?;
+            if refused.iter().any(|(name, _)| name == table.name()) {
+                continue;
+            }
+            let route = match route(&admin, names.pattern, &existing, former.as_ref(), table).await {
+                Err(error) if error.code == Code::TopicRefused => {
+                    refused.push((table.name().clone(), error));
+                    continue;
+                }
+                route => route?,
+            };
             let zeros = vec![0; route.partitions as usize];
             let unwritten = TopicOffsets {
                 topic: route.topic.to_string(),
@@ -65,7 +79,6 @@ impl Opening {
             offsets.insert(table.name().clone(), unwritten);
             routes.push(route);
         }
-        check_distinct(&routes)?;
         let limits: Vec<_> = routes.iter().map(|route| route.limit_bytes).collect();
         // From here on nobody else of this name writes; what they wrote last is known only now.
         let mut writer = TransactionWriter::open(settings, &limits)?;
@@ -78,7 +91,17 @@ impl Opening {
         }
         let last = last_record(settings)?;
         let recorded = last.iter().flat_map(|record| record.record.tables.keys().cloned()).collect();
-        Ok(Opening { admin, writer, ends, routes, offsets, former: last.filter(|_| !recopy), recorded, recopy })
+        Ok(Opening {
+            admin,
+            writer,
+            ends,
+            routes,
+            offsets,
+            former: last.filter(|_| !recopy),
+            recorded,
+            recopy,
+            refused,
+        })
     }
 
     /// The last record that counts.
@@ -198,29 +221,6 @@ fn begin_moved_topics(
     }
 }
 
-fn check_distinct(routes: &[TopicRoute]) -> Result<()> {
-    let mut seen: HashMap<&str, &TableName> = HashMap::new();
-    for route in routes {
-        if route.table.schema.contains('.') {
-            return Err(Error::operator(
-                Code::TopicNameAmbiguous,
-                format!("{} cannot go through Kafka", route.table),
-                "the name of its schema has a dot, so schema and table cannot be told apart in a topic's name",
-                "rename the schema, or leave its tables out (exclude)",
-            ));
-        }
-        if let Some(other) = seen.insert(&route.topic, &route.table) {
-            return Err(Error::operator(
-                Code::TopicShared,
-                format!("{other} and {} would share the topic {}", route.table, route.topic),
-                "characters that topics do not have become underscores",
-                "leave one of them out (exclude), or set topic in [kafka] so that their topics differ",
-            ));
-        }
-    }
-    Ok(())
-}
-
 fn no_record(topic: &str, missing: bool) -> Error {
     let state = if missing { "missing" } else { "empty" };
     Error::operator(
@@ -249,15 +249,6 @@ mod tests {
             retention_ms: -1,
         };
         TopicRoute::new(TableName::new(schema, table), topic.into(), &state)
-    }
-
-    #[test]
-    fn tables_that_would_share_a_topic_are_named() {
-        let error = check_distinct(&[route_of("a", "b c", "a.b_c"), route_of("a", "b_c", "a.b_c")]).unwrap_err();
-        assert_eq!(error.code, Code::TopicShared);
-        assert!(error.what.contains("a.b c") && error.what.contains("a.b_c"), "{error}");
-        let error = check_distinct(&[route_of("a.b", "c", "a.b.c")]).unwrap_err();
-        assert_eq!(error.code, Code::TopicNameAmbiguous);
     }
 
     #[test]

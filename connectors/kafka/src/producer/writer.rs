@@ -34,6 +34,7 @@ pub struct KafkaWriter<T> {
     settings: KafkaSettings,
     telemetry: T,
     stored: Option<ProgressRecord>,
+    refused: Vec<(TableName, Error)>,
     opening: Option<Opening>,
     running: Option<Running>,
     /// Once it is finished: everything before this is durable.
@@ -69,8 +70,9 @@ impl<T: Telemetry> KafkaWriter<T> {
     /// An entrance that is open: its predecessors are fenced, and nothing hangs on the topics.
     pub fn new(settings: &KafkaSettings, opening: Opening, telemetry: T) -> KafkaWriter<T> {
         let stored = opening.stored().cloned();
-        let settings = settings.clone();
-        KafkaWriter { settings, telemetry, stored, opening: Some(opening), running: None, settled_lsn: Lsn::ZERO }
+        let (settings, refused) = (settings.clone(), opening.refused.clone());
+        let (opening, settled_lsn) = (Some(opening), Lsn::ZERO);
+        KafkaWriter { settings, telemetry, stored, refused, opening, running: None, settled_lsn }
     }
 
     fn start(&mut self, writer: TransactionWriter) -> &Running {
@@ -123,6 +125,10 @@ impl Shared {
 impl<T: Telemetry> EventWriter for KafkaWriter<T> {
     fn stored(&self) -> Option<&ProgressRecord> {
         self.stored.as_ref()
+    }
+
+    fn refused(&self) -> &[(TableName, Error)] {
+        &self.refused
     }
 
     async fn begin(&mut self, record: ProgressRecord) -> Result<Vec<TableStart>> {
