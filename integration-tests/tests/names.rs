@@ -80,10 +80,10 @@ async fn of_tables_that_would_share_a_topic_or_a_subject_one_waits_and_says_how_
     let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
     pipeline.configure("[registry]", "subjects = \"record\"");
     pipeline.start();
-    let waiting = ["public.a_b", "public.x_y", "public.taken.1", "s.1.t"];
+    let waiting = ["public.a_b", "public.x_y", "public.taken.1", "\"s.1\".t"];
     let remedies = |status: &Status| {
         let waits = |table: &&str| find(status, table).and_then(TableStatus::reason);
-        waiting.iter().filter_map(waits).filter(|why| why.contains("topic = ")).count()
+        waiting.iter().filter_map(waits).filter(|why| why.contains("[[table]]")).count()
     };
     let limit = Duration::from_secs(60);
     pipeline.wait_for("tables that wait", limit, |status| remedies(status) == waiting.len()).await;
@@ -93,11 +93,11 @@ async fn of_tables_that_would_share_a_topic_or_a_subject_one_waits_and_says_how_
 
     pipeline.stop();
     for (number, table) in waiting.iter().enumerate() {
-        pipeline.append_settings(&format!("[[table]]\nmatch = \"{table}\"\ntopic = \"shop.own.{number}\"\n"));
+        pipeline.append_settings(&format!("[[table]]\nmatch = '{table}'\ntopic = \"shop.own.{number}\"\n"));
     }
     postgres.sql("INSERT INTO a_b VALUES (3); INSERT INTO \"a.b\" VALUES (4)").await;
     pipeline.start();
-    let all: Vec<_> = others.iter().chain(&waiting).copied().collect();
+    let all: Vec<_> = others.iter().chain(&waiting[..3]).copied().collect();
     eventually_equal(&postgres, &pipeline.lake, &all, || pipeline.log()).await;
     pipeline.assert_all_stream();
 }

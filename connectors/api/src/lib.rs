@@ -13,6 +13,7 @@ mod memory;
 mod ports;
 mod positions;
 mod progress;
+mod table_change;
 mod table_state;
 mod telemetry;
 
@@ -31,5 +32,6 @@ pub use ports::{
 };
 pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
+pub use table_change::{Outcome, TableChange};
 pub use table_state::{TableEffect, TableFact, TableState};
-pub use telemetry::{Fact, NoTelemetry, Outcome, PartitionOffsets, Side, SlotStanding, TableChange, Telemetry};
+pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, SlotStanding, Telemetry};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
-use crate::{Committed, Error, TableSize, TableState};
+use crate::{Committed, Error, TableChange, TableSize, TableState};
 
 /// Receives facts, from several tasks at once. Never waits and never fails.
 pub trait Telemetry: Clone + Send + Sync + 'static {
@@ -35,30 +35,6 @@ pub struct SlotStanding {
     pub safe_bytes: Option<i64>,
     /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-}
-
-/// What was noticed of a table at its source: its columns, its key, or rows that changed without an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableChange {
-    /// Table.
-    pub table: TableName,
-    /// How far the stream had been read; none before it was started.
-    pub lsn: Option<Lsn>,
-    /// What changed: "column 'a' was added".
-    pub what: String,
-    /// What is done about it.
-    pub outcome: Outcome,
-}
-
-/// What a change of a table comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The rows that are there stay right.
-    Metadata,
-    /// All rows are copied again.
-    Copied,
-    /// A person is needed.
-    Waits,
 }
 
 /// Something that happened.

@@ -78,7 +78,7 @@ fn shared(table: &TableName, owner: &TableName, topic: &str, what: &str) -> Erro
 
 fn remedy(table: &TableName) -> String {
     format!(
-        "give it a topic of its own ([[table]] with match = \"{table}\" and topic = \"…\"), or exclude it; then restart"
+        "give it a topic of its own ([[table]] with match = '{table}' and topic = \"…\"), or exclude it; then restart"
     )
 }
 
