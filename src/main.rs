@@ -10,8 +10,12 @@ use sooner::bars::CopyBars;
 use sooner::commands;
 use sooner::commands::events::Shown;
 use sooner::commands::run::{Sides, run};
+use sooner::commands::wait::{Until, parse_until};
 use sooner::config::Config;
 use tracing_subscriber::EnvFilter;
+
+/// Exit code of `sooner wait` for a table that is not complete.
+const NOT_COMPLETE: u8 = 3;
 
 /// Postgres changes into Delta Lake tables, exactly once.
 #[derive(Parser)]
@@ -121,6 +125,18 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Waits until a table of the lake is complete up to a moment or a position of the source's log. Exits with 0 once it
+    /// is, and with 3 if it is not in time, or has stopped.
+    Wait {
+        /// Name of the table: schema.table
+        table: String,
+        /// now, a UTC time such as 2026-01-31T22:00:00Z, or an LSN such as 0/16B3748
+        #[arg(long, default_value = "now", value_parser = parse_until)]
+        until: Until,
+        /// How long at most, such as 10m.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        timeout: Option<Duration>,
+    },
     /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
     Teardown,
 }
@@ -133,8 +149,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
+    let waits = matches!(arguments.command, Command::Wait { .. });
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
+        Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error),
     }
@@ -161,6 +179,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Vacuum { tables, dry_run } => {
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
+        Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

@@ -13,6 +13,7 @@ use sooner_schemas::{Lsn, TableName};
 use crate::clock::SystemClock;
 use crate::journal::{Entry, Journal, Kind};
 pub use crate::table_status::{CopyStatus, TableStatus};
+use crate::totals::Totals;
 
 /// How often the status is written.
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -53,6 +54,9 @@ pub struct StatusBoard(Arc<Mutex<Board>>);
 struct Board {
     status: Status,
     journal: Journal,
+    totals: Totals,
+    /// When anything was last told, in microseconds since 1970.
+    heard_micros: i64,
 }
 
 impl Telemetry for StatusBoard {
@@ -63,6 +67,12 @@ impl Telemetry for StatusBoard {
 
 impl Board {
     fn take(&mut self, fact: Fact<'_>, now_micros: i64) {
+        self.heard_micros = now_micros;
+        match &fact {
+            Fact::Committed { took, .. } => self.totals.committed(*took),
+            Fact::Interrupted(error) => self.totals.failed(error.code),
+            _ => {}
+        }
         let entry = match &fact {
             Fact::Changed(change) => Some(Entry::of_change(now_micros, change)),
             Fact::CopyBegun(table, 0) => {
@@ -84,6 +94,9 @@ impl Board {
         for (table, was) in before {
             let is = self.status.tables.get(&table).map(|table| &table.state);
             let entry = is.and_then(|is| Entry::of_state(now_micros, &table, was.as_ref(), is));
+            if let Some(code) = entry.as_ref().and_then(|entry| entry.code) {
+                self.totals.failed(code);
+            }
             self.journal.extend(entry);
         }
     }
@@ -175,7 +188,8 @@ impl StatusBoard {
     /// The status of a pipeline that runs in this process.
     pub fn new(pipeline: &str) -> StatusBoard {
         let status = Status { pipeline: pipeline.to_owned(), pid: std::process::id(), ..Status::default() };
-        StatusBoard(Arc::new(Mutex::new(Board { status, journal: Journal::default() })))
+        let heard_micros = SystemClock.now_micros();
+        StatusBoard(Arc::new(Mutex::new(Board { status, heard_micros, ..Board::default() })))
     }
 
     /// Notes that the process runs the pipeline from now on, and writes what happens to the journal of this folder.
@@ -202,6 +216,25 @@ impl StatusBoard {
         self.lock().status.clone()
     }
 
+    /// A copy of the status as it is written to its file: of this moment, with how copies get on.
+    pub fn read_now(&self) -> Status {
+        let mut status = self.read();
+        status.updated_micros = SystemClock.now_micros();
+        status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
+        status
+    }
+
+    /// A copy of the status, and when anything was last told, in microseconds since 1970.
+    pub fn read_heard(&self) -> (Status, i64) {
+        let board = self.lock();
+        (board.status.clone(), board.heard_micros)
+    }
+
+    /// What was counted since the process started.
+    pub fn totals(&self) -> Totals {
+        self.lock().totals.clone()
+    }
+
     /// The last entries of the journal, the newest first.
     pub fn recent_entries(&self) -> Vec<Entry> {
         self.lock().journal.recent().rev().cloned().collect()
@@ -222,9 +255,7 @@ impl StatusBoard {
 
     /// Writes the status to its file, whole or not at all.
     pub fn save(&self, state_dir: &Path) -> std::io::Result<()> {
-        let mut status = self.read();
-        status.updated_micros = SystemClock.now_micros();
-        status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
+        let status = self.read_now();
         let path = file(state_dir);
         let beside = path.with_extension("json.new");
         std::fs::write(&beside, serde_json::to_vec_pretty(&status)?)?;

@@ -8,6 +8,8 @@ want=${1:?demo, kafka, test or soak}
 here=$(cd "$(dirname "$0")" && pwd)
 stack=$(cd "$here/../.." && pwd)/.stack
 mkdir -p "$stack"
+SUDO=()
+[ "$(id -u)" -eq 0 ] || SUDO=(sudo)
 
 debian_packages() {
     local missing=()
@@ -30,16 +32,14 @@ debian_packages() {
         command -v npm >/dev/null || missing+=(npm)
     fi
     [ ${#missing[@]} -eq 0 ] && return
-    local sudo=()
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
     echo "installing Debian packages: ${missing[*]}"
-    "${sudo[@]}" apt-get update -qq
+    "${SUDO[@]}" apt-get update -qq
     # Debian would otherwise create and start a cluster of its own.
     if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
-        "${sudo[@]}" mkdir -p /etc/postgresql-common
-        echo "create_main_cluster = false" | "${sudo[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+        "${SUDO[@]}" mkdir -p /etc/postgresql-common
+        echo "create_main_cluster = false" | "${SUDO[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
     fi
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
+    DEBIAN_FRONTEND=noninteractive "${SUDO[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
 }
 
 python_packages() {
@@ -135,6 +135,20 @@ PYTHON
     touch "$target/$version.stamp"
 }
 
+# Prometheus and promtool, out of Debian's package, without the service that installing it would start.
+prometheus() {
+    [ -x "$stack/prometheus/usr/bin/promtool" ] && return
+    echo "installing Prometheus"
+    local packages
+    packages=$(mktemp -d)
+    # Debian's own user of downloads may write there, too.
+    chmod a+rwx "$packages"
+    (cd "$packages" && { apt-get download -qq prometheus 2>/dev/null || { "${SUDO[@]}" apt-get update -qq && apt-get download -qq prometheus; }; })
+    rm -rf "$stack/prometheus"
+    dpkg -x "$packages"/prometheus_*.deb "$stack/prometheus"
+    rm -rf "$packages"
+}
+
 debian_packages
 python_packages
 if [ "$want" != demo ]; then
@@ -145,6 +159,7 @@ if [ "$want" = test ] || [ "$want" = soak ]; then
     debezium
     jars spark
     postgres_18
+    prometheus
 fi
 if [ "$want" = soak ]; then
     postgres_version 16 16.14.0-beta.17

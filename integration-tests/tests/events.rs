@@ -86,3 +86,27 @@ async fn whatever_happened_is_told_even_by_a_process_that_was_killed() {
     let text = String::from_utf8(pipeline.output("events", &["--table", "public.d"]).stdout).unwrap();
     assert!(text.contains("PARKED") && text.contains("To do: "), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_table_is_told_when_it_is_complete_and_when_it_cannot_be() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let wait = |pipeline: &Pipeline, arguments: &[&str]| {
+        pipeline.output("wait", &[&["public.t", "--timeout", "20s"], arguments].concat()).status.code()
+    };
+    assert_eq!(pipeline.output("wait", &["public.t", "--timeout", "1s"]).status.code(), Some(3), "nothing runs yet");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    for id in 2..5 {
+        postgres.sql(&format!("INSERT INTO t VALUES ({id}, '2020-01-01')")).await;
+        assert_eq!(wait(&pipeline, &[]), Some(0));
+        pipeline.assert_equal(&postgres, &["public.t"]);
+    }
+    let end = postgres.end_lsn().await.to_string();
+    assert_eq!(wait(&pipeline, &["--until", &end]), Some(0));
+    assert_eq!(pipeline.output("wait", &["public.t", "--until", "FF/0", "--timeout", "1s"]).status.code(), Some(3));
+    assert_eq!(pipeline.output("wait", &["public.none", "--timeout", "9s"]).status.code(), Some(1));
+    postgres.sql("INSERT INTO t VALUES (100, 'infinity')").await;
+    assert_eq!(wait(&pipeline, &[]), Some(3), "it is parked");
+}

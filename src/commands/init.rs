@@ -140,6 +140,10 @@ freshness = "1s"
 # access_key_id = {{ env = "LAKE_ACCESS_KEY_ID" }}
 # secret_access_key = {{ env = "LAKE_SECRET_ACCESS_KEY" }}
 
+# Metrics for Prometheus, probes, a page and an API, on this machine.
+# [http]
+# listen = "127.0.0.1:9640"
+
 # Settings of tables that match; of several blocks, the last one that has a setting counts.
 # [[table]]
 # match = "billing.*"

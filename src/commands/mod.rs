@@ -6,6 +6,7 @@ pub mod run;
 pub mod status;
 pub mod teardown;
 pub mod upkeep;
+pub mod wait;
 
 use std::io::Write;
 

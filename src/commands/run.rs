@@ -1,14 +1,18 @@
 //! `sooner run`, `sooner source` and `sooner sink`: run the pipeline or one side of it until SIGTERM or SIGINT.
 
+use std::sync::Arc;
 use std::thread;
 
 use sooner_api::Result;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::bars::CopyBars;
 use crate::config::Config;
+use crate::control::Requests;
+use crate::http;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
 
@@ -36,12 +40,16 @@ pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBa
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name);
+    let listening = listen(&config, &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
     let result = run_sides(config, sides, recopy, board.clone(), stop).await;
     saver.abort();
+    if let Some(listening) = listening {
+        listening.abort();
+    }
     if let Some(drawing) = drawing {
         drawing.abort();
     }
@@ -51,6 +59,16 @@ pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBa
     result?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Listens for HTTP, if that is configured.
+async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(settings) = config.http.clone() else { return Ok(None) };
+    let listener = http::bind(&settings).await?;
+    let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
+    let lake = config.lake.as_ref().map(|lake| lake.url.clone());
+    let shared = http::Shared { board, lake, requests, settings: Arc::new(settings) };
+    Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 
 async fn run_sides(

@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, read into checked settings in one step. All problems are reported at once.
 
+mod http;
 mod kafka;
 mod pattern;
 mod reader;
@@ -17,12 +18,15 @@ use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::policy::ValuePolicy;
 use sooner_schemas::{Column, ColumnType, Scalar, TableName};
 
+use http::read_http;
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 pub use pattern::TablePattern;
 use reader::Section;
 use table::LEAST_FRESHNESS;
 pub use table::TableBlocks;
+
+use crate::http::settings::HttpSettings;
 
 /// Checked configuration of a pipeline.
 #[derive(Clone, Debug)]
@@ -41,6 +45,8 @@ pub struct Config {
     pub tables: TableBlocks,
     /// Kafka and the schema registry between source and lake; none in direct mode.
     pub kafka: Option<KafkaConfig>,
+    /// The listener of metrics, health and API; none without the section.
+    pub http: Option<HttpSettings>,
 }
 
 /// Checked settings of the section `[source]`.
@@ -160,6 +166,7 @@ impl Config {
             }
             false => root.optional_section("kafka", |_| None),
         };
+        let http = root.optional_section("http", read_http);
         if has_kafka && source.is_none() && lake.is_none() {
             root.problem("source", "set [source], [lake] or both");
         }
@@ -167,7 +174,7 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http })
             }
             _ => Err(problems),
         }

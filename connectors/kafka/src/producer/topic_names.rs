@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(refused(topic, &[("a", "b c"), ("a", "b_c")], Some(("a", "b_c"))), shared("a.b c"));
         assert_eq!(refused(topic, &[("a", "b.c"), ("a", "b_c")], None), shared("a.b_c"));
         assert_eq!(refused(topic, &[("a", "b_c"), ("a_b", "c")], None), shared("a_b.c"));
-        assert_eq!(refused(topic, &[("a.b", "c")], None), [("a.b.c".to_owned(), Code::TopicNameAmbiguous)]);
+        assert_eq!(refused(topic, &[("a.b", "c")], None), [("\"a.b\".c".to_owned(), Code::TopicNameAmbiguous)]);
     }
 
     #[test]

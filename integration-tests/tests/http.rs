@@ -1,0 +1,153 @@
+//! The listener: metrics, probes, health, the API and its verbs, as a scraper, a kubelet and a person use them.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::{Duration, Instant};
+
+use integration_tests::free_port;
+use integration_tests::pipeline::{Pipeline, find};
+use integration_tests::postgres::{Postgres, Version};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
+use sooner::status::Status;
+
+const TOKEN: &str = "a secret of the test";
+
+struct Listener {
+    url: String,
+    http: Client,
+}
+
+impl Listener {
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("{}{path}", self.url))
+    }
+
+    fn post(&self, path: &str, body: &'static str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json").body(body)
+    }
+
+    async fn json(&self, path: &str) -> (StatusCode, Value) {
+        let answer = self.get(path).bearer_auth(TOKEN).send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    /// Value of a series of the metrics; none if it is not there.
+    async fn series(&self, name: &str) -> Option<f64> {
+        let text = self.get("/metrics").bearer_auth(TOKEN).send().await.unwrap().text().await.unwrap();
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+}
+
+async fn status_of(request: RequestBuilder) -> StatusCode {
+    request.send().await.unwrap().status()
+}
+
+fn listen(pipeline: &Pipeline, settings: &str) -> Listener {
+    let address = format!("127.0.0.1:{}", free_port());
+    pipeline.append_settings(&format!("[http]\nlisten = \"{address}\"\n{settings}"));
+    Listener { url: format!("http://{address}"), http: Client::new() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_seen_and_mended_over_http() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let listener = listen(&pipeline, "token = { env = \"HTTP_TOKEN\" }\nallow_control = true");
+    pipeline.set("HTTP_TOKEN", TOKEN);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+
+    // Probes need no token, and the page has no data; everything else needs the whole of it.
+    for open in ["/livez", "/readyz", "/"] {
+        assert_eq!(status_of(listener.get(open)).await, StatusCode::OK, "{open}");
+    }
+    for guarded in ["/metrics", "/healthz", "/api/v1/status", "/api/v1/events", "/api/v1/tables/public.t"] {
+        assert_eq!(status_of(listener.get(guarded)).await, StatusCode::UNAUTHORIZED, "{guarded}");
+        assert_eq!(
+            status_of(listener.get(guarded).bearer_auth("a secret")).await,
+            StatusCode::UNAUTHORIZED,
+            "{guarded}"
+        );
+        assert_eq!(status_of(listener.get(guarded).bearer_auth(TOKEN)).await, StatusCode::OK, "{guarded}");
+    }
+    assert_eq!(status_of(listener.get("/../../etc/passwd").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
+    assert_eq!(status_of(listener.get("/api/v1/tables/public.none").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
+
+    // The API says what the command says.
+    let (_, status) = listener.json("/api/v1/status").await;
+    let printed: Status = serde_json::from_slice(&pipeline.output("status", &["--json"]).stdout).unwrap();
+    assert_eq!(
+        status["tables"]["public.u"]["watermark_lsn"].as_str(),
+        find(&printed, "public.u").unwrap().watermark_lsn.map(|lsn| lsn.to_string()).as_deref()
+    );
+    assert_eq!(listener.json("/healthz").await.1["health"], "ok");
+    assert_eq!(
+        listener.series("sooner_table_phase{pipeline=\"shop\",table=\"public.u\",phase=\"streaming\"}").await,
+        Some(1.0)
+    );
+    assert_eq!(listener.series("sooner_copy_rows{pipeline=\"shop\",table=\"public.u\"}").await, Some(100.0));
+    let commits = listener.series("sooner_commits_total{pipeline=\"shop\"}").await.unwrap();
+    postgres.sql("INSERT INTO u VALUES (1000)").await;
+    pipeline.catch_up(&postgres).await;
+    assert!(listener.series("sooner_commits_total{pipeline=\"shop\"}").await.unwrap() > commits);
+    assert!(listener.series("sooner_table_events_total{pipeline=\"shop\",table=\"public.u\"}").await.unwrap() >= 1.0);
+
+    // A table parks: health says why, and what to do, and the verb does it.
+    postgres.sql("INSERT INTO t VALUES (2, 'infinity')").await;
+    let parks = |status: &Status| find(status, "public.t").is_some_and(|table| table.reason().is_some());
+    pipeline.wait_for("a parked table", Duration::from_secs(30), parks).await;
+    let (code, health) = listener.json("/healthz").await;
+    assert_eq!((code, &health["checks"][0]["name"]), (StatusCode::SERVICE_UNAVAILABLE, &Value::from("public.t")));
+    assert!(health["checks"][0]["remedy"].as_str().unwrap().contains("unholdable"), "{health}");
+    assert_eq!(status_of(listener.get("/livez")).await, StatusCode::OK, "it is no reason to be killed");
+    assert_eq!(listener.series("sooner_errors_total{pipeline=\"shop\",code=\"value_unholdable\"}").await, Some(1.0));
+    let (_, told) = listener.json("/api/v1/events?table=public.t&limit=1").await;
+    assert_eq!(told[0]["kind"], "parked");
+    postgres.sql("UPDATE t SET v = '2021-01-01' WHERE id = 2").await;
+    let resume = "/api/v1/tables/public.t/resume";
+    assert_eq!(status_of(listener.post(resume, "{}")).await, StatusCode::UNAUTHORIZED);
+    let form = listener.http.post(format!("{}{resume}", listener.url)).bearer_auth(TOKEN);
+    assert_eq!(status_of(form).await, StatusCode::UNSUPPORTED_MEDIA_TYPE, "as a form of another site would ask");
+    assert_eq!(status_of(listener.post(resume, "{}").bearer_auth(TOKEN)).await, StatusCode::ACCEPTED);
+    pipeline.wait_until_streaming(&["public.t"]).await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["public.t", "public.u"]);
+    assert!(!pipeline.log().contains(TOKEN));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_cannot_go_on_is_alive_and_not_ready_and_looks_alone_are_allowed() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let listener = listen(&pipeline, "table_metrics = false");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    assert_eq!(status_of(listener.post("/api/v1/tables/public.t/copy", "{}")).await, StatusCode::FORBIDDEN);
+    assert_eq!(status_of(listener.get("/metrics").header("host", "evil.example")).await, StatusCode::FORBIDDEN);
+    assert_eq!(listener.series("sooner_copy_rows{pipeline=\"shop\",table=\"public.t\"}").await, None);
+    assert_eq!(listener.series("sooner_up{pipeline=\"shop\"}").await, Some(1.0));
+    postgres.stop("immediate");
+    let asked = Instant::now();
+    while status_of(listener.get("/readyz")).await != StatusCode::SERVICE_UNAVAILABLE {
+        assert!(asked.elapsed() < Duration::from_secs(30), "{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(status_of(listener.get("/livez")).await, StatusCode::OK);
+    assert_eq!(listener.series("sooner_up{pipeline=\"shop\"}").await, Some(0.0));
+    let (_, health) = listener.json("/healthz").await;
+    assert_eq!(health["health"], "warn", "it passes by itself: {health}");
+    postgres.launch();
+    while status_of(listener.get("/readyz")).await != StatusCode::OK {
+        assert!(asked.elapsed() < Duration::from_secs(90), "{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let taken = pipeline.beside();
+    let refused = taken.output("run", &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("cannot listen on") && said.contains("To do"), "{said}");
+}

@@ -1,0 +1,122 @@
+//! The alerts and the board that ship, under a real Prometheus that scrapes a running pipeline.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::{free_port, root};
+use serde_json::Value;
+
+fn tool(name: &str) -> PathBuf {
+    root().join(".stack/prometheus/usr/bin").join(name)
+}
+
+/// A Prometheus that scrapes one address every second.
+struct Prometheus {
+    process: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn start(target: &str) -> Prometheus {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("prometheus.yml");
+        let rules = root().join("monitoring/alerts.yml");
+        let text = format!(
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: ['{}']\nscrape_configs:\n\
+             - job_name: sooner\n  static_configs: [{{ targets: ['{target}'] }}]\n",
+            rules.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let process = Command::new(tool("prometheus"))
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Prometheus is installed");
+        Prometheus { process, url: format!("http://{address}"), _folder: folder }
+    }
+
+    /// The series that a query finds; none while Prometheus does not answer. An error of the query panics.
+    async fn query(&self, expression: &str) -> Vec<Value> {
+        let asked = reqwest::Client::new().get(format!("{}/api/v1/query", self.url)).query(&[("query", expression)]);
+        let Ok(answer) = asked.send().await else { return Vec::new() };
+        let answer: Value = answer.json().await.unwrap_or_default();
+        assert_ne!(answer["status"], "error", "{expression}: {answer}");
+        answer["data"]["result"].as_array().cloned().unwrap_or_default()
+    }
+
+    async fn eventually(&self, expression: &str, wanted: impl Fn(&[Value]) -> bool) {
+        let asked = Instant::now();
+        loop {
+            let found = self.query(expression).await;
+            if wanted(&found) {
+                return;
+            }
+            assert!(asked.elapsed() < Duration::from_secs(60), "{expression}: {found:?}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn each_alert_fires_where_it_should_and_nowhere_else_and_has_its_page_in_the_runbook() {
+    let mut promtool = Command::new(tool("promtool"));
+    promtool.args(["test", "rules"]).arg(root().join("monitoring/alerts_test.yml"));
+    let output = promtool.output().expect("promtool is installed");
+    assert!(output.status.success(), "{output:?}");
+    let alerts = std::fs::read_to_string(root().join("monitoring/alerts.yml")).unwrap();
+    let runbook = std::fs::read_to_string(root().join("monitoring/RUNBOOK.md")).unwrap();
+    let tests = std::fs::read_to_string(root().join("monitoring/alerts_test.yml")).unwrap();
+    let names: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 8);
+    for name in names {
+        assert!(runbook.contains(&format!("## {name}\n")), "{name} has no page");
+        assert!(alerts.contains(&format!("RUNBOOK.md#{}", name.to_lowercase())), "{name} leads to no page");
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_finds_each_series_of_the_board_and_fires_for_a_parked_table() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres.sql("ANALYZE t").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let address = format!("127.0.0.1:{}", free_port());
+    pipeline.append_settings(&format!("[http]\nlisten = \"{address}\""));
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let prometheus = Prometheus::start(&address);
+    prometheus.eventually("up == 1", |found| found.len() == 1).await;
+    for id in 2..20 {
+        postgres.sql(&format!("INSERT INTO t VALUES ({id}, '2020-01-01')")).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let board: Value = serde_json::from_slice(&std::fs::read(root().join("monitoring/grafana.json")).unwrap()).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let expressions =
+        panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()).map(|target| &target["expr"]);
+    let expressions: Vec<_> = expressions.map(|expr| expr.as_str().unwrap().replace("$pipeline", ".*")).collect();
+    assert!(expressions.len() >= 10);
+    for expression in expressions {
+        prometheus.eventually(&expression, |found| !found.is_empty()).await;
+    }
+    postgres.sql("INSERT INTO t VALUES (100, 'infinity')").await;
+    let fires = "ALERTS{alertname=\"SoonerTableParked\", alertstate=\"firing\", table=\"public.t\"}";
+    prometheus.eventually(fires, |found| found.len() == 1).await;
+}

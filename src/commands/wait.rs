@@ -1,0 +1,141 @@
+//! `sooner wait`: until a table in the lake is complete up to a moment or a position, as schedulers of reports need it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use sooner_api::TableState;
+use sooner_postgres::Client;
+use sooner_postgres::client::Mode;
+use sooner_schemas::{Lsn, TableName};
+
+use super::status::is_running;
+use super::{parse_name, print};
+use crate::config::Config;
+use crate::status::{Status, load};
+
+/// How often the status is read.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Everything that was committed before this moment.
+    Time(SystemTime),
+    /// Everything before this position of the source's log.
+    Lsn(Lsn),
+}
+
+/// Parses a moment or a position, as a person wrote it.
+pub fn parse_until(text: &str) -> Result<Until, String> {
+    if text == "now" {
+        return Ok(Until::Time(SystemTime::now()));
+    }
+    if let Ok(lsn) = text.parse::<Lsn>() {
+        return Ok(Until::Lsn(lsn));
+    }
+    humantime::parse_rfc3339_weak(text)
+        .map(Until::Time)
+        .map_err(|_| "expected now, a UTC time such as 2026-01-31T22:00:00Z, or an LSN such as 0/16B3748".to_owned())
+}
+
+/// Waits until a table is complete; false if it is not within the limit, or has stopped. Of a time the source is asked
+/// what its log's position is by then, so the clocks of the machines matter only as far as they differ.
+pub async fn run(config: &Config, table: &str, until: Until, limit: Option<Duration>) -> anyhow::Result<bool> {
+    let (table, asked) = (parse_name(table)?, Instant::now());
+    let left = || limit.map(|limit| limit.saturating_sub(asked.elapsed()));
+    let target = match until {
+        Until::Lsn(lsn) => lsn,
+        Until::Time(time) => {
+            let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::time::sleep(left().map_or(ahead, |left| left.min(ahead))).await;
+            if SystemTime::now() < time {
+                print(&format!("{table}: the time has not come yet\n"));
+                return Ok(false);
+            }
+            source_end(config).await?
+        }
+    };
+    loop {
+        let status = load(&config.state_dir)?;
+        let standing = status.as_ref().map_or(Standing::Unknown, |status| standing(status, &table, target));
+        match standing {
+            Standing::Complete => {
+                print(&format!("{table} is complete up to {target}\n"));
+                return Ok(true);
+            }
+            Standing::Stopped(why) => {
+                print(&format!("{table} is not complete up to {target}: {why}\n"));
+                return Ok(false);
+            }
+            Standing::Unknown if status.is_some_and(|status| is_running(&status) && !status.tables.is_empty()) => {
+                anyhow::bail!("there is no table '{table}' in this pipeline. To do: see `sooner status`");
+            }
+            Standing::Unknown | Standing::Behind => {}
+        }
+        if left().is_some_and(|left| left.is_zero()) {
+            print(&format!("{table} is not complete up to {target} yet\n"));
+            return Ok(false);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
+    let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
+    let end = client.query_value("SELECT pg_catalog.pg_current_wal_insert_lsn()").await?;
+    let end = end.and_then(|text| text.parse().ok());
+    end.ok_or_else(|| anyhow::anyhow!("the server did not tell the end of its log. To do: report this"))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Complete,
+    Behind,
+    Stopped(String),
+    Unknown,
+}
+
+fn standing(status: &Status, table: &TableName, target: Lsn) -> Standing {
+    let Some(known) = status.tables.get(table) else { return Standing::Unknown };
+    match &known.state {
+        TableState::Parked { error, .. } => Standing::Stopped(error.to_string()),
+        TableState::Gone => Standing::Stopped("it takes no part any more".to_owned()),
+        TableState::Waiting { .. } | TableState::Copying => Standing::Behind,
+        TableState::Streaming { .. } => {
+            let lag = known.lag_bytes.filter(|lag| status.server_end_lsn.0.saturating_sub(*lag) >= target.0);
+            if lag.is_some() { Standing::Complete } else { Standing::Behind }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::{Code, Error};
+
+    use super::*;
+    use crate::status::TableStatus;
+
+    #[test]
+    fn moments_and_positions_are_told_apart() {
+        assert_eq!(parse_until("1/A0"), Ok(Until::Lsn(Lsn(0x1_0000_00A0))));
+        assert!(matches!(parse_until("2026-01-31T22:00:00Z"), Ok(Until::Time(_))));
+        assert!(parse_until("tomorrow").unwrap_err().contains("UTC"));
+    }
+
+    #[test]
+    fn a_table_is_complete_up_to_what_the_log_had_without_its_lag() {
+        let name = TableName::new("public", "t");
+        let mut table = TableStatus::new(TableState::Streaming { copied_lsn: None });
+        let mut status = Status { server_end_lsn: Lsn(100), ..Status::default() };
+        let mut of = |table: &TableStatus, target| {
+            status.tables.insert(name.clone(), table.clone());
+            standing(&status, &name, Lsn(target))
+        };
+        assert_eq!(of(&table, 1), Standing::Behind, "nothing is known yet");
+        table.lag_bytes = Some(40);
+        assert_eq!((of(&table, 60), of(&table, 61)), (Standing::Complete, Standing::Behind));
+        let error = Error::operator(Code::ShapeChanged, "cannot follow", "no key", "give it one");
+        let parked = TableStatus::new(TableState::Parked { error, copied_lsn: None });
+        assert!(matches!(of(&parked, 1), Standing::Stopped(why) if why.contains("give it one")));
+        assert_eq!(standing(&Status::default(), &name, Lsn(1)), Standing::Unknown);
+    }
+}

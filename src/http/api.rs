@@ -1,0 +1,152 @@
+//! The API: JSON of what the board has, and the verbs of the command line.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sooner_api::{Clock, CopyRequest};
+use sooner_delta::store::folder_name::folder_name;
+use sooner_schemas::TableName;
+
+use super::Shared;
+use super::health::{Check, Health, checks, is_live, is_ready};
+use crate::clock::SystemClock;
+use crate::journal::Entry;
+use crate::status::Status;
+
+/// An answer: a status and JSON.
+pub type Answer = (StatusCode, Json<Value>);
+
+/// The answer to what cannot be done.
+pub fn problem(status: StatusCode, why: &str, remedy: &str) -> Answer {
+    (status, Json(json!({ "error": why, "remedy": remedy })))
+}
+
+/// `GET /livez`: 200 while the loops turn, 503 otherwise.
+pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    let (status, heard_micros) = shared.board.read_heard();
+    let is_live = is_live(&status, heard_micros, SystemClock.now_micros(), shared.settings.stalled_after);
+    if is_live { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "stalled\n") }
+}
+
+/// `GET /readyz`: 200 while tables are streamed or copied, 503 otherwise.
+pub async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if is_ready(&shared.board.read()) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+/// `GET /healthz` and `/api/v1/health`: all checks, the worst first; 503 if one is an error.
+pub async fn health(State(shared): State<Shared>) -> Answer {
+    let checks = all_checks(&shared);
+    let worst = checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok);
+    let status = if worst == Health::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(json!({ "health": worst, "checks": checks, "control": shared.settings.allow_control })))
+}
+
+fn all_checks(shared: &Shared) -> Vec<Check> {
+    let (status, heard_micros) = shared.board.read_heard();
+    checks(&status, heard_micros, SystemClock.now_micros(), shared.settings.stalled_after)
+}
+
+/// `GET /api/v1/status`: what `sooner status --json` prints.
+pub async fn status(State(shared): State<Shared>) -> Json<Status> {
+    Json(shared.board.read_now())
+}
+
+/// `GET /api/v1/tables`: each table with its status.
+pub async fn tables(State(shared): State<Shared>) -> Json<Value> {
+    Json(json!(shared.board.read_now().tables))
+}
+
+/// `GET /api/v1/tables/{schema.table}`: the status of one table, and what happened to it.
+pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> Answer {
+    match known(&shared, &table) {
+        Err(answer) => answer,
+        Ok(name) => {
+            let status = shared.board.read_now().tables.remove(&name);
+            let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
+            let location = shared.lake.as_ref().map(|lake| {
+                let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
+                format!("{}/{schema}/{table}", lake.trim_end_matches('/'))
+            });
+            (StatusCode::OK, Json(json!({ "table": name, "location": location, "status": status, "events": events })))
+        }
+    }
+}
+
+/// What of the journal is wanted.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wanted {
+    /// Only the entries of this table.
+    table: Option<String>,
+    /// So many at most.
+    limit: Option<usize>,
+}
+
+/// `GET /api/v1/events?table=…&limit=…`: the last entries of the journal, the newest first.
+pub async fn events(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> Answer {
+    let table = match wanted.table.map(|table| table.parse::<TableName>()).transpose() {
+        Ok(table) => table,
+        Err(_) => return problem(StatusCode::BAD_REQUEST, "this is not a table's name", "write it as schema.table"),
+    };
+    let events: Vec<_> = entries(&shared, table.as_ref()).take(wanted.limit.unwrap_or(100)).collect();
+    (StatusCode::OK, Json(json!(events)))
+}
+
+fn entries(shared: &Shared, table: Option<&TableName>) -> impl Iterator<Item = Entry> {
+    let entries = shared.board.recent_entries().into_iter();
+    entries.filter(move |entry| table.is_none_or(|table| entry.table.as_ref() == Some(table)))
+}
+
+/// Body of a request for rows to be copied.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// SQL condition on the rows; all of them without one.
+    #[serde(rename = "where")]
+    condition: Option<String>,
+}
+
+/// Body of a verb that needs nothing: `{}`. That it is JSON keeps pages of other sites from asking.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// `POST /api/v1/tables/{schema.table}/resume` with `{}`: as `sooner resume`.
+pub async fn resume(
+    State(shared): State<Shared>,
+    Path(table): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Answer {
+    ask(&shared, &table, None)
+}
+
+/// `POST /api/v1/tables/{schema.table}/copy` with `{}` or `{"where": "…"}`: as `sooner copy`. A condition that Postgres
+/// does not take is told in the log, and the request is dropped.
+pub async fn copy(State(shared): State<Shared>, Path(table): Path<String>, Json(copy): Json<Copy>) -> Answer {
+    ask(&shared, &table, copy.condition)
+}
+
+fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
+    let table = match known(shared, table) {
+        Ok(table) => table,
+        Err(answer) => return answer,
+    };
+    match shared.requests.ask(&CopyRequest { table, condition }) {
+        Ok(()) => (StatusCode::ACCEPTED, Json(json!({ "asked": true }))),
+        Err(error) => {
+            let why = format!("cannot store the request: {error}");
+            problem(StatusCode::INTERNAL_SERVER_ERROR, &why, "see to the disk of state_dir")
+        }
+    }
+}
+
+/// A table of the pipeline, by its name.
+fn known(shared: &Shared, table: &str) -> Result<TableName, Answer> {
+    let name = table.parse::<TableName>().ok().filter(|name| shared.board.read().tables.contains_key(name));
+    name.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such table", "see /api/v1/tables"))
+}

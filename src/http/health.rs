@@ -1,0 +1,163 @@
+//! Whether a pipeline is well: pure judgements of its status, each with a reason and a remedy.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sooner_api::{Class, TableState};
+
+use crate::status::Status;
+
+/// Log that may be written before the slot is lost, in bytes, below which that is told.
+const SAFE_BYTES: i64 = 1 << 30;
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Nothing is wrong.
+    Ok,
+    /// It passes by itself, or will need a person.
+    Warn,
+    /// A person is needed.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What: `pipeline`, `progress`, `slot`, or the name of a table.
+    pub name: String,
+    /// How it is.
+    pub health: Health,
+    /// Since when, in microseconds since 1970, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_micros: Option<i64>,
+    /// Why it is not well.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+impl Check {
+    fn well(name: &str) -> Check {
+        let (reason, remedy) = (String::new(), String::new());
+        Check { name: name.to_owned(), health: Health::Ok, since_micros: None, reason, remedy }
+    }
+
+    fn ill(name: &str, health: Health, reason: impl Into<String>, remedy: impl Into<String>) -> Check {
+        Check { health, reason: reason.into(), remedy: remedy.into(), ..Check::well(name) }
+    }
+}
+
+/// All checks, the worst first. `heard_micros` is when anything last told how it is doing.
+pub fn checks(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> Vec<Check> {
+    let mut checks = vec![pipeline(status), progress(status, heard_micros, now_micros, stalled_after)];
+    checks.extend(slot(status));
+    checks.extend(status.tables.iter().filter_map(|(name, table)| {
+        let (health, error) = match &table.state {
+            TableState::Parked { error, .. } => (Health::Error, error),
+            TableState::Waiting { error } => (Health::Warn, error),
+            _ => return None,
+        };
+        Some(Check::ill(&name.to_string(), health, format!("{}: {}", error.what, error.why), &error.remedy))
+    }));
+    checks.sort_by_key(|check| std::cmp::Reverse(check.health));
+    checks
+}
+
+/// Whether the loops turn: something was heard lately, or there is nothing to tell of. A process that waits for a slot,
+/// copies for long, or has a slow lake, tells so again and again.
+pub fn is_live(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> bool {
+    progress(status, heard_micros, now_micros, stalled_after).health != Health::Error
+}
+
+/// Whether tables are streamed or copied at the moment.
+pub fn is_ready(status: &Status) -> bool {
+    status.trouble.is_none() && !status.tables.is_empty()
+}
+
+fn pipeline(status: &Status) -> Check {
+    let Some(trouble) = &status.trouble else { return Check::well("pipeline") };
+    let health = if trouble.class == Class::Retry { Health::Warn } else { Health::Error };
+    Check::ill("pipeline", health, format!("{}: {}", trouble.what, trouble.why), &trouble.remedy)
+}
+
+fn progress(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> Check {
+    let is_copying = status.tables.values().any(|table| table.state == TableState::Copying);
+    let is_behind = is_copying || status.durable_lsn < status.server_end_lsn;
+    let silent = Duration::from_micros(now_micros.saturating_sub(heard_micros).max(0).unsigned_abs());
+    if !is_behind || silent < stalled_after {
+        return Check::well("progress");
+    }
+    let reason = format!("there is something to do, and nothing has been done for {} s", silent.as_secs());
+    let mut check = Check::ill("progress", Health::Error, reason, "restart the process, and report this");
+    check.since_micros = Some(heard_micros);
+    check
+}
+
+fn slot(status: &Status) -> Option<Check> {
+    let slot = status.slot.as_ref()?;
+    let status = slot.wal_status.as_deref().unwrap_or_default();
+    let check = match (status, slot.safe_bytes) {
+        ("lost", _) => Check::ill(
+            "slot",
+            Health::Error,
+            "Postgres has removed log that the slot still needs",
+            "start with --recopy, or set when_slot_is_lost = \"copy\"",
+        ),
+        (status, Some(safe)) if status == "unreserved" || safe < SAFE_BYTES => Check::ill(
+            "slot",
+            Health::Warn,
+            format!("the slot is lost after {} more bytes of log", safe.max(0)),
+            "see why the pipeline lags; or raise max_slot_wal_keep_size of the server",
+        ),
+        _ => Check::well("slot"),
+    };
+    Some(check)
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::{Code, Error, SlotStanding};
+    use sooner_schemas::{Lsn, TableName};
+
+    use super::*;
+    use crate::status::TableStatus;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn table(state: TableState) -> Status {
+        let mut status = Status::default();
+        status.tables.insert(TableName::new("public", "t"), TableStatus::new(state));
+        status
+    }
+
+    #[test]
+    fn silence_is_death_only_where_there_is_something_to_do() {
+        let idle = table(TableState::Streaming { copied_lsn: None });
+        assert!(is_live(&idle, 0, 600_000_000, MINUTE) && is_ready(&idle));
+        let behind = Status { server_end_lsn: Lsn(9), ..idle };
+        assert!(!is_live(&behind, 0, 600_000_000, MINUTE));
+        assert!(is_live(&behind, 590_000_000, 600_000_000, MINUTE), "it was heard of ten seconds ago");
+        assert!(!is_live(&table(TableState::Copying), 0, 600_000_000, MINUTE));
+        assert!(!is_ready(&Status::default()));
+    }
+
+    #[test]
+    fn what_is_worst_comes_first_with_its_remedy() {
+        let error = Error::operator(Code::ShapeChanged, "cannot follow", "no key", "give it one");
+        let mut status = table(TableState::Parked { error, copied_lsn: None });
+        status.trouble = Some(Error::retry(Code::PostgresUnreachable, "cannot connect", "refused", "nothing"));
+        let unreserved = Some("unreserved".to_owned());
+        status.slot = Some(SlotStanding { safe_bytes: Some(5), wal_status: unreserved, ..SlotStanding::default() });
+        let checks = checks(&status, 0, 0, MINUTE);
+        let told: Vec<_> = checks.iter().map(|check| (check.name.as_str(), check.health)).collect();
+        let (error, warn) = (Health::Error, Health::Warn);
+        assert_eq!(told, [("public.t", error), ("pipeline", warn), ("slot", warn), ("progress", Health::Ok)]);
+        assert_eq!((checks[0].reason.as_str(), checks[0].remedy.as_str()), ("cannot follow: no key", "give it one"));
+        status.slot = Some(SlotStanding { wal_status: Some("lost".to_owned()), ..SlotStanding::default() });
+        assert_eq!(slot(&status).unwrap().health, Health::Error);
+    }
+}
