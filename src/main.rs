@@ -125,7 +125,7 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Waits until a table of the lake is complete up to a moment or a position of the source's log. Exits with 0 once it
+    /// Waits until a table of the lake is complete up to a moment or a position of the log. Exits with 0 once it
     /// is, and with 3 if it is not in time, or has stopped.
     Wait {
         /// Name of the table: schema.table

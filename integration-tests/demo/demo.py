@@ -162,13 +162,14 @@ class Load:
         say("  … the table returns was created, and price_list was swapped for another one by rename")
 
 
-def write_configuration(postgres, services):
+def write_configuration(postgres, services, page):
     path = WORK / "sooner.toml"
     command = [SOONER, "init", "--from", postgres.url, "--to", services.lake, "--output", path]
     subprocess.run(command, check=True)
     # Tables that come later take part as well.
     text = re.sub(r"^tables = \[.*?^\]", 'tables = ["public.*"]', path.read_text(), flags=re.DOTALL | re.MULTILINE)
-    path.write_text(text.replace("[lake]", "[lake]\n" + services.lake_lines) + services.lines)
+    http = f'\n[http]\nlisten = "{page}"\n'
+    path.write_text(text.replace("[lake]", "[lake]\n" + services.lake_lines) + services.lines + http)
     return path
 
 
@@ -304,11 +305,13 @@ def main():
         say("Starting a Postgres with a shop and pgbench's tables")
         postgres.start()
         postgres.load_schema()
-        configuration = write_configuration(postgres, services)
+        page = f"127.0.0.1:{free_port()}"
+        configuration = write_configuration(postgres, services, page)
         with open(WORK / "sooner.log", "w") as log:
             environment = os.environ | services.environment
             process = subprocess.Popen([SOONER, "--config", configuration, "run"], stderr=log, env=environment)
         say("\nStarting `sooner run`: the initial copy, then the stream")
+        say(f"While it runs, look at http://{page}/")
         wait_until(configuration, process, is_streaming, 120)
         load = Load(postgres)
         load.start()
