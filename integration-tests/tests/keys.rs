@@ -53,7 +53,7 @@ async fn change(postgres: &Postgres, random: &mut StdRng, statements: usize) {
 
 async fn keys_are_equal_where_postgres_says_so(postgres: &Postgres, pipeline: &mut Pipeline) {
     let seed = std::env::var("SOONER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(5);
-    println!("SOONER_SEED={seed}");
+    eprintln!("SOONER_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     change(postgres, &mut random, 100).await;
     pipeline.start();
