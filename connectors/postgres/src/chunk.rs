@@ -148,7 +148,9 @@ impl ChunkReader {
         let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name));
         self.client.query(&lock).await.map_err(|error| lock_error(&copied.table, error))?;
         let snapshot = Arc::new(self.snapshot().await?);
+        // Never more rows than are published: a filter that was there may be another one by now.
         let selection = Selection::load(&mut self.client, copied.table.facts.publication.as_ref()).await?;
+        let selection = selection.ok_or_else(|| altered(&copied.table))?;
         let seen = self.check_unchanged(&copied.table, &selection).await?;
         let blocks = match part {
             Part::First(_) => Some(self.count_blocks(copied, &seen).await?),

@@ -106,21 +106,24 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Looks up what is carried of a table that is published by these rows of the catalog. Takes a lock on the table if
-    /// there is a filter.
-    pub async fn load(client: &mut Client, facts: Option<&PublicationFacts>) -> Result<Selection> {
+    /// Looks up what is carried of a table that is published by these rows of the catalog; none if one of them is gone,
+    /// so that the table is published otherwise by now. Takes a lock on the table if there is a filter.
+    pub async fn load(client: &mut Client, facts: Option<&PublicationFacts>) -> Result<Option<Selection>> {
         // Where a schema is published, all of its tables are, whole.
-        let Some([member]) = facts.map(|facts| facts.members.as_slice()) else { return Ok(Selection::default()) };
+        let Some([member]) = facts.map(|facts| facts.members.as_slice()) else { return Ok(Some(Selection::default())) };
         if client.server_version() < SELECTS {
-            return Ok(Selection::default());
+            return Ok(Some(Selection::default()));
         }
+        let oid = member.oid;
         let sql = format!(
-            "SELECT pg_catalog.pg_get_expr(prqual, prrelid), prattrs FROM pg_catalog.pg_publication_rel WHERE oid = {}",
-            member.oid
+            "SELECT pg_catalog.pg_get_expr(prqual, prrelid), prattrs \
+             FROM pg_catalog.pg_publication_rel WHERE oid = {oid} \
+             UNION ALL SELECT NULL, NULL FROM pg_catalog.pg_publication_namespace WHERE oid = {oid}"
         );
         let found = client.query(&sql).await?;
-        let value = |index: usize| found.first().and_then(|row| row.get(index)?.clone());
-        Ok(Selection { filter: value(0), columns: value(1).map(|numbers| numbers_of(&numbers)) })
+        let Some(row) = found.first() else { return Ok(None) };
+        let value = |index: usize| row.get(index).cloned().flatten();
+        Ok(Some(Selection { filter: value(0), columns: value(1).map(|numbers| numbers_of(&numbers)) }))
     }
 }
 
