@@ -20,7 +20,9 @@ use crate::rows::reader::finish;
 
 /// Rows of one Arrow batch.
 const BATCH_ROWS: usize = 16 << 10;
-/// The same, where values have to be filled in: those are large, or Postgres would not have left them out.
+/// Bytes of the events of one Arrow batch, unless it is one event: what is encoded is in memory three times meanwhile.
+const BATCH_BYTES: usize = 2 << 20;
+/// Rows of a batch where values have to be filled in: those are large, or Postgres would not have left them out.
 const FILLED_BATCH_ROWS: usize = 256;
 /// Share of a part that values may take which are filled in at a time.
 const FILLED_SHARE: usize = 4;
@@ -54,7 +56,7 @@ impl Sealer<'_> {
         let mut batch_rows = if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS };
         let mut rest = &upserts[..];
         while !rest.is_empty() {
-            let chunk = &rest[..batch_rows.min(rest.len())];
+            let chunk = next_batch(pending, rest, batch_rows);
             let Some(batch) = sealing.decode(chunk, parts).await? else {
                 batch_rows = chunk.len() / 2;
                 continue;
@@ -79,6 +81,17 @@ impl Sealer<'_> {
             Found::Lost => false,
         })
     }
+}
+
+/// As many of these states as fit into one batch, but one at least.
+fn next_batch<'a>(pending: &Pending, states: &'a [(StateId, KeyHash)], most_rows: usize) -> &'a [(StateId, KeyHash)] {
+    let mut bytes = 0;
+    let fits = |(state, _): &&(StateId, KeyHash)| {
+        bytes += pending.message(*state).len();
+        bytes <= BATCH_BYTES
+    };
+    let rows = states.iter().take(most_rows).take_while(fits).count();
+    &states[..rows.max(1).min(states.len())]
 }
 
 /// Keys of the rows that values have to be taken from which Postgres left out.
