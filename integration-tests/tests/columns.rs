@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use integration_tests::between;
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::{Reader, assert_equal, eventually_equal};
@@ -33,6 +34,9 @@ const NAMES: [&str; 17] = [
     "q\"uote",
     "col-1",
 ];
+
+/// A column that is dropped, and added again with another type, is no compatible change.
+const ANY_SCHEMA: &str = r#"{"compatibility": "NONE"}"#;
 
 fn copies(pipeline: &Pipeline) -> usize {
     pipeline.log().matches("\"message\":\"copying\"").count()
@@ -116,11 +120,11 @@ const RESHAPES: [&str; 9] = [
 const CHANGES: &str = "UPDATE $t SET e = 'e{n}' WHERE id % 9 = {n}; DELETE FROM $t WHERE id = {n}; \
                        INSERT INTO $t (id, d, e) VALUES (1000 + {n}, 'new', 'e')";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn columns_are_dropped_renamed_and_added_without_a_copy_in_busy_tables_and_quiet_ones() {
-    let postgres = Postgres::start(Version::V15).await;
-    let tables = ["busy", "quiet"];
-    for table in tables {
+/// Tables whose columns change: one to which something happens all the time, and one to which nothing does.
+const TABLES: [&str; 2] = ["busy", "quiet"];
+
+async fn create_tables(postgres: &Postgres) {
+    for table in TABLES {
         postgres
             .sql(
                 &"CREATE TABLE $t (id int PRIMARY KEY, a text, b text, c text, d text, e varchar(20), big text); \
@@ -131,39 +135,97 @@ async fn columns_are_dropped_renamed_and_added_without_a_copy_in_busy_tables_and
             )
             .await;
     }
-    let mut pipeline = Pipeline::local(&postgres);
-    pipeline.start();
-    pipeline.catch_up(&postgres).await;
-    let copied = copies(&pipeline);
-    let named = ["public.busy", "public.quiet"];
+}
+
+/// Changes columns and rows again and again; `looked_at` follows each of these steps, and the pipeline is away for some.
+async fn reshape(postgres: &Postgres, pipelines: &mut [(Pipeline, &str)], looked_at: impl AsyncFn(usize)) {
     for (number, reshape) in RESHAPES.iter().enumerate() {
         let change = CHANGES.replace("{n}", &number.to_string()).replace("$t", "busy");
         postgres.sql(&change).await;
         let is_away = number == RESHAPES.len() / 2;
         if is_away {
-            pipeline.stop();
+            pipelines.iter_mut().for_each(|(pipeline, _)| _ = pipeline.stop());
         }
-        for table in tables {
+        for table in TABLES {
             postgres.sql(&reshape.replace("$t", table)).await;
         }
         postgres.sql(&change.replace("1000", "2000")).await;
         if is_away {
-            pipeline.start();
+            pipelines.iter_mut().for_each(|(pipeline, command)| pipeline.start_command(command, &[]));
         }
+        looked_at(number).await;
+    }
+}
+
+async fn columns_change_without_a_copy(postgres: &Postgres, mut pipeline: Pipeline) {
+    create_tables(postgres).await;
+    pipeline.start();
+    pipeline.catch_up(postgres).await;
+    let (copied, lake, log) = (copies(&pipeline), pipeline.lake.clone(), pipeline.folder().join("sooner.log"));
+    let log = || std::fs::read_to_string(&log).unwrap_or_default();
+    let named = ["public.busy", "public.quiet"];
+    let mut pipelines = [(pipeline, "run")];
+    reshape(postgres, &mut pipelines, async |number| {
         if number % 2 == 0 {
             // What happens to a quiet table is seen without an event.
-            eventually_equal(&postgres, &pipeline.lake, &named, || pipeline.log()).await;
+            eventually_equal(postgres, &lake, &named, log).await;
         }
-    }
-    eventually_equal(&postgres, &pipeline.lake, &named, || pipeline.log()).await;
+    })
+    .await;
+    let [(mut pipeline, _)] = pipelines;
+    eventually_equal(postgres, &pipeline.lake, &named, || pipeline.log()).await;
     postgres.sql(&CHANGES.replace("{n}", "50").replace("$t", "quiet")).await;
-    pipeline.catch_up(&postgres).await;
+    pipeline.catch_up(postgres).await;
     assert!(pipeline.output("optimize", &[]).status.success());
     assert_eq!(copies(&pipeline), copied, "{}", pipeline.log());
     for reader in READERS {
-        assert_equal(reader, &postgres, &pipeline.lake, None, &named);
+        assert_equal(reader, postgres, &pipeline.lake, None, &named);
     }
-    let stopped = |status: &Status| status.tables.values().all(|table| table.reason().is_none());
-    pipeline.wait_for("no table waits for a person", Duration::from_secs(10), stopped).await;
+    pipeline.assert_all_stream();
     pipeline.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_dropped_renamed_and_added_without_a_copy_in_busy_tables_and_quiet_ones() {
+    let postgres = Postgres::start(Version::V15).await;
+    let pipeline = Pipeline::local(&postgres);
+    columns_change_without_a_copy(&postgres, pipeline).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_they_are_through_topics() {
+    let (postgres, kafka, registry) = between::start().await;
+    registry.ask("PUT", "/config", ANY_SCHEMA);
+    let pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
+    columns_change_without_a_copy(&postgres, pipeline).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sinks_that_share_a_topic_apply_rows_of_former_columns_beside_those_of_later_ones() {
+    let (postgres, kafka, registry) = between::start().await;
+    registry.ask("PUT", "/config", ANY_SCHEMA);
+    create_tables(&postgres).await;
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
+    let mut pipelines = vec![(source.beside(), "sink"), (source.beside(), "sink")];
+    source.start_command("source", &[]);
+    let lake = source.lake.clone();
+    pipelines.insert(0, (source, "source"));
+    pipelines[1].0.start_command("sink", &[]);
+    let named = ["public.busy", "public.quiet"];
+    eventually_equal(&postgres, &lake, &named, || pipelines[1].0.log()).await;
+    pipelines[2].0.start_command("sink", &[]);
+    reshape(&postgres, &mut pipelines, async |_| {
+        for n in 10..20 {
+            let changes = CHANGES.replace("{n}", &n.to_string()).replace("1000 +", "(SELECT max(id) FROM busy) +");
+            postgres.sql(&changes.replace("$t", "busy")).await;
+        }
+    })
+    .await;
+    let log = || pipelines.iter().map(|(pipeline, _)| pipeline.log()).collect::<Vec<_>>().join("\n\n");
+    eventually_equal(&postgres, &lake, &named, log).await;
+    for reader in READERS {
+        assert_equal(reader, &postgres, &lake, None, &named);
+    }
+    assert_eq!(log().matches("\"message\":\"copying\"").count(), TABLES.len(), "{}", log());
+    pipelines.iter_mut().for_each(|(pipeline, _)| _ = pipeline.stop());
 }

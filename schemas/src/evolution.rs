@@ -62,7 +62,14 @@ pub fn compare(former: &[ColumnFacts], now: &[ColumnFacts], arrival: Arrival) ->
 }
 
 /// Compares two relations of one table, as its source knows them: `former` is what its rows were last written by.
+///
+/// Either may be as the catalog has it, or as events carry it, with policies applied to its types.
 pub fn compare_relations(former: &Relation, now: &Relation) -> Evolution {
+    let policy_of = |column: &Column| {
+        let was = former.columns.iter().find(|was| was.number == column.number && was.type_oid == column.type_oid);
+        was.map(|was| was.policy).unwrap_or_default()
+    };
+    let now = &now.under_policies(policy_of);
     let columns = |relation: &Relation| relation.columns.iter().map(column_facts).collect::<Vec<_>>();
     let key = |relation: &Relation| {
         let of = |index: &usize| relation.columns.get(*index).map(|column| (column.name.clone(), column.number));
@@ -178,6 +185,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::ValuePolicy;
+    use crate::table_name::TableName;
 
     fn column(name: &str, number: i16, type_name: &str, nullable: bool) -> ColumnFacts {
         ColumnFacts {
@@ -262,6 +271,22 @@ mod tests {
         assert_eq!(older(&two(), &[column("a", 1, "integer", true)]), Evolution::Metadata);
         let required = [two()[0].clone(), column("b", 2, "string", false)];
         assert_eq!(older(&required, &two()[..1]), Evolution::Reshaped, "an older event would have a value");
+    }
+
+    #[test]
+    fn a_relation_as_events_carry_it_is_the_same_table_as_the_catalogs() {
+        let date = Column { type_oid: 1082, ..Column::new("until", ColumnType::Scalar(Scalar::Date)).numbered(2) };
+        let id = Column { type_oid: 20, ..Column::new("id", ColumnType::Scalar(Scalar::Int8)).numbered(1) };
+        let catalog = Relation::new(TableName::new("public", "t"), vec![id, date.clone()], vec![0]);
+        for policy in [ValuePolicy::Text, ValuePolicy::Null, ValuePolicy::Clamp] {
+            let carried = catalog.under_policies(|_| policy);
+            assert_eq!(compare_relations(&carried, &catalog), Evolution::Same, "{policy:?}");
+            assert_eq!(compare_relations(&carried, &carried), Evolution::Same, "{policy:?}");
+        }
+        let carried = catalog.under_policies(|_| ValuePolicy::Text);
+        let mut retyped = catalog.clone();
+        retyped.columns[1] = Column { type_oid: 25, column_type: ColumnType::Scalar(Scalar::Text), ..date };
+        assert!(matches!(compare_relations(&carried, &retyped), Evolution::Recopy(_)));
     }
 
     proptest! {

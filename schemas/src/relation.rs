@@ -76,6 +76,9 @@ pub struct Relation {
     /// What Postgres logs of an old row.
     #[serde(default)]
     pub identity: ReplicaIdentity,
+    /// Greatest attribute number that a column of it has or had (`relnatts`); zero if unknown.
+    #[serde(default)]
+    pub last_number: i16,
 }
 
 fn is_default(policy: &ValuePolicy) -> bool {
@@ -117,7 +120,7 @@ impl Column {
 impl Relation {
     /// A table of which nothing but this is known.
     pub fn new(name: TableName, columns: Vec<Column>, key: Vec<usize>) -> Relation {
-        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default }
+        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default, last_number: 0 }
     }
 
     /// Whether the column at this index is part of the key.

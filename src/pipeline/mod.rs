@@ -244,6 +244,7 @@ fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> Kafka
         topics: kafka.topics.clone(),
         subjects: kafka.subjects,
         written_by: kafka.written_by,
+        keeps_columns: config.lake.as_ref().is_none_or(|lake| lake.maps_columns),
         budget: MemoryBudget::new(MemoryShares::of(config.memory_bytes).events_bytes),
         telemetry: board.clone(),
     }

@@ -97,6 +97,10 @@ impl FakeWriter {
 }
 
 impl EventWriter for FakeWriter {
+    fn keeps_columns(&self) -> bool {
+        true
+    }
+
     fn refused(&self) -> &[(TableName, Error)] {
         &[]
     }

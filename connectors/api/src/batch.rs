@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sooner_schemas::event::{Op, TableEvents, Watermark};
-use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
+use sooner_schemas::{CatalogFacts, Lsn, Position, Relation, TableName};
 
 use crate::{CopyProgress, Error, MemoryBudget, NextOffsets, Positions, Reservation, TableChange};
 
@@ -17,6 +17,8 @@ pub struct Rows {
     pub next_offsets: NextOffsets,
     /// Incarnation of that topic, where its writer reports it.
     pub generation: Option<i64>,
+    /// Of events of a topic, where there are none: the position from which the table has the columns of the schema.
+    pub told_at: Option<Position>,
     /// Room in the memory budget, given back when the events are dropped.
     pub reservation: Reservation,
 }
@@ -117,7 +119,8 @@ pub enum CopyAnswer {
 impl Rows {
     /// Events of a stream, without reserved memory.
     pub fn new(events: TableEvents) -> Rows {
-        Rows { events, next_offsets: NextOffsets::new(), generation: None, reservation: Reservation::default() }
+        let (next_offsets, reservation) = (NextOffsets::new(), Reservation::default());
+        Rows { events, next_offsets, generation: None, told_at: None, reservation }
     }
 
     /// The table.
@@ -128,6 +131,11 @@ impl Rows {
     /// Commit LSN of the last event; none if there are no events.
     pub fn last_lsn(&self) -> Option<Lsn> {
         self.events.events.last().map(|event| event.position.commit_lsn)
+    }
+
+    /// Position from which the table has the columns of the schema: that of the first event, if there is one.
+    pub fn first_position(&self) -> Option<Position> {
+        self.events.events.first().map(|event| event.position).or(self.told_at)
     }
 
     /// What has been taken once these are: the offsets of a topic, or else the whole transaction of the last event.

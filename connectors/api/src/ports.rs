@@ -68,9 +68,7 @@ pub trait EventWriter: Send {
 
     /// Whether whoever reads the log knows columns by their numbers: then those that are dropped or renamed cost no
     /// copy.
-    fn keeps_columns(&self) -> bool {
-        false
-    }
+    fn keeps_columns(&self) -> bool;
 
     /// Tables of the request that the log cannot take, each with the reason: they wait until that has changed.
     fn refused(&self) -> &[(TableName, Error)];

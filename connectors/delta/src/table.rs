@@ -4,7 +4,8 @@
 mod following;
 
 use sooner_api::{
-    Alteration, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing, TableSize,
+    Alteration, Code, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
+    TableSize,
 };
 use sooner_schemas::TableName;
 use sooner_schemas::event::Watermark;
@@ -192,7 +193,8 @@ impl LakeTable for DeltaTable {
         }
         self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
-        self.staging.begin_copy(columns_of_copy(&start.events.schema, mapping)?);
+        let since = self.columns_since(start.first_position());
+        self.staging.begin_copy(columns_of_copy(&start.events.schema, mapping)?, since);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
@@ -229,14 +231,17 @@ impl LakeTable for DeltaTable {
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
             let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
-            self.staging.set_columns(columns);
+            self.staging.set_columns(columns, self.columns_since(rows.first_position()));
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
             }
             self.generations.target_mut().index = Some(TableIndex::new(&self.settings.indexes, &self.name));
         }
-        if let Staged::NeedsCopy(why) = self.adopt_schema(&rows.events.schema).await? {
-            return Ok(Staged::NeedsCopy(why));
+        match self.adopt_schema(&rows.events.schema, rows.first_position()).await {
+            Ok(Staged::Taken) => {}
+            // Events will show whether that is so.
+            Err(error) if tells_columns && error.code == Code::ShapeChanged => {}
+            other => return other,
         }
         if tells_columns {
             return Ok(Staged::Taken);

@@ -42,6 +42,8 @@ pub struct KafkaLog<T> {
     pub subjects: SubjectStrategy,
     /// Who writes the topics.
     pub written_by: WrittenBy,
+    /// Whether sinks know columns by their numbers: then those that are dropped or renamed cost no copy.
+    pub keeps_columns: bool,
     /// Memory that batches of the exit take until they are dropped.
     pub budget: MemoryBudget,
     /// Takes facts.
@@ -88,7 +90,7 @@ impl<T: Telemetry> EventLog for KafkaLog<T> {
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<KafkaWriter<T>> {
         let names = TopicNames { pattern: &self.topics, subjects: self.subjects };
         let opening = Opening::prepare(&self.settings, names, request, now_micros()).await?;
-        Ok(KafkaWriter::new(&self.settings, opening, self.telemetry.clone()))
+        Ok(KafkaWriter::new(&self.settings, opening, self.keeps_columns, self.telemetry.clone()))
     }
 
     async fn open_reader(&mut self) -> Result<KafkaReader> {

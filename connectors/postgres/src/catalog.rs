@@ -86,7 +86,8 @@ pub async fn announced(
     let columns: Vec<_> = columns.collect();
     let key = key_of(shape, known);
     let identity = identity_of(char::from(shape.identity));
-    Ok(Announced { relation: Relation { oid: shape.oid, name: name.clone(), columns, key, identity }, table })
+    let relation = Relation { oid: shape.oid, identity, ..Relation::new(name.clone(), columns, key) };
+    Ok(Announced { relation, table })
 }
 
 /// The key, as indexes into the message's columns. The message marks the columns of the identity, which is the key
@@ -117,7 +118,7 @@ fn columns_of(sends_generated: bool, condition: &str) -> String {
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
                     a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated <> '', {ACCESS}, \
-                    c.relkind, CASE WHEN c.relispartition THEN up.oids END \
+                    c.relkind, CASE WHEN c.relispartition THEN up.oids END, c.relnatts \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
@@ -193,7 +194,12 @@ fn empty_table(row: &Row, oid: u32, members: &Members) -> Result<SourceTable> {
     let name = TableName::new(text(row, 1)?, text(row, 2)?);
     let identity = identity_of(text(row, 3)?.chars().next().unwrap_or('d'));
     Ok(SourceTable {
-        relation: Relation { oid, identity, ..Relation::new(name, Vec::new(), Vec::new()) },
+        relation: Relation {
+            oid,
+            identity,
+            last_number: number(row, 29)?,
+            ..Relation::new(name, Vec::new(), Vec::new())
+        },
         estimated_rows: number::<i64>(row, 4)?.try_into().ok(),
         size_bytes: number::<u64>(row, 5)? * BLOCK_BYTES,
         facts: CatalogFacts {

@@ -1,34 +1,162 @@
 //! Which columns a relation of the stream means: the stream names them, and names may have been given to other columns
 //! since. What is known from before and from the catalog, which may be ahead of the stream, tells which is which.
+//!
+//! Attribute numbers only grow, are never used again, and the stream sends columns in their order. So a column that was
+//! there before and is there by now was there all the time, and of those that were added since, a later one is there
+//! only if the earlier ones are. Of all ways to number the columns under these rules, the one counts that needs the
+//! fewest names that nobody knows; where several differ in columns that are there by now, the numbers are not clear.
+
+use std::collections::BTreeMap;
 
 use sooner_schemas::{Column, Relation};
 
+/// Cost of a name that a column has neither before nor by now.
+const OTHER_NAME: u32 = 1;
+/// Cost of a type that a column has neither before nor by now, although it is there both times.
+const OTHER_TYPE: u32 = 10_000;
+
 /// Numbers the columns of `relation`, which the stream describes. `written` is what the table was before, `catalog` is
-/// what it is by now. False if it cannot be told whether a column is the former one, or another one of its name and
-/// type.
+/// what it is by now. False if it cannot be told which column is which.
 pub fn number_columns(relation: &mut Relation, written: &Relation, catalog: &Relation) -> bool {
-    let as_before = numbers(relation, written, catalog);
-    let as_by_now = numbers(relation, catalog, written);
-    let (numbers, is_clear) = match (as_before, as_by_now) {
-        (Some(before), Some(now)) if before != now => (now, false),
-        (Some(numbers), _) | (None, Some(numbers)) => (numbers, true),
-        (None, None) => return true,
-    };
-    for (column, number) in relation.columns.iter_mut().zip(numbers) {
-        column.number = number;
+    let candidates = candidates(written, catalog);
+    let Some(numbers) = clear_numbers(&relation.columns, &candidates) else { return false };
+    for (column, number) in relation.columns.iter_mut().zip(&numbers) {
+        column.number = Some(*number);
+        let same = |known: &&Column| known.number == Some(*number) && known.type_oid == column.type_oid;
+        if let Some(known) = catalog.columns.iter().find(same) {
+            (column.nullable, column.has_default, column.generated) =
+                (known.nullable, known.has_default, known.generated);
+        }
     }
-    is_clear
+    relation.last_number = numbers.last().copied().unwrap_or_default().max(written.last_number);
+    true
 }
 
-/// Numbers of the columns, if they are those that `first` has, or else those that `second` has; none if that cannot be,
-/// because columns stand in the order of their numbers.
-fn numbers(relation: &Relation, first: &Relation, second: &Relation) -> Option<Vec<Option<i16>>> {
-    let find = |among: &Relation, column: &Column| {
-        among.columns.iter().find(|known| known.name == column.name && known.type_oid == column.type_oid)?.number
+/// A column that the relation may have.
+struct Candidate<'a> {
+    number: i16,
+    /// As it was before; none if it was not there.
+    before: Option<&'a Column>,
+    /// As it is by now; none if it is gone.
+    now: Option<&'a Column>,
+}
+
+impl Candidate<'_> {
+    /// It was there all the time.
+    fn is_required(&self) -> bool {
+        self.before.is_some() && self.now.is_some()
+    }
+
+    /// It was added, and is there ever since.
+    fn is_added(&self) -> bool {
+        self.before.is_none() && self.now.is_some()
+    }
+
+    /// Cost of taking a column of the stream for it; none if it cannot be that.
+    fn cost(&self, column: &Column) -> Option<u32> {
+        let mut known = self.before.iter().chain(&self.now).peekable();
+        if known.peek().is_none() {
+            // It was added and dropped since: nobody knows its name or its type.
+            return Some(0);
+        }
+        let known: Vec<_> = known.collect();
+        let name = if known.iter().any(|known| known.name == column.name) { 0 } else { OTHER_NAME };
+        match known.iter().any(|known| known.type_oid == column.type_oid) {
+            true => Some(name),
+            false => self.is_required().then_some(name + OTHER_TYPE),
+        }
+    }
+}
+
+/// All columns that may be there at some moment between the two, by number.
+fn candidates<'a>(written: &'a Relation, catalog: &'a Relation) -> Vec<Candidate<'a>> {
+    let numbered = |relation: &'a Relation| {
+        relation.columns.iter().filter_map(|column| Some((column.number?, column))).collect::<BTreeMap<_, _>>()
     };
-    let numbers = relation.columns.iter().map(|column| find(first, column).or_else(|| find(second, column)));
-    let numbers: Vec<_> = numbers.collect();
-    numbers.iter().flatten().is_sorted_by(|a, b| a < b).then_some(numbers)
+    let (before, now) = (numbered(written), numbered(catalog));
+    let greatest = |known: &BTreeMap<i16, &Column>| known.keys().next_back().copied().unwrap_or_default();
+    let last_before = written.last_number.max(greatest(&before));
+    let last_now = catalog.last_number.max(greatest(&now));
+    let candidate = |number| Candidate { number, before: before.get(&number).copied(), now: now.get(&number).copied() };
+    let is_there = |candidate: &Candidate<'_>| {
+        candidate.before.is_some() || candidate.now.is_some() || candidate.number > last_before
+    };
+    (1..=last_now.max(last_before)).map(candidate).filter(is_there).collect()
+}
+
+/// How the cheapest way to number some columns by some candidates ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// There is no way.
+    Impossible,
+    /// The last candidate is not there.
+    Absent,
+    /// The last candidate is the last column.
+    Taken,
+    /// Either costs the same, and they differ in columns that are there by now.
+    Either,
+}
+
+/// The cheapest way to number some columns by some candidates.
+#[derive(Clone, Copy)]
+struct Way {
+    cost: u32,
+    /// Which of the columns are which of those that are there by now, as a hash.
+    stays: u64,
+}
+
+impl Way {
+    fn take(self, candidate: &Candidate<'_>, column: &Column) -> Option<Way> {
+        let stays = candidate.now.map_or(0, |_| candidate.number.unsigned_abs().into());
+        let stays = self.stays.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stays);
+        Some(Way { cost: self.cost + candidate.cost(column)?, stays })
+    }
+}
+
+/// Which of two ways counts, and how it ends: with the last candidate left out, or taken.
+fn cheaper(absent: Option<Way>, taken: Option<Way>) -> (Option<Way>, Last) {
+    match (absent, taken) {
+        (None, None) => (None, Last::Impossible),
+        (Some(absent), None) => (Some(absent), Last::Absent),
+        (None, Some(taken)) => (Some(taken), Last::Taken),
+        (Some(absent), Some(taken)) if absent.cost == taken.cost && absent.stays != taken.stays => {
+            (Some(taken), Last::Either)
+        }
+        (Some(absent), Some(taken)) if absent.cost <= taken.cost => (Some(absent), Last::Absent),
+        (_, taken) => (taken, Last::Taken),
+    }
+}
+
+/// The numbers that the columns have in the only cheapest way; none if there is none, or another one.
+fn clear_numbers(columns: &[Column], candidates: &[Candidate<'_>]) -> Option<Vec<i16>> {
+    // Place `i`: the way to number the first `i` columns by the candidates so far; none if they cannot be.
+    let mut ways = vec![None; columns.len() + 1];
+    ways[0] = Some(Way { cost: 0, stays: 0 });
+    let mut ends = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let next = (0..=columns.len()).map(|count| {
+            // Nothing comes after a column that is not there yet, but will be.
+            let may_be_absent = !candidate.is_required() && (!candidate.is_added() || count == columns.len());
+            let taken = count.checked_sub(1).and_then(|before| ways[before]?.take(candidate, &columns[before]));
+            cheaper(ways[count].filter(|_| may_be_absent), taken)
+        });
+        let (next, last): (Vec<Option<Way>>, Vec<Last>) = next.unzip();
+        ways = next;
+        ends.push(last);
+    }
+    let (mut count, mut numbers) = (columns.len(), Vec::new());
+    for (candidate, last) in candidates.iter().zip(&ends).rev() {
+        match last[count] {
+            Last::Absent => {}
+            Last::Taken => {
+                numbers.push(candidate.number);
+                count -= 1;
+            }
+            Last::Impossible | Last::Either => return None,
+        }
+    }
+    numbers.reverse();
+    (count == 0).then_some(numbers)
 }
 
 #[cfg(test)]
@@ -42,7 +170,9 @@ mod tests {
             let column = Column::new(*name, ColumnType::Scalar(Scalar::Text));
             Column { number: *number, type_oid: *type_oid, ..column }
         });
-        Relation::new(TableName::new("public", "t"), columns.collect(), vec![0])
+        let relation = Relation::new(TableName::new("public", "t"), columns.collect(), vec![0]);
+        let last_number = relation.columns.iter().filter_map(|column| column.number).max().unwrap_or_default();
+        Relation { last_number, ..relation }
     }
 
     fn known(columns: &[(&str, i16)]) -> Relation {
@@ -91,12 +221,41 @@ mod tests {
         check(&streamed(&["id", "a", "b"]), &before, &last, None);
         let other_type = relation(&[("id", Some(1), 25), ("a", Some(2), 25), ("b", Some(5), 23)]);
         check(&streamed(&["id", "a", "b"]), &before, &other_type, Some(&[1, 2, 3]));
+        let before = Relation { last_number: 4, ..before };
         check(&relation(&[("id", None, 25), ("a", None, 25), ("b", None, 23)]), &before, &other_type, Some(&[1, 2, 5]));
     }
 
     #[test]
-    fn a_name_that_nobody_knows_has_no_number() {
+    fn names_of_a_moment_between_are_told_by_the_columns_that_were_there_all_the_time() {
+        let before = known(&[("id", 1), ("a", 2), ("c", 3), ("d", 4)]);
+        let now = known(&[("id", 1), ("d", 3), ("c", 4), ("e", 5)]);
+        check(&streamed(&["id", "x", "d"]), &before, &now, Some(&[1, 3, 4]));
+        check(&streamed(&["id", "a", "x", "d"]), &before, &now, Some(&[1, 2, 3, 4]));
+        check(&streamed(&["id", "d", "c"]), &before, &now, Some(&[1, 3, 4]));
+        check(&streamed(&["id", "a", "d", "c", "y"]), &before, &now, Some(&[1, 2, 3, 4, 5]));
+        check(
+            &streamed(&["id", "between"]),
+            &known(&[("id", 1), ("a", 2)]),
+            &known(&[("id", 1), ("a", 2)]),
+            Some(&[1, 2]),
+        );
+    }
+
+    #[test]
+    fn a_column_that_came_and_went_is_not_taken_for_one_of_its_name_that_came_later() {
+        let (before, now) = (known(&[("id", 1)]), known(&[("id", 1), ("c", 3)]));
+        check(&streamed(&["id", "c"]), &before, &now, None);
+        check(&streamed(&["id", "x", "c"]), &before, &now, Some(&[1, 2, 3]));
+        let had_two = Relation { last_number: 2, ..before };
+        check(&streamed(&["id", "c"]), &had_two, &now, Some(&[1, 3]));
+        let gone = Relation { last_number: 2, ..known(&[("id", 1)]) };
+        check(&streamed(&["id", "c"]), &known(&[("id", 1)]), &gone, Some(&[1, 2]));
+    }
+
+    #[test]
+    fn what_the_rules_exclude_has_no_numbers() {
         let table = known(&[("id", 1), ("a", 2)]);
-        check(&streamed(&["id", "between"]), &table, &table, Some(&[1]));
+        check(&streamed(&["id"]), &table, &table, None);
+        check(&streamed(&["id", "a", "b"]), &table, &table, None);
     }
 }

@@ -118,7 +118,8 @@ impl Watch {
         if let (Some(known), Some(table)) = (self.known.get(&shape.oid), &table)
             && !number_columns(&mut relation, &known.written, &table.relation)
         {
-            let why = "a column was dropped, and another one of its name and type added".to_owned();
+            let why =
+                "columns were dropped, added or renamed in a way that leaves open which of them are which".to_owned();
             let verdict = Verdict::Stopped(name.clone(), copy_needed(name, why));
             return Ok((relation, Some(verdict)));
         }
@@ -211,8 +212,12 @@ impl Watch {
             return Some(Verdict::Stopped(name.clone(), copy_needed(&name, why)));
         }
         let evolution = compare_relations(&known.written, &now.relation);
+        // A column that came and went leaves its number behind, by which later ones are told apart.
+        let is_renumbered = evolution == Evolution::Same && known.written.last_number < now.relation.last_number;
         match evolution {
-            Evolution::Metadata | Evolution::Reshaped if self.keeps_columns => {
+            Evolution::Same | Evolution::Metadata | Evolution::Reshaped
+                if self.keeps_columns && (is_renumbered || evolution != Evolution::Same) =>
+            {
                 let written = known.written.clone();
                 return Some(Verdict::Reshaped(Box::new(Reshaped { table: now, written })));
             }

@@ -38,6 +38,10 @@ impl<L: EventLog> EventLog for FaultyLog<L> {
 }
 
 impl<W: EventWriter> EventWriter for FaultyWriter<W> {
+    fn keeps_columns(&self) -> bool {
+        self.writer.keeps_columns()
+    }
+
     fn refused(&self) -> &[(TableName, Error)] {
         self.writer.refused()
     }

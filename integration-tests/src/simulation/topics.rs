@@ -204,6 +204,10 @@ impl TopicWriter {
 }
 
 impl EventWriter for TopicWriter {
+    fn keeps_columns(&self) -> bool {
+        true
+    }
+
     fn refused(&self) -> &[(TableName, Error)] {
         &[]
     }

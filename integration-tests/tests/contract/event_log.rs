@@ -311,6 +311,7 @@ fn kafka_log(config: &KafkaConfig) -> KafkaLog<NoTelemetry> {
         topics: config.topics.clone(),
         subjects: config.subjects,
         written_by: config.written_by,
+        keeps_columns: true,
         budget: MemoryBudget::new(1 << 20),
         telemetry: NoTelemetry,
     }

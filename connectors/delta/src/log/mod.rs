@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod checkpoint_file;
 pub mod checkpoint_rows;
+pub mod columns_since;
 pub mod commit;
 pub mod committer;
 pub mod declaration;

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use sooner_api::{Code, Error, Result};
+use sooner_schemas::Position;
 
 use super::actions::{check_protocol, is_made_by};
+use super::columns_since;
 use super::commit::Commit;
 use super::live_files::LiveFiles;
 use crate::rows::column_mapping::{self, Mapping};
@@ -97,6 +99,11 @@ impl TableVersion {
     /// The last column's number that column mapping has given; none without it.
     pub fn last_column_id(&self) -> Option<i32> {
         column_mapping::last_id(&self.metadata)
+    }
+
+    /// Position of the first event that had its columns; none where nobody noted it.
+    pub fn columns_since(&self) -> Option<Position> {
+        columns_since::of(&self.metadata)
     }
 
     /// Its column mapping, which it may get if it needs it and that is allowed.

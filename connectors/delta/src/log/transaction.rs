@@ -10,6 +10,7 @@ use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use sooner_api::Committed;
+use sooner_schemas::Position;
 use sooner_schemas::event::Watermark;
 use uuid::Uuid;
 
@@ -50,6 +51,8 @@ pub struct Transaction {
     pub columns: Option<Vec<LakeColumn>>,
     /// The last column's number that was given on the way to these; none without column mapping.
     pub last_column_id: Option<i32>,
+    /// Position of the first event that had these, where events may come in another order.
+    pub columns_since: Option<Position>,
     /// New files.
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
@@ -255,6 +258,7 @@ mod tests {
             retention: RetentionSettings::default(),
             columns: None,
             last_column_id: None,
+            columns_since: None,
             added: BTreeMap::new(),
             superseded: BTreeMap::new(),
             removed: BTreeMap::new(),

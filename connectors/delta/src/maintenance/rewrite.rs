@@ -147,6 +147,7 @@ impl Rewritten {
             retention: Default::default(),
             columns: None,
             last_column_id: None,
+            columns_since: None,
             added: self.written.clone(),
             superseded,
             removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),

@@ -7,12 +7,15 @@ use sooner_schemas::TableName;
 use sooner_schemas::event::{EventSchema, TableEvents};
 
 use crate::index::key::{KeyHash, KeyPlan};
+use crate::rows::columns::{LakeColumn, columns_of};
 use crate::rows::reader::RowReader;
 
 /// Reads the events of one pair of schemas.
 pub struct EventPlan {
     /// The schemas.
     pub schema: Arc<EventSchema>,
+    /// Columns of the rows.
+    pub columns: Vec<LakeColumn>,
     /// Reads rows.
     pub rows: RowReader,
     /// Reads and hashes keys.
@@ -32,12 +35,22 @@ impl EventPlan {
             ));
         };
         let keys = KeyPlan::new(table, key, secret)?;
-        Ok(EventPlan { schema: schema.clone(), rows: RowReader::new(schema)?, keys })
+        let columns = columns_of(schema)?;
+        Ok(EventPlan { schema: schema.clone(), columns, rows: RowReader::new(schema)?, keys })
     }
 
     /// Whether this plan reads events of these schemas.
     pub fn reads(&self, schema: &Arc<EventSchema>) -> bool {
         Arc::ptr_eq(&self.schema, schema)
+    }
+
+    /// Which of the events' columns one of the table is, that stands at `place` there: events may be older than the
+    /// table's columns. None if they do not have it.
+    pub fn place_of(&self, column: &LakeColumn, place: usize) -> Option<usize> {
+        match self.columns.get(place) {
+            Some(same) if same.is_same(column) => Some(place),
+            _ => self.columns.iter().position(|own| own.is_same(column)),
+        }
     }
 
     /// Key of an event's row, and the key that the row had before, if that changed.

@@ -17,6 +17,7 @@ use super::parts::Parts;
 use super::pending::Found;
 use super::sealing::Sealing;
 use crate::index::key_index::FileId;
+use crate::rows::columns::LakeColumn;
 use crate::rows::data_file;
 
 /// Rows that are read at a time: their values are large, or Postgres would not have left them out.
@@ -31,17 +32,17 @@ pub struct Gap {
     pub found: Found,
 }
 
-/// The column with its gaps filled; none if the values that are read for that are larger than `left_bytes`, of which
-/// they take what they need.
+/// A column of events, given by its place there and as it is in the table, with its gaps filled; none if the values that
+/// are read for that are larger than `left_bytes`, of which they take what they need.
 pub async fn fill(
     sealing: &Sealing<'_>,
     parts: &mut Parts,
-    column: usize,
+    (column, in_table): (usize, &LakeColumn),
     array: &ArrayRef,
     gaps: &[Gap],
     left_bytes: &mut usize,
 ) -> Result<Option<ArrayRef>> {
-    let filler = Filler { sealing, column };
+    let filler = Filler { sealing, column: in_table };
     let mut from_states = sealing.plan.rows.builder(column)?;
     let mut stored: BTreeMap<FileId, Vec<(u32, usize)>> = BTreeMap::new();
     // For each row of the batch: which array holds its value, and where. Array 0 is the column itself, 1 holds values
@@ -87,7 +88,7 @@ pub async fn fill(
 /// Fills one column.
 struct Filler<'a> {
     sealing: &'a Sealing<'a>,
-    column: usize,
+    column: &'a LakeColumn,
 }
 
 impl Filler<'_> {
@@ -105,7 +106,7 @@ impl Filler<'_> {
         }
         let file = parts.file(file).or_else(|| self.sealing.sealer.base.files().get(file));
         let Some(file) = file else { return Err(self.lost_value()) };
-        let name = self.sealing.columns[self.column].stored_name();
+        let name = self.column.stored_name();
         let columns = Some(&[name][..]);
         let mut batches =
             data_file::open(&location.table, &file.path, file.size, columns, Some(positions), FILLED_ROWS).await?;
@@ -127,7 +128,7 @@ impl Filler<'_> {
     }
 
     fn lost_value(&self) -> Error {
-        let name = self.sealing.columns.get(self.column).map_or("?", |column| column.name.as_str());
+        let name = &self.column.name;
         let table = self.sealing.sealer.table;
         let mut remedy = copy_again(table);
         if self.sealing.sealer.from_topic {

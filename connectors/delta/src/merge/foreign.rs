@@ -151,8 +151,14 @@ pub fn adjust(
         let why = "somebody else changed its columns";
         return Err(Error::operator(Code::TableColumnsChanged, what, why, copy_again(table)));
     }
-    // A sibling sees a column that was added when its partitions get there, before us or after.
-    let staged = staging.columns.take().unwrap_or_else(|| before.to_vec());
+    // A sibling sees a change of columns when its partitions get there, before us or after.
+    let Some(staged) = staging.columns.take() else {
+        if fit_files(before, now.columns()) {
+            return Ok(());
+        }
+        let why = "another sink has changed columns of it, whose values are in files already";
+        return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"));
+    };
     match compare(&facts(now.columns(), |_| false), &facts(&staged, |_| false), Arrival::MaybeOlder) {
         Evolution::Same => Ok(()),
         Evolution::Metadata => {
@@ -163,7 +169,7 @@ pub fn adjust(
                 let why = "another sink has added columns to it at the same time";
                 return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; it is tried again"));
             }
-            staging.set_columns(widened);
+            staging.set_columns(widened, None);
             Ok(())
         }
         Evolution::Reshaped => {
@@ -174,6 +180,14 @@ pub fn adjust(
             Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
         }
     }
+}
+
+/// Whether rows in files that were written for columns as they were `before` are right for those of `now`.
+fn fit_files(before: &[LakeColumn], now: &[LakeColumn]) -> bool {
+    now.iter().all(|column| {
+        let was = before.iter().find(|was| was.is_same(column));
+        was.is_none_or(|was| was.lake_type == column.lake_type && was.stored_name() == column.stored_name())
+    })
 }
 
 /// The error of a table that lies where ours should.
@@ -276,7 +290,7 @@ mod tests {
     #[test]
     fn a_copy_that_a_sibling_began_is_merged_into() {
         let mut staging = Staging::new(None);
-        staging.begin_copy(vec![column("a", false)]);
+        staging.begin_copy(vec![column("a", false)], None);
         let now = exists(&[column("a", false)]);
         adjust(&table(), Author::Sibling, true, &[], &now, &mut staging).unwrap();
         assert_eq!(staging.kind, Kind::Merge);
@@ -301,7 +315,7 @@ mod tests {
         let mut staging = Staging::new(None);
         let error = adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).unwrap_err();
         assert_eq!(error.code, Code::TableColumnsChanged);
-        staging.begin_copy(vec![column("a", false)]);
+        staging.begin_copy(vec![column("a", false)], None);
         assert!(adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).is_ok());
     }
 

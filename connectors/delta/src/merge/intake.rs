@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use sooner_api::{Code, Error, Positions, Result, Rows, Staged, Standing};
-use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::evolution::{Arrival, Evolution, compare};
+use sooner_schemas::{Position, TableName};
 
 use super::event_plan::copy_again;
 use crate::log::position_names::PositionNames;
@@ -95,17 +95,31 @@ pub fn applies_to_whole_table(
     ))
 }
 
-/// Compares the columns of events with the table's. A source of ours has the rows copied again when a column goes; so
-/// events that lack the last columns are older than those, from a partition that is behind others.
+/// Columns of a table, and the position of the first event that had them, where events may come in another order.
+#[derive(Clone, Copy)]
+pub struct TableColumns<'a> {
+    /// The columns.
+    pub columns: &'a [LakeColumn],
+    /// The position; none if it is not known.
+    pub since: Option<Position>,
+}
+
+/// Compares the columns of events, the first of which has a position `at`, with the table's. Events of a partition that
+/// is behind others may be older than these.
 pub fn compare_columns(
     schema: &Arc<EventSchema>,
-    table_columns: &[LakeColumn],
+    at: Option<Position>,
+    known: TableColumns<'_>,
     mapping: Mapping,
     names: &PositionNames,
 ) -> Result<ColumnChange> {
-    let table = &schema.table;
+    let (table, table_columns) = (&schema.table, known.columns);
     let columns = columns_of(schema)?;
-    let arrival = if names.generation().is_some() { Arrival::MaybeOlder } else { Arrival::InOrder };
+    let may_be_older = names.generation().is_some();
+    if may_be_older && known.since.zip(at).is_some_and(|(since, at)| at < since) {
+        return check_older(table, table_columns, &columns);
+    }
+    let arrival = if may_be_older && known.since.is_none() { Arrival::MaybeOlder } else { Arrival::InOrder };
     // A topic's writer has the rows copied again where that is needed, before it sends the new shape.
     let fills = |column: &LakeColumn| !names.is_topic() && fills_older_rows(schema, column);
     let changed = |next: Vec<LakeColumn>| match mapping.fits(&next) {
@@ -118,12 +132,26 @@ pub fn compare_columns(
         Evolution::Reshaped if !names.is_topic() && !mapping.is_allowed => {
             Ok(ColumnChange::NeedsCopy(copy_needed(table, "columns were dropped or renamed")))
         }
-        Evolution::Reshaped if !names.is_topic() => changed(reshape(table_columns, &columns)),
-        // Events of several partitions may not come in the order of the changes.
+        // Nobody else's topics say which column is which, partition by partition.
+        Evolution::Reshaped if mapping.is_allowed && (may_be_older || !names.is_topic()) => {
+            changed(reshape(table_columns, &columns))
+        }
         Evolution::Reshaped => Err(changed_shape(table, "columns were dropped or renamed")),
         Evolution::Recopy(why) => Ok(ColumnChange::NeedsCopy(copy_needed(table, &why))),
         Evolution::Decision(what) if !names.is_topic() => Ok(ColumnChange::NeedsCopy(copy_needed(table, &what))),
         Evolution::Decision(what) => Err(changed_shape(table, &what)),
+    }
+}
+
+/// Events that are older than the table's columns have their values for those that are still there.
+fn check_older(table: &TableName, table_columns: &[LakeColumn], columns: &[LakeColumn]) -> Result<ColumnChange> {
+    let other = columns.iter().find_map(|column| {
+        let now = table_columns.iter().find(|now| now.is_same(column))?;
+        (now.lake_type != column.lake_type).then_some(column)
+    });
+    match other {
+        None => Ok(ColumnChange::None),
+        Some(column) => Err(changed_shape(table, &format!("column '{}' had another type before", column.name))),
     }
 }
 
@@ -191,6 +219,10 @@ mod tests {
 
     fn slot() -> PositionNames {
         PositionNames::new("shop", &Feed::Slot("s".into()))
+    }
+
+    fn known(columns: &[LakeColumn]) -> TableColumns<'_> {
+        TableColumns { columns, since: None }
     }
 
     fn topic(assigned: &[i32], generation: Option<i64>) -> PositionNames {
@@ -261,23 +293,47 @@ mod tests {
     fn an_added_column_widens_and_one_with_a_default_needs_a_copy_from_a_stream() {
         let before = columns_of(&schema(vec![id()])).unwrap();
         let wide = schema(vec![id(), note()]);
-        assert!(matches!(compare_columns(&wide, &before, MAPPING, &slot()), Ok(ColumnChange::Changed(_))));
+        assert!(matches!(compare_columns(&wide, None, known(&before), MAPPING, &slot()), Ok(ColumnChange::Changed(_))));
         let filled = schema(vec![id(), Column { has_default: true, ..note() }]);
-        assert!(matches!(compare_columns(&filled, &before, MAPPING, &slot()), Ok(ColumnChange::NeedsCopy(_))));
-        let from_topic = compare_columns(&filled, &before, MAPPING, &topic(&[0, 1], Some(5)));
+        assert!(matches!(
+            compare_columns(&filled, None, known(&before), MAPPING, &slot()),
+            Ok(ColumnChange::NeedsCopy(_))
+        ));
+        let from_topic = compare_columns(&filled, None, known(&before), MAPPING, &topic(&[0, 1], Some(5)));
         assert!(matches!(from_topic, Ok(ColumnChange::Changed(_))), "its writer has copied it");
+    }
+
+    #[test]
+    fn events_before_the_one_that_brought_the_tables_columns_are_of_former_ones() {
+        let columns = columns_of(&schema(vec![id(), Column { name: "text".to_owned(), ..note() }])).unwrap();
+        let at = |lsn| Some(Position { commit_lsn: Lsn(lsn), ordinal: 3 });
+        let compared = |events: Vec<Column>, lsn| {
+            let known = TableColumns { columns: &columns, since: at(50) };
+            compare_columns(&schema(events), at(lsn), known, MAPPING, &topic(&[0], Some(5)))
+        };
+        for former in [vec![id()], vec![id(), note()], vec![id(), note(), Column { number: Some(3), ..note() }]] {
+            assert_eq!(compared(former.clone(), 49), Ok(ColumnChange::None));
+            let Ok(ColumnChange::Changed(changed)) = compared(former.clone(), 51) else { panic!("{former:?}") };
+            assert_eq!(changed.len(), former.len());
+        }
+        let retyped = Column { column_type: ColumnType::Scalar(Scalar::Int8), ..note() };
+        assert_eq!(compared(vec![id(), retyped], 49).unwrap_err().code, Code::ShapeChanged);
     }
 
     #[test]
     fn a_dropped_column_is_metadata_or_stops_the_table_unless_the_events_may_be_older() {
         let before = columns_of(&schema(vec![id(), note()])).unwrap();
         let narrow = schema(vec![id()]);
-        let from_slot = compare_columns(&narrow, &before, MAPPING, &slot());
+        let from_slot = compare_columns(&narrow, None, known(&before), MAPPING, &slot());
         assert!(matches!(from_slot, Ok(ColumnChange::Changed(columns)) if columns.len() == 1));
-        let forbidden = compare_columns(&narrow, &before, Mapping { is_allowed: false, ..MAPPING }, &slot());
+        let forbidden =
+            compare_columns(&narrow, None, known(&before), Mapping { is_allowed: false, ..MAPPING }, &slot());
         assert!(matches!(forbidden, Ok(ColumnChange::NeedsCopy(_))));
-        let of_others = compare_columns(&narrow, &before, MAPPING, &topic(&[0], None));
+        let of_others = compare_columns(&narrow, None, known(&before), MAPPING, &topic(&[0], None));
         assert_eq!(of_others.unwrap_err().code, Code::ShapeChanged, "nobody copies it again");
-        assert_eq!(compare_columns(&narrow, &before, MAPPING, &topic(&[0], Some(5))), Ok(ColumnChange::None));
+        assert_eq!(
+            compare_columns(&narrow, None, known(&before), MAPPING, &topic(&[0], Some(5))),
+            Ok(ColumnChange::None)
+        );
     }
 }

@@ -130,15 +130,20 @@ impl Sealing<'_> {
             }
         }
         let mut arrays = finish(&mut builders);
-        // Events may be older than the table's last columns.
-        let newer = schema.fields().iter().skip(arrays.len());
-        arrays.extend(newer.map(|field| new_null_array(field.data_type(), states.len())));
         for (column, gaps) in gaps {
-            match fill::fill(self, parts, column, &arrays[column], &gaps, &mut left_bytes).await? {
+            let in_table = self.columns.iter().find(|known| known.is_same(&self.plan.columns[column]));
+            // A column that was dropped since then needs no values.
+            let Some(in_table) = in_table else { continue };
+            match fill::fill(self, parts, (column, in_table), &arrays[column], &gaps, &mut left_bytes).await? {
                 Some(filled) => arrays[column] = filled,
                 None => return Ok(None),
             }
         }
+        let arrays = self.columns.iter().zip(schema.fields()).enumerate().map(|(place, (column, field))| {
+            let array = self.plan.place_of(column, place).and_then(|place| arrays.get(place).cloned());
+            array.unwrap_or_else(|| new_null_array(field.data_type(), states.len()))
+        });
+        let arrays = arrays.collect();
         RecordBatch::try_new(schema, arrays).map(Some).map_err(|error| {
             let (what, table) = (format!("cannot store rows of {}", self.sealer.table), self.sealer.table);
             Error::operator(Code::ValueUnholdable, what, error, copy_again(table))

@@ -2,7 +2,7 @@
 //! table as a whole.
 
 use sooner_api::{Error, Positions, Result, Rows};
-use sooner_schemas::TableName;
+use sooner_schemas::{Position, TableName};
 use uuid::Uuid;
 
 use super::event_plan::EventPlan;
@@ -22,6 +22,8 @@ pub struct Staging {
     pub columns: Option<Vec<LakeColumn>>,
     /// The last column's number that was given on the way to them; none without column mapping.
     pub last_column_id: Option<i32>,
+    /// Position of the first event that had them, where events may come in another order.
+    pub columns_since: Option<Position>,
     /// How the events in memory are read.
     pub plan: Option<EventPlan>,
     /// Events in memory.
@@ -40,6 +42,7 @@ impl Staging {
             kind: Kind::Merge,
             columns: None,
             last_column_id: None,
+            columns_since: None,
             plan,
             pending: Pending::default(),
             parts: Parts::default(),
@@ -47,17 +50,19 @@ impl Staging {
         }
     }
 
-    /// The table has these columns from the next commit on.
-    pub fn set_columns(&mut self, columns: Vec<LakeColumn>) {
+    /// The table has these columns from the next commit on. `since` is the position of the first event that has them,
+    /// where events may come in another order.
+    pub fn set_columns(&mut self, columns: Vec<LakeColumn>, since: Option<Position>) {
+        self.columns_since = since.or(self.columns_since);
         self.last_column_id = self.last_column_id.max(greatest_id(&columns));
         self.columns = Some(columns);
     }
 
     /// A copy begins: whatever was staged is replaced by it. What has been taken of the feed stays taken.
-    pub fn begin_copy(&mut self, columns: Vec<LakeColumn>) {
+    pub fn begin_copy(&mut self, columns: Vec<LakeColumn>, since: Option<Position>) {
         let positions = self.positions.take();
         *self = Staging { kind: Kind::Copy, positions, ..Staging::new(None) };
-        self.set_columns(columns);
+        self.set_columns(columns, since);
     }
 
     /// The table was truncated: whatever was staged before goes too.

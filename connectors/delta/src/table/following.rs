@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sooner_api::{LakeTable, Result, Staged};
+use sooner_schemas::Position;
 use sooner_schemas::event::EventSchema;
 
 use super::DeltaTable;
@@ -10,7 +11,7 @@ use crate::log::commit::LogEntry;
 use crate::log::committer::Committer;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{ColumnChange, compare_columns, key_changed};
+use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
 use crate::merge::seal::next_columns;
 use crate::rows::column_mapping::Mapping;
 
@@ -32,20 +33,24 @@ impl DeltaTable {
         Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping }
     }
 
-    /// Learns how the events of a schema are read, and changes the table's columns for them.
-    pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>) -> Result<Staged> {
+    /// Learns how the events of a schema are read, the first of which has this position, and changes the table's columns
+    /// for them.
+    pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>, at: Option<Position>) -> Result<Staged> {
         if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
             return Ok(Staged::Taken);
         }
         self.seal().await?;
-        let columns = next_columns(&self.staging, self.base());
-        match compare_columns(schema, columns, self.mapping(), &self.names)? {
+        let known = TableColumns {
+            columns: next_columns(&self.staging, self.base()),
+            since: self.staging.columns_since.or(self.base().columns_since()),
+        };
+        match compare_columns(schema, at, known, self.mapping(), &self.names)? {
             ColumnChange::None => {}
             ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
             ColumnChange::Changed(columns) => {
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
-                self.staging.set_columns(columns);
+                self.staging.set_columns(columns, self.columns_since(at));
             }
         }
         let plan = EventPlan::new(schema, self.secret)?;
@@ -54,6 +59,12 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
+    }
+
+    /// What is noted of the first event that has the table's columns: only events of our own topics may come in another
+    /// order.
+    pub(super) fn columns_since(&self, at: Option<Position>) -> Option<Position> {
+        at.filter(|_| self.names.generation().is_some())
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
@@ -80,6 +91,12 @@ impl DeltaTable {
         }
         let target = self.generations.target_mut();
         foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
+        let columns_changed = target.base.columns() != before;
+        let target = self.generations.target_mut();
+        if columns_changed {
+            // The open part has the former columns.
+            self.staging.parts.close(&target.location).await?;
+        }
         target.index_added(&name, self.staging.plan.as_ref(), added).await
     }
 }

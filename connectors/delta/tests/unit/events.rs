@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use sooner_api::{Class, Code, Feed, LakeTable, MemoryBudget, Positions, Rows, Staged};
 use sooner_delta::log::position_names::PositionNames;
 use sooner_delta::merge::event_plan::EventPlan;
-use sooner_delta::merge::intake::{ColumnChange, compare_columns, covered_events};
+use sooner_delta::merge::intake::{ColumnChange, TableColumns, compare_columns, covered_events};
 use sooner_delta::merge::pending::{Found, Pending};
 use sooner_delta::rows::column_mapping::Mapping;
 use sooner_delta::rows::columns::{LakeColumn, arrow_schema, columns_of};
@@ -168,7 +168,8 @@ fn what_a_difference_of_columns_means_depends_on_what_differs() {
     let (id, a) = (|| column("id", Scalar::Int8).numbered(1), || column("a", Scalar::Text).numbered(2));
     let compared = |former: Vec<Column>, now: Vec<Column>| {
         let former = columns_of(&schema(former, vec![0])).unwrap();
-        compare_columns(&schema(now, vec![0]), &former, Mapping { is_allowed: true, last_id: None }, &slot)
+        let known = TableColumns { columns: &former, since: None };
+        compare_columns(&schema(now, vec![0]), None, known, Mapping { is_allowed: true, last_id: None }, &slot)
     };
     assert_eq!(compared(vec![id(), a()], vec![id(), a()]), Ok(ColumnChange::None));
     assert_eq!(compared(vec![id(), a().nullable()], vec![id(), a()]), Ok(ColumnChange::None));

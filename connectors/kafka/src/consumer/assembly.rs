@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sooner_api::{Coverage, Error, EventBatch, Result, Rows, Step};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Position, TableName};
 
 use super::topic::Topic;
 use crate::message::events::append;
@@ -93,6 +93,12 @@ impl Assembly {
         let index = self.rows.len() - 1;
         self.open.insert(topic.table.clone(), index);
         Some(index)
+    }
+
+    /// A table has the columns of these schemas from a position on, whether or not there are events.
+    pub fn tell(&mut self, generation: Option<i64>, schema: Arc<EventSchema>, since: Position) {
+        self.open.remove(&schema.table);
+        self.rows.push(Rows { generation, told_at: Some(since), ..Rows::new(TableEvents::new(schema)) });
     }
 
     /// Stops a table after its events in this batch.

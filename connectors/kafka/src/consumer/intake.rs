@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sooner_api::{Class, Coverage, Error, EventBatch, Result};
+use sooner_api::{Class, Coverage, Error, EventBatch, Result, TableState};
 use sooner_schemas::event::EventSchema;
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Position, TableName};
 
 use super::assembly::Assembly;
 use super::dead_letters::DeadLetters;
@@ -187,12 +187,38 @@ impl Intake {
     fn finish_record(&mut self, reached: Reached) {
         let Reached { record, ended_copies, watermark } = reached;
         self.stop_broken_copies(&record);
+        self.tell_columns(&record);
         for (table, watermark) in ended_copies {
             self.assembly.end_copy(table, watermark);
         }
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
             self.assembly.complete(Coverage { watermark, except: copying(&record) });
+        }
+    }
+
+    /// Says which columns tables have with a record, those too that nothing was written to.
+    fn tell_columns(&mut self, record: &TopicProgress) {
+        // Of a transaction that is split, rows may follow that are older than its last columns.
+        if record.split.is_some() {
+            return;
+        }
+        let since = Position { commit_lsn: record.commit_lsn, ordinal: u64::MAX };
+        for (name, topic) in &mut self.topics {
+            let Some(offsets) = record.topics.get(&topic.table).filter(|offsets| offsets.topic == *name) else {
+                continue;
+            };
+            let Some(known) = record.record.tables.get(&topic.table) else { continue };
+            let is_followed = matches!(known.state, TableState::Streaming { .. });
+            // What is read beyond the record may have other columns by now.
+            let is_reached =
+                topic.generation == Some(offsets.generation) && !topic.merge.is_beyond(&offsets.next_offsets);
+            if is_followed
+                && is_reached
+                && let Some(schema) = topic.tell(known.relation.as_ref())
+            {
+                self.assembly.tell(topic.generation, schema, since);
+            }
         }
     }
 

@@ -1,9 +1,12 @@
 //! State of one topic that is read: its partitions, and which of its events have been handed on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sooner_api::Positions;
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::envelope::{key_schema, value_schema};
+use sooner_schemas::event::EventSchema;
+use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::consumer::merge::TopicMerge;
 use crate::message::topic_message::TopicMessage;
@@ -18,6 +21,8 @@ pub struct Topic {
     pub generation: Option<i64>,
     /// Whether events are dropped, until a copy starts.
     pub closed: bool,
+    /// What the table's columns were last told to be.
+    told: Option<Arc<Relation>>,
     /// What has been handed on of each partition. A writer without transactions repeats
     /// some.
     seen: HashMap<i32, Positions>,
@@ -30,7 +35,7 @@ impl Topic {
         // A table is complete between transactions, so all events of the last one are in it.
         let complete = applied.map(Positions::whole);
         let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete.clone()?))).collect();
-        Topic { table, merge: TopicMerge::new(positions), generation, closed: false, seen }
+        Topic { table, merge: TopicMerge::new(positions), generation, closed: false, told: None, seen }
     }
 
     /// Starts a copy: from here on, all events are taken again.
@@ -47,6 +52,20 @@ impl Topic {
         // Rows that were copied after the last transaction may not have been handed on with it.
         let may_follow = position.is_copied() && *seen == Positions::whole(position.commit_lsn);
         seen.covers_event(position) && !may_follow
+    }
+
+    /// Schemas of a table as a record knows it that was reached, if it was not told before: a table may have other
+    /// columns although nothing is written to it. None also where such schemas cannot be read.
+    pub fn tell(&mut self, relation: Option<&Arc<Relation>>) -> Option<Arc<EventSchema>> {
+        let relation = relation.filter(|_| !self.closed)?;
+        if self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, relation) || told == relation) {
+            return None;
+        }
+        self.told = Some(relation.clone());
+        let name = relation.name.to_string();
+        let key = key_schema(&name, relation).map(|schema| schema.to_string());
+        let value = value_schema(&name, relation).to_string();
+        EventSchema::parse(self.table.clone(), key.as_deref(), &value).ok().map(Arc::new)
     }
 
     /// Notes that a record's event was handed on.

@@ -7,7 +7,7 @@ use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::BaseRecord;
 use sooner_api::{
-    Code, CopyProgress, Error, EventBatch, Reservation, Result, Rows, Step, TableFact, TableState, failpoint,
+    Code, CopyProgress, Error, EventBatch, Reservation, Result, Rows, Step, TableFact, TableNote, TableState, failpoint,
 };
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
 use sooner_schemas::{Position, TableName};
@@ -127,7 +127,8 @@ impl TransactionWriter {
                     Ok(())
                 }
                 Step::Note(note) => {
-                    self.keeper.note_table(*note);
+                    // What events are written from is noted with them: it may be another one, by policies for values.
+                    self.keeper.note_table(TableNote { relation: None, ..*note });
                     Ok(())
                 }
                 Step::Complete(coverage) => {
@@ -193,8 +194,12 @@ impl TransactionWriter {
                 .events
                 .partition_point(|event| !event.position.is_copied() && self.keeper.was_written(event.position)),
         };
-        if self.routes[number].closed || first == events.events.len() {
+        if self.routes[number].closed || (first == events.events.len() && first > 0) {
             return Ok(());
+        }
+        if events.events.is_empty() {
+            // The table has other columns, although nothing is written to it.
+            return self.adopt_schema(number, events).map(drop);
         }
         if !self.adopt_schema(number, events)? {
             return Ok(());

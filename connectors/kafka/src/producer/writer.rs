@@ -35,6 +35,7 @@ pub struct KafkaWriter<T> {
     telemetry: T,
     stored: Option<ProgressRecord>,
     refused: Vec<(TableName, Error)>,
+    keeps_columns: bool,
     opening: Option<Opening>,
     running: Option<Running>,
     /// Once it is finished: everything before this is durable.
@@ -68,11 +69,12 @@ struct Shared {
 
 impl<T: Telemetry> KafkaWriter<T> {
     /// An entrance that is open: its predecessors are fenced, and nothing hangs on the topics.
-    pub fn new(settings: &KafkaSettings, opening: Opening, telemetry: T) -> KafkaWriter<T> {
+    /// `keeps_columns` says whether sinks know columns by their numbers.
+    pub fn new(settings: &KafkaSettings, opening: Opening, keeps_columns: bool, telemetry: T) -> KafkaWriter<T> {
         let stored = opening.stored().cloned();
         let (settings, refused) = (settings.clone(), opening.refused.clone());
         let (opening, settled_lsn) = (Some(opening), Lsn::ZERO);
-        KafkaWriter { settings, telemetry, stored, refused, opening, running: None, settled_lsn }
+        KafkaWriter { settings, telemetry, stored, refused, keeps_columns, opening, running: None, settled_lsn }
     }
 
     fn start(&mut self, writer: TransactionWriter) -> &Running {
@@ -125,6 +127,10 @@ impl Shared {
 impl<T: Telemetry> EventWriter for KafkaWriter<T> {
     fn stored(&self) -> Option<&ProgressRecord> {
         self.stored.as_ref()
+    }
+
+    fn keeps_columns(&self) -> bool {
+        self.keeps_columns
     }
 
     fn refused(&self) -> &[(TableName, Error)] {
