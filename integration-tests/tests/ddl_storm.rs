@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use integration_tests::between;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::eventually_equal;
@@ -190,12 +191,24 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_storm_of_ddl_the_lake_equals_its_source_by_itself() {
-    let (seed, seconds) = (setting("SOONER_SEED", 1), setting("SOONER_STORM_SECONDS", 25));
     let postgres = Postgres::start(Version::V15).await;
-    let mut pipeline = Pipeline::local(&postgres);
+    storm(&postgres, Pipeline::local(&postgres)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_storm_of_ddl_the_lake_behind_topics_equals_its_source_by_itself() {
+    let (postgres, kafka, registry) = between::start().await;
+    // What a registry refuses parks a table, as it should.
+    registry.ask("PUT", "/config", r#"{"compatibility": "NONE"}"#);
+    let pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
+    storm(&postgres, pipeline).await;
+}
+
+async fn storm(postgres: &Postgres, mut pipeline: Pipeline) {
+    let (seed, seconds) = (setting("SOONER_SEED", 1), setting("SOONER_STORM_SECONDS", 25));
     let mut sessions = Vec::new();
     for number in 0..SESSIONS {
-        sessions.push(Session::open(&postgres, number, seed).await);
+        sessions.push(Session::open(postgres, number, seed).await);
     }
     pipeline.start();
     let ends = Instant::now() + Duration::from_secs(seconds);
@@ -227,7 +240,7 @@ async fn after_a_storm_of_ddl_the_lake_equals_its_source_by_itself() {
         )
         .await;
     let tables: Vec<_> = named.split(',').collect();
-    eventually_equal(&postgres, &pipeline.lake, &tables, || format!("seed {seed}\n{}", pipeline.log())).await;
+    eventually_equal(postgres, &pipeline.lake, &tables, || format!("seed {seed}\n{}", pipeline.log())).await;
     let none_waits = |status: &Status| {
         status
             .tables
