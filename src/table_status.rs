@@ -45,6 +45,9 @@ pub struct TableStatus {
     pub rows_copied: u64,
     /// Rows to copy, as the planner estimates.
     pub rows_estimated: Option<u64>,
+    /// Columns of the source's table that Postgres does not send: generated ones, and those that a column list leaves out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns_not_sent: Vec<String>,
     /// How its copy gets on; none while it is not copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyStatus>,
@@ -94,6 +97,7 @@ impl TableStatus {
             state,
             rows_copied: 0,
             rows_estimated: None,
+            columns_not_sent: Vec::new(),
             copy: None,
             events: 0,
             lag_bytes: None,

@@ -229,3 +229,37 @@ async fn sinks_that_share_a_topic_apply_rows_of_former_columns_beside_those_of_l
     assert_eq!(log().matches("\"message\":\"copying\"").count(), TABLES.len(), "{}", log());
     pipelines.iter_mut().for_each(|(pipeline, _)| _ = pipeline.stop());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_postgres_does_not_send_are_told_by_check_status_and_the_table() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE sale (id int PRIMARY KEY, price int, paid int GENERATED ALWAYS AS (price * 2) STORED)")
+        .await;
+    postgres.sql("INSERT INTO sale VALUES (1, 10)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let checked = pipeline.output("check", &[]);
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("does not send paid"), "{checked:?}");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let property = |columns: &str| {
+        let log = std::fs::read_dir(format!("{}/public/sale/_delta_log", pipeline.lake)).unwrap();
+        let entries = log.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok()).collect::<String>();
+        entries.contains(&format!(r#""sooner.columnsNotSent":"{}""#, columns.replace('"', "\\\"")))
+    };
+    assert!(property(r#"["paid"]"#), "the table's properties");
+    let told = |status: &Status, columns: &str| {
+        find(status, "public.sale").is_some_and(|table| table.columns_not_sent.join(",") == columns)
+    };
+    assert!(told(&pipeline.status().unwrap(), "paid"));
+    // One that comes later, in a table that nothing else happens to.
+    postgres.sql("ALTER TABLE sale ADD COLUMN half int GENERATED ALWAYS AS (price / 2) STORED").await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !property(r#"["paid","half"]"#) && std::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(property(r#"["paid","half"]"#), "{}", pipeline.log());
+    let shown = pipeline.output("status", &[]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("does not send of it: paid"), "{shown:?}");
+    pipeline.stop();
+}

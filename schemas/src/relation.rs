@@ -77,12 +77,15 @@ pub struct Relation {
     #[serde(default)]
     pub identity: ReplicaIdentity,
     /// Greatest attribute number that a column of it has or had (`relnatts`); zero if unknown.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub last_number: i16,
+    /// Names of columns that Postgres does not send: generated ones, and those that a column list leaves out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsent: Vec<String>,
 }
 
-fn is_default(policy: &ValuePolicy) -> bool {
-    *policy == ValuePolicy::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn no_modifier() -> i32 {
@@ -120,7 +123,7 @@ impl Column {
 impl Relation {
     /// A table of which nothing but this is known.
     pub fn new(name: TableName, columns: Vec<Column>, key: Vec<usize>) -> Relation {
-        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default, last_number: 0 }
+        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default, last_number: 0, unsent: Vec::new() }
     }
 
     /// Whether the column at this index is part of the key.

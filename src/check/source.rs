@@ -172,7 +172,10 @@ fn table_finding(found: &CatalogTable, may_add: bool) -> Finding {
         ReplicaIdentity::Full => ", whole old rows are logged",
         _ => "",
     };
-    let unsent = if found.access.leaves_columns_out(table) { "; its generated columns are not sent" } else { "" };
+    let unsent = match table.relation.unsent.is_empty() {
+        true => String::new(),
+        false => format!("; Postgres does not send {}", table.relation.unsent.join(", ")),
+    };
     Finding::ok(check, format!("key ({}){identity}{unsent}", key.join(", ")))
 }
 

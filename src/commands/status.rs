@@ -71,6 +71,12 @@ fn render(status: &Status) -> String {
         }
     }
     for (name, table) in &status.tables {
+        if !table.columns_not_sent.is_empty() {
+            let columns = table.columns_not_sent.join(", ");
+            text.push_str(&format!("\n{name} lacks what Postgres does not send of it: {columns}\n"));
+        }
+    }
+    for (name, table) in &status.tables {
         if let Some(error) = table.state.error() {
             text.push_str(&format!("\n{name} is {}: {error}\n", table.state.name()));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sooner_api::{
     Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, Result, Source,
-    SourcePlan, SourceTable, TableStart, TableState, TableToCopy, Telemetry, WriterRequest,
+    SourcePlan, SourceTable, TableStart, TableState, TableToCopy, TakesPart, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -117,7 +117,12 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
         let starts = writer.begin(record).await?;
         let shown = starts.iter().map(|start| {
             let table = tables.iter().find(|table| *table.name() == start.table);
-            (&start.table, &start.state, table.and_then(|table| table.estimated_rows))
+            TakesPart {
+                table: &start.table,
+                state: &start.state,
+                estimated_rows: table.and_then(|table| table.estimated_rows),
+                unsent: table.map(|table| table.relation.unsent.as_slice()).unwrap_or_default(),
+            }
         });
         self.telemetry.record(Fact::Tables(shown.collect()));
         let reads = Reads { starts, written };

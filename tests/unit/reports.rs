@@ -10,7 +10,7 @@ use sooner::commands::status::is_running;
 use sooner::config::Config;
 use sooner::control::Requests;
 use sooner::status::{StatusBoard, file, load};
-use sooner_api::{Class, CopyRequest, Fact, PartitionOffsets, Side, TableState, Telemetry};
+use sooner_api::{Class, CopyRequest, Fact, PartitionOffsets, Side, TableState, TakesPart, Telemetry};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::support::{failure, name, parked, streaming};
@@ -93,9 +93,19 @@ fn a_status_shows_what_is_unread_of_a_topic() {
 fn a_table_keeps_its_counts_when_the_tables_are_told_again() {
     let board = StatusBoard::new("shop");
     let table = name("t");
-    board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(10))]));
+    board.record(Fact::Tables(vec![TakesPart {
+        table: &table,
+        state: &TableState::Copying,
+        estimated_rows: Some(10),
+        unsent: &[],
+    }]));
     board.record(Fact::RowsCopied(&table, 6, 60));
-    board.record(Fact::Tables(vec![(&table, &TableState::Copying, Some(12))]));
+    board.record(Fact::Tables(vec![TakesPart {
+        table: &table,
+        state: &TableState::Copying,
+        estimated_rows: Some(12),
+        unsent: &[],
+    }]));
     let status = &board.read().tables[&table];
     assert_eq!((status.rows_copied, status.rows_estimated), (6, Some(12)));
 }
@@ -170,4 +180,32 @@ fn forgetting_a_request_leaves_the_others_and_what_is_no_request_asks_for_nothin
     let whole = |table: TableName| CopyRequest { table, condition: None };
     requests.forget(&[whole(name("t")), whole(name("never asked for"))]);
     assert_eq!(requests.whole_tables(), [odd]);
+}
+
+fn part<'a>(table: &'a TableName, state: &'a TableState, unsent: &'a [String]) -> TakesPart<'a> {
+    TakesPart { table, state, estimated_rows: Some(7), unsent }
+}
+
+#[test]
+fn a_table_that_takes_no_part_any_more_is_not_shown_and_one_that_does_says_what_it_lacks() {
+    let board = StatusBoard::new("shop");
+    board.record(Fact::State(Side::Sink, &name("gone"), &streaming()));
+    board.record(Fact::Tables(vec![part(&name("kept"), &TableState::Copying, &["total".to_owned()])]));
+    let status = board.read();
+    assert_eq!(status.tables.keys().collect::<Vec<_>>(), [&name("kept")]);
+    let kept = &status.tables[&name("kept")];
+    assert_eq!((kept.rows_estimated, kept.columns_not_sent.join(",").as_str()), (Some(7), "total"));
+}
+
+#[test]
+fn a_table_that_takes_no_events_any_more_is_shown_so_and_so_is_one_that_does_again() {
+    let board = StatusBoard::new("shop");
+    let shown = || board.read().tables[&name("t")].state.name();
+    board.record(Fact::State(Side::Sink, &name("t"), &streaming()));
+    for (state, expected) in [(TableState::Gone, "gone"), (TableState::Copying, "copying")] {
+        board.record(Fact::Tables(vec![part(&name("t"), &state, &[])]));
+        assert_eq!(shown(), expected);
+    }
+    board.record(Fact::State(Side::Sink, &name("t"), &streaming()));
+    assert_eq!(shown(), "streaming");
 }

@@ -34,4 +34,4 @@ pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
 pub use table_change::{Outcome, TableChange};
 pub use table_state::{TableEffect, TableFact, TableState};
-pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, SlotStanding, Telemetry};
+pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, SlotStanding, TakesPart, Telemetry};

@@ -37,11 +37,24 @@ pub struct SlotStanding {
     pub wal_status: Option<String>,
 }
 
+/// A table that takes part.
+#[derive(Clone, Copy, Debug)]
+pub struct TakesPart<'a> {
+    /// Table.
+    pub table: &'a TableName,
+    /// Its state.
+    pub state: &'a TableState,
+    /// Rows, as the planner estimates; none if it was never analysed.
+    pub estimated_rows: Option<u64>,
+    /// Names of its columns that Postgres does not send.
+    pub unsent: &'a [String],
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Fact<'a> {
     /// These tables take part, and no others.
-    Tables(Vec<(&'a TableName, &'a TableState, Option<u64>)>),
+    Tables(Vec<TakesPart<'a>>),
     /// A table's state, as one side has it.
     State(Side, &'a TableName, &'a TableState),
     /// So many rows of a table were read by its copy, and so many bytes of events made of them.

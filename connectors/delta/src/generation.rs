@@ -326,7 +326,7 @@ impl Generation {
             retention: Default::default(),
             columns: Some(self.base.columns().to_vec()),
             last_column_id: self.base.last_column_id(),
-            columns_since: self.base.columns_since(),
+            provenance: self.base.provenance(),
             added: files.collect(),
             superseded: Default::default(),
             removed: Default::default(),

@@ -17,6 +17,7 @@ use crate::generations::Generations;
 use crate::index::table_index::TableIndex;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
+use crate::log::provenance::Provenance;
 use crate::log::table_version::TableVersion;
 use crate::maintenance::choice::Occasion;
 use crate::maintenance::compaction::Compaction;
@@ -193,8 +194,9 @@ impl LakeTable for DeltaTable {
         }
         self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
-        let since = self.columns_since(start.first_position());
-        self.staging.begin_copy(columns_of_copy(&start.events.schema, mapping)?, since);
+        let schema = &start.events.schema;
+        let provenance = self.provenance(schema, start.first_position(), &Provenance::default());
+        self.staging.begin_copy(columns_of_copy(schema, mapping)?, provenance);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
@@ -231,7 +233,8 @@ impl LakeTable for DeltaTable {
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
             let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
-            self.staging.set_columns(columns, self.columns_since(rows.first_position()));
+            let provenance = self.provenance(&rows.events.schema, rows.first_position(), &Provenance::default());
+            self.staging.set_columns(columns, provenance);
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
             }

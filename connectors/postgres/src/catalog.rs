@@ -86,7 +86,8 @@ pub async fn announced(
     let columns: Vec<_> = columns.collect();
     let key = key_of(shape, known);
     let identity = identity_of(char::from(shape.identity));
-    let relation = Relation { oid: shape.oid, identity, ..Relation::new(name.clone(), columns, key) };
+    let unsent = known.map(|relation| relation.unsent.clone()).unwrap_or_default();
+    let relation = Relation { oid: shape.oid, identity, unsent, ..Relation::new(name.clone(), columns, key) };
     Ok(Announced { relation, table })
 }
 
@@ -108,8 +109,7 @@ fn key_of(shape: &RelationShape, known: Option<&Relation>) -> Vec<usize> {
 }
 
 /// The query of all columns of the tables that fulfil a condition, ordered by table and number.
-fn columns_of(sends_generated: bool, condition: &str) -> String {
-    let generated = if sends_generated { "a.attgenerated IN ('', 's')" } else { "a.attgenerated = ''" };
+fn columns_of(condition: &str) -> String {
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::bigint, \
                     greatest(c.relpages, 0), c.relfilenode, \
@@ -117,7 +117,7 @@ fn columns_of(sends_generated: bool, condition: &str) -> String {
                     (a.atthasdef AND a.attgenerated = '') OR a.atthasmissing, \
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
-                    a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated <> '', {ACCESS}, \
+                    a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated, {ACCESS}, \
                     c.relkind, CASE WHEN c.relispartition THEN up.oids END, c.relnatts \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -128,13 +128,13 @@ fn columns_of(sends_generated: bool, condition: &str) -> String {
                   AND CASE c.relreplident WHEN 'i' THEN k.indisreplident ELSE k.indisprimary END \
                   AND k.indimmediate AND k.indisvalid \
              WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' \
-               AND a.attnum > 0 AND NOT a.attisdropped AND {generated} AND {condition} \
+               AND a.attnum > 0 AND NOT a.attisdropped AND {condition} \
              ORDER BY n.nspname, c.relname, a.attnum"
     )
 }
 
 async fn load(client: &mut Client, types: &Types, members: &Members, condition: &str) -> Result<Vec<CatalogTable>> {
-    let rows = client.query(&columns_of(members.sends_generated, condition)).await?;
+    let rows = client.query(&columns_of(condition)).await?;
     let mut tables: Vec<CatalogTable> = Vec::new();
     let mut keys: Vec<Vec<(u32, usize)>> = Vec::new();
     for row in &rows {
@@ -150,11 +150,17 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             });
             keys.push(Vec::new());
         }
+        let (Some(CatalogTable { table, .. }), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
         let attribute = number(row, 14)?;
-        if !members.sends_column(oid, attribute) {
+        let is_sent = match text(row, 20)? {
+            "" => members.sends_column(oid, attribute),
+            // Virtual columns, which have no stored value, are never sent.
+            kind => kind == "s" && members.sends_generated && members.sends_column(oid, attribute),
+        };
+        if !is_sent {
+            table.relation.unsent.push(text(row, 7)?.to_owned());
             continue;
         }
-        let (Some(CatalogTable { table, .. }), Some(key)) = (tables.last_mut(), keys.last_mut()) else { continue };
         let (type_oid, modifier) = (number(row, 8)?, number(row, 9)?);
         // Columns that an index merely includes are not part of the key.
         if row.get(12).is_some_and(Option::is_some) {
@@ -174,7 +180,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             column_type,
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
-            generated: text(row, 20)? == "t",
+            generated: !text(row, 20)?.is_empty(),
             number: Some(attribute),
             type_oid,
             modifier,

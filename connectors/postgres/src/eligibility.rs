@@ -3,7 +3,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/logical-replication-publication.html>
 
-use sooner_api::{Code, Error, Result, SourceTable};
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Relation, ReplicaIdentity};
 
 use crate::client::{Row, quote_name};
@@ -54,11 +54,6 @@ impl Access {
             unsent_key_columns: 0,
             has_odd_partition: false,
         }
-    }
-
-    /// Whether the table has generated columns that the stream does not carry.
-    pub fn leaves_columns_out(&self, table: &SourceTable) -> bool {
-        self.has_generated && !table.relation.columns.iter().any(|column| column.generated)
     }
 
     /// Why the table cannot be copied and followed, and what to do; `server_version` as `server_version_num` has it.

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use super::actions;
 use super::table_version::TableVersion;
 use super::transaction::{Kind, Transaction};
-use super::{actions, columns_since};
 use crate::rows::column_mapping;
 
 impl Transaction {
@@ -17,9 +17,7 @@ impl Transaction {
         let mut metadata = changed.unwrap_or_else(|| base.metadata().clone());
         if let Some(columns) = &self.columns {
             column_mapping::set(&mut metadata, columns, base.metadata(), self.last_column_id);
-            if let Some(since) = self.columns_since {
-                columns_since::set(&mut metadata, since);
-            }
+            self.provenance.set(&mut metadata);
         }
         self.retention.set(&mut metadata, !base.exists());
         (metadata != *base.metadata()).then(|| actions::completed(metadata))

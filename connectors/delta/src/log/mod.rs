@@ -3,7 +3,6 @@
 pub mod actions;
 pub mod checkpoint_file;
 pub mod checkpoint_rows;
-pub mod columns_since;
 pub mod commit;
 pub mod committer;
 pub mod declaration;
@@ -13,6 +12,7 @@ pub mod last_checkpoint;
 pub mod live_files;
 pub mod other_writers;
 pub mod position_names;
+pub mod provenance;
 pub mod replay;
 pub mod retention;
 pub mod table_version;

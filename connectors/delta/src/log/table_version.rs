@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use sooner_api::{Code, Error, Result};
-use sooner_schemas::Position;
 
 use super::actions::{check_protocol, is_made_by};
-use super::columns_since;
 use super::commit::Commit;
 use super::live_files::LiveFiles;
+use super::provenance::Provenance;
 use crate::rows::column_mapping::{self, Mapping};
 use crate::rows::columns::{LakeColumn, parse_schema_string};
 
@@ -101,9 +100,9 @@ impl TableVersion {
         column_mapping::last_id(&self.metadata)
     }
 
-    /// Position of the first event that had its columns; none where nobody noted it.
-    pub fn columns_since(&self) -> Option<Position> {
-        columns_since::of(&self.metadata)
+    /// Where its columns come from.
+    pub fn provenance(&self) -> Provenance {
+        Provenance::of(&self.metadata)
     }
 
     /// Its column mapping, which it may get if it needs it and that is allowed.

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 use sooner_api::Committed;
-use sooner_schemas::Position;
 use sooner_schemas::event::Watermark;
 use uuid::Uuid;
 
@@ -18,6 +17,7 @@ use super::actions::{line, txn};
 use super::commit::{AddedFile, Commit};
 use super::deletion_vector::{VectorFile, VectorWriter};
 use super::live_files::LiveFile;
+use super::provenance::Provenance;
 use super::retention::RetentionSettings;
 use super::table_version::TableVersion;
 use crate::index::key_index::FileId;
@@ -51,8 +51,8 @@ pub struct Transaction {
     pub columns: Option<Vec<LakeColumn>>,
     /// The last column's number that was given on the way to these; none without column mapping.
     pub last_column_id: Option<i32>,
-    /// Position of the first event that had these, where events may come in another order.
-    pub columns_since: Option<Position>,
+    /// Where these come from.
+    pub provenance: Provenance,
     /// New files.
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
@@ -258,7 +258,7 @@ mod tests {
             retention: RetentionSettings::default(),
             columns: None,
             last_column_id: None,
-            columns_since: None,
+            provenance: Provenance::default(),
             added: BTreeMap::new(),
             superseded: BTreeMap::new(),
             removed: BTreeMap::new(),

@@ -147,7 +147,7 @@ impl Rewritten {
             retention: Default::default(),
             columns: None,
             last_column_id: None,
-            columns_since: None,
+            provenance: Default::default(),
             added: self.written.clone(),
             superseded,
             removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),

@@ -169,7 +169,8 @@ pub fn adjust(
                 let why = "another sink has added columns to it at the same time";
                 return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; it is tried again"));
             }
-            staging.set_columns(widened, None);
+            let provenance = staging.provenance.clone();
+            staging.set_columns(widened, provenance);
             Ok(())
         }
         Evolution::Reshaped => {
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn a_copy_that_a_sibling_began_is_merged_into() {
         let mut staging = Staging::new(None);
-        staging.begin_copy(vec![column("a", false)], None);
+        staging.begin_copy(vec![column("a", false)], Default::default());
         let now = exists(&[column("a", false)]);
         adjust(&table(), Author::Sibling, true, &[], &now, &mut staging).unwrap();
         assert_eq!(staging.kind, Kind::Merge);
@@ -315,7 +316,7 @@ mod tests {
         let mut staging = Staging::new(None);
         let error = adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).unwrap_err();
         assert_eq!(error.code, Code::TableColumnsChanged);
-        staging.begin_copy(vec![column("a", false)], None);
+        staging.begin_copy(vec![column("a", false)], Default::default());
         assert!(adjust(&table(), Author::Stranger, false, &before, &now, &mut staging).is_ok());
     }
 

@@ -34,7 +34,7 @@ pub fn transaction(
         retention: Default::default(),
         columns: staging.columns.clone(),
         last_column_id: staging.last_column_id,
-        columns_since: staging.columns_since,
+        provenance: staging.provenance.clone(),
         added: staging.parts.written().clone(),
         superseded: staging.parts.superseded().clone(),
         removed,
@@ -105,7 +105,7 @@ mod tests {
         };
         assert_eq!(at(&staging), Some(Lsn(55)));
         assert_eq!(at(&Staging::new(None)), Some(Lsn(50)), "nothing was taken");
-        staging.begin_copy(Vec::new(), None);
+        staging.begin_copy(Vec::new(), Default::default());
         assert_eq!(at(&staging), Some(Lsn(60)), "a copy is complete to its own position");
     }
 
@@ -113,7 +113,7 @@ mod tests {
     fn a_copy_names_no_rows_since_all_files_go() {
         let base = table();
         let mut staging = Staging::new(None);
-        staging.begin_copy(Vec::new(), None);
+        staging.begin_copy(Vec::new(), Default::default());
         let removed = RowSets::from([(1, [1].into_iter().collect())]);
         let transaction = transaction(&staging, &base, removed, &names(), mark(60));
         assert!(transaction.removed.is_empty());

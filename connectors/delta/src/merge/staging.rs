@@ -2,12 +2,13 @@
 //! table as a whole.
 
 use sooner_api::{Error, Positions, Result, Rows};
-use sooner_schemas::{Position, TableName};
+use sooner_schemas::TableName;
 use uuid::Uuid;
 
 use super::event_plan::EventPlan;
 use super::parts::Parts;
 use super::pending::Pending;
+use crate::log::provenance::Provenance;
 use crate::log::transaction::Kind;
 use crate::rows::column_mapping::greatest_id;
 use crate::rows::columns::LakeColumn;
@@ -22,8 +23,8 @@ pub struct Staging {
     pub columns: Option<Vec<LakeColumn>>,
     /// The last column's number that was given on the way to them; none without column mapping.
     pub last_column_id: Option<i32>,
-    /// Position of the first event that had them, where events may come in another order.
-    pub columns_since: Option<Position>,
+    /// Where they come from.
+    pub provenance: Provenance,
     /// How the events in memory are read.
     pub plan: Option<EventPlan>,
     /// Events in memory.
@@ -42,7 +43,7 @@ impl Staging {
             kind: Kind::Merge,
             columns: None,
             last_column_id: None,
-            columns_since: None,
+            provenance: Provenance::default(),
             plan,
             pending: Pending::default(),
             parts: Parts::default(),
@@ -50,19 +51,18 @@ impl Staging {
         }
     }
 
-    /// The table has these columns from the next commit on. `since` is the position of the first event that has them,
-    /// where events may come in another order.
-    pub fn set_columns(&mut self, columns: Vec<LakeColumn>, since: Option<Position>) {
-        self.columns_since = since.or(self.columns_since);
+    /// The table has these columns from the next commit on.
+    pub fn set_columns(&mut self, columns: Vec<LakeColumn>, provenance: Provenance) {
+        self.provenance = provenance;
         self.last_column_id = self.last_column_id.max(greatest_id(&columns));
         self.columns = Some(columns);
     }
 
     /// A copy begins: whatever was staged is replaced by it. What has been taken of the feed stays taken.
-    pub fn begin_copy(&mut self, columns: Vec<LakeColumn>, since: Option<Position>) {
+    pub fn begin_copy(&mut self, columns: Vec<LakeColumn>, provenance: Provenance) {
         let positions = self.positions.take();
         *self = Staging { kind: Kind::Copy, positions, ..Staging::new(None) };
-        self.set_columns(columns, since);
+        self.set_columns(columns, provenance);
     }
 
     /// The table was truncated: whatever was staged before goes too.

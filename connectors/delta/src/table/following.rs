@@ -9,6 +9,7 @@ use sooner_schemas::event::EventSchema;
 use super::DeltaTable;
 use crate::log::commit::LogEntry;
 use crate::log::committer::Committer;
+use crate::log::provenance::Provenance;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
@@ -40,17 +41,23 @@ impl DeltaTable {
             return Ok(Staged::Taken);
         }
         self.seal().await?;
-        let known = TableColumns {
-            columns: next_columns(&self.staging, self.base()),
-            since: self.staging.columns_since.or(self.base().columns_since()),
+        let former = match self.staging.columns {
+            Some(_) => self.staging.provenance.clone(),
+            None => self.base().provenance(),
         };
+        let provenance = self.provenance(schema, at, &former);
+        let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
         match compare_columns(schema, at, known, self.mapping(), &self.names)? {
+            ColumnChange::None if provenance.unsent != former.unsent && at >= former.since => {
+                let columns = known.columns.to_vec();
+                self.staging.set_columns(columns, provenance);
+            }
             ColumnChange::None => {}
             ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
             ColumnChange::Changed(columns) => {
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
-                self.staging.set_columns(columns, self.columns_since(at));
+                self.staging.set_columns(columns, provenance);
             }
         }
         let plan = EventPlan::new(schema, self.secret)?;
@@ -61,10 +68,12 @@ impl DeltaTable {
         Ok(Staged::Taken)
     }
 
-    /// What is noted of the first event that has the table's columns: only events of our own topics may come in another
-    /// order.
-    pub(super) fn columns_since(&self, at: Option<Position>) -> Option<Position> {
-        at.filter(|_| self.names.generation().is_some())
+    /// Where the columns of events come from, the first of which has this position. Only events of our own topics may come
+    /// in another order.
+    pub(super) fn provenance(&self, schema: &EventSchema, at: Option<Position>, former: &Provenance) -> Provenance {
+        let since = at.filter(|_| self.names.generation().is_some()).or(former.since);
+        let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
+        Provenance { since, unsent }
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.

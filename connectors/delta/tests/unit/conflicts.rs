@@ -215,7 +215,7 @@ async fn plan(world: &World, id: Uuid) -> Plan {
         retention: RetentionSettings::default(),
         columns: None,
         last_column_id: None,
-        columns_since: None,
+        provenance: Default::default(),
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed,

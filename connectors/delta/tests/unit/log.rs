@@ -56,7 +56,7 @@ fn transaction(kind: Kind) -> Transaction {
         retention: RetentionSettings::default(),
         columns: None,
         last_column_id: None,
-        columns_since: None,
+        provenance: Default::default(),
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed: BTreeMap::new(),

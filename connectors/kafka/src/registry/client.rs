@@ -218,8 +218,14 @@ impl Registry {
     }
 
     async fn check_compatibility(&self, subject: &str, schema: &str, body: &Value) -> Result<()> {
-        let path = format!("compatibility/subjects/{}/versions/latest?verbose=true", escaped(subject));
-        match self.ask(Method::POST, &path, Some(body)).await? {
+        let of =
+            |versions: &str| format!("compatibility/subjects/{}/versions{versions}?verbose=true", escaped(subject));
+        // Under a transitive level, all versions count. Not all registries compare with more than one.
+        let answer = match self.ask(Method::POST, &of(""), Some(body)).await? {
+            Answer::Found(answer) => Answer::Found(answer),
+            _ => self.ask(Method::POST, &of("/latest"), Some(body)).await?,
+        };
+        match answer {
             Answer::Found(answer) if answer.get("is_compatible").and_then(Value::as_bool) == Some(false) => {
                 let messages = answer.get("messages").and_then(Value::as_array).cloned().unwrap_or_default();
                 let why = messages.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ");
@@ -236,11 +242,12 @@ impl Registry {
         let said = if why.is_empty() { String::new() } else { format!("; the registry says: {}", one_line(why)) };
         Error::operator(
             Code::SchemaIncompatible,
-            format!("the new schema of subject {subject} is not compatible with its last one"),
+            format!("the new schema of subject {subject} is not compatible with former ones"),
             format!("{changes}{said}"),
             format!(
                 "undo the change; or, once all readers can take it, relax the subject (PUT {}/config/{subject} \
-                 {{\"compatibility\": \"NONE\"}}); then `sooner resume` the table",
+                 {{\"compatibility\": \"NONE\"}}); or begin a new topic with new subjects (topic in a [[table]] block, and a \
+                 restart); then `sooner resume` the table",
                 self.settings.url
             ),
         )

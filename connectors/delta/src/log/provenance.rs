@@ -1,0 +1,69 @@
+//! Where a table's columns come from, as properties of the table: since which event it has them, and which columns of
+//! the source it lacks.
+//!
+//! Events of a topic's partitions that are behind others may be older than the table's columns, and then have former
+//! ones. Columns that Postgres does not send are missing for good, which whoever reads the table should be able to see.
+
+use serde_json::{Map, Value, json};
+use sooner_schemas::{Lsn, Position};
+
+/// Property with the position of the first event that had the table's columns, as `16/B374D848 12`.
+const SINCE: &str = "sooner.columnsSince";
+/// Property with the names of columns that are not sent, as a JSON array.
+const UNSENT: &str = "sooner.columnsNotSent";
+
+/// Where a table's columns come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Position of the first event that had them, where events may come in another order.
+    pub since: Option<Position>,
+    /// Columns that the source's table has, and Postgres does not send.
+    pub unsent: Vec<String>,
+}
+
+impl Provenance {
+    /// What a table's metadata says; nothing of what nobody can read.
+    pub fn of(metadata: &Value) -> Provenance {
+        let property = |name: &str| metadata.get("configuration")?.get(name)?.as_str();
+        let since = property(SINCE).and_then(|text| {
+            let (lsn, ordinal) = text.split_once(' ')?;
+            Some(Position { commit_lsn: lsn.parse::<Lsn>().ok()?, ordinal: ordinal.parse().ok()? })
+        });
+        let unsent = property(UNSENT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Provenance { since, unsent }
+    }
+
+    /// Says so in a table's metadata. What is not known of the first event stays as it is there.
+    pub fn set(&self, metadata: &mut Value) {
+        if !metadata["configuration"].is_object() {
+            metadata["configuration"] = Value::Object(Map::new());
+        }
+        let Some(properties) = metadata["configuration"].as_object_mut() else { return };
+        if let Some(since) = self.since {
+            properties.insert(SINCE.to_owned(), json!(format!("{} {}", since.commit_lsn, since.ordinal)));
+        }
+        match self.unsent.is_empty() {
+            true => drop(properties.shift_remove(UNSENT)),
+            false => drop(properties.insert(UNSENT.to_owned(), json!(json!(self.unsent).to_string()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_found_and_what_nobody_can_read_is_not() {
+        let mut metadata = json!({});
+        assert_eq!(Provenance::of(&metadata), Provenance::default());
+        let since = Some(Position { commit_lsn: Lsn(0x16_B374_D848), ordinal: 12 });
+        let noted = Provenance { since, unsent: vec!["total".to_owned(), "a \"b\"".to_owned()] };
+        noted.set(&mut metadata);
+        assert_eq!(Provenance::of(&metadata), noted);
+        Provenance::default().set(&mut metadata);
+        assert_eq!(Provenance::of(&metadata), Provenance { since, unsent: Vec::new() });
+        metadata["configuration"][SINCE] = json!("yesterday");
+        assert_eq!(Provenance::of(&metadata), Provenance::default());
+    }
+}
