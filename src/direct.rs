@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sooner_api::{
-    Applied, AppliedTable, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, MemoryBudget,
-    Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact, TableProgress,
-    TableStart, WriterRequest,
+    Applied, AppliedTable, Assigned, Code, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, KnownNames,
+    MemoryBudget, Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact,
+    TableProgress, TableStart, WriterRequest,
 };
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
@@ -95,6 +95,12 @@ impl<P: ProgressStore> DirectLog<P> {
 impl<P: ProgressStore> EventLog for DirectLog<P> {
     type Writer = DirectWriter<P>;
     type Reader = DirectReader<P>;
+
+    async fn known_names(&mut self) -> Result<KnownNames> {
+        let Some(writer) = &self.writer else { return Ok(KnownNames::new()) };
+        let stored = writer.ledger.lock().await.store.load().await?;
+        Ok(stored.map(|record| record.known_names()).unwrap_or_default())
+    }
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<DirectWriter<P>> {
         let opened_twice = || Error::internal("cannot write to the log", "it has been opened already");

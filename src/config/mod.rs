@@ -14,6 +14,7 @@ use sooner_api::{Code, Error};
 use sooner_delta::{RetentionSettings, S3Settings};
 use sooner_postgres::encoders::ValuePolicies;
 use sooner_postgres::inspection::TableFilter;
+use sooner_postgres::kept_names::KeptNames;
 use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::policy::ValuePolicy;
 use sooner_schemas::{Column, ColumnType, Scalar, TableName};
@@ -76,6 +77,8 @@ pub struct SourceConfig {
     pub through_roots: bool,
     /// Whether rows of partitions that are detached or dropped stay in the lake.
     pub keeps_gone_partitions: bool,
+    /// Names that tables keep, whatever they are called later; none where a name is its table.
+    pub kept_names: Option<KeptNames>,
     /// Settings of single tables.
     pub blocks: TableBlocks,
 }
@@ -106,7 +109,7 @@ impl SourceConfig {
         };
         let filter = TableFilter::new(names);
         let (through_roots, keeps_gone_partitions) = (self.through_roots, self.keeps_gone_partitions);
-        TableFilter { through_roots, keeps_gone_partitions, ..filter }
+        TableFilter { through_roots, keeps_gone_partitions, kept_names: self.kept_names.clone(), ..filter }
     }
 }
 
@@ -237,6 +240,11 @@ fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) 
         "keep" => Ok(true),
         _ => Err("expected \"remove\" or \"keep\"".to_owned()),
     });
+    let keeps_names = section.optional("follow", |text| match text {
+        "name" => Ok(false),
+        "table" => Ok(true),
+        _ => Err("expected \"name\" or \"table\"".to_owned()),
+    });
     let failover = section.has("failover").then(|| section.flag("failover", false));
     section.knows("failover");
     let mut connect = connect?;
@@ -257,6 +265,7 @@ fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) 
         failover,
         through_roots: partitions.unwrap_or(true),
         keeps_gone_partitions: dropped_partitions.unwrap_or(false),
+        kept_names: keeps_names.unwrap_or(false).then(KeptNames::default),
         blocks: blocks.clone(),
     })
 }

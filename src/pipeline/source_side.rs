@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sooner_api::{
-    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, Result, Source,
-    SourcePlan, SourceTable, TableStart, TableState, TableToCopy, TakesPart, Telemetry, WriterRequest,
+    Class, Code, CopyRequest, Database, Error, EventLog, EventWriter, Fact, FollowedTable, GoesOn, KnownNames, Result,
+    Source, SourcePlan, SourceTable, TableStart, TableState, TableToCopy, TakesPart, Telemetry, WriterRequest,
 };
 use sooner_schemas::{Lsn, Relation, TableName};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -82,7 +82,8 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
     /// Checks both ends, and stores the record to start with.
     async fn begin<L: EventLog>(&self, log: &mut L, recopy: bool) -> Result<Begun<L::Writer>> {
         let resumed = self.requests.whole_tables();
-        let inspection = self.database.inspect().await?;
+        let known = if self.database.keeps_names() { log.known_names().await? } else { KnownNames::new() };
+        let inspection = self.database.inspect(known).await?;
         let mut tables = inspection.tables;
         let readable: Vec<_> = tables.iter().filter(|table| table.blocked.is_none()).cloned().collect();
         let request = WriterRequest { tables: &readable, slot_exists: inspection.slot.is_some(), recopy };

@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use sooner_api::{Database, EventBatch, Inspection, Result, Source, SourcePlan, SourceTable, SystemIdentity};
+use sooner_api::{
+    Database, EventBatch, Inspection, KnownNames, Result, Source, SourcePlan, SourceTable, SystemIdentity,
+};
 use sooner_schemas::{Lsn, Relation};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -38,7 +40,11 @@ impl Database for FakeDatabase {
     type Source = FakeSource;
     type Snapshot = ();
 
-    async fn inspect(&self) -> Result<Inspection> {
+    fn keeps_names(&self) -> bool {
+        false
+    }
+
+    async fn inspect(&self, _known: KnownNames) -> Result<Inspection> {
         self.steps.reach("inspect").await?;
         Ok(Inspection { tables: self.tables.clone(), slot: self.slot, unusable: None })
     }

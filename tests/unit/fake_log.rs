@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sooner_api::{
-    Applied, AppliedTable, Assigned, Error, EventBatch, EventLog, EventReader, EventWriter, Opened, Positions,
-    ProgressChange, ProgressRecord, ProgressStore, Result, TableStart, WriterRequest,
+    Applied, AppliedTable, Assigned, Error, EventBatch, EventLog, EventReader, EventWriter, KnownNames, Opened,
+    Positions, ProgressChange, ProgressRecord, ProgressStore, Result, TableStart, WriterRequest,
 };
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -179,6 +179,10 @@ impl FakeLog {
 impl EventLog for FakeLog {
     type Writer = FakeWriter;
     type Reader = FakeReader;
+
+    async fn known_names(&mut self) -> Result<KnownNames> {
+        Ok(KnownNames::new())
+    }
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<FakeWriter> {
         let slot = if request.slot_exists { "slot" } else { "no slot" };

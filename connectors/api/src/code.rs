@@ -94,6 +94,8 @@ pub enum Code {
     TopicReplaced,
     /// A topic has another number of partitions than before.
     TopicRepartitioned,
+    /// Another table of the database has kept the name.
+    NameTaken,
     /// Two tables would share a topic, or a subject.
     TopicShared,
     /// The brokers do not take a topic of this name or with these settings.

@@ -3,6 +3,7 @@
 //! Unless a method says otherwise, its error leaves the object unusable: drop it and open it again. Futures may be
 //! cancelled only where that is said.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -14,8 +15,10 @@ use crate::{CopyProgress, CopyRequest, Error, EventBatch, Positions, Result};
 /// A table of the database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceTable {
-    /// What it is: name, object id, columns and key.
+    /// What it is: the name by which the pipeline knows it, object id, columns and key.
     pub relation: Relation,
+    /// Its name in the database, which is another one where tables keep the name that they had first.
+    pub source_name: TableName,
     /// Rows, as the planner estimates; none if the table was never analysed.
     pub estimated_rows: Option<u64>,
     /// Size of its rows without what is stored out of line, in bytes, as the planner estimates.
@@ -29,14 +32,19 @@ pub struct SourceTable {
 impl SourceTable {
     /// A table of which nothing else is known.
     pub fn new(relation: Relation) -> SourceTable {
-        SourceTable { relation, estimated_rows: None, size_bytes: 0, facts: CatalogFacts::default(), blocked: None }
+        let source_name = relation.name.clone();
+        let facts = CatalogFacts::default();
+        SourceTable { relation, source_name, estimated_rows: None, size_bytes: 0, facts, blocked: None }
     }
 
-    /// Name of the table.
+    /// Name by which the pipeline knows the table.
     pub fn name(&self) -> &TableName {
         &self.relation.name
     }
 }
+
+/// Names by which tables are known, by object id.
+pub type KnownNames = HashMap<u32, TableName>;
 
 /// Which server it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,9 +130,12 @@ pub trait Database: Send + Sync {
     /// What is known of its rows at the position of a new slot.
     type Snapshot: Send;
 
-    /// Checks what has to hold before anything is read, and creates the publication if it is missing. An error of class
-    /// `Retry` if somebody else uses the slot at the moment.
-    fn inspect(&self) -> impl Future<Output = Result<Inspection>> + Send;
+    /// Whether tables keep the name by which they were known first, whatever they are called later.
+    fn keeps_names(&self) -> bool;
+
+    /// Checks what has to hold before anything is read, and creates the publication if it is missing. `known` are names
+    /// of tables that keep theirs. An error of class `Retry` if somebody else uses the slot at the moment.
+    fn inspect(&self, known: KnownNames) -> impl Future<Output = Result<Inspection>> + Send;
 
     /// Which server it is, and where its log ends: asked after it is known what was read of it, so its log has got
     /// further than that.

@@ -21,7 +21,8 @@ pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, Table
 pub use code::Code;
 pub use copy_progress::{CopyProgress, CopyRest, LakeCopy, UnfinishedCopy};
 pub use database::{
-    Database, FollowedTable, GoesOn, Inspection, Source, SourcePlan, SourceTable, SystemIdentity, TableToCopy,
+    Database, FollowedTable, GoesOn, Inspection, KnownNames, Source, SourcePlan, SourceTable, SystemIdentity,
+    TableToCopy,
 };
 pub use error::{Class, Error, Result};
 pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, failpoint};

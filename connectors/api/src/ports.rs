@@ -13,8 +13,8 @@ use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use crate::{
-    Applied, CopyProgress, Error, EventBatch, LakeCopy, LakePosition, Positions, ProgressRecord, Result, Rows,
-    SourceTable, TableState, UnfinishedCopy,
+    Applied, CopyProgress, Error, EventBatch, KnownNames, LakeCopy, LakePosition, Positions, ProgressRecord, Result,
+    Rows, SourceTable, TableState, UnfinishedCopy,
 };
 
 /// Gives schemas their ids.
@@ -40,6 +40,9 @@ pub trait EventLog: Send {
     type Writer: EventWriter;
     /// Its exit.
     type Reader: EventReader;
+
+    /// Names by which tables are known in what was stored last. Writes nothing, and fences nobody.
+    fn known_names(&mut self) -> impl Future<Output = Result<KnownNames>> + Send;
 
     /// Opens the entrance: fences whoever wrote under this pipeline's name before, and reads what they stored.
     fn open_writer(&mut self, request: WriterRequest<'_>) -> impl Future<Output = Result<Self::Writer>> + Send;

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
-use crate::{Code, Error, Positions, Result, TableEffect, TableFact, TableNote, TableState, UnfinishedCopy};
+use crate::{
+    Code, Error, KnownNames, Positions, Result, TableEffect, TableFact, TableNote, TableState, UnfinishedCopy,
+};
 
 /// What a pipeline knows about itself, beyond what its tables' logs say. It is stored before anything relies on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +124,13 @@ impl ProgressRecord {
             self.forked_at = None;
         }
         self.tables.extend(change.tables);
+    }
+
+    /// Names by which tables are known that are there. One that waits may have been called otherwise for that.
+    pub fn known_names(&self) -> KnownNames {
+        let is_known = |state: &TableState| !matches!(state, TableState::Gone | TableState::Waiting { .. });
+        let there = self.tables.iter().filter(|(_, progress)| is_known(&progress.state));
+        there.filter_map(|(name, progress)| Some((progress.oid?, name.clone()))).collect()
     }
 
     /// A table's state; copying for one that is not known.

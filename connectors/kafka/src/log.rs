@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sooner_api::{Code, Error, EventLog, MemoryBudget, Result, Telemetry, WriterRequest};
+use sooner_api::{Code, Error, EventLog, KnownNames, MemoryBudget, Result, Telemetry, WriterRequest};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
 
 use crate::cluster::admin::{Admin, nothing_written};
@@ -86,6 +86,13 @@ impl<T: Telemetry> KafkaLog<T> {
 impl<T: Telemetry> EventLog for KafkaLog<T> {
     type Writer = KafkaWriter<T>;
     type Reader = KafkaReader;
+
+    async fn known_names(&mut self) -> Result<KnownNames> {
+        if !Admin::new(&self.settings)?.list()?.contains_key(&self.settings.topics.progress) {
+            return Ok(KnownNames::new());
+        }
+        Ok(load(&self.settings)?.map(|progress| progress.record.known_names()).unwrap_or_default())
+    }
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<KafkaWriter<T>> {
         let names = TopicNames { pattern: &self.topics, subjects: self.subjects };

@@ -198,6 +198,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
 
 fn empty_table(row: &Row, oid: u32, members: &Members) -> Result<SourceTable> {
     let name = TableName::new(text(row, 1)?, text(row, 2)?);
+    let source_name = name.clone();
     let identity = identity_of(text(row, 3)?.chars().next().unwrap_or('d'));
     Ok(SourceTable {
         relation: Relation {
@@ -206,6 +207,7 @@ fn empty_table(row: &Row, oid: u32, members: &Members) -> Result<SourceTable> {
             last_number: number(row, 29)?,
             ..Relation::new(name, Vec::new(), Vec::new())
         },
+        source_name,
         estimated_rows: number::<i64>(row, 4)?.try_into().ok(),
         size_bytes: number::<u64>(row, 5)? * BLOCK_BYTES,
         facts: CatalogFacts {

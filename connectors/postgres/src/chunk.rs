@@ -7,7 +7,7 @@ use std::time::Duration;
 use sooner_api::{Code, Error, Reservation, Result, SchemaRegistry, SourceTable};
 use sooner_schemas::encode::{Encoder, Images, RowChange, UNEXPECTED_NULL};
 use sooner_schemas::event::{Event, Op};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::catalog;
 use crate::chunk_statement::{Conditions, Leaf, select};
@@ -139,13 +139,12 @@ impl ChunkReader {
     /// was when its copy began; of [`Code::TableLocked`] if somebody holds a lock on it. After any error the connection
     /// is to be dropped.
     pub async fn start<'a>(&'a mut self, copied: &'a CopiedTable, part: &Part) -> Result<ChunkRows<'a>> {
-        let relation = &copied.table.relation;
         self.check_writers(copied).await?;
         self.client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         // Fail rather than copy without the rows that a row security policy hides.
         self.client.query("SET LOCAL row_security = off").await?;
         // Before the snapshot is taken, so that the catalog that it sees is the one that holds.
-        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&relation.name));
+        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", quote_table(&copied.table.source_name));
         self.client.query(&lock).await.map_err(|error| lock_error(&copied.table, error))?;
         let snapshot = Arc::new(self.snapshot().await?);
         // Never more rows than are published: a filter that was there may be another one by now.
@@ -283,11 +282,12 @@ fn altered(table: &SourceTable) -> Error {
 
 /// Whether a table has the blocks and the rows that it had, but for a column that may be NULL by now.
 fn is_same(seen: &SourceTable, table: &SourceTable) -> bool {
-    let mut relation = seen.relation.clone();
+    let mut relation = Relation { name: table.relation.name.clone(), ..seen.relation.clone() };
     for (column, known) in relation.columns.iter_mut().zip(&table.relation.columns) {
         column.nullable |= known.nullable;
     }
     relation == table.relation
+        && seen.source_name == table.source_name
         && seen.facts.file_node == table.facts.file_node
         && table.facts.altered_partitions(&seen.facts).is_none()
         && have_same_names(table, seen)

@@ -41,7 +41,7 @@ pub fn select(
     let relation = &table.relation;
     let is_partitioned = table.facts.partitions.is_some();
     let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
-    let (name, columns) = (quote_table(&relation.name), columns.join(", "));
+    let (name, columns) = (quote_table(&table.source_name), columns.join(", "));
     let from = if is_partitioned { name.clone() } else { format!("ONLY {name}") };
     let range = match part {
         Part::First(taken) if blocks.is_some_and(|blocks| blocks > *taken) => Some(0..*taken),

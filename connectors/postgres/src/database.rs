@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sooner_api::{
-    Code, Database, Error, FollowedTable, Inspection, Positions, Result, SchemaRegistry, SourcePlan, SystemIdentity,
-    failpoint,
+    Code, Database, Error, FollowedTable, Inspection, KnownNames, Positions, Result, SchemaRegistry, SourcePlan,
+    SystemIdentity, failpoint,
 };
 use sooner_schemas::Lsn;
 use tokio::runtime::Handle;
@@ -124,7 +124,11 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     /// The transactions that come before the slot.
     type Snapshot = Visibility;
 
-    async fn inspect(&self) -> Result<Inspection> {
+    fn keeps_names(&self) -> bool {
+        self.settings.selects.kept_names.is_some()
+    }
+
+    async fn inspect(&self, known: KnownNames) -> Result<Inspection> {
         let mut client = Client::connect(&self.settings.connect, Mode::Sql).await?;
         if client.server_version() < OLDEST_VERSION {
             let why = format!("the server's version is {}", client.server_version() / 10_000);
@@ -142,6 +146,9 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
                 why,
                 remedy,
             ));
+        }
+        if let Some(kept) = &selects.kept_names {
+            kept.learn(known);
         }
         let tables = publish_eligible(&mut client, publication, selects).await?;
         if tables.is_empty() {

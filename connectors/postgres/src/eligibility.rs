@@ -3,8 +3,8 @@
 //!
 //! <https://www.postgresql.org/docs/current/logical-replication-publication.html>
 
-use sooner_api::{Code, Error, Result};
-use sooner_schemas::{Relation, ReplicaIdentity};
+use sooner_api::{Code, Error, Result, SourceTable};
+use sooner_schemas::ReplicaIdentity;
 
 use crate::client::{Row, quote_name};
 use crate::publication::quote_table;
@@ -20,7 +20,7 @@ pub const ACCESS: &str = "pg_catalog.pg_has_role(c.relowner, 'USAGE'), \
             AND NOT g.attisdropped AND g.attgenerated <> '')";
 
 /// What the pipeline's role may do with a table, and what of it stands in the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// The role owns the table, so that it may publish it.
     pub owns: bool,
@@ -57,8 +57,8 @@ impl Access {
     }
 
     /// Why the table cannot be copied and followed, and what to do; `server_version` as `server_version_num` has it.
-    pub fn check(&self, relation: &Relation, server_version: u32, sends_generated: bool) -> Result<()> {
-        let table = &relation.name;
+    pub fn check(&self, table: &SourceTable, server_version: u32, sends_generated: bool) -> Result<()> {
+        let (relation, table) = (&table.relation, &table.source_name);
         let quoted = quote_table(table);
         let refuse = |code: Code, why: &str, remedy: String| {
             Err(Error::operator(code, format!("cannot follow {table}"), why, remedy))
@@ -111,13 +111,13 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use sooner_schemas::{Column, ColumnType, Scalar, TableName};
+    use sooner_schemas::{Column, ColumnType, Relation, Scalar, TableName};
 
     use super::*;
 
-    fn relation(identity: ReplicaIdentity, key: Vec<usize>) -> Relation {
+    fn relation(identity: ReplicaIdentity, key: Vec<usize>) -> SourceTable {
         let columns = vec![Column::new("id", ColumnType::Scalar(Scalar::Int8))];
-        Relation { identity, ..Relation::new(TableName::new("public", "t"), columns, key) }
+        SourceTable::new(Relation { identity, ..Relation::new(TableName::new("public", "t"), columns, key) })
     }
 
     fn access() -> Access {

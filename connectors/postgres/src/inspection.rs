@@ -9,6 +9,7 @@ use sooner_schemas::catalog_facts::PublicationFacts;
 use crate::catalog;
 use crate::catalog_table::CatalogTable;
 use crate::client::Client;
+use crate::kept_names::KeptNames;
 use crate::publication::{self, Members};
 
 /// Which tables of a database are to take part, and as what.
@@ -20,12 +21,14 @@ pub struct TableFilter {
     pub through_roots: bool,
     /// Rows of partitions that are detached or dropped are kept.
     pub keeps_gone_partitions: bool,
+    /// Names of tables that keep the one that they had first; none where tables are known by what they are called.
+    pub kept_names: Option<KeptNames>,
 }
 
 impl TableFilter {
     /// Tables of these names.
     pub fn new(names: impl Fn(&TableName) -> bool + Send + Sync + 'static) -> TableFilter {
-        TableFilter { names: Arc::new(names), through_roots: true, keeps_gone_partitions: false }
+        TableFilter { names: Arc::new(names), through_roots: true, keeps_gone_partitions: false, kept_names: None }
     }
 }
 
@@ -47,12 +50,12 @@ pub async fn publish_eligible(
 ) -> Result<Vec<SourceTable>> {
     let found = candidates(client, publication, selects).await?;
     let publishable = found.iter().filter(|found| found.is_publishable());
-    let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
+    let publishable: Vec<_> = publishable.map(|found| found.table.source_name.clone()).collect();
     if !found.is_empty() && !found.iter().any(|found| found.access.owns) {
-        let names = found.iter().map(|found| found.table.name());
+        let names = found.iter().map(|found| &found.table.source_name);
         publication::expect(client, publication, names, selects.through_roots).await?;
     }
-    let harmed = found.iter().filter(|found| found.is_harmed()).map(|found| found.table.name());
+    let harmed = found.iter().filter(|found| found.is_harmed()).map(|found| &found.table.source_name);
     let harmed: Vec<_> = harmed.collect();
     publication::withdraw(client, publication, &harmed).await?;
     if publication::ensure(client, publication, &publishable, selects.through_roots).await?.changed {
@@ -70,18 +73,33 @@ pub fn taking_part(found: Vec<CatalogTable>) -> Vec<SourceTable> {
 pub async fn candidates(client: &mut Client, publication: &str, selects: &TableFilter) -> Result<Vec<CatalogTable>> {
     let members = Members::load(client, publication, selects.through_roots).await?;
     let mut found = catalog::tables(client, &members).await?;
-    found.retain(|found| (selects.names)(found.table.name()));
+    let taken = match &selects.kept_names {
+        Some(kept) => kept.give(&mut found, |name| (selects.names)(name)),
+        None => Vec::new(),
+    };
+    found.retain(|found| (selects.names)(found.table.name()) || taken.contains(&found.table.relation.oid));
     let version = client.server_version();
     for CatalogTable { table, access, .. } in &mut found {
         table.facts.keeps_gone_partitions = selects.keeps_gone_partitions;
-        let checked = access.check(&table.relation, version, members.sends_generated);
+        let checked = access.check(table, version, members.sends_generated);
         table.blocked = match checked {
+            _ if taken.contains(&table.relation.oid) => Some(name_taken(&table.source_name)),
             Err(error) => Some(error),
-            Ok(()) if table.facts.publication.is_none() => Some(unpublished(table.name(), publication, access.owns)),
+            Ok(()) if table.facts.publication.is_none() => {
+                Some(unpublished(&table.source_name, publication, access.owns))
+            }
             Ok(()) => None,
         };
     }
     Ok(found)
+}
+
+fn name_taken(table: &TableName) -> Error {
+    let why = "another table, which had this name before, has kept it in the lake (follow = \"table\" of [source])";
+    let remedy = format!(
+        "give {table} a name that no table has or had; or drop the other table, or set follow = \"name\". It is copied then"
+    );
+    Error::operator(Code::NameTaken, format!("cannot follow {table}"), why, remedy)
 }
 
 fn unpublished(table: &TableName, publication: &str, owns: bool) -> Error {

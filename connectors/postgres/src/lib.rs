@@ -31,6 +31,7 @@ pub mod guard;
 mod incoming;
 pub mod inspection;
 mod joining;
+pub mod kept_names;
 mod login;
 mod low_watermark;
 pub mod memory;

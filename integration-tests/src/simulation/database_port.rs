@@ -1,6 +1,6 @@
 //! A simulated database as the pipeline meets it.
 
-use sooner_api::{Database, Inspection, Result, SourcePlan, SourceTable, SystemIdentity};
+use sooner_api::{Database, Inspection, KnownNames, Result, SourcePlan, SourceTable, SystemIdentity};
 use sooner_schemas::Lsn;
 
 use super::database::{SimulatedDatabase, relation};
@@ -11,7 +11,11 @@ impl Database for SimulatedDatabase {
     type Source = SimulatedSource;
     type Snapshot = ();
 
-    async fn inspect(&self) -> Result<Inspection> {
+    fn keeps_names(&self) -> bool {
+        false
+    }
+
+    async fn inspect(&self, _known: KnownNames) -> Result<Inspection> {
         self.answer("cannot inspect").await?;
         let tables = (0..TABLES).map(|table| SourceTable::new(relation(table)));
         Ok(Inspection { tables: tables.collect(), slot: self.confirmed(), unusable: None })

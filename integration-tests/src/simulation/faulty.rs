@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng;
-use sooner_api::{Code, Error, EventBatch, EventLog, EventWriter, ProgressRecord, Result, TableStart, WriterRequest};
+use sooner_api::{
+    Code, Error, EventBatch, EventLog, EventWriter, KnownNames, ProgressRecord, Result, TableStart, WriterRequest,
+};
 use sooner_schemas::{Lsn, TableName};
 
 use super::chance::{draw, passing};
@@ -26,6 +28,10 @@ pub struct FaultyWriter<W> {
 impl<L: EventLog> EventLog for FaultyLog<L> {
     type Writer = FaultyWriter<L::Writer>;
     type Reader = L::Reader;
+
+    async fn known_names(&mut self) -> Result<KnownNames> {
+        self.log.known_names().await
+    }
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<Self::Writer> {
         let writer = self.log.open_writer(request).await?;

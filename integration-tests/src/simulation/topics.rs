@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sooner_api::{
-    Applied, Assigned, Code, Coverage, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, Opened, Positions,
-    ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, UnfinishedCopy, WriterRequest,
+    Applied, Assigned, Code, Coverage, Error, EventBatch, EventLog, EventReader, EventWriter, Feed, KnownNames, Opened,
+    Positions, ProgressRecord, Result, Rows, Step, TableFact, TableStart, TableState, UnfinishedCopy, WriterRequest,
 };
 use sooner_schemas::event::{Op, TableEvents, Watermark};
 use sooner_schemas::{Lsn, TableName};
@@ -125,6 +125,10 @@ pub struct TopicLog {
 impl EventLog for TopicLog {
     type Writer = TopicWriter;
     type Reader = TopicReader;
+
+    async fn known_names(&mut self) -> Result<KnownNames> {
+        Ok(KnownNames::new())
+    }
 
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<TopicWriter> {
         let mut state = self.topics.lock();

@@ -111,7 +111,7 @@ fn whole(tables: impl IntoIterator<Item = SourceTable>) -> Vec<TableToCopy> {
 /// Copies run beside the stream; the stream goes on where a copy, or the consumer, is; and what was
 /// confirmed does not come again.
 async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() -> Lsn, end: impl AsyncFn() -> Lsn) {
-    let inspection = database.inspect().await.unwrap();
+    let inspection = database.inspect(Default::default()).await.unwrap();
     assert_eq!(inspection.slot, None);
     let names: Vec<_> = inspection.tables.iter().map(|table| table.name().clone()).collect();
     assert!(names.is_sorted() && names.len() > 1);
@@ -146,7 +146,7 @@ async fn keeps_the_contract<D: Database>(database: &D, half_way: impl AsyncFn() 
 
     // One table goes on from where its consumer is, one is copied again, and the others are left out.
     let slot = loop {
-        match database.inspect().await {
+        match database.inspect(Default::default()).await {
             Ok(inspection) => break inspection.slot.expect("it is there"),
             Err(error) => assert_eq!(error.class, sooner_api::Class::Retry, "{error}"),
         }

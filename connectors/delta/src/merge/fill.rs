@@ -32,8 +32,8 @@ pub struct Gap {
     pub found: Found,
 }
 
-/// A column of events, given by its place there and as it is in the table, with its gaps filled; none if the values that
-/// are read for that are larger than `left_bytes`, of which they take what they need.
+/// A column of events, given by its place there and as it is in the table, with its gaps filled; none if the values
+/// that are read for that are larger than `left_bytes`, of which they take what they need.
 pub async fn fill(
     sealing: &Sealing<'_>,
     parts: &mut Parts,
