@@ -104,12 +104,18 @@ async fn where_readers_do_not_know_column_mapping_columns_are_changed_by_copies_
 }
 
 /// Changes of columns that cost no copy, one after the other, of a table `$t`.
-const RESHAPES: [&str; 9] = [
+const RESHAPES: [&str; 13] = [
     "ALTER TABLE $t DROP COLUMN a",
     "ALTER TABLE $t RENAME b TO \"b or not b\"",
     "ALTER TABLE $t ADD COLUMN a int",
     "ALTER TABLE $t RENAME c TO x; ALTER TABLE $t RENAME d TO c; ALTER TABLE $t RENAME x TO d",
     "ALTER TABLE $t DROP COLUMN a; ALTER TABLE $t ADD COLUMN a text",
+    "ALTER TABLE $t ADD COLUMN n int NOT NULL DEFAULT 7",
+    "ALTER TABLE $t ADD COLUMN o text DEFAULT 'it''s', ADD COLUMN p numeric(8, 2) NOT NULL DEFAULT 1.5; \
+     ALTER TABLE $t ALTER o DROP DEFAULT; ALTER TABLE $t ALTER n SET DEFAULT 8",
+    "ALTER TABLE $t ADD COLUMN day date DEFAULT '2020-02-29', ADD COLUMN yes boolean NOT NULL DEFAULT true, \
+     ADD COLUMN at timestamp(3) DEFAULT '1969-12-31 23:59:59.5', ADD COLUMN half real DEFAULT 0.5",
+    "ALTER TABLE $t DROP COLUMN n; ALTER TABLE $t RENAME COLUMN o TO n",
     "ALTER TABLE $t ALTER e SET NOT NULL; ALTER TABLE $t ALTER e DROP NOT NULL, DROP COLUMN c",
     "ALTER TABLE $t ALTER e TYPE text",
     "ALTER TABLE $t ADD COLUMN f int, ADD COLUMN g timestamptz; ALTER TABLE $t RENAME f TO \"F\"",
@@ -216,7 +222,8 @@ async fn sinks_that_share_a_topic_apply_rows_of_former_columns_beside_those_of_l
     pipelines[2].0.start_command("sink", &[]);
     reshape(&postgres, &mut pipelines, async |_| {
         for n in 10..20 {
-            let changes = CHANGES.replace("{n}", &n.to_string()).replace("1000 +", "(SELECT max(id) FROM busy) +");
+            let changes =
+                CHANGES.replace("{n}", &n.to_string()).replace("1000 +", "(SELECT max(id) + 1000 FROM busy) +");
             postgres.sql(&changes.replace("$t", "busy")).await;
         }
     })

@@ -97,7 +97,7 @@ fn column_facts(column: &Column) -> ColumnFacts {
         number: column.number,
         type_name: Some(type_name(column)),
         nullable: column.nullable,
-        fills_older_rows: !column.nullable || column.has_default || column.generated,
+        fills_older_rows: column.missing.is_none() && (!column.nullable || column.has_default || column.generated),
     }
 }
 

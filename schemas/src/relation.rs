@@ -47,6 +47,10 @@ pub struct Column {
     /// Whether the column has, or had, a default: rows older than the column may hold a value that no event carries.
     #[serde(default)]
     pub has_default: bool,
+    /// What rows that are older than the column hold in it, as Postgres' text: the constant default with which it was
+    /// added (`attmissingval`). None where there is no such value, or rows have to be copied for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
     /// Whether its value is computed from other columns and stored; the stream carries such a column since 18, where
     /// the publication says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -103,6 +107,7 @@ impl Column {
             column_type,
             nullable: false,
             has_default: false,
+            missing: None,
             generated: false,
             policy: ValuePolicy::default(),
             default: None,

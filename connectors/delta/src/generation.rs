@@ -327,6 +327,7 @@ impl Generation {
             columns: Some(self.base.columns().to_vec()),
             last_column_id: self.base.last_column_id(),
             provenance: self.base.provenance(),
+            refilled: Default::default(),
             added: files.collect(),
             superseded: Default::default(),
             removed: Default::default(),

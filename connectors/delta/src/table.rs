@@ -21,6 +21,7 @@ use crate::log::provenance::Provenance;
 use crate::log::table_version::TableVersion;
 use crate::maintenance::choice::Occasion;
 use crate::maintenance::compaction::Compaction;
+use crate::maintenance::refill::Refilled;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, columns_of_copy, covered_events};
@@ -101,12 +102,19 @@ impl DeltaTable {
             return Ok(Committed { table_version: self.version().unwrap_or_default(), ..Committed::default() });
         }
         let name = self.name.to_string();
+        let mut refilled = Refilled::default();
+        if self.staging.fills_files {
+            // What is written at the moment lacks the columns that come.
+            self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
+        }
         for _ in 0..MAX_CONFLICTS {
             let removed = self.generations.target_mut().touched_rows(&self.name, &mut self.staging).await?;
             let Generation { location, base, .. } = self.generations.target();
             let mut transaction = mirror::transaction(&self.staging, base, removed, &self.names, watermark);
             transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
+            let budget = &self.settings.limits.budget;
+            refilled.complete(&mut transaction, &self.staging, base, (location, budget)).await?;
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => {
@@ -114,6 +122,8 @@ impl DeltaTable {
                     let committed = plan.committed();
                     self.staging.plan = self.generations.target_mut().finish_commit(&self.name, plan, staging).await;
                     self.compare_with_feed();
+                    let Generation { location, base, .. } = self.generations.target();
+                    refilled.discard(location, |path| base.files().find(path).is_some()).await;
                     self.consider_compaction(Occasion::Merged);
                     return Ok(Committed { table_version: self.version().unwrap_or_default(), ..committed });
                 }
@@ -195,7 +205,8 @@ impl LakeTable for DeltaTable {
         self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
         let schema = &start.events.schema;
-        let provenance = self.provenance(schema, start.first_position(), &Provenance::default());
+        let provenance =
+            Provenance::of_events(schema, self.names.counted(start.first_position()), &Provenance::default());
         self.staging.begin_copy(columns_of_copy(schema, mapping)?, provenance);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
@@ -224,7 +235,8 @@ impl LakeTable for DeltaTable {
     async fn stage(&mut self, rows: Rows) -> Result<Staged> {
         check_not_overtaken(&self.name, self.covered(), &rows)?;
         let first = covered_events(self.covered(), &rows);
-        let tells_columns = rows.events.events.is_empty() && self.base().exists();
+        let has_columns = self.base().exists() || self.staging.columns.is_some();
+        let tells_columns = rows.events.events.is_empty() && has_columns;
         if first == rows.events.events.len() && !tells_columns {
             self.staging.note(rows.positions());
             return Ok(Staged::Taken);
@@ -233,7 +245,11 @@ impl LakeTable for DeltaTable {
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
             let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
-            let provenance = self.provenance(&rows.events.schema, rows.first_position(), &Provenance::default());
+            let provenance = Provenance::of_events(
+                &rows.events.schema,
+                self.names.counted(rows.first_position()),
+                &Provenance::default(),
+            );
             self.staging.set_columns(columns, provenance);
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);

@@ -10,6 +10,7 @@ use sooner_schemas::{CatalogFacts, Column, DefaultValue, Relation, ReplicaIdenti
 use crate::catalog_table::{BLOCK_BYTES, CatalogTable};
 use crate::client::{Client, Row};
 use crate::eligibility::{ACCESS, Access};
+use crate::missing::is_constant_of;
 use crate::partitions::{self, stands_for_itself};
 use crate::pgoutput::RelationShape;
 use crate::publication::Members;
@@ -21,6 +22,10 @@ const ANCESTORS: &str = "(WITH RECURSIVE above (child, oid) AS ( \
     SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i \
     UNION ALL SELECT above.child, i.inhparent FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) \
     SELECT child, string_agg(oid::text, ',') AS oids FROM above GROUP BY child)";
+
+/// Size of a table, as the planner estimates, up to which a column's constant default is written to its files in the
+/// lake. Others are copied again, beside the stream.
+const FILLED_BYTES: u64 = 4 << 30;
 
 /// All permanent tables outside the system schemas that stand for themselves in the publication, ordered by name.
 pub async fn tables(client: &mut Client, members: &Members) -> Result<Vec<CatalogTable>> {
@@ -73,6 +78,7 @@ pub async fn announced(
             name: column.name.clone(),
             nullable: same.is_none_or(|same| same.nullable),
             has_default: same.is_none_or(|same| same.has_default),
+            missing: same.and_then(|same| same.missing.clone()),
             generated: same.is_some_and(|same| same.generated),
             // The catalog may be ahead of the stream: the default counts only while the type is the same.
             default: same.filter(|same| same.column_type == column_type).and_then(|same| same.default.clone()),
@@ -118,7 +124,8 @@ fn columns_of(condition: &str) -> String {
                     nullif(array_position(k.indkey::int2[], a.attnum) < k.indnkeyatts, false), \
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
                     a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated, {ACCESS}, \
-                    c.relkind, CASE WHEN c.relispartition THEN up.oids END, c.relnatts \
+                    c.relkind, CASE WHEN c.relispartition THEN up.oids END, c.relnatts, \
+                    CASE WHEN c.relkind = 'r' THEN (a.attmissingval::text::text[])[1] END \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
@@ -167,10 +174,12 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             key.push((number(row, 13)?, table.relation.columns.len()));
         }
         let column_type = types.resolve(type_oid, modifier);
+        let missing = row.get(30).cloned().flatten();
+        let missing = missing.filter(|text| table.size_bytes <= FILLED_BYTES && is_constant_of(&column_type, text));
         table.facts.columns.push(AttributeFacts {
             number: attribute,
             version: number(row, 16)?,
-            has_missing: text(row, 17)? == "t",
+            has_missing: text(row, 17)? == "t" && missing.is_none(),
         });
         types.collect_facts(type_oid, &mut table.facts.types);
         let expression = row.get(15).and_then(Option::as_deref).filter(|_| types.tells_default(type_oid));
@@ -180,6 +189,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             column_type,
             nullable: text(row, 10)? == "f",
             has_default: text(row, 11)? == "t",
+            missing,
             generated: !text(row, 20)?.is_empty(),
             number: Some(attribute),
             type_oid,

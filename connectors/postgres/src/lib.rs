@@ -35,6 +35,7 @@ pub mod kept_names;
 mod login;
 mod low_watermark;
 pub mod memory;
+mod missing;
 mod nulls;
 mod numbering;
 mod open_transaction;

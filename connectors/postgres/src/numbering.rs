@@ -26,6 +26,7 @@ pub fn number_columns(relation: &mut Relation, written: &Relation, catalog: &Rel
         if let Some(known) = catalog.columns.iter().find(same) {
             (column.nullable, column.has_default, column.generated) =
                 (known.nullable, known.has_default, known.generated);
+            column.missing.clone_from(&known.missing);
         }
     }
     relation.last_number = numbers.last().copied().unwrap_or_default().max(written.last_number);

@@ -215,8 +215,9 @@ impl Watch {
         // A column that came and went leaves its number behind, by which later ones are told apart.
         let is_renumbered = evolution == Evolution::Same && known.written.last_number < now.relation.last_number;
         match evolution {
-            Evolution::Same | Evolution::Metadata | Evolution::Reshaped
-                if self.keeps_columns && (is_renumbered || evolution != Evolution::Same) =>
+            Evolution::Metadata | Evolution::Reshaped | Evolution::Same
+                if evolution == Evolution::Metadata
+                    || self.keeps_columns && (is_renumbered || evolution == Evolution::Reshaped) =>
             {
                 let written = known.written.clone();
                 return Some(Verdict::Reshaped(Box::new(Reshaped { table: now, written })));

@@ -58,6 +58,7 @@ fn a_relation_is_stored_whole_but_for_the_defaults_of_its_schemas() {
         type_oid: 20,
         modifier: 7,
         has_default: n % 2 == 0,
+        missing: None,
         nullable: n % 3 == 0,
         ..Column::new(format!("c{n}"), column_type)
     });

@@ -180,6 +180,7 @@ mod tests {
             nullable: false,
             number: Some(1),
             stored: None,
+            missing: None,
         }]
     }
 

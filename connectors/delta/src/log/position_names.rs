@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sooner_api::{Feed, NextOffsets, Positions, Standing};
-use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, Position};
 
 use super::table_version::TableVersion;
 
@@ -76,6 +76,11 @@ impl PositionNames {
     /// Whether the feed is a topic.
     pub fn is_topic(&self) -> bool {
         matches!(self.positions, Names::Topic(_))
+    }
+
+    /// The position of an event, if others that come later may be older than it: those of our own topics, by partition.
+    pub fn counted(&self, position: Option<Position>) -> Option<Position> {
+        position.filter(|_| self.generation().is_some())
     }
 
     /// Incarnation of the topic that is read, where its writer reports it.

@@ -5,6 +5,7 @@
 //! ones. Columns that Postgres does not send are missing for good, which whoever reads the table should be able to see.
 
 use serde_json::{Map, Value, json};
+use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Position};
 
 /// Property with the position of the first event that had the table's columns, as `16/B374D848 12`.
@@ -31,6 +32,13 @@ impl Provenance {
         });
         let unsent = property(UNSENT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         Provenance { since, unsent }
+    }
+
+    /// Where the columns of events come from, the first of which has the position `since`, if that counts. What is not
+    /// known is as it was before.
+    pub fn of_events(schema: &EventSchema, since: Option<Position>, former: &Provenance) -> Provenance {
+        let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
+        Provenance { since: since.or(former.since), unsent }
     }
 
     /// Says so in a table's metadata. What is not known of the first event stays as it is there.

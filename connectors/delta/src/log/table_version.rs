@@ -173,6 +173,7 @@ mod tests {
             nullable: false,
             number: Some(1),
             stored: None,
+            missing: None,
         }]
     }
 

@@ -53,6 +53,8 @@ pub struct Transaction {
     pub last_column_id: Option<i32>,
     /// Where these come from.
     pub provenance: Provenance,
+    /// Files that take the place of live ones, each with the same rows at the same positions.
+    pub refilled: BTreeMap<FileId, LiveFile>,
     /// New files.
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
@@ -168,16 +170,21 @@ impl Transaction {
             }
             return changes;
         }
-        for (id, rows) in &self.removed {
+        let none = RoaringBitmap::new();
+        let refilled = self.refilled.keys().map(|id| (id, self.removed.get(id).unwrap_or(&none)));
+        let others = self.removed.iter().filter(|(id, _)| !self.refilled.contains_key(id));
+        for (id, rows) in refilled.chain(others) {
             let Some(file) = base.files().get(*id) else { continue };
             changes.rows_removed += rows.len() - rows.intersection_len(&file.deleted);
             if self.kind == Kind::Rearrange || file.is_emptied_by(rows) {
                 changes.removed.push(file);
                 continue;
             }
-            let mut shrunk = file.clone();
-            shrunk.deleted |= rows;
-            shrunk.vector = Some(writer.add(&shrunk.deleted));
+            let mut shrunk = self.refilled.get(id).unwrap_or(file).clone();
+            if !rows.is_subset(&shrunk.deleted) {
+                shrunk.deleted |= rows;
+                shrunk.vector = Some(writer.add(&shrunk.deleted));
+            }
             changes.shrunk.push((*id, shrunk));
         }
         changes
@@ -239,6 +246,7 @@ mod tests {
             nullable: false,
             number: Some(1),
             stored: None,
+            missing: None,
         }]
     }
 
@@ -259,6 +267,7 @@ mod tests {
             columns: None,
             last_column_id: None,
             provenance: Provenance::default(),
+            refilled: Default::default(),
             added: BTreeMap::new(),
             superseded: BTreeMap::new(),
             removed: BTreeMap::new(),

@@ -7,6 +7,7 @@ pub mod leftovers;
 pub mod log_cleanup;
 pub mod optimize;
 pub mod reconcile;
+pub mod refill;
 pub mod rewrite;
 pub mod schedule;
 pub mod upkeep;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, new_null_array};
+use arrow_array::RecordBatch;
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, SchemaRef};
 use futures::StreamExt;
@@ -95,7 +95,7 @@ impl Rewrite {
         let mut batches =
             data_file::open(&self.location.table, &file.path, file.size, None, selected, data_file::READ_ROWS).await?;
         while let Some(batch) = batches.next().await {
-            let batch = fitted(&batch?, &schema).map_err(|error| unfit(&file.path, error))?;
+            let batch = fitted(&batch?, &self.columns, &schema).map_err(|error| unfit(&file.path, error))?;
             let keys = match &self.keys {
                 Some(keys) => keys.hash_rows(&batch),
                 None => Some(vec![KeyHash::default(); batch.num_rows()]),
@@ -148,6 +148,7 @@ impl Rewritten {
             columns: None,
             last_column_id: None,
             provenance: Default::default(),
+            refilled: Default::default(),
             added: self.written.clone(),
             superseded,
             removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),
@@ -176,16 +177,21 @@ fn live_rows(file: &LiveFile) -> Vec<u32> {
     (0..rows).filter(|row| !file.deleted.contains(*row)).collect()
 }
 
-/// Rows with the columns of the table as it is by now: those that came later are NULL in them.
-fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, ArrowError> {
-    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) => cast(column, field.data_type()),
-        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+/// Rows with the columns of the table as it is by now: in those that came later they hold what older rows do.
+pub fn fitted(
+    batch: &RecordBatch,
+    columns: &[LakeColumn],
+    schema: &SchemaRef,
+) -> std::result::Result<RecordBatch, ArrowError> {
+    let columns = columns.iter().zip(schema.fields()).map(|(column, field)| match batch.column_by_name(field.name()) {
+        Some(values) => cast(values, field.data_type()),
+        None => column.missing_values(batch.num_rows()),
     });
     RecordBatch::try_new(schema.clone(), columns.collect::<std::result::Result<_, _>>()?)
 }
 
-fn unfit(path: &Path, why: impl std::fmt::Display) -> Error {
+/// The error of a file whose rows do not fit the table.
+pub fn unfit(path: &Path, why: impl std::fmt::Display) -> Error {
     let what = format!("cannot write the rows of {path} again");
     Error::operator(Code::FileDamaged, what, why, "copy the table again with `sooner resume TABLE`")
 }

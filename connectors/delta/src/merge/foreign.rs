@@ -154,13 +154,18 @@ pub fn adjust(
     // A sibling sees a change of columns when its partitions get there, before us or after.
     let Some(staged) = staging.columns.take() else {
         if fit_files(before, now.columns()) {
+            staging.note_missing(before, now.columns());
             return Ok(());
         }
         let why = "another sink has changed columns of it, whose values are in files already";
         return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"));
     };
     match compare(&facts(now.columns(), |_| false), &facts(&staged, |_| false), Arrival::MaybeOlder) {
-        Evolution::Same => Ok(()),
+        Evolution::Same => {
+            // Whoever was first has written the files again.
+            staging.fills_files = false;
+            Ok(())
+        }
         Evolution::Metadata => {
             let widened = column_mapping::stored(widen(now.columns(), &staged), now.columns(), now.last_column_id());
             // Rows are in files by now, under the names that the columns had.
@@ -219,7 +224,7 @@ mod tests {
     }
 
     fn column(name: &str, nullable: bool) -> LakeColumn {
-        LakeColumn { name: name.into(), lake_type: LakeType::Long, nullable, number: None, stored: None }
+        LakeColumn { name: name.into(), lake_type: LakeType::Long, nullable, number: None, stored: None, missing: None }
     }
 
     fn names(assigned: &[i32]) -> PositionNames {

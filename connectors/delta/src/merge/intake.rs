@@ -174,7 +174,7 @@ fn fills_older_rows(schema: &EventSchema, column: &LakeColumn) -> bool {
     let source = schema.relation.as_ref();
     let has_default = source
         .is_some_and(|relation| relation.columns.iter().any(|known| known.name == column.name && known.has_default));
-    !column.nullable || has_default
+    column.missing.is_none() && (!column.nullable || has_default)
 }
 
 /// The error of a table whose events no longer fit it.

@@ -35,6 +35,7 @@ pub fn transaction(
         columns: staging.columns.clone(),
         last_column_id: staging.last_column_id,
         provenance: staging.provenance.clone(),
+        refilled: BTreeMap::new(),
         added: staging.parts.written().clone(),
         superseded: staging.parts.superseded().clone(),
         removed,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::{RecordBatch, new_null_array};
+use arrow_array::RecordBatch;
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::event::Op;
 
@@ -139,12 +139,12 @@ impl Sealing<'_> {
                 None => return Ok(None),
             }
         }
-        let arrays = self.columns.iter().zip(schema.fields()).enumerate().map(|(place, (column, field))| {
+        let in_table = self.columns.iter().enumerate().map(|(place, column)| {
             let array = self.plan.place_of(column, place).and_then(|place| arrays.get(place).cloned());
-            array.unwrap_or_else(|| new_null_array(field.data_type(), states.len()))
+            array.map_or_else(|| column.missing_values(states.len()), Ok)
         });
-        let arrays = arrays.collect();
-        RecordBatch::try_new(schema, arrays).map(Some).map_err(|error| {
+        let arrays = in_table.collect::<std::result::Result<Vec<_>, _>>();
+        arrays.and_then(|arrays| RecordBatch::try_new(schema, arrays)).map(Some).map_err(|error| {
             let (what, table) = (format!("cannot store rows of {}", self.sealer.table), self.sealer.table);
             Error::operator(Code::ValueUnholdable, what, error, copy_again(table))
         })

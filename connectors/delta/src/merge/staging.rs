@@ -1,6 +1,8 @@
 //! What the next commit will hold: events in memory, rows in files that no log mentions yet, and what happens to the
 //! table as a whole.
 
+use std::collections::BTreeSet;
+
 use sooner_api::{Error, Positions, Result, Rows};
 use sooner_schemas::TableName;
 use uuid::Uuid;
@@ -8,6 +10,7 @@ use uuid::Uuid;
 use super::event_plan::EventPlan;
 use super::parts::Parts;
 use super::pending::Pending;
+use crate::index::key_index::FileId;
 use crate::log::provenance::Provenance;
 use crate::log::transaction::Kind;
 use crate::rows::column_mapping::greatest_id;
@@ -25,6 +28,10 @@ pub struct Staging {
     pub last_column_id: Option<i32>,
     /// Where they come from.
     pub provenance: Provenance,
+    /// A column comes in which older rows hold a value: the table's files are written again with the commit.
+    pub fills_files: bool,
+    /// Sealed files that lack such a column.
+    pub unfilled: BTreeSet<FileId>,
     /// How the events in memory are read.
     pub plan: Option<EventPlan>,
     /// Events in memory.
@@ -44,6 +51,8 @@ impl Staging {
             columns: None,
             last_column_id: None,
             provenance: Provenance::default(),
+            fills_files: false,
+            unfilled: BTreeSet::new(),
             plan,
             pending: Pending::default(),
             parts: Parts::default(),
@@ -58,6 +67,21 @@ impl Staging {
         self.columns = Some(columns);
     }
 
+    /// Columns came, and no file is open that lacks them: notes which files do, if older rows hold values in them.
+    pub fn note_missing(&mut self, former: &[LakeColumn], now: &[LakeColumn]) {
+        if fills(former, now) {
+            self.unfilled.extend(self.parts.written().keys());
+        }
+    }
+
+    /// The table has other columns from the next commit on, and no file is open that lacks them. Where older rows hold
+    /// values in them, its files are filled.
+    pub fn change_columns(&mut self, former: &[LakeColumn], now: Vec<LakeColumn>, provenance: Provenance) {
+        self.note_missing(former, &now);
+        self.fills_files |= fills(former, &now);
+        self.set_columns(now, provenance);
+    }
+
     /// A copy begins: whatever was staged is replaced by it. What has been taken of the feed stays taken.
     pub fn begin_copy(&mut self, columns: Vec<LakeColumn>, provenance: Provenance) {
         let positions = self.positions.take();
@@ -70,6 +94,7 @@ impl Staging {
         if self.kind == Kind::Merge {
             self.kind = Kind::Truncate;
         }
+        (self.fills_files, self.unfilled) = (false, BTreeSet::new());
         self.pending.clear();
         self.parts = Parts::default();
     }
@@ -113,4 +138,10 @@ impl Staging {
     pub fn is_empty(&self) -> bool {
         !self.replaces() && self.columns.is_none() && self.pending.is_empty() && self.parts.is_empty()
     }
+}
+
+/// Whether older rows hold values in columns that came.
+fn fills(former: &[LakeColumn], now: &[LakeColumn]) -> bool {
+    let mut new = now.iter().filter(|column| !former.iter().any(|was| was.is_same(column)));
+    new.any(|column| column.missing.is_some())
 }

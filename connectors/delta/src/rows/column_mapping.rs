@@ -172,6 +172,7 @@ mod tests {
             nullable: true,
             number: Some(number),
             stored: None,
+            missing: None,
         }
     }
 

@@ -22,6 +22,8 @@ const NUMBER_PROPERTY: &str = "sooner.number";
 const NUMBER_POINTER: &str = "/metadata/sooner.number";
 /// Key of the field metadata that holds the column's name at the source, where readers see another one.
 const NAME_PROPERTY: &str = "sooner.name";
+/// Key of the field metadata that holds what rows have in the column that are older than it.
+const MISSING_PROPERTY: &str = "sooner.missing";
 const NAME_POINTER: &str = "/metadata/sooner.name";
 
 /// Columns of the rows that events of a schema carry. A type that the lake cannot hold is an operator error.
@@ -41,12 +43,13 @@ pub fn columns_of(schema: &EventSchema) -> Result<Vec<LakeColumn>> {
     };
     let source = schema.relation.as_ref();
     let columns = record.fields.iter().enumerate().map(|(index, field)| {
-        let number = source.and_then(|relation| relation.columns.get(index)?.number);
+        let known = source.and_then(|relation| relation.columns.get(index));
+        let (number, missing) = known.map_or((None, None), |column| (column.number, column.missing.clone()));
         let (schema, null) = field.schema.without_null();
         let meaning = Meaning::of(schema)
             .ok_or_else(|| unsupported(format!("the type of column '{}' is not supported", field.column)))?;
         let (name, lake_type, nullable) = (field.column.clone(), meaning.lake_type(), null.is_some());
-        Ok(LakeColumn { name, lake_type, nullable, number, stored: None })
+        Ok(LakeColumn { name, lake_type, nullable, number, stored: None, missing })
     });
     columns.collect()
 }
@@ -99,6 +102,9 @@ pub fn schema_string(columns: &[LakeColumn]) -> String {
         for (property, value) in column.stored.iter().flat_map(field_metadata) {
             metadata[property] = value;
         }
+        if let Some(missing) = &column.missing {
+            metadata[MISSING_PROPERTY] = json!(missing);
+        }
         if shown != column.name {
             metadata[NAME_PROPERTY] = json!(column.name);
         }
@@ -123,6 +129,7 @@ pub fn parse_schema_string(text: &str) -> Option<Vec<LakeColumn>> {
             nullable: field.get("nullable")?.as_bool()?,
             number: field.pointer(NUMBER_POINTER).and_then(Value::as_i64).and_then(|number| i16::try_from(number).ok()),
             stored: field.get("metadata").and_then(parse_field_metadata),
+            missing: field.pointer("/metadata/sooner.missing").and_then(Value::as_str).map(str::to_owned),
         })
     });
     columns.collect()
@@ -148,7 +155,7 @@ mod tests {
     use crate::rows::lake_type::LakeType;
 
     fn column(name: &str, lake_type: LakeType, nullable: bool) -> LakeColumn {
-        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1), stored: None }
+        LakeColumn { name: name.to_owned(), lake_type, nullable, number: Some(1), stored: None, missing: None }
     }
 
     #[test]

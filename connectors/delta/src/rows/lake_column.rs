@@ -1,6 +1,13 @@
 //! A column of a table in the lake.
 
-use super::lake_type::LakeType;
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, StringArray, new_null_array};
+use arrow_cast::cast;
+use arrow_schema::ArrowError;
+use arrow_select::interleave::interleave;
+
+use super::lake_type::{LakeType, arrow_type};
 
 /// How a column stands in the files of a table with column mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +32,26 @@ pub struct LakeColumn {
     pub number: Option<i16>,
     /// How it stands in the table's files, if they know it by another name.
     pub stored: Option<Stored>,
+    /// What rows hold in it that are older than it, as Postgres' text; NULL if none.
+    pub missing: Option<String>,
 }
 
 impl LakeColumn {
     /// Its name in data files and statistics.
     pub fn stored_name(&self) -> &str {
         self.stored.as_ref().map_or(&self.name, |stored| &stored.name)
+    }
+
+    /// Its values in so many rows that are older than it. An error if its type cannot hold what they held.
+    pub fn missing_values(&self, rows: usize) -> Result<ArrayRef, ArrowError> {
+        let data_type = arrow_type(&self.lake_type);
+        let Some(text) = &self.missing else { return Ok(new_null_array(&data_type, rows)) };
+        let text: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
+        let value = cast(&text, &data_type)?;
+        if value.is_null(0) {
+            return Err(ArrowError::CastError(format!("'{}' cannot hold its default", self.name)));
+        }
+        interleave(&[value.as_ref()], &vec![(0, 0); rows])
     }
 
     /// Whether it is the column that another one is of, whatever they are called.

@@ -34,8 +34,8 @@ impl DeltaTable {
         Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping }
     }
 
-    /// Learns how the events of a schema are read, the first of which has this position, and changes the table's columns
-    /// for them.
+    /// Learns how the events of a schema are read, and changes the table's columns for them. `at` is the position of the
+    /// first of them.
     pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>, at: Option<Position>) -> Result<Staged> {
         if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
             return Ok(Staged::Taken);
@@ -45,7 +45,7 @@ impl DeltaTable {
             Some(_) => self.staging.provenance.clone(),
             None => self.base().provenance(),
         };
-        let provenance = self.provenance(schema, at, &former);
+        let provenance = Provenance::of_events(schema, self.names.counted(at), &former);
         let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
         match compare_columns(schema, at, known, self.mapping(), &self.names)? {
             ColumnChange::None if provenance.unsent != former.unsent && at >= former.since => {
@@ -57,7 +57,8 @@ impl DeltaTable {
             ColumnChange::Changed(columns) => {
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
-                self.staging.set_columns(columns, provenance);
+                let former = next_columns(&self.staging, self.base()).to_vec();
+                self.staging.change_columns(&former, columns, provenance);
             }
         }
         let plan = EventPlan::new(schema, self.secret)?;
@@ -66,14 +67,6 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
-    }
-
-    /// Where the columns of events come from, the first of which has this position. Only events of our own topics may come
-    /// in another order.
-    pub(super) fn provenance(&self, schema: &EventSchema, at: Option<Position>, former: &Provenance) -> Provenance {
-        let since = at.filter(|_| self.names.generation().is_some()).or(former.since);
-        let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
-        Provenance { since, unsent }
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
@@ -98,14 +91,13 @@ impl DeltaTable {
         if !self.staging.is_copy() {
             self.base().check_mergeable(&name)?;
         }
+        if self.base().columns() != before {
+            // The open part has the former columns.
+            let location = &self.generations.target().location;
+            self.staging.parts.close(location).await?;
+        }
         let target = self.generations.target_mut();
         foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
-        let columns_changed = target.base.columns() != before;
-        let target = self.generations.target_mut();
-        if columns_changed {
-            // The open part has the former columns.
-            self.staging.parts.close(&target.location).await?;
-        }
         target.index_added(&name, self.staging.plan.as_ref(), added).await
     }
 }

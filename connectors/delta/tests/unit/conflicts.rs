@@ -216,6 +216,7 @@ async fn plan(world: &World, id: Uuid) -> Plan {
         columns: None,
         last_column_id: None,
         provenance: Default::default(),
+        refilled: Default::default(),
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed,

@@ -36,6 +36,7 @@ fn columns(names: &[&str]) -> Vec<LakeColumn> {
         nullable: true,
         number: None,
         stored: None,
+        missing: None,
     };
     names.iter().map(column).collect()
 }
@@ -57,6 +58,7 @@ fn transaction(kind: Kind) -> Transaction {
         columns: None,
         last_column_id: None,
         provenance: Default::default(),
+        refilled: Default::default(),
         added: BTreeMap::new(),
         superseded: BTreeMap::new(),
         removed: BTreeMap::new(),

@@ -27,8 +27,14 @@ fn location() -> TableLocation {
 }
 
 fn batch(values: &[i64]) -> RecordBatch {
-    let column =
-        LakeColumn { name: "x".to_owned(), lake_type: LakeType::Long, nullable: false, number: None, stored: None };
+    let column = LakeColumn {
+        name: "x".to_owned(),
+        lake_type: LakeType::Long,
+        nullable: false,
+        number: None,
+        stored: None,
+        missing: None,
+    };
     let values: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
     RecordBatch::try_new(arrow_schema(&[column]), vec![values]).unwrap()
 }

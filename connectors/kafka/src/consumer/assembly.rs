@@ -95,10 +95,10 @@ impl Assembly {
         Some(index)
     }
 
-    /// A table has the columns of these schemas from a position on, whether or not there are events.
+    /// After what is here, a table has the columns of these schemas from a position on, whether or not there are events.
     pub fn tell(&mut self, generation: Option<i64>, schema: Arc<EventSchema>, since: Position) {
-        self.open.remove(&schema.table);
-        self.rows.push(Rows { generation, told_at: Some(since), ..Rows::new(TableEvents::new(schema)) });
+        let told = Rows { generation, told_at: Some(since), ..Rows::new(TableEvents::new(schema)) };
+        self.ends.push(told.into_step());
     }
 
     /// Stops a table after its events in this batch.

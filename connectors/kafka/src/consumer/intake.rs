@@ -187,10 +187,10 @@ impl Intake {
     fn finish_record(&mut self, reached: Reached) {
         let Reached { record, ended_copies, watermark } = reached;
         self.stop_broken_copies(&record);
-        self.tell_columns(&record);
         for (table, watermark) in ended_copies {
             self.assembly.end_copy(table, watermark);
         }
+        self.tell_columns(&record);
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
             self.assembly.complete(Coverage { watermark, except: copying(&record) });
