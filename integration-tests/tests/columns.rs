@@ -7,8 +7,9 @@ use std::time::Duration;
 use integration_tests::between;
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{Reader, assert_equal, eventually_equal};
+use integration_tests::readers::{Reader, assert_equal, eventually_equal, judge};
 use sooner::status::Status;
+use sooner_api::ALTERATION_FAILPOINTS;
 use sooner_postgres::client::quote_name;
 
 /// Those that know column mapping.
@@ -268,5 +269,38 @@ async fn columns_that_postgres_does_not_send_are_told_by_check_status_and_the_ta
     assert!(property(r#"["paid","half"]"#), "{}", pipeline.log());
     let shown = pipeline.output("status", &[]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("does not send of it: paid"), "{shown:?}");
+    pipeline.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_while_a_constant_default_is_written_to_files_is_followed_by_one_that_does_it() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, i FROM generate_series(1, 5000) i")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("DELETE FROM t WHERE id % 3 = 0; UPDATE t SET v = 'x' WHERE id % 5 = 0").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.stop();
+    let copied = copies(&pipeline);
+    for (number, failpoint) in [ALTERATION_FAILPOINTS[0], "log_entry_put"].into_iter().enumerate() {
+        pipeline.set("SOONER_FAILPOINT", &format!("{failpoint}@1"));
+        postgres.sql(&format!("ALTER TABLE t ADD COLUMN c{number} int NOT NULL DEFAULT {number}")).await;
+        postgres
+            .sql(&format!("UPDATE t SET c{number} = -id WHERE id % 7 = {number}; DELETE FROM t WHERE id % 7 = 6"))
+            .await;
+        pipeline.start();
+        pipeline.wait_for_end(Duration::from_secs(60));
+    }
+    pipeline.set("SOONER_FAILPOINT", "");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    for reader in READERS {
+        assert_equal(reader, &postgres, &pipeline.lake, None, &["public.t"]);
+    }
+    assert_eq!(copies(&pipeline), copied, "{}", pipeline.log());
+    judge(&pipeline.lake, &["public.t"], Duration::from_secs(24 * 3600));
     pipeline.stop();
 }

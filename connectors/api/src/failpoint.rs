@@ -25,6 +25,9 @@ pub const COPY_FAILPOINTS: [&str; 1] = ["next_generation_shown"];
 /// Those of what a table does for itself after many commits.
 pub const UPKEEP_FAILPOINTS: [&str; 2] = ["checkpoint_put", "unused_files_deleted"];
 
+/// Those of a table that gets a column with a value in all rows.
+pub const ALTERATION_FAILPOINTS: [&str; 1] = ["files_refilled"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -38,13 +41,19 @@ mod asked {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS};
+    use super::{ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS};
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static REACHED: AtomicU32 = AtomicU32::new(0);
 
     pub fn die_if_asked(name: &'static str) {
-        let lists = [&FAILPOINTS[..], &KAFKA_FAILPOINTS[..], &COPY_FAILPOINTS[..], &UPKEEP_FAILPOINTS[..]];
+        let lists = [
+            &FAILPOINTS[..],
+            &KAFKA_FAILPOINTS[..],
+            &COPY_FAILPOINTS[..],
+            &UPKEEP_FAILPOINTS[..],
+            &ALTERATION_FAILPOINTS[..],
+        ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {
             let asked = std::env::var("SOONER_FAILPOINT").ok()?;

@@ -25,7 +25,9 @@ pub use database::{
     TableToCopy,
 };
 pub use error::{Class, Error, Result};
-pub use failpoint::{COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, failpoint};
+pub use failpoint::{
+    ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, failpoint,
+};
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
     Alteration, Assigned, Clock, Committed, EventLog, EventReader, EventWriter, Feed, Lake, LakeTable, Opened,

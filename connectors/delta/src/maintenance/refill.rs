@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::StreamExt;
 use object_store::path::Path;
-use sooner_api::{MemoryBudget, Result};
+use sooner_api::{MemoryBudget, Result, failpoint};
 
 use super::rewrite::{fitted, unfit};
 use crate::index::key_index::FileId;
@@ -64,6 +64,7 @@ impl Refilled {
         if staging.fills_files && transaction.kind == Kind::Merge {
             let live = base.files().iter().map(|(id, file)| (id, file.clone()));
             transaction.refilled = self.write(live, &columns, location, budget).await?;
+            failpoint("files_refilled");
         }
         Ok(())
     }

@@ -34,8 +34,8 @@ impl DeltaTable {
         Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping }
     }
 
-    /// Learns how the events of a schema are read, and changes the table's columns for them. `at` is the position of the
-    /// first of them.
+    /// Learns how the events of a schema are read, and changes the table's columns for them. `at` is the position of
+    /// the first of them.
     pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>, at: Option<Position>) -> Result<Staged> {
         if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
             return Ok(Staged::Taken);
