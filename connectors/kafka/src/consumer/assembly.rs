@@ -95,7 +95,7 @@ impl Assembly {
         Some(index)
     }
 
-    /// After what is here, a table has the columns of these schemas from a position on, whether or not there are events.
+    /// After what is here, a table has the columns of these schemas from a position on, whether or not events come.
     pub fn tell(&mut self, generation: Option<i64>, schema: Arc<EventSchema>, since: Position) {
         let told = Rows { generation, told_at: Some(since), ..Rows::new(TableEvents::new(schema)) };
         self.ends.push(told.into_step());
