@@ -167,9 +167,9 @@ async fn an_added_column_flows_through_and_another_change_is_copied_again_by_its
     postgres.sql("UPDATE grows SET b = 1 WHERE id = 1; INSERT INTO calm VALUES (1)").await;
     pipeline.catch_up(&postgres).await;
     pipeline.assert_equal(&postgres, &["public.grows", "public.calm"]);
-    // The rows that are there already get a value that no event tells of: the table is copied again by itself.
+    // The rows that are there already get values that no event tells of: the table is copied again by itself.
     postgres
-        .sql("ALTER TABLE grows ADD COLUMN c integer NOT NULL DEFAULT 7; INSERT INTO grows VALUES (3, 'three')")
+        .sql("ALTER TABLE grows ADD COLUMN c float NOT NULL DEFAULT random(); INSERT INTO grows VALUES (3, 'three')")
         .await;
     let copied = |status: &sooner::status::Status| of(status, "public.grows").rows_copied == 3;
     pipeline.wait_for("copied again", Duration::from_secs(30), copied).await;

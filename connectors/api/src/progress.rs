@@ -126,9 +126,12 @@ impl ProgressRecord {
         self.tables.extend(change.tables);
     }
 
-    /// Names by which tables are known that are there. One that waits may have been called otherwise for that.
+    /// Names by which tables are known that are there, but for one that waits because its name is another one's.
     pub fn known_names(&self) -> KnownNames {
-        let is_known = |state: &TableState| !matches!(state, TableState::Gone | TableState::Waiting { .. });
+        let is_known = |state: &TableState| match state {
+            TableState::Waiting { error } => error.code != Code::NameTaken,
+            state => *state != TableState::Gone,
+        };
         let there = self.tables.iter().filter(|(_, progress)| is_known(&progress.state));
         there.filter_map(|(name, progress)| Some((progress.oid?, name.clone()))).collect()
     }

@@ -125,7 +125,7 @@ fn columns_of(condition: &str) -> String {
                     array_position(k.indkey::int2[], a.attnum), a.attnum, pg_catalog.pg_get_expr(d.adbin, 0), \
                     a.xmin, a.atthasmissing, c.relnamespace, coalesce(k.indnkeyatts, 0), a.attgenerated, {ACCESS}, \
                     c.relkind, CASE WHEN c.relispartition THEN up.oids END, c.relnatts, \
-                    CASE WHEN c.relkind = 'r' THEN (a.attmissingval::text::text[])[1] END \
+                    CASE WHEN c.relkind = 'r' THEN pg_catalog.array_to_string(a.attmissingval, '') END \
              FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \

@@ -4,10 +4,16 @@
 
 use sooner_schemas::{ColumnType, Scalar};
 
+/// A value's length, at most: it stands in schemas and records.
+const LONGEST_BYTES: usize = 1 << 10;
+
 /// Whether a value, as Postgres' text, is one that its readers can write for themselves: all types whose text is what
 /// stands in the lake, and plain numbers and dates. Infinity, years before Christ, arrays and the like are not.
 pub fn is_constant_of(column_type: &ColumnType, text: &str) -> bool {
     let ColumnType::Scalar(scalar) = column_type else { return false };
+    if text.len() > LONGEST_BYTES {
+        return false;
+    }
     match scalar {
         Scalar::Bool => matches!(text, "t" | "f"),
         Scalar::Int2 | Scalar::Int4 | Scalar::Int8 => text.parse::<i64>().is_ok(),

@@ -23,6 +23,7 @@ pub fn number_columns(relation: &mut Relation, written: &Relation, catalog: &Rel
     for (column, number) in relation.columns.iter_mut().zip(&numbers) {
         column.number = Some(*number);
         let same = |known: &&Column| known.number == Some(*number) && known.type_oid == column.type_oid;
+        column.missing = None;
         if let Some(known) = catalog.columns.iter().find(same) {
             (column.nullable, column.has_default, column.generated) =
                 (known.nullable, known.has_default, known.generated);
@@ -53,16 +54,15 @@ impl Candidate<'_> {
         self.before.is_none() && self.now.is_some()
     }
 
-    /// Cost of taking a column of the stream for it; none if it cannot be that.
+    /// Cost of taking a column of the stream for it; none if it cannot be that. Of one that was added since, and may have
+    /// got its name later, a name says nothing.
     fn cost(&self, column: &Column) -> Option<u32> {
-        let mut known = self.before.iter().chain(&self.now).peekable();
-        if known.peek().is_none() {
-            // It was added and dropped since: nobody knows its name or its type.
-            return Some(0);
-        }
-        let known: Vec<_> = known.collect();
-        let name = if known.iter().any(|known| known.name == column.name) { 0 } else { OTHER_NAME };
-        match known.iter().any(|known| known.type_oid == column.type_oid) {
+        let known: Vec<_> = self.before.iter().chain(&self.now).collect();
+        // One that was added and dropped since may be of any type.
+        let fits = known.is_empty() || known.iter().any(|known| known.type_oid == column.type_oid);
+        let has_name = self.before.is_none() || known.iter().any(|known| known.name == column.name);
+        let name = if has_name { 0 } else { OTHER_NAME };
+        match fits {
             true => Some(name),
             false => self.is_required().then_some(name + OTHER_TYPE),
         }
@@ -85,55 +85,40 @@ fn candidates<'a>(written: &'a Relation, catalog: &'a Relation) -> Vec<Candidate
     (1..=last_now.max(last_before)).map(candidate).filter(is_there).collect()
 }
 
-/// How the cheapest way to number some columns by some candidates ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Last {
-    /// There is no way.
-    Impossible,
-    /// The last candidate is not there.
-    Absent,
-    /// The last candidate is the last column.
-    Taken,
-    /// Either costs the same, and they differ in columns that are there by now.
-    Either,
-}
-
 /// The cheapest way to number some columns by some candidates.
 #[derive(Clone, Copy)]
 struct Way {
     cost: u32,
     /// Which of the columns are which of those that are there by now, as a hash.
     stays: u64,
+    /// Another way costs the same, and differs in that.
+    is_unclear: bool,
 }
 
 impl Way {
     fn take(self, candidate: &Candidate<'_>, column: &Column) -> Option<Way> {
         let stays = candidate.now.map_or(0, |_| candidate.number.unsigned_abs().into());
         let stays = self.stays.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stays);
-        Some(Way { cost: self.cost + candidate.cost(column)?, stays })
+        Some(Way { cost: self.cost + candidate.cost(column)?, stays, ..self })
     }
 }
 
-/// Which of two ways counts, and how it ends: with the last candidate left out, or taken.
-fn cheaper(absent: Option<Way>, taken: Option<Way>) -> (Option<Way>, Last) {
-    match (absent, taken) {
-        (None, None) => (None, Last::Impossible),
-        (Some(absent), None) => (Some(absent), Last::Absent),
-        (None, Some(taken)) => (Some(taken), Last::Taken),
-        (Some(absent), Some(taken)) if absent.cost == taken.cost && absent.stays != taken.stays => {
-            (Some(taken), Last::Either)
-        }
-        (Some(absent), Some(taken)) if absent.cost <= taken.cost => (Some(absent), Last::Absent),
-        (_, taken) => (taken, Last::Taken),
+/// Which of two ways counts, and whether it takes the last candidate, rather than leaves it out.
+fn cheaper(absent: Option<Way>, taken: Option<Way>) -> (Option<Way>, bool) {
+    let (Some(without), Some(with)) = (absent, taken) else { return (absent.or(taken), absent.is_none()) };
+    if without.cost != with.cost {
+        return if without.cost < with.cost { (absent, false) } else { (taken, true) };
     }
+    let is_unclear = without.is_unclear || with.is_unclear || without.stays != with.stays;
+    (Some(Way { is_unclear, ..without }), false)
 }
 
 /// The numbers that the columns have in the only cheapest way; none if there is none, or another one.
 fn clear_numbers(columns: &[Column], candidates: &[Candidate<'_>]) -> Option<Vec<i16>> {
     // Place `i`: the way to number the first `i` columns by the candidates so far; none if they cannot be.
     let mut ways = vec![None; columns.len() + 1];
-    ways[0] = Some(Way { cost: 0, stays: 0 });
-    let mut ends = Vec::with_capacity(candidates.len());
+    ways[0] = Some(Way { cost: 0, stays: 0, is_unclear: false });
+    let mut takes_last = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let next = (0..=columns.len()).map(|count| {
             // Nothing comes after a column that is not there yet, but will be.
@@ -141,23 +126,20 @@ fn clear_numbers(columns: &[Column], candidates: &[Candidate<'_>]) -> Option<Vec
             let taken = count.checked_sub(1).and_then(|before| ways[before]?.take(candidate, &columns[before]));
             cheaper(ways[count].filter(|_| may_be_absent), taken)
         });
-        let (next, last): (Vec<Option<Way>>, Vec<Last>) = next.unzip();
+        let (next, takes): (Vec<Option<Way>>, Vec<bool>) = next.unzip();
         ways = next;
-        ends.push(last);
+        takes_last.push(takes);
     }
+    ways[columns.len()].filter(|way| !way.is_unclear)?;
     let (mut count, mut numbers) = (columns.len(), Vec::new());
-    for (candidate, last) in candidates.iter().zip(&ends).rev() {
-        match last[count] {
-            Last::Absent => {}
-            Last::Taken => {
-                numbers.push(candidate.number);
-                count -= 1;
-            }
-            Last::Impossible | Last::Either => return None,
+    for (candidate, takes) in candidates.iter().zip(&takes_last).rev() {
+        if takes[count] {
+            numbers.push(candidate.number);
+            count -= 1;
         }
     }
     numbers.reverse();
-    (count == 0).then_some(numbers)
+    Some(numbers)
 }
 
 #[cfg(test)]
@@ -247,6 +229,9 @@ mod tests {
         let (before, now) = (known(&[("id", 1)]), known(&[("id", 1), ("c", 3)]));
         check(&streamed(&["id", "c"]), &before, &now, None);
         check(&streamed(&["id", "x", "c"]), &before, &now, Some(&[1, 2, 3]));
+        check(&streamed(&["id", "former"]), &before, &now, None);
+        let two = known(&[("id", 1), ("a", 2)]);
+        check(&streamed(&["id", "a"]), &two, &now, None);
         let had_two = Relation { last_number: 2, ..before };
         check(&streamed(&["id", "c"]), &had_two, &now, Some(&[1, 3]));
         let gone = Relation { last_number: 2, ..known(&[("id", 1)]) };

@@ -85,7 +85,7 @@ impl Watch {
         self.members = None;
         let found = candidates(client, &self.publication, &self.selects).await?;
         let publishable = found.iter().filter(|found| found.is_publishable());
-        let publishable: Vec<_> = publishable.map(|found| found.table.name().clone()).collect();
+        let publishable: Vec<_> = publishable.map(|found| found.table.source_name.clone()).collect();
         self.is_publishing = !publishable.is_empty();
         self.seen = seen;
         let verdicts = self.judge_all(taking_part(found));

@@ -1,6 +1,6 @@
 //! One version of a table, as its log has it. Immutable: a commit makes the next one of it, whoever wrote the commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use sooner_api::{Code, Error, Result};
@@ -40,10 +40,9 @@ impl TableVersion {
     /// The version that a commit makes of this one. What the commit does not name stays.
     pub fn apply(self, commit: Commit) -> TableVersion {
         let TableVersion { number, mut protocol, mut metadata, mut columns, mut files, mut txns } = self;
-        for path in &commit.removes {
-            if !commit.adds.iter().any(|added| added.file.key() == path) {
-                files.remove(path);
-            }
+        let added: HashSet<&str> = commit.adds.iter().map(|added| added.file.key()).collect();
+        for path in commit.removes.iter().filter(|path| !added.contains(path.as_str())) {
+            files.remove(path);
         }
         for added in commit.adds {
             match added.id {

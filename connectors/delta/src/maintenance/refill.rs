@@ -12,6 +12,7 @@ use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
+use crate::merge::parts::PartLimits;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::data_file::{self, DataFile, DataFileWriter};
@@ -22,6 +23,11 @@ use crate::store::operations::{discard, put};
 #[derive(Default)]
 pub struct Refilled {
     by_path: HashMap<String, LiveFile>,
+}
+
+/// Whether files are too large for that: each is in memory while it is written.
+pub fn are_too_large(table: &TableVersion, limits: &PartLimits) -> bool {
+    table.files().iter().any(|(_, file)| file.size > 2 * limits.part_bytes as u64)
 }
 
 impl Refilled {
@@ -36,8 +42,8 @@ impl Refilled {
         let mut written = BTreeMap::new();
         for (id, file) in files {
             if !self.by_path.contains_key(file.key()) {
-                // What is encoded waits in memory until the file is whole.
-                let _room = budget.reserve(usize::try_from(file.size).unwrap_or(usize::MAX)).await;
+                // What is encoded waits in memory until the file is whole. Whoever has the room may wait for this commit.
+                let _room = budget.try_reserve(usize::try_from(file.size).unwrap_or(usize::MAX));
                 let refilled = refill(&file, columns, location).await?;
                 self.by_path.insert(file.key().to_owned(), refilled);
             }

@@ -58,7 +58,7 @@ fn judge(
     if intrudes || collides {
         return Err(overtaken(table));
     }
-    let author = if theirs.is_some() { Author::Sibling } else { Author::Stranger };
+    let author = if names.are_of_feed(&entry.txns) { Author::Sibling } else { Author::Stranger };
     if !base.exists() && author == Author::Stranger {
         return Err(made_by_somebody_else(table, url));
     }
@@ -152,14 +152,17 @@ pub fn adjust(
         return Err(Error::operator(Code::TableColumnsChanged, what, why, copy_again(table)));
     }
     // A sibling sees a change of columns when its partitions get there, before us or after.
-    let Some(staged) = staging.columns.take() else {
-        if fit_files(before, now.columns()) {
-            staging.note_missing(before, now.columns());
-            return Ok(());
-        }
-        let why = "another sink has changed columns of it, whose values are in files already";
-        return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"));
+    let staged = staging.columns.take();
+    let in_files = staged.as_deref().unwrap_or(before);
+    let at_once = |why: &str| {
+        let remedy = "nothing; what is in the lake is read again";
+        Err(Error::retry(Code::TableColumnsChanged, what.clone(), why.to_owned(), remedy))
     };
+    if !fit_files(in_files, now.columns()) {
+        return at_once("another sink has changed columns of it, whose values are in files already");
+    }
+    staging.note_missing(in_files, now.columns());
+    let Some(staged) = staged else { return Ok(()) };
     match compare(&facts(now.columns(), |_| false), &facts(&staged, |_| false), Arrival::MaybeOlder) {
         Evolution::Same => {
             // Whoever was first has written the files again.
@@ -169,22 +172,16 @@ pub fn adjust(
         Evolution::Metadata => {
             let widened = column_mapping::stored(widen(now.columns(), &staged), now.columns(), now.last_column_id());
             // Rows are in files by now, under the names that the columns had.
-            let same_names = widened.iter().zip(&staged).all(|(column, staged)| column.stored == staged.stored);
-            if !same_names {
-                let why = "another sink has added columns to it at the same time";
-                return Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; it is tried again"));
+            if !fit_files(&staged, &widened) {
+                return at_once("another sink has added columns to it at the same time");
             }
-            let provenance = staging.provenance.clone();
-            staging.set_columns(widened, provenance);
+            let theirs = now.provenance();
+            let latest = if theirs.since > staging.provenance.since { theirs } else { staging.provenance.clone() };
+            staging.set_columns(widened, latest);
             Ok(())
         }
-        Evolution::Reshaped => {
-            let why = "another sink has dropped or renamed columns of it";
-            Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
-        }
-        Evolution::Recopy(why) | Evolution::Decision(why) => {
-            Err(Error::retry(Code::TableColumnsChanged, what, why, "nothing; what is in the lake is read again"))
-        }
+        Evolution::Reshaped => at_once("another sink has dropped or renamed columns of it"),
+        Evolution::Recopy(why) | Evolution::Decision(why) => at_once(&why),
     }
 }
 

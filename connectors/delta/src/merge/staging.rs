@@ -141,7 +141,7 @@ impl Staging {
 }
 
 /// Whether older rows hold values in columns that came.
-fn fills(former: &[LakeColumn], now: &[LakeColumn]) -> bool {
+pub fn fills(former: &[LakeColumn], now: &[LakeColumn]) -> bool {
     let mut new = now.iter().filter(|column| !former.iter().any(|was| was.is_same(column)));
     new.any(|column| column.missing.is_some())
 }

@@ -79,10 +79,16 @@ pub fn facts(columns: &[LakeColumn], fills_older_rows: impl Fn(&LakeColumn) -> b
 pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     let merged = events.iter().enumerate().map(|(index, event)| {
         let nullable = event.nullable || table.get(index).is_none_or(|column| column.nullable);
-        let stored = table.get(index).and_then(|column| column.stored.clone());
-        LakeColumn { nullable, stored, ..event.clone() }
+        let was = table.get(index);
+        let stored = was.and_then(|column| column.stored.clone());
+        LakeColumn { nullable, stored, missing: missing(was, event), ..event.clone() }
     });
     merged.chain(table.iter().skip(events.len()).cloned()).collect()
+}
+
+/// What older rows hold in a column stays what it was, although the source may have forgotten it.
+fn missing(was: Option<&LakeColumn>, event: &LakeColumn) -> Option<String> {
+    was.and_then(|was| was.missing.clone()).or_else(|| event.missing.clone())
 }
 
 /// Columns of a table of which some were dropped or renamed, as its events have them: what is new may be null, and what
@@ -90,7 +96,8 @@ pub fn widen(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
 pub fn reshape(table: &[LakeColumn], events: &[LakeColumn]) -> Vec<LakeColumn> {
     let reshaped = events.iter().map(|event| {
         let was = table.iter().find(|column| column.is_same(event));
-        LakeColumn { nullable: event.nullable || was.is_none_or(|was| was.nullable), ..event.clone() }
+        let nullable = event.nullable || was.is_none_or(|was| was.nullable);
+        LakeColumn { nullable, missing: missing(was, event), ..event.clone() }
     });
     reshaped.collect()
 }

@@ -10,11 +10,14 @@ use super::DeltaTable;
 use crate::log::commit::LogEntry;
 use crate::log::committer::Committer;
 use crate::log::provenance::Provenance;
+use crate::maintenance::refill;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
+use crate::merge::intake::{ColumnChange, TableColumns, changed_shape, compare_columns, copy_needed, key_changed};
 use crate::merge::seal::next_columns;
+use crate::merge::staging::fills;
 use crate::rows::column_mapping::Mapping;
+use crate::rows::columns::LakeColumn;
 
 impl DeltaTable {
     pub(super) fn check_mergeable(&self) -> Result<()> {
@@ -54,6 +57,13 @@ impl DeltaTable {
             }
             ColumnChange::None => {}
             ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
+            ColumnChange::Changed(columns) if self.is_too_large_for(&columns) => {
+                let why = "a column has a value in all rows, and files are too large to be written again for it";
+                return match self.names.is_topic() {
+                    true => Err(changed_shape(&self.name, why)),
+                    false => Ok(Staged::NeedsCopy(copy_needed(&self.name, why))),
+                };
+            }
             ColumnChange::Changed(columns) => {
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
@@ -67,6 +77,11 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
+    }
+
+    fn is_too_large_for(&self, columns: &[LakeColumn]) -> bool {
+        let (base, limits) = (self.base(), &self.settings.limits);
+        fills(next_columns(&self.staging, base), columns) && refill::are_too_large(base, limits)
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
