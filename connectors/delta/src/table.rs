@@ -113,8 +113,7 @@ impl DeltaTable {
             let mut transaction = mirror::transaction(&self.staging, base, removed, &self.names, watermark);
             transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
-            let budget = &self.settings.limits.budget;
-            refilled.complete(&mut transaction, &self.staging, base, (location, budget)).await?;
+            refilled.complete(&mut transaction, &self.staging, base, location, &self.settings.limits).await?;
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => {

@@ -78,13 +78,13 @@ impl PositionNames {
         matches!(self.positions, Names::Topic(_))
     }
 
-    /// Whether a commit with these positions is of this pipeline's feed: it says of which generation of the topic it is,
-    /// also where nothing but columns change.
+    /// Whether a commit with these positions is of this pipeline's feed: it says of which generation of the topic it
+    /// is, also where nothing but columns change.
     pub fn are_of_feed(&self, txns: &HashMap<String, i64>) -> bool {
         self.recorded(txns).is_some() || self.generation.as_ref().is_some_and(|name| txns.contains_key(name))
     }
 
-    /// The position of an event, if others that come later may be older than it: those of our own topics, by partition.
+    /// The position of an event, if others that come later may be older: those of our own topics, by partition.
     pub fn counted(&self, position: Option<Position>) -> Option<Position> {
         position.filter(|_| self.generation().is_some())
     }

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::StreamExt;
 use object_store::path::Path;
-use sooner_api::{MemoryBudget, Result, failpoint};
+use sooner_api::{Error, MemoryBudget, Result, failpoint};
+use sooner_schemas::TableName;
 
 use super::rewrite::{fitted, unfit};
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
+use crate::log::position_names::PositionNames;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
+use crate::merge::intake::{changed_shape, copy_needed};
 use crate::merge::parts::PartLimits;
-use crate::merge::staging::Staging;
+use crate::merge::staging::{Staging, fills};
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::data_file::{self, DataFile, DataFileWriter};
 use crate::store::location::TableLocation;
@@ -25,9 +28,25 @@ pub struct Refilled {
     by_path: HashMap<String, LiveFile>,
 }
 
-/// Whether files are too large for that: each is in memory while it is written.
-pub fn are_too_large(table: &TableVersion, limits: &PartLimits) -> bool {
-    table.files().iter().any(|(_, file)| file.size > 2 * limits.part_bytes as u64)
+/// Why a table has to be copied again for columns with a value in all rows; none if its files can be written again.
+/// They are too large for that where each of them would take more memory than files may.
+pub fn check_fill(
+    table: &TableName,
+    names: &PositionNames,
+    base: &TableVersion,
+    limits: &PartLimits,
+    former: &[LakeColumn],
+    columns: &[LakeColumn],
+) -> Result<Option<Error>> {
+    let are_too_large = || base.files().iter().any(|(_, file)| file.size > 2 * limits.part_bytes as u64);
+    if !fills(former, columns) || !are_too_large() {
+        return Ok(None);
+    }
+    let why = "a column has a value in all rows, and files are too large to be written again for it";
+    match names.is_topic() {
+        true => Err(changed_shape(table, why)),
+        false => Ok(Some(copy_needed(table, why))),
+    }
 }
 
 impl Refilled {
@@ -60,8 +79,10 @@ impl Refilled {
         transaction: &mut Transaction,
         staging: &Staging,
         base: &TableVersion,
-        (location, budget): (&TableLocation, &MemoryBudget),
+        location: &TableLocation,
+        limits: &PartLimits,
     ) -> Result<()> {
+        let budget = &limits.budget;
         let columns = transaction.columns.as_deref().unwrap_or_else(|| base.columns()).to_vec();
         let sealed = transaction.added.iter().filter(|(id, _)| staging.unfilled.contains(id));
         let sealed: Vec<_> = sealed.map(|(id, file)| (*id, file.clone())).collect();

@@ -12,6 +12,7 @@ use super::parts::Parts;
 use super::pending::Pending;
 use crate::index::key_index::FileId;
 use crate::log::provenance::Provenance;
+use crate::log::table_version::TableVersion;
 use crate::log::transaction::Kind;
 use crate::rows::column_mapping::greatest_id;
 use crate::rows::columns::LakeColumn;
@@ -57,6 +58,14 @@ impl Staging {
             pending: Pending::default(),
             parts: Parts::default(),
             positions: None,
+        }
+    }
+
+    /// Where the table's columns come from after the next commit.
+    pub fn provenance_after(&self, base: &TableVersion) -> Provenance {
+        match self.columns {
+            Some(_) => self.provenance.clone(),
+            None => base.provenance(),
         }
     }
 

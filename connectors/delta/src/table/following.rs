@@ -10,14 +10,12 @@ use super::DeltaTable;
 use crate::log::commit::LogEntry;
 use crate::log::committer::Committer;
 use crate::log::provenance::Provenance;
-use crate::maintenance::refill;
+use crate::maintenance::refill::check_fill;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{ColumnChange, TableColumns, changed_shape, compare_columns, copy_needed, key_changed};
+use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
 use crate::merge::seal::next_columns;
-use crate::merge::staging::fills;
 use crate::rows::column_mapping::Mapping;
-use crate::rows::columns::LakeColumn;
 
 impl DeltaTable {
     pub(super) fn check_mergeable(&self) -> Result<()> {
@@ -44,10 +42,7 @@ impl DeltaTable {
             return Ok(Staged::Taken);
         }
         self.seal().await?;
-        let former = match self.staging.columns {
-            Some(_) => self.staging.provenance.clone(),
-            None => self.base().provenance(),
-        };
+        let former = self.staging.provenance_after(self.base());
         let provenance = Provenance::of_events(schema, self.names.counted(at), &former);
         let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
         match compare_columns(schema, at, known, self.mapping(), &self.names)? {
@@ -57,17 +52,14 @@ impl DeltaTable {
             }
             ColumnChange::None => {}
             ColumnChange::NeedsCopy(why) => return Ok(Staged::NeedsCopy(why)),
-            ColumnChange::Changed(columns) if self.is_too_large_for(&columns) => {
-                let why = "a column has a value in all rows, and files are too large to be written again for it";
-                return match self.names.is_topic() {
-                    true => Err(changed_shape(&self.name, why)),
-                    false => Ok(Staged::NeedsCopy(copy_needed(&self.name, why))),
-                };
-            }
             ColumnChange::Changed(columns) => {
+                let former = next_columns(&self.staging, self.base()).to_vec();
+                let limits = &self.settings.limits;
+                if let Some(why) = check_fill(&self.name, &self.names, self.base(), limits, &former, &columns)? {
+                    return Ok(Staged::NeedsCopy(why));
+                }
                 // The open part has the former columns.
                 self.staging.parts.close(&self.generations.shown.location).await?;
-                let former = next_columns(&self.staging, self.base()).to_vec();
                 self.staging.change_columns(&former, columns, provenance);
             }
         }
@@ -77,11 +69,6 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
-    }
-
-    fn is_too_large_for(&self, columns: &[LakeColumn]) -> bool {
-        let (base, limits) = (self.base(), &self.settings.limits);
-        fills(next_columns(&self.staging, base), columns) && refill::are_too_large(base, limits)
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
