@@ -61,7 +61,7 @@ impl Refilled {
         let mut written = BTreeMap::new();
         for (id, file) in files {
             if !self.by_path.contains_key(file.key()) {
-                // What is encoded waits in memory until the file is whole. Whoever has the room may wait for this commit.
+                // Encoded rows wait in memory until the file is whole. Whoever has the room may wait for this commit.
                 let _room = budget.try_reserve(usize::try_from(file.size).unwrap_or(usize::MAX));
                 let refilled = refill(&file, columns, location).await?;
                 self.by_path.insert(file.key().to_owned(), refilled);
