@@ -45,7 +45,8 @@ pub struct TableStatus {
     pub rows_copied: u64,
     /// Rows to copy, as the planner estimates.
     pub rows_estimated: Option<u64>,
-    /// Columns of the source's table that Postgres does not send: generated ones, and those that a column list leaves out.
+    /// Columns of the source's table that Postgres does not send: generated ones, and those that a column list leaves
+    /// out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns_not_sent: Vec<String>,
     /// How its copy gets on; none while it is not copied.

@@ -144,7 +144,7 @@ async fn create_tables(postgres: &Postgres) {
     }
 }
 
-/// Changes columns and rows again and again; `looked_at` follows each of these steps, and the pipeline is away for some.
+/// Changes columns and rows again and again; `looked_at` follows each step, and the pipeline is away for some.
 async fn reshape(postgres: &Postgres, pipelines: &mut [(Pipeline, &str)], looked_at: impl AsyncFn(usize)) {
     for (number, reshape) in RESHAPES.iter().enumerate() {
         let change = CHANGES.replace("{n}", &number.to_string()).replace("$t", "busy");

@@ -54,8 +54,8 @@ impl Candidate<'_> {
         self.before.is_none() && self.now.is_some()
     }
 
-    /// Cost of taking a column of the stream for it; none if it cannot be that. Of one that was added since, and may have
-    /// got its name later, a name says nothing.
+    /// Cost of taking a column of the stream for it; none if it cannot be that. Of one that was added since, and may
+    /// have got its name later, a name says nothing.
     fn cost(&self, column: &Column) -> Option<u32> {
         let known: Vec<_> = self.before.iter().chain(&self.now).collect();
         // One that was added and dropped since may be of any type.
