@@ -130,7 +130,8 @@ impl TableStatus {
         }
         let source = self.source_state.as_ref();
         let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
-        if let Some(shown) = unless_streaming.or(self.sink_state.as_ref()).or(source) {
+        let sink = self.sink_state.as_ref().map(|sink| if is_older(sink, source) { &TableState::Copying } else { sink });
+        if let Some(shown) = unless_streaming.or(sink).or(source) {
             let was_copying = std::mem::replace(&mut self.state, shown.clone()) == TableState::Copying;
             self.copy.take_if(|_| was_copying && self.state != TableState::Copying);
         }
@@ -182,6 +183,16 @@ impl TableStatus {
     }
 }
 
+/// Whether the sink goes on from a copy, and its source has made another one since, which has not been read.
+fn is_older(sink: &TableState, source: Option<&TableState>) -> bool {
+    match sink {
+        TableState::Streaming { copied_lsn: Some(copied) } => {
+            source.and_then(TableState::copied_lsn).is_some_and(|made| made > *copied)
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +218,17 @@ mod tests {
         assert_eq!(table.copy.unwrap().seconds_left, Some(0.0), "there were more than estimated");
         table.has_state(Side::Sink, &TableState::Streaming { copied_lsn: None });
         assert_eq!(table.copy, None);
+    }
+
+    #[test]
+    fn a_table_is_copied_until_its_sink_has_the_copy_that_its_source_made() {
+        let streaming = |lsn| TableState::Streaming { copied_lsn: Some(Lsn(lsn)) };
+        let mut table = TableStatus::new(TableState::Copying);
+        table.has_state(Side::Source, &streaming(9));
+        assert_eq!(table.state, streaming(9), "the sink is somewhere else");
+        table.has_state(Side::Sink, &streaming(5));
+        assert_eq!(table.state, TableState::Copying);
+        table.has_state(Side::Sink, &streaming(9));
+        assert_eq!(table.state, streaming(9));
     }
 }

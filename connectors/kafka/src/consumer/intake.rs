@@ -42,10 +42,11 @@ enum Reach {
     Missed,
 }
 
-/// Whether more of a table has been read than a record covers, or it is read from a topic of another generation.
+/// Whether more of a table has been read than a record covers, or it is read from another topic, or from one of another
+/// generation.
 fn is_beyond(topics: &BTreeMap<String, Topic>, record: &TopicProgress, table: &TableName) -> bool {
     let Some(offsets) = record.topics.get(table) else { return false };
-    let Some(topic) = topics.get(&offsets.topic) else { return false };
+    let Some(topic) = topics.get(&offsets.topic) else { return topics.values().any(|topic| topic.table == *table) };
     topic.generation != Some(offsets.generation) || topic.merge.is_beyond(&offsets.next_offsets)
 }
 

@@ -138,12 +138,13 @@ impl KafkaReader {
 
     /// Reads up to a record from now on. One that names other topics than those before has the group read them, too.
     fn follow_record(&mut self, record: TopicProgress) -> Result<()> {
-        let is_newer = |(name, topic): &(&str, &Topic)| {
-            record.topic(name).is_some_and(|recorded| Some(recorded.generation) > topic.generation)
+        let is_newer = |(_, topic): &(&str, &Topic)| {
+            record.topics.get(&topic.table).is_some_and(|recorded| Some(recorded.generation) > topic.generation)
         };
-        if let Some((name, _)) = self.parts.intake.topics().find(is_newer) {
-            let (what, why) = (format!("topic {name} begins again"), "its writer writes all tables again");
-            return Err(Error::retry(Code::TopicRestarted, what, why, "nothing; it is read from there"));
+        if let Some((_, topic)) = self.parts.intake.topics().find(is_newer) {
+            let table = &topic.table;
+            let (what, why) = (format!("the events of {table} begin again"), "its writer writes its tables again");
+            return Err(Error::retry(Code::TopicRestarted, what, why, "nothing; they are read from there"));
         }
         let new: Vec<_> = new_topics(&record, &self.subscribed).into_iter().map(str::to_owned).collect();
         if !new.is_empty() {

@@ -28,9 +28,10 @@ impl Copies {
         let mut newly = Vec::new();
         for (name, table) in &record.record.tables {
             if let TableState::Streaming { copied_lsn: Some(copied) } = table.state
+                && self.ended.get(name) != Some(&copied)
                 && !is_beyond(name)
-                && self.ended.insert(name.clone(), copied) != Some(copied)
             {
+                self.ended.insert(name.clone(), copied);
                 let lsn = copied.max(record.commit_lsn);
                 let watermark =
                     Watermark { commit_lsn: lsn, end_lsn: Lsn(lsn.0 + 1), commit_micros: record.commit_micros };
