@@ -16,30 +16,14 @@ use crate::batch_builder::BatchBuilder;
 use crate::errors::unholdable;
 use crate::open_transaction::OpenTransaction;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
-use crate::tracked::{Change, Known, Meaning, PartialRow, Relations, Selected, fill_from_old, relaxed};
+use crate::tracked::{Change, Known, Meaning, Next, PartialRow, Relations, Selected, fill_from_old, relaxed};
 use crate::unseen::Ended;
+use crate::verdict::entered_in_part;
 
 /// Size in bytes from which a batch ends with its transaction.
 const SOFT_BYTES: usize = 512 << 10;
 /// Size in bytes from which a batch ends even inside its transaction.
 const HARD_BYTES: usize = 2 << 20;
-
-/// What the stream must do after a message.
-#[derive(Debug)]
-pub enum Next {
-    /// Continue with the next message.
-    Continue,
-    /// Look up the relation and call [`Decoder::set_relation`], then apply the message again.
-    RelationNeeded(RelationShape),
-    /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
-    /// again with that column nullable, then apply the message again.
-    Relax {
-        /// Object id of the relation.
-        oid: u32,
-        /// The relation, with the column nullable.
-        relation: Relation,
-    },
-}
 
 /// State of the stream between messages.
 pub struct Decoder {
@@ -114,10 +98,7 @@ impl Decoder {
                 self.ready = std::mem::take(&mut self.cut_inside) || self.batch.bytes() >= SOFT_BYTES;
             }
             Message::Relation(shape) => self.announce(shape),
-            Message::Insert { oid, new } => {
-                return self
-                    .change(oid, lsn, now_micros, &new, |encoder, out, origin| encoder.insert(out, origin, &new));
-            }
+            Message::Insert { oid, new } => return self.insert(oid, lsn, now_micros, &new),
             Message::Update { oid, old, new } => return self.update(oid, lsn, now_micros, old, new),
             Message::Delete { oid, old } => return self.delete(oid, lsn, now_micros, &old),
             Message::Truncate { oids } => return self.truncate(&oids, lsn, now_micros),
@@ -232,6 +213,14 @@ impl Decoder {
         self.look_wanted |= self.relations.announce(shape);
     }
 
+    fn insert(&mut self, oid: u32, lsn: Lsn, now_micros: i64, new: &Tuple<'_>) -> Result<Next> {
+        if new.contains(&TupleValue::Unavailable) && !self.relations.needs_rest(oid, true) {
+            return self.refuse(oid, lsn, now_micros, entered_in_part);
+        }
+        self.note_partial(oid, new, true);
+        self.change(oid, lsn, now_micros, new, |encoder, out, origin| encoder.insert(out, origin, new))
+    }
+
     fn update<'a>(
         &mut self,
         oid: u32,
@@ -307,7 +296,7 @@ impl Decoder {
         Ok(Next::Continue)
     }
 
-    /// Counts a change of a relation that was too large to be read: its table is stopped with this error.
+    /// Counts a change of a relation that cannot be carried: its table is stopped with this error.
     pub fn refuse(&mut self, oid: u32, lsn: Lsn, now: i64, error: impl FnOnce(&TableName) -> Error) -> Result<Next> {
         let before = self.changes();
         match self.next_change(oid, lsn, now)? {

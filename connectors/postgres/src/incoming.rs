@@ -10,10 +10,11 @@ use sooner_schemas::{Lsn, Relation};
 use tokio::io::AsyncRead;
 
 use crate::client::{KEPT_BYTES, announced_size, read_some};
-use crate::decode::{Decoder, Next};
+use crate::decode::Decoder;
 use crate::errors::{ServerError, connection_lost, protocol};
 use crate::memory::{ReadLimits, row_too_large};
 use crate::pgoutput::{self, RelationShape, unix_micros};
+use crate::tracked::Next;
 
 /// Reason why decoding has paused.
 #[derive(Debug)]

@@ -62,6 +62,23 @@ pub enum Change {
     Carried(Arc<Known>, Origin),
 }
 
+/// What the stream must do after a message.
+#[derive(Debug)]
+pub enum Next {
+    /// Continue with the next message.
+    Continue,
+    /// Look up the relation and set it on the decoder, then apply the message again.
+    RelationNeeded(RelationShape),
+    /// A column that the catalog calls NOT NULL is NULL in a row that is older than the constraint: set the relation
+    /// again with that column nullable, then apply the message again.
+    Relax {
+        /// Object id of the relation.
+        oid: u32,
+        /// The relation, with the column nullable.
+        relation: Relation,
+    },
+}
+
 /// The relations of a stream, by object id.
 pub struct Relations {
     /// Tables to carry: another table that takes the name is another table.

@@ -30,6 +30,14 @@ pub fn copy_needed(table: &TableName, why: String) -> Error {
     Error::retry(Code::CopyNeeded, format!("{table} is copied again"), why, "nothing")
 }
 
+/// A row came into what a publication's filter admits, by a change that leaves unchanged large values out, and Postgres
+/// has no old row to take them from.
+pub fn entered_in_part(table: &TableName) -> Error {
+    let why = "a row came into the publication's filter without its unchanged large values, which REPLICA IDENTITY FULL \
+               would send";
+    copy_needed(table, why.to_owned())
+}
+
 /// Why a table cannot go on as it is by now.
 pub fn shape_changed(table: &TableName, what: &str) -> Error {
     let remedy = format!("`sooner resume {table}` copies it again, once it has a key");
