@@ -100,7 +100,7 @@ const ITEMS: [&str; 11] = [
 ];
 
 /// Tables of odd shapes, each with the column `v` that is changed in all of its rows, and one of its values as SQL.
-const SHAPES: [(&str, &str, &str); 15] = [
+const SHAPES: [(&str, &str, &str); 16] = [
     ("list_key", "k text[] PRIMARY KEY, v int", "'{a,NULL,\"b c\"}', 1"),
     (
         "wide_key",
@@ -117,6 +117,7 @@ const SHAPES: [(&str, &str, &str); 15] = [
         "id int PRIMARY KEY DEFAULT 7, v int DEFAULT 5, t text DEFAULT 'x', ts timestamptz DEFAULT now()",
         "1, 1, 'x', now()",
     ),
+    ("vectors", "id int PRIMARY KEY, v int, i int2vector, o oidvector, many int2vector[]", "1, 1, '1 2', '7', '{1 2,3}'"),
     ("generated", "id int PRIMARY KEY, v int, g int GENERATED ALWAYS AS (id * 2) STORED", "1, 1"),
     ("\"SELECT\"", "\"from\" int PRIMARY KEY, v int, \"order\" text, \"A\" int, \"a\" int", "1, 1, 'o', 1, 2"),
     ("\"a b.c\"", "id int PRIMARY KEY, v int, \"x y\" text", "1, 1, 'x'"),

@@ -65,7 +65,7 @@ impl Types {
             .query(&format!(
                 "{used}SELECT oid, typtype, typelem, typbasetype, typtypmod FROM pg_catalog.pg_type \
                  WHERE oid IN (SELECT oid FROM used) AND \
-                 (typtype = 'd' OR (typelem <> 0 AND typcategory = 'A' AND typlen = -1 AND typdelim = ','))"
+                 (typtype = 'd' OR (typelem <> 0 AND typdelim = ',' AND typinput = 'pg_catalog.array_in'::pg_catalog.regproc))"
             ))
             .await?;
         for row in &rows {
