@@ -130,7 +130,8 @@ impl TableStatus {
         }
         let source = self.source_state.as_ref();
         let unless_streaming = source.filter(|state| !matches!(state, TableState::Streaming { .. }));
-        let sink = self.sink_state.as_ref().map(|sink| if is_older(sink, source) { &TableState::Copying } else { sink });
+        let sink =
+            self.sink_state.as_ref().map(|sink| if is_older(sink, source) { &TableState::Copying } else { sink });
         if let Some(shown) = unless_streaming.or(sink).or(source) {
             let was_copying = std::mem::replace(&mut self.state, shown.clone()) == TableState::Copying;
             self.copy.take_if(|_| was_copying && self.state != TableState::Copying);

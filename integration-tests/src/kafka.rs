@@ -1,5 +1,6 @@
 //! A real Kafka broker in KRaft mode, whose data folder is deleted when it is dropped.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -188,6 +189,16 @@ impl Kafka {
         let mut all = vec!["--bootstrap-server", &brokers];
         all.extend(arguments);
         self.java("org.apache.kafka.tools.TopicCommand", &all)
+    }
+
+    /// What `kafka-consumer-groups.sh` shows of a group: the lag of each partition, none where nothing is committed.
+    pub fn group_lags(&self, group: &str) -> BTreeMap<(String, i32), Option<i64>> {
+        let brokers = self.brokers();
+        let arguments = ["--bootstrap-server", &brokers, "--describe", "--group", group];
+        let described = self.java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &arguments);
+        let rows = described.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let rows = rows.filter(|row| row.first() == Some(&group) && row.len() > 5);
+        rows.map(|row| ((row[1].to_owned(), row[2].parse().expect("a partition")), row[5].parse().ok())).collect()
     }
 
     /// Changes a setting of a topic, given as `name=value`, as `kafka-configs.sh` does.

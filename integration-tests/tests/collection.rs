@@ -117,7 +117,11 @@ const SHAPES: [(&str, &str, &str); 16] = [
         "id int PRIMARY KEY DEFAULT 7, v int DEFAULT 5, t text DEFAULT 'x', ts timestamptz DEFAULT now()",
         "1, 1, 'x', now()",
     ),
-    ("vectors", "id int PRIMARY KEY, v int, i int2vector, o oidvector, many int2vector[]", "1, 1, '1 2', '7', '{1 2,3}'"),
+    (
+        "vectors",
+        "id int PRIMARY KEY, v int, i int2vector, o oidvector, many int2vector[]",
+        "1, 1, '1 2', '7', '{1 2,3}'",
+    ),
     ("generated", "id int PRIMARY KEY, v int, g int GENERATED ALWAYS AS (id * 2) STORED", "1, 1"),
     ("\"SELECT\"", "\"from\" int PRIMARY KEY, v int, \"order\" text, \"A\" int, \"a\" int", "1, 1, 'o', 1, 2"),
     ("\"a b.c\"", "id int PRIMARY KEY, v int, \"x y\" text", "1, 1, 'x'"),

@@ -2,9 +2,10 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration_tests::between;
+use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::readers::{Reader, assert_equal, eventually_equal, wait_until_equal};
@@ -23,7 +24,24 @@ async fn a_database_flows_through_topics_into_the_lake() {
     for reader in [Reader::DuckDb, Reader::Polars] {
         assert_equal(reader, &postgres, &pipeline.lake, None, &load::TABLES);
     }
+    no_lag_is_left(&kafka);
     assert!(pipeline.stop() < Duration::from_secs(10));
+    no_lag_is_left(&kafka);
+}
+
+/// Tools that subtract offsets come to zero where all has been read, although the ends of transactions take offsets.
+fn no_lag_is_left(kafka: &Kafka) {
+    let asked = Instant::now();
+    loop {
+        let lags = kafka.group_lags("sooner-shop");
+        let is_read = |lag: &Option<i64>| lag.is_none_or(|lag| lag == 0);
+        let written = lags.values().flatten().count();
+        if written >= load::TABLES.len() && lags.values().all(is_read) {
+            return;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(30), "{lags:?}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

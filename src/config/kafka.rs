@@ -95,7 +95,7 @@ pub fn read_kafka(
 /// Reads `[registry]`: the client's settings and the naming of subjects; none if the URL is missing or refused.
 pub fn read_registry(section: &mut Section) -> Option<(RegistrySettings, SubjectStrategy)> {
     // What is refused may be a secret.
-    let url = section.unshown_text("url", |text| match text.split_once("://") {
+    let url = section.unshown_text("url", |text, _| match text.split_once("://") {
         Some(("http" | "https", rest)) if rest.contains('@') => {
             Err("secrets do not belong in the file; take user and password out, and set user and password".to_owned())
         }

@@ -2,6 +2,7 @@
 
 mod http;
 mod kafka;
+mod lines;
 mod pattern;
 mod reader;
 mod table;
@@ -22,6 +23,7 @@ use sooner_schemas::{Column, ColumnType, Scalar, TableName};
 use http::read_http;
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
+use lines::Lines;
 pub use pattern::TablePattern;
 use reader::Section;
 use table::LEAST_FRESHNESS;
@@ -150,6 +152,13 @@ impl Config {
     /// certificates start from `folder`, and so does the default of `state_dir`.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, Vec<String>> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+        Config::read(table, folder).map_err(|problems| {
+            let lines = Lines::of(text);
+            problems.iter().map(|problem| lines.place(problem)).collect()
+        })
+    }
+
+    fn read(table: toml::Table, folder: &Path) -> Result<Config, Vec<String>> {
         let mut root = Section::root(table, folder);
         let name = root.text("name", check_name);
         let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
@@ -211,8 +220,8 @@ fn missing(section: &str) -> Error {
 
 fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) -> Option<SourceConfig> {
     let default_name = format!("sooner_{}", name.unwrap_or_default().replace('-', "_"));
-    let connect = section.unshown_text("url", |text| match ConnectOptions::parse(text) {
-        Ok(options) if options.password.is_some() => {
+    let connect = section.unshown_text("url", |text, is_variable| match ConnectOptions::parse(text) {
+        Ok(options) if options.password.is_some() && !is_variable => {
             Err("secrets do not belong in the file; take the password out and set password = { env = … }".to_owned())
         }
         parsed => parsed.map_err(|error| error.to_string()),

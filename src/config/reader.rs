@@ -64,13 +64,20 @@ impl Section {
         }
     }
 
-    /// Reads a required text that no problem shows, because it may contain a secret.
-    pub fn unshown_text<T>(&mut self, key: &'static str, check: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    /// Reads a required text that no problem shows, because it may contain a secret. `check` is also told whether the
+    /// text comes from a variable, where a secret may be.
+    pub fn unshown_text<T>(
+        &mut self,
+        key: &'static str,
+        check: impl FnOnce(&str, bool) -> Result<T, String>,
+    ) -> Option<T> {
+        let is_variable = self.table.get(key).is_some_and(|value| variable(value).is_some());
         let value = self.take(key);
         let checked = match value.as_ref().map(Value::as_str) {
+            None if is_variable => return None,
             None => Err("is missing".to_owned()),
             Some(None) => Err("expected a text in quotes".to_owned()),
-            Some(Some(text)) => check(text),
+            Some(Some(text)) => check(text, is_variable),
         };
         checked.map_err(|why| self.problem(key, &why)).ok()
     }
@@ -82,7 +89,8 @@ impl Section {
             return None;
         };
         let mut checked = Vec::new();
-        for (index, item) in items.iter().enumerate() {
+        for (index, item) in items.into_iter().enumerate() {
+            let Some(item) = self.resolve(&format!("{key}[{index}]"), item) else { continue };
             let text = item.as_str().unwrap_or_default();
             match check(text) {
                 Ok(item) => checked.push(item),
@@ -102,6 +110,7 @@ impl Section {
         };
         let mut checked = Vec::new();
         for (name, value) in table {
+            let Some(value) = self.resolve(&format!("{key}.{name}"), value) else { continue };
             let text = value.as_str().unwrap_or_default();
             match check(&name, text) {
                 Ok(value) => checked.push((name, value)),
@@ -138,7 +147,9 @@ impl Section {
     /// Reads a whole number in the range `allowed`; `default` if it is missing or refused.
     pub fn count(&mut self, key: &'static str, default: usize, allowed: RangeInclusive<usize>) -> usize {
         let Some(value) = self.take(key) else { return default };
-        match value.as_integer().and_then(|number| usize::try_from(number).ok()) {
+        // Of a variable it is a text.
+        let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
+        match number.and_then(|number| usize::try_from(number).ok()) {
             Some(number) if allowed.contains(&number) => number,
             _ => {
                 let why = format!("expected a number from {} to {}", allowed.start(), allowed.end());
@@ -152,7 +163,7 @@ impl Section {
     /// breaks at the end of a secret's file are dropped; a secret in the configuration itself is a problem and is
     /// not shown.
     pub fn secret(&mut self, key: &'static str) -> Option<String> {
-        let value = self.take(key)?;
+        let value = self.take_as_written(key)?;
         let Value::Table(place) = value else {
             self.problem(key, "secrets do not belong in the file; write { env = \"VARIABLE\" } or { file = \"path\" }");
             return None;
@@ -197,6 +208,8 @@ impl Section {
         match self.take(key) {
             None => default,
             Some(Value::Boolean(flag)) => flag,
+            // Of a variable it is a text.
+            Some(Value::String(text)) if matches!(text.as_str(), "true" | "false") => text == "true",
             Some(_) => {
                 self.problem(key, "expected true or false");
                 default
@@ -217,6 +230,7 @@ impl Section {
         };
         let mut pairs = Vec::new();
         for (name, value) in table {
+            let Some(value) = self.resolve(&format!("{key}.{name}"), value) else { continue };
             match (check(&name), value) {
                 (Err(why), _) => self.problem(&format!("{key}.{name}"), &format!("is refused: {why}")),
                 (Ok(()), Value::String(text)) => pairs.push((name, text)),
@@ -244,7 +258,7 @@ impl Section {
     /// Reads a required subsection with `read`. A missing one is read as an empty one, which reports its required
     /// keys.
     pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section) -> Option<T>) -> Option<T> {
-        let table = match self.take(key) {
+        let table = match self.take_as_written(key) {
             Some(Value::Table(table)) => table,
             Some(_) => {
                 self.problem(key, "expected a section");
@@ -296,9 +310,32 @@ impl Section {
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
+        let value = self.take_as_written(key)?;
+        self.resolve(key, value)
+    }
+
+    fn take_as_written(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.table.remove(key)
     }
+
+    /// The value of an environment variable where `{ env = "VARIABLE" }` stands, as a text; any other value as it is.
+    fn resolve(&mut self, key: &str, value: Value) -> Option<Value> {
+        let Some(name) = variable(&value) else { return Some(value) };
+        match std::env::var(name) {
+            Ok(text) => Some(Value::String(text)),
+            Err(_) => {
+                self.problem(key, &format!("the environment variable {name} is not set"));
+                None
+            }
+        }
+    }
+}
+
+/// The variable that a value refers to.
+fn variable(value: &Value) -> Option<&str> {
+    let table = value.as_table().filter(|table| table.len() == 1)?;
+    table.get("env")?.as_str()
 }
 
 fn parse_size(text: &str, least: usize) -> Result<usize, String> {

@@ -312,20 +312,26 @@ impl Poller {
                     let topics: Vec<_> = topics.iter().map(String::as_str).collect();
                     self.consumer.subscribe(&topics)?;
                 }
-                MemberCommand::Commit(positions) => {
-                    let mut partitions = TopicPartitionList::new();
-                    for ((topic, partition), offset) in positions {
-                        partitions.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-                    }
-                    // An asynchronous commit is still sent before the member leaves.
-                    if let Err(error) = self.consumer.commit(&partitions, CommitMode::Async) {
-                        tracing::debug!(%error, "could not commit the group's offsets");
-                    }
+                MemberCommand::Commit(durable) => {
+                    self.commit(self.consumer.context().lag.commit(durable))?;
                     failpoint("offsets_committed");
                 }
                 MemberCommand::Pause(places) => self.consumer.pause(&list(&places))?,
                 MemberCommand::Resume(places) => self.consumer.resume(&list(&places))?,
             }
+        }
+        let ends = self.consumer.context().lag.take_ends();
+        if ends.is_empty() { Ok(()) } else { self.commit(ends) }
+    }
+
+    fn commit(&self, positions: Offsets) -> std::result::Result<(), KafkaError> {
+        let mut partitions = TopicPartitionList::new();
+        for ((topic, partition), offset) in positions {
+            partitions.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
+        }
+        // An asynchronous commit is still sent before the member leaves.
+        if let Err(error) = self.consumer.commit(&partitions, CommitMode::Async) {
+            tracing::debug!(%error, "could not commit the group's offsets");
         }
         Ok(())
     }

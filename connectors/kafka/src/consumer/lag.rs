@@ -1,4 +1,4 @@
-//! Lag: how many messages of each partition have not been read yet.
+//! Lag: how many messages of each partition have not been read yet, and where the group stands for outside tools.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,21 @@ pub struct LagGauge(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     partitions: HashMap<TopicPartition, PartitionOffsets>,
+    /// What was committed to the group in this process.
+    committed: HashMap<TopicPartition, GroupOffset>,
+    /// What is to be committed in its place.
+    ends: Offsets,
     reading_micros: Option<i64>,
+}
+
+/// What the group has of a partition. The end of a transaction takes an offset, too, and tools that subtract offsets
+/// would call it unread for ever: where no message follows, the offset after it is committed.
+#[derive(Debug)]
+struct GroupOffset {
+    /// The offset after the last message that is durable in the lake.
+    next_offset: i64,
+    /// The offset after that message, and after the ends of transactions that follow it.
+    committed: i64,
 }
 
 impl LagGauge {
@@ -57,13 +71,84 @@ impl LagGauge {
         }
     }
 
-    /// Takes the last stable offsets from librdkafka's statistics. A negative one means that it is not known; the
-    /// former one stays.
+    /// What to commit to the group where messages are durable up to these offsets.
+    pub(crate) fn commit(&self, durable: Offsets) -> Offsets {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let to_commit = |(place, next_offset): (TopicPartition, i64)| {
+            let former = known.committed.get(&place).filter(|former| former.next_offset == next_offset);
+            let committed = former.map_or(next_offset, |former| former.committed);
+            known.committed.insert(place.clone(), GroupOffset { next_offset, committed });
+            (place, committed)
+        };
+        durable.into_iter().map(to_commit).collect()
+    }
+
+    /// Offsets to commit in place of those that were, once each.
+    pub(crate) fn take_ends(&self) -> Offsets {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).ends)
+    }
+
+    /// Takes the last stable offsets from librdkafka's statistics, and what was fetched. A negative offset means that
+    /// it is not known.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((topic, partition), offsets) in &mut known.partitions {
+        let Known { partitions, committed, ends, .. } = &mut *known;
+        for (place, offsets) in partitions {
+            let (topic, partition) = place;
             let told = statistics.topics.get(topic).and_then(|topic| topic.partitions.get(partition));
-            offsets.end_offset = told.map(|told| told.ls_offset).filter(|end| *end >= 0).or(offsets.end_offset);
+            let Some(told) = told else { continue };
+            offsets.end_offset = Some(told.ls_offset).filter(|end| *end >= 0).or(offsets.end_offset);
+            // All messages that were fetched have been handed on, and none waits.
+            let is_read = told.app_offset < 0 || told.app_offset == offsets.next_offset;
+            if let Some(group) = committed.get_mut(place)
+                && group.next_offset == offsets.next_offset
+                && told.next_offset > group.committed
+                && is_read
+                && told.fetchq_cnt == 0
+            {
+                group.committed = told.next_offset;
+                ends.insert(place.clone(), told.next_offset);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::statistics::{Partition, Topic};
+
+    use super::*;
+
+    fn place() -> TopicPartition {
+        ("t".to_owned(), 0)
+    }
+
+    fn at(offset: i64) -> Offsets {
+        Offsets::from([(place(), offset)])
+    }
+
+    fn fetched(app_offset: i64, next_offset: i64, fetchq_cnt: i64) -> Statistics {
+        let partition = Partition { app_offset, next_offset, fetchq_cnt, ..Partition::default() };
+        let topic = Topic { partitions: HashMap::from([(0, partition)]), ..Topic::default() };
+        Statistics { topics: HashMap::from([("t".to_owned(), topic)]), ..Statistics::default() }
+    }
+
+    #[test]
+    fn the_group_stands_after_the_end_of_a_transaction_once_all_messages_before_it_are_durable() {
+        let gauge = LagGauge::default();
+        gauge.start(&at(0));
+        gauge.read_to(&at(5));
+        gauge.hear(&fetched(5, 6, 0));
+        assert_eq!(gauge.take_ends(), Offsets::new(), "nothing is durable");
+        assert_eq!(gauge.commit(at(5)), at(5));
+        gauge.hear(&fetched(5, 6, 1));
+        gauge.hear(&fetched(6, 7, 0));
+        assert_eq!(gauge.take_ends(), Offsets::new(), "a message waits, or was not handed on");
+        gauge.hear(&fetched(5, 6, 0));
+        assert_eq!(gauge.take_ends(), at(6));
+        gauge.hear(&fetched(5, 6, 0));
+        assert_eq!((gauge.take_ends(), gauge.commit(at(5))), (Offsets::new(), at(6)), "it never moves back");
+        gauge.read_to(&at(9));
+        assert_eq!(gauge.commit(at(9)), at(9));
     }
 }

@@ -1,6 +1,7 @@
 //! The source's side: batches of events become Kafka transactions, each with a progress record.
 
 pub mod opening;
+pub mod pacing;
 pub mod partition_ends;
 pub mod record_keeper;
 pub mod recovery;

@@ -12,6 +12,7 @@ use sooner_api::{
 use sooner_schemas::event::{Event, Op, TableEvents, Watermark};
 use sooner_schemas::{Position, TableName};
 
+use super::pacing::Pacing;
 use super::record_keeper::RecordKeeper;
 use super::refusals::{compacted, missing_partition_columns, too_large, unfit_for_compaction};
 use super::route::TopicRoute;
@@ -34,6 +35,7 @@ pub struct TransactionWriter {
     routes: Vec<TopicRoute>,
     by_name: HashMap<TableName, usize>,
     keeper: RecordKeeper,
+    pacing: Pacing,
     open_bytes: usize,
 }
 
@@ -46,6 +48,7 @@ impl TransactionWriter {
             routes: Vec::new(),
             by_name: HashMap::new(),
             keeper: RecordKeeper::new(TopicProgress::default(), None),
+            pacing: Pacing::new(settings.producer.transaction_interval),
             open_bytes: 0,
         })
     }
@@ -99,16 +102,16 @@ impl TransactionWriter {
         self.commit()
     }
 
-    /// Time at which the open transaction has to be committed; none if there is no open one.
+    /// Time at which the open transaction is committed if nothing waits to be written; none if there is no open one.
     pub fn due(&self) -> Option<Instant> {
-        let interval = self.settings.producer.transaction_interval;
-        self.transactions.open_since().map(|since| since + interval)
+        self.transactions.open_since().map(|since| self.pacing.due(since))
     }
 
     /// Hands a batch to Kafka; it becomes visible with a commit. An error of code `CopyNeeded` says that a table has to
     /// be copied before the stream goes on; the record says so, too.
     pub fn append(&mut self, batch: EventBatch) -> Result<()> {
         let mut copy_needed = Ok(());
+        self.pacing.wrote(batch.coverage().is_some());
         for step in batch.steps {
             let appended = match step {
                 Step::Rows(rows) | Step::Truncate(rows) => self.append_rows(&rows),
@@ -148,12 +151,14 @@ impl TransactionWriter {
     }
 
     /// Commits if it is time: the transaction is large or old enough, or the record has changed while nothing came.
-    pub fn tick(&mut self) -> Result<()> {
+    /// `is_idle` says that nothing waits to be written.
+    pub fn tick(&mut self, is_idle: bool) -> Result<()> {
         self.transactions.poll();
-        let now = Instant::now();
+        let (now, open) = (Instant::now(), self.transactions.open_since());
+        let due = |since| if is_idle { self.pacing.due(since) } else { self.pacing.overdue(since) };
         let full = self.open_bytes >= self.settings.producer.transaction_bytes;
-        let aged = self.due().is_some_and(|due| due <= now);
-        let waits = self.transactions.open_since().is_none() && self.keeper.is_due(now);
+        let aged = open.is_some_and(|since| due(since) <= now);
+        let waits = open.is_none() && self.keeper.is_due(now);
         if full || aged || waits || self.keeper.is_urgent() {
             self.commit()?;
         }
@@ -176,6 +181,7 @@ impl TransactionWriter {
             self.transactions.send(message)?;
         }
         self.transactions.commit()?;
+        self.pacing.committed(started, Instant::now());
         tracing::debug!(bytes = self.open_bytes, took = ?started.elapsed(), "committed a Kafka transaction");
         self.open_bytes = 0;
         self.keeper.written();

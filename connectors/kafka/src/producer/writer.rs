@@ -255,15 +255,15 @@ impl<T: Telemetry> ProducerThread<T> {
                     let appended = self.writer.append(batch);
                     self.publish();
                     appended?;
+                    self.writer.tick(false)?;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.writer.tick(true)?,
                 Err(RecvTimeoutError::Disconnected) => {
                     self.writer.commit()?;
                     self.publish();
                     return Ok(());
                 }
             }
-            self.writer.tick()?;
             self.publish();
         }
     }

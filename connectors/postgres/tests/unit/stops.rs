@@ -1,8 +1,8 @@
 //! What ends a table, and what merely changes its shape, while the others go on.
 
 use sooner_api::{Class, Code, Error, Positions, Step};
-use sooner_postgres::tracked::Next;
 use sooner_postgres::errors::unholdable;
+use sooner_postgres::tracked::Next;
 use sooner_schemas::encode::ValueError;
 use sooner_schemas::{Lsn, Relation, Scalar, Unholdable};
 

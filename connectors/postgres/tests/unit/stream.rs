@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use sooner_api::{EventBatch, Positions, Result, Rows, Step};
 use sooner_postgres::decode::Decoder;
-use sooner_postgres::tracked::Next;
 use sooner_postgres::pgoutput::parse;
+use sooner_postgres::tracked::Next;
 use sooner_postgres::tracked::Selected;
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::encode::{Encoder, SchemaIds};
