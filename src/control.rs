@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sooner_api::{Clock, CopyRequest};
+use sooner_api::{Clock, CopyRequest, Side};
 use sooner_schemas::TableName;
 
 use crate::clock::SystemClock;
@@ -63,6 +63,39 @@ impl Requests {
         }
     }
 
+    /// Withdraws requests for a table that have not been granted; returns how many there were.
+    pub fn withdraw(&self, table: &TableName) -> usize {
+        let files = self.files().into_iter().filter(|(_, request)| request.table == *table);
+        files.filter(|(path, _)| std::fs::remove_file(path).is_ok()).count()
+    }
+
+    /// Asks a side to rest until it is told to go on, also over restarts.
+    pub fn pause(&self, side: Side) -> io::Result<()> {
+        std::fs::create_dir_all(&self.state_dir)?;
+        std::fs::write(self.pause_file(side), [])
+    }
+
+    /// Lets a side go on; false if it did not rest.
+    pub fn unpause(&self, side: Side) -> io::Result<bool> {
+        match std::fs::remove_file(self.pause_file(side)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a side is to rest.
+    pub fn is_paused(&self, side: Side) -> bool {
+        self.pause_file(side).exists()
+    }
+
+    fn pause_file(&self, side: Side) -> PathBuf {
+        self.state_dir.join(match side {
+            Side::Source => "paused.source",
+            Side::Sink => "paused.sink",
+        })
+    }
+
     fn files(&self) -> Vec<(PathBuf, CopyRequest)> {
         let entries = std::fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
         entries
@@ -103,5 +136,17 @@ mod tests {
         requests.forget(&asked[1..]);
         requests.forget(&asked[1..]);
         assert_eq!(requests.pending(), asked[..1]);
+        assert_eq!((requests.withdraw(&asked[0].table), requests.withdraw(&asked[0].table)), (1, 0));
+        assert!(requests.pending().is_empty());
+    }
+
+    #[test]
+    fn a_side_rests_until_it_is_told_to_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let requests = Requests::new(&folder.path().join("new"));
+        requests.pause(Side::Source).unwrap();
+        assert!(requests.is_paused(Side::Source) && !requests.is_paused(Side::Sink));
+        assert_eq!((requests.unpause(Side::Source).unwrap(), requests.unpause(Side::Source).unwrap()), (true, false));
+        assert!(!requests.is_paused(Side::Source));
     }
 }

@@ -3,13 +3,15 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use sooner::bars::CopyBars;
 use sooner::commands;
 use sooner::commands::events::Shown;
 use sooner::commands::run::{Sides, run};
+use sooner::commands::steer::{self, NamedSide};
 use sooner::commands::wait::{Until, parse_until};
 use sooner::config::Config;
 use tracing_subscriber::EnvFilter;
@@ -19,7 +21,7 @@ const NOT_COMPLETE: u8 = 3;
 
 /// Postgres changes into Delta Lake tables, exactly once.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version = version(), about)]
 struct Arguments {
     /// Path of the configuration file.
     #[arg(long, short, global = true, default_value = "sooner.toml", env = "SOONER_CONFIG")]
@@ -96,8 +98,25 @@ enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Resumes a parked table: it is copied again, then follows the stream.
+    /// Says whether the pipeline runs and moves, and what is not well. Exits with 0 if it does, and with 1 if not.
+    Health,
+    /// Has the pipeline rest until `sooner resume`, also over restarts. The slot makes Postgres keep log meanwhile.
+    Pause {
+        /// Only this side.
+        #[arg(long, value_enum)]
+        side: Option<NamedSide>,
+    },
+    /// Resumes a parked table: it is copied again, then follows the stream. Without a table: the pipeline goes on where
+    /// it was paused.
     Resume {
+        /// Name of the table: schema.table
+        table: Option<String>,
+        /// Only this side of a pipeline that was paused.
+        #[arg(long, value_enum, conflicts_with = "table")]
+        side: Option<NamedSide>,
+    },
+    /// Withdraws what was asked for a table by `resume` or `copy`, as long as it has not begun.
+    Cancel {
         /// Name of the table: schema.table
         table: String,
     },
@@ -137,6 +156,15 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Prints the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Prints completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page.
+    Man,
     /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
     Teardown,
 }
@@ -159,22 +187,30 @@ fn main() -> ExitCode {
 }
 
 async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result<bool> {
+    if print_about_itself(&arguments.command)? {
+        return Ok(true);
+    }
     if let Command::Init { from, to, output } = &arguments.command {
         return commands::init::run(from, to, output).await.map(|()| true);
     }
     let config = Config::load(&arguments.config)?;
+    let path = &arguments.config;
     match arguments.command {
-        Command::Init { .. } => Ok(true),
+        Command::Init { .. } | Command::Schema | Command::Completions { .. } | Command::Man => Ok(true),
         Command::Check { json } => commands::check(&config, json).await,
-        Command::Run { recopy } => run(config, Sides::Both, recopy, bars).await.map(|()| true),
-        Command::Source { recopy } => run(config, Sides::Source, recopy, bars).await.map(|()| true),
-        Command::Sink => run(config, Sides::Sink, false, None).await.map(|()| true),
+        Command::Run { recopy } => run(config, path, Sides::Both, recopy, bars).await.map(|()| true),
+        Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),
+        Command::Sink => run(config, path, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
         Command::Events { table, since, json, follow } => {
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
         }
-        Command::Resume { table } => commands::resume(&config, &table).map(|()| true),
-        Command::Copy { table, condition } => commands::copy(&config, &table, condition).await.map(|()| true),
+        Command::Health => commands::health::run(&config),
+        Command::Pause { side } => steer::pause(&config, side).map(|()| true),
+        Command::Resume { table: None, side } => steer::resume_all(&config, side).map(|()| true),
+        Command::Resume { table: Some(table), .. } => steer::resume(&config, &table).map(|()| true),
+        Command::Cancel { table } => steer::cancel(&config, &table).map(|()| true),
+        Command::Copy { table, condition } => steer::copy(&config, &table, condition).await.map(|()| true),
         Command::Optimize { tables } => commands::upkeep::run_optimize(&config, &tables).await.map(|()| true),
         Command::Vacuum { tables, dry_run } => {
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
@@ -182,6 +218,30 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
+}
+
+/// Prints what needs no configuration; false for any other command.
+fn print_about_itself(command: &Command) -> anyhow::Result<bool> {
+    let mut out = Vec::new();
+    match command {
+        Command::Schema => out.extend_from_slice(sooner::config::SCHEMA.as_bytes()),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "sooner", &mut out);
+        }
+        Command::Man => clap_mangen::Man::new(Arguments::command()).render(&mut out)?,
+        _ => return Ok(false),
+    }
+    commands::print(&String::from_utf8_lossy(&out));
+    Ok(true)
+}
+
+/// Version of the program, with the commit that it is built from, and that of the Kafka client.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        let client = sooner_kafka::client_version();
+        format!("{} ({}, librdkafka {client})", env!("CARGO_PKG_VERSION"), env!("SOONER_COMMIT"))
+    })
 }
 
 /// Starts logging to standard error; where that is a terminal that shows text, also returns bars for below the log.

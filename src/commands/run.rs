@@ -1,11 +1,12 @@
 //! `sooner run`, `sooner source` and `sooner sink`: run the pipeline or one side of it until SIGTERM or SIGINT.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use sooner_api::Result;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -30,8 +31,14 @@ pub enum Sides {
 /// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
 /// copies all tables again. The status is written to the state folder meanwhile, and once more at the end.
 ///
-/// With `bars`, the copies that run are shown on the terminal.
-pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBars>) -> anyhow::Result<()> {
+/// With `bars`, the copies that run are shown on the terminal. At SIGHUP the configuration is read again from `path`.
+pub async fn run(
+    config: Config,
+    path: &Path,
+    sides: Sides,
+    recopy: bool,
+    bars: Option<CopyBars>,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir).map_err(|error| {
         anyhow::anyhow!(
             "cannot create the state folder {}: {error}. To do: set state_dir to a folder that this process may write.",
@@ -45,7 +52,8 @@ pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBa
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
-    let result = run_sides(config, sides, recopy, board.clone(), stop).await;
+    let hangup = signal(SignalKind::hangup())?;
+    let result = run_and_reload(config, path, sides, recopy, &board, stop, hangup).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -59,6 +67,59 @@ pub async fn run(config: Config, sides: Sides, recopy: bool, bars: Option<CopyBa
     result?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Runs the sides, and starts them anew with each configuration that is read again.
+async fn run_and_reload(
+    mut config: Config,
+    path: &Path,
+    sides: Sides,
+    mut recopy: bool,
+    board: &StatusBoard,
+    stop: watch::Sender<bool>,
+    mut hangup: Signal,
+) -> Result<()> {
+    loop {
+        let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
+        let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy, board.clone(), halt.clone()));
+        let reloaded = loop {
+            tokio::select! {
+                biased;
+                ended = &mut running => return ended,
+                _ = stopped.wait_for(|stop| *stop) => break None,
+                _ = hangup.recv() => match reload(path, &config) {
+                    Some(reloaded) => break Some(reloaded),
+                    None => continue,
+                },
+            }
+        };
+        halt.send_replace(true);
+        running.await?;
+        match reloaded {
+            Some(reloaded) if !*stop.borrow() => (config, recopy) = (reloaded, false),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The configuration as it is by now; none, with a reason in the log, if the pipeline cannot take it over.
+fn reload(path: &Path, former: &Config) -> Option<Config> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
+            return None;
+        }
+    };
+    if (&config.name, &config.state_dir) != (&former.name, &former.state_dir) {
+        tracing::error!("the configuration is not taken over: name and state_dir need a new start of the process");
+        return None;
+    }
+    if config.http != former.http {
+        tracing::warn!("[http] stays as it was until the process starts anew");
+    }
+    tracing::info!("the configuration was read again");
+    Some(config)
 }
 
 /// Listens for HTTP, if that is configured.

@@ -19,6 +19,11 @@ impl Lines {
         lines
     }
 
+    /// Problems with their lines.
+    pub fn place_all(&self, problems: Vec<String>) -> Vec<String> {
+        problems.iter().map(|problem| self.place(problem)).collect()
+    }
+
     /// A problem, which begins with the path of a key, with the line of the key, or of the section that lacks it.
     pub fn place(&self, problem: &str) -> String {
         let path = problem.split_once(": ").map_or(problem, |(path, _)| path);

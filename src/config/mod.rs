@@ -31,6 +31,9 @@ pub use table::TableBlocks;
 
 use crate::http::settings::HttpSettings;
 
+/// JSON Schema of the configuration, for editors.
+pub const SCHEMA: &str = include_str!("../../config/schema.json");
+
 /// Checked configuration of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -152,10 +155,7 @@ impl Config {
     /// certificates start from `folder`, and so does the default of `state_dir`.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, Vec<String>> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
-        Config::read(table, folder).map_err(|problems| {
-            let lines = Lines::of(text);
-            problems.iter().map(|problem| lines.place(problem)).collect()
-        })
+        Config::read(table, folder).map_err(|problems| Lines::of(text).place_all(problems))
     }
 
     fn read(table: toml::Table, folder: &Path) -> Result<Config, Vec<String>> {

@@ -71,7 +71,7 @@ impl Section {
         key: &'static str,
         check: impl FnOnce(&str, bool) -> Result<T, String>,
     ) -> Option<T> {
-        let is_variable = self.table.get(key).is_some_and(|value| variable(value).is_some());
+        let is_variable = self.is_variable(key);
         let value = self.take(key);
         let checked = match value.as_ref().map(Value::as_str) {
             None if is_variable => return None,
@@ -146,9 +146,10 @@ impl Section {
 
     /// Reads a whole number in the range `allowed`; `default` if it is missing or refused.
     pub fn count(&mut self, key: &'static str, default: usize, allowed: RangeInclusive<usize>) -> usize {
+        let is_variable = self.is_variable(key);
         let Some(value) = self.take(key) else { return default };
-        // Of a variable it is a text.
-        let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
+        let text = value.as_str().filter(|_| is_variable);
+        let number = value.as_integer().or_else(|| text?.parse().ok());
         match number.and_then(|number| usize::try_from(number).ok()) {
             Some(number) if allowed.contains(&number) => number,
             _ => {
@@ -205,11 +206,11 @@ impl Section {
 
     /// Reads a boolean; `default` if it is missing or refused.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let is_variable = self.is_variable(key);
         match self.take(key) {
             None => default,
             Some(Value::Boolean(flag)) => flag,
-            // Of a variable it is a text.
-            Some(Value::String(text)) if matches!(text.as_str(), "true" | "false") => text == "true",
+            Some(Value::String(text)) if is_variable && matches!(text.as_str(), "true" | "false") => text == "true",
             Some(_) => {
                 self.problem(key, "expected true or false");
                 default
@@ -307,6 +308,10 @@ impl Section {
             self.problem(&key, &why);
         }
         self.problems
+    }
+
+    fn is_variable(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| variable(value).is_some())
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sooner_api::{Class, TableState};
+use sooner_api::{Class, Code, TableState};
 
 use crate::status::Status;
 
@@ -80,7 +80,8 @@ pub fn is_ready(status: &Status) -> bool {
 
 fn pipeline(status: &Status) -> Check {
     let Some(trouble) = &status.trouble else { return Check::well("pipeline") };
-    let health = if trouble.class == Class::Retry { Health::Warn } else { Health::Error };
+    let passes = trouble.class == Class::Retry || trouble.code == Code::Paused;
+    let health = if passes { Health::Warn } else { Health::Error };
     Check::ill("pipeline", health, format!("{}: {}", trouble.what, trouble.why), &trouble.remedy)
 }
 
@@ -120,7 +121,7 @@ fn slot(status: &Status) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::{Code, Error, SlotStanding};
+    use sooner_api::{Error, SlotStanding};
     use sooner_schemas::{Lsn, TableName};
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Class, Code, Fact, Result, Telemetry};
+use sooner_api::{Class, Code, Error, Fact, Result, Side, Telemetry};
 use tokio::sync::watch;
 
 use crate::control::Requests;
@@ -16,6 +16,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const GOOD_ATTEMPT: Duration = Duration::from_secs(30);
 /// How often requests are looked for.
 const REQUESTS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a pipeline that is paused looks whether it still is.
+const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How an attempt ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +71,43 @@ async fn wait(pause: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Ends an attempt when the pipeline is told to stop, or somebody asks for a whole table to be read again. What had
-/// been asked for before this is called, the attempt sees to itself, however long it takes until it has.
+/// Rests while these sides are paused, and looks `beside` again and again. Returns at once if none is.
+pub async fn rest_while_paused<T: Telemetry>(
+    telemetry: &T,
+    mut stop: watch::Receiver<bool>,
+    requests: &Requests,
+    sides: &[Side],
+    mut beside: impl AsyncFnMut(),
+) {
+    let is_paused = || sides.iter().any(|side| requests.is_paused(*side));
+    if !is_paused() {
+        return;
+    }
+    let (what, why) = ("the pipeline is paused", "somebody ran `sooner pause`");
+    let paused =
+        Error::operator(Code::Paused, what, why, "`sooner resume` lets it go on; the slot keeps log meanwhile");
+    tracing::info!("paused");
+    telemetry.record(Fact::Interrupted(&paused));
+    while is_paused() && !*stop.borrow() {
+        beside().await;
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = tokio::time::sleep(PAUSE_INTERVAL) => {}
+        }
+    }
+    tracing::info!("going on");
+}
+
+/// Ends an attempt when the pipeline is told to stop, a side is paused, or somebody asks for a whole table to be read
+/// again, unless nobody is to ask. What had been asked for before this is called, the attempt sees to itself, however
+/// long it takes until it has.
 pub fn halt_on_request(
     halt: watch::Sender<bool>,
     mut stop: watch::Receiver<bool>,
     requests: Requests,
+    sides: &'static [Side],
+    takes_tables: bool,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut known = requests.whole_tables();
     async move {
@@ -82,8 +116,11 @@ pub fn halt_on_request(
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = tokio::time::sleep(REQUESTS_INTERVAL) => {
+                    if sides.iter().any(|side| requests.is_paused(*side)) {
+                        break;
+                    }
                     let asked = requests.whole_tables();
-                    if asked.iter().any(|table| !known.contains(table)) {
+                    if takes_tables && asked.iter().any(|table| !known.contains(table)) {
                         break;
                     }
                     // One that was seen to may be asked for again.
@@ -97,7 +134,7 @@ pub fn halt_on_request(
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::{Code, Error, NoTelemetry};
+    use sooner_api::NoTelemetry;
 
     use super::*;
 

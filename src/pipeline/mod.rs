@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Telemetry};
+use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Side, Telemetry};
 use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeProgress, LakeStore, PartLimits};
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
@@ -39,7 +39,7 @@ use crate::direct::{DirectLog, LocalSchemas};
 use crate::memory::MemoryShares;
 use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
-use attempts::{End, attempts, halt_on_request};
+use attempts::{End, attempts, halt_on_request, rest_while_paused};
 use sink::{SinkEnd, SinkSettings};
 use sink_side::{KnownTables, SinkSide};
 use source_side::SourceSide;
@@ -114,6 +114,9 @@ fn database<R: SchemaRegistry>(
     Arc::new(PostgresDatabase::new(settings, Arc::new(encoders), runtime))
 }
 
+/// The sides of a process without a broker.
+const BOTH: [Side; 2] = [Side::Source, Side::Sink];
+
 /// Runs a pipeline without a broker: both sides in one process, with a channel between them.
 pub async fn run_direct(
     config: Config,
@@ -128,6 +131,7 @@ pub async fn run_direct(
     let mut sink = SinkParts::new(&config, &lake_config)?;
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
+        rest_while_paused(&board, stop.clone(), &requests, &BOTH, async || database.look_at_slot().await).await;
         // Before a slot is created, which keeps log from then on. While it fails, nobody else looks at the slot.
         if let Err(error) = sink.lake.probe().await {
             database.look_at_slot().await;
@@ -138,7 +142,8 @@ pub async fn run_direct(
         let mut log = log.with_columns_kept(lake_config.maps_columns);
         let mut reader = log.open_reader().await?;
         let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(pass_on(stop.clone(), halt.clone()));
+        let asks = halt_on_request(halt.clone(), stop.clone(), requests.clone(), &BOTH, false);
+        let watcher = tokio::spawn(asks);
         let (database, source) = (database.clone(), source.clone());
         let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
         let sourced = on_a_runtime(async move {
@@ -179,8 +184,10 @@ pub async fn run_kafka_source(
     let requests = Requests::new(&config.state_dir);
     let mut log = kafka_log(&config, &kafka, &board);
     attempts(&board.clone(), stop, async |stop| {
+        rest_while_paused(&board, stop.clone(), &requests, &[Side::Source], async || database.look_at_slot().await)
+            .await;
         let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone()));
+        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone(), &[Side::Source], true));
         let side = source_side(&*database, &source, false, &requests, &board);
         let ended = side.attempt(&mut log, &mut recopy, halted).await;
         watcher.abort();
@@ -205,6 +212,7 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
     // table go on here, too.
     let own_requests = config.source.is_none();
     attempts(&board.clone(), stop, async |stop| {
+        rest_while_paused(&board, stop.clone(), &requests, &[Side::Sink], async || ()).await;
         sink.lake.probe().await?;
         let resumed = requests.pending();
         let reader = log.open_reader().await?;
@@ -213,10 +221,7 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
             requests.forget(&resumed);
         }
         let (halt, halted) = watch::channel(false);
-        let watcher = match own_requests {
-            true => tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone())),
-            false => tokio::spawn(pass_on(stop.clone(), halt)),
-        };
+        let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone(), &[Side::Sink], own_requests));
         let side = SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
         let ended = side.attempt(&mut reader, &mut sink.known, halted).await;
         watcher.abort();
@@ -267,11 +272,4 @@ fn on_a_runtime<O: Send + 'static>(
 /// The error of a thread that ended without a result.
 pub fn panicked(what: &str) -> Error {
     Error::internal(format!("{what} ended without a result"), "its thread panicked")
-}
-
-/// Passes a stop on.
-async fn pass_on(mut stop: watch::Receiver<bool>, halt: watch::Sender<bool>) {
-    // The sender's end counts as a stop.
-    let _ = stop.wait_for(|stop| *stop).await;
-    halt.send_replace(true);
 }

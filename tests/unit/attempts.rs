@@ -1,8 +1,8 @@
 //! Attempts, and what ends one from outside.
 
 use sooner::control::Requests;
-use sooner::pipeline::attempts::{End, attempts, halt_on_request};
-use sooner_api::Class;
+use sooner::pipeline::attempts::{End, attempts, halt_on_request, rest_while_paused};
+use sooner_api::{Class, NoTelemetry, Side};
 use tokio::sync::watch;
 
 use crate::support::{Facts, failure, name, pass, soon};
@@ -59,7 +59,7 @@ async fn a_request_halts_an_attempt() {
     let requests = Requests::new(folder.path());
     let (halt, halted) = watch::channel(false);
     let (_stop, stopped) = watch::channel(false);
-    let watching = tokio::spawn(halt_on_request(halt, stopped, requests.clone()));
+    let watching = tokio::spawn(halt_on_request(halt, stopped, requests.clone(), &[Side::Source], true));
     pass(5000).await;
     assert!(!*halted.borrow(), "nobody has asked for anything");
     requests.resume(&name("t")).unwrap();
@@ -69,13 +69,37 @@ async fn a_request_halts_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_halts_an_attempt_and_the_next_one_waits_until_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let requests = Requests::new(folder.path());
+    let (halt, halted) = watch::channel(false);
+    let (_stop, stopped) = watch::channel(false);
+    let watching = halt_on_request(halt, stopped.clone(), requests.clone(), &[Side::Source], true);
+    let watching = tokio::spawn(watching);
+    requests.pause(Side::Sink).unwrap();
+    pass(5000).await;
+    assert!(!*halted.borrow(), "that is the other side's");
+    requests.pause(Side::Source).unwrap();
+    soon(watching).await.unwrap();
+    assert!(*halted.borrow());
+    let resting = requests.clone();
+    let resting = tokio::spawn(async move {
+        rest_while_paused(&NoTelemetry, stopped, &resting, &[Side::Source], async || ()).await;
+    });
+    pass(60_000).await;
+    assert!(!resting.is_finished());
+    requests.unpause(Side::Source).unwrap();
+    soon(resting).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_that_takes_long_to_begin_is_not_halted_by_what_it_has_to_see_to() {
     let folder = tempfile::tempdir().unwrap();
     let requests = Requests::new(folder.path());
     requests.resume(&name("t")).unwrap();
     let (halt, halted) = watch::channel(false);
     let (_stop, stopped) = watch::channel(false);
-    let watching = tokio::spawn(halt_on_request(halt, stopped, requests.clone()));
+    let watching = tokio::spawn(halt_on_request(halt, stopped, requests.clone(), &[Side::Source], true));
     pass(60_000).await;
     assert!(!*halted.borrow());
     requests.forget(&requests.pending());
@@ -91,7 +115,8 @@ async fn a_stop_halts_an_attempt() {
     for is_dropped in [true, false] {
         let (halt, halted) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
-        let watching = tokio::spawn(halt_on_request(halt, stopped, Requests::new(folder.path())));
+        let watching =
+            tokio::spawn(halt_on_request(halt, stopped, Requests::new(folder.path()), &[Side::Source], true));
         pass(700).await;
         assert!(!*halted.borrow());
         if is_dropped {

@@ -71,7 +71,7 @@ fn without_brokers_both_ends_are_needed() {
     let found = problems("name = 'shop'");
     assert_eq!(found, ["source.url: is missing", "lake.url: is missing"]);
     let found = problems("name = 'shop'\nsource = 5\n[lake]\nurl = '/lake'");
-    assert_eq!(found, ["source: expected a section"]);
+    assert_eq!(found, ["line 2: source: expected a section"]);
 }
 
 #[test]
@@ -133,7 +133,19 @@ fn secrets_are_read_from_files_beside_the_configuration_and_never_shown() {
     assert_eq!(credentials, Some(("AKIA".to_owned(), "a key ".to_owned())), "only line breaks are dropped");
     let half = Config::parse(&text("", "", "access_key_id = { file = 'id' }"), folder.path()).unwrap_err();
     let expected = "lake.access_key_id: access_key_id and secret_access_key go together: set both or neither";
-    assert_eq!(half, [expected]);
+    assert_eq!(half, [format!("line 8: {expected}")]);
+}
+
+#[test]
+fn any_value_may_be_that_of_a_variable() {
+    // Every process has this one.
+    let path = std::env::var("PATH").unwrap();
+    let config = parsed("", "publication = { env = 'PATH' }", "");
+    assert_eq!(config.source().unwrap().publication, path);
+    let found = problems(&text("", "exclude = ['a.b', { env = 'SOONER_UNSET' }]", ""));
+    assert!(found[0].contains("source.exclude[1]: the environment variable SOONER_UNSET is not set"), "{found:?}");
+    let found = problems(&text("", "copy_tables_at_once = { env = 'PATH' }", ""));
+    assert!(found[0].contains("expected a number"), "{found:?}");
 }
 
 #[test]
@@ -148,7 +160,7 @@ fn a_file_that_cannot_be_used_is_named_with_all_its_problems() {
     fs::write(&path, text("nmae = 'x'", "slto = 'x'", "")).unwrap();
     let refused = Config::load(&path).unwrap_err().to_string();
     assert!(refused.contains("sooner.toml has 2 problem(s)"), "{refused}");
-    for expected in ["\n  - nmae: is not known", "\n  - source.slto: is not known"] {
+    for expected in ["\n  - line 2: nmae: is not known", ": source.slto: is not known"] {
         assert!(refused.contains(expected), "'{expected}' not in {refused}");
     }
     fs::write(&path, text("", "", "")).unwrap();

@@ -123,15 +123,15 @@ fn each_mistake_is_told_with_its_place_and_what_was_expected() {
 fn with_brokers_one_end_and_a_registry_are_needed() {
     let kafka = "[kafka]\nbrokers = 'b'\n";
     let found = problems(&format!("name = 'shop'\n{kafka}"));
-    assert!(found.contains(&"source: set [source], [lake] or both".to_owned()), "{found:?}");
-    assert!(found.contains(&"registry.url: is missing".to_owned()), "{found:?}");
+    assert!(found.iter().any(|problem| problem.ends_with("source: set [source], [lake] or both")), "{found:?}");
+    assert!(found.iter().any(|problem| problem.ends_with("registry.url: is missing")), "{found:?}");
     for end in ["[source]\nurl = 'postgres://me@db/shop'", "[lake]\nurl = '/lake'"] {
         let text = format!("name = 'shop'\n{end}\n{kafka}[registry]\nurl = 'https://registry'");
         assert!(problems(&text).is_empty(), "{end}");
     }
     let found =
         problems("name = 'shop'\n[source]\nurl = 'postgres://me@db/shop'\n[kafka]\n[registry]\nurl = 'ftp://r'");
-    assert!(found.contains(&"kafka.brokers: is missing".to_owned()), "{found:?}");
+    assert!(found.contains(&"line 4: kafka.brokers: is missing".to_owned()), "{found:?}");
     assert!(found.iter().any(|problem| problem.ends_with("expected http://… or https://…")), "{found:?}");
 }
 
@@ -177,7 +177,7 @@ fn a_certificate_needs_its_key() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("c.pem"), "").unwrap();
     let refused = Config::parse(&text("tls = { certificate = 'c.pem' }", ""), folder.path()).unwrap_err();
-    assert_eq!(refused, ["kafka.tls.certificate: certificate and key go together: set both or neither"]);
+    assert!(refused[0].ends_with("kafka.tls.certificate: certificate and key go together: set both or neither"));
     let kafka = parsed_in(folder.path(), "tls = { certificate = 'c.pem', key = 'c.pem' }", "");
     assert_eq!(kafka.settings.tls.unwrap().certificate, Some(folder.path().join("c.pem")));
 }

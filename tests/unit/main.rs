@@ -4,6 +4,7 @@
 mod attempts;
 mod config;
 mod config_kafka;
+mod config_schema;
 mod direct;
 mod fake_database;
 mod fake_lake;

@@ -13,3 +13,8 @@ pub mod progress;
 pub mod registry;
 
 pub use log::{KafkaLog, WrittenBy};
+
+/// Version of librdkafka, such as "2.12.1".
+pub fn client_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}

@@ -24,6 +24,7 @@ const CODES: &str = "
     object_missing file_damaged log_unreadable table_foreign table_protocol_unsupported table_columns_changed
     commit_contended commit_undecided commit_overtaken pipeline_taken_over type_unsupported key_missing shape_changed
     value_missing name_taken copy_needed partitions_unordered copy_awaited copy_incomplete peer_ended
+    paused
 ";
 
 #[test]

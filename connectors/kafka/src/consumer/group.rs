@@ -359,6 +359,7 @@ impl Poller {
             return self.rewind(&changed?);
         }
         let records = polled.finish();
+        self.consumer.context().lag.polled(&records);
         if !records.is_empty() {
             // Sending fails only when the pipeline ends and nobody receives any more.
             let _ = self.incoming.blocking_send(Incoming::Records(records));

@@ -7,6 +7,7 @@ use rdkafka::Statistics;
 use sooner_api::PartitionOffsets;
 
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
+use crate::message::topic_message::TopicMessage;
 
 /// Offsets of the partitions that are read, shared by the reader, the consumer's statistics, and whoever shows the
 /// lag.
@@ -18,8 +19,10 @@ struct Known {
     partitions: HashMap<TopicPartition, PartitionOffsets>,
     /// What was committed to the group in this process.
     committed: HashMap<TopicPartition, GroupOffset>,
-    /// What is to be committed in its place.
-    ends: Offsets,
+    /// Offsets after the last messages that were polled.
+    polled: Offsets,
+    /// Up to where partitions were fetched of which nothing waited to be polled, since that was last looked at.
+    fetched: Offsets,
     reading_micros: Option<i64>,
 }
 
@@ -59,6 +62,7 @@ impl LagGauge {
     pub(crate) fn start(&self, positions: &Offsets) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.partitions.retain(|place, _| positions.contains_key(place));
+        (known.polled, known.fetched) = (Offsets::new(), Offsets::new());
         drop(known);
         self.read_to(positions);
     }
@@ -83,31 +87,46 @@ impl LagGauge {
         durable.into_iter().map(to_commit).collect()
     }
 
-    /// Offsets to commit in place of those that were, once each.
+    /// Notes that messages were polled up to these offsets.
+    pub(crate) fn polled(&self, messages: &[TopicMessage]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for message in messages {
+            let place = (message.topic.to_string(), message.partition);
+            known.polled.insert(place, message.offset + 1);
+        }
+    }
+
+    /// Offsets to commit in place of those that were, once each. What was polled before has to be noted.
     pub(crate) fn take_ends(&self) -> Offsets {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).ends)
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { partitions, committed, polled, fetched, .. } = &mut *known;
+        let mut ends = Offsets::new();
+        for (place, until) in fetched.drain() {
+            // All messages that were polled have been handed on, and are durable.
+            if let (Some(read), Some(group)) = (partitions.get(&place), committed.get_mut(&place))
+                && group.next_offset == read.next_offset
+                && polled.get(&place).is_none_or(|polled| *polled <= read.next_offset)
+                && until > group.committed
+            {
+                group.committed = until;
+                ends.insert(place, until);
+            }
+        }
+        ends
     }
 
     /// Takes the last stable offsets from librdkafka's statistics, and what was fetched. A negative offset means that
     /// it is not known.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Known { partitions, committed, ends, .. } = &mut *known;
+        let Known { partitions, fetched, .. } = &mut *known;
         for (place, offsets) in partitions {
             let (topic, partition) = place;
             let told = statistics.topics.get(topic).and_then(|topic| topic.partitions.get(partition));
             let Some(told) = told else { continue };
             offsets.end_offset = Some(told.ls_offset).filter(|end| *end >= 0).or(offsets.end_offset);
-            // All messages that were fetched have been handed on, and none waits.
-            let is_read = told.app_offset < 0 || told.app_offset == offsets.next_offset;
-            if let Some(group) = committed.get_mut(place)
-                && group.next_offset == offsets.next_offset
-                && told.next_offset > group.committed
-                && is_read
-                && told.fetchq_cnt == 0
-            {
-                group.committed = told.next_offset;
-                ends.insert(place.clone(), told.next_offset);
+            if told.fetchq_cnt == 0 {
+                fetched.insert(place.clone(), told.next_offset);
             }
         }
     }
@@ -118,6 +137,7 @@ mod tests {
     use rdkafka::statistics::{Partition, Topic};
 
     use super::*;
+    use crate::message::headers::FoundHeaders;
 
     fn place() -> TopicPartition {
         ("t".to_owned(), 0)
@@ -127,27 +147,34 @@ mod tests {
         Offsets::from([(place(), offset)])
     }
 
-    fn fetched(app_offset: i64, next_offset: i64, fetchq_cnt: i64) -> Statistics {
-        let partition = Partition { app_offset, next_offset, fetchq_cnt, ..Partition::default() };
+    fn fetched(next_offset: i64, fetchq_cnt: i64) -> Statistics {
+        let partition = Partition { next_offset, fetchq_cnt, ..Partition::default() };
         let topic = Topic { partitions: HashMap::from([(0, partition)]), ..Topic::default() };
         Statistics { topics: HashMap::from([("t".to_owned(), topic)]), ..Statistics::default() }
+    }
+
+    fn message(offset: i64) -> TopicMessage {
+        TopicMessage::new(("t".into(), 0, offset), None, FoundHeaders::default(), Arc::new(Vec::new()), None, None)
     }
 
     #[test]
     fn the_group_stands_after_the_end_of_a_transaction_once_all_messages_before_it_are_durable() {
         let gauge = LagGauge::default();
         gauge.start(&at(0));
+        gauge.polled(&[message(4)]);
         gauge.read_to(&at(5));
-        gauge.hear(&fetched(5, 6, 0));
+        gauge.hear(&fetched(6, 0));
         assert_eq!(gauge.take_ends(), Offsets::new(), "nothing is durable");
         assert_eq!(gauge.commit(at(5)), at(5));
-        gauge.hear(&fetched(5, 6, 1));
-        gauge.hear(&fetched(6, 7, 0));
-        assert_eq!(gauge.take_ends(), Offsets::new(), "a message waits, or was not handed on");
-        gauge.hear(&fetched(5, 6, 0));
+        gauge.hear(&fetched(6, 1));
+        assert_eq!(gauge.take_ends(), Offsets::new(), "a message waits");
+        gauge.hear(&fetched(6, 0));
         assert_eq!(gauge.take_ends(), at(6));
-        gauge.hear(&fetched(5, 6, 0));
+        gauge.hear(&fetched(6, 0));
         assert_eq!((gauge.take_ends(), gauge.commit(at(5))), (Offsets::new(), at(6)), "it never moves back");
+        gauge.hear(&fetched(9, 0));
+        gauge.polled(&[message(7)]);
+        assert_eq!(gauge.take_ends(), Offsets::new(), "a message was polled, and not handed on");
         gauge.read_to(&at(9));
         assert_eq!(gauge.commit(at(9)), at(9));
     }

@@ -1,0 +1,125 @@
+//! Commands that ask something of a pipeline, whether it runs or not: `resume`, `copy`, `cancel`, `pause`.
+
+use clap::ValueEnum;
+use sooner_api::{CopyRequest, Side};
+use sooner_postgres::Client;
+use sooner_postgres::chunk::check_condition;
+use sooner_postgres::client::Mode;
+
+use super::status::is_running;
+use super::{parse_name, print};
+use crate::config::Config;
+use crate::control::Requests;
+use crate::status::{Status, load};
+
+/// A side of a pipeline, as a person names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NamedSide {
+    /// From the database to the topics.
+    Source,
+    /// From the topics to the lake.
+    Sink,
+}
+
+/// The sides that are meant: both, unless one is named.
+pub fn sides(named: Option<NamedSide>) -> Vec<Side> {
+    match named {
+        None => vec![Side::Source, Side::Sink],
+        Some(NamedSide::Source) => vec![Side::Source],
+        Some(NamedSide::Sink) => vec![Side::Sink],
+    }
+}
+
+/// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
+pub fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+    let requests = Requests::new(&config.state_dir);
+    for side in sides(side) {
+        requests.pause(side)?;
+    }
+    let status = load(&config.state_dir)?;
+    let mut text = format!("the pipeline '{}' rests from {} on, until `sooner resume`\n", config.name, when(&status));
+    if config.source.is_some() && side != Some(NamedSide::Sink) {
+        text.push_str(&kept(&status));
+    }
+    print(&text);
+    Ok(())
+}
+
+/// What Postgres keeps while nobody reads the slot.
+fn kept(status: &Option<Status>) -> String {
+    let now = status.as_ref().and_then(|status| status.slot.as_ref());
+    let now = now.map(|slot| format!(": {} by now", bytesize::ByteSize(slot.retained_bytes))).unwrap_or_default();
+    format!("meanwhile its slot makes Postgres keep all log that is written{now}; max_retained_wal bounds that\n")
+}
+
+/// Runs `sooner resume [--side SIDE]`: the pipeline goes on where it was paused.
+pub fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+    let requests = Requests::new(&config.state_dir);
+    let mut was_paused = false;
+    for side in sides(side) {
+        was_paused |= requests.unpause(side)?;
+    }
+    let when = when(&load(&config.state_dir)?);
+    print(&match was_paused {
+        true => format!("the pipeline '{}' goes on {when}\n", config.name),
+        false => format!("the pipeline '{}' was not paused; to resume a table, name it\n", config.name),
+    });
+    Ok(())
+}
+
+/// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
+/// pipeline does not know is an error.
+pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
+    ask(config, CopyRequest { table: parse_name(table)?, condition: None })
+}
+
+/// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows
+/// that fulfil an SQL condition. One that Postgres does not take is an error.
+pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> anyhow::Result<()> {
+    let table = parse_name(table)?;
+    let source = config.source()?;
+    // Where tables keep their names, only the pipeline knows what this one is called by now; it refuses what is wrong.
+    if let Some(condition) = condition.as_ref().filter(|_| source.kept_names.is_none()) {
+        let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+        check_condition(&mut client, &table, condition).await?;
+    }
+    ask(config, CopyRequest { table, condition })
+}
+
+/// Runs `sooner cancel TABLE`: withdraws what was asked of the pipeline for a table and has not begun.
+pub fn cancel(config: &Config, table: &str) -> anyhow::Result<()> {
+    let table = parse_name(table)?;
+    let withdrawn = Requests::new(&config.state_dir).withdraw(&table);
+    anyhow::ensure!(
+        withdrawn > 0,
+        "nothing that was asked for {table} still waits: a copy that has begun goes on, since the table would lack rows \
+         without it. To do: nothing"
+    );
+    print(&format!("withdrew {withdrawn} request(s) for {table}\n"));
+    Ok(())
+}
+
+fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
+    let name = &request.table;
+    let status = load(&config.state_dir)?;
+    // One that has just started does not know its tables yet.
+    if let Some(status) = status.as_ref().filter(|status| !status.tables.is_empty())
+        && !status.tables.contains_key(name)
+    {
+        let known: Vec<_> = status.tables.keys().map(ToString::to_string).collect();
+        anyhow::bail!("there is no table '{name}' in this pipeline. Its tables: {}", known.join(", "));
+    }
+    Requests::new(&config.state_dir).ask(&request)?;
+    let what = match request.condition {
+        None => format!("copy {name} again"),
+        Some(_) => format!("copy those rows of {name} again"),
+    };
+    let when = when(&status);
+    print(&format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name));
+    Ok(())
+}
+
+/// When the pipeline hears of it.
+fn when(status: &Option<Status>) -> &'static str {
+    if status.as_ref().is_some_and(is_running) { "now" } else { "when it starts" }
+}
