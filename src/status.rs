@@ -69,7 +69,13 @@ impl Board {
     fn take(&mut self, fact: Fact<'_>, now_micros: i64) {
         self.heard_micros = now_micros;
         match &fact {
-            Fact::Committed { took, .. } => self.totals.committed(*took),
+            Fact::Committed { took, commit_micros, .. } => self.totals.committed(*took, *commit_micros, now_micros),
+            Fact::Sent(took) => self.totals.transactions.observe(*took),
+            Fact::DeadLetters(messages) => self.totals.dead_letters = *messages,
+            Fact::Memory { taken_bytes, limit_bytes, is_pressed } => {
+                self.totals.memory = Some((*taken_bytes, *limit_bytes));
+                self.totals.is_pressed = *is_pressed;
+            }
             Fact::Interrupted(error) => self.totals.failed(error.code),
             _ => {}
         }
@@ -135,7 +141,7 @@ impl Status {
             }
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
-            Fact::Changed(_) => {}
+            Fact::Changed(_) | Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
         }
     }
 

@@ -4,30 +4,85 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Upper bounds of the histogram of commits, in seconds.
-pub const COMMIT_BOUNDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Upper bounds of the histogram of commits and of Kafka transactions, in seconds.
+const COMMIT_BOUNDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Upper bounds of the histogram from commit to commit, in seconds.
+const WAY_BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+
+/// How often something took how long.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    counts: Vec<u64>,
+    /// Seconds of all together.
+    pub seconds: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Histogram {
+        Histogram { bounds, counts: vec![0; bounds.len() + 1], seconds: 0.0 }
+    }
+
+    /// Something took so long.
+    pub fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.seconds += seconds;
+        self.counts[self.bounds.partition_point(|bound| *bound < seconds)] += 1;
+    }
+
+    /// How often.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Upper bounds in seconds, each with how many lie below it and above the bound before.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        self.bounds.iter().copied().chain([f64::MAX]).zip(self.counts.iter().copied()).collect()
+    }
+}
 
 /// What is counted since the process started.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Totals {
-    /// Commits to the lake.
-    pub commits: u64,
-    /// Seconds that they took.
-    pub commit_seconds: f64,
-    /// Commits by how long they took.
-    pub commit_buckets: [u64; COMMIT_BOUNDS.len() + 1],
+    /// How long commits to the lake took.
+    pub commits: Histogram,
+    /// How long it took from commits at the source to those of the lake.
+    pub ways: Histogram,
+    /// How long Kafka transactions took.
+    pub transactions: Histogram,
+    /// Messages that went to the dead letters.
+    pub dead_letters: u64,
+    /// Bytes of events that wait, and how many may.
+    pub memory: Option<(usize, usize)>,
+    /// Whether what is read waits for what is written.
+    pub is_pressed: bool,
     /// Errors that were met, by code.
     pub errors: BTreeMap<String, u64>,
 }
 
+impl Default for Totals {
+    fn default() -> Totals {
+        Totals {
+            commits: Histogram::new(&COMMIT_BOUNDS),
+            ways: Histogram::new(&WAY_BOUNDS),
+            transactions: Histogram::new(&COMMIT_BOUNDS),
+            dead_letters: 0,
+            memory: None,
+            is_pressed: false,
+            errors: BTreeMap::new(),
+        }
+    }
+}
+
 impl Totals {
-    /// A commit took so long.
-    pub fn committed(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.commits += 1;
-        self.commit_seconds += seconds;
-        let bucket = COMMIT_BOUNDS.partition_point(|bound| *bound < seconds);
-        self.commit_buckets[bucket] += 1;
+    /// A commit took so long; its last event was committed at the source at the one moment, and is visible at the
+    /// other, in microseconds since 1970.
+    pub fn committed(&mut self, took: Duration, commit_micros: Option<i64>, now_micros: i64) {
+        self.commits.observe(took);
+        if let Some(commit_micros) = commit_micros {
+            let micros = now_micros.saturating_sub(commit_micros).max(0);
+            self.ways.observe(Duration::from_micros(micros.unsigned_abs()));
+        }
     }
 
     /// An error was met.

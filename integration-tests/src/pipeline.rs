@@ -51,6 +51,19 @@ impl Pipeline {
         std::fs::write(path, text.replacen(section, &format!("{section}\n{lines}"), 1)).expect("writable");
     }
 
+    /// Replaces a text in the configuration; this takes effect when it is read next.
+    pub fn replace(&self, from: &str, to: &str) {
+        let path = self.folder.path().join("sooner.toml");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        assert!(text.contains(from), "{from} is not in {text}");
+        std::fs::write(path, text.replacen(from, to, 1)).expect("writable");
+    }
+
+    /// Runs the program without a configuration, and waits until it ends.
+    pub fn program(arguments: &[&str]) -> Output {
+        Command::new(program()).args(arguments).output().expect("the program is built")
+    }
+
     /// Adds lines to the end of the file; this takes effect at the next start.
     pub fn append_settings(&self, lines: &str) {
         let path = self.folder.path().join("sooner.toml");

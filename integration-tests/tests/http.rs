@@ -77,6 +77,17 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
     assert_eq!(status_of(listener.get("/../../etc/passwd").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
     assert_eq!(status_of(listener.get("/api/v1/tables/public.none").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
 
+    let (_, api) = listener.json("/api/v1/openapi.json").await;
+    for (path, verbs) in api["paths"].as_object().unwrap() {
+        let path = path.replace("{table}", "public.t");
+        if verbs["get"].is_object() {
+            assert_eq!(status_of(listener.get(&path).bearer_auth(TOKEN)).await, StatusCode::OK, "{path}");
+        } else {
+            let refused = listener.post(&path, "{\"odd\": 1}").bearer_auth(TOKEN);
+            assert_eq!(status_of(refused).await, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        }
+    }
+
     // The API says what the command says.
     let (_, status) = listener.json("/api/v1/status").await;
     let printed: Status = serde_json::from_slice(&pipeline.output("status", &["--json"]).stdout).unwrap();

@@ -128,7 +128,8 @@ async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<J
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
-    let shared = http::Shared { board, lake, requests, settings: Arc::new(settings) };
+    let has_kafka = config.kafka.is_some();
+    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

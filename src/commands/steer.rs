@@ -1,6 +1,7 @@
 //! Commands that ask something of a pipeline, whether it runs or not: `resume`, `copy`, `cancel`, `pause`.
 
 use clap::ValueEnum;
+use serde::Deserialize;
 use sooner_api::{CopyRequest, Side};
 use sooner_postgres::Client;
 use sooner_postgres::chunk::check_condition;
@@ -13,7 +14,8 @@ use crate::control::Requests;
 use crate::status::{Status, load};
 
 /// A side of a pipeline, as a person names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NamedSide {
     /// From the database to the topics.
     Source,

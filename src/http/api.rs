@@ -1,8 +1,12 @@
 //! The API: JSON of what the board has, and the verbs of the command line.
 
+use std::io;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sooner_api::{Clock, CopyRequest};
@@ -12,6 +16,7 @@ use sooner_schemas::TableName;
 use super::Shared;
 use super::health::{Check, Health, checks, is_live, is_ready};
 use crate::clock::SystemClock;
+use crate::commands::steer::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
 
@@ -131,18 +136,58 @@ pub async fn copy(State(shared): State<Shared>, Path(table): Path<String>, Json(
     ask(&shared, &table, copy.condition)
 }
 
-fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
-    let table = match known(shared, table) {
-        Ok(table) => table,
-        Err(answer) => return answer,
-    };
-    match shared.requests.ask(&CopyRequest { table, condition }) {
-        Ok(()) => (StatusCode::ACCEPTED, Json(json!({ "asked": true }))),
+/// `POST /api/v1/tables/{schema.table}/cancel` with `{}`: as `sooner cancel`.
+pub async fn cancel(
+    State(shared): State<Shared>,
+    Path(table): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Answer {
+    match known(&shared, &table) {
+        Ok(table) => (StatusCode::OK, Json(json!({ "withdrawn": shared.requests.withdraw(&table) }))),
+        Err(answer) => answer,
+    }
+}
+
+/// Body of a verb for a side; both without one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfSide {
+    side: Option<NamedSide>,
+}
+
+/// `POST /api/v1/pause` with `{}` or `{"side": "source"}`: as `sooner pause`.
+pub async fn pause(State(shared): State<Shared>, Json(OfSide { side }): Json<OfSide>) -> Answer {
+    let paused = sides(side).into_iter().try_for_each(|side| shared.requests.pause(side));
+    stored(paused, json!({ "paused": true }))
+}
+
+/// `POST /api/v1/resume` with `{}` or `{"side": "source"}`: as `sooner resume` without a table.
+pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Json<OfSide>) -> Answer {
+    let resumed = sides(side).into_iter().try_for_each(|side| shared.requests.unpause(side).map(drop));
+    stored(resumed, json!({ "paused": false }))
+}
+
+/// `GET /api/v1/openapi.json`: this API, as OpenAPI 3.1 describes it.
+pub async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+}
+
+fn stored(outcome: io::Result<()>, answer: Value) -> Answer {
+    match outcome {
+        Ok(()) => (StatusCode::ACCEPTED, Json(answer)),
         Err(error) => {
             let why = format!("cannot store the request: {error}");
             problem(StatusCode::INTERNAL_SERVER_ERROR, &why, "see to the disk of state_dir")
         }
     }
+}
+
+fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
+    let table = match known(shared, table) {
+        Ok(table) => table,
+        Err(answer) => return answer,
+    };
+    stored(shared.requests.ask(&CopyRequest { table, condition }), json!({ "asked": true }))
 }
 
 /// A table of the pipeline, by its name.

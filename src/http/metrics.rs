@@ -17,7 +17,7 @@ use sooner_schemas::TableName;
 
 use super::Shared;
 use crate::status::{Status, TableStatus};
-use crate::totals::{COMMIT_BOUNDS, Totals};
+use crate::totals::{Histogram, Totals};
 
 /// Media type of OpenMetrics' text form.
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,8 +28,14 @@ const PHASES: [&str; 5] = ["waiting", "copying", "streaming", "parked", "gone"];
 
 /// Answers a scrape.
 pub async fn metrics(State(shared): State<Shared>) -> Response {
-    let (status, totals) = (shared.board.read_now(), shared.board.totals());
-    match exposition(Snapshot { status, totals, of_tables: shared.settings.table_metrics }) {
+    let snapshot = Snapshot {
+        status: shared.board.read_now(),
+        totals: shared.board.totals(),
+        of_tables: shared.settings.table_metrics,
+        has_kafka: shared.has_kafka,
+        resident_bytes: resident_bytes(),
+    };
+    match exposition(snapshot) {
         Ok(text) => ([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -50,6 +56,17 @@ struct Snapshot {
     totals: Totals,
     /// Whether each table has its own series.
     of_tables: bool,
+    /// Whether there is Kafka between source and lake.
+    has_kafka: bool,
+    /// Resident memory of the process, where the system tells it.
+    resident_bytes: Option<u64>,
+}
+
+/// Resident memory of this process: `VmRSS` of <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -77,9 +94,31 @@ impl Snapshot {
         )?;
         let errors = self.totals.errors.iter().map(|(code, count)| (vec![("code", code.clone())], *count));
         out.counter("sooner_errors", "Errors that interrupted the pipeline or stopped a table", errors)?;
-        out.counter("sooner_commits", "Commits to tables of the lake", [(Vec::new(), self.totals.commits)])?;
-        let help = "Duration of commits to tables of the lake";
-        out.histogram("sooner_commit_duration", help, &self.totals)
+        let Totals { commits, ways, transactions, dead_letters, .. } = &self.totals;
+        out.counter("sooner_commits", "Commits to tables of the lake", [(Vec::new(), commits.count())])?;
+        out.histogram("sooner_commit_duration", "Duration of commits to tables of the lake", commits)?;
+        let help = "From commits at the source to those of the lake that make them visible";
+        out.histogram("sooner_end_to_end", help, ways)?;
+        if self.has_kafka {
+            let help = "Duration of Kafka transactions, from the first message to the commit";
+            out.histogram("sooner_kafka_transaction_duration", help, transactions)?;
+            let help = "Messages that could not be read, and went to the dead letters";
+            out.counter("sooner_dead_letters", help, [(Vec::new(), *dead_letters)])?;
+        }
+        self.memory(out)
+    }
+
+    fn memory(&self, out: &mut Families<'_>) -> fmt::Result {
+        let (one, bytes) = (|value: f64| [(Vec::new(), value)], Some(Unit::Bytes));
+        if let Some((taken, limit)) = self.totals.memory {
+            out.gauge("sooner_buffer", "Memory of events that wait", bytes.clone(), one(taken as f64))?;
+            out.gauge("sooner_buffer_limit", "Memory that such events may take", bytes.clone(), one(limit as f64))?;
+            let is_pressed = f64::from(u8::from(self.totals.is_pressed));
+            let help = "Whether what is read waits for what is written";
+            out.gauge("sooner_backpressure_active", help, None, one(is_pressed))?;
+        }
+        let resident = self.resident_bytes.map(|resident| (Vec::new(), resident as f64));
+        out.gauge("process_resident_memory", "Resident memory of the process", bytes, resident)
     }
 
     fn positions(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -194,12 +233,11 @@ impl Families<'_> {
         })
     }
 
-    fn histogram(&mut self, name: &str, help: &str, totals: &Totals) -> fmt::Result {
-        let bounds = COMMIT_BOUNDS.into_iter().chain([f64::MAX]);
-        let buckets: Vec<_> = bounds.zip(totals.commit_buckets).collect();
-        let series = [(Vec::new(), totals)];
-        self.family(name, help, Some(Unit::Seconds), MetricType::Histogram, series, |mut encoder, totals| {
-            encoder.encode_histogram::<NoLabelSet>(totals.commit_seconds, totals.commits, &buckets, None)
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+        let buckets = histogram.buckets();
+        let series = [(Vec::new(), histogram)];
+        self.family(name, help, Some(Unit::Seconds), MetricType::Histogram, series, |mut encoder, histogram| {
+            encoder.encode_histogram::<NoLabelSet>(histogram.seconds, histogram.count(), &buckets, None)
         })
     }
 
@@ -244,9 +282,17 @@ mod tests {
         (table.events, table.lag_seconds) = (5, Some(1.5));
         status.tables.insert(TableName::new("public", "t"), table);
         let mut totals = Totals::default();
-        totals.committed(Duration::from_millis(20));
+        totals.committed(Duration::from_millis(20), Some(1_000_000), 1_600_000);
+        (totals.memory, totals.dead_letters) = (Some((5, 9)), 3);
         totals.failed(Code::PostgresUnreachable);
-        let text = exposition(Snapshot { status: status.clone(), totals: totals.clone(), of_tables: true }).unwrap();
+        let of = |of_tables: bool| Snapshot {
+            status: status.clone(),
+            totals: totals.clone(),
+            of_tables,
+            has_kafka: of_tables,
+            resident_bytes: Some(7),
+        };
+        let text = exposition(of(true)).unwrap();
         for line in [
             "sooner_lake_lag_bytes{pipeline=\"shop\"} 60.0",
             "sooner_slot_retained_bytes{pipeline=\"shop\"} 7.0",
@@ -257,11 +303,16 @@ mod tests {
             "sooner_table_lag_seconds{pipeline=\"shop\",table=\"public.t\"} 1.5",
             "sooner_errors_total{pipeline=\"shop\",code=\"postgres_unreachable\"} 1",
             "sooner_commit_duration_seconds_bucket{le=\"0.025\",pipeline=\"shop\"} 1",
+            "sooner_end_to_end_seconds_bucket{le=\"0.5\",pipeline=\"shop\"} 0",
+            "sooner_end_to_end_seconds_bucket{le=\"1.0\",pipeline=\"shop\"} 1",
+            "sooner_dead_letters_total{pipeline=\"shop\"} 3",
+            "sooner_buffer_limit_bytes{pipeline=\"shop\"} 9.0",
+            "process_resident_memory_bytes{pipeline=\"shop\"} 7.0",
             "# TYPE sooner_commits counter",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
-        let few = exposition(Snapshot { status, totals, of_tables: false }).unwrap();
+        let few = exposition(of(false)).unwrap();
         assert!(!few.contains("table=") && few.contains("sooner_lake_lag_bytes") && few.ends_with("# EOF\n"));
     }
 }

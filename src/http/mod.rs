@@ -34,6 +34,8 @@ pub struct Shared {
     pub board: StatusBoard,
     /// Location of the lake; none in a process that runs only the source's side.
     pub lake: Option<String>,
+    /// Whether there is Kafka between source and lake.
+    pub has_kafka: bool,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -69,10 +71,14 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/openapi.json", get(api::openapi))
+        .route("/api/v1/pause", post(api::pause))
+        .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))
         .route("/api/v1/tables/{table}", get(api::table))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
+        .route("/api/v1/tables/{table}/cancel", post(api::cancel))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), access::check));
     Router::new()
         .route("/", get(page))

@@ -73,6 +73,8 @@ pub struct SinkLoop<L, C, T> {
     /// Up to where whole transactions have been read.
     read: Watermark,
     store: Interval,
+    /// Memory of events that wait.
+    budget: MemoryBudget,
     /// Logs are looked at before progress is stored.
     is_inspecting: bool,
 }
@@ -105,8 +107,19 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         assert_eq!(by_name.len(), lanes.len(), "a table is opened once");
         let mut store = interval(settings.store_interval);
         store.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let read = Watermark::default();
-        SinkLoop { lanes, commands, by_name, reports, workers, telemetry, clock, read, store, is_inspecting: false }
+        SinkLoop {
+            lanes,
+            commands,
+            by_name,
+            reports,
+            workers,
+            telemetry,
+            clock,
+            read: Watermark::default(),
+            store,
+            budget: settings.budget.clone(),
+            is_inspecting: false,
+        }
     }
 
     /// Runs until the log ends, a table must be copied, or it is told to stop; then hands back the tables that are
@@ -286,6 +299,9 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
         let apart = self.lanes.iter().filter(|lane| !lane.follows_stream()).map(|lane| &lane.name).collect();
         self.telemetry.record(Fact::Coverage { now_micros: self.clock.now_micros(), read: self.read, behind, apart });
         self.telemetry.record(Fact::Durable(self.durable_lsn()));
+        let (limit_bytes, is_pressed) = (self.budget.limit_bytes(), self.budget.is_pressed());
+        let taken_bytes = limit_bytes.saturating_sub(self.budget.free_bytes());
+        self.telemetry.record(Fact::Memory { taken_bytes, limit_bytes, is_pressed });
     }
 
     /// Lets the workers commit what is complete, and look at the logs, and stores that.

@@ -313,11 +313,13 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.complete = None;
         self.visible = watermark;
         let events = std::mem::take(&mut self.staged_events);
+        let is_of_stream = events > 0 && !self.is_copying && watermark.commit_micros > 0;
         self.telemetry.record(Fact::Committed {
             table: self.table.name(),
             committed: &committed,
             events,
             took: self.last_commit,
+            commit_micros: is_of_stream.then_some(watermark.commit_micros),
         });
         self.record_size();
         self.report(TableReport::Committed(CommitReport {

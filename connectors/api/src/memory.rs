@@ -2,6 +2,7 @@
 //! room back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -17,6 +18,17 @@ pub struct MemoryBudget {
     free: Arc<Semaphore>,
     total_units: u32,
     pressure: Arc<Notify>,
+    /// How many wait for room.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One who waits for room, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Room that is taken from a budget; dropping it gives the room back. The default holds nothing.
@@ -41,7 +53,12 @@ impl MemoryBudget {
     /// A budget of this size.
     pub fn new(bytes: usize) -> MemoryBudget {
         let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
-        MemoryBudget { free: Arc::new(Semaphore::new(units as usize)), total_units: units, pressure: Arc::default() }
+        MemoryBudget {
+            free: Arc::new(Semaphore::new(units as usize)),
+            total_units: units,
+            pressure: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// Takes room for so many bytes; waits until there is room. More than the whole budget waits for all of it.
@@ -50,6 +67,8 @@ impl MemoryBudget {
         if let Ok(permit) = self.free.clone().try_acquire_many_owned(units) {
             return Reservation(Some(permit));
         }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
         self.pressure.notify_waiters();
         let mut acquiring = std::pin::pin!(self.free.clone().acquire_many_owned(units));
         loop {
@@ -77,6 +96,16 @@ impl MemoryBudget {
     /// Bytes that are free at the moment.
     pub fn free_bytes(&self) -> usize {
         self.free.available_permits() * UNIT_BYTES
+    }
+
+    /// Bytes of the whole budget.
+    pub fn limit_bytes(&self) -> usize {
+        self.total_units as usize * UNIT_BYTES
+    }
+
+    /// Whether somebody waits for room at the moment.
+    pub fn is_pressed(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn units(&self, bytes: usize) -> u32 {

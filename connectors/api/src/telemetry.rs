@@ -73,6 +73,21 @@ pub enum Fact<'a> {
         events: u64,
         /// How long it took.
         took: Duration,
+        /// Commit time at the source of the last of them, in microseconds since 1970; none of copied rows.
+        commit_micros: Option<i64>,
+    },
+    /// A Kafka transaction was committed, and took so long from its first message on.
+    Sent(Duration),
+    /// So many messages have gone to the dead letters since the start.
+    DeadLetters(u64),
+    /// Memory of events that wait.
+    Memory {
+        /// Bytes that are taken.
+        taken_bytes: usize,
+        /// Bytes that may be taken.
+        limit_bytes: usize,
+        /// Whether somebody waits for room: what is read waits for what is written.
+        is_pressed: bool,
     },
     /// What a table in the lake consists of.
     Size(&'a TableName, TableSize),

@@ -5,6 +5,7 @@
 //! is killed right after a write may write the same message again; the place in its headers shows that it is a
 //! duplicate.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::message::{Header, OwnedHeaders};
@@ -25,6 +26,8 @@ pub struct DeadLetters {
     producer: LetterProducer,
     /// The write under way: the place of its message, and its task.
     under_way: Option<(String, JoinHandle<Result<()>>)>,
+    /// Messages that were sent.
+    sent: Arc<AtomicU64>,
 }
 
 /// The blocking part of the writer: its topic, that topic's limit, and the producer.
@@ -44,7 +47,7 @@ impl DeadLetters {
         let transactions = Transactions::open(&settings, &[limit_bytes])?;
         let producer =
             LetterProducer { topic: topic.into(), limit_bytes, transactions: Arc::new(Mutex::new(transactions)) };
-        Ok(DeadLetters { producer, under_way: None })
+        Ok(DeadLetters { producer, under_way: None, sent: Arc::default() })
     }
 
     /// Sends a message to the dead-letter topic, and waits until it is durable there. After a cancellation, call it
@@ -62,7 +65,14 @@ impl DeadLetters {
         let (_, writing) = self.under_way.insert(under_way);
         let sent = writing.await;
         self.under_way = None;
-        sent.unwrap_or_else(|panic| Err(Error::internal("cannot write a dead letter", panic)))
+        sent.unwrap_or_else(|panic| Err(Error::internal("cannot write a dead letter", panic)))?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts the messages that were sent.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        self.sent.clone()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use sooner_api::{Class, Coverage, Error, EventBatch, Result, TableState};
 use sooner_schemas::event::EventSchema;
@@ -55,6 +56,11 @@ impl Intake {
     pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
         let (topics, assembly) = (BTreeMap::new(), Assembly::default());
         Intake { ordering, format, dead_letters, topics, assembly, completed: None }
+    }
+
+    /// Counts the messages that went to the dead letters; none where there are none.
+    pub fn dead_letters(&self) -> Option<Arc<AtomicU64>> {
+        self.dead_letters.as_ref().map(DeadLetters::counter)
     }
 
     /// Reads these topics from now on, and forgets what it had of others.

@@ -1,6 +1,8 @@
 //! The event log's exit: a member of the consumer group reads partitions, and makes batches of them in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sooner_api::{
@@ -82,7 +84,9 @@ impl KafkaReader {
         discovery.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let lag = parts.member.lag();
         let in_transactions = parts.intake.ordering.has_records();
-        let reporter = tokio::spawn(report_lag(telemetry, lag.clone(), parts.topics.clone(), in_transactions));
+        let letters = parts.intake.dead_letters();
+        let reporting = report_lag(telemetry, lag.clone(), letters, parts.topics.clone(), in_transactions);
+        let reporter = tokio::spawn(reporting);
         let mut reader = KafkaReader {
             change: None,
             flow: Flow::new(parts.settings.consumer.fetch_bytes),
@@ -366,9 +370,18 @@ pub fn topics_by_name(
 }
 
 /// Reports again and again how many messages of each table have not been read.
-async fn report_lag<T: Telemetry>(telemetry: T, lag: LagGauge, topics: TopicPattern, in_transactions: bool) {
+async fn report_lag<T: Telemetry>(
+    telemetry: T,
+    lag: LagGauge,
+    letters: Option<Arc<AtomicU64>>,
+    topics: TopicPattern,
+    in_transactions: bool,
+) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
+        if let Some(letters) = &letters {
+            telemetry.record(Fact::DeadLetters(letters.load(Ordering::Relaxed)));
+        }
         for (topic, partitions) in lag.by_topic() {
             let Some(table) = topics.table(&topic) else { continue };
             let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();

@@ -18,12 +18,14 @@ pub struct Pacing {
     last: Option<(Instant, Duration)>,
     /// What was written last ended with a transaction of the database.
     is_whole: bool,
+    /// How old transactions were when they had been committed, since that was last asked.
+    ages: Vec<Duration>,
 }
 
 impl Pacing {
     /// Transactions become no older than `interval`, unless writing is slow.
     pub fn new(interval: Duration) -> Pacing {
-        Pacing { interval, last: None, is_whole: false }
+        Pacing { interval, last: None, is_whole: false, ages: Vec::new() }
     }
 
     /// Events were written; whether they end with a transaction of the database.
@@ -36,6 +38,16 @@ impl Pacing {
         let took = ended.saturating_duration_since(began);
         let mean = self.last.map_or(took, |(_, mean)| mean.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT));
         self.last = Some((ended, mean));
+    }
+
+    /// A transaction that was begun at `since` has ended.
+    pub fn ended(&mut self, since: Instant, ended: Instant) {
+        self.ages.push(ended.saturating_duration_since(since));
+    }
+
+    /// How old transactions became, since this was last asked.
+    pub fn take_ages(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.ages)
     }
 
     /// When a transaction that was begun at `since` ends, if nothing waits to be written.

@@ -1,7 +1,7 @@
 //! Kafka transactions: events of whole Postgres transactions, and the progress record that covers them, all or none.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::Message;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
@@ -172,6 +172,7 @@ impl TransactionWriter {
         }
         let started = Instant::now();
         self.transactions.begin()?;
+        let since = self.transactions.open_since().unwrap_or(started);
         self.take_offsets()?;
         failpoint("messages_written");
         let topic = self.settings.topics.progress.clone();
@@ -182,6 +183,7 @@ impl TransactionWriter {
         }
         self.transactions.commit()?;
         self.pacing.committed(started, Instant::now());
+        self.pacing.ended(since, Instant::now());
         tracing::debug!(bytes = self.open_bytes, took = ?started.elapsed(), "committed a Kafka transaction");
         self.open_bytes = 0;
         self.keeper.written();
@@ -360,6 +362,11 @@ impl TransactionWriter {
     /// The record as it was or will be written.
     pub fn progress(&self) -> &TopicProgress {
         self.keeper.progress()
+    }
+
+    /// How long transactions took, since this was last asked.
+    pub fn take_durations(&mut self) -> Vec<Duration> {
+        self.pacing.take_ages()
     }
 
     /// After a commit: tables whose part of the record it has changed.

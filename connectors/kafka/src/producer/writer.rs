@@ -270,6 +270,9 @@ impl<T: Telemetry> ProducerThread<T> {
 
     /// Reports what is durable. A record that is not committed yet is not reported.
     fn publish(&mut self) {
+        for took in self.writer.take_durations() {
+            self.telemetry.record(Fact::Sent(took));
+        }
         let Some(changed) = self.writer.committed() else { return };
         let progress = self.writer.progress();
         let durable = progress.record.confirmed_lsn;
