@@ -28,6 +28,9 @@ debian_packages() {
         command -v openssl >/dev/null || missing+=(openssl)
         [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
     fi
+    if [ "$want" = test ] || [ "$want" = soak ]; then
+        [ -x /usr/bin/chromium ] || missing+=(chromium)
+    fi
     if [ "$want" = soak ]; then
         command -v npm >/dev/null || missing+=(npm)
     fi

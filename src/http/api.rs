@@ -44,12 +44,22 @@ pub async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-/// `GET /healthz` and `/api/v1/health`: all checks, the worst first; 503 if one is an error.
-pub async fn health(State(shared): State<Shared>) -> Answer {
-    let checks = all_checks(&shared);
-    let worst = checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok);
+/// `GET /healthz`: all checks, the worst first; 503 if one is an error.
+pub async fn healthz(State(shared): State<Shared>) -> Answer {
+    let (worst, answer) = judged(&shared);
     let status = if worst == Health::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, Json(json!({ "health": worst, "checks": checks, "control": shared.settings.allow_control })))
+    (status, answer)
+}
+
+/// `GET /api/v1/health`: the same, for a reader rather than a probe.
+pub async fn health(State(shared): State<Shared>) -> Json<Value> {
+    judged(&shared).1
+}
+
+fn judged(shared: &Shared) -> (Health, Json<Value>) {
+    let checks = all_checks(shared);
+    let worst = checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok);
+    (worst, Json(json!({ "health": worst, "checks": checks, "control": shared.settings.allow_control })))
 }
 
 fn all_checks(shared: &Shared) -> Vec<Check> {

@@ -67,7 +67,7 @@ pub async fn serve(listener: TcpListener, shared: Shared) {
 fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
-        .route("/healthz", get(api::health))
+        .route("/healthz", get(api::healthz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))

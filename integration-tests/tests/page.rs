@@ -1,0 +1,64 @@
+//! The page, in a real browser.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use integration_tests::pipeline::{Pipeline, find};
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::{between, free_port, python, root};
+use sooner::status::Status;
+
+/// Looks at the page of a pipeline; `SOONER_SCREENSHOTS` names a folder for pictures of it.
+fn look(url: &str, views: &str, parked: Option<&str>) {
+    let mut browser = Command::new(python());
+    browser.arg(root().join("integration-tests/browser/page.py"));
+    browser.args(["--url", url, "--views", views, "--table", "public.u"]);
+    browser.args(parked.iter().flat_map(|table| ["--parked", table]));
+    if let Ok(folder) = std::env::var("SOONER_SCREENSHOTS") {
+        browser.args(["--screenshots", &folder]);
+    }
+    let output = browser.output().expect("the browser is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn listen(pipeline: &Pipeline) -> String {
+    let address = format!("127.0.0.1:{}", free_port());
+    pipeline.append_settings(&format!("[http]\nlisten = \"{address}\"\nallow_control = true"));
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 10000)").await;
+    postgres
+        .sql("CREATE TABLE \"a table with a long name, to see whether that fits beside the others\" (id int PRIMARY KEY)")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let url = listen(&pipeline);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("INSERT INTO u SELECT generate_series(10001, 12345); INSERT INTO t VALUES (2, 'infinity')").await;
+    let parks = |status: &Status| find(status, "public.t").is_some_and(|table| table.reason().is_some());
+    pipeline.wait_for("a parked table", Duration::from_secs(30), parks).await;
+    postgres.sql("UPDATE t SET v = '2021-01-01' WHERE id = 2").await;
+    look(&url, ",public.u,:events", Some("public.t"));
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["public.t", "public.u"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_topics() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 1000)").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
+    let url = listen(&pipeline);
+    pipeline.start();
+    pipeline.wait_until_copied("public.u").await;
+    postgres.sql("INSERT INTO u VALUES (2000)").await;
+    pipeline.catch_up(&postgres).await;
+    look(&url, ",:kafka", None);
+}
