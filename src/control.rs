@@ -3,10 +3,31 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use sooner_api::{Clock, CopyRequest, Side};
 use sooner_schemas::TableName;
 
 use crate::clock::SystemClock;
+
+/// A side of a pipeline, as a person names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedSide {
+    /// From the database to the topics.
+    Source,
+    /// From the topics to the lake.
+    Sink,
+}
+
+/// The sides that are meant: both, unless one is named.
+pub fn sides(named: Option<NamedSide>) -> Vec<Side> {
+    match named {
+        None => vec![Side::Source, Side::Sink],
+        Some(NamedSide::Source) => vec![Side::Source],
+        Some(NamedSide::Sink) => vec![Side::Sink],
+    }
+}
 
 /// The requests of a pipeline.
 #[derive(Clone, Debug)]

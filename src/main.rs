@@ -11,9 +11,10 @@ use sooner::bars::CopyBars;
 use sooner::commands;
 use sooner::commands::events::Shown;
 use sooner::commands::run::{Sides, run};
-use sooner::commands::steer::{self, NamedSide};
+use sooner::commands::steer;
 use sooner::commands::wait::{Until, parse_until};
 use sooner::config::Config;
+use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of `sooner wait` for a table that is not complete.

@@ -50,18 +50,7 @@ fn listen(pipeline: &Pipeline, settings: &str) -> Listener {
     Listener { url: format!("http://{address}"), http: Client::new() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_seen_and_mended_over_http() {
-    let postgres = Postgres::start(Version::V15).await;
-    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
-    postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)").await;
-    let mut pipeline = Pipeline::local(&postgres);
-    let listener = listen(&pipeline, "token = { env = \"HTTP_TOKEN\" }\nallow_control = true");
-    pipeline.set("HTTP_TOKEN", TOKEN);
-    pipeline.start();
-    pipeline.catch_up(&postgres).await;
-
-    // Probes need no token, and the page has no data; everything else needs the whole of it.
+async fn all_but_probes_and_the_page_ask_for_the_token(listener: &Listener) {
     for open in ["/livez", "/readyz", "/"] {
         assert_eq!(status_of(listener.get(open)).await, StatusCode::OK, "{open}");
     }
@@ -76,7 +65,9 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
     }
     assert_eq!(status_of(listener.get("/../../etc/passwd").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
     assert_eq!(status_of(listener.get("/api/v1/tables/public.none").bearer_auth(TOKEN)).await, StatusCode::NOT_FOUND);
+}
 
+async fn the_api_is_as_it_is_described(listener: &Listener) {
     let (_, api) = listener.json("/api/v1/openapi.json").await;
     for (path, verbs) in api["paths"].as_object().unwrap() {
         let path = path.replace("{table}", "public.t");
@@ -87,6 +78,21 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
             assert_eq!(status_of(refused).await, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_seen_and_mended_over_http() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let listener = listen(&pipeline, "token = { env = \"HTTP_TOKEN\" }\nallow_control = true");
+    pipeline.set("HTTP_TOKEN", TOKEN);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+
+    all_but_probes_and_the_page_ask_for_the_token(&listener).await;
+    the_api_is_as_it_is_described(&listener).await;
 
     // The API says what the command says.
     let (_, status) = listener.json("/api/v1/status").await;

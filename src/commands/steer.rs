@@ -1,8 +1,6 @@
 //! Commands that ask something of a pipeline, whether it runs or not: `resume`, `copy`, `cancel`, `pause`.
 
-use clap::ValueEnum;
-use serde::Deserialize;
-use sooner_api::{CopyRequest, Side};
+use sooner_api::CopyRequest;
 use sooner_postgres::Client;
 use sooner_postgres::chunk::check_condition;
 use sooner_postgres::client::Mode;
@@ -10,27 +8,8 @@ use sooner_postgres::client::Mode;
 use super::status::is_running;
 use super::{parse_name, print};
 use crate::config::Config;
-use crate::control::Requests;
+use crate::control::{NamedSide, Requests, sides};
 use crate::status::{Status, load};
-
-/// A side of a pipeline, as a person names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NamedSide {
-    /// From the database to the topics.
-    Source,
-    /// From the topics to the lake.
-    Sink,
-}
-
-/// The sides that are meant: both, unless one is named.
-pub fn sides(named: Option<NamedSide>) -> Vec<Side> {
-    match named {
-        None => vec![Side::Source, Side::Sink],
-        Some(NamedSide::Source) => vec![Side::Source],
-        Some(NamedSide::Sink) => vec![Side::Sink],
-    }
-}
 
 /// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
 pub fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod http;
 mod kafka;
 mod lines;
+mod names;
 mod pattern;
 mod reader;
 mod table;
@@ -24,6 +25,7 @@ use http::read_http;
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 use lines::Lines;
+use names::{check_name, check_slot};
 pub use pattern::TablePattern;
 use reader::Section;
 use table::LEAST_FRESHNESS;
@@ -32,7 +34,7 @@ pub use table::TableBlocks;
 use crate::http::settings::HttpSettings;
 
 /// JSON Schema of the configuration, for editors.
-pub const SCHEMA: &str = include_str!("../../config/schema.json");
+pub const SCHEMA: &str = include_str!("schema.json");
 
 /// Checked configuration of a pipeline.
 #[derive(Clone, Debug)]
@@ -297,22 +299,6 @@ fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     }
     let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
     Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, maps_columns, s3 })
-}
-
-fn check_name(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if !text.is_empty() && text.len() <= 50 && text.chars().all(allowed) {
-        return Ok(text.to_owned());
-    }
-    Err("expected up to 50 of: lower-case letters, digits, '-' and '_'".to_owned())
-}
-
-fn check_slot(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if !text.is_empty() && text.len() <= 63 && text.chars().all(allowed) {
-        return Ok(text.to_owned());
-    }
-    Err("expected up to 63 of: lower-case letters, digits and '_' (Postgres' rule for slots)".to_owned())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use sooner_schemas::TableName;
 use super::Shared;
 use super::health::{Check, Health, checks, is_live, is_ready};
 use crate::clock::SystemClock;
-use crate::commands::steer::{NamedSide, sides};
+use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use sooner_api::Rows;
 use sooner_schemas::avro::{RecordSchema, Schema};
-use sooner_schemas::event::EventSchema;
+use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
 use sooner_schemas::wire::{Malformed, split_header};
 use sooner_schemas::{Relation, TableName};
 
 use crate::cluster::settings::PartitionBy;
 use crate::cluster::topic_state::TopicState;
 use crate::cluster::transactions::LARGEST_MESSAGE;
+use crate::message::headers::{EventHeaders, unavailable_fields};
 use crate::message::key_text::key_header;
 use crate::message::partition::{column_bytes, partition_of};
 
@@ -103,6 +104,23 @@ impl TopicRoute {
     /// Schema of the table's keys; none before the first schema, or if the table has no key.
     pub fn key_schema(&self) -> Option<&Schema> {
         self.schema.as_ref()?.key.as_ref()
+    }
+
+    /// Headers of an event among these, given the event after it.
+    pub fn headers<'a>(&self, event: &Event, events: &'a TableEvents, next: Option<&Event>) -> EventHeaders<'a> {
+        // The second event of a change of key is the next ordinal, and knows the first one's key.
+        let renamed = next.filter(|next| {
+            event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
+        });
+        let old_key = event.old_key.as_ref().map(|range| &events.bytes[range.clone()]);
+        EventHeaders {
+            position: event.position,
+            unavailable: unavailable_fields(event, self.fields()),
+            copy_start: event.op == Op::CopyStart,
+            new_key_text: renamed.and_then(|next| self.key_header(&events.bytes[next.key.clone()])),
+            old_key_text: old_key.and_then(|key| self.key_header(key)),
+            old_key,
+        }
     }
 }
 

@@ -20,7 +20,6 @@ use crate::cluster::admin::topic_gone;
 use crate::cluster::delivery_reports::NO_TABLE;
 use crate::cluster::settings::KafkaSettings;
 use crate::cluster::transactions::Transactions;
-use crate::message::headers::{EventHeaders, unavailable_fields};
 use crate::progress::record::TopicProgress;
 
 /// Size of a message beside key, value and header values, at most.
@@ -252,13 +251,13 @@ impl TransactionWriter {
             return Ok(());
         }
         if matches!(event.op, Op::Truncate | Op::CopyStart) {
-            let headers = headers_of(event, route, events, None).to_owned_headers();
+            let headers = route.headers(event, events, None).to_owned_headers();
             for partition in 0..route.partitions {
                 self.produce(number, partition, None, Some(value), headers.clone())?;
             }
             return Ok(());
         }
-        let headers = headers_of(event, route, events, events.events.get(index + 1));
+        let headers = route.headers(event, events, events.events.get(index + 1));
         let size = key.len() + value.len() + headers.size_bytes() + OVERHEAD_BYTES;
         if size > route.limit_bytes {
             let (table, error) = (route.table.clone(), too_large(route, key, size));
@@ -380,25 +379,4 @@ impl TransactionWriter {
 fn last_of_stream(events: &[Event], begins: bool) -> Option<Position> {
     let positions = events.iter().map(|event| event.position);
     positions.filter(|position| !begins && !position.is_copied()).max()
-}
-
-fn headers_of<'a>(
-    event: &Event,
-    route: &TopicRoute,
-    events: &'a TableEvents,
-    next: Option<&Event>,
-) -> EventHeaders<'a> {
-    // The second event of a change of key is the next ordinal, and knows the first one's key.
-    let renamed = next.filter(|next| {
-        event.op == Op::Delete && next.old_key.is_some() && next.position.ordinal == event.position.ordinal + 1
-    });
-    let old_key = event.old_key.as_ref().map(|range| &events.bytes[range.clone()]);
-    EventHeaders {
-        position: event.position,
-        unavailable: unavailable_fields(event, route.fields()),
-        copy_start: event.op == Op::CopyStart,
-        new_key_text: renamed.and_then(|next| route.key_header(&events.bytes[next.key.clone()])),
-        old_key_text: old_key.and_then(|key| route.key_header(key)),
-        old_key,
-    }
 }
