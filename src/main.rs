@@ -83,6 +83,8 @@ enum Command {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Shows the same, live, with rates: as `status --watch`.
+    Top,
     /// Shows what happened to the pipeline and its tables, and what was done about it: changes of schemas, copies,
     /// tables that were parked, interruptions.
     Events {
@@ -203,6 +205,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),
         Command::Sink => run(config, path, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
+        Command::Top => commands::status::run(&config, false, true).await.map(|()| true),
         Command::Events { table, since, json, follow } => {
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
         }

@@ -15,8 +15,10 @@ use crate::status::{CopyStatus, Status, TableStatus, load};
 /// Age in seconds beyond which a status comes from a process that hangs or has ended.
 const STALE_SECONDS: f64 = 10.0;
 
-/// Prints the status once; with `watch`, again every second. A pipeline that never wrote a status is an error.
+/// Prints the status once; with `watch`, again every second, with the rates since the time before. A pipeline that never
+/// wrote a status is an error.
 pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()> {
+    let mut former = None;
     loop {
         let Some(status) = load(&config.state_dir)? else {
             anyhow::bail!(
@@ -25,15 +27,27 @@ pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()>
                 config.state_dir.display()
             );
         };
-        let text = if json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { render(&status) };
+        let text = match json {
+            true => format!("{}\n", serde_json::to_string_pretty(&status)?),
+            false => render(&status, former.as_ref()),
+        };
         if !watch {
             print(&text);
             return Ok(());
         }
         // Clears the terminal and moves the cursor to its first line.
         print(&format!("\x1b[2J\x1b[H{text}"));
+        former = Some(status);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Events a second of a table since a former status; none without one, or where the table began again.
+fn rate(name: &TableName, status: &Status, former: Option<&Status>) -> Option<f64> {
+    let former = former.filter(|former| former.updated_micros < status.updated_micros)?;
+    let seconds = (status.updated_micros - former.updated_micros) as f64 / 1e6;
+    let events = status.tables.get(name)?.events.checked_sub(former.tables.get(name)?.events)?;
+    Some(events as f64 / seconds)
 }
 
 /// Whether the process that wrote a status still runs: the status is fresh, and a process of its id exists.
@@ -42,7 +56,7 @@ pub fn is_running(status: &Status) -> bool {
     age < STALE_SECONDS && Path::new(&format!("/proc/{}", status.pid)).exists()
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, former: Option<&Status>) -> String {
     let state = match (&status.trouble, is_running(status)) {
         (Some(trouble), _) => format!("in trouble: {trouble}"),
         (None, true) => "running".to_owned(),
@@ -59,11 +73,11 @@ fn render(status: &Status) -> String {
     );
     let width = status.tables.keys().map(|name| name.to_string().len()).max().unwrap_or(5).max(5);
     text.push_str(&format!(
-        "{:width$}  {:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  watermark\n",
-        "table", "phase", "rows copied", "events", "lag", "lag s", "unread", "version", "files", "gone"
+        "{:width$}  {:9}  {:>12}  {:>12}  {:>9}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  watermark\n",
+        "table", "phase", "rows copied", "events", "events/s", "lag", "lag s", "unread", "version", "files", "gone"
     ));
     for (name, table) in &status.tables {
-        text.push_str(&line(name, table, width));
+        text.push_str(&line(name, table, rate(name, status, former), width));
     }
     for (name, table) in &status.tables {
         if let Some(copy) = &table.copy {
@@ -111,17 +125,18 @@ pub fn copy_line(table: &TableStatus, copy: &CopyStatus) -> String {
     )
 }
 
-fn line(name: &TableName, table: &TableStatus, width: usize) -> String {
+fn line(name: &TableName, table: &TableStatus, rate: Option<f64>, width: usize) -> String {
     let phase = match &table.state {
         TableState::Parked { .. } => "PARKED",
         state => state.name(),
     };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     format!(
-        "{:width$}  {phase:9}  {:>12}  {:>12}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  {}\n",
+        "{:width$}  {phase:9}  {:>12}  {:>12}  {:>9}  {:>10}  {:>8}  {:>8}  {:>7}  {:>6}  {:>5}  {}\n",
         name.to_string(),
         table.rows_copied,
         table.events,
+        or_dash(rate.map(|rate| format!("{rate:.0}"))),
         or_dash(table.lag_bytes.map(|bytes| ByteSize(bytes).to_string())),
         or_dash(table.lag_seconds.map(|seconds| format!("{seconds:.1}"))),
         // Unread messages exist only where the table is read from a topic.
@@ -132,4 +147,24 @@ fn line(name: &TableName, table: &TableStatus, width: usize) -> String {
         or_dash(table.deleted_row_ratio.map(|ratio| format!("{:.0}%", ratio * 100.0))),
         or_dash(table.watermark_lsn.map(|lsn| lsn.to_string())),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_since_the_status_before() {
+        let at = |micros: i64, events: u64| {
+            let mut status = Status { updated_micros: micros, ..Status::default() };
+            let table = TableStatus { events, ..TableStatus::new(TableState::Copying) };
+            status.tables.insert(TableName::new("public", "t"), table);
+            status
+        };
+        let of = |former: &Status, status: &Status| rate(&TableName::new("public", "t"), status, Some(former));
+        assert_eq!(of(&at(1_000_000, 10), &at(3_000_000, 50)), Some(20.0));
+        assert_eq!(of(&at(1_000_000, 50), &at(3_000_000, 10)), None, "the process began again");
+        assert_eq!(of(&at(1_000_000, 10), &at(1_000_000, 10)), None);
+        assert!(render(&at(3_000_000, 50), Some(&at(1_000_000, 10))).contains(" 20 "));
+    }
 }

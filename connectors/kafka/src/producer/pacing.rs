@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 /// Between two commits passes at least this share of the time that a commit takes.
-const SHARE: f64 = 0.25;
+const SHARE: f64 = 0.5;
 /// How much the last commit counts in the mean.
 const WEIGHT: f64 = 0.2;
 
@@ -75,7 +75,7 @@ mod tests {
         pacing.wrote(true);
         assert_eq!(pacing.due(start), start);
         pacing.committed(start, start + 4 * MS);
-        assert_eq!(pacing.due(start + 4 * MS), start + 5 * MS);
+        assert_eq!(pacing.due(start + 4 * MS), start + 6 * MS);
         assert_eq!(pacing.due(start + 100 * MS), start + 100 * MS);
         pacing.committed(start, start + 1000 * MS);
         assert_eq!(pacing.due(start + 1000 * MS), start + 1020 * MS, "never later than the interval");
