@@ -16,12 +16,12 @@ pub fn read_http(section: &mut Section) -> Option<HttpSettings> {
     let listen = section.optional("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| "expected an address and a port, such as \"127.0.0.1:9640\"".to_owned())
     });
+    let names_token = section.has("token");
     let token = section.secret("token");
     let listen = listen.unwrap_or(DEFAULT);
-    if !listen.ip().is_loopback() && token.is_none() {
+    if !listen.ip().is_loopback() && !names_token {
         section
             .problem("listen", "beyond this machine a token is needed: set token, such as { env = \"SOONER_TOKEN\" }");
-        return None;
     }
     Some(HttpSettings {
         listen,
