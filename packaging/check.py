@@ -69,7 +69,7 @@ def check_chart(program):
             yaml.safe_dump(values, file)
             file.flush()
             subprocess.run([helm, "lint", "--strict", CHART, "-f", file.name], check=True, stdout=subprocess.PIPE)
-            command = [helm, "template", "shop", CHART, "-f", file.name]
+            command = [helm, "template", "shop", CHART, "--kube-version", "1.31.0", "-f", file.name]
             rendered = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         objects = list(yaml.safe_load_all(rendered))
         assert sorted(found["kind"] for found in objects) == sorted(kinds), [found["kind"] for found in objects]

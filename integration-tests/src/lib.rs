@@ -15,6 +15,7 @@ pub mod kafka;
 pub mod load;
 pub mod pipeline;
 pub mod postgres;
+pub mod prometheus;
 pub mod readers;
 pub mod registry;
 pub mod s3;

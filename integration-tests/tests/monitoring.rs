@@ -2,76 +2,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
+use integration_tests::prometheus::{Prometheus, tool};
 use integration_tests::{free_port, root};
 use serde_json::Value;
-
-fn tool(name: &str) -> PathBuf {
-    root().join(".stack/prometheus/usr/bin").join(name)
-}
-
-/// A Prometheus that scrapes one address every second.
-struct Prometheus {
-    process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Prometheus {
-    fn start(target: &str) -> Prometheus {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("prometheus.yml");
-        let rules = root().join("monitoring/alerts.yml");
-        let text = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: ['{}']\nscrape_configs:\n\
-             - job_name: sooner\n  static_configs: [{{ targets: ['{target}'] }}]\n",
-            rules.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
-        let process = Command::new(tool("prometheus"))
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Prometheus is installed");
-        Prometheus { process, url: format!("http://{address}"), _folder: folder }
-    }
-
-    /// The series that a query finds; none while Prometheus does not answer. An error of the query panics.
-    async fn query(&self, expression: &str) -> Vec<Value> {
-        let asked = reqwest::Client::new().get(format!("{}/api/v1/query", self.url)).query(&[("query", expression)]);
-        let Ok(answer) = asked.send().await else { return Vec::new() };
-        let answer: Value = answer.json().await.unwrap_or_default();
-        assert_ne!(answer["status"], "error", "{expression}: {answer}");
-        answer["data"]["result"].as_array().cloned().unwrap_or_default()
-    }
-
-    async fn eventually(&self, expression: &str, wanted: impl Fn(&[Value]) -> bool) {
-        let asked = Instant::now();
-        loop {
-            let found = self.query(expression).await;
-            if wanted(&found) {
-                return;
-            }
-            assert!(asked.elapsed() < Duration::from_secs(60), "{expression}: {found:?}");
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 #[test]
 fn each_alert_fires_where_it_should_and_nowhere_else_and_has_its_page_in_the_runbook() {
@@ -101,7 +39,7 @@ async fn a_real_prometheus_finds_each_series_of_the_board_and_fires_for_a_parked
     pipeline.append_settings(&format!("[http]\nlisten = \"{address}\""));
     pipeline.start();
     pipeline.catch_up(&postgres).await;
-    let prometheus = Prometheus::start(&address);
+    let prometheus = Prometheus::start(&address, |rules| rules);
     prometheus.eventually("up == 1", |found| found.len() == 1).await;
     for id in 2..20 {
         postgres.sql(&format!("INSERT INTO t VALUES ({id}, '2020-01-01')")).await;

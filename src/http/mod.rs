@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod api;
+pub mod connections;
 pub mod health;
 pub mod metrics;
 pub mod settings;
@@ -16,6 +17,7 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use self::connections::BoundedListener;
 use self::settings::HttpSettings;
 use crate::control::Requests;
 use crate::status::StatusBoard;
@@ -57,7 +59,7 @@ pub async fn serve(listener: TcpListener, shared: Shared) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening for HTTP");
     }
-    if let Err(error) = axum::serve(listener, router(shared)).await {
+    if let Err(error) = axum::serve(BoundedListener::new(listener), router(shared)).await {
         tracing::error!(%error, "the HTTP listener ended");
     }
 }
