@@ -12,6 +12,7 @@ pub mod http;
 pub mod journal;
 pub mod memory;
 pub mod pipeline;
+pub mod pulse;
 pub mod sink_record;
 pub mod status;
 pub mod table_status;

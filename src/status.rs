@@ -12,6 +12,7 @@ use sooner_schemas::{Lsn, TableName};
 
 use crate::clock::SystemClock;
 use crate::journal::{Entry, Journal, Kind};
+use crate::pulse::Pulse;
 pub use crate::table_status::{CopyStatus, TableStatus};
 use crate::totals::Totals;
 
@@ -29,6 +30,9 @@ pub struct Status {
     pub pid: u32,
     /// When this was written, in microseconds since 1970.
     pub updated_micros: i64,
+    /// Since when the loops have stood still although there is something to do, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still_since_micros: Option<i64>,
     /// Why nothing moves at the moment, if so.
     pub trouble: Option<Error>,
     /// Where the source's log ends.
@@ -55,8 +59,7 @@ struct Board {
     status: Status,
     journal: Journal,
     totals: Totals,
-    /// When anything was last told, in microseconds since 1970.
-    heard_micros: i64,
+    pulse: Pulse,
 }
 
 impl Telemetry for StatusBoard {
@@ -67,7 +70,7 @@ impl Telemetry for StatusBoard {
 
 impl Board {
     fn take(&mut self, fact: Fact<'_>, now_micros: i64) {
-        self.heard_micros = now_micros;
+        self.pulse.hear(&fact, &self.status, now_micros);
         match &fact {
             Fact::Committed { took, commit_micros, .. } => self.totals.committed(*took, *commit_micros, now_micros),
             Fact::Sent(took) => self.totals.transactions.observe(*took),
@@ -192,11 +195,11 @@ impl Status {
 }
 
 impl StatusBoard {
-    /// The status of a pipeline that runs in this process.
-    pub fn new(pipeline: &str) -> StatusBoard {
+    /// The status of a pipeline that runs in this process, and counts as stalled after so long.
+    pub fn new(pipeline: &str, stalled_after: Duration) -> StatusBoard {
         let status = Status { pipeline: pipeline.to_owned(), pid: std::process::id(), ..Status::default() };
-        let heard_micros = SystemClock.now_micros();
-        StatusBoard(Arc::new(Mutex::new(Board { status, heard_micros, ..Board::default() })))
+        let pulse = Pulse::new(SystemClock.now_micros(), stalled_after);
+        StatusBoard(Arc::new(Mutex::new(Board { status, pulse, ..Board::default() })))
     }
 
     /// Notes that the process runs the pipeline from now on, and writes what happens to the journal of this folder.
@@ -227,14 +230,9 @@ impl StatusBoard {
     pub fn read_now(&self) -> Status {
         let mut status = self.read();
         status.updated_micros = SystemClock.now_micros();
+        status.still_since_micros = self.lock().pulse.still_since(&status, status.updated_micros);
         status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
         status
-    }
-
-    /// A copy of the status, and when anything was last told, in microseconds since 1970.
-    pub fn read_heard(&self) -> (Status, i64) {
-        let board = self.lock();
-        (board.status.clone(), board.heard_micros)
     }
 
     /// What was counted since the process started.
@@ -372,7 +370,7 @@ mod tests {
     fn a_status_survives_its_file() {
         let folder = tempfile::tempdir().unwrap();
         assert!(load(folder.path()).unwrap().is_none());
-        let board = StatusBoard::new("shop");
+        let board = StatusBoard::new("shop", Duration::from_secs(60));
         let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
         board.record(Fact::State(Side::Sink, &name("t"), &TableState::Parked { error, copied_lsn: Some(Lsn(3)) }));
         board.save(folder.path()).unwrap();

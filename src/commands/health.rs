@@ -1,17 +1,10 @@
 //! `sooner health`: whether the pipeline is well, by what it last wrote; for probes that run a command.
 
-use std::time::Duration;
-
 use super::print;
 use super::status::is_running;
-use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::http::health::{Check, Health, checks};
 use crate::status::load;
-use sooner_api::Clock;
-
-/// Silence after which a process counts as stalled, where `[http]` does not say so.
-const STALLED_AFTER: Duration = Duration::from_secs(300);
 
 /// Prints what is not well, with its remedy; returns whether the pipeline runs and moves. Tables that wait for a person
 /// do not make it ill: restarting it would not mend them.
@@ -20,8 +13,8 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
         print(&format!("the pipeline '{}' does not run\n", config.name));
         return Ok(false);
     };
-    let stalled_after = config.http.as_ref().map_or(STALLED_AFTER, |http| http.stalled_after);
-    let checks = checks(&status, status.updated_micros, SystemClock.now_micros(), stalled_after);
+    // A process whose loops stand still goes on writing its status, and says so there.
+    let checks = checks(&status);
     let ill: Vec<_> = checks.iter().filter(|check| check.health != Health::Ok).collect();
     for Check { name, reason, remedy, health, .. } in &ill {
         print(&format!("{name}: {health:?}: {reason}. To do: {remedy}.\n"));

@@ -46,7 +46,7 @@ pub async fn run(
         )
     })?;
     let stop = stop_on_signal()?;
-    let board = StatusBoard::new(&config.name);
+    let board = StatusBoard::new(&config.name, config.stalled_after());
     let listening = listen(&config, &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();

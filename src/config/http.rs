@@ -9,7 +9,7 @@ use crate::http::settings::HttpSettings;
 /// Where it is listened, unless configured: on this machine only.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9640);
 /// Silence after which the process counts as stalled, unless configured.
-const STALLED_AFTER: Duration = Duration::from_secs(300);
+pub const STALLED_AFTER: Duration = Duration::from_secs(300);
 
 /// Reads `[http]`; none if something of it is refused.
 pub fn read_http(section: &mut Section) -> Option<HttpSettings> {

@@ -21,7 +21,7 @@ use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::policy::ValuePolicy;
 use sooner_schemas::{Column, ColumnType, Scalar, TableName};
 
-use http::read_http;
+use http::{STALLED_AFTER, read_http};
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 use lines::Lines;
@@ -192,6 +192,11 @@ impl Config {
             }
             _ => Err(problems),
         }
+    }
+
+    /// Silence after which the process counts as stalled.
+    pub fn stalled_after(&self) -> Duration {
+        self.http.as_ref().map_or(STALLED_AFTER, |http| http.stalled_after)
     }
 
     /// The section `[source]`, for a command that needs it; an operator error if it is missing.

@@ -9,13 +9,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sooner_api::{Clock, CopyRequest};
+use sooner_api::CopyRequest;
 use sooner_delta::store::folder_name::folder_name;
 use sooner_schemas::TableName;
 
 use super::Shared;
 use super::health::{Check, Health, checks, is_live, is_ready};
-use crate::clock::SystemClock;
 use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
@@ -30,9 +29,11 @@ pub fn problem(status: StatusCode, why: &str, remedy: &str) -> Answer {
 
 /// `GET /livez`: 200 while the loops turn, 503 otherwise.
 pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    let (status, heard_micros) = shared.board.read_heard();
-    let is_live = is_live(&status, heard_micros, SystemClock.now_micros(), shared.settings.stalled_after);
-    if is_live { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "stalled\n") }
+    if is_live(&shared.board.read_now()) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "stalled\n")
+    }
 }
 
 /// `GET /readyz`: 200 while tables are streamed or copied, 503 otherwise.
@@ -63,8 +64,7 @@ fn judged(shared: &Shared) -> (Health, Json<Value>) {
 }
 
 fn all_checks(shared: &Shared) -> Vec<Check> {
-    let (status, heard_micros) = shared.board.read_heard();
-    checks(&status, heard_micros, SystemClock.now_micros(), shared.settings.stalled_after)
+    checks(&shared.board.read_now())
 }
 
 /// `GET /api/v1/status`: what `sooner status --json` prints.

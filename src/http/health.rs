@@ -1,7 +1,5 @@
 //! Whether a pipeline is well: pure judgements of its status, each with a reason and a remedy.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use sooner_api::{Class, Code, TableState};
 
@@ -51,9 +49,9 @@ impl Check {
     }
 }
 
-/// All checks, the worst first. `heard_micros` is when anything last told how it is doing.
-pub fn checks(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> Vec<Check> {
-    let mut checks = vec![pipeline(status), progress(status, heard_micros, now_micros, stalled_after)];
+/// All checks, the worst first.
+pub fn checks(status: &Status) -> Vec<Check> {
+    let mut checks = vec![pipeline(status), progress(status)];
     checks.extend(slot(status));
     checks.extend(status.tables.iter().filter_map(|(name, table)| {
         let (health, error) = match &table.state {
@@ -67,10 +65,9 @@ pub fn checks(status: &Status, heard_micros: i64, now_micros: i64, stalled_after
     checks
 }
 
-/// Whether the loops turn: something was heard lately, or there is nothing to tell of. A process that waits for a slot,
-/// copies for long, or has a slow lake, tells so again and again.
-pub fn is_live(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> bool {
-    progress(status, heard_micros, now_micros, stalled_after).health != Health::Error
+/// Whether the loops turn. A process that waits for a slot, copies for long, has a slow lake or is paused is alive.
+pub fn is_live(status: &Status) -> bool {
+    progress(status).health != Health::Error
 }
 
 /// Whether tables are streamed or copied at the moment.
@@ -85,16 +82,12 @@ fn pipeline(status: &Status) -> Check {
     Check::ill("pipeline", health, format!("{}: {}", trouble.what, trouble.why), &trouble.remedy)
 }
 
-fn progress(status: &Status, heard_micros: i64, now_micros: i64, stalled_after: Duration) -> Check {
-    let is_copying = status.tables.values().any(|table| table.state == TableState::Copying);
-    let is_behind = is_copying || status.durable_lsn < status.server_end_lsn;
-    let silent = Duration::from_micros(now_micros.saturating_sub(heard_micros).max(0).unsigned_abs());
-    if !is_behind || silent < stalled_after {
-        return Check::well("progress");
-    }
-    let reason = format!("there is something to do, and nothing has been done for {} s", silent.as_secs());
+fn progress(status: &Status) -> Check {
+    let is_paused = status.trouble.as_ref().is_some_and(|trouble| trouble.code == Code::Paused);
+    let Some(since) = status.still_since_micros.filter(|_| !is_paused) else { return Check::well("progress") };
+    let reason = "there is something to do, and nothing has been done since";
     let mut check = Check::ill("progress", Health::Error, reason, "restart the process, and report this");
-    check.since_micros = Some(heard_micros);
+    check.since_micros = Some(since);
     check
 }
 
@@ -122,12 +115,10 @@ fn slot(status: &Status) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use sooner_api::{Error, SlotStanding};
-    use sooner_schemas::{Lsn, TableName};
+    use sooner_schemas::TableName;
 
     use super::*;
     use crate::status::TableStatus;
-
-    const MINUTE: Duration = Duration::from_secs(60);
 
     fn table(state: TableState) -> Status {
         let mut status = Status::default();
@@ -136,13 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_death_only_where_there_is_something_to_do() {
-        let idle = table(TableState::Streaming { copied_lsn: None });
-        assert!(is_live(&idle, 0, 600_000_000, MINUTE) && is_ready(&idle));
-        let behind = Status { server_end_lsn: Lsn(9), ..idle };
-        assert!(!is_live(&behind, 0, 600_000_000, MINUTE));
-        assert!(is_live(&behind, 590_000_000, 600_000_000, MINUTE), "it was heard of ten seconds ago");
-        assert!(!is_live(&table(TableState::Copying), 0, 600_000_000, MINUTE));
+    fn what_stands_still_is_dead_unless_it_is_paused() {
+        let mut status = table(TableState::Streaming { copied_lsn: None });
+        assert!(is_live(&status) && is_ready(&status));
+        status.still_since_micros = Some(5);
+        assert!(!is_live(&status));
+        assert_eq!(checks(&status)[0].since_micros, Some(5));
+        status.trouble = Some(Error::operator(Code::Paused, "it is paused", "somebody paused it", "resume it"));
+        assert!(is_live(&status) && !is_ready(&status));
+        assert_eq!(pipeline(&status).health, Health::Warn);
         assert!(!is_ready(&Status::default()));
     }
 
@@ -153,7 +146,7 @@ mod tests {
         status.trouble = Some(Error::retry(Code::PostgresUnreachable, "cannot connect", "refused", "nothing"));
         let unreserved = Some("unreserved".to_owned());
         status.slot = Some(SlotStanding { safe_bytes: Some(5), wal_status: unreserved, ..SlotStanding::default() });
-        let checks = checks(&status, 0, 0, MINUTE);
+        let checks = checks(&status);
         let told: Vec<_> = checks.iter().map(|check| (check.name.as_str(), check.health)).collect();
         let (error, warn) = (Health::Error, Health::Warn);
         assert_eq!(told, [("public.t", error), ("pipeline", warn), ("slot", warn), ("progress", Health::Ok)]);

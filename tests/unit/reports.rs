@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use sooner::check::{Finding, Verdict, render};
 use sooner::commands;
@@ -14,6 +15,10 @@ use sooner_api::{Class, CopyRequest, Fact, PartitionOffsets, Side, TableState, T
 use sooner_schemas::{Lsn, TableName};
 
 use crate::support::{failure, name, parked, streaming};
+
+fn board() -> StatusBoard {
+    StatusBoard::new("shop", Duration::from_secs(60))
+}
 
 fn finding(check: &str, verdict: Verdict, remedy: Option<&str>) -> Finding {
     let (check, remedy) = (check.to_owned(), remedy.map(str::to_owned));
@@ -52,7 +57,7 @@ fn a_finding_without_a_remedy_has_none_in_json_either() {
 
 #[test]
 fn a_status_says_what_is_in_the_way_until_it_moves_again() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     let error = failure(Class::Retry);
     board.record(Fact::Interrupted(&error));
     assert_eq!(board.read().trouble, Some(error.clone()));
@@ -66,7 +71,7 @@ fn a_status_says_what_is_in_the_way_until_it_moves_again() {
 
 #[test]
 fn what_was_confirmed_read_and_written_never_moves_back_in_a_status() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     for lsn in [Lsn(30), Lsn(20)] {
         board.record(Fact::Confirmed(lsn));
         board.record(Fact::Received(lsn));
@@ -80,7 +85,7 @@ fn what_was_confirmed_read_and_written_never_moves_back_in_a_status() {
 
 #[test]
 fn a_status_shows_what_is_unread_of_a_topic() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     let partitions = BTreeMap::from([(3, PartitionOffsets { next_offset: 5, end_offset: Some(9) })]);
     let (table, reading_micros) = (name("t"), Some(77));
     board.record(Fact::Unread { table: &table, messages: 4, reading_micros, partitions: partitions.clone() });
@@ -91,7 +96,7 @@ fn a_status_shows_what_is_unread_of_a_topic() {
 
 #[test]
 fn a_table_keeps_its_counts_when_the_tables_are_told_again() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     let table = name("t");
     board.record(Fact::Tables(vec![TakesPart {
         table: &table,
@@ -112,7 +117,7 @@ fn a_table_keeps_its_counts_when_the_tables_are_told_again() {
 
 #[test]
 fn only_a_parked_table_has_a_reason() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     board.record(Fact::State(Side::Sink, &name("a"), &parked()));
     board.record(Fact::State(Side::Sink, &name("b"), &streaming()));
     let tables = board.read().tables;
@@ -124,7 +129,7 @@ fn only_a_parked_table_has_a_reason() {
 #[test]
 fn a_status_is_written_whole_and_its_age_tells_whether_the_pipeline_runs() {
     let folder = tempfile::tempdir().unwrap();
-    StatusBoard::new("shop").save(folder.path()).unwrap();
+    board().save(folder.path()).unwrap();
     let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["status.json"], "nothing is left beside it");
     let mut status = load(folder.path()).unwrap().unwrap();
@@ -147,7 +152,7 @@ fn a_copy_is_asked_for_by_the_tables_name() {
 #[test]
 fn a_copy_of_a_table_that_takes_no_part_is_refused_with_those_that_do() {
     let folder = tempfile::tempdir().unwrap();
-    let board = StatusBoard::new("shop");
+    let board = board();
     for table in ["lines", "orders"] {
         board.record(Fact::State(Side::Sink, &name(table), &streaming()));
     }
@@ -188,7 +193,7 @@ fn part<'a>(table: &'a TableName, state: &'a TableState, unsent: &'a [String]) -
 
 #[test]
 fn a_table_that_takes_no_part_any_more_is_not_shown_and_one_that_does_says_what_it_lacks() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     board.record(Fact::State(Side::Sink, &name("gone"), &streaming()));
     board.record(Fact::Tables(vec![part(&name("kept"), &TableState::Copying, &["total".to_owned()])]));
     let status = board.read();
@@ -199,7 +204,7 @@ fn a_table_that_takes_no_part_any_more_is_not_shown_and_one_that_does_says_what_
 
 #[test]
 fn a_table_that_takes_no_events_any_more_is_shown_so_and_so_is_one_that_does_again() {
-    let board = StatusBoard::new("shop");
+    let board = board();
     let shown = || board.read().tables[&name("t")].state.name();
     board.record(Fact::State(Side::Sink, &name("t"), &streaming()));
     for (state, expected) in [(TableState::Gone, "gone"), (TableState::Copying, "copying")] {
