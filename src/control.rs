@@ -29,6 +29,13 @@ pub fn sides(named: Option<NamedSide>) -> Vec<Side> {
     }
 }
 
+/// End of the names of requests that have begun.
+const BEGUN: &str = ".begun";
+
+fn has_begun(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == &BEGUN[1..])
+}
+
 /// The requests of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Requests {
@@ -39,6 +46,11 @@ impl Requests {
     /// The requests in a state folder, which need not exist.
     pub fn new(state_dir: &Path) -> Requests {
         Requests { state_dir: state_dir.to_owned() }
+    }
+
+    /// Creates the folders, as those of this process.
+    pub fn prepare(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.folder())
     }
 
     /// Asks for a whole table to be copied again.
@@ -84,10 +96,23 @@ impl Requests {
         }
     }
 
-    /// Withdraws requests for a table that have not been granted; returns how many there were.
-    pub fn withdraw(&self, table: &TableName) -> usize {
+    /// Takes note that a request is seen to from now on: it is not withdrawn any more.
+    pub fn begin(&self, begun: &CopyRequest) {
+        for (path, _) in self.files().into_iter().filter(|(path, request)| request == begun && !has_begun(path)) {
+            let mut name = path.clone().into_os_string();
+            name.push(BEGUN);
+            if let Err(error) = std::fs::rename(&path, name) {
+                tracing::debug!(%error, "cannot mark a request");
+            }
+        }
+    }
+
+    /// Withdraws requests for a table that have not begun; returns how many there were, and how many go on.
+    pub fn withdraw(&self, table: &TableName) -> (usize, usize) {
         let files = self.files().into_iter().filter(|(_, request)| request.table == *table);
-        files.filter(|(path, _)| std::fs::remove_file(path).is_ok()).count()
+        let (begun, waiting): (Vec<_>, Vec<_>) = files.partition(|(path, _)| has_begun(path));
+        let withdrawn = waiting.iter().filter(|(path, _)| std::fs::remove_file(path).is_ok()).count();
+        (withdrawn, begun.len())
     }
 
     /// Asks a side to rest until it is told to go on, also over restarts.
@@ -157,7 +182,13 @@ mod tests {
         requests.forget(&asked[1..]);
         requests.forget(&asked[1..]);
         assert_eq!(requests.pending(), asked[..1]);
-        assert_eq!((requests.withdraw(&asked[0].table), requests.withdraw(&asked[0].table)), (1, 0));
+        let table = &asked[0].table;
+        assert_eq!((requests.withdraw(table), requests.withdraw(table)), ((1, 0), (0, 0)));
+        requests.ask(&asked[0]).unwrap();
+        requests.begin(&asked[0]);
+        requests.begin(&asked[0]);
+        assert_eq!((requests.withdraw(table), requests.pending()), ((0, 1), asked[..1].to_vec()), "it has begun");
+        requests.forget(&asked[..1]);
         assert!(requests.pending().is_empty());
     }
 

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Error, Outcome, TableChange, TableState};
+use sooner_api::{Code, Error, Outcome, Side, TableChange, TableState};
 use sooner_schemas::{Lsn, TableName};
 
 /// Size at which the file is put aside as `events.1.jsonl`, in place of the one before.
@@ -29,6 +29,10 @@ pub enum Kind {
     Interrupted,
     /// It moves again.
     Recovered,
+    /// A side rests, because somebody asked for it.
+    Paused,
+    /// It goes on, because somebody asked for it.
+    Resumed,
     /// A table changed at its source.
     TableChanged,
     /// A table takes part no more.
@@ -75,6 +79,18 @@ pub struct Journal {
 }
 
 impl Entry {
+    /// A side rests, or goes on.
+    pub fn of_pause(at_micros: i64, side: Side, rests: bool) -> Entry {
+        let named = match side {
+            Side::Source => "source",
+            Side::Sink => "sink",
+        };
+        match rests {
+            true => Entry::new(at_micros, Kind::Paused, format!("the {named} rests, as somebody asked")),
+            false => Entry::new(at_micros, Kind::Resumed, format!("the {named} goes on, as somebody asked")),
+        }
+    }
+
     /// An entry of this moment, of no table.
     pub fn new(at_micros: i64, kind: Kind, what: impl Into<String>) -> Entry {
         Entry { at_micros, kind, table: None, lsn: None, what: what.into(), action: String::new(), code: None }

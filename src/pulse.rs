@@ -68,6 +68,7 @@ fn is_movement(fact: &Fact<'_>, before: &Status) -> bool {
         | Fact::Unread { .. }
         | Fact::Coverage { .. }
         | Fact::Memory { .. }
+        | Fact::Paused(..)
         | Fact::DeadLetters(_) => false,
         _ => true,
     }

@@ -1,6 +1,6 @@
 //! What a running pipeline tells about itself, in a file that `sooner status` reads.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,9 @@ pub struct Status {
     /// Since when the loops have stood still although there is something to do, in microseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub still_since_micros: Option<i64>,
+    /// Sides that rest, because somebody asked for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub paused: BTreeSet<Side>,
     /// Why nothing moves at the moment, if so.
     pub trouble: Option<Error>,
     /// Where the source's log ends.
@@ -74,7 +77,7 @@ impl Board {
         match &fact {
             Fact::Committed { took, commit_micros, .. } => self.totals.committed(*took, *commit_micros, now_micros),
             Fact::Sent(took) => self.totals.transactions.observe(*took),
-            Fact::DeadLetters(messages) => self.totals.dead_letters = *messages,
+            Fact::DeadLetters(messages) => self.totals.dead_letters += *messages,
             Fact::Memory { taken_bytes, limit_bytes, is_pressed } => {
                 self.totals.memory = Some((*taken_bytes, *limit_bytes));
                 self.totals.is_pressed = *is_pressed;
@@ -92,6 +95,9 @@ impl Board {
                 Some(Entry::new(now_micros, Kind::CopyStarted, what).of_table(table))
             }
             Fact::Interrupted(error) => Some(Entry::of_error(now_micros, Kind::Interrupted, error)),
+            Fact::Paused(side, rests) if self.status.paused.contains(side) != *rests => {
+                Some(Entry::of_pause(now_micros, *side, *rests))
+            }
             Fact::Running if self.status.trouble.is_some() => {
                 Some(Entry::new(now_micros, Kind::Recovered, "it goes on"))
             }
@@ -144,6 +150,8 @@ impl Status {
             }
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
+            Fact::Paused(side, true) => drop(self.paused.insert(side)),
+            Fact::Paused(side, false) => drop(self.paused.remove(&side)),
             Fact::Changed(_) | Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
         }
     }

@@ -19,7 +19,7 @@ fn said(pipeline: &Pipeline, command: &str, arguments: &[&str]) -> String {
 }
 
 fn is_paused(status: &Status) -> bool {
-    status.trouble.as_ref().is_some_and(|trouble| trouble.code.to_string() == "paused")
+    !status.paused.is_empty()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,8 @@ fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Started => "started",
         Kind::Stopped => "stopped",
+        Kind::Paused => "paused",
+        Kind::Resumed => "resumed",
         Kind::Failed => "FAILED",
         Kind::Interrupted => "interrupted",
         Kind::Recovered => "recovered",

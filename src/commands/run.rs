@@ -1,7 +1,9 @@
 //! `sooner run`, `sooner source` and `sooner sink`: run the pipeline or one side of it until SIGTERM or SIGINT.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use sooner_api::Result;
@@ -39,7 +41,8 @@ pub async fn run(
     recopy: bool,
     bars: Option<CopyBars>,
 ) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&config.state_dir).map_err(|error| {
+    // With the folder of requests, so that what others put there can be taken out.
+    Requests::new(&config.state_dir).prepare().map_err(|error| {
         anyhow::anyhow!(
             "cannot create the state folder {}: {error}. To do: set state_dir to a folder that this process may write.",
             config.state_dir.display()
@@ -74,30 +77,37 @@ async fn run_and_reload(
     mut config: Config,
     path: &Path,
     sides: Sides,
-    mut recopy: bool,
+    recopy: bool,
     board: &StatusBoard,
     stop: watch::Sender<bool>,
     mut hangup: Signal,
 ) -> Result<()> {
+    // Until all tables are known to be copied, a further configuration copies them, too.
+    let recopy = Arc::new(AtomicBool::new(recopy));
     loop {
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
-        let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy, board.clone(), halt.clone()));
+        let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
             tokio::select! {
                 biased;
                 ended = &mut running => return ended,
                 _ = stopped.wait_for(|stop| *stop) => break None,
-                _ = hangup.recv() => match reload(path, &config) {
-                    Some(reloaded) => break Some(reloaded),
-                    None => continue,
+                // A terminal that is closed takes what ran in it along.
+                _ = hangup.recv() => if std::io::stderr().is_terminal() {
+                    break None;
+                } else if let Some(reloaded) = reload(path, &config) {
+                    break Some(reloaded);
                 },
             }
         };
         halt.send_replace(true);
-        running.await?;
+        let ended = running.await;
         match reloaded {
-            Some(reloaded) if !*stop.borrow() => (config, recopy) = (reloaded, false),
-            _ => return Ok(()),
+            Some(reloaded) if !*stop.borrow() => config = reloaded,
+            _ => return ended,
+        }
+        if let Err(error) = ended {
+            tracing::warn!(code = %error.code, %error, "the former configuration ended with this");
         }
     }
 }
@@ -136,21 +146,21 @@ async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<J
 async fn run_sides(
     mut config: Config,
     sides: Sides,
-    recopy: bool,
+    recopy: Arc<AtomicBool>,
     board: StatusBoard,
     stop: watch::Sender<bool>,
 ) -> Result<()> {
     let stopped = stop.subscribe();
     if sides == Sides::Both && config.kafka.is_none() {
         tracing::info!(pipeline = config.name, "starting, in direct mode");
-        return run_direct(config, recopy, board, stopped).await;
+        return run_direct(config, &recopy, board, stopped).await;
     }
     config.kafka()?;
     tracing::info!(pipeline = config.name, ?sides, "starting");
     let mut running = Vec::new();
     if sides != Sides::Sink {
         let (config, board, stopped) = (config.clone(), board.clone(), stopped.clone());
-        running.push(on_a_thread(move |handle| handle.block_on(run_kafka_source(config, recopy, board, stopped))));
+        running.push(on_a_thread(move |handle| handle.block_on(run_kafka_source(config, &recopy, board, stopped))));
     }
     if sides != Sides::Source {
         if sides == Sides::Sink {

@@ -58,6 +58,7 @@ pub fn is_running(status: &Status) -> bool {
 
 fn render(status: &Status, former: Option<&Status>) -> String {
     let state = match (&status.trouble, is_running(status)) {
+        _ if !status.paused.is_empty() => "paused; `sooner resume` lets it go on".to_owned(),
         (Some(trouble), _) => format!("in trouble: {trouble}"),
         (None, true) => "running".to_owned(),
         (None, false) => "not running; this is what it last said".to_owned(),

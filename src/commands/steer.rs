@@ -1,6 +1,6 @@
 //! Commands that ask something of a pipeline, whether it runs or not: `resume`, `copy`, `cancel`, `pause`.
 
-use sooner_api::CopyRequest;
+use sooner_api::{CopyRequest, Side};
 use sooner_postgres::Client;
 use sooner_postgres::chunk::check_condition;
 use sooner_postgres::client::Mode;
@@ -11,10 +11,19 @@ use crate::config::Config;
 use crate::control::{NamedSide, Requests, sides};
 use crate::status::{Status, load};
 
+/// The sides that a person means; an error for a side of a pipeline that has none.
+fn meant(config: &Config, side: Option<NamedSide>) -> anyhow::Result<Vec<Side>> {
+    anyhow::ensure!(
+        side.is_none() || config.kafka.is_some(),
+        "without Kafka source and sink rest and go on together. To do: leave --side out"
+    );
+    Ok(sides(side))
+}
+
 /// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
 pub fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
     let requests = Requests::new(&config.state_dir);
-    for side in sides(side) {
+    for side in meant(config, side)? {
         requests.pause(side)?;
     }
     let status = load(&config.state_dir)?;
@@ -37,7 +46,7 @@ fn kept(status: &Option<Status>) -> String {
 pub fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
     let requests = Requests::new(&config.state_dir);
     let mut was_paused = false;
-    for side in sides(side) {
+    for side in meant(config, side)? {
         was_paused |= requests.unpause(side)?;
     }
     let when = when(&load(&config.state_dir)?);
@@ -70,11 +79,11 @@ pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> an
 /// Runs `sooner cancel TABLE`: withdraws what was asked of the pipeline for a table and has not begun.
 pub fn cancel(config: &Config, table: &str) -> anyhow::Result<()> {
     let table = parse_name(table)?;
-    let withdrawn = Requests::new(&config.state_dir).withdraw(&table);
+    let (withdrawn, begun) = Requests::new(&config.state_dir).withdraw(&table);
     anyhow::ensure!(
         withdrawn > 0,
-        "nothing that was asked for {table} still waits: a copy that has begun goes on, since the table would lack rows \
-         without it. To do: nothing"
+        "nothing that was asked for {table} still waits, and {begun} request(s) have begun: a copy that has begun goes on, \
+         since the table would lack rows without it. To do: nothing"
     );
     print(&format!("withdrew {withdrawn} request(s) for {table}\n"));
     Ok(())
@@ -95,7 +104,8 @@ fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
         None => format!("copy {name} again"),
         Some(_) => format!("copy those rows of {name} again"),
     };
-    let when = when(&status);
+    let is_paused = sides(None).into_iter().any(|side| Requests::new(&config.state_dir).is_paused(side));
+    let when = if is_paused { "once it is resumed" } else { when(&status) };
     print(&format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name));
     Ok(())
 }

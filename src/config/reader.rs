@@ -103,7 +103,7 @@ impl Section {
     /// Reads an optional table of texts, such as `{ date = "null" }`, and reports each name and text that `check`
     /// refuses.
     pub fn texts<T>(&mut self, key: &'static str, check: impl Fn(&str, &str) -> Result<T, String>) -> Vec<(String, T)> {
-        let Some(value) = self.take(key) else { return Vec::new() };
+        let Some(value) = self.take_as_written(key) else { return Vec::new() };
         let Value::Table(table) = value else {
             self.problem(key, "expected a table of texts, such as { date = \"null\" }");
             return Vec::new();
@@ -221,7 +221,7 @@ impl Section {
     /// Reads an optional table of names with values, as texts; `check` may refuse a name. Values may be texts, whole
     /// numbers or booleans.
     pub fn strings(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Vec<(String, String)> {
-        let table = match self.take(key) {
+        let table = match self.take_as_written(key) {
             None => return Vec::new(),
             Some(Value::Table(table)) => table,
             Some(_) => {

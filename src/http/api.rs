@@ -153,7 +153,10 @@ pub async fn cancel(
     Json(Nothing {}): Json<Nothing>,
 ) -> Answer {
     match known(&shared, &table) {
-        Ok(table) => (StatusCode::OK, Json(json!({ "withdrawn": shared.requests.withdraw(&table) }))),
+        Ok(table) => {
+            let (withdrawn, begun) = shared.requests.withdraw(&table);
+            (StatusCode::OK, Json(json!({ "withdrawn": withdrawn, "begun": begun })))
+        }
         Err(answer) => answer,
     }
 }
@@ -167,14 +170,27 @@ pub struct OfSide {
 
 /// `POST /api/v1/pause` with `{}` or `{"side": "source"}`: as `sooner pause`.
 pub async fn pause(State(shared): State<Shared>, Json(OfSide { side }): Json<OfSide>) -> Answer {
+    if let Some(refused) = no_sides(&shared, side) {
+        return refused;
+    }
     let paused = sides(side).into_iter().try_for_each(|side| shared.requests.pause(side));
     stored(paused, json!({ "paused": true }))
 }
 
 /// `POST /api/v1/resume` with `{}` or `{"side": "source"}`: as `sooner resume` without a table.
 pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Json<OfSide>) -> Answer {
+    if let Some(refused) = no_sides(&shared, side) {
+        return refused;
+    }
     let resumed = sides(side).into_iter().try_for_each(|side| shared.requests.unpause(side).map(drop));
     stored(resumed, json!({ "paused": false }))
+}
+
+/// The answer to whoever names a side of a pipeline that has none.
+fn no_sides(shared: &Shared, side: Option<NamedSide>) -> Option<Answer> {
+    let is_wrong = side.is_some() && !shared.has_kafka;
+    let why = "without Kafka source and sink rest and go on together";
+    is_wrong.then(|| problem(StatusCode::CONFLICT, why, "leave side out"))
 }
 
 /// `GET /api/v1/openapi.json`: this API, as OpenAPI 3.1 describes it.

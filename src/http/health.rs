@@ -1,7 +1,7 @@
 //! Whether a pipeline is well: pure judgements of its status, each with a reason and a remedy.
 
 use serde::Serialize;
-use sooner_api::{Class, Code, TableState};
+use sooner_api::{Class, Side, TableState};
 
 use crate::status::Status;
 
@@ -72,19 +72,31 @@ pub fn is_live(status: &Status) -> bool {
 
 /// Whether tables are streamed or copied at the moment.
 pub fn is_ready(status: &Status) -> bool {
-    status.trouble.is_none() && !status.tables.is_empty()
+    status.trouble.is_none() && status.paused.is_empty() && !status.tables.is_empty()
+}
+
+fn sides(status: &Status) -> String {
+    let names = status.paused.iter().map(|side| match side {
+        Side::Source => "source",
+        Side::Sink => "sink",
+    });
+    names.collect::<Vec<_>>().join(" and ")
 }
 
 fn pipeline(status: &Status) -> Check {
+    if !status.paused.is_empty() {
+        let reason =
+            format!("the {} is paused, as somebody asked; what it would read is kept meanwhile", sides(status));
+        return Check::ill("pipeline", Health::Warn, reason, "`sooner resume` lets it go on");
+    }
     let Some(trouble) = &status.trouble else { return Check::well("pipeline") };
-    let passes = trouble.class == Class::Retry || trouble.code == Code::Paused;
-    let health = if passes { Health::Warn } else { Health::Error };
+    let health = if trouble.class == Class::Retry { Health::Warn } else { Health::Error };
     Check::ill("pipeline", health, format!("{}: {}", trouble.what, trouble.why), &trouble.remedy)
 }
 
 fn progress(status: &Status) -> Check {
-    let is_paused = status.trouble.as_ref().is_some_and(|trouble| trouble.code == Code::Paused);
-    let Some(since) = status.still_since_micros.filter(|_| !is_paused) else { return Check::well("progress") };
+    let still_since = status.still_since_micros.filter(|_| status.paused.is_empty());
+    let Some(since) = still_since else { return Check::well("progress") };
     let reason = "there is something to do, and nothing has been done since";
     let mut check = Check::ill("progress", Health::Error, reason, "restart the process, and report this");
     check.since_micros = Some(since);
@@ -114,7 +126,7 @@ fn slot(status: &Status) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::{Error, SlotStanding};
+    use sooner_api::{Code, Error, SlotStanding};
     use sooner_schemas::TableName;
 
     use super::*;
@@ -133,7 +145,7 @@ mod tests {
         status.still_since_micros = Some(5);
         assert!(!is_live(&status));
         assert_eq!(checks(&status)[0].since_micros, Some(5));
-        status.trouble = Some(Error::operator(Code::Paused, "it is paused", "somebody paused it", "resume it"));
+        status.paused.insert(Side::Source);
         assert!(is_live(&status) && !is_ready(&status));
         assert_eq!(pipeline(&status).health, Health::Warn);
         assert!(!is_ready(&Status::default()));

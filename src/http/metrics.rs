@@ -13,6 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use sooner_api::Side;
 use sooner_schemas::TableName;
 
 use super::Shared;
@@ -92,6 +93,10 @@ impl Snapshot {
             None,
             [(Vec::new(), moves)],
         )?;
+        let paused = [(Side::Source, "source"), (Side::Sink, "sink")].map(|(side, name)| {
+            (vec![("side", name.to_owned())], f64::from(u8::from(self.status.paused.contains(&side))))
+        });
+        out.gauge("sooner_paused", "Whether a side rests, because somebody asked for it", None, paused)?;
         let errors = self.totals.errors.iter().map(|(code, count)| (vec![("code", code.clone())], *count));
         out.counter("sooner_errors", "Errors that interrupted the pipeline or stopped a table", errors)?;
         let Totals { commits, ways, transactions, dead_letters, .. } = &self.totals;

@@ -11,6 +11,8 @@ pub struct Asking<'a> {
     requests: &'a Requests,
     source: UnboundedSender<CopyRequest>,
     told: Vec<Told>,
+    /// Requests that were granted, and could not be removed: nobody is told of them again.
+    granted: Vec<CopyRequest>,
     /// Where whole transactions ended at last.
     watermark: Lsn,
     /// The source is told of whole tables, too.
@@ -38,16 +40,26 @@ impl<'a> Asking<'a> {
     /// attempt ends for those.
     pub fn new(requests: &'a Requests, takes_whole_tables: bool) -> (Asking<'a>, UnboundedReceiver<CopyRequest>) {
         let (source, heard) = unbounded_channel();
-        (Asking { requests, source, told: Vec::new(), watermark: Lsn::ZERO, takes_whole_tables }, heard)
+        let asking = Asking {
+            requests,
+            source,
+            told: Vec::new(),
+            granted: Vec::new(),
+            watermark: Lsn::ZERO,
+            takes_whole_tables,
+        };
+        (asking, heard)
     }
 
     /// Tells the source what is new.
     pub fn tell(&mut self) {
         for request in self.requests.pending() {
             let is_taken = self.takes_whole_tables || request.condition.is_some();
-            if is_taken && self.told.iter().all(|told| told.request != request) {
+            let is_new = !self.granted.contains(&request) && self.told.iter().all(|told| told.request != request);
+            if is_taken && is_new {
                 // A source that is gone has told why itself.
                 let _ = self.source.send(request.clone());
+                self.requests.begin(&request);
                 self.told.push(Told { request, progress: Progress::Begun });
             }
         }
@@ -89,18 +101,23 @@ impl<'a> Asking<'a> {
 
     fn drop_requests(&mut self, ends: impl Fn(&CopyRequest) -> bool) {
         let ended: Vec<_> = self.told.extract_if(.., |told| ends(&told.request)).map(|told| told.request).collect();
-        if !ended.is_empty() {
-            self.requests.forget(&ended);
+        self.forget(ended);
+    }
+
+    fn forget(&mut self, ended: Vec<CopyRequest>) {
+        if ended.is_empty() {
+            return;
         }
+        self.requests.forget(&ended);
+        let left = self.requests.pending();
+        self.granted.extend(ended.into_iter().filter(|request| left.contains(request)));
     }
 
     /// Forgets what is durable.
     pub fn grant(&mut self, durable_lsn: Lsn) {
         let is_durable = |told: &Told| matches!(told.progress, Progress::Until(lsn) if durable_lsn >= lsn);
         let granted: Vec<_> = self.told.extract_if(.., |told| is_durable(told)).map(|told| told.request).collect();
-        if !granted.is_empty() {
-            self.requests.forget(&granted);
-        }
+        self.forget(granted);
     }
 }
 

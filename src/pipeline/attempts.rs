@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Class, Code, Error, Fact, Result, Side, Telemetry};
+use sooner_api::{Class, Code, Fact, Result, Side, Telemetry};
 use tokio::sync::watch;
 
 use crate::control::Requests;
@@ -19,6 +19,8 @@ const REQUESTS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often a pipeline that is paused looks whether it still is.
 const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it looks at what goes on beside it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How an attempt ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,22 +82,29 @@ pub async fn rest_while_paused<T: Telemetry>(
     mut beside: impl AsyncFnMut(),
 ) {
     let is_paused = || sides.iter().any(|side| requests.is_paused(*side));
+    let tell = || sides.iter().for_each(|side| telemetry.record(Fact::Paused(*side, requests.is_paused(*side))));
     if !is_paused() {
+        tell();
         return;
     }
-    let (what, why) = ("the pipeline is paused", "somebody ran `sooner pause`");
-    let paused =
-        Error::operator(Code::Paused, what, why, "`sooner resume` lets it go on; the slot keeps log meanwhile");
     tracing::info!("paused");
-    telemetry.record(Fact::Interrupted(&paused));
+    let mut looks_at = Instant::now();
     while is_paused() && !*stop.borrow() {
-        beside().await;
+        tell();
+        let look = async {
+            if looks_at <= Instant::now() {
+                beside().await;
+                looks_at = Instant::now() + LOOK_INTERVAL;
+            }
+            tokio::time::sleep(PAUSE_INTERVAL).await;
+        };
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => {}
-            () = tokio::time::sleep(PAUSE_INTERVAL) => {}
+            () = look => {}
         }
     }
+    tell();
     tracing::info!("going on");
 }
 
@@ -134,7 +143,7 @@ pub fn halt_on_request(
 
 #[cfg(test)]
 mod tests {
-    use sooner_api::NoTelemetry;
+    use sooner_api::{Error, NoTelemetry};
 
     use super::*;
 

@@ -18,6 +18,7 @@ pub mod worker;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -120,7 +121,7 @@ const BOTH: [Side; 2] = [Side::Source, Side::Sink];
 /// Runs a pipeline without a broker: both sides in one process, with a channel between them.
 pub async fn run_direct(
     config: Config,
-    mut recopy: bool,
+    recopy: &AtomicBool,
     board: StatusBoard,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -132,6 +133,9 @@ pub async fn run_direct(
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &BOTH, async || database.look_at_slot().await).await;
+        if *stop.borrow() {
+            return Ok(End::Stopped);
+        }
         // Before a slot is created, which keeps log from then on. While it fails, nobody else looks at the slot.
         if let Err(error) = sink.lake.probe().await {
             database.look_at_slot().await;
@@ -145,7 +149,8 @@ pub async fn run_direct(
         let asks = halt_on_request(halt.clone(), stop.clone(), requests.clone(), &BOTH, false);
         let watcher = tokio::spawn(asks);
         let (database, source) = (database.clone(), source.clone());
-        let (facts, asked, copies_all) = (board.clone(), requests.clone(), recopy);
+        let copies_all = recopy.load(Ordering::Relaxed);
+        let (facts, asked) = (board.clone(), requests.clone());
         let sourced = on_a_runtime(async move {
             let side = source_side(&*database, &source, true, &asked, &facts);
             let mut recopy = copies_all;
@@ -159,8 +164,8 @@ pub async fn run_direct(
         drop(reader);
         halt.send_replace(true);
         watcher.abort();
-        let (sourced, still_recopy) = sourced.await.unwrap_or_else(|_| (Err(panicked("the source loop")), recopy));
-        recopy = still_recopy;
+        let (sourced, still_recopy) = sourced.await.unwrap_or_else(|_| (Err(panicked("the source loop")), copies_all));
+        recopy.store(still_recopy, Ordering::Relaxed);
         if sunk? == SinkEnd::CopyNeeded {
             return Ok(End::Again);
         }
@@ -173,7 +178,7 @@ pub async fn run_direct(
 /// Runs the source's side of a pipeline with Kafka.
 pub async fn run_kafka_source(
     config: Config,
-    mut recopy: bool,
+    recopy: &AtomicBool,
     board: StatusBoard,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -186,10 +191,15 @@ pub async fn run_kafka_source(
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &[Side::Source], async || database.look_at_slot().await)
             .await;
+        if *stop.borrow() {
+            return Ok(End::Stopped);
+        }
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone(), &[Side::Source], true));
         let side = source_side(&*database, &source, false, &requests, &board);
-        let ended = side.attempt(&mut log, &mut recopy, halted).await;
+        let mut copies_all = recopy.load(Ordering::Relaxed);
+        let ended = side.attempt(&mut log, &mut copies_all, halted).await;
+        recopy.store(copies_all, Ordering::Relaxed);
         watcher.abort();
         if ended.is_err() {
             // While attempts fail, nobody else looks at the slot.
@@ -213,6 +223,9 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
     let own_requests = config.source.is_none();
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &[Side::Sink], async || ()).await;
+        if *stop.borrow() {
+            return Ok(End::Stopped);
+        }
         sink.lake.probe().await?;
         let resumed = requests.pending();
         let reader = log.open_reader().await?;

@@ -82,6 +82,9 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
     /// Checks both ends, and stores the record to start with.
     async fn begin<L: EventLog>(&self, log: &mut L, recopy: bool) -> Result<Begun<L::Writer>> {
         let resumed = self.requests.whole_tables();
+        for table in &resumed {
+            self.requests.begin(&CopyRequest { table: table.clone(), condition: None });
+        }
         let known = if self.database.keeps_names() { log.known_names().await? } else { KnownNames::new() };
         let inspection = self.database.inspect(known).await?;
         let mut tables = inspection.tables;

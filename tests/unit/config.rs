@@ -142,6 +142,8 @@ fn any_value_may_be_that_of_a_variable() {
     let path = std::env::var("PATH").unwrap();
     let config = parsed("", "publication = { env = 'PATH' }", "");
     assert_eq!(config.source().unwrap().publication, path);
+    let column = "\n[[table]]\nmatch = 'a.b'\nunholdable_columns = { env = 'null' }";
+    assert_eq!(problems(&text("", "", column)), Vec::<String>::new(), "a column may have that name");
     let found = problems(&text("", "exclude = ['a.b', { env = 'SOONER_UNSET' }]", ""));
     assert!(found[0].contains("source.exclude[1]: the environment variable SOONER_UNSET is not set"), "{found:?}");
     let found = problems(&text("", "copy_tables_at_once = { env = 'PATH' }", ""));

@@ -194,8 +194,6 @@ pub enum Code {
     CopyIncomplete,
     /// The other side of the pipeline ended.
     PeerEnded,
-    /// Somebody has the pipeline rest.
-    Paused,
 
     /// Stored by another version of sooner under a code that this one does not know.
     #[serde(other)]

@@ -16,7 +16,8 @@ pub trait Telemetry: Clone + Send + Sync + 'static {
 }
 
 /// Which half of the pipeline speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// From the database to the event log.
     Source,
@@ -78,7 +79,7 @@ pub enum Fact<'a> {
     },
     /// A Kafka transaction was committed, and took so long from its first message on.
     Sent(Duration),
-    /// So many messages have gone to the dead letters since the start.
+    /// So many more messages have gone to the dead letters.
     DeadLetters(u64),
     /// Memory of events that wait.
     Memory {
@@ -127,6 +128,8 @@ pub enum Fact<'a> {
     Interrupted(&'a Error),
     /// It moves again.
     Running,
+    /// A side rests, because somebody asked for it, or goes on.
+    Paused(Side, bool),
 }
 
 /// Where one partition stands.

@@ -353,13 +353,13 @@ impl Poller {
                 None => break,
             }
         }
+        let records = polled.finish();
+        self.consumer.context().lag.polled(&records);
         let changed = self.consumer.context().changed.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(changed) = changed {
             // What was polled before the rebalance is read again, or belongs to another member now.
             return self.rewind(&changed?);
         }
-        let records = polled.finish();
-        self.consumer.context().lag.polled(&records);
         if !records.is_empty() {
             // Sending fails only when the pipeline ends and nobody receives any more.
             let _ = self.incoming.blocking_send(Incoming::Records(records));

@@ -62,7 +62,8 @@ impl LagGauge {
     pub(crate) fn start(&self, positions: &Offsets) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.partitions.retain(|place, _| positions.contains_key(place));
-        (known.polled, known.fetched) = (Offsets::new(), Offsets::new());
+        // What was polled and is read again stays noted: statistics may be older than this.
+        known.fetched.clear();
         drop(known);
         self.read_to(positions);
     }

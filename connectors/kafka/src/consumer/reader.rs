@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sooner_api::{
@@ -66,7 +66,11 @@ pub struct KafkaReader {
     lag: LagGauge,
     discovery: Interval,
     reporter: JoinHandle<()>,
+    letters: LetterReport,
 }
+
+/// Reports the messages that went to the dead letters since it was called last.
+type LetterReport = Arc<dyn Fn() + Send + Sync>;
 
 /// Partitions that were assigned, with what is known of their topics.
 struct Assignment {
@@ -84,8 +88,15 @@ impl KafkaReader {
         discovery.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let lag = parts.member.lag();
         let in_transactions = parts.intake.ordering.has_records();
-        let letters = parts.intake.dead_letters();
-        let reporting = report_lag(telemetry, lag.clone(), letters, parts.topics.clone(), in_transactions);
+        let counted = parts.intake.dead_letters().unwrap_or_default();
+        let told = telemetry.clone();
+        let letters: LetterReport = Arc::new(move || {
+            let sent = counted.swap(0, Ordering::Relaxed);
+            if sent > 0 {
+                told.record(Fact::DeadLetters(sent));
+            }
+        });
+        let reporting = report_lag(telemetry, lag.clone(), letters.clone(), parts.topics.clone(), in_transactions);
         let reporter = tokio::spawn(reporting);
         let mut reader = KafkaReader {
             change: None,
@@ -99,6 +110,7 @@ impl KafkaReader {
             lag,
             discovery,
             reporter,
+            letters,
         };
         reader.subscribe(topics);
         reader
@@ -346,6 +358,7 @@ impl EventReader for KafkaReader {
 impl Drop for KafkaReader {
     fn drop(&mut self) {
         self.reporter.abort();
+        (self.letters)();
     }
 }
 
@@ -373,15 +386,13 @@ pub fn topics_by_name(
 async fn report_lag<T: Telemetry>(
     telemetry: T,
     lag: LagGauge,
-    letters: Option<Arc<AtomicU64>>,
+    letters: LetterReport,
     topics: TopicPattern,
     in_transactions: bool,
 ) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        if let Some(letters) = &letters {
-            telemetry.record(Fact::DeadLetters(letters.load(Ordering::Relaxed)));
-        }
+        letters();
         for (topic, partitions) in lag.by_topic() {
             let Some(table) = topics.table(&topic) else { continue };
             let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();

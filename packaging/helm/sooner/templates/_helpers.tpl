@@ -15,7 +15,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "sooner.serviceAccount" -}}
-{{- default (include "sooner.name" .) .Values.serviceAccount.name -}}
+{{- default (ternary (include "sooner.name" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
 
 {{/* The pod of a process: a dict of root, command, resources and state, which is how its volume is written. */}}
@@ -24,7 +24,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 metadata:
   labels:
     {{- include "sooner.selector" $root | nindent 4 }}
-    app.kubernetes.io/component: {{ .command }}
+    app.kubernetes.io/component: {{ .component }}
   annotations:
     checksum/config: {{ include (print $root.Template.BasePath "/configmap.yaml") $root | sha256sum }}
     {{- with $root.Values.podAnnotations }}
