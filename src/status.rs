@@ -12,7 +12,7 @@ use sooner_schemas::{Lsn, TableName};
 
 use crate::clock::SystemClock;
 use crate::journal::{Entry, Journal, Kind};
-use crate::pulse::Pulse;
+use crate::pulse::{Pulse, Standing};
 pub use crate::table_status::{CopyStatus, TableStatus};
 use crate::totals::Totals;
 
@@ -73,18 +73,8 @@ impl Telemetry for StatusBoard {
 
 impl Board {
     fn take(&mut self, fact: Fact<'_>, now_micros: i64) {
-        self.pulse.hear(&fact, &self.status, now_micros);
-        match &fact {
-            Fact::Committed { took, commit_micros, .. } => self.totals.committed(*took, *commit_micros, now_micros),
-            Fact::Sent(took) => self.totals.transactions.observe(*took),
-            Fact::DeadLetters(messages) => self.totals.dead_letters += *messages,
-            Fact::Memory { taken_bytes, limit_bytes, is_pressed } => {
-                self.totals.memory = Some((*taken_bytes, *limit_bytes));
-                self.totals.is_pressed = *is_pressed;
-            }
-            Fact::Interrupted(error) => self.totals.failed(error.code),
-            _ => {}
-        }
+        self.pulse.hear(&fact, self.status.standing(), now_micros);
+        self.totals.hear(&fact, now_micros);
         let entry = match &fact {
             Fact::Changed(change) => Some(Entry::of_change(now_micros, change)),
             Fact::CopyBegun(table, 0) => {
@@ -153,6 +143,16 @@ impl Status {
             Fact::Paused(side, true) => drop(self.paused.insert(side)),
             Fact::Paused(side, false) => drop(self.paused.remove(&side)),
             Fact::Changed(_) | Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            server_end: self.server_end_lsn,
+            received: self.received_lsn,
+            durable: self.durable_lsn,
+            confirmed: self.confirmed_flush_lsn,
+            unconfirmed_bytes: self.slot.as_ref().map_or(0, |slot| slot.unconfirmed_bytes),
         }
     }
 
@@ -238,7 +238,9 @@ impl StatusBoard {
     pub fn read_now(&self) -> Status {
         let mut status = self.read();
         status.updated_micros = SystemClock.now_micros();
-        status.still_since_micros = self.lock().pulse.still_since(&status, status.updated_micros);
+        let is_copying = status.tables.values().any(|table| table.state == TableState::Copying);
+        let still_since = self.lock().pulse.still_since(status.standing(), is_copying, status.updated_micros);
+        status.still_since_micros = still_since;
         status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
         status
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use sooner_api::Fact;
+
 /// Upper bounds of the histogram of commits and of Kafka transactions, in seconds.
 const COMMIT_BOUNDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Upper bounds of the histogram from commit to commit, in seconds.
@@ -75,6 +77,21 @@ impl Default for Totals {
 }
 
 impl Totals {
+    /// Takes what a fact counts.
+    pub fn hear(&mut self, fact: &Fact<'_>, now_micros: i64) {
+        match fact {
+            Fact::Committed { took, commit_micros, .. } => self.committed(*took, *commit_micros, now_micros),
+            Fact::Sent(took) => self.transactions.observe(*took),
+            Fact::DeadLetters(messages) => self.dead_letters += *messages,
+            Fact::Memory { taken_bytes, limit_bytes, is_pressed } => {
+                self.memory = Some((*taken_bytes, *limit_bytes));
+                self.is_pressed = *is_pressed;
+            }
+            Fact::Interrupted(error) => self.failed(error.code),
+            _ => {}
+        }
+    }
+
     /// A commit took so long; its last event was committed at the source at the one moment, and is visible at the
     /// other, in microseconds since 1970.
     pub fn committed(&mut self, took: Duration, commit_micros: Option<i64>, now_micros: i64) {

@@ -1,4 +1,5 @@
-//! A night on call: what goes wrong fires the alert that ships, health says why, and the command that it names mends it.
+//! A night on call: what goes wrong fires the alert that ships, health says why, and the command that it names mends
+//! it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -15,8 +15,8 @@ use crate::status::{CopyStatus, Status, TableStatus, load};
 /// Age in seconds beyond which a status comes from a process that hangs or has ended.
 const STALE_SECONDS: f64 = 10.0;
 
-/// Prints the status once; with `watch`, again every second, with the rates since the time before. A pipeline that never
-/// wrote a status is an error.
+/// Prints the status once; with `watch`, again every second, with the rates since the time before. A pipeline that
+/// never wrote a status is an error.
 pub async fn run(config: &Config, json: bool, watch: bool) -> anyhow::Result<()> {
     let mut former = None;
     loop {

@@ -2,12 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::Statistics;
-use sooner_api::PartitionOffsets;
+use sooner_api::{Fact, PartitionOffsets, Telemetry};
+use sooner_schemas::naming::TopicPattern;
 
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::message::topic_message::TopicMessage;
+
+/// How often it is reported how much is unread.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reports the messages that went to the dead letters since it was called last.
+pub(crate) type LetterReport = Arc<dyn Fn() + Send + Sync>;
 
 /// Offsets of the partitions that are read, shared by the reader, the consumer's statistics, and whoever shows the
 /// lag.
@@ -129,6 +137,26 @@ impl LagGauge {
             if told.fetchq_cnt == 0 {
                 fetched.insert(place.clone(), told.next_offset);
             }
+        }
+    }
+}
+
+/// Reports again and again how many messages of each table have not been read.
+pub(crate) async fn report_lag<T: Telemetry>(
+    telemetry: T,
+    lag: LagGauge,
+    letters: LetterReport,
+    topics: TopicPattern,
+    in_transactions: bool,
+) {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        letters();
+        for (topic, partitions) in lag.by_topic() {
+            let Some(table) = topics.table(&topic) else { continue };
+            let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();
+            let reading_micros = lag.reading_micros().filter(|_| messages > 0);
+            telemetry.record(Fact::Unread { table: &table, messages, reading_micros, partitions });
         }
     }
 }

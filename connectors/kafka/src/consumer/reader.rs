@@ -17,7 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::flow::{Flow, FlowChange};
 use super::group::{Change, GroupMember, Incoming};
 use super::intake::Intake;
-use super::lag::LagGauge;
+use super::lag::{LagGauge, LetterReport, report_lag};
 use super::offsets_in_flight::OffsetsInFlight;
 use super::ordering::new_topics;
 use super::remainder::has_messages;
@@ -31,8 +31,6 @@ use crate::progress::record::TopicProgress;
 
 /// How often topics are looked for whose writer does not report them.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is reported how much is unread.
-const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a reader is made of.
 pub struct ReaderParts {
@@ -68,9 +66,6 @@ pub struct KafkaReader {
     reporter: JoinHandle<()>,
     letters: LetterReport,
 }
-
-/// Reports the messages that went to the dead letters since it was called last.
-type LetterReport = Arc<dyn Fn() + Send + Sync>;
 
 /// Partitions that were assigned, with what is known of their topics.
 struct Assignment {
@@ -380,24 +375,4 @@ pub fn topics_by_name(
         |topic: &String| *topic == settings.topics.progress || settings.consumer.dead_letters.as_ref() == Some(topic);
     let fitting = existing.keys().filter(|topic| !is_ours(topic));
     Ok(fitting.filter_map(|topic| Some((topic.clone(), topics.table(topic)?))).collect())
-}
-
-/// Reports again and again how many messages of each table have not been read.
-async fn report_lag<T: Telemetry>(
-    telemetry: T,
-    lag: LagGauge,
-    letters: LetterReport,
-    topics: TopicPattern,
-    in_transactions: bool,
-) {
-    loop {
-        tokio::time::sleep(REPORT_INTERVAL).await;
-        letters();
-        for (topic, partitions) in lag.by_topic() {
-            let Some(table) = topics.table(&topic) else { continue };
-            let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();
-            let reading_micros = lag.reading_micros().filter(|_| messages > 0);
-            telemetry.record(Fact::Unread { table: &table, messages, reading_micros, partitions });
-        }
-    }
 }
