@@ -42,7 +42,8 @@ async fn a_pipeline_rests_while_it_is_paused_also_over_a_restart_and_then_catche
     assert!(said(&pipeline, "health", &[]).contains("paused"));
     pipeline.stop();
     pipeline.start();
-    let status = pipeline.wait_for("a pause", LIMIT, is_paused).await;
+    let pid = pipeline.pid();
+    let status = pipeline.wait_for("a pause", LIMIT, |status| status.pid == pid && is_paused(status)).await;
     assert!(status.durable_lsn < end);
 
     assert!(said(&pipeline, "resume", &[]).contains("goes on now"));
