@@ -85,15 +85,18 @@ impl Requests {
         whole.map(|request| request.table).collect()
     }
 
-    /// Forgets requests that have been granted. One that cannot be removed is granted again.
-    pub fn forget(&self, granted: &[CopyRequest]) {
-        for (path, CopyRequest { table, .. }) in
-            self.files().into_iter().filter(|(_, request)| granted.contains(request))
-        {
+    /// Forgets requests that have been granted, and returns those that cannot be removed: whoever starts next grants
+    /// them again.
+    pub fn forget(&self, granted: &[CopyRequest]) -> Vec<CopyRequest> {
+        let mut left = Vec::new();
+        for (path, request) in self.files().into_iter().filter(|(_, request)| granted.contains(request)) {
             if let Err(error) = std::fs::remove_file(path) {
+                let table = &request.table;
                 tracing::warn!(%table, %error, "cannot remove a granted request; its table will be copied once more");
+                left.push(request);
             }
         }
+        left
     }
 
     /// Takes note that a request is seen to from now on: it is not withdrawn any more.

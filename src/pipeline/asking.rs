@@ -53,7 +53,10 @@ impl<'a> Asking<'a> {
 
     /// Tells the source what is new.
     pub fn tell(&mut self) {
-        for request in self.requests.pending() {
+        let pending = self.requests.pending();
+        // Who has removed one by hand may ask again.
+        self.granted.retain(|request| pending.contains(request));
+        for request in pending {
             let is_taken = self.takes_whole_tables || request.condition.is_some();
             let is_new = !self.granted.contains(&request) && self.told.iter().all(|told| told.request != request);
             if is_taken && is_new {
@@ -101,23 +104,20 @@ impl<'a> Asking<'a> {
 
     fn drop_requests(&mut self, ends: impl Fn(&CopyRequest) -> bool) {
         let ended: Vec<_> = self.told.extract_if(.., |told| ends(&told.request)).map(|told| told.request).collect();
-        self.forget(ended);
+        self.forget(&ended);
     }
 
-    fn forget(&mut self, ended: Vec<CopyRequest>) {
-        if ended.is_empty() {
-            return;
+    fn forget(&mut self, ended: &[CopyRequest]) {
+        if !ended.is_empty() {
+            self.granted.extend(self.requests.forget(ended));
         }
-        self.requests.forget(&ended);
-        let left = self.requests.pending();
-        self.granted.extend(ended.into_iter().filter(|request| left.contains(request)));
     }
 
     /// Forgets what is durable.
     pub fn grant(&mut self, durable_lsn: Lsn) {
         let is_durable = |told: &Told| matches!(told.progress, Progress::Until(lsn) if durable_lsn >= lsn);
         let granted: Vec<_> = self.told.extract_if(.., |told| is_durable(told)).map(|told| told.request).collect();
-        self.forget(granted);
+        self.forget(&granted);
     }
 }
 
