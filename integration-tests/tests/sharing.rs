@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use sooner::direct::LocalSchemas;
 use sooner_api::{Class, Code, Feed, Lake, LakeTable, MemoryBudget, Positions, Rows, Standing};
-use sooner_delta::rows::data_file;
+use sooner_delta::rows::stored_file;
 use sooner_delta::{DeltaLake, DeltaTable, LakeStore, PartLimits, S3Settings};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue};
@@ -124,14 +124,14 @@ async fn rows(table: &Path, live: usize) -> BTreeMap<i64, Option<String>> {
         }
         let path = name.as_str().into();
         let mut ids = Vec::new();
-        let read = data_file::read(&store, &path, size, &["id"], None, |batch| {
+        let read = stored_file::read(&store, &path, size, &["id"], None, |batch| {
             ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
             Ok(())
         });
         read.await.unwrap();
         found.extend(ids.iter().map(|id| (*id, None)));
         // Files that are older than the column lack it.
-        let read = data_file::read(&store, &path, size, &["a"], None, |batch| {
+        let read = stored_file::read(&store, &path, size, &["a"], None, |batch| {
             let texts = batch.columns().first().map(|column| column.as_string::<i32>().clone());
             found.extend(ids.iter().zip(texts.iter().flatten()).map(|(id, text)| (*id, text.map(str::to_owned))));
             Ok(())

@@ -3,7 +3,7 @@
 
 use bytesize::ByteSize;
 use sooner_api::{Error, MemoryBudget};
-use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, Vacuumed};
+use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, SortColumns, Vacuumed};
 use sooner_schemas::TableName;
 
 use super::{parse_name, print};
@@ -36,7 +36,9 @@ async fn chosen(config: &Config, tables: &[String]) -> anyhow::Result<(DeltaLake
     let settings = config.lake()?;
     let shares = MemoryShares::of(config.memory_bytes);
     let limits = PartLimits { part_bytes: shares.part_bytes, budget: MemoryBudget::new(shares.parts_bytes) };
-    let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits);
+    let blocks = config.tables.clone();
+    let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits)
+        .with_sort_columns(SortColumns::new(move |table| blocks.sort_columns(table)));
     let names = match tables {
         [] => lake.tables().await?,
         tables => tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<_>>()?,

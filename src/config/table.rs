@@ -22,6 +22,7 @@ struct TableBlock {
     unholdable_types: Vec<(String, ValuePolicy)>,
     unholdable_columns: Vec<(String, ValuePolicy)>,
     topic: Option<String>,
+    sort_by: Option<Vec<String>>,
 }
 
 /// All blocks, in the order of the file.
@@ -44,8 +45,9 @@ impl TableBlocks {
             if topic.is_some() && matches.as_ref().is_some_and(|matches| matches.single().is_none()) {
                 section.problem("topic", "a topic is that of one table: match must name it, without *");
             }
+            let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
             let matches = matches?;
-            Some(TableBlock { matches, freshness, unholdable, unholdable_types, unholdable_columns, topic })
+            Some(TableBlock { matches, freshness, unholdable, unholdable_types, unholdable_columns, topic, sort_by })
         }))
     }
 
@@ -62,6 +64,12 @@ impl TableBlocks {
             .or_else(|| blocks().find_map(|block| named(&block.unholdable_types, type_name)))
             .or_else(|| blocks().find_map(|block| block.unholdable))
             .unwrap_or_default()
+    }
+
+    /// Columns that a table's rows are sorted by in the lake; none for its key.
+    pub fn sort_columns(&self, table: &TableName) -> Vec<String> {
+        let mut blocks = self.0.iter().rev().filter(|block| block.matches.matches(table));
+        blocks.find_map(|block| block.sort_by.clone()).unwrap_or_default()
     }
 
     /// Tables that have a topic of another name than the pattern says.

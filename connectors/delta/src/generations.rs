@@ -18,7 +18,7 @@ use crate::maintenance::compaction::Subject;
 use crate::maintenance::leftovers::{discard_generation, discard_other_generations};
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{made_by_somebody_else, overtaken};
-use crate::merge::parts::PartLimits;
+use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
 /// The generations of a table.
@@ -83,10 +83,16 @@ impl Generations {
     }
 
     /// The generation whose files may be written again; none while a copy replaces it, or nothing is merged into it.
-    pub fn compactable<'a>(&'a self, plan: Option<&'a EventPlan>, limits: &'a PartLimits) -> Option<Subject<'a>> {
+    pub fn compactable<'a>(
+        &'a self,
+        table: &TableName,
+        plan: Option<&'a EventPlan>,
+        settings: &'a TableSettings,
+    ) -> Option<Subject<'a>> {
         let Generation { location, base, index, .. } = &self.shown;
-        let is_merged = index.is_some() && !self.keep_copies();
-        plan.filter(|_| is_merged).map(|plan| Subject { location, base, keys: &plan.keys, limits })
+        let keys = &plan.filter(|_| index.is_some() && !self.keep_copies())?.keys;
+        let sort_by = settings.sort_columns.of(table, &keys.columns());
+        Some(Subject { location, base, keys, sort_by, limits: &settings.limits })
     }
 
     /// The copy that has not ended, as far as it is durable.

@@ -18,7 +18,7 @@ use crate::maintenance::compaction::Compaction;
 use crate::maintenance::optimize::{Optimized, optimize};
 use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
-use crate::settings::TableSettings;
+use crate::settings::{SortColumns, TableSettings};
 use crate::store::errors::store_error;
 use crate::store::folder_name::{folder_name, name_of_folder};
 use crate::store::lake_store::LakeStore;
@@ -52,7 +52,8 @@ impl DeltaLake {
     /// The tables of a pipeline in a store. Key indexes stay in memory.
     pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
         let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
-        let settings = TableSettings { limits, indexes, retention: RetentionSettings::default(), maps_columns: true };
+        let (retention, sort_columns) = (RetentionSettings::default(), SortColumns::default());
+        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns };
         DeltaLake { store, pipeline: pipeline.to_owned(), settings, rewrites: Arc::new(Semaphore::new(1)) }
     }
 
@@ -65,6 +66,12 @@ impl DeltaLake {
     /// The same lake, whose tables get column mapping where they need it, or never.
     pub fn with_column_mapping(mut self, is_allowed: bool) -> DeltaLake {
         self.settings.maps_columns = is_allowed;
+        self
+    }
+
+    /// The same lake, whose tables are sorted by these columns.
+    pub fn with_sort_columns(mut self, columns: SortColumns) -> DeltaLake {
+        self.settings.sort_columns = columns;
         self
     }
 
@@ -103,7 +110,7 @@ impl DeltaLake {
 
     /// Writes a table in as few files as possible; none if this pipeline did not make it.
     pub async fn optimize(&self, table: &TableName) -> Result<Option<Optimized>> {
-        optimize(&self.location(table), table, &self.pipeline, &self.settings.limits).await
+        optimize(&self.location(table), table, &self.pipeline, &self.settings).await
     }
 
     /// Finds what no version of a table needs that is kept, and deletes it if so asked; none if this pipeline did not

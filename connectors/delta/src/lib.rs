@@ -25,5 +25,6 @@ pub use lake_progress::LakeProgress;
 pub use log::retention::RetentionSettings;
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
+pub use settings::SortColumns;
 pub use store::lake_store::{LakeStore, S3Settings};
 pub use table::DeltaTable;

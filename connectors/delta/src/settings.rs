@@ -1,6 +1,9 @@
 //! What all tables of a lake are opened with.
 
+use std::fmt;
 use std::sync::Arc;
+
+use sooner_schemas::TableName;
 
 use crate::index::index_store::IndexStore;
 use crate::log::retention::RetentionSettings;
@@ -17,4 +20,37 @@ pub struct TableSettings {
     pub retention: RetentionSettings,
     /// Tables get column mapping where they need it.
     pub maps_columns: bool,
+    /// Columns that rows are sorted by in files that are written again.
+    pub sort_columns: SortColumns,
+}
+
+/// Says by which columns the rows of a table are sorted, by their names at the source; none for its key.
+#[derive(Clone)]
+pub struct SortColumns(Arc<Named>);
+
+type Named = dyn Fn(&TableName) -> Vec<String> + Send + Sync;
+
+impl SortColumns {
+    /// Tables are sorted by the columns that this names.
+    pub fn new(named: impl Fn(&TableName) -> Vec<String> + Send + Sync + 'static) -> SortColumns {
+        SortColumns(Arc::new(named))
+    }
+
+    /// Columns that a table with this key is sorted by.
+    pub fn of(&self, table: &TableName, key: &[impl AsRef<str>]) -> Vec<String> {
+        let named = (self.0)(table);
+        if named.is_empty() { key.iter().map(|column| column.as_ref().to_owned()).collect() } else { named }
+    }
+}
+
+impl Default for SortColumns {
+    fn default() -> SortColumns {
+        SortColumns::new(|_| Vec::new())
+    }
+}
+
+impl fmt::Debug for SortColumns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SortColumns")
+    }
 }

@@ -135,8 +135,8 @@ impl DeltaTable {
 
     /// Has files written again where that is worth it.
     fn consider_compaction(&mut self, occasion: Occasion) {
-        if let Some(subject) = self.generations.compactable(self.staging.plan.as_ref(), &self.settings.limits) {
-            self.compaction.consider(&subject, occasion);
+        if let Some(subject) = self.generations.compactable(&self.name, self.staging.plan.as_ref(), &self.settings) {
+            self.compaction.consider(subject, occasion);
         }
     }
 }

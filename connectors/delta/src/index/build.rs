@@ -17,7 +17,7 @@ use super::key::KeyPlan;
 use super::key_index::{FileId, RowAddress};
 use super::segment::Entry;
 use super::table_index::TableIndex;
-use crate::rows::data_file;
+use crate::rows::stored_file;
 
 /// Files that are read at the same time.
 const READERS: usize = 4;
@@ -88,7 +88,8 @@ async fn read_keys(
 ) -> Result<()> {
     let mut next_row = 0u32;
     let columns = keys.columns();
-    let mut batches = data_file::open(store, &file.path, file.size, Some(&columns), None, data_file::READ_ROWS).await?;
+    let mut batches =
+        stored_file::open(store, &file.path, file.size, Some(&columns), None, stored_file::READ_ROWS).await?;
     while let Some(batch) = batches.next().await {
         let hashes = keys.hash_rows(&batch?).ok_or_else(|| {
             let what = format!("cannot read the key columns of {}", file.path);

@@ -20,7 +20,7 @@ use sooner_api::{Code, Error, Result};
 use super::checkpoint_rows::{conformed, of_actions, schema};
 use super::last_checkpoint::ClassicCheckpoint;
 use super::replay::{delta_table, log_error};
-use crate::rows::data_file;
+use crate::rows::stored_file;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 
@@ -56,7 +56,8 @@ pub async fn each_batch(
     let size = head.map_err(|error| store_error(format!("cannot read {path}"), &error))?.size;
     let kinds = schema().fields().iter().map(|field| field.name().as_str()).chain([SIDECAR]);
     let kinds: Vec<_> = kinds.filter(|kind| (*kind == "remove") == removes).collect();
-    let mut batches = data_file::open(&location.table, path, size, Some(&kinds), None, data_file::READ_ROWS).await?;
+    let mut batches =
+        stored_file::open(&location.table, path, size, Some(&kinds), None, stored_file::READ_ROWS).await?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         if let Some(why) = lacks(&batch) {

@@ -1,15 +1,18 @@
-//! Where a table's columns come from, as properties of the table: since which event it has them, and which columns of
-//! the source it lacks.
+//! Where a table's columns come from, as properties of the table: since which event it has them, which of them are its
+//! key, and which columns of the source it lacks.
 //!
 //! Events of a topic's partitions that are behind others may be older than the table's columns, and then have former
 //! ones. Columns that Postgres does not send are missing for good, which whoever reads the table should be able to see.
 
 use serde_json::{Map, Value, json};
+use sooner_schemas::avro::Schema;
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Position};
 
 /// Property with the position of the first event that had the table's columns, as `16/B374D848 12`.
 const SINCE: &str = "sooner.columnsSince";
+/// Property with the names of the key's columns, as a JSON array.
+const KEY: &str = "sooner.key";
 /// Property with the names of columns that are not sent, as a JSON array.
 const UNSENT: &str = "sooner.columnsNotSent";
 
@@ -18,6 +21,8 @@ const UNSENT: &str = "sooner.columnsNotSent";
 pub struct Provenance {
     /// Position of the first event that had them, where events may come in another order.
     pub since: Option<Position>,
+    /// Columns of the table's key, in its order; none where that is not known.
+    pub key: Vec<String>,
     /// Columns that the source's table has, and Postgres does not send.
     pub unsent: Vec<String>,
 }
@@ -30,15 +35,22 @@ impl Provenance {
             let (lsn, ordinal) = text.split_once(' ')?;
             Some(Position { commit_lsn: lsn.parse::<Lsn>().ok()?, ordinal: ordinal.parse().ok()? })
         });
-        let unsent = property(UNSENT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Provenance { since, unsent }
+        let names = |name| property(name).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Provenance { since, key: names(KEY), unsent: names(UNSENT) }
     }
 
     /// Where the columns of events come from, the first of which has the position `since`, if that counts. What is not
     /// known is as it was before.
     pub fn of_events(schema: &EventSchema, since: Option<Position>, former: &Provenance) -> Provenance {
         let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
-        Provenance { since: since.or(former.since), unsent }
+        let key = schema.key.as_ref().and_then(Schema::as_record);
+        let key = key.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
+        Provenance { since: since.or(former.since), key: key.unwrap_or_else(|| former.key.clone()), unsent }
+    }
+
+    /// Whether readers of the table are told something else by it, apart from where it begins.
+    pub fn says_other_than(&self, other: &Provenance) -> bool {
+        (&self.key, &self.unsent) != (&other.key, &other.unsent)
     }
 
     /// Says so in a table's metadata. What is not known of the first event stays as it is there.
@@ -49,6 +61,9 @@ impl Provenance {
         let Some(properties) = metadata["configuration"].as_object_mut() else { return };
         if let Some(since) = self.since {
             properties.insert(SINCE.to_owned(), json!(format!("{} {}", since.commit_lsn, since.ordinal)));
+        }
+        if !self.key.is_empty() {
+            properties.insert(KEY.to_owned(), json!(json!(self.key).to_string()));
         }
         match self.unsent.is_empty() {
             true => drop(properties.shift_remove(UNSENT)),
@@ -66,12 +81,13 @@ mod tests {
         let mut metadata = json!({});
         assert_eq!(Provenance::of(&metadata), Provenance::default());
         let since = Some(Position { commit_lsn: Lsn(0x16_B374_D848), ordinal: 12 });
-        let noted = Provenance { since, unsent: vec!["total".to_owned(), "a \"b\"".to_owned()] };
+        let key = vec!["id".to_owned(), "a b".to_owned()];
+        let noted = Provenance { since, key: key.clone(), unsent: vec!["total".to_owned(), "a \"b\"".to_owned()] };
         noted.set(&mut metadata);
         assert_eq!(Provenance::of(&metadata), noted);
         Provenance::default().set(&mut metadata);
-        assert_eq!(Provenance::of(&metadata), Provenance { since, unsent: Vec::new() });
-        metadata["configuration"][SINCE] = json!("yesterday");
+        assert_eq!(Provenance::of(&metadata), Provenance { since, key, unsent: Vec::new() });
+        metadata["configuration"] = json!({SINCE: "yesterday", KEY: "id"});
         assert_eq!(Provenance::of(&metadata), Provenance::default());
     }
 }

@@ -38,6 +38,8 @@ pub struct Subject<'a> {
     pub base: &'a TableVersion,
     /// How its keys are hashed.
     pub keys: &'a KeyPlan,
+    /// Columns that its rows are sorted by.
+    pub sort_by: Vec<String>,
     /// Limits for files in memory.
     pub limits: &'a PartLimits,
 }
@@ -113,7 +115,7 @@ impl Compaction {
     }
 
     /// Has files written again where that is worth it.
-    pub fn consider(&mut self, subject: &Subject<'_>, occasion: Occasion) {
+    pub fn consider(&mut self, subject: Subject<'_>, occasion: Occasion) {
         let now = Instant::now();
         let next = match occasion {
             Occasion::Quiet => Some((now + IDLE, Occasion::Idle)),
@@ -124,7 +126,7 @@ impl Compaction {
         if !self.running.is_empty() || self.rewritten.is_some() || now < self.paused_until {
             return;
         }
-        let Subject { location, base, keys, limits } = *subject;
+        let Subject { location, base, keys, sort_by, limits } = subject;
         let chosen = choose(base.files().iter(), target_bytes(limits), occasion);
         if chosen.is_empty() {
             return;
@@ -134,6 +136,7 @@ impl Compaction {
             sources: sources.collect(),
             location: location.clone(),
             columns: base.columns().to_vec(),
+            sort_by,
             keys: Some(keys.stored_in(base.columns())),
             ids: base.files().ids(),
             limits: limits.clone(),

@@ -3,6 +3,8 @@
 pub mod checkpoint;
 pub mod choice;
 pub mod compaction;
+pub mod fitting;
+pub mod gathering;
 pub mod leftovers;
 pub mod log_cleanup;
 pub mod optimize;
@@ -10,5 +12,6 @@ pub mod reconcile;
 pub mod refill;
 pub mod rewrite;
 pub mod schedule;
+pub mod sorting;
 pub mod upkeep;
 pub mod vacuum;

@@ -14,7 +14,7 @@ use crate::clock::now_millis;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
-use crate::merge::parts::PartLimits;
+use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
 /// What became of a table that was optimised.
@@ -32,8 +32,9 @@ pub async fn optimize(
     location: &TableLocation,
     table: &TableName,
     pipeline: &str,
-    limits: &PartLimits,
+    settings: &TableSettings,
 ) -> Result<Option<Optimized>> {
+    let limits = &settings.limits;
     let mut base = replay(location, &[]).await?;
     if !base.is_made_by(pipeline) {
         return Ok(None);
@@ -51,6 +52,7 @@ pub async fn optimize(
             sources,
             location: location.clone(),
             columns: base.columns().to_vec(),
+            sort_by: settings.sort_columns.of(table, &base.provenance().key),
             keys: None,
             ids: base.files().ids(),
             limits: limits.clone(),

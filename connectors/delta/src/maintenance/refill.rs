@@ -8,7 +8,7 @@ use object_store::path::Path;
 use sooner_api::{Error, MemoryBudget, Result, failpoint};
 use sooner_schemas::TableName;
 
-use super::rewrite::{fitted, unfit};
+use super::fitting::{fitted, unfit};
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
 use crate::log::position_names::PositionNames;
@@ -19,6 +19,7 @@ use crate::merge::parts::PartLimits;
 use crate::merge::staging::{Staging, fills};
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::data_file::{self, DataFile, DataFileWriter};
+use crate::rows::stored_file;
 use crate::store::location::TableLocation;
 use crate::store::operations::{discard, put};
 
@@ -106,7 +107,8 @@ impl Refilled {
 
 async fn refill(file: &LiveFile, columns: &[LakeColumn], location: &TableLocation) -> Result<LiveFile> {
     let (schema, path): (_, Path) = (arrow_schema(columns), data_file::new_path());
-    let mut batches = data_file::open(&location.table, &file.path, file.size, None, None, data_file::READ_ROWS).await?;
+    let mut batches =
+        stored_file::open(&location.table, &file.path, file.size, None, None, stored_file::READ_ROWS).await?;
     let mut writer: Option<DataFileWriter> = None;
     while let Some(batch) = batches.next().await {
         let batch = fitted(&batch?, columns, &schema).map_err(|error| unfit(&file.path, error))?;

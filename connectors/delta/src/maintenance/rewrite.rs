@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_cast::cast;
-use arrow_schema::{ArrowError, SchemaRef};
-use futures::StreamExt;
-use object_store::path::Path;
 use roaring::RoaringBitmap;
-use sooner_api::{Code, Error, Result};
+use sooner_api::Result;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::fitting::unfit;
+use super::gathering::gather;
+use super::sorting::{Source, SourceRow, order};
 use crate::index::key::{KeyHash, KeyPlan};
 use crate::index::key_index::{FileId, RowAddress};
 use crate::index::segment::Entry;
@@ -21,10 +20,17 @@ use crate::log::live_files::{FileIds, LiveFile};
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 use crate::merge::parts::{PartLimits, Parts};
-use crate::rows::columns::{LakeColumn, arrow_schema};
-use crate::rows::data_file;
+use crate::rows::columns::LakeColumn;
+use crate::rows::stored_file::READ_ROWS;
 use crate::store::location::TableLocation;
 use crate::store::operations::discard;
+
+/// Bytes of rows that are in memory at once while they are brought into their order.
+const SLICE_BYTES: usize = 4 << 20;
+/// Number of these rows, at most.
+const SLICE_ROWS: usize = 256 << 10;
+/// Number of the first of them, before it is known how large they are.
+const FIRST_SLICE_ROWS: usize = 4 << 10;
 
 /// Files that are to be written again, and what that takes.
 pub struct Rewrite {
@@ -34,6 +40,8 @@ pub struct Rewrite {
     pub location: TableLocation,
     /// Its columns.
     pub columns: Vec<LakeColumn>,
+    /// Columns that the rows are sorted by, by their names at the source.
+    pub sort_by: Vec<String>,
     /// How its keys are hashed; none where no index follows the rows.
     pub keys: Option<KeyPlan>,
     /// Numbers for the new files.
@@ -64,15 +72,8 @@ impl Rewrite {
     pub async fn run(self) -> Result<Rewritten> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await.ok();
-        let (mut parts, mut moved, location) = (Parts::default(), Vec::new(), self.location.clone());
-        let mut result = Ok(());
-        for (id, file) in &self.sources {
-            result = self.copy_rows(*id, file, &mut parts, &mut moved).await;
-            if result.is_err() {
-                break;
-            }
-        }
-        let result = match result {
+        let (mut parts, mut moved) = (Parts::default(), Vec::new());
+        let result = match self.write(&mut parts, &mut moved).await {
             Ok(()) => parts.close(&self.location).await,
             failed => failed,
         };
@@ -81,42 +82,58 @@ impl Rewrite {
         match result {
             Ok(()) => Ok(rewritten),
             Err(error) => {
-                rewritten.discard_unused(&location, &TableVersion::default()).await;
+                rewritten.discard_unused(&self.location, &TableVersion::default()).await;
                 Err(error)
             }
         }
     }
 
-    async fn copy_rows(&self, id: FileId, file: &LiveFile, parts: &mut Parts, moved: &mut Vec<MovedRow>) -> Result<()> {
-        let schema = arrow_schema(&self.columns);
-        let rows = live_rows(file);
-        let mut rows_left = rows.iter().copied();
-        let selected = (!file.deleted.is_empty()).then_some(&rows[..]);
-        let mut batches =
-            data_file::open(&self.location.table, &file.path, file.size, None, selected, data_file::READ_ROWS).await?;
-        while let Some(batch) = batches.next().await {
-            let batch = fitted(&batch?, &self.columns, &schema).map_err(|error| unfit(&file.path, error))?;
-            let keys = match &self.keys {
-                Some(keys) => keys.hash_rows(&batch),
-                None => Some(vec![KeyHash::default(); batch.num_rows()]),
-            };
-            let keys = keys.ok_or_else(|| unfit(&file.path, "its key columns are missing or of another type"))?;
-            if keys.len() > rows_left.len() {
-                return Err(unfit(&file.path, "it has more rows than the log says"));
+    /// Writes all live rows in their order, slice by slice.
+    async fn write(&self, parts: &mut Parts, moved: &mut Vec<MovedRow>) -> Result<()> {
+        let mut sources = Vec::new();
+        for (id, file) in &self.sources {
+            sources.push(Source::open(&self.location.table, *id, file.clone()).await?);
+        }
+        let rows = order(&sources, &self.columns, &self.sort_by, &self.limits.budget).await?;
+        let row_bytes = sources.iter().map(|source| source.stored.row_bytes()).max().unwrap_or(0);
+        // What the averages hide shows in the first slice.
+        let mut slice_rows = (SLICE_BYTES / row_bytes.max(1)).clamp(1, FIRST_SLICE_ROWS);
+        let mut rest = &rows[..];
+        while !rest.is_empty() {
+            let (slice, left) = rest.split_at(slice_rows.min(rest.len()));
+            let gathered = gather(&sources, slice, &self.columns).await?;
+            slice_rows = (SLICE_BYTES / gathered.row_bytes().max(1)).clamp(1, SLICE_ROWS);
+            for (batch, rows) in gathered.batches().zip(slice.chunks(READ_ROWS)) {
+                self.append(&batch?, rows, &sources, parts, moved)?;
+                parts.close_if_full(&self.location, &self.limits).await?;
+                tokio::task::yield_now().await;
             }
-            let first = parts.append(&batch, &self.ids)?;
-            let places = keys.into_iter().zip(&mut rows_left).zip(first.row..);
-            moved.extend(places.map(|((key, row), to)| MovedRow {
-                key,
-                from: RowAddress { file: id, row },
-                to: RowAddress { file: first.file, row: to },
-            }));
-            parts.close_if_full(&self.location, &self.limits).await?;
-            tokio::task::yield_now().await;
+            rest = left;
         }
-        if rows_left.len() > 0 {
-            return Err(unfit(&file.path, "it has fewer rows than the log says"));
-        }
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        batch: &RecordBatch,
+        rows: &[SourceRow],
+        sources: &[Source],
+        parts: &mut Parts,
+        moved: &mut Vec<MovedRow>,
+    ) -> Result<()> {
+        let keys = match &self.keys {
+            Some(keys) => keys.hash_rows(batch),
+            None => Some(vec![KeyHash::default(); batch.num_rows()]),
+        };
+        let missing = "its key columns are missing or of another type";
+        let keys = keys.ok_or_else(|| unfit(&self.location.url, missing))?;
+        let first = parts.append(batch, &self.ids)?;
+        let places = keys.into_iter().zip(rows).zip(first.row..);
+        moved.extend(places.filter_map(|((key, row), to)| {
+            let file = sources.get(row.source as usize)?.id;
+            let (from, to) = (RowAddress { file, row: row.row }, RowAddress { file: first.file, row: to });
+            Some(MovedRow { key, from, to })
+        }));
         Ok(())
     }
 }
@@ -169,29 +186,4 @@ impl Rewritten {
             discard(location.store(), &file.path).await;
         }
     }
-}
-
-/// Positions of the rows that are left of a file, ascending.
-fn live_rows(file: &LiveFile) -> Vec<u32> {
-    let rows = file.rows.unwrap_or(0).min(u32::MAX.into()) as u32;
-    (0..rows).filter(|row| !file.deleted.contains(*row)).collect()
-}
-
-/// Rows with the columns of the table as it is by now: in those that came later they hold what older rows do.
-pub fn fitted(
-    batch: &RecordBatch,
-    columns: &[LakeColumn],
-    schema: &SchemaRef,
-) -> std::result::Result<RecordBatch, ArrowError> {
-    let columns = columns.iter().zip(schema.fields()).map(|(column, field)| match batch.column_by_name(field.name()) {
-        Some(values) => cast(values, field.data_type()),
-        None => column.missing_values(batch.num_rows()),
-    });
-    RecordBatch::try_new(schema.clone(), columns.collect::<std::result::Result<_, _>>()?)
-}
-
-/// The error of a file whose rows do not fit the table.
-pub fn unfit(path: &Path, why: impl std::fmt::Display) -> Error {
-    let what = format!("cannot write the rows of {path} again");
-    Error::operator(Code::FileDamaged, what, why, "copy the table again with `sooner resume TABLE`")
 }

@@ -18,7 +18,7 @@ use super::pending::Found;
 use super::sealing::Sealing;
 use crate::index::key_index::FileId;
 use crate::rows::columns::LakeColumn;
-use crate::rows::data_file;
+use crate::rows::stored_file;
 
 /// Rows that are read at a time: their values are large, or Postgres would not have left them out.
 const FILLED_ROWS: usize = 4;
@@ -109,7 +109,7 @@ impl Filler<'_> {
         let name = self.column.stored_name();
         let columns = Some(&[name][..]);
         let mut batches =
-            data_file::open(&location.table, &file.path, file.size, columns, Some(positions), FILLED_ROWS).await?;
+            stored_file::open(&location.table, &file.path, file.size, columns, Some(positions), FILLED_ROWS).await?;
         let mut found: Vec<ArrayRef> = Vec::new();
         while let Some(batch) = batches.next().await {
             let batch = batch?;

@@ -8,3 +8,4 @@ pub mod lake_column;
 pub mod lake_type;
 pub mod reader;
 pub mod statistics;
+pub mod stored_file;

@@ -46,7 +46,7 @@ impl DeltaTable {
         let provenance = Provenance::of_events(schema, self.names.counted(at), &former);
         let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
         match compare_columns(schema, at, known, self.mapping(), &self.names)? {
-            ColumnChange::None if provenance.unsent != former.unsent && at >= former.since => {
+            ColumnChange::None if provenance.says_other_than(&former) && at >= former.since => {
                 let columns = known.columns.to_vec();
                 self.staging.set_columns(columns, provenance);
             }

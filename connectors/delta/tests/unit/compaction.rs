@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use sooner_api::{LakeTable, Rows, Staged};
 use sooner_delta::log::actions::line;
-use sooner_delta::{DeltaLake, DeltaTable, Optimized};
+use sooner_delta::rows::stored_file;
+use sooner_delta::{DeltaLake, DeltaTable, Optimized, SortColumns};
 use sooner_schemas::encode::TupleValue;
-use sooner_schemas::{Position, Scalar};
+use sooner_schemas::{Position, Scalar, TableName};
 use tokio::time::timeout;
 
 use crate::support::{Row, World, column, columns, encoder, events, foreign_file, mark, name, origin, replayed, text};
@@ -296,4 +299,55 @@ async fn of_two_writers_that_write_the_same_files_again_one_gives_way() {
     let mut expected = rows([1], "first");
     expected.extend(rows([0, 2], "last"));
     assert_eq!(world.rows().await, expected, "no row is there twice");
+}
+
+/// Ids of the rows of the table's largest file, in the order in which they lie there.
+async fn ids_in_order(world: &World) -> Vec<i64> {
+    let (location, version) = (world.location(), replayed(&world.location()).await);
+    let (_, file) = version.files().iter().max_by_key(|(_, file)| file.rows).unwrap();
+    let mut ids = Vec::new();
+    let read = stored_file::read(&location.table, &file.path, file.size, &["id"], None, |batch| {
+        ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+        Ok(())
+    });
+    read.await.unwrap();
+    ids
+}
+
+#[tokio::test]
+async fn rows_that_are_written_again_are_sorted_by_their_key_or_by_columns_that_somebody_chose() {
+    let world = World::new(1 << 20);
+    let mut table = world.open().await;
+    for (lsn, ids, b) in [(10, [7, 2, 5], "x"), (11, [3, 9, 1], "y"), (12, [8, 4, 6], "x")] {
+        commit(&world, &mut table, lsn, ids, b).await;
+    }
+    maintain(&mut table).await;
+    commit(&world, &mut table, 13, [4, 1, 2], "z").await;
+    assert_eq!(ids_in_order(&world).await, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    commit(&world, &mut table, 20, [9, 8], "a").await;
+    let by_b = |_: &TableName| vec!["b".to_owned(), "no such column".to_owned(), "id".to_owned()];
+    let lake = world.lake().with_sort_columns(SortColumns::new(by_b));
+    lake.optimize(&name()).await.unwrap();
+    assert_eq!(ids_in_order(&world).await, [8, 9, 5, 6, 7, 3, 1, 2, 4], "of each text by id");
+    commit(&world, &mut table, 21, [0, 3], "b").await;
+    world.lake().optimize(&name()).await.unwrap();
+    assert_eq!(ids_in_order(&world).await, (0..10).collect::<Vec<_>>(), "the table knows its key");
+    assert_eq!(world.rows().await.len(), 10);
+}
+
+#[tokio::test]
+async fn rows_that_are_too_many_for_the_memory_are_written_again_as_they_lie() {
+    let world = World::new(4 << 20);
+    let mut table = world.open().await;
+    // Their keys alone take more than the room for files.
+    for part in 0..3 {
+        commit(&world, &mut table, 10 + part, (0..25_000).rev().map(|id| id * 3 + part as i64), "x").await;
+    }
+    let optimized = world.lake().optimize(&name()).await.unwrap().unwrap();
+    assert!(optimized.files_after < optimized.files_before, "{optimized:?}");
+    let ids = ids_in_order(&world).await;
+    assert_eq!(ids[0] - ids[1], 3, "as they were inserted");
+    commit(&world, &mut table, 30, [7], "y").await;
+    let rows = world.rows().await;
+    assert_eq!((rows.len(), rows[&7].1.as_str()), (75_000, "y"));
 }

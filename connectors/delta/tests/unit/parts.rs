@@ -15,8 +15,8 @@ use sooner_delta::index::key_index::{KeyIndex, RowAddress};
 use sooner_delta::log::live_files::{FileIds, LiveFile};
 use sooner_delta::merge::parts::Parts;
 use sooner_delta::rows::columns::{LakeColumn, arrow_schema};
-use sooner_delta::rows::data_file;
 use sooner_delta::rows::lake_type::LakeType;
+use sooner_delta::rows::stored_file;
 use sooner_delta::store::location::TableLocation;
 
 const ROOM: usize = 1 << 20;
@@ -45,7 +45,7 @@ fn limits(part_bytes: usize) -> PartLimits {
 
 async fn values(location: &TableLocation, file: &LiveFile, rows: Option<&[u32]>) -> Vec<i64> {
     let mut values = Vec::new();
-    let read = data_file::read(&location.table, &file.path, file.size, &["x"], rows, |batch| {
+    let read = stored_file::read(&location.table, &file.path, file.size, &["x"], rows, |batch| {
         values.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
         Ok(())
     });
@@ -85,7 +85,7 @@ async fn rows_of_an_open_file_follow_each_other_and_are_read_by_position() {
     assert_eq!(file.rows, Some(9));
     assert_eq!(values(&location, file, Some(&[1, 4, 8])).await, [1, 4, 8]);
     assert_eq!(values(&location, file, Some(&[])).await, [0; 0]);
-    let read = data_file::read(&location.table, &file.path, file.size, &["y"], None, |_| Ok(()));
+    let read = stored_file::read(&location.table, &file.path, file.size, &["y"], None, |_| Ok(()));
     assert_eq!(read.await.unwrap_err().code, Code::FileDamaged, "it has no such column");
 }
 

@@ -12,7 +12,8 @@ use sooner_delta::log::live_files::LiveFile;
 use sooner_delta::log::replay::replay;
 use sooner_delta::log::table_version::TableVersion;
 use sooner_delta::rows::columns::arrow_schema;
-use sooner_delta::rows::data_file::{self, DataFileWriter};
+use sooner_delta::rows::data_file::DataFileWriter;
+use sooner_delta::rows::stored_file;
 use sooner_delta::store::location::TableLocation;
 use sooner_delta::store::operations::put;
 use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeStore, PartLimits, S3Settings};
@@ -148,7 +149,7 @@ pub async fn rows_at(location: &TableLocation) -> BTreeMap<i64, Row> {
     let mut rows = BTreeMap::new();
     for (_, file) in version.files().iter() {
         let mut position = 0u32;
-        let read = data_file::read(&location.table, &file.path, file.size, &["id", "a", "b"], None, |batch| {
+        let read = stored_file::read(&location.table, &file.path, file.size, &["id", "a", "b"], None, |batch| {
             let ids = batch.column(0).as_primitive::<Int64Type>();
             let (a, b) = (batch.column(1).as_string::<i32>(), batch.column(2).as_string::<i32>());
             for row in 0..batch.num_rows() {

@@ -11,7 +11,7 @@ use integration_tests::pipeline::{Pipeline, of};
 use integration_tests::postgres::{Postgres, Version};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use sooner_delta::rows::data_file;
+use sooner_delta::rows::stored_file;
 
 use crate::Line;
 use crate::usage::{cpu_seconds, peak_memory_mib, percentile};
@@ -108,7 +108,7 @@ async fn watch(table: PathBuf, committed: Arc<Mutex<HashMap<i64, Instant>>>, exp
             let Some(path) = action["add"]["path"].as_str().filter(|_| changes_data) else { continue };
             let size = action["add"]["size"].as_u64().unwrap();
             let mut ids = Vec::new();
-            data_file::read(&store, &path.into(), size, &["id"], None, |batch| {
+            stored_file::read(&store, &path.into(), size, &["id"], None, |batch| {
                 ids.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
                 Ok(())
             })

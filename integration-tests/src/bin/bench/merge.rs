@@ -1,4 +1,5 @@
-//! Measures merging changes into a table of five million rows, beside a MERGE of as many updates by deltalake.
+//! Measures merging changes into a table of five million rows, beside a MERGE of as many updates by deltalake
+//! and by Spark.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -41,50 +42,127 @@ impl Batch {
     }
 }
 
-/// Measures merges of 1,000 and of 100,000 changes.
+/// Seconds that a peer takes for 1,000 and for 100,000 updates.
+struct Peer {
+    name: &'static str,
+    small: f64,
+    large: f64,
+}
+
+/// A table that is merged into.
+struct Subject {
+    folder: tempfile::TempDir,
+    encoder: Encoder,
+    schema: Arc<EventSchema>,
+    rows: u64,
+    lsn: u64,
+}
+
+/// Measures merges of 1,000 and of 100,000 changes into five million rows, beside peers; and into
+/// `SOONER_BENCH_ROWS` million, beside those into five.
 pub async fn run() -> Vec<Line> {
     let folder = tempfile::tempdir().unwrap();
-    let peers = peer(folder.path());
-    let (encoder, schema) = encoder();
-    let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
-    let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
-    let indexes = IndexSettings::new(Some(folder.path().join("index")), 64 << 20);
-    let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes);
-    let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
-    copy_rows(&mut table, &encoder, &schema, ROWS).await;
-    let mut random = StdRng::seed_from_u64(1);
-    let mut lines = Vec::new();
-    let mut lsn = 100;
-    for (changes, batch, peer, wanted) in [
-        (1_000usize, Batch::Updates, peers[0], "≥ 300×"),
-        (100_000, Batch::Updates, peers[1], "≥ 20×"),
-        (100_000, Batch::Inserts, peers[1], "-"),
-        (100_000, Batch::Deletes, peers[1], "-"),
-        (100_000, Batch::Mixed, peers[1], "-"),
+    let peers = [
+        peer("deltalake", "merge_peer.py", &folder.path().join("deltalake")),
+        peer("Spark", "merge_peer_spark.py", &folder.path().join("spark")),
+    ];
+    drop(folder);
+    let (mut subject, mut lines) = (Subject::new(ROWS), Vec::new());
+    let mut table = subject.open().await;
+    copy_rows(&mut table, &subject.encoder, &subject.schema, ROWS).await;
+    let mut updates = Vec::new();
+    for (changes, batch, wanted) in [
+        (1_000usize, Batch::Updates, "≥ 300×"),
+        (100_000, Batch::Updates, "≥ 20×"),
+        (100_000, Batch::Inserts, "-"),
+        (100_000, Batch::Deletes, "-"),
+        (100_000, Batch::Mixed, "-"),
     ] {
-        let mut best = f64::MAX;
-        for _ in 0..3 {
-            lsn += 1;
-            let ids: Vec<_> = (0..changes).map(|_| random.random_range(0..ROWS)).collect();
-            let staged = batch_of(batch, &encoder, &schema, &ids, lsn);
-            let started = Instant::now();
-            table.stage(staged).await.unwrap();
-            table.commit(watermark(lsn)).await.unwrap();
-            best = best.min(started.elapsed().as_secs_f64());
+        let best = subject.measure(&mut table, changes, batch).await;
+        if batch == Batch::Updates {
+            updates.push((changes, best));
         }
-        lines.push(Line {
-            what: format!("(b) {changes} {} into {} M rows", batch.name(), ROWS / 1_000_000),
-            ours: format!("{:.1} ms", best * 1e3),
-            peer: format!("deltalake MERGE {peer:.1} s"),
-            ratio: Some(peer / best),
-            wanted,
-            notes: format!(
-                "best of 3; peak memory with the key index {} MiB",
-                peak_memory_mib("self").unwrap_or_default()
-            ),
-        });
+        for peer in &peers {
+            let seconds = if changes > 1_000 { peer.large } else { peer.small };
+            let against = format!("{} MERGE {seconds:.1} s", peer.name);
+            lines.push(line(subject.what(changes, batch), best, against, seconds / best, wanted));
+        }
+    }
+    drop(table);
+    if let Some(millions) = std::env::var("SOONER_BENCH_ROWS").ok().and_then(|text| text.parse::<u64>().ok()) {
+        lines.extend(more_rows(millions, &updates).await);
     }
     lines
+}
+
+fn line(what: String, seconds: f64, peer: String, ratio: f64, wanted: &'static str) -> Line {
+    let notes =
+        format!("best of 3; peak memory with the key index {} MiB", peak_memory_mib("self").unwrap_or_default());
+    Line { what, ours: format!("{:.1} ms", seconds * 1e3), peer, ratio: Some(ratio), wanted, notes }
+}
+
+/// The same updates of a table with so many million rows, and the start with its index.
+async fn more_rows(millions: u64, few: &[(usize, f64)]) -> Vec<Line> {
+    let mut subject = Subject::new(millions * 1_000_000);
+    let mut table = subject.open().await;
+    copy_rows(&mut table, &subject.encoder, &subject.schema, subject.rows).await;
+    let mut lines = Vec::new();
+    for &(changes, best_of_few) in few {
+        let best = subject.measure(&mut table, changes, Batch::Updates).await;
+        let peer = format!("into {} M {:.1} ms", ROWS / 1_000_000, best_of_few * 1e3);
+        lines.push(line(subject.what(changes, Batch::Updates), best, peer, best / best_of_few, "≤ 1.2×"));
+    }
+    drop(table);
+    let started = Instant::now();
+    let mut table = subject.open().await;
+    let staged = events(&subject.encoder, &subject.schema, &[7, 8, 9], subject.lsn + 1, false);
+    table.stage(staged).await.unwrap();
+    table.commit(watermark(subject.lsn + 1)).await.unwrap();
+    let took = started.elapsed().as_secs_f64();
+    lines.push(line(
+        format!("(b) start with {millions} M rows, until the first commit"),
+        took,
+        "1 s".to_owned(),
+        1.0 / took,
+        "≥ 1.00×",
+    ));
+    lines
+}
+
+impl Subject {
+    fn new(rows: u64) -> Subject {
+        let (encoder, schema) = encoder();
+        Subject { folder: tempfile::tempdir().unwrap(), encoder, schema, rows, lsn: 100 }
+    }
+
+    async fn open(&self) -> DeltaTable {
+        let url = self.folder.path().join("lake").display().to_string();
+        let store = LakeStore::open(&url, &S3Settings::default()).unwrap();
+        let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
+        let indexes = IndexSettings::new(Some(self.folder.path().join("index")), 64 << 20);
+        let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes);
+        lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap()
+    }
+
+    fn what(&self, changes: usize, batch: Batch) -> String {
+        format!("(b) {changes} {} into {} M rows", batch.name(), self.rows / 1_000_000)
+    }
+
+    /// Seconds of the best of three merges.
+    async fn measure(&mut self, table: &mut DeltaTable, changes: usize, batch: Batch) -> f64 {
+        let mut random = StdRng::seed_from_u64(self.lsn);
+        let mut best = f64::MAX;
+        for _ in 0..3 {
+            self.lsn += 1;
+            let ids: Vec<_> = (0..changes).map(|_| random.random_range(0..self.rows)).collect();
+            let staged = batch_of(batch, &self.encoder, &self.schema, &ids, self.lsn);
+            let started = Instant::now();
+            table.stage(staged).await.unwrap();
+            table.commit(watermark(self.lsn)).await.unwrap();
+            best = best.min(started.elapsed().as_secs_f64());
+        }
+        best
+    }
 }
 
 /// Events of one transaction that changes rows of these ids.
@@ -128,17 +206,16 @@ pub async fn copy_rows(table: &mut DeltaTable, encoder: &Encoder, schema: &Arc<E
     table.end_copy(watermark(1)).await.unwrap();
 }
 
-/// Seconds that deltalake takes for the small and for the large merge.
-fn peer(folder: &std::path::Path) -> Vec<f64> {
-    let output = Command::new(python())
-        .arg(root().join("integration-tests/readers/merge_peer.py"))
-        .arg(folder.join("peer"))
-        .arg(ROWS.to_string())
-        .output()
-        .unwrap();
+/// Runs a peer's script, which makes a table of as many rows in a folder and merges into it.
+fn peer(name: &'static str, script: &str, folder: &std::path::Path) -> Peer {
+    let script = root().join("integration-tests/readers").join(script);
+    let output = Command::new(python()).arg(script).arg(folder).arg(ROWS.to_string()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    text.split_whitespace().map(|seconds| seconds.parse().unwrap()).collect()
+    let seconds: Vec<f64> = text.split_whitespace().map(|seconds| seconds.parse().unwrap()).collect();
+    // Before the last two, a peer may have warmed up.
+    let [.., small, large] = seconds[..] else { panic!("{name} printed {text}") };
+    Peer { name, small, large }
 }
 
 /// A watermark at an LSN.
