@@ -2,7 +2,6 @@
 //! it and unseen, and takes its place in one commit.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use sooner_api::{Code, Error, Result, failpoint};
 use sooner_schemas::TableName;
@@ -10,7 +9,6 @@ use uuid::Uuid;
 
 use crate::clock::now_millis;
 use crate::index::build::{IndexedFile, index_files};
-use crate::index::index_store::IndexStore;
 use crate::index::key::{KeyHash, KeyMap, KeyPlan};
 use crate::index::key_index::{FileId, RowAddress};
 use crate::index::manifest::{Described, DescribedFile, Manifest};
@@ -31,6 +29,7 @@ use crate::merge::event_plan::EventPlan;
 use crate::merge::mirror::RowSets;
 use crate::merge::own_entry::OwnEntry;
 use crate::merge::staging::Staging;
+use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 use crate::store::operations::get;
 
@@ -42,8 +41,7 @@ pub struct Generation {
     pub base: TableVersion,
     /// Where its rows lie; none until the first event needs it.
     pub index: Option<TableIndex>,
-    /// Where indexes lie.
-    indexes: Arc<IndexStore>,
+    settings: TableSettings,
     /// The index that a former process has left.
     left: Option<Manifest>,
     /// Paths of live files whose rows the index lacks: others have written them.
@@ -57,35 +55,35 @@ pub struct Generation {
 
 impl Generation {
     /// What the log at a location says.
-    pub async fn open(location: TableLocation, names: &PositionNames, indexes: &Arc<IndexStore>) -> Result<Generation> {
+    pub async fn open(location: TableLocation, names: &PositionNames, settings: &TableSettings) -> Result<Generation> {
         let base = replay(&location, &names.all()).await?;
-        Ok(Generation { base, ..Generation::new(location, indexes) })
+        Ok(Generation { base, ..Generation::new(location, settings) })
     }
 
     /// One without a log.
-    pub fn new(location: TableLocation, indexes: &Arc<IndexStore>) -> Generation {
-        let (base, own_entry, checkpoints) = Default::default();
+    pub fn new(location: TableLocation, settings: &TableSettings) -> Generation {
+        let (base, own_entry) = Default::default();
         Generation {
             location,
             base,
             index: None,
-            indexes: indexes.clone(),
+            settings: settings.clone(),
             left: None,
             unindexed: Vec::new(),
             own_entry,
             last_commit: None,
-            checkpoints,
+            checkpoints: CheckpointSchedule::new(settings.effort.clone()),
         }
     }
 
     /// Takes up the index that a former process has left of the table, if it describes a version of this log. Files get
     /// the numbers that they had there.
     pub async fn take_up_index(&mut self, table: &TableName) -> Result<()> {
-        let Some(left) = self.indexes.load(table) else { return Ok(()) };
+        let Some(left) = self.settings.indexes.load(table) else { return Ok(()) };
         let Described { version, commit, last_file, .. } = left.described;
         let is_ours = left.described.table_id == table_id(&self.base) && self.base.number() >= Some(version);
         if !is_ours || !OwnEntry(Some((version, commit))).is_kept(&self.location).await? {
-            self.indexes.forget(table);
+            self.settings.indexes.forget(table);
             return Ok(());
         }
         let known = left.described.files.iter().map(|file| (file.path.as_str(), file.id)).collect();
@@ -103,7 +101,7 @@ impl Generation {
     /// The next generation, that a copy will build. It has no log, and its files are numbered as these are.
     pub fn beside(&self, copy: u64) -> Generation {
         let base = TableVersion::default().with_files(LiveFiles::numbered_by(self.base.files().ids()));
-        Generation { base, ..Generation::new(self.location.next_generation(copy), &self.indexes) }
+        Generation { base, ..Generation::new(self.location.next_generation(copy), &self.settings) }
     }
 
     /// Whether nobody has committed since it was opened or last committed.
@@ -129,8 +127,8 @@ impl Generation {
         let left = self.open_left(table, left);
         let is_new = left.is_none();
         let (mut index, known) = left.unwrap_or_else(|| {
-            self.indexes.forget(table);
-            (TableIndex::new(&self.indexes, table), HashSet::new())
+            self.settings.indexes.forget(table);
+            (TableIndex::new(&self.settings.indexes, table), HashSet::new())
         });
         let unknown = self.base.files().iter().filter(|(id, _)| !known.contains(id));
         let unknown: Vec<_> = unknown.map(|(id, file)| indexed_file(id, file)).collect();
@@ -154,7 +152,7 @@ impl Generation {
         // Rows that had gone are not in the index, so they must not have come back.
         let has_all_rows = live.clone().all(|(known, file)| file.deleted.len() >= known.deleted);
         let known = live.map(|(known, _)| known.id).collect();
-        match TableIndex::open(&self.indexes, table, left.clone()) {
+        match TableIndex::open(&self.settings.indexes, table, left.clone()) {
             Ok(index) if has_all_rows => Some((index, known)),
             Ok(_) => None,
             Err(error) => {
@@ -179,7 +177,7 @@ impl Generation {
                 Err(error) => tracing::warn!(%table, %error, "cannot read the key index; it is built again"),
             }
             self.index = None;
-            self.indexes.forget(table);
+            self.settings.indexes.forget(table);
         }
         match self.index.is_none() && !keys.is_empty() && self.base.exists() && !staging.replaces() {
             true => Err(index_unreadable(table)),
@@ -255,7 +253,7 @@ impl Generation {
         let (id, replaces) = (staging.commit_id, staging.replaces());
         let (staged, files) = staging.parts.into_keys();
         if replaces {
-            self.index = Some(TableIndex::new(&self.indexes, table));
+            self.index = Some(TableIndex::new(&self.settings.indexes, table));
         }
         if let Some(index) = &mut self.index {
             index.apply(staged, files).await;

@@ -1,7 +1,5 @@
 //! The generations of a table: the one that readers see, and the next one while a copy builds it.
 
-use std::sync::Arc;
-
 use sooner_api::{Class, Committed, LakeCopy, Positions, Result, Standing, failpoint};
 use sooner_schemas::TableName;
 use sooner_schemas::event::Watermark;
@@ -9,7 +7,6 @@ use uuid::Uuid;
 
 use crate::clock::now_millis;
 use crate::generation::Generation;
-use crate::index::index_store::IndexStore;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
 use crate::log::retention::RetentionSettings;
@@ -27,7 +24,7 @@ pub struct Generations {
     pub shown: Generation,
     /// What a copy builds. It has a log once something of it is durable.
     next: Option<Next>,
-    indexes: Arc<IndexStore>,
+    settings: TableSettings,
 }
 
 struct Next {
@@ -47,11 +44,11 @@ impl Generations {
         table: &TableName,
         location: TableLocation,
         names: &PositionNames,
-        indexes: Arc<IndexStore>,
+        settings: &TableSettings,
     ) -> Result<Generations> {
-        let mut shown = Generation::open(location, names, &indexes).await?;
+        let mut shown = Generation::open(location, names, settings).await?;
         shown.take_up_index(table).await?;
-        Ok(Generations { shown, next: None, indexes })
+        Ok(Generations { shown, next: None, settings: settings.clone() })
     }
 
     /// The generation that events are merged into.
@@ -135,7 +132,7 @@ impl Generations {
             return Ok(false);
         };
         let location = self.shown.location.next_generation(copy.id);
-        let generation = match Generation::open(location, names, &self.indexes).await {
+        let generation = match Generation::open(location, names, &self.settings).await {
             Ok(generation) => generation,
             Err(error) if error.class == Class::Operator => {
                 tracing::warn!(%table, %error, "a copy that was broken off cannot go on");
@@ -192,7 +189,7 @@ impl Generations {
             return Ok(());
         }
         let ids = self.shown.base.files().ids();
-        self.shown = Generation::open(self.shown.location.clone(), names, &self.indexes).await?;
+        self.shown = Generation::open(self.shown.location.clone(), names, &self.settings).await?;
         // What is staged has numbers of the sequence.
         let base = std::mem::take(&mut self.shown.base);
         self.shown.base = base.renumbered(|files| files.numbered_anew(ids));

@@ -1,14 +1,13 @@
 //! The lake: each source table at `<lake>/<schema>/<table>`, by the names of `store/folder_name.rs`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use object_store::path::Path;
 use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
-use tokio::sync::Semaphore;
 
+use crate::effort::Effort;
 use crate::index::index_store::{IndexSettings, IndexStore};
 use crate::log::other_writers::other_writers;
 use crate::log::position_names::PositionNames;
@@ -44,8 +43,6 @@ pub struct DeltaLake {
     store: LakeStore,
     pipeline: String,
     settings: TableSettings,
-    /// One place for each rewrite of files at the same time.
-    rewrites: Arc<Semaphore>,
 }
 
 impl DeltaLake {
@@ -53,8 +50,9 @@ impl DeltaLake {
     pub fn new(store: LakeStore, pipeline: &str, limits: PartLimits) -> DeltaLake {
         let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
         let (retention, sort_columns) = (RetentionSettings::default(), SortColumns::default());
-        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns };
-        DeltaLake { store, pipeline: pipeline.to_owned(), settings, rewrites: Arc::new(Semaphore::new(1)) }
+        let effort = Effort::new();
+        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns, effort };
+        DeltaLake { store, pipeline: pipeline.to_owned(), settings }
     }
 
     /// The same lake, whose tables keep what they do not need any more as long as this.
@@ -147,7 +145,7 @@ impl Lake for DeltaLake {
 
     async fn open(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
         let names = PositionNames::new(&self.pipeline, feed);
-        let compaction = Compaction::new(table.clone(), self.rewrites.clone());
+        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
         DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
     }
 }

@@ -6,6 +6,7 @@
 //! [`generation`].
 
 mod clock;
+pub mod effort;
 pub mod generation;
 mod generations;
 pub mod index;

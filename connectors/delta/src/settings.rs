@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sooner_schemas::TableName;
 
+use crate::effort::Effort;
 use crate::index::index_store::IndexStore;
 use crate::log::retention::RetentionSettings;
 use crate::merge::parts::PartLimits;
@@ -22,6 +23,8 @@ pub struct TableSettings {
     pub maps_columns: bool,
     /// Columns that rows are sorted by in files that are written again.
     pub sort_columns: SortColumns,
+    /// What all of them spend on being fast to read.
+    pub effort: Arc<Effort>,
 }
 
 /// Says by which columns the rows of a table are sorted, by their names at the source; none for its key.

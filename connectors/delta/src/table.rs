@@ -57,7 +57,7 @@ impl DeltaTable {
         settings: TableSettings,
         compaction: Compaction,
     ) -> Result<DeltaTable> {
-        let generations = Generations::open(&name, location, &names, settings.indexes.clone()).await?;
+        let generations = Generations::open(&name, location, &names, &settings).await?;
         let mut table = DeltaTable {
             secret: generations.shown.secret().unwrap_or_else(rand::random),
             generations,

@@ -18,6 +18,8 @@ const FAN_IN: u64 = 8;
 const TINY_TABLE_BYTES: u64 = 64 << 10;
 /// While nothing happens to a table, files below this size are kept in one or two, too.
 const QUIET_BYTES: u64 = 1 << 20;
+/// Where there is time, tiers above that are so many times as large as the one below, and two files fill them.
+const SPARE_FACTOR: u64 = 4;
 /// So many files are more than one or two.
 const SMALL_FAN_IN: usize = 3;
 /// Share of rows from which a file is written again for those it has lost, in percent.
@@ -35,6 +37,8 @@ const ASKED_SPARSE_PERCENT: u64 = 5;
 pub enum Occasion {
     /// After a commit.
     Merged,
+    /// After a commit, where there is time for more than has to be done.
+    Spare,
     /// While nothing happens to the table.
     Quiet,
     /// When nothing has happened to it for longer: whoever reads it now shall find it as if freshly written.
@@ -71,7 +75,8 @@ pub fn choose<'a>(
     for (tier, mut files) in tiers {
         let enough = match (occasion, tier) {
             (Occasion::Asked, _) => 2,
-            (Occasion::Quiet | Occasion::Idle, 0) => SMALL_FAN_IN,
+            (Occasion::Quiet | Occasion::Idle | Occasion::Spare, 0) => SMALL_FAN_IN,
+            (Occasion::Spare, _) => 2,
             (Occasion::Merged, 0) if is_tiny => SMALL_FAN_IN,
             _ => FAN_IN as usize,
         };
@@ -102,10 +107,13 @@ fn candidate(id: FileId, file: &LiveFile) -> Option<Candidate> {
 /// Number of the tier of a file, from 0; in quiet times, all files that are small make up one, and later, or where
 /// somebody asks, all do.
 fn tier(bytes: u64, occasion: Occasion) -> u32 {
-    if matches!(occasion, Occasion::Asked | Occasion::Idle) || (occasion == Occasion::Quiet && bytes < QUIET_BYTES) {
-        return 0;
-    }
-    (bytes / LOWEST_TIER_BYTES).checked_ilog(FAN_IN).map_or(0, |tier| tier + 1)
+    let (lowest_bytes, factor) = match occasion {
+        Occasion::Asked | Occasion::Idle => return 0,
+        Occasion::Quiet if bytes < QUIET_BYTES => return 0,
+        Occasion::Spare => (QUIET_BYTES, SPARE_FACTOR),
+        Occasion::Merged | Occasion::Quiet => (LOWEST_TIER_BYTES, FAN_IN),
+    };
+    (bytes / lowest_bytes).checked_ilog(factor).map_or(0, |tier| tier + 1)
 }
 
 /// As many of these files as may be written again at once.
@@ -123,7 +131,7 @@ fn at_once(files: &[&Candidate], target_bytes: u64) -> Vec<FileId> {
 mod tests {
     use object_store::path::Path;
 
-    use super::Occasion::{Asked, Idle, Merged, Quiet};
+    use super::Occasion::{Asked, Idle, Merged, Quiet, Spare};
     use super::*;
 
     const TARGET: u64 = 32 << 20;
@@ -172,6 +180,17 @@ mod tests {
         assert_eq!(chosen(&files, Idle), [2, 3, 4]);
         assert_eq!(chosen(&files[..2], Idle), [1]);
         assert!(chosen(&[whole.clone(), file(11 << 20, 900, 0), file(30 << 10, 10, 0)], Idle).is_empty());
+    }
+
+    #[test]
+    fn where_there_is_time_three_small_files_become_one_and_of_larger_ones_two_of_a_size_do() {
+        let small = [file(900 << 10, 9000, 0), file(100 << 10, 1000, 0), file(2 << 10, 10, 0)];
+        assert!(chosen(&small[..2], Spare).is_empty());
+        assert_eq!(chosen(&small, Spare), [0, 1, 2]);
+        assert!(chosen(&small, Merged).is_empty());
+        assert_eq!(chosen(&[file(1 << 20, 9000, 0), file(3 << 20, 9000, 0)], Spare), [0, 1]);
+        assert!(chosen(&[file(1 << 20, 9000, 0), file(5 << 20, 9000, 0)], Spare).is_empty());
+        assert!(chosen(&[file(20 << 20, 9000, 0), file(20 << 20, 9000, 0)], Spare).is_empty());
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use sooner_api::Result;
 use sooner_schemas::TableName;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::choice::{Occasion, choose};
 use super::rewrite::{Rewrite, Rewritten};
+use crate::effort::Effort;
 use crate::index::key::KeyPlan;
 use crate::log::table_version::TableVersion;
 use crate::merge::parts::PartLimits;
@@ -47,8 +47,7 @@ pub struct Subject<'a> {
 /// What a table does for itself.
 pub struct Compaction {
     table: TableName,
-    /// One place for each rewrite at the same time, of all tables.
-    places: Arc<Semaphore>,
+    effort: Arc<Effort>,
     /// The rewrite that runs; at most one.
     running: JoinSet<Result<Rewritten>>,
     rewritten: Option<Rewritten>,
@@ -59,9 +58,9 @@ pub struct Compaction {
 
 impl Compaction {
     /// Nothing is done yet.
-    pub fn new(table: TableName, places: Arc<Semaphore>) -> Compaction {
+    pub fn new(table: TableName, effort: Arc<Effort>) -> Compaction {
         let (running, rewritten, quiet_at) = (JoinSet::new(), None, None);
-        Compaction { table, places, running, rewritten, quiet_at, paused_until: Instant::now() }
+        Compaction { table, effort, running, rewritten, quiet_at, paused_until: Instant::now() }
     }
 
     /// Waits until files are written again, or nothing has happened to the table for a while. May be cancelled.
@@ -120,14 +119,17 @@ impl Compaction {
         let next = match occasion {
             Occasion::Quiet => Some((now + IDLE, Occasion::Idle)),
             Occasion::Idle => None,
-            Occasion::Merged | Occasion::Asked => Some((now + QUIET, Occasion::Quiet)),
+            Occasion::Merged | Occasion::Spare | Occasion::Asked => Some((now + QUIET, Occasion::Quiet)),
         };
         self.quiet_at = next.map(|(at, occasion)| (at.max(self.paused_until), occasion));
         if !self.running.is_empty() || self.rewritten.is_some() || now < self.paused_until {
             return;
         }
         let Subject { location, base, keys, sort_by, limits } = subject;
-        let chosen = choose(base.files().iter(), target_bytes(limits), occasion);
+        let mut chosen = choose(base.files().iter(), target_bytes(limits), occasion);
+        if chosen.is_empty() && occasion == Occasion::Merged && self.effort.has_time() {
+            chosen = choose(base.files().iter(), target_bytes(limits), Occasion::Spare);
+        }
         if chosen.is_empty() {
             return;
         }
@@ -140,7 +142,7 @@ impl Compaction {
             keys: Some(keys.stored_in(base.columns())),
             ids: base.files().ids(),
             limits: limits.clone(),
-            places: self.places.clone(),
+            effort: self.effort.clone(),
         };
         tracing::debug!(table = %self.table, files = rewrite.sources.len(), "writes files again");
         self.running.spawn(rewrite.run());

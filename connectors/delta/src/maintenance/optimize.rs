@@ -1,11 +1,8 @@
 //! A table is written in as few files as possible, at once, because somebody asks for it: as another writer would,
 //! beside a pipeline that merges into it or not.
 
-use std::sync::Arc;
-
 use sooner_api::{Result, failpoint};
 use sooner_schemas::TableName;
-use tokio::sync::Semaphore;
 
 use super::choice::{Occasion, choose};
 use super::compaction::target_bytes;
@@ -56,7 +53,7 @@ pub async fn optimize(
             keys: None,
             ids: base.files().ids(),
             limits: limits.clone(),
-            places: Arc::new(Semaphore::new(1)),
+            effort: settings.effort.clone(),
         };
         let rewritten = rewrite.run().await?;
         let (next, is_done) = commit(location, &name, pipeline, base, &rewritten).await?;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use roaring::RoaringBitmap;
 use sooner_api::Result;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::fitting::unfit;
 use super::gathering::gather;
 use super::sorting::{Source, SourceRow, order};
+use crate::effort::Effort;
 use crate::index::key::{KeyHash, KeyPlan};
 use crate::index::key_index::{FileId, RowAddress};
 use crate::index::segment::Entry;
@@ -48,8 +48,8 @@ pub struct Rewrite {
     pub ids: FileIds,
     /// Limits for files in memory.
     pub limits: PartLimits,
-    /// One place for each rewrite at the same time, of all tables.
-    pub places: Arc<Semaphore>,
+    /// That of all tables together.
+    pub effort: Arc<Effort>,
 }
 
 /// Files that are written, and not committed yet.
@@ -70,8 +70,8 @@ struct MovedRow {
 impl Rewrite {
     /// Writes the new files, once it is this rewrite's turn. After an error none of them is left.
     pub async fn run(self) -> Result<Rewritten> {
-        // The semaphore is never closed.
-        let _place = self.places.acquire().await.ok();
+        let effort = self.effort.clone();
+        let _work = effort.rewrite().await;
         let (mut parts, mut moved) = (Parts::default(), Vec::new());
         let result = match self.write(&mut parts, &mut moved).await {
             Ok(()) => parts.close(&self.location).await,

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::effort::Effort;
+
 /// Commits between two checkpoints, at least, unless they are large.
 const INTERVAL_COMMITS: u64 = 50;
 /// Bytes of log between two checkpoints, at least, if there are fewer commits.
 const INTERVAL_BYTES: u64 = 4 << 20;
+/// The same, where there is time for it: readers replay the commits since the last one.
+const SPARE_COMMITS: u64 = 10;
 /// Readers replay so many commits, at most.
 const MOST_COMMITS: u64 = 250;
 /// Entries that are older than the table keeps them are looked for so often, at most: the whole log is listed for it.
@@ -29,8 +33,9 @@ pub struct Due {
 }
 
 /// Says when a table's next checkpoint is due.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CheckpointSchedule {
+    effort: Arc<Effort>,
     commits: u64,
     bytes: u64,
     running: Running,
@@ -47,11 +52,18 @@ pub struct Running {
 }
 
 impl CheckpointSchedule {
+    /// No commit is counted yet.
+    pub fn new(effort: Arc<Effort>) -> CheckpointSchedule {
+        let (cleaned, lists_at) = (None, None);
+        CheckpointSchedule { effort, commits: 0, bytes: 0, running: Running::default(), cleaned, lists_at }
+    }
+
     /// Counts a commit whose log entry has so many bytes. If a checkpoint should follow it, says what follows that.
     pub fn count_commit(&mut self, entry_bytes: usize) -> Option<Due> {
         self.commits += 1;
         self.bytes += entry_bytes as u64;
-        let is_time = self.commits >= INTERVAL_COMMITS || self.bytes >= INTERVAL_BYTES;
+        let is_spare = self.commits >= SPARE_COMMITS && self.effort.has_time();
+        let is_time = is_spare || self.commits >= INTERVAL_COMMITS || self.bytes >= INTERVAL_BYTES;
         let is_cheap = self.bytes >= self.running.last_bytes.load(Ordering::Relaxed) / 2;
         let is_due = self.commits >= MOST_COMMITS || (is_time && is_cheap);
         if !is_due || self.running.is_running.swap(true, Ordering::Relaxed) {
@@ -70,6 +82,11 @@ impl CheckpointSchedule {
             self.lists_at = Some(now + LISTING_INTERVAL);
         }
         Some(Due { cleans_log, lists_table })
+    }
+
+    /// What is spent on checkpoints counts there.
+    pub fn effort(&self) -> Arc<Effort> {
+        self.effort.clone()
     }
 
     /// The checkpoint that [`CheckpointSchedule::count_commit`] has called for.
@@ -92,6 +109,13 @@ impl Running {
 mod tests {
     use super::*;
 
+    /// The effort of a process that has no time for what need not be done.
+    fn busy() -> Arc<Effort> {
+        let effort = Effort::new();
+        effort.spend(Duration::from_secs(3600));
+        effort
+    }
+
     fn after(schedule: &mut CheckpointSchedule, commits: u64, bytes: usize) -> Vec<Due> {
         let due: Vec<_> = (0..commits).filter_map(|_| schedule.count_commit(bytes)).collect();
         if !due.is_empty() {
@@ -106,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_fiftieth_commit_is_followed_by_a_checkpoint_and_old_entries_go_once_an_hour() {
-        let mut schedule = CheckpointSchedule::default();
+        let mut schedule = CheckpointSchedule::new(busy());
         assert_eq!(after(&mut schedule, 49, 100), []);
         assert_eq!(cleans_log(&after(&mut schedule, 1, 100)), [true]);
         assert_eq!(cleans_log(&after(&mut schedule, 50, 100)), [false]);
@@ -116,7 +140,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_table_is_listed_once_a_day() {
-        let mut schedule = CheckpointSchedule::default();
+        let mut schedule = CheckpointSchedule::new(busy());
         let mut listed = 0;
         for _ in 0..3 * 24 {
             listed += after(&mut schedule, 50, 100).iter().filter(|due| due.lists_table).count();
@@ -127,13 +151,13 @@ mod tests {
 
     #[tokio::test]
     async fn large_entries_are_followed_by_one_earlier() {
-        let mut schedule = CheckpointSchedule::default();
+        let mut schedule = CheckpointSchedule::new(busy());
         assert_eq!(after(&mut schedule, 4, 1 << 20).len(), 1);
     }
 
     #[tokio::test]
     async fn a_large_checkpoint_is_not_written_for_little_and_not_put_off_for_ever() {
-        let mut schedule = CheckpointSchedule::default();
+        let mut schedule = CheckpointSchedule::new(busy());
         schedule.running().end(Some(1 << 20));
         assert_eq!(after(&mut schedule, 100, 1000), []);
         assert_eq!(after(&mut schedule, 1, 512 << 10).len(), 1);
@@ -143,7 +167,18 @@ mod tests {
 
     #[tokio::test]
     async fn one_checkpoint_is_written_at_a_time() {
-        let mut schedule = CheckpointSchedule::default();
+        let mut schedule = CheckpointSchedule::new(busy());
         assert_eq!((0..200).filter(|_| schedule.count_commit(1).is_some()).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn where_there_is_time_readers_replay_few_commits() {
+        let effort = Effort::new();
+        let mut schedule = CheckpointSchedule::new(effort.clone());
+        assert_eq!(after(&mut schedule, 9, 100).len(), 0);
+        assert_eq!(after(&mut schedule, 1, 100).len(), 1);
+        assert_eq!(after(&mut schedule, 10, 100).len(), 1);
+        effort.spend(Duration::from_secs(3600));
+        assert_eq!(after(&mut schedule, 49, 100).len(), 0);
     }
 }

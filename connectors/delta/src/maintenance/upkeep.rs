@@ -27,10 +27,11 @@ pub fn start_checkpoint(
     entry_bytes: usize,
 ) {
     let Some(due) = schedule.count_commit(entry_bytes) else { return };
-    let (location, name, running) = (location.clone(), name.clone(), schedule.running());
+    let (location, name, running, effort) = (location.clone(), name.clone(), schedule.running(), schedule.effort());
     tokio::spawn(async move {
         // The semaphore is never closed.
         let _place = PLACES.acquire().await.ok();
+        let _work = effort.work();
         let written = async {
             let written = write_checkpoint(&location, version, &retention).await?;
             clean_up(&location, &name, version, &retention, due).await?;

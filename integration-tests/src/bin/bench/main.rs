@@ -47,7 +47,7 @@ async fn main() {
         lines.extend(sustained::run().await);
     }
     if wanted("days") {
-        lines.extend(days::run().await);
+        lines.extend(days::run());
     }
     if wanted("index") {
         lines.extend(key_index::run().await);
