@@ -11,6 +11,7 @@ use sooner_api::{
     MemoryBudget, Opened, Positions, ProgressRecord, ProgressStore, Result, SchemaRegistry, Standing, TableFact,
     TableProgress, TableStart, WriterRequest,
 };
+use sooner_schemas::fingerprint::Fingerprints;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
@@ -288,13 +289,15 @@ impl<P: ProgressStore> Ledger<P> {
 /// Schema ids for a log that nobody else reads.
 #[derive(Debug, Default)]
 pub struct LocalSchemas {
-    ids: Mutex<HashMap<(String, String), u32>>,
+    /// By fingerprints of subject and schema.
+    ids: Mutex<HashMap<u128, u32>>,
+    fingerprints: Fingerprints,
 }
 
 impl SchemaRegistry for LocalSchemas {
     async fn register(&self, subject: &str, schema: &str) -> Result<u32> {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let next = ids.len() as u32 + 1;
-        Ok(*ids.entry((subject.to_owned(), schema.to_owned())).or_insert(next))
+        Ok(*ids.entry(self.fingerprints.of(&(subject, schema))).or_insert(next))
     }
 }

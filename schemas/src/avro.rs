@@ -3,11 +3,11 @@
 //! <https://avro.apache.org/docs/1.12.0/specification/#schema-declaration>
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
-use crate::envelope::NAME_PROPERTY;
+use crate::envelope::{NAME_PROPERTY, source_schema, transaction_schema};
 use crate::wire::{Malformed, Reader};
 
 /// The structure of a value.
@@ -182,6 +182,15 @@ fn skip_blocks<'a>(
     read_blocks(reader, item)
 }
 
+/// Records that are the same in the envelopes of all tables, parsed once for all of them.
+static COMMON: LazyLock<Vec<(Value, Schema)>> = LazyLock::new(|| {
+    let parsed = |value: Value| {
+        let schema = Parser { named: HashMap::new() }.parse_record(&value, "").ok()?;
+        Some((value, schema))
+    };
+    [source_schema(), transaction_schema()].into_iter().filter_map(parsed).collect()
+});
+
 struct Parser {
     named: HashMap<String, Schema>,
 }
@@ -192,7 +201,7 @@ impl Parser {
             Value::String(name) => self.by_name(name, namespace),
             Value::Array(branches) => {
                 let branches = branches.iter().map(|branch| self.schema(branch, namespace));
-                Ok(plain(Shape::Union(branches.collect::<Result<_, _>>()?)))
+                Ok(plain(Shape::Union(collected(branches)?)))
             }
             Value::Object(_) => self.declared(value, namespace),
             other => Err(BadSchema::Avro(format!("{other} is no schema"))),
@@ -243,13 +252,23 @@ impl Parser {
     }
 
     fn record(&mut self, value: &Value, namespace: &str) -> Result<Schema, BadSchema> {
+        let Some((_, schema)) = COMMON.iter().find(|(common, _)| common == value) else {
+            return self.parse_record(value, namespace);
+        };
+        if let Some(record) = schema.as_record() {
+            self.named.insert(record.name.clone(), schema.clone());
+        }
+        Ok(schema.clone())
+    }
+
+    fn parse_record(&mut self, value: &Value, namespace: &str) -> Result<Schema, BadSchema> {
         let name =
             declared_name(value, namespace).ok_or_else(|| BadSchema::Avro("record without 'name'".to_owned()))?;
         let inner = name.rsplit_once('.').map_or("", |(namespace, _)| namespace).to_owned();
         let Some(Value::Array(fields)) = value.get("fields") else {
             return Err(BadSchema::Avro(format!("record '{name}' without 'fields'")));
         };
-        let fields = fields.iter().map(|field| self.field(field, &inner)).collect::<Result<_, _>>()?;
+        let fields = collected(fields.iter().map(|field| self.field(field, &inner)))?;
         let record = RecordSchema { name: name.clone(), fields };
         let schema = with_meaning(Shape::Record(Arc::new(record)), value);
         self.named.insert(name, schema.clone());
@@ -263,6 +282,13 @@ impl Parser {
         let column = value.get(NAME_PROPERTY).and_then(Value::as_str).unwrap_or(&name).to_owned();
         Ok(Field { schema: self.schema(declared, namespace)?, name, column })
     }
+}
+
+/// All of them, in no more room than they take: schemas of many tables are kept.
+fn collected<T>(parsed: impl Iterator<Item = Result<T, BadSchema>>) -> Result<Vec<T>, BadSchema> {
+    let mut all = parsed.collect::<Result<Vec<T>, BadSchema>>()?;
+    all.shrink_to_fit();
+    Ok(all)
 }
 
 fn plain(shape: Shape) -> Schema {

@@ -15,6 +15,7 @@ pub mod encode;
 pub mod envelope;
 pub mod event;
 pub mod evolution;
+pub mod fingerprint;
 pub mod lsn;
 pub mod naming;
 pub mod numeric;

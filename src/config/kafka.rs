@@ -47,6 +47,7 @@ impl KafkaConfig {
             database: database.to_owned(),
             policies,
             known: Default::default(),
+            fingerprints: Default::default(),
         }
     }
 }

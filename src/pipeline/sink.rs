@@ -100,7 +100,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             worker.freshness = settings.tables.freshness(table.name()).unwrap_or(worker.freshness);
             worker.inspection_interval = worker.inspection_interval.max(INSPECTION_SHARE * count);
             let worker = TableWorker::new(table, &state, number, worker, report.clone(), budget, telemetry.clone());
-            workers.spawn(worker.run(received));
+            workers.spawn(Box::new(worker).run(received));
         }
         let by_name: HashMap<_, _> =
             lanes.iter().enumerate().map(|(number, lane)| (lane.name.clone(), number)).collect();
@@ -184,7 +184,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                 Step::Stop { table, error } => {
                     let Some(&number) = self.by_name.get(&table) else { continue };
                     self.lanes[number].stop();
-                    self.tell(number, TableCommand::Stop(error));
+                    self.tell(number, TableCommand::Stop(Box::new(error)));
                 }
                 Step::Note(note) => {
                     if let Some(&number) = self.by_name.get(&note.table) {
@@ -205,7 +205,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             lane.begin_copy();
         }
         lane.hand_on(rows.last_lsn(), self.read);
-        self.tell(number, TableCommand::Step(step));
+        self.tell(number, step.into());
     }
 
     fn tell(&self, number: usize, command: TableCommand) {

@@ -23,15 +23,21 @@ const MAINTENANCE_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum TableCommand {
     /// A step with events.
-    Step(Step),
+    Step(Box<Step>),
     /// The transaction of the last events has ended: every event of the table up to the watermark has been handed on.
     Complete(Watermark),
     /// So has a copy.
     CopyComplete(Watermark),
     /// The table cannot go on.
-    Stop(Error),
+    Stop(Box<Error>),
     /// It is to be looked whether the table's log is still what was written.
     Inspect,
+}
+
+impl From<Step> for TableCommand {
+    fn from(step: Step) -> TableCommand {
+        TableCommand::Step(Box::new(step))
+    }
 }
 
 /// What a worker has committed.
@@ -146,23 +152,28 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         }
     }
 
-    /// Works until there are no more commands; then commits what is complete, and hands the table back. `None` after an
+    /// Works until there are no more commands. What takes much memory while it goes on takes none in between: most of
+    /// many tables are idle. Then commits what is complete, and hands the table back. `None` after an
     /// error: what the lake then holds has to be read again.
-    pub async fn run(mut self, mut commands: UnboundedReceiver<TableCommand>) -> Option<L> {
+    pub async fn run(mut self: Box<Self>, mut commands: UnboundedReceiver<TableCommand>) -> Option<L> {
         loop {
             let due = self.due.filter(|_| self.complete.is_some());
             let may_maintain = self.may_maintain();
             let is_idle = self.due.is_none() && !self.is_copying && !self.is_stopped;
             let done = tokio::select! {
                 biased;
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.commit().await,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Box::pin(self.commit()).await,
                 command = commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => Box::pin(self.obey(command)).await,
                     None => break,
                 },
-                () = sleep_until(self.last_look + self.settings.inspection_interval), if is_idle => self.inspect().await,
-                () = self.budget.pressed(), if self.table.staged_bytes() > 0 => self.table.seal().await,
-                () = self.table.maintenance_due(), if may_maintain => self.maintain().await,
+                () = sleep_until(self.last_look + self.settings.inspection_interval), if is_idle => {
+                    Box::pin(self.inspect()).await
+                }
+                () = self.budget.pressed(), if self.table.staged_bytes() > 0 => {
+                    Box::pin(self.table.seal()).await
+                }
+                () = self.table.maintenance_due(), if may_maintain => Box::pin(self.maintain()).await,
             };
             if let Err(error) = done
                 && !self.handle(error)
@@ -170,7 +181,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
                 return None;
             }
         }
-        if let Err(error) = self.finish().await
+        if let Err(error) = Box::pin(self.finish()).await
             && !self.handle(error)
         {
             return None;
@@ -186,30 +197,37 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     }
 
     async fn obey(&mut self, command: TableCommand) -> Result<()> {
-        self.steps += u64::from(matches!(command, TableCommand::Step(_)));
         match command {
-            TableCommand::Step(Step::CopyStart(start)) => {
-                (self.is_stopped, self.is_copying) = (false, true);
-                self.report(TableReport::CopyBegun);
-                let staged = self.table.begin_copy(start).await?;
-                self.note_staged(0, staged);
-            }
-            // A stopped table drops its events, and with them the memory that they hold.
-            TableCommand::Step(_) if self.is_stopped => {}
-            TableCommand::Step(Step::Truncate(truncate)) => {
-                let staged = self.table.truncate(truncate).await?;
-                self.note_staged(1, staged);
-            }
-            TableCommand::Step(Step::Rows(rows)) => self.stage(rows).await?,
-            TableCommand::Step(_) => {}
+            TableCommand::Step(step) => self.take(*step).await?,
             TableCommand::Complete(watermark) if !self.is_copying || self.table.keeps_copies() => {
                 self.complete = self.due.map(|_| watermark);
             }
             TableCommand::Complete(_) => {}
             TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
             TableCommand::Inspect => self.inspect().await?,
-            TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(error)),
-            TableCommand::Stop(error) => self.stop(TableReport::Stopped(error)),
+            TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(*error)),
+            TableCommand::Stop(error) => self.stop(TableReport::Stopped(*error)),
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, step: Step) -> Result<()> {
+        self.steps += 1;
+        match step {
+            Step::CopyStart(start) => {
+                (self.is_stopped, self.is_copying) = (false, true);
+                self.report(TableReport::CopyBegun);
+                let staged = self.table.begin_copy(start).await?;
+                self.note_staged(0, staged);
+            }
+            // A stopped table drops its events, and with them the memory that they hold.
+            _ if self.is_stopped => {}
+            Step::Truncate(truncate) => {
+                let staged = self.table.truncate(truncate).await?;
+                self.note_staged(1, staged);
+            }
+            Step::Rows(rows) => self.stage(rows).await?,
+            _ => {}
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Bench {
             inspection_interval: Duration::from_secs(3600),
         };
         let worker = TableWorker::new(table, &state, 5, settings, report, budget.clone(), facts.clone());
-        Bench { commands, reports, notes, facts, budget, commits, running: tokio::spawn(worker.run(received)) }
+        Bench { commands, reports, notes, facts, budget, commits, running: tokio::spawn(Box::new(worker).run(received)) }
     }
 
     fn streaming(table: FakeTable) -> Bench {
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     fn insert(&self, lsn: u64) {
-        self.tell(TableCommand::Step(insert("t", lsn)));
+        self.tell(TableCommand::from(insert("t", lsn)));
     }
 
     fn complete(&self, lsn: u64) {
@@ -179,7 +179,7 @@ async fn commits_wait_for_their_turn() {
 async fn a_table_with_many_events_is_sealed() {
     let bench = Bench::streaming(FakeTable::new("t"));
     bench.insert(30);
-    bench.tell(TableCommand::Step(rows_of("t", Op::Create, 40, 4000).into_step()));
+    bench.tell(TableCommand::from(rows_of("t", Op::Create, 40, 4000).into_step()));
     bench.insert(50);
     settle().await;
     assert_eq!(bench.notes.all(), ["stage 30", "stage 40", "seal", "stage 50"]);
@@ -190,7 +190,7 @@ async fn when_memory_is_short_a_table_seals_also_inside_a_transaction() {
     let bench = Bench::streaming(FakeTable::new("t"));
     let mut rows = rows_of("t", Op::Create, 30, 100);
     rows.reservation = bench.budget.reserve(8 << 10).await;
-    bench.tell(TableCommand::Step(Step::Rows(rows)));
+    bench.tell(TableCommand::from(Step::Rows(rows)));
     settle().await;
     assert_eq!(bench.budget.free_bytes(), 0);
     let room = soon(bench.budget.reserve(4 << 10)).await;
@@ -203,12 +203,12 @@ async fn a_table_that_a_person_must_see_to_drops_its_events_until_a_copy_begins(
     let mut bench = Bench::streaming(refusing(Class::Operator));
     bench.insert(30);
     bench.insert(40);
-    bench.tell(TableCommand::Step(step("t", Op::Truncate, 40)));
+    bench.tell(TableCommand::from(step("t", Op::Truncate, 40)));
     bench.complete(40);
     pass(5000).await;
     assert_eq!(bench.told().await, ["stopped"]);
-    bench.tell(TableCommand::Step(step("t", Op::CopyStart, 50)));
-    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    bench.tell(TableCommand::from(step("t", Op::CopyStart, 50)));
+    bench.tell(TableCommand::from(step("t", Op::Read, 50)));
     bench.tell(TableCommand::CopyComplete(mark(50)));
     assert_eq!(bench.told().await, ["copy begun", "committed version 1 to 50", "copy ended at 50"]);
     let (table, notes) = bench.end().await;
@@ -219,12 +219,12 @@ async fn a_table_that_a_person_must_see_to_drops_its_events_until_a_copy_begins(
 #[tokio::test(start_paused = true)]
 async fn what_has_come_of_a_copy_becomes_durable_in_time_and_visible_at_its_end() {
     let mut bench = Bench::new(FakeTable { keeps_copies: true, ..FakeTable::new("t") }, TableState::Copying);
-    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    bench.tell(TableCommand::from(step("t", Op::Read, 50)));
     pass(5000).await;
     assert!(bench.told().await.is_empty(), "it may stand inside a transaction");
     bench.complete(60);
     assert_eq!(bench.told().await, ["copied version 1 to 60"]);
-    bench.tell(TableCommand::Step(step("t", Op::Read, 60)));
+    bench.tell(TableCommand::from(step("t", Op::Read, 60)));
     bench.tell(TableCommand::CopyComplete(mark(70)));
     assert_eq!(bench.told().await, ["committed version 2 to 70", "copy ended at 70"]);
     assert_eq!(bench.notes.all(), ["stage 50", "commit 60", "stage 60", "end copy", "commit 70"]);
@@ -233,7 +233,7 @@ async fn what_has_come_of_a_copy_becomes_durable_in_time_and_visible_at_its_end(
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_would_be_seen_half_done_is_committed_only_at_its_end() {
     let mut bench = Bench::new(FakeTable::new("t"), TableState::Copying);
-    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    bench.tell(TableCommand::from(step("t", Op::Read, 50)));
     bench.complete(60);
     pass(60_000).await;
     assert!(bench.told().await.is_empty());
@@ -246,7 +246,7 @@ async fn a_stopped_table_gives_the_memory_of_its_events_back() {
     let bench = Bench::new(FakeTable::new("t"), parked());
     let mut rows = rows_of("t", Op::Create, 30, 100);
     rows.reservation = bench.budget.reserve(8 << 10).await;
-    bench.tell(TableCommand::Step(Step::Rows(rows)));
+    bench.tell(TableCommand::from(Step::Rows(rows)));
     settle().await;
     assert_eq!(bench.budget.free_bytes(), 8 << 10);
     assert!(bench.notes.all().is_empty());
@@ -257,8 +257,8 @@ async fn what_was_staged_before_a_stop_is_not_committed() {
     let mut bench = Bench::streaming(FakeTable::new("t"));
     bench.insert(30);
     bench.complete(30);
-    bench.tell(TableCommand::Stop(failure(Class::Operator)));
-    bench.tell(TableCommand::Stop(failure(Class::Operator)));
+    bench.tell(TableCommand::Stop(Box::new(failure(Class::Operator))));
+    bench.tell(TableCommand::Stop(Box::new(failure(Class::Operator))));
     pass(5000).await;
     assert_eq!(bench.told().await, ["stopped"], "once");
     assert_eq!(bench.end().await.1, ["stage 30", "discard", "discard"]);
@@ -279,9 +279,9 @@ async fn a_table_that_needs_a_copy_says_so_once_and_drops_its_events() {
 #[tokio::test(start_paused = true)]
 async fn a_copy_becomes_visible_whole_at_its_end() {
     let mut bench = Bench::new(FakeTable::new("t"), TableState::Copying);
-    bench.tell(TableCommand::Step(step("t", Op::CopyStart, 50)));
+    bench.tell(TableCommand::from(step("t", Op::CopyStart, 50)));
     for _ in 0..3 {
-        bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+        bench.tell(TableCommand::from(step("t", Op::Read, 50)));
         pass(5000).await;
     }
     assert_eq!(bench.told().await, ["copy begun"]);
@@ -294,7 +294,7 @@ async fn a_copy_becomes_visible_whole_at_its_end() {
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_stopped_does_not_end() {
     let mut bench = Bench::new(refusing(Class::Operator), TableState::Copying);
-    bench.tell(TableCommand::Step(step("t", Op::Read, 50)));
+    bench.tell(TableCommand::from(step("t", Op::Read, 50)));
     bench.tell(TableCommand::CopyComplete(mark(50)));
     assert_eq!(bench.told().await, ["stopped"]);
     assert!(!bench.notes.has("commit 50"));

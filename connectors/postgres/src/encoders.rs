@@ -8,6 +8,7 @@ use sooner_schemas::avro::Schema;
 use sooner_schemas::encode::{Encoder, SchemaIds};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::EventSchema;
+use sooner_schemas::fingerprint::Fingerprints;
 use sooner_schemas::naming::{Part, SubjectStrategy, TopicPattern};
 use sooner_schemas::policy::ValuePolicy;
 use sooner_schemas::{Column, Relation, TableName};
@@ -29,8 +30,10 @@ pub struct EncoderFactory<R> {
     pub database: String,
     /// What becomes of values that their target cannot hold.
     pub policies: ValuePolicies,
-    /// Schemas in use, by topic and value schema: the same relation has the same ones wherever it is met.
-    pub known: Mutex<HashMap<(String, String), Weak<EventSchema>>>,
+    /// Schemas in use, by fingerprints of topic and value schema: the same relation has the same ones wherever it is met.
+    pub known: Mutex<HashMap<u128, Weak<EventSchema>>>,
+    /// Fingerprints of this factory.
+    pub fingerprints: Fingerprints,
 }
 
 impl<R: SchemaRegistry> EncoderFactory<R> {
@@ -44,6 +47,7 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             database: database.to_owned(),
             policies: Arc::new(|_, _| ValuePolicy::default()),
             known: Mutex::default(),
+            fingerprints: Fingerprints::default(),
         }
     }
 
@@ -60,17 +64,17 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
             _ => None,
         };
         let ids = SchemaIds { key: key_id, value: self.register(&topic, Part::Value, &schema.value, &value).await? };
-        let schema = self.shared(topic, value, schema);
+        let schema = self.shared(self.fingerprints.of(&(topic, value)), schema);
         Ok(Encoder::new(relation, schema, ids, &self.prefix, &self.database))
     }
 
-    fn shared(&self, topic: String, value: String, schema: EventSchema) -> Arc<EventSchema> {
+    fn shared(&self, fingerprint: u128, schema: EventSchema) -> Arc<EventSchema> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, schema| schema.strong_count() > 0);
-        let found = known.get(&(topic.clone(), value.clone())).and_then(Weak::upgrade);
+        let found = known.get(&fingerprint).and_then(Weak::upgrade);
         found.unwrap_or_else(|| {
             let schema = Arc::new(schema);
-            known.insert((topic, value), Arc::downgrade(&schema));
+            known.insert(fingerprint, Arc::downgrade(&schema));
             schema
         })
     }

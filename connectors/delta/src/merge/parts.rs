@@ -39,7 +39,8 @@ struct OpenPart {
 /// Sealed rows, and the keys that they concern.
 #[derive(Default)]
 pub struct Parts {
-    open: Option<OpenPart>,
+    /// Most tables have none.
+    open: Option<Box<OpenPart>>,
     written: BTreeMap<FileId, LiveFile>,
     superseded: BTreeMap<FileId, RoaringBitmap>,
     keys: StagedKeys,
@@ -50,12 +51,12 @@ impl Parts {
     pub fn append(&mut self, batch: &RecordBatch, ids: &FileIds) -> Result<RowAddress> {
         let part = match &mut self.open {
             Some(part) => part,
-            none => none.insert(OpenPart {
+            none => none.insert(Box::new(OpenPart {
                 id: ids.reserve(),
                 writer: DataFileWriter::for_rows_like(batch)?,
                 reserved: Vec::new(),
                 reserved_bytes: 0,
-            }),
+            })),
         };
         let first = RowAddress { file: part.id, row: part.writer.rows() };
         part.writer.write(batch)?;
@@ -72,7 +73,8 @@ impl Parts {
 
     /// Writes the open file to the store.
     pub async fn close(&mut self, location: &TableLocation) -> Result<()> {
-        let Some(OpenPart { id, writer, reserved, .. }) = self.open.take() else { return Ok(()) };
+        let Some(part) = self.open.take() else { return Ok(()) };
+        let OpenPart { id, writer, reserved, .. } = *part;
         let (rows, path) = (writer.rows(), data_file::new_path());
         let DataFile { bytes, statistics } = writer.finish()?;
         let size = bytes.len() as u64;

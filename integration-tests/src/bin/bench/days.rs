@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use integration_tests::python;
+use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{Feed, Lake, LakeTable, MemoryBudget};
@@ -26,18 +26,7 @@ const STAGES: u64 = 5;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// After so long without anything to do, a table is as it stays.
 const LEFT_ALONE: Duration = Duration::from_secs(45);
-const SCAN: &str = "
-import sys, time, pathlib, duckdb
-c = duckdb.connect(config={'allow_unsigned_extensions': 'true'})
-site = pathlib.Path(duckdb.__file__).parents[1] / 'duckdb_extension_delta' / 'extensions'
-c.execute(f\"LOAD '{next(site.glob('*/delta.duckdb_extension'))}'\")
-best = 1e9
-for _ in range(5):
-    started = time.time()
-    c.execute(f\"SELECT sum(amount), max(placed) FROM delta_scan('{sys.argv[1]}')\").fetchall()
-    best = min(best, time.time() - started)
-print(best * 1000)
-";
+const READERS: [&str; 3] = ["DuckDB", "Polars", "Spark"];
 
 /// Makes 5,000 commits, or `SOONER_BENCH_COMMITS`, and says what each fifth of them left.
 pub fn run() -> Vec<Line> {
@@ -80,45 +69,56 @@ async fn days() -> Vec<Line> {
             worst_files = worst_files.max(table.size().unwrap().files);
         }
         took.sort_by(f64::total_cmp);
-        let scan = scan_millis(&path);
+        let (what, scans) =
+            (format!("commits {} to {}", (stage - 1) * commits / STAGES, stage * commits / STAGES), scan_millis(&path));
         lines.push(Line {
-            what: format!("(d) commits {} to {}", (stage - 1) * commits / STAGES, stage * commits / STAGES),
             ours: format!("{:.1} ms p50, {:.1} p99", percentile(&took, 0.5), percentile(&took, 0.99)),
-            peer: format!("scan {scan:.0} ms, fresh {fresh:.0}"),
-            ratio: Some(scan / fresh),
-            wanted: "≤ 1.2×",
+            peer: String::new(),
+            ratio: None,
+            wanted: "",
             notes: format!(
                 "{worst_files} files at most, {} on disk, checkpoint {} KiB, {} MiB of memory",
                 count(&path, ".parquet"),
                 checkpoint_kib(&path),
                 memory_mib("self").unwrap_or_default()
             ),
+            what: format!("(d) {what}"),
         });
+        lines.extend(scan_lines(&what, scans, fresh));
     }
-    lines.push(left_alone(&mut table, &path, fresh).await);
+    leave_alone(&mut table).await;
+    lines.extend(scan_lines("left alone", scan_millis(&path), fresh));
     lines
 }
 
-/// The scan after a while in which nothing is committed.
-async fn left_alone(table: &mut impl LakeTable, path: &Path, fresh: f64) -> Line {
-    while let Ok(()) = tokio::time::timeout(LEFT_ALONE, table.maintenance_due()).await {
-        table.maintain().await.unwrap();
-    }
-    let scan = scan_millis(path);
-    Line {
-        what: "(d) left alone".to_owned(),
+/// What readers took for a scan, beside what they took in the beginning.
+fn scan_lines(what: &str, scans: [f64; 3], fresh: [f64; 3]) -> Vec<Line> {
+    let lines = READERS.iter().zip(scans).zip(fresh).map(|((reader, scan), fresh)| Line {
+        what: format!("(d) {what}: {reader}"),
         ours: format!("scan {scan:.0} ms"),
         peer: format!("fresh {fresh:.0} ms"),
         ratio: Some(scan / fresh),
         wanted: "≤ 1.2×",
-        notes: format!("{} files", table.size().unwrap().files),
+        notes: String::new(),
+    });
+    lines.collect()
+}
+
+/// A while in which nothing is committed.
+async fn leave_alone(table: &mut impl LakeTable) {
+    while let Ok(()) = tokio::time::timeout(LEFT_ALONE, table.maintenance_due()).await {
+        table.maintain().await.unwrap();
     }
 }
 
-fn scan_millis(path: &Path) -> f64 {
-    let output = std::process::Command::new(python()).args(["-c", SCAN]).arg(path).output().unwrap();
+/// Milliseconds of a scan by each of [`READERS`].
+fn scan_millis(path: &Path) -> [f64; 3] {
+    let script = root().join("integration-tests/readers/scan_time.py");
+    let output = std::process::Command::new(python()).arg(script).arg(path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let millis: Vec<f64> = text.split_whitespace().map(|millis| millis.parse().unwrap()).collect();
+    millis.try_into().unwrap()
 }
 
 fn count(path: &Path, end: &str) -> usize {
