@@ -39,7 +39,15 @@ impl Bench {
             inspection_interval: Duration::from_secs(3600),
         };
         let worker = TableWorker::new(table, &state, 5, settings, report, budget.clone(), facts.clone());
-        Bench { commands, reports, notes, facts, budget, commits, running: tokio::spawn(Box::new(worker).run(received)) }
+        Bench {
+            commands,
+            reports,
+            notes,
+            facts,
+            budget,
+            commits,
+            running: tokio::spawn(Box::new(worker).run(received)),
+        }
     }
 
     fn streaming(table: FakeTable) -> Bench {

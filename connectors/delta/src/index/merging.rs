@@ -11,6 +11,10 @@ use super::key::KeyHash;
 use super::key_index::{FileId, RowAddress};
 use super::segment::{Entry, MOST_ENTRIES, Scan, Segment, SegmentWriter};
 
+/// Segments that are read at the same time: each is an open file.
+const MOST_AT_ONCE: usize = 64;
+/// Pages of all of them that are in memory meanwhile.
+const PAGES: usize = 2048;
 /// Segments of similar size that become one.
 const FAN_IN: usize = 4;
 /// A segment is merged with newer ones unless it is so many times as large as they are together.
@@ -41,8 +45,19 @@ pub fn merge(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path)
 }
 
 fn merge_into(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path) -> io::Result<Segment> {
+    if segments.len() > MOST_AT_ONCE {
+        let parts = segments.chunks(MOST_AT_ONCE).enumerate().map(|(number, group)| {
+            // An entry of a file that is gone still stands before older ones of its key.
+            let part = merge(group, None, &path.with_extension(format!("part-{number}")))?;
+            part.make_obsolete(true);
+            Ok(part)
+        });
+        let parts: Vec<Segment> = parts.collect::<io::Result<_>>()?;
+        return merge_into(&parts.iter().collect::<Vec<_>>(), live, path);
+    }
     let most = segments.iter().map(|segment| segment.len()).sum();
-    let mut scans: Vec<Scan> = segments.iter().map(|segment| segment.scan()).collect::<io::Result<_>>()?;
+    let pages = PAGES / segments.len().max(1);
+    let mut scans: Vec<Scan> = segments.iter().map(|segment| segment.scan(pages)).collect::<io::Result<_>>()?;
     let mut heads: BinaryHeap<Reverse<Head>> = BinaryHeap::with_capacity(scans.len());
     for age in 0..scans.len() {
         heads.extend(next_of(&mut scans, age)?);
@@ -158,7 +173,7 @@ mod tests {
             let mut others = random_keys(99, 1000);
             others.sort_unstable();
             assert!(located(&segment, &others).iter().all(Option::is_none));
-            assert_eq!((segment.len(), segment.scan().unwrap().count()), (count as u64, count));
+            assert_eq!((segment.len(), segment.scan(1).unwrap().count()), (count as u64, count));
         }
     }
 
@@ -213,6 +228,27 @@ mod tests {
         assert!(!path.exists());
     }
 
+    #[test]
+    fn more_segments_than_may_be_open_are_merged_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |number: u32| {
+            // Each has the keys of the one before, but for the lowest, and one more.
+            let keys = (u128::from(number)..u128::from(number) + 50).map(|key| key << 100);
+            let mut run: Vec<Entry> = keys.map(|key| (key, RowAddress { file: number, row: 7 })).collect();
+            write_run(&mut run, &folder.path().join(number.to_string())).unwrap()
+        };
+        let count = 3 * MOST_AT_ONCE as u32 + 5;
+        let segments: Vec<Segment> = (0..count).map(run).collect();
+        let live: HashSet<FileId> = (0..count).filter(|file| *file != 40).collect();
+        let path = folder.path().join("all.segment");
+        let all = merge(&segments.iter().collect::<Vec<_>>(), Some(&live), &path).unwrap();
+        let files: Vec<_> = all.scan(1).unwrap().map(|entry| entry.unwrap().1.file).collect();
+        let mut expected: Vec<_> = (0..count).filter(|file| *file != 40).collect();
+        expected.extend([count - 1; 49]);
+        assert_eq!(files, expected, "of each key the newest, and none where that one is gone");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), segments.len() + 1, "nothing else is left");
+    }
+
     proptest! {
         #[test]
         fn the_newest_entry_of_a_live_file_counts(runs in prop::collection::vec(
@@ -229,7 +265,7 @@ mod tests {
             }
             let merged = merge(&segments.iter().collect::<Vec<_>>(), Some(&live), &folder.path().join("all")).unwrap();
             model.retain(|_, row: &mut RowAddress| live.contains(&row.file));
-            let all: Vec<Entry> = merged.scan().unwrap().map(Result::unwrap).collect();
+            let all: Vec<Entry> = merged.scan(3).unwrap().map(Result::unwrap).collect();
             prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
         }
     }

@@ -25,7 +25,7 @@ const ENTRIES_PER_PAGE: usize = CONTENT_BYTES / ENTRY_BYTES;
 const KEYS_PER_MARK: u64 = 1024;
 /// Entries of a segment, at most: what comes before a mark is counted with 32 bits.
 pub const MOST_ENTRIES: u64 = u32::MAX as u64;
-/// Pages that are read at once where all are read.
+/// Pages that are read at once where all are read, at most.
 const SCAN_PAGES: usize = 256;
 
 const MAGIC: &[u8; 8] = b"soonerk1";
@@ -300,12 +300,13 @@ impl Segment {
         (self.footer.entries - page * ENTRIES_PER_PAGE as u64).min(ENTRIES_PER_PAGE as u64) as usize
     }
 
-    /// All entries in the order of keys, without the last bytes of their keys.
-    pub fn scan(&self) -> io::Result<Scan> {
+    /// All entries in the order of keys, without the last bytes of their keys; so many pages are in memory at most.
+    pub fn scan(&self, most_pages: usize) -> io::Result<Scan> {
         let (left, pages_left) = (self.footer.entries, self.footer.data_pages());
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.footer.filter().pages() * PAGE_BYTES as u64))?;
-        Ok(Scan { file, bytes: Vec::new(), next: 0, left, pages_left })
+        let most_pages = most_pages.clamp(1, SCAN_PAGES) as u64;
+        Ok(Scan { file, bytes: Vec::new(), next: 0, left, pages_left, most_pages })
     }
 }
 
@@ -359,11 +360,13 @@ pub struct Scan {
     next: usize,
     left: u64,
     pages_left: u64,
+    /// Pages that are read at once.
+    most_pages: u64,
 }
 
 impl Scan {
     fn fill(&mut self) -> io::Result<()> {
-        let pages = self.pages_left.min(SCAN_PAGES as u64) as usize;
+        let pages = self.pages_left.min(self.most_pages) as usize;
         self.bytes.resize(pages * PAGE_BYTES, 0);
         self.file.read_exact(&mut self.bytes)?;
         self.pages_left -= pages as u64;

@@ -17,6 +17,8 @@ use super::segment::{Entry, Scan, Segment};
 
 /// Keys of one piece of what a commit touches.
 const TOUCHED_KEYS: usize = 64 << 10;
+/// Pages of the disk that are read for them at once.
+const TOUCHED_PAGES: usize = 256;
 /// After an error of the disk, keys stay in memory for so long.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Mark in the number of the file of a row that is gone. Files are numbered one by one, and never get there.
@@ -108,7 +110,7 @@ impl StagedKeys {
         if self.runs.is_empty() {
             return Ok(Touched { keys: self.head.keys().copied().collect(), scan: None });
         }
-        let scan = self.whole_run().await?.map(|run| run.scan()).transpose()?;
+        let scan = self.whole_run().await?.map(|run| run.scan(TOUCHED_PAGES)).transpose()?;
         Ok(Touched { keys: Vec::new(), scan })
     }
 
