@@ -142,7 +142,9 @@ impl Status {
             Fact::Running => self.trouble = None,
             Fact::Paused(side, true) => drop(self.paused.insert(side)),
             Fact::Paused(side, false) => drop(self.paused.remove(&side)),
-            Fact::Changed(_) | Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
+            // These are counted.
+            Fact::Changed(_) | Fact::Read(..) | Fact::Throttled(..) => {}
+            Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
         }
     }
 

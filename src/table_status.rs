@@ -79,6 +79,12 @@ pub struct TableStatus {
     /// Share of their rows that are gone, from 0 to 1: readers pass over them until their files are written again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_row_ratio: Option<f64>,
+    /// Keys in its index; none before an event has needed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_keys: Option<u64>,
+    /// Bytes of the index on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_bytes: Option<u64>,
     /// The table is complete up to here; none before that is known.
     pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
@@ -110,6 +116,8 @@ impl TableStatus {
             files: None,
             file_bytes: None,
             deleted_row_ratio: None,
+            index_keys: None,
+            index_bytes: None,
             watermark_lsn: None,
             watermark_micros: None,
             source_state: None,
@@ -163,6 +171,8 @@ impl TableStatus {
     pub fn has_size(&mut self, size: TableSize) {
         (self.files, self.file_bytes) = (Some(size.files), Some(size.bytes));
         self.deleted_row_ratio = Some(size.deleted_rows as f64 / size.rows.max(1) as f64);
+        self.index_keys = size.index_keys;
+        self.index_bytes = size.index_keys.map(|_| size.index_bytes);
     }
 
     /// The table is complete up to a watermark, at a moment when the source's log ends at `server_end`.

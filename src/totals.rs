@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use sooner_api::Fact;
+use sooner_api::{Fact, Side};
+use sooner_schemas::TableName;
+use sooner_schemas::event::Op;
 
 /// Upper bounds of the histogram of commits and of Kafka transactions, in seconds.
 const COMMIT_BOUNDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -60,6 +62,10 @@ pub struct Totals {
     pub is_pressed: bool,
     /// Errors that were met, by code.
     pub errors: BTreeMap<String, u64>,
+    /// Events that were read from the source, by table and operation.
+    pub events: BTreeMap<TableName, BTreeMap<&'static str, u64>>,
+    /// How long brokers made a side wait lately, because of a quota.
+    pub throttled: BTreeMap<Side, Duration>,
 }
 
 impl Default for Totals {
@@ -72,6 +78,8 @@ impl Default for Totals {
             memory: None,
             is_pressed: false,
             errors: BTreeMap::new(),
+            events: BTreeMap::new(),
+            throttled: BTreeMap::new(),
         }
     }
 }
@@ -88,6 +96,10 @@ impl Totals {
                 self.is_pressed = *is_pressed;
             }
             Fact::Interrupted(error) => self.failed(error.code),
+            Fact::Read(table, op, events) => {
+                *self.events.entry((*table).clone()).or_default().entry(name_of(*op)).or_default() += events;
+            }
+            Fact::Throttled(side, wait) => drop(self.throttled.insert(*side, *wait)),
             _ => {}
         }
     }
@@ -105,5 +117,16 @@ impl Totals {
     /// An error was met.
     pub fn failed(&mut self, code: impl fmt::Display) {
         *self.errors.entry(code.to_string()).or_default() += 1;
+    }
+}
+
+/// Name of an operation in series.
+fn name_of(op: Op) -> &'static str {
+    match op {
+        Op::Read => "copy",
+        Op::Create => "insert",
+        Op::Update => "update",
+        Op::Delete => "delete",
+        Op::Truncate | Op::CopyStart => "truncate",
     }
 }

@@ -107,6 +107,12 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
         Some(1.0)
     );
     assert_eq!(listener.series("sooner_copy_rows{pipeline=\"shop\",table=\"public.u\"}").await, Some(100.0));
+    let copied = "sooner_events_total{pipeline=\"shop\",table=\"public.u\",op=\"copy\"}";
+    assert_eq!(listener.series(copied).await, Some(100.0));
+    let ahead = listener.series("sooner_source_clock_ahead_seconds{pipeline=\"shop\"}").await.unwrap();
+    assert!(ahead.abs() < 1.0, "both clocks are this machine's: {ahead}");
+    assert_eq!(listener.series("sooner_source_standbys_missing{pipeline=\"shop\"}").await, Some(0.0));
+    assert_eq!(listener.series("sooner_slot_spill_bytes_total{pipeline=\"shop\"}").await, Some(0.0));
     let commits = listener.series("sooner_commits_total{pipeline=\"shop\"}").await.unwrap();
     postgres.sql("INSERT INTO u VALUES (1000)").await;
     pipeline.catch_up(&postgres).await;

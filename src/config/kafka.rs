@@ -82,7 +82,8 @@ pub fn read_kafka(
     });
     let properties = section.strings("properties", |name| refusal(name).map_or(Ok(()), |why| Err(why.to_owned())));
     let (registry, subjects) = registry?;
-    let settings = KafkaSettings { brokers: brokers?, tls, sasl, properties, topics, producer, consumer };
+    let pipeline = name.to_owned();
+    let settings = KafkaSettings { brokers: brokers?, tls, sasl, properties, pipeline, topics, producer, consumer };
     Some(KafkaConfig {
         settings,
         registry,

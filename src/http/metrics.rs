@@ -93,9 +93,8 @@ impl Snapshot {
             None,
             [(Vec::new(), moves)],
         )?;
-        let paused = [(Side::Source, "source"), (Side::Sink, "sink")].map(|(side, name)| {
-            (vec![("side", name.to_owned())], f64::from(u8::from(self.status.paused.contains(&side))))
-        });
+        let paused = [Side::Source, Side::Sink]
+            .map(|side| (side_label(side), f64::from(u8::from(self.status.paused.contains(&side)))));
         out.gauge("sooner_paused", "Whether a side rests, because somebody asked for it", None, paused)?;
         let errors = self.totals.errors.iter().map(|(code, count)| (vec![("code", code.clone())], *count));
         out.counter("sooner_errors", "Errors that interrupted the pipeline or stopped a table", errors)?;
@@ -109,6 +108,9 @@ impl Snapshot {
             out.histogram("sooner_kafka_transaction_duration", help, transactions)?;
             let help = "Messages that could not be read, and went to the dead letters";
             out.counter("sooner_dead_letters", help, [(Vec::new(), *dead_letters)])?;
+            let throttled = self.totals.throttled.iter().map(|(side, wait)| (side_label(*side), wait.as_secs_f64()));
+            let help = "How long brokers make a client wait, because it exceeds a quota";
+            out.gauge("sooner_kafka_throttle", help, Some(Unit::Seconds), throttled)?;
         }
         self.memory(out)
     }
@@ -149,7 +151,13 @@ impl Snapshot {
             let is = slot.wal_status.as_deref() == Some(state);
             (vec![("status", state.to_owned())], f64::from(u8::from(is)))
         });
-        out.gauge("sooner_slot_wal_status", "Availability of the slot's log", None, states)
+        out.gauge("sooner_slot_wal_status", "Availability of the slot's log", None, states)?;
+        let spilled = slot.spilled_bytes.map(|spilled| (Vec::new(), spilled));
+        out.counter("sooner_slot_spill_bytes", "Large transactions that the server wrote to its disk", spilled)?;
+        let help = "Standbys that the server waits for before it sends anything, and that are not connected";
+        out.gauge("sooner_source_standbys_missing", help, None, one(slot.standbys_missing.into()))?;
+        let ahead = slot.clock_ahead_micros.map(|micros| (Vec::new(), micros as f64 / 1e6));
+        out.gauge("sooner_source_clock_ahead", "The server's clock beside this machine's", Some(Unit::Seconds), ahead)
     }
 
     fn tables(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -161,6 +169,14 @@ impl Snapshot {
             })
         });
         out.gauge("sooner_table_phase", "What a table does", None, phases)?;
+        let read = self.totals.events.iter().flat_map(|(table, events)| {
+            events.iter().map(|(op, events)| {
+                let mut labels = table_label(table);
+                labels.push(("op", (*op).to_owned()));
+                (labels, *events)
+            })
+        });
+        out.counter("sooner_events", "Events read from the source, by operation", read)?;
         let events = self.status.tables.iter().map(|(name, table)| (table_label(name), table.events));
         out.counter("sooner_table_events", "Events merged into a table of the lake", events)?;
         for (name, help, unit, value) in TABLE_GAUGES {
@@ -182,7 +198,7 @@ impl Snapshot {
 type TableValue = fn(&TableStatus) -> Option<f64>;
 
 /// Gauges of a table: name, help, unit, and value, where it is known.
-const TABLE_GAUGES: [(&str, &str, Option<&str>, TableValue); 9] = [
+const TABLE_GAUGES: [(&str, &str, Option<&str>, TableValue); 11] = [
     ("sooner_table_lag", "Age of the oldest event that is not visible", Some("seconds"), |table| table.lag_seconds),
     ("sooner_table_lag", "Log that the table is behind the server", Some("bytes"), |table| {
         table.lag_bytes.map(|bytes| bytes as f64)
@@ -199,6 +215,8 @@ const TABLE_GAUGES: [(&str, &str, Option<&str>, TableValue); 9] = [
     ("sooner_table_deleted_row_ratio", "Share of rows in the files that are gone", None, |table| {
         table.deleted_row_ratio
     }),
+    ("sooner_index_keys", "Keys in the table's index", None, |table| table.index_keys.map(|keys| keys as f64)),
+    ("sooner_index", "The index on disk", Some("bytes"), |table| table.index_bytes.map(|bytes| bytes as f64)),
     (
         "sooner_table_watermark_timestamp",
         "Commit time of the last transaction that is visible",
@@ -209,6 +227,11 @@ const TABLE_GAUGES: [(&str, &str, Option<&str>, TableValue); 9] = [
 
 fn of_name(unit: &str) -> Unit {
     if unit == "bytes" { Unit::Bytes } else { Unit::Seconds }
+}
+
+fn side_label(side: Side) -> Labels {
+    let name = if side == Side::Source { "source" } else { "sink" };
+    vec![("side", name.to_owned())]
 }
 
 fn table_label(table: &TableName) -> Labels {
@@ -272,8 +295,9 @@ impl Families<'_> {
 mod tests {
     use std::time::Duration;
 
-    use sooner_api::{Code, SlotStanding, TableState};
+    use sooner_api::{Code, Fact, SlotStanding, TableState};
     use sooner_schemas::Lsn;
+    use sooner_schemas::event::Op;
 
     use super::*;
 
@@ -282,7 +306,9 @@ mod tests {
         let mut status =
             Status { pipeline: "shop".into(), server_end_lsn: Lsn(100), durable_lsn: Lsn(40), ..Status::default() };
         let wal_status = Some("extended".to_owned());
-        status.slot = Some(SlotStanding { retained_bytes: 7, wal_status, ..SlotStanding::default() });
+        let (spilled_bytes, clock_ahead_micros) = (Some(11), Some(-2_500_000));
+        let slot = SlotStanding { retained_bytes: 7, wal_status, spilled_bytes, ..SlotStanding::default() };
+        status.slot = Some(SlotStanding { clock_ahead_micros, standbys_missing: 1, ..slot });
         let mut table = TableStatus::new(TableState::Streaming { copied_lsn: None });
         (table.events, table.lag_seconds) = (5, Some(1.5));
         status.tables.insert(TableName::new("public", "t"), table);
@@ -290,6 +316,11 @@ mod tests {
         totals.committed(Duration::from_millis(20), Some(1_000_000), 1_600_000);
         (totals.memory, totals.dead_letters) = (Some((5, 9)), 3);
         totals.failed(Code::PostgresUnreachable);
+        let name = TableName::new("public", "t");
+        for (op, events) in [(Op::Update, 2), (Op::Delete, 1), (Op::Update, 3)] {
+            totals.hear(&Fact::Read(&name, op, events), 0);
+        }
+        totals.hear(&Fact::Throttled(Side::Sink, Duration::from_millis(250)), 0);
         let of = |of_tables: bool| Snapshot {
             status: status.clone(),
             totals: totals.clone(),
@@ -311,6 +342,12 @@ mod tests {
             "sooner_end_to_end_seconds_bucket{le=\"0.5\",pipeline=\"shop\"} 0",
             "sooner_end_to_end_seconds_bucket{le=\"1.0\",pipeline=\"shop\"} 1",
             "sooner_dead_letters_total{pipeline=\"shop\"} 3",
+            "sooner_events_total{pipeline=\"shop\",table=\"public.t\",op=\"update\"} 5",
+            "sooner_events_total{pipeline=\"shop\",table=\"public.t\",op=\"delete\"} 1",
+            "sooner_kafka_throttle_seconds{pipeline=\"shop\",side=\"sink\"} 0.25",
+            "sooner_slot_spill_bytes_total{pipeline=\"shop\"} 11",
+            "sooner_source_clock_ahead_seconds{pipeline=\"shop\"} -2.5",
+            "sooner_source_standbys_missing{pipeline=\"shop\"} 1.0",
             "sooner_buffer_limit_bytes{pipeline=\"shop\"} 9.0",
             "process_resident_memory_bytes{pipeline=\"shop\"} 7.0",
             "# TYPE sooner_commits counter",

@@ -1,6 +1,6 @@
 //! The source loop: from the database into the event log, and back to the database what became durable.
 
-use sooner_api::{EventBatch, EventWriter, Fact, Result, Source, Step, Telemetry};
+use sooner_api::{EventBatch, EventWriter, Fact, Result, Rows, Source, Step, Telemetry};
 use sooner_schemas::event::Op;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
@@ -51,6 +51,9 @@ fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
         telemetry.record(Fact::Changed(change));
     }
     for step in &batch.steps {
+        if let Step::Rows(rows) | Step::Truncate(rows) = step {
+            report_events(rows, telemetry);
+        }
         match step {
             Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table(), 0)),
             Step::Rows(rows) => {
@@ -66,4 +69,14 @@ fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
         telemetry.record(Fact::Received(coverage.watermark.end_lsn));
     }
     telemetry.record(Fact::ServerEnd(batch.server_end));
+}
+
+/// Counts the events of a step by their operation.
+fn report_events<T: Telemetry>(rows: &Rows, telemetry: &T) {
+    for op in [Op::Read, Op::Create, Op::Update, Op::Delete, Op::Truncate] {
+        let events = rows.events.events.iter().filter(|event| event.op == op).count() as u64;
+        if events > 0 {
+            telemetry.record(Fact::Read(rows.table(), op, events));
+        }
+    }
 }

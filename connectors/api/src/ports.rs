@@ -232,6 +232,10 @@ pub struct TableSize {
     pub rows: u64,
     /// Rows that are gone, which readers pass over.
     pub deleted_rows: u64,
+    /// Keys in its index; none where no event has needed it yet.
+    pub index_keys: Option<u64>,
+    /// Bytes of the index on disk.
+    pub index_bytes: u64,
 }
 
 /// What became of events that were to be staged.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sooner_schemas::event::Watermark;
+use sooner_schemas::event::{Op, Watermark};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::{Committed, Error, TableChange, TableSize, TableState};
@@ -36,6 +36,16 @@ pub struct SlotStanding {
     pub safe_bytes: Option<i64>,
     /// Availability of the slot's log: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Bytes of large transactions that the server has written to its disk while it decoded them for the slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spilled_bytes: Option<u64>,
+    /// How far the server's clock is ahead of this machine's, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_micros: Option<i64>,
+    /// Standbys that the server waits for before it sends anything (`synchronized_standby_slots`), and that are not
+    /// connected.
+    #[serde(default)]
+    pub standbys_missing: u32,
 }
 
 /// A table that takes part.
@@ -77,6 +87,10 @@ pub enum Fact<'a> {
         /// Commit time at the source of the last of them, in microseconds since 1970; none of copied rows.
         commit_micros: Option<i64>,
     },
+    /// So many events of a table were read from the source, by their operation.
+    Read(&'a TableName, Op, u64),
+    /// Brokers made a side's client wait so long, because it exceeds a quota of theirs; zero if they do not.
+    Throttled(Side, Duration),
     /// A Kafka transaction was committed, and took so long from its first message on.
     Sent(Duration),
     /// So many more messages have gone to the dead letters.

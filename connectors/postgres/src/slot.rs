@@ -10,6 +10,7 @@ use sooner_schemas::Lsn;
 use tokio::time::timeout;
 
 use crate::client::{Client, Mode, Row, quote_name, quote_text};
+use crate::clock::now_micros;
 use crate::options::ConnectOptions;
 use crate::row::{number, text};
 use crate::visibility::Visibility;
@@ -18,6 +19,15 @@ use crate::visibility::Visibility;
 pub const PLUGIN: &str = "pgoutput";
 /// First version whose slots may outlive a failover.
 pub const KNOWS_FAILOVER: u32 = 170_000;
+/// Version of Postgres from which on statistics of slots are kept (`pg_stat_replication_slots`).
+const KNOWS_SPILL: u32 = 140_000;
+/// Slots of standbys that a slot with failover waits for before it sends anything, and that nobody holds.
+///
+/// <https://www.postgresql.org/docs/18/runtime-config-replication.html#GUC-SYNCHRONIZED-STANDBY-SLOTS>
+const STANDBYS_MISSING: &str = "(SELECT count(*) FROM \
+     unnest(string_to_array(pg_catalog.current_setting('synchronized_standby_slots', true), ',')) AS w(name) \
+     WHERE trim(w.name) <> '' AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots p \
+                       WHERE p.slot_name = trim(w.name) AND p.active))";
 /// How long the creation of a slot may take before it is said what it waits for, and how often that is said again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -102,6 +112,11 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
         true => ("invalidation_reason", "failover"),
         false => ("NULL", "false"),
     };
+    let spilled = match client.server_version() >= KNOWS_SPILL {
+        true => "(SELECT spill_bytes FROM pg_catalog.pg_stat_replication_slots s WHERE s.slot_name = r.slot_name)",
+        false => "NULL",
+    };
+    let asked_micros = now_micros();
     let rows = client
         .query(&format!(
             "SELECT plugin, database, active_pid, confirmed_flush_lsn, wal_status, \
@@ -109,11 +124,13 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
                         pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint END, \
                     {invalidation}, {failover}, safe_wal_size, \
                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE coalesce(\
-                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint END \
-             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint END, \
+                    {spilled}, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, {STANDBYS_MISSING} \
+             FROM pg_catalog.pg_replication_slots r WHERE slot_name = {}",
             quote_text(name)
         ))
         .await?;
+    let answered_micros = now_micros();
     let Some(row) = rows.first() else {
         return Ok(None);
     };
@@ -128,6 +145,10 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
             unconfirmed_bytes: number::<i64>(row, 9)?.max(0).unsigned_abs(),
             safe_bytes: optional(8).and_then(|bytes| bytes.parse().ok()),
             wal_status: optional(4),
+            spilled_bytes: optional(10).and_then(|bytes| bytes.parse().ok()),
+            // The answer was given about half-way.
+            clock_ahead_micros: Some(number::<i64>(row, 11)? - (asked_micros + answered_micros) / 2),
+            standbys_missing: number(row, 12)?,
         },
         invalidation: optional(6),
         survives_failover: text(row, 7)? == "t",

@@ -13,9 +13,9 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::entries::Entry;
 use super::key::KeyPlan;
 use super::key_index::{FileId, RowAddress};
-use super::segment::Entry;
 use super::table_index::TableIndex;
 use crate::rows::stored_file;
 

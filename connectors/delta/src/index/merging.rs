@@ -7,9 +7,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::entries::Entry;
 use super::key::KeyHash;
 use super::key_index::{FileId, RowAddress};
-use super::segment::{Entry, MOST_ENTRIES, Scan, Segment, SegmentWriter};
+use super::segment::{MOST_ENTRIES, Scan, Segment, SegmentWriter};
 
 /// Segments that are read at the same time: each is an open file.
 const MOST_AT_ONCE: usize = 64;

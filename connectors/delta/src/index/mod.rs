@@ -1,6 +1,7 @@
 //! Where each live row lies, by its key.
 
 pub mod build;
+pub mod entries;
 mod filter;
 pub mod index_store;
 pub mod key;

@@ -9,18 +9,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::entries::{ENTRIES_PER_PAGE, ENTRY_BYTES, Entry, KEY_BYTES, Place, decode, place_in};
 use super::filter::{self, FilterShape};
 use super::key::KeyHash;
 use super::key_index::RowAddress;
 use super::page::{CONTENT_BYTES, PAGE_BYTES, PageCache, PageReader, check, seal};
 
-/// A key with the address of its row.
-pub type Entry = (KeyHash, RowAddress);
-
-/// Bytes of a key that are stored: 112 bits, so that two of a billion keys agree once in 10¹⁵ tables.
-const KEY_BYTES: usize = 14;
-const ENTRY_BYTES: usize = KEY_BYTES + 8;
-const ENTRIES_PER_PAGE: usize = CONTENT_BYTES / ENTRY_BYTES;
 /// Keys between two marks, on average, at most twice as many.
 const KEYS_PER_MARK: u64 = 1024;
 /// Entries of a segment, at most: what comes before a mark is counted with 32 bits.
@@ -240,6 +234,11 @@ impl Segment {
         self.footer.entries
     }
 
+    /// Size of its file.
+    pub fn disk_bytes(&self) -> u64 {
+        self.footer.marks_offset() + 4 * self.marks.len() as u64 + FOOTER_BYTES as u64
+    }
+
     /// Whether it has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -317,39 +316,6 @@ impl Drop for Segment {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-enum Place {
-    At(RowAddress),
-    /// Before the first entry of the page.
-    Before,
-    /// After the last one.
-    After,
-    /// Among them, but not there.
-    Between,
-}
-
-fn place_in(page: &[u8], entries: usize, key: KeyHash) -> Place {
-    let (page, _) = page.as_chunks::<ENTRY_BYTES>();
-    let page = &page[..entries.min(page.len())];
-    let wanted = &key.to_be_bytes()[..KEY_BYTES];
-    match page.binary_search_by(|entry| entry[..KEY_BYTES].cmp(wanted)) {
-        Ok(at) => Place::At(decode(&page[at]).1),
-        Err(0) => Place::Before,
-        Err(at) if at == page.len() => Place::After,
-        Err(_) => Place::Between,
-    }
-}
-
-fn decode(entry: &[u8; ENTRY_BYTES]) -> Entry {
-    let mut key = [0; 16];
-    key[..KEY_BYTES].copy_from_slice(&entry[..KEY_BYTES]);
-    let number = |at: usize| {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(&entry[at..at + 4]);
-        u32::from_le_bytes(bytes)
-    };
-    (KeyHash::from_be_bytes(key), RowAddress { file: number(KEY_BYTES), row: number(KEY_BYTES + 4) })
 }
 
 /// Reads a segment from its begin to its end.

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
 
+use super::entries::Entry;
 use super::index_store::IndexStore;
 use super::key::{KeyHash, KeyMap};
 use super::key_index::{FileId, RowAddress};
 use super::merging::{first_to_merge, merge, write_run};
-use super::segment::{Entry, Scan, Segment};
+use super::segment::{Scan, Segment};
 
 /// Keys of one piece of what a commit touches.
 const TOUCHED_KEYS: usize = 64 << 10;

@@ -15,12 +15,13 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
+use super::entries::Entry;
 use super::index_store::IndexStore;
 use super::key::KeyHash;
 use super::key_index::{FileId, KeyIndex, RowAddress};
 use super::manifest::{Described, Manifest};
 use super::merging::{first_to_merge, fits_one, merge, write_run};
-use super::segment::{Entry, Segment};
+use super::segment::Segment;
 use super::staged_keys::StagedKeys;
 
 /// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
@@ -257,6 +258,11 @@ impl TableIndex {
     /// Number of entries; keys that have several count several times.
     pub fn len(&self) -> u64 {
         self.head.len() as u64 + self.segments.iter().map(|segment| segment.len()).sum::<u64>()
+    }
+
+    /// Bytes that it takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.disk_bytes()).sum()
     }
 
     /// Whether there is no entry.

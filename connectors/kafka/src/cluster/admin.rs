@@ -43,7 +43,7 @@ impl Admin {
     /// Sets up the clients; no request is sent yet.
     pub fn new(settings: &KafkaSettings) -> Result<Admin> {
         let context = PlainContext::default();
-        let config = settings.client_config("sooner-admin");
+        let config = settings.client_config("admin");
         let failed = |error: KafkaError| kafka_error("cannot set up a Kafka client", &error, None);
         Ok(Admin {
             settings: settings.clone(),

@@ -9,9 +9,11 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::statistics::Statistics;
 
 use crate::cluster::context::{Complaint, log, note_error};
 use crate::cluster::errors::code_of;
+use crate::cluster::throttle::Throttle;
 
 /// Opaque number of a message that is no table's event; events carry the number of their table.
 pub const NO_TABLE: usize = usize::MAX;
@@ -21,6 +23,8 @@ pub const NO_TABLE: usize = usize::MAX;
 pub struct DeliveryReports {
     /// The client's last report about its connections.
     pub complaint: Complaint,
+    /// How long brokers make it wait.
+    pub throttle: Throttle,
     gathered: Mutex<Gathered>,
     reports: AtomicU64,
 }
@@ -57,6 +61,10 @@ impl ClientContext for DeliveryReports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         note_error(&self.complaint, &error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.throttle.hear(&statistics);
     }
 }
 

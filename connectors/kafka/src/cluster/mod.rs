@@ -7,6 +7,7 @@ pub mod errors;
 pub mod properties;
 pub mod range_reader;
 pub mod settings;
+pub mod throttle;
 pub mod topic_partition;
 pub mod topic_state;
 pub mod transactions;

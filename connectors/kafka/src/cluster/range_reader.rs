@@ -118,7 +118,7 @@ pub(crate) fn open_reader(
         Isolation::Committed => "read_committed",
         Isolation::All => "read_uncommitted",
     };
-    let mut config = settings.client_config("sooner-progress");
+    let mut config = settings.client_config("progress");
     config.set("group.id", format!("{}-progress", settings.consumer.group));
     config.set("enable.auto.commit", "false");
     config.set("auto.offset.reset", "earliest");

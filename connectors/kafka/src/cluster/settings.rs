@@ -17,6 +17,8 @@ pub struct KafkaSettings {
     pub sasl: Option<Sasl>,
     /// Properties of librdkafka that are passed through, each with its value.
     pub properties: Vec<(String, String)>,
+    /// Name of the pipeline.
+    pub pipeline: String,
     /// How topics are created and verified.
     pub topics: TopicSettings,
     /// How events are written.
@@ -173,10 +175,11 @@ pub enum GroupProtocol {
 }
 
 impl KafkaSettings {
-    /// Configuration that all clients share, including the properties that are passed through.
-    pub fn client_config(&self, client_id: &str) -> ClientConfig {
+    /// Configuration that all clients share, including the properties that are passed through. Brokers know a client by
+    /// its pipeline and this part of it, for their quotas and logs.
+    pub fn client_config(&self, part: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("client.id", client_id);
+        config.set("client.id", format!("sooner-{}-{part}", self.pipeline));
         config.set("client.software.name", "sooner");
         config.set("socket.keepalive.enable", "true");
         config.set("reconnect.backoff.max.ms", "2000");

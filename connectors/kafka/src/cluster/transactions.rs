@@ -40,7 +40,7 @@ impl Transactions {
     /// their transactions have ended. `topic_limits` are the largest messages that the topics take, in bytes.
     pub fn open(settings: &KafkaSettings, topic_limits: &[usize]) -> Result<Transactions> {
         let (least, most) = (topic_limits.iter().min(), topic_limits.iter().max());
-        let mut config = settings.client_config("sooner-source");
+        let mut config = settings.client_config("source");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
         config.set("compression.codec", &settings.topics.compression);
@@ -51,6 +51,7 @@ impl Transactions {
         config.set("message.max.bytes", most.unwrap_or(&0).clamp(&PROGRESS_BYTES, &LARGEST_MESSAGE).to_string());
         // The broker's size limit applies to a whole batch.
         config.set("batch.size", (least.unwrap_or(&1_000_000) * 9 / 10).min(1_000_000).to_string());
+        settings.set_default(&mut config, &["statistics.interval.ms"], "5000");
         let id = settings.producer.transactional_id.clone();
         if let Some(id) = &id {
             config.set("transactional.id", id);
@@ -64,6 +65,11 @@ impl Transactions {
             begun.map_err(|error| opened.failed("cannot begin transactions with Kafka", &error))?;
         }
         Ok(opened)
+    }
+
+    /// How long brokers made the producer wait, because of a quota; none if they told nothing since the last call.
+    pub fn throttled(&self) -> Option<Duration> {
+        self.producer.context().throttle.take()
     }
 
     /// When the open transaction began; none if there is none.

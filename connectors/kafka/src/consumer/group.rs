@@ -157,7 +157,7 @@ impl Drop for GroupMember {
 
 fn group_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
     let group = &settings.consumer;
-    let mut config = settings.client_config("sooner-sink");
+    let mut config = settings.client_config("sink");
     config.set("group.id", &group.group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");

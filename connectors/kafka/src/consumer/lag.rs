@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::Statistics;
-use sooner_api::{Fact, PartitionOffsets, Telemetry};
+use sooner_api::{Fact, PartitionOffsets, Side, Telemetry};
 use sooner_schemas::naming::TopicPattern;
 
+use crate::cluster::throttle::Throttle;
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::message::topic_message::TopicMessage;
 
@@ -32,6 +33,7 @@ struct Known {
     /// Up to where partitions were fetched of which nothing waited to be polled, since that was last looked at.
     fetched: Offsets,
     reading_micros: Option<i64>,
+    throttle: Throttle,
 }
 
 /// What the group has of a partition. The end of a transaction takes an offset, too, and tools that subtract offsets
@@ -124,10 +126,16 @@ impl LagGauge {
         ends
     }
 
+    /// How long brokers made the consumer wait, because of a quota; none if they told nothing since the last call.
+    pub(crate) fn throttled(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).throttle.take()
+    }
+
     /// Takes the last stable offsets from librdkafka's statistics, and what was fetched. A negative offset means that
     /// it is not known.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.throttle.hear(statistics);
         let Known { partitions, fetched, .. } = &mut *known;
         for (place, offsets) in partitions {
             let (topic, partition) = place;
@@ -152,6 +160,9 @@ pub(crate) async fn report_lag<T: Telemetry>(
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         letters();
+        if let Some(wait) = lag.throttled() {
+            telemetry.record(Fact::Throttled(Side::Sink, wait));
+        }
         for (topic, partitions) in lag.by_topic() {
             let Some(table) = topics.table(&topic) else { continue };
             let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();

@@ -368,6 +368,11 @@ impl TransactionWriter {
         self.pacing.take_ages()
     }
 
+    /// How long brokers made it wait, because of a quota; none if they told nothing since this was last asked.
+    pub fn throttled(&self) -> Option<Duration> {
+        self.transactions.throttled()
+    }
+
     /// After a commit: tables whose part of the record it has changed.
     pub fn committed(&mut self) -> Option<BTreeSet<TableName>> {
         self.keeper.take_news()

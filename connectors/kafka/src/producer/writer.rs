@@ -273,6 +273,9 @@ impl<T: Telemetry> ProducerThread<T> {
         for took in self.writer.take_durations() {
             self.telemetry.record(Fact::Sent(took));
         }
+        if let Some(wait) = self.writer.throttled() {
+            self.telemetry.record(Fact::Throttled(Side::Source, wait));
+        }
         let Some(changed) = self.writer.committed() else { return };
         let progress = self.writer.progress();
         let durable = progress.record.confirmed_lsn;

@@ -23,6 +23,7 @@ fn settings() -> KafkaSettings {
         tls: None,
         sasl: None,
         properties: Vec::new(),
+        pipeline: "shop".to_owned(),
         topics: TopicSettings {
             create: true,
             partitions: 6,
