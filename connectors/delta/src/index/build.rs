@@ -65,7 +65,7 @@ pub async fn index_files(
         indexed += batch.len();
         run.extend(batch);
         if run.len() >= RUN_KEYS {
-            index.absorb(std::mem::take(&mut run)).await;
+            index.build(std::mem::take(&mut run)).await;
         }
         if reported.elapsed() >= REPORT_INTERVAL {
             reported = Instant::now();
@@ -75,7 +75,7 @@ pub async fn index_files(
     while let Some(read) = readers.join_next().await {
         read.map_err(|panic| Error::internal("cannot build the key index", panic))??;
     }
-    index.absorb(run).await;
+    index.build(run).await;
     Ok(())
 }
 

@@ -4,8 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::entries::Entry;
 use super::key::KeyHash;
@@ -20,6 +22,32 @@ const PAGES: usize = 2048;
 const FAN_IN: usize = 4;
 /// A segment is merged with newer ones unless it is so many times as large as they are together.
 const GROWTH: u64 = 4;
+
+/// A merge that runs.
+pub struct Merging {
+    /// The first of the segments that become one.
+    pub first: usize,
+    /// Their number.
+    pub count: usize,
+    /// Files whose rows are kept.
+    pub live: HashSet<FileId>,
+    /// Ends with the segment.
+    pub task: JoinHandle<io::Result<Segment>>,
+}
+
+impl Merging {
+    /// Starts to merge these segments of an index, from the one at `first` on, into one at `path`.
+    pub fn start(first: usize, segments: Vec<Arc<Segment>>, live: HashSet<FileId>, path: PathBuf) -> Merging {
+        let (count, kept) = (segments.len(), live.clone());
+        let task = spawn_blocking(move || {
+            let merged = merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), Some(&kept), &path)?;
+            // Unless somebody takes it.
+            merged.make_obsolete(true);
+            Ok(merged)
+        });
+        Merging { first, count, live, task }
+    }
+}
 
 /// Writes entries as a segment; of several with one key, the last one.
 pub fn write_run(entries: &mut [Entry], path: &Path) -> io::Result<Segment> {
@@ -121,6 +149,13 @@ impl Ord for Head {
 /// Whether segments are small enough to become one.
 pub fn fits_one(segments: &[Arc<Segment>]) -> bool {
     segments.iter().map(|segment| segment.len()).sum::<u64>() <= MOST_ENTRIES
+}
+
+/// The first of the newest segments that become one while an index is built: where there are very many of similar size.
+pub fn runs_to_merge(sizes: &[u64]) -> Option<usize> {
+    let last = *sizes.last()?;
+    let first = sizes.iter().rposition(|size| *size > 2 * last).map_or(0, |larger| larger + 1);
+    (sizes.len() - first >= MOST_AT_ONCE).then_some(first)
 }
 
 /// The first of the newest segments that are to become one: each is not much larger than those after it together.
@@ -227,6 +262,17 @@ mod tests {
         assert!(located(&segment, &[5])[0].is_some() && path.exists());
         drop(segment);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn while_an_index_is_built_very_many_runs_of_similar_size_become_one() {
+        assert_eq!(runs_to_merge(&[]), None);
+        assert_eq!(runs_to_merge(&[10; MOST_AT_ONCE - 1]), None);
+        let mut sizes = vec![5000, 5000];
+        sizes.extend([10; MOST_AT_ONCE]);
+        assert_eq!(runs_to_merge(&sizes), Some(2));
+        sizes.push(7);
+        assert_eq!(runs_to_merge(&sizes), Some(2), "the last one may be smaller");
     }
 
     #[test]

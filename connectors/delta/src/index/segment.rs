@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::entries::{ENTRIES_PER_PAGE, ENTRY_BYTES, Entry, KEY_BYTES, Place, decode, place_in};
@@ -316,6 +317,15 @@ impl Drop for Segment {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Looks ascending keys up, from the newest segment to the oldest.
+pub fn locate_in(segments: &[Arc<Segment>], cache: &PageCache, keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
+    let mut rows: Vec<Option<RowAddress>> = vec![None; keys.len()];
+    for segment in segments.iter().rev() {
+        segment.locate(&keys, &mut rows, cache)?;
+    }
+    Ok(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect())
 }
 
 /// Reads a segment from its begin to its end.

@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sooner_schemas::TableName;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::entries::Entry;
 use super::index_store::IndexStore;
 use super::key::KeyHash;
-use super::key_index::{FileId, KeyIndex, RowAddress};
+use super::key_index::{FileId, KeyIndex};
 use super::manifest::{Described, Manifest};
-use super::merging::{first_to_merge, fits_one, merge, write_run};
-use super::segment::Segment;
+use super::merging::{Merging, first_to_merge, fits_one, merge, runs_to_merge, write_run};
+use super::segment::{Segment, locate_in};
 use super::staged_keys::StagedKeys;
 
 /// Commits after which the index on disk is brought up to date, so that a start has little to catch up with.
@@ -51,15 +51,6 @@ pub struct TableIndex {
     rests_until: Option<Instant>,
     /// Keys were lost on their way to the disk, or there.
     lacks_keys: bool,
-}
-
-/// A merge that runs.
-struct Merging {
-    /// The first of the segments that become one, and their number.
-    first: usize,
-    count: usize,
-    live: HashSet<FileId>,
-    task: JoinHandle<io::Result<Segment>>,
 }
 
 impl TableIndex {
@@ -116,7 +107,7 @@ impl TableIndex {
             .chunks(part)
             .map(|keys| {
                 let (segments, store, keys) = (self.segments.clone(), self.store.clone(), keys.to_vec());
-                spawn_blocking(move || on_disk(&segments, &store, keys))
+                spawn_blocking(move || locate_in(&segments, &store.cache, keys))
             })
             .collect();
         for part in parts {
@@ -236,18 +227,31 @@ impl TableIndex {
         self.described = None;
     }
 
+    /// Takes keys into an index that is being built, of which no manifest knows yet. Its runs become fewer as they
+    /// come, or they would take twice as much of the disk in the end.
+    pub async fn build(&mut self, entries: Vec<Entry>) {
+        self.absorb(entries).await;
+        if let Some(first) = runs_to_merge(&self.sizes()) {
+            self.merge_from(first).await;
+            self.retired.drain(..).for_each(|segment| segment.make_obsolete(true));
+        }
+    }
+
     /// Merges all segments into one, before anything else happens.
     pub async fn compact(&mut self) {
-        if self.segments.len() < 2 || self.merging.is_some() || !fits_one(&self.segments) {
+        self.merge_from(0).await;
+    }
+
+    async fn merge_from(&mut self, first: usize) {
+        let segments = self.segments[first..].to_vec();
+        if segments.len() < 2 || self.merging.is_some() || !fits_one(&segments) {
             return;
         }
         let Some(path) = self.new_path() else { return };
-        let segments = self.segments.clone();
         let merged =
             spawn_blocking(move || merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), None, &path));
-        let all = merged.await.map_err(io::Error::other).and_then(|merged| merged);
-        match all {
-            Ok(segment) => self.replace(0..self.segments.len(), segment),
+        match merged.await.map_err(io::Error::other).and_then(|merged| merged) {
+            Ok(segment) => self.replace(first..self.segments.len(), segment),
             Err(error) => {
                 self.lacks_keys |= is_damage(&error);
                 self.rest(&error);
@@ -322,22 +326,17 @@ impl TableIndex {
     fn start_merge(&mut self, live: HashSet<FileId>) {
         let (None, Some(first), Some(path)) = (&self.merging, self.first_to_merge(), self.new_path()) else { return };
         let segments = self.segments[first..].to_vec();
-        let count = segments.len();
-        if !fits_one(&segments) {
-            return;
+        if fits_one(&segments) {
+            self.merging = Some(Merging::start(first, segments, live, path));
         }
-        let kept = live.clone();
-        let task = spawn_blocking(move || {
-            let merged = merge(&segments.iter().map(AsRef::as_ref).collect::<Vec<_>>(), Some(&kept), &path)?;
-            // Unless somebody takes it.
-            merged.make_obsolete(true);
-            Ok(merged)
-        });
-        self.merging = Some(Merging { first, count, live, task });
     }
 
     fn first_to_merge(&self) -> Option<usize> {
-        first_to_merge(&self.segments.iter().map(|segment| segment.len()).collect::<Vec<_>>())
+        first_to_merge(&self.sizes())
+    }
+
+    fn sizes(&self) -> Vec<u64> {
+        self.segments.iter().map(|segment| segment.len()).collect()
     }
 
     /// Takes what a merge has made.
@@ -389,13 +388,4 @@ impl Drop for TableIndex {
 /// Whether an error says that what was written is not there any more.
 fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
-}
-
-/// Looks ascending keys up, from the newest segment to the oldest.
-fn on_disk(segments: &[Arc<Segment>], store: &IndexStore, keys: Vec<KeyHash>) -> io::Result<Vec<Entry>> {
-    let mut rows: Vec<Option<RowAddress>> = vec![None; keys.len()];
-    for segment in segments.iter().rev() {
-        segment.locate(&keys, &mut rows, &store.cache)?;
-    }
-    Ok(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect())
 }

@@ -37,7 +37,7 @@ async fn measure(millions: u64, folder: &Path, small: &mut Option<f64>, lines: &
     let started = Instant::now();
     for first in (0..keys).step_by(RUN as usize) {
         let run = (first..keys.min(first + RUN)).map(|number| (key(number), row(number)));
-        index.absorb(run.collect()).await;
+        index.build(run.collect()).await;
     }
     index.compact().await;
     let built = started.elapsed().as_secs_f64();
