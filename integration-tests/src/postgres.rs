@@ -116,6 +116,15 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/shop", self.port)
     }
 
+    /// From now on, a role needs its password to log in.
+    pub async fn demand_password(&self, role: &str) {
+        let path = PathBuf::from(self.data()).join("pg_hba.conf");
+        let rules = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(path, format!("host all,replication {role} 127.0.0.1/32 scram-sha-256\n{rules}"))
+            .expect("writable");
+        self.sql("SELECT pg_reload_conf()").await;
+    }
+
     /// Folder of the server's Unix socket.
     pub fn socket_folder(&self) -> &Path {
         self.folder.path()

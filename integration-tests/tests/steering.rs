@@ -104,6 +104,33 @@ async fn a_configuration_is_read_again_on_demand_and_a_wrong_one_changes_nothing
     assert_eq!(pipeline.pid(), pid);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_whose_file_changes_is_taken_over_and_one_that_goes_changes_nothing() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE app LOGIN SUPERUSER REPLICATION PASSWORD 'one'")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let secret = pipeline.folder().join("secret");
+    std::fs::write(&secret, "one\n").unwrap();
+    pipeline.configure_source("password = { file = \"secret\" }");
+    pipeline.replace("postgres://postgres@", "postgres://app@");
+    postgres.demand_password("app").await;
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("ALTER ROLE app PASSWORD 'two'; INSERT INTO t VALUES (1)").await;
+    std::fs::write(&secret, "two\n").unwrap();
+    pipeline.wait_for_log("the configuration was read again", LIMIT).await;
+    postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").await;
+    postgres.sql("INSERT INTO t VALUES (2)").await;
+    pipeline.catch_up(&postgres).await;
+    std::fs::remove_file(&secret).unwrap();
+    pipeline.wait_for_log("secret cannot be read", LIMIT).await;
+    postgres.sql("INSERT INTO t VALUES (3)").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["public.t"]);
+}
+
 #[test]
 fn the_program_tells_what_it_is_and_how_it_is_used() {
     let run = |arguments: &[&str]| {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
 
 use sooner_api::Result;
 use tokio::runtime::Handle;
@@ -18,6 +19,9 @@ use crate::control::Requests;
 use crate::http;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
+
+/// How often files of secrets are looked at.
+const SECRETS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Which sides of a pipeline a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,7 @@ async fn run_and_reload(
 ) -> Result<()> {
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
+    let mut look = tokio::time::interval(SECRETS_INTERVAL);
     loop {
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
@@ -97,6 +102,13 @@ async fn run_and_reload(
                     break None;
                 } else if let Some(reloaded) = reload(path, &config) {
                     break Some(reloaded);
+                },
+                _ = look.tick() => if config.secrets.have_changed() {
+                    tracing::info!("a secret's file has changed");
+                    config.secrets.note();
+                    if let Some(reloaded) = reload(path, &config) {
+                        break Some(reloaded);
+                    }
                 },
             }
         };

@@ -6,6 +6,7 @@ mod lines;
 mod names;
 mod pattern;
 mod reader;
+mod secret_files;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use lines::Lines;
 use names::{check_name, check_slot};
 pub use pattern::TablePattern;
 use reader::Section;
+use secret_files::SecretFiles;
 use table::LEAST_FRESHNESS;
 pub use table::TableBlocks;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub kafka: Option<KafkaConfig>,
     /// The listener of metrics, health and API; none without the section.
     pub http: Option<HttpSettings>,
+    /// Files of its secrets.
+    pub secrets: SecretFiles,
 }
 
 /// Checked settings of the section `[source]`.
@@ -161,6 +165,7 @@ impl Config {
     }
 
     fn read(table: toml::Table, folder: &Path) -> Result<Config, Vec<String>> {
+        let secrets = SecretFiles::of(&table, folder);
         let mut root = Section::root(table, folder);
         let name = root.text("name", check_name);
         let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
@@ -188,7 +193,7 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, secrets })
             }
             _ => Err(problems),
         }
