@@ -159,6 +159,21 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Prints the topics of a pipeline as it makes them, for those who make them another way.
+    Topics {
+        /// Form.
+        #[arg(long = "as", value_enum, default_value = "lines")]
+        form: commands::topics::Form,
+    },
+    /// Prints what the configuration needs to be allowed: SQL grants, access control lists of Kafka, a policy for S3.
+    Acls {
+        /// Only one of these.
+        #[arg(long = "of", value_enum)]
+        only: Option<commands::acls::Of>,
+        /// Who connects to Kafka; the user of [kafka.sasl] unless named.
+        #[arg(long)]
+        principal: Option<String>,
+    },
     /// Prints the JSON Schema of the configuration, for editors.
     Schema,
     /// Prints completions for a shell.
@@ -220,6 +235,8 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
+        Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

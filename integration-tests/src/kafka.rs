@@ -67,6 +67,11 @@ impl Kafka {
     /// [`Kafka::listener`]. It admits the user `sooner` with the password `secret`, and clients with a token of the
     /// identity provider.
     pub fn start_protected(certificates: &Certificates, identity: &Identity) -> Kafka {
+        Kafka::start_guarded(certificates, identity, true)
+    }
+
+    /// The same; unless it `allows_all`, nobody may do what no access control list allows.
+    pub fn start_guarded(certificates: &Certificates, identity: &Identity, allows_all: bool) -> Kafka {
         let ports: HashMap<_, _> = LISTENERS.iter().map(|(name, _)| (*name, free_port())).collect();
         let mut settings = vec![
             "ssl.keystore.type=PEM".to_owned(),
@@ -97,6 +102,12 @@ impl Kafka {
                 format!("{listener}.oauthbearer.sasl.oauthbearer.expected.audience=test"),
             ]);
         }
+        // What comes by the unprotected listener may do everything; others what they are allowed.
+        settings.extend([
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
+            "super.users=User:ANONYMOUS".to_owned(),
+            format!("allow.everyone.if.no.acl.found={allows_all}"),
+        ]);
         let scram = |hash: &str| format!("SCRAM-SHA-{hash}=[name=sooner,password=secret]");
         let users = ["--add-scram", &scram("256"), "--add-scram", &scram("512")].map(str::to_owned);
         // Brokers fetch the keys of tokens only from URLs that are allowed by this property.

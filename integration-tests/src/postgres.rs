@@ -116,6 +116,17 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/shop", self.port)
     }
 
+    /// Runs a script by psql, as the superuser, in the database `shop`; panics if a statement of it fails.
+    pub fn psql(&self, script: &str) {
+        let path = self.folder.path().join("script.sql");
+        std::fs::write(&path, script).expect("writable");
+        let (port, path) = (self.port.to_string(), path.display().to_string());
+        let arguments =
+            ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-f", &path, "shop"];
+        let output = Command::new(self.binaries.join("psql")).args(arguments).output().expect("psql is installed");
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// From now on, a role needs its password to log in.
     pub async fn demand_password(&self, role: &str) {
         let path = PathBuf::from(self.data()).join("pg_hba.conf");

@@ -172,3 +172,56 @@ async fn registries_with_each_protection() {
     }
     pipeline.assert_equal(&postgres, &["public.a"]);
 }
+
+/// Output of a command that succeeds.
+fn said(pipeline: &Pipeline, command: &str, arguments: &[&str]) -> String {
+    let output = pipeline.output(command, arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command of Kafka's tools as it was printed.
+fn allow(kafka: &Kafka, command: &str) {
+    let brokers = kafka.brokers();
+    let words: Vec<_> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+    assert_eq!(words[..2], ["kafka-acls.sh", "--bootstrap-server"]);
+    let arguments = [&["--bootstrap-server", &brokers], &words[3..]].concat();
+    kafka.java("org.apache.kafka.tools.AclCommand", &arguments);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_acls_prints_is_what_a_pipeline_needs_and_without_it_it_may_do_nothing() {
+    let certificates = certificates();
+    let identity = Identity::start(&[("sooner", "secret", &[])]);
+    let (postgres, registry) = (Postgres::start(Version::V15).await, Registry::start());
+    let kafka = Kafka::start_guarded(&certificates, &identity, false);
+    let tables = "CREATE SCHEMA \"b%l\"; CREATE TABLE \"b%l\".\"A_1\" (id int PRIMARY KEY, v text);
+                  CREATE TABLE public.t (id int PRIMARY KEY); CREATE TABLE public.no_key (v int);
+                  CREATE TABLE public.not_ours (id int PRIMARY KEY)";
+    postgres.sql(tables).await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "");
+    pipeline.set("TEST_PASSWORD", "secret");
+    let brokers = format!("brokers = \"{}\"\n{}", kafka.listener("SASL"), password("SCRAM-SHA-256"));
+    pipeline.reroute(&postgres, &brokers, &format!("url = \"{}\"", registry.url()));
+    pipeline.configure("[kafka]", "dead_letter_topic = \"dead\"");
+    pipeline.configure_source("tables = [\"b%l.*\", \"public.*\"]\nexclude = [\"public.not_*\"]");
+    pipeline.replace("postgres://postgres@", "postgres://app@");
+
+    postgres.psql(&said(&pipeline, "acls", &["--of", "postgres"]));
+    let published = "SELECT string_agg(schemaname || '.' || tablename, ' ' ORDER BY 1) FROM pg_publication_tables";
+    assert_eq!(postgres.value(published).await, "b%l.A_1 public.t");
+    assert_eq!(postgres.value("SELECT has_table_privilege('app', 'not_ours', 'SELECT')").await, "f");
+    assert_says(&refused(&mut pipeline), &["TopicAuthorizationFailed", "sooner acls --of kafka"]);
+    for command in said(&pipeline, "acls", &["--of", "kafka"]).lines() {
+        allow(&kafka, command);
+    }
+    pipeline.start();
+    postgres.sql("INSERT INTO \"b%l\".\"A_1\" VALUES (1, 'x'); INSERT INTO t VALUES (1)").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.kill();
+    pipeline.start();
+    postgres.sql("INSERT INTO t VALUES (2)").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["b%l.A_1", "public.t"]);
+    assert!(kafka.topics(&["--list"]).contains("dead"), "it may make its own topics");
+}

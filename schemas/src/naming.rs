@@ -59,6 +59,16 @@ impl TopicPattern {
         TopicPattern { exceptions, ..self }
     }
 
+    /// What the topics of all tables begin with, but for those of [`TopicPattern::exceptions`].
+    pub fn before(&self) -> &str {
+        &self.before
+    }
+
+    /// Topics of tables that have one of their own.
+    pub fn exceptions(&self) -> impl Iterator<Item = &str> {
+        self.exceptions.iter().map(|(_, topic)| topic.as_str())
+    }
+
     /// Whether a table's topic tells schema and table apart.
     pub fn is_ambiguous(&self, table: &TableName) -> bool {
         table.schema.contains('.') && !self.exceptions.iter().any(|(known, _)| known == table)

@@ -1,5 +1,6 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
+pub mod acls;
 pub mod events;
 pub mod health;
 pub mod init;
@@ -7,6 +8,7 @@ pub mod run;
 pub mod status;
 pub mod steer;
 pub mod teardown;
+pub mod topics;
 pub mod upkeep;
 pub mod wait;
 

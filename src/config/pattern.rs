@@ -25,6 +25,11 @@ impl TablePattern {
         if self.0.contains('*') { None } else { self.0.parse().ok() }
     }
 
+    /// The same as a pattern of SQL's LIKE.
+    pub fn as_like(&self) -> String {
+        self.0.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_").replace('*', "%")
+    }
+
     /// Whether a table's name matches the pattern.
     pub fn matches(&self, table: &TableName) -> bool {
         fits(self.0.as_bytes(), table.to_string().as_bytes())
@@ -55,5 +60,6 @@ mod tests {
         assert!(pattern.matches(&TableName::new("public", "audit_log")));
         assert!(!pattern.matches(&TableName::new("public", "audit_logs")));
         assert!(!pattern.matches(&TableName::new("private", "audit_log")));
+        assert_eq!(pattern.as_like(), "public.%\\_log");
     }
 }

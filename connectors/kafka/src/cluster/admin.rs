@@ -14,8 +14,8 @@ use sooner_api::{Class, Code, Error, Result, failpoint};
 use crate::cluster::context::{Complaint, PlainContext};
 use crate::cluster::errors::kafka_error;
 use crate::cluster::settings::{GroupProtocol, KafkaSettings};
+use crate::cluster::topic_plan::TopicPlan;
 use crate::cluster::topic_state::TopicState;
-use crate::cluster::transactions::PROGRESS_BYTES;
 
 /// How long brokers may take to answer a request.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -26,10 +26,6 @@ const PIECE: Duration = Duration::from_secs(2);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to poll for a client's reports of why brokers cannot be reached.
 const REPORTS_TIMEOUT: Duration = Duration::from_millis(300);
-/// `segment.bytes` of the progress topic: small, because compaction leaves the active segment alone.
-const PROGRESS_SEGMENT_BYTES: &str = "16777216";
-/// `segment.ms` of the progress topic: cuts segments by age too, because compaction leaves the active one alone.
-const PROGRESS_SEGMENT_MS: &str = "600000";
 
 /// Client that inspects and creates topics.
 pub struct Admin {
@@ -189,7 +185,7 @@ impl Admin {
     pub async fn ensure_dead_letter_topic(&self, topic: &str) -> Result<usize> {
         let existing = self.list()?;
         if !existing.contains_key(topic) {
-            self.create(topic, 1, &[("cleanup.policy", "delete")]).await?;
+            self.create(&TopicPlan::of_dead_letters(topic)).await?;
         }
         Ok(self.describe(topic, 1).await?.max_message_bytes)
     }
@@ -210,15 +206,7 @@ impl Admin {
             if recorded.is_some() {
                 return Err(topic_gone(topic, "it does not exist any more"));
             }
-            let retention = settings.retention.map(|retention| retention.as_millis().to_string());
-            let largest = settings.max_message_bytes.map(|bytes| bytes.to_string());
-            let mut configs = vec![
-                ("cleanup.policy", settings.cleanup_policy.as_str()),
-                ("compression.type", settings.compression_type()),
-            ];
-            configs.extend(retention.as_deref().map(|retention| ("retention.ms", retention)));
-            configs.extend(largest.as_deref().map(|largest| ("max.message.bytes", largest)));
-            self.create(topic, settings.partitions, &configs).await?;
+            self.create(&TopicPlan::of_table(topic, settings)).await?;
             return self.describe_new(topic).await;
         };
         if let Some(recorded) = recorded
@@ -248,15 +236,7 @@ impl Admin {
     pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {
         let topic = &self.settings.topics.progress;
         if !existing.contains_key(topic) {
-            let largest = PROGRESS_BYTES.to_string();
-            let configs = [
-                ("cleanup.policy", "compact"),
-                ("max.message.bytes", &largest),
-                ("segment.bytes", PROGRESS_SEGMENT_BYTES),
-                ("segment.ms", PROGRESS_SEGMENT_MS),
-                ("min.cleanable.dirty.ratio", "0.1"),
-            ];
-            return self.create(topic, 1, &configs).await;
+            return self.create(&TopicPlan::of_progress(&self.settings.topics)).await;
         }
         self.check_progress_topic(existing).await
     }
@@ -293,7 +273,8 @@ impl Admin {
         Ok(())
     }
 
-    async fn create(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+    async fn create(&self, plan: &TopicPlan) -> Result<()> {
+        let TopicPlan { name: topic, partitions, configs } = plan;
         let what = || format!("cannot create topic {topic}");
         if !self.settings.topics.create {
             let remedy = format!(
@@ -309,7 +290,7 @@ impl Admin {
             ));
         }
         let replication = TopicReplication::Fixed(self.settings.topics.replication.unwrap_or(-1));
-        let mut new = NewTopic::new(topic, partitions, replication);
+        let mut new = NewTopic::new(topic, *partitions, replication);
         for (name, value) in configs {
             new = new.set(name, value);
         }

@@ -111,12 +111,12 @@ fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
         Some(TopicAuthorizationFailed | GroupAuthorizationFailed | ClusterAuthorizationFailed) => (
             Code::KafkaPermissionDenied,
             Class::Fatal,
-            "grant the user access to the pipeline's topics and group (kafka-acls.sh)",
+            "allow the user what `sooner acls --of kafka` prints: access to the pipeline's topics and group",
         ),
         Some(TransactionalIdAuthorizationFailed) => (
             Code::KafkaPermissionDenied,
             Class::Fatal,
-            "grant the user Write and Describe on the transactional id (kafka-acls.sh)",
+            "allow the user what `sooner acls --of kafka` prints: Write and Describe on the transactional id",
         ),
         // Also reported while brokers are still starting, and passes by itself then.
         Some(InvalidReplicationFactor) => (

@@ -1,5 +1,6 @@
 //! Reaching a Kafka cluster: settings become clients; brokers are asked about topics, offsets and ranges of messages.
 
+pub mod acls;
 pub mod admin;
 pub mod context;
 pub mod delivery_reports;
@@ -9,5 +10,6 @@ pub mod range_reader;
 pub mod settings;
 pub mod throttle;
 pub mod topic_partition;
+pub mod topic_plan;
 pub mod topic_state;
 pub mod transactions;

@@ -119,7 +119,7 @@ pub(crate) fn open_reader(
         Isolation::All => "read_uncommitted",
     };
     let mut config = settings.client_config("progress");
-    config.set("group.id", format!("{}-progress", settings.consumer.group));
+    config.set("group.id", settings.progress_group());
     config.set("enable.auto.commit", "false");
     config.set("auto.offset.reset", "earliest");
     config.set("isolation.level", isolation);

@@ -175,6 +175,11 @@ pub enum GroupProtocol {
 }
 
 impl KafkaSettings {
+    /// Name of a group that readers of ranges of topics have, without ever joining it.
+    pub fn progress_group(&self) -> String {
+        format!("{}-progress", self.consumer.group)
+    }
+
     /// Configuration that all clients share, including the properties that are passed through. Brokers know a client by
     /// its pipeline and this part of it, for their quotas and logs.
     pub fn client_config(&self, part: &str) -> ClientConfig {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::Statistics;
 use sooner_api::{Fact, PartitionOffsets, Side, Telemetry};
-use sooner_schemas::naming::TopicPattern;
+use sooner_schemas::TableName;
 
 use crate::cluster::throttle::Throttle;
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
@@ -26,6 +26,8 @@ pub struct LagGauge(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     partitions: HashMap<TopicPartition, PartitionOffsets>,
+    /// Tables of the topics that are read.
+    tables: HashMap<String, TableName>,
     /// What was committed to the group in this process.
     committed: HashMap<TopicPartition, GroupOffset>,
     /// Offsets after the last messages that were polled.
@@ -47,14 +49,15 @@ struct GroupOffset {
 }
 
 impl LagGauge {
-    /// Where each partition that is read stands, by topic.
-    pub fn by_topic(&self) -> BTreeMap<String, BTreeMap<i32, PartitionOffsets>> {
+    /// Where each partition that is read stands, by table.
+    pub fn by_table(&self) -> BTreeMap<TableName, BTreeMap<i32, PartitionOffsets>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut topics: BTreeMap<String, BTreeMap<i32, PartitionOffsets>> = BTreeMap::new();
+        let mut tables: BTreeMap<TableName, BTreeMap<i32, PartitionOffsets>> = BTreeMap::new();
         for ((topic, partition), offsets) in &known.partitions {
-            topics.entry(topic.clone()).or_default().insert(*partition, *offsets);
+            let Some(table) = known.tables.get(topic) else { continue };
+            tables.entry(table.clone()).or_default().insert(*partition, *offsets);
         }
-        topics
+        tables
     }
 
     /// Time of the events that are being read, in microseconds since 1970; none where all has been read that their
@@ -68,9 +71,11 @@ impl LagGauge {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros = micros.filter(|micros| *micros > 0);
     }
 
-    /// Starts measuring: exactly these partitions are read from now on, from these offsets.
-    pub(crate) fn start(&self, positions: &Offsets) {
+    /// Starts measuring: exactly these partitions are read from now on, from these offsets, of topics of these tables. A
+    /// table's name cannot be told from its topic's, which may lack some of its characters.
+    pub(crate) fn start(&self, positions: &Offsets, tables: HashMap<String, TableName>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tables = tables;
         known.partitions.retain(|place, _| positions.contains_key(place));
         // What was polled and is read again stays noted: statistics may be older than this.
         known.fetched.clear();
@@ -154,7 +159,6 @@ pub(crate) async fn report_lag<T: Telemetry>(
     telemetry: T,
     lag: LagGauge,
     letters: LetterReport,
-    topics: TopicPattern,
     in_transactions: bool,
 ) {
     loop {
@@ -163,8 +167,7 @@ pub(crate) async fn report_lag<T: Telemetry>(
         if let Some(wait) = lag.throttled() {
             telemetry.record(Fact::Throttled(Side::Sink, wait));
         }
-        for (topic, partitions) in lag.by_topic() {
-            let Some(table) = topics.table(&topic) else { continue };
+        for (table, partitions) in lag.by_table() {
             let messages = partitions.values().map(|offsets| offsets.unread(in_transactions)).sum();
             let reading_micros = lag.reading_micros().filter(|_| messages > 0);
             telemetry.record(Fact::Unread { table: &table, messages, reading_micros, partitions });
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn the_group_stands_after_the_end_of_a_transaction_once_all_messages_before_it_are_durable() {
         let gauge = LagGauge::default();
-        gauge.start(&at(0));
+        gauge.start(&at(0), HashMap::new());
         gauge.polled(&[message(4)]);
         gauge.read_to(&at(5));
         gauge.hear(&fetched(6, 0));

@@ -91,7 +91,7 @@ impl KafkaReader {
                 told.record(Fact::DeadLetters(sent));
             }
         });
-        let reporting = report_lag(telemetry, lag.clone(), letters.clone(), parts.topics.clone(), in_transactions);
+        let reporting = report_lag(telemetry, lag.clone(), letters.clone(), in_transactions);
         let reporter = tokio::spawn(reporting);
         let mut reader = KafkaReader {
             change: None,
@@ -302,7 +302,8 @@ impl EventReader for KafkaReader {
         self.flow.start_over();
         // Whatever became of former commands: nothing waits any more, so nothing is paused.
         self.parts.member.resume(self.held.clone());
-        self.lag.start(&offsets);
+        let tables = self.parts.intake.topics().map(|(name, topic)| (name.to_owned(), topic.table.clone()));
+        self.lag.start(&offsets, tables.collect());
         self.in_flight.clear();
         let answered = self.change.take().is_none_or(|change| change.settled.send(offsets).is_ok());
         if answered {

@@ -147,6 +147,6 @@ fn the_offsets_of_a_watermark_are_committed_once_it_is_durable() {
 #[test]
 fn a_gauge_shows_nothing_before_anything_is_read() {
     let gauge = LagGauge::default();
-    assert_eq!(gauge.by_topic(), BTreeMap::new());
+    assert_eq!(gauge.by_table(), BTreeMap::new());
     assert_eq!(gauge.reading_micros(), None);
 }

@@ -21,6 +21,8 @@ const ROWS: u64 = 2_000_000;
 const UPDATES: usize = 10;
 /// Files are kept for so long, so that some of them go during the run.
 const RETENTION: Duration = Duration::from_secs(10);
+/// Entries of the log are kept for so long; they are looked for once in an hour of the turned clock.
+const LOG_RETENTION: Duration = Duration::from_secs(20);
 const STAGES: u64 = 5;
 /// From one commit to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +46,7 @@ async fn days() -> Vec<Line> {
     let store = LakeStore::open(&folder.path().join("lake").display().to_string(), &S3Settings::default()).unwrap();
     let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
     let indexes = IndexSettings::new(Some(folder.path().join("index")), 64 << 20);
-    let retention = RetentionSettings { deleted_files: Some(RETENTION), log: None };
+    let retention = RetentionSettings { deleted_files: Some(RETENTION), log: Some(LOG_RETENTION) };
     let lake = DeltaLake::new(store, "bench", limits).with_indexes(&indexes).with_retention(retention);
     let mut table = lake.open(&TableName::new("public", "rows"), &Feed::Slot("bench".to_owned())).await.unwrap();
     copy_rows(&mut table, &encoder, &schema, ROWS).await;
@@ -77,8 +79,9 @@ async fn days() -> Vec<Line> {
             ratio: None,
             wanted: "",
             notes: format!(
-                "{worst_files} files at most, {} on disk, checkpoint {} KiB, {} MiB of memory",
+                "{worst_files} files at most, {} on disk, {} log entries, checkpoint {} KiB, {} MiB of memory",
                 count(&path, ".parquet"),
+                count(&path.join("_delta_log"), ".json"),
                 checkpoint_kib(&path),
                 memory_mib("self").unwrap_or_default()
             ),

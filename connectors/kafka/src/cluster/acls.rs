@@ -1,0 +1,67 @@
+//! What the clients of a pipeline do at a cluster, as access control lists know it: what each side must be allowed.
+//!
+//! <https://kafka.apache.org/documentation/#operations_resources_and_protocols>
+
+use super::settings::KafkaSettings;
+
+/// What is accessed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A topic.
+    Topic(String),
+    /// All topics whose names begin like this.
+    TopicsWith(String),
+    /// A consumer group.
+    Group(String),
+    /// The id of transactions.
+    TransactionalId(String),
+}
+
+/// Operations on a resource that have to be allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// What they are done to.
+    pub resource: Resource,
+    /// Their names, as Kafka's tools have them.
+    pub operations: Vec<&'static str>,
+}
+
+/// What the source's side needs, which writes to these topics of tables.
+pub fn of_source(settings: &KafkaSettings, tables: &[Resource]) -> Vec<Allowed> {
+    let creates = settings.topics.create.then_some("Create");
+    // It reads back what was written before a crash.
+    let written = ["Describe", "DescribeConfigs", "Read", "Write"].into_iter().chain(creates);
+    let topics = tables.iter().cloned().chain([Resource::Topic(settings.topics.progress.clone())]);
+    let mut needed: Vec<_> =
+        topics.map(|resource| Allowed { resource, operations: written.clone().collect() }).collect();
+    needed.push(of_progress_reader(settings));
+    needed.extend(
+        settings
+            .producer
+            .transactional_id
+            .clone()
+            .map(|id| Allowed { resource: Resource::TransactionalId(id), operations: vec!["Describe", "Write"] }),
+    );
+    needed
+}
+
+/// What the sink's side needs, which reads these topics of tables.
+pub fn of_sink(settings: &KafkaSettings, tables: &[Resource]) -> Vec<Allowed> {
+    let read = vec!["Describe", "DescribeConfigs", "Read"];
+    let topics = tables.iter().cloned().chain([Resource::Topic(settings.topics.progress.clone())]);
+    let mut needed: Vec<_> = topics.map(|resource| Allowed { resource, operations: read.clone() }).collect();
+    let group = Resource::Group(settings.consumer.group.clone());
+    needed.push(Allowed { resource: group, operations: vec!["Describe", "Read"] });
+    needed.push(of_progress_reader(settings));
+    needed.extend(settings.consumer.dead_letters.clone().map(|topic| {
+        let creates = settings.topics.create.then_some("Create");
+        let operations = ["Describe", "DescribeConfigs", "Write"].into_iter().chain(creates).collect();
+        Allowed { resource: Resource::Topic(topic), operations }
+    }));
+    needed
+}
+
+/// Readers of the progress topic are in no group, but librdkafka looks for the coordinator of one by this name.
+fn of_progress_reader(settings: &KafkaSettings) -> Allowed {
+    Allowed { resource: Resource::Group(settings.progress_group()), operations: vec!["Describe"] }
+}

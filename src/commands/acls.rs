@@ -1,0 +1,126 @@
+//! `sooner acls`: what a configuration needs to be allowed, as statements and commands for those who allow it: grants
+//! in Postgres, access control lists of Kafka, a policy for S3.
+
+use serde_json::json;
+use sooner_kafka::cluster::acls::{Allowed, Resource, of_sink, of_source};
+use sooner_kafka::cluster::settings::Sasl;
+use sooner_postgres::client::{quote_name, quote_text};
+
+use super::print;
+use crate::config::{Config, KafkaConfig, LakeConfig, SourceConfig, TablePattern};
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Of {
+    /// SQL for psql, to be run by a superuser.
+    Postgres,
+    /// Commands with Kafka's tools.
+    Kafka,
+    /// A policy of AWS' IAM.
+    S3,
+}
+
+/// Prints what the configuration needs; of one part alone if it is named. `principal` is who connects to Kafka.
+pub fn run(config: &Config, only: Option<Of>, principal: Option<&str>) -> anyhow::Result<()> {
+    let wanted = |of: Of| only.is_none_or(|only| only == of);
+    if let Some(source) = config.source.as_ref().filter(|_| wanted(Of::Postgres)) {
+        print(&postgres(source));
+    }
+    if let Some(kafka) = config.kafka.as_ref().filter(|_| wanted(Of::Kafka)) {
+        print(&acls(config, kafka, principal));
+    }
+    if let Some(policy) = config.lake.as_ref().filter(|_| wanted(Of::S3)).and_then(s3_policy) {
+        print(&format!("{}\n", serde_json::to_string_pretty(&policy)?));
+    }
+    Ok(())
+}
+
+/// The statements, for psql: `\gexec` runs what a query returns.
+fn postgres(source: &SourceConfig) -> String {
+    let (role, database) = (quote_name(&source.connect.user), quote_name(&source.connect.database));
+    let like = |patterns: &[TablePattern]| {
+        let patterns: Vec<_> = patterns.iter().map(|pattern| quote_text(&pattern.as_like())).collect();
+        format!("n.nspname || '.' || c.relname LIKE ANY (ARRAY[{}]::text[])", patterns.join(", "))
+    };
+    let tables = format!(
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace\n\
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'\n  \
+         AND {}\n  AND NOT {}",
+        like(&source.tables),
+        like(&source.exclude)
+    );
+    // A table without a key would fail its application's updates once it is published.
+    let parts = if source.through_roots { "NOT c.relispartition" } else { "c.relkind = 'r'" };
+    let published = format!(
+        "{tables}\n  AND {parts} AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)"
+    );
+    let (publication, roots) = (quote_text(&source.publication), source.through_roots);
+    format!(
+        "-- Run by a superuser with psql, in the database {database}.\n\
+         SELECT 'CREATE ROLE {role} LOGIN' WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {user}) \\gexec\n\
+         ALTER ROLE {role} REPLICATION;\n\
+         GRANT CONNECT ON DATABASE {database} TO {role};\n\
+         SELECT DISTINCT pg_catalog.format('GRANT USAGE ON SCHEMA %I TO {role}', n.nspname) {tables} \\gexec\n\
+         SELECT pg_catalog.format('GRANT SELECT ON TABLE %I.%I TO {role}', n.nspname, c.relname) {tables} \\gexec\n\
+         SELECT pg_catalog.format('CREATE PUBLICATION %I FOR TABLE %s WITH (publish_via_partition_root = {roots})', {publication}, \
+         pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), ', ')) {published}\n  \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {publication}) HAVING count(*) > 0 \\gexec\n",
+        user = quote_text(&source.connect.user),
+    )
+}
+
+fn acls(config: &Config, kafka: &KafkaConfig, principal: Option<&str>) -> String {
+    let own = match &kafka.settings.sasl {
+        Some(Sasl::Password { user, .. }) => format!("User:{user}"),
+        Some(Sasl::OauthBearer { client_id, .. }) => format!("User:{client_id}"),
+        None => "User:sooner".to_owned(),
+    };
+    let principal = principal.unwrap_or(&own);
+    let tables: Vec<_> = [Resource::TopicsWith(kafka.topics.before().to_owned())]
+        .into_iter()
+        .chain(kafka.topics.exceptions().map(|topic| Resource::Topic(topic.to_owned())))
+        .collect();
+    let source = config.source.iter().flat_map(|_| of_source(&kafka.settings, &tables));
+    let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
+    let command = |allowed: Allowed| {
+        let operations: String =
+            allowed.operations.iter().map(|operation| format!(" --operation {operation}")).collect();
+        let resource = match allowed.resource {
+            // Kafka has no empty prefix.
+            Resource::TopicsWith(prefix) if prefix.is_empty() => "--topic '*'".to_owned(),
+            Resource::TopicsWith(prefix) => format!("--topic '{prefix}' --resource-pattern-type prefixed"),
+            Resource::Topic(topic) => format!("--topic '{topic}'"),
+            Resource::Group(group) => format!("--group '{group}'"),
+            Resource::TransactionalId(id) => format!("--transactional-id '{id}'"),
+        };
+        let brokers = &kafka.settings.brokers;
+        format!(
+            "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal '{principal}'{operations} {resource}\n"
+        )
+    };
+    source.chain(sink).map(command).collect()
+}
+
+/// The policy for a lake in S3; none for one that lies elsewhere.
+fn s3_policy(lake: &LakeConfig) -> Option<serde_json::Value> {
+    let (bucket, prefix) = match lake.url.strip_prefix("s3://")?.trim_end_matches('/').split_once('/') {
+        Some((bucket, prefix)) => (bucket, format!("{prefix}/")),
+        None => (lake.url.strip_prefix("s3://")?.trim_end_matches('/'), String::new()),
+    };
+    Some(json!({
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": format!("arn:aws:s3:::{bucket}"),
+                "Condition": {"StringLike": {"s3:prefix": [format!("{prefix}*")]}},
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+                "Resource": format!("arn:aws:s3:::{bucket}/{prefix}*"),
+            },
+        ],
+    }))
+}

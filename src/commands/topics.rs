@@ -1,0 +1,92 @@
+//! `sooner topics`: the topics of a pipeline, as it makes them, for those who make them another way: as Kubernetes
+//! resources of Strimzi, or for Terraform.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use sooner_kafka::cluster::topic_plan::TopicPlan;
+
+use super::print;
+use crate::config::{Config, KafkaConfig};
+use crate::status;
+
+/// In which form topics are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// A line for each.
+    Lines,
+    /// `KafkaTopic` of Strimzi, one YAML document for each.
+    Kafkatopic,
+    /// `kafka_topic` of the Terraform provider Mongey/kafka.
+    Terraform,
+}
+
+/// Prints the topics of the tables that the pipeline knows, and its own.
+pub fn run(config: &Config, form: Form) -> anyhow::Result<()> {
+    let kafka = config.kafka()?;
+    let tables = status::load(&config.state_dir)?.map(|status| status.tables).unwrap_or_default();
+    if tables.is_empty() {
+        anyhow::bail!(
+            "no tables are known yet. To do: start the pipeline; create_topics = false keeps it from making topics."
+        );
+    }
+    let topics = &kafka.settings.topics;
+    let mut plans = vec![TopicPlan::of_progress(topics)];
+    plans.extend(kafka.settings.consumer.dead_letters.as_deref().map(TopicPlan::of_dead_letters));
+    plans.extend(tables.keys().map(|table| TopicPlan::of_table(&kafka.topics.topic(table), topics)));
+    for plan in plans {
+        print(&match form {
+            Form::Lines => line(&plan),
+            Form::Kafkatopic => kafka_topic(&plan, kafka),
+            Form::Terraform => terraform(&plan, kafka),
+        });
+    }
+    Ok(())
+}
+
+fn line(plan: &TopicPlan) -> String {
+    let configs = plan.configs.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>();
+    format!("{}: {} partition(s),{configs}\n", plan.name, plan.partitions)
+}
+
+/// <https://strimzi.io/docs/operators/latest/configuring.html#type-KafkaTopic-reference>; YAML is JSON with fewer signs.
+fn kafka_topic(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
+    let configs: serde_json::Map<_, _> =
+        plan.configs.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let mut text = format!(
+        "---\napiVersion: kafka.strimzi.io/v1beta2\nkind: KafkaTopic\nmetadata:\n  name: {}\n  labels:\n    \
+         strimzi.io/cluster: CLUSTER\nspec:\n  topicName: {}\n  partitions: {}\n",
+        resource_name(&plan.name, '-'),
+        json!(plan.name),
+        plan.partitions
+    );
+    // Writing to a string cannot fail.
+    if let Some(replicas) = kafka.settings.topics.replication {
+        let _ = writeln!(text, "  replicas: {replicas}");
+    }
+    let _ = writeln!(text, "  config:");
+    for (name, value) in configs {
+        let _ = writeln!(text, "    {name}: {value}");
+    }
+    text
+}
+
+/// <https://registry.terraform.io/providers/Mongey/kafka/latest/docs/resources/topic>
+fn terraform(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
+    let configs = plan.configs.iter().map(|(name, value)| format!("    \"{name}\" = {}\n", json!(value)));
+    format!(
+        "resource \"kafka_topic\" \"{}\" {{\n  name               = {}\n  partitions         = {}\n  replication_factor = {}\n  \
+         config = {{\n{}  }}\n}}\n",
+        resource_name(&plan.name, '_'),
+        json!(plan.name),
+        plan.partitions,
+        kafka.settings.topics.replication.unwrap_or(3),
+        configs.collect::<String>()
+    )
+}
+
+/// A topic's name as that of a resource, in which other characters become `other`.
+fn resource_name(topic: &str, other: char) -> String {
+    let lower = topic.to_lowercase();
+    lower.chars().map(|c| if c.is_ascii_alphanumeric() || (c == '.' && other == '-') { c } else { other }).collect()
+}
