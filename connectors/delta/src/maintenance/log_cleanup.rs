@@ -1,8 +1,10 @@
-//! The end of log entries that a checkpoint stands for, once they are older than the table keeps them.
+//! The end of log entries that a checkpoint stands for, once they are older than the table keeps them; and of
+//! checkpoints of which there are more than anybody needs: former versions can be read from an earlier one on.
 //!
 //! <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#metadata-cleanup>
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -13,6 +15,10 @@ use crate::log::retention::Retention;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 
+/// Of checkpoints that are older than this, the last of each such while stays. Whoever reads from one has read it by
+/// then.
+const WHILE: Duration = Duration::from_secs(3600);
+
 /// Deletes entries and checkpoints that are older than the table keeps them, and not needed to read a version that is
 /// younger, or the last one. Returns how many objects that were.
 pub async fn clean_log(location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<usize> {
@@ -22,7 +28,8 @@ pub async fn clean_log(location: &TableLocation, retention: &Retention, now: Sys
     let mut listed = location.table.list(Some(&Path::from("_delta_log")));
     while let Some(object) = listed.try_next().await.map_err(failed)? {
         if let Some(found) = object.location.filename().and_then(LogObject::parse) {
-            log.note(found, SystemTime::from(object.last_modified) < cutoff);
+            let modified = SystemTime::from(object.last_modified);
+            log.note(found, modified < cutoff, hour_of(modified, now));
         }
     }
     delete(location, log.unneeded().map(|name| Path::from("_delta_log").join(name)).collect()).await
@@ -49,6 +56,8 @@ enum Kind {
 struct Log {
     old: Vec<LogObject>,
     checkpoints: Vec<u64>,
+    /// Checkpoints that were written a while ago, by the while.
+    by_hour: BTreeMap<u64, Vec<(u64, String)>>,
     /// The first version that is to stay readable, if there is one.
     first_young: Option<u64>,
     last: u64,
@@ -73,10 +82,13 @@ impl LogObject {
 }
 
 impl Log {
-    fn note(&mut self, object: LogObject, is_old: bool) {
+    fn note(&mut self, object: LogObject, is_old: bool, hour: Option<u64>) {
         self.last = self.last.max(object.version);
         if object.kind == Kind::Checkpoint {
             self.checkpoints.push(object.version);
+            if let Some(hour) = hour {
+                self.by_hour.entry(hour).or_default().push((object.version, object.name.clone()));
+            }
         }
         if is_old {
             self.old.push(object);
@@ -85,13 +97,26 @@ impl Log {
         }
     }
 
-    /// Names of old objects that precede the checkpoint by which the first version that stays is read.
+    /// Names of old objects that precede the checkpoint by which the first version that stays is read, and of
+    /// checkpoints after it that a later one of the same while stands for.
     fn unneeded(&self) -> impl Iterator<Item = &str> {
         let first = self.first_young.unwrap_or(self.last);
         let checkpoint = self.checkpoints.iter().filter(|version| **version <= first).max();
+        let spare = self.by_hour.values().flat_map(move |written| {
+            let last = written.iter().map(|(version, _)| *version).max();
+            let is_spare = move |version: u64| checkpoint.is_some_and(|kept| version > *kept) && Some(version) != last;
+            written.iter().filter(move |(version, _)| is_spare(*version)).map(|(_, name)| name.as_str())
+        });
         let before = self.old.iter().filter(move |object| checkpoint.is_some_and(|kept| object.version < *kept));
-        before.map(|object| object.name.as_str())
+        before.map(|object| object.name.as_str()).chain(spare)
     }
+}
+
+/// Number of the while in which something was written; none if that is not long ago.
+fn hour_of(modified: SystemTime, now: SystemTime) -> Option<u64> {
+    now.duration_since(modified).ok().filter(|age| *age > 2 * WHILE)?;
+    let since_1970 = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since_1970.as_secs() / WHILE.as_secs())
 }
 
 #[cfg(test)]
@@ -104,7 +129,7 @@ mod tests {
             for name in names {
                 let (version, rest) = name.split_once('.').unwrap();
                 let object = LogObject::parse(&format!("{:020}.{rest}", version.parse::<u64>().unwrap()));
-                log.note(object.unwrap(), is_old);
+                log.note(object.unwrap(), is_old, None);
             }
         }
         log
@@ -122,6 +147,27 @@ mod tests {
         assert_eq!(gone(&log(&old, &["5.json", "6.json"])), expected);
         assert_eq!(gone(&log(&old, &["5.json", "6.checkpoint.parquet"])), expected, "5 is read from 3 on");
         assert_eq!(gone(&log(&["0.json", "1.json"], &["1.checkpoint.parquet", "2.json"])), ["0.json"]);
+    }
+
+    #[test]
+    fn of_many_checkpoints_of_an_hour_the_last_one_stays_and_the_one_that_the_first_version_is_read_from() {
+        let mut log = log(&["3.json"], &["5.json", "30.json"]);
+        for (version, hour) in [(3, 1), (4, 1), (9, 2), (10, 2), (11, 2), (20, 3)] {
+            let object = LogObject::parse(&format!("{version:020}.checkpoint.parquet")).unwrap();
+            log.note(object, false, Some(hour));
+        }
+        let young = LogObject::parse(&format!("{:020}.checkpoint.parquet", 29)).unwrap();
+        log.note(young, false, None);
+        // 5 is read from 4 on; 3 is not old enough to go for its age, and precedes what stays.
+        assert_eq!(gone(&log), ["3.json", "9.checkpoint.parquet", "10.checkpoint.parquet"]);
+    }
+
+    #[test]
+    fn an_hour_is_looked_at_once_it_is_well_over() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(hour_of(at(7200), at(7200 + 7200)), None);
+        assert_eq!(hour_of(at(7200), at(7200 + 7201)), Some(2));
+        assert_eq!(hour_of(at(7200), at(100)), None, "clocks differ");
     }
 
     #[test]
