@@ -1,6 +1,7 @@
 //! Days of a table, sped up: a commit of ten updates each second into two million rows, with everything that the table
 //! does for itself beside. What it costs at the end is what it cost at the beginning. The clock is turned from one
-//! commit to the next, but for the ages of files, which are those of the machine.
+//! commit to the next, and so are the ages of the log's files; those of files that are no longer part of the table are
+//! the machine's.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,8 +22,10 @@ const ROWS: u64 = 2_000_000;
 const UPDATES: usize = 10;
 /// Files are kept for so long, so that some of them go during the run.
 const RETENTION: Duration = Duration::from_secs(10);
-/// Entries of the log are kept for so long; they are looked for once in an hour of the turned clock.
-const LOG_RETENTION: Duration = Duration::from_secs(20);
+/// Entries of the log are kept for so long, by the turned clock.
+const LOG_RETENTION: Duration = Duration::from_secs(3600);
+/// Commits after which files of the log are as old as that clock says.
+const COMMITS_PER_TURN: u64 = 600;
 const STAGES: u64 = 5;
 /// From one commit to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -68,6 +71,9 @@ async fn days() -> Vec<Line> {
             while tokio::time::timeout_at(ends, table.maintenance_due()).await.is_ok() {
                 table.maintain().await.unwrap();
             }
+            if commit.is_multiple_of(COMMITS_PER_TURN) {
+                turn_ages(&path, table.version().unwrap());
+            }
             worst_files = worst_files.max(table.size().unwrap().files);
         }
         took.sort_by(f64::total_cmp);
@@ -105,6 +111,17 @@ fn scan_lines(what: &str, scans: [f64; 3], fresh: [f64; 3]) -> Vec<Line> {
         notes: String::new(),
     });
     lines.collect()
+}
+
+/// Makes files of the log as old as the turned clock says: an interval for each version since.
+fn turn_ages(path: &Path, version: u64) {
+    for entry in std::fs::read_dir(path.join("_delta_log")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let Some(written) = name.get(..20).and_then(|number| number.parse::<u64>().ok()) else { continue };
+        let age = INTERVAL * u32::try_from(version.saturating_sub(written)).unwrap();
+        let file = std::fs::File::options().write(true).open(entry.path()).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    }
 }
 
 /// A while in which nothing is committed.
