@@ -15,7 +15,8 @@ print("done", flush=True)
 for line in sys.stdin:
     what, _, row = line.strip().partition(" ")
     if what == "optimize":
-        session.sql(f"OPTIMIZE delta.`{options.table}`")
+        # It rewrites files in any case, where a plain OPTIMIZE may find nothing to do.
+        session.sql(f"OPTIMIZE delta.`{options.table}` ZORDER BY (id)")
     elif what == "append":
         session.sql(f"INSERT INTO delta.`{options.table}` VALUES ({row})")
     else:

@@ -56,7 +56,7 @@ fn kafka_topic(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
     let mut text = format!(
         "---\napiVersion: kafka.strimzi.io/v1beta2\nkind: KafkaTopic\nmetadata:\n  name: {}\n  labels:\n    \
          strimzi.io/cluster: CLUSTER\nspec:\n  topicName: {}\n  partitions: {}\n",
-        resource_name(&plan.name, '-'),
+        resource_name(&plan.name, '-', "."),
         json!(plan.name),
         plan.partitions
     );
@@ -75,9 +75,9 @@ fn kafka_topic(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
 fn terraform(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
     let configs = plan.configs.iter().map(|(name, value)| format!("    \"{name}\" = {}\n", json!(value)));
     format!(
-        "resource \"kafka_topic\" \"{}\" {{\n  name               = {}\n  partitions         = {}\n  replication_factor = {}\n  \
+        "resource \"kafka_topic\" \"topic_{}\" {{\n  name               = {}\n  partitions         = {}\n  replication_factor = {}\n  \
          config = {{\n{}  }}\n}}\n",
-        resource_name(&plan.name, '_'),
+        resource_name(&plan.name, '_', ""),
         json!(plan.name),
         plan.partitions,
         kafka.settings.topics.replication.unwrap_or(3),
@@ -85,8 +85,25 @@ fn terraform(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
     )
 }
 
-/// A topic's name as that of a resource, in which other characters become `other`.
-fn resource_name(topic: &str, other: char) -> String {
-    let lower = topic.to_lowercase();
-    lower.chars().map(|c| if c.is_ascii_alphanumeric() || (c == '.' && other == '-') { c } else { other }).collect()
+/// A topic's name as that of a resource: letters and digits, and what `keeps` says; of any other character, `escape` and
+/// its number. So no two topics have one resource.
+fn resource_name(topic: &str, escape: char, keeps: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || keeps.contains(c);
+    topic.chars().map(|c| if plain(c) { c.to_string() } else { format!("{escape}{:02x}", u32::from(c)) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_that_differ_are_different_resources() {
+        let topics = ["shop.a_b", "shop.a.b", "shop.A.b", "shop.a-b", "shop.a-5fb"];
+        let mut names: Vec<_> = topics.iter().map(|topic| resource_name(topic, '-', ".")).collect();
+        assert_eq!(names[..2], ["shop.a-5fb", "shop.a.b"]);
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), topics.len());
+        assert_eq!(resource_name("a.b_c", '_', ""), "a_2eb_5fc");
+    }
 }

@@ -13,10 +13,12 @@ pub struct SecretFiles {
 }
 
 impl SecretFiles {
-    /// All `{ file = "…" }` of a configuration, whose relative paths start from `folder`.
+    /// All `{ file = "…" }` of a configuration but those of `[http]`, which is read once. Relative paths start from
+    /// `folder`.
     pub fn of(configuration: &Table, folder: &Path) -> SecretFiles {
         let mut paths = Vec::new();
-        configuration.values().for_each(|value| collect(value, folder, &mut paths));
+        let sections = configuration.iter().filter(|(name, _)| *name != "http");
+        sections.for_each(|(_, value)| collect(value, folder, &mut paths));
         let read = content(&paths);
         SecretFiles { paths, read }
     }
@@ -46,7 +48,9 @@ fn collect(value: &Value, folder: &Path, paths: &mut Vec<PathBuf>) {
 /// Stands for what files hold, and for whether they are there; the secrets themselves are not kept for this.
 fn content(paths: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    paths.iter().for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
+    // Of a pipe, whoever reads it first takes what it holds.
+    let files = paths.iter().filter(|path| path.is_file());
+    files.for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
     hasher.finish()
 }
 
@@ -58,7 +62,7 @@ mod tests {
     fn a_secret_that_is_replaced_or_goes_is_noticed_once() {
         let folder = tempfile::tempdir().unwrap();
         let text = "[source]\npassword = { file = 'secret' }\n[[a]]\nb = { c = { file = 'other' } }\n\
-                    [http]\ntoken = { env = 'file' }";
+                    [http]\ntoken = { file = 'token' }";
         let path = folder.path().join("secret");
         std::fs::write(&path, "one").unwrap();
         let mut files = SecretFiles::of(&text.parse().unwrap(), folder.path());

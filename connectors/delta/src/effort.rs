@@ -1,6 +1,7 @@
 //! How much of its time a process spends on keeping tables fast. What has to be done is done; beyond that, tables whose
 //! commits leave time for it are kept in fewer files, and read from younger checkpoints.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct Effort {
     /// One place for each rewrite of files at the same time.
     rewrites: Semaphore,
     saved: Mutex<Saved>,
+    /// Pieces of work that are done, or wait for their turn.
+    pending: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -31,7 +34,7 @@ struct Saved {
 pub struct Work<'a> {
     effort: &'a Effort,
     /// Time of the machine: also where a test turns the clock.
-    began: std::time::Instant,
+    began: Option<std::time::Instant>,
     _place: Option<SemaphorePermit<'a>>,
 }
 
@@ -39,12 +42,13 @@ impl Effort {
     /// Nothing was done so far, and some time is saved up.
     pub fn new() -> Arc<Effort> {
         let saved = Saved { micros: micros(MOST_SAVED), at: Instant::now() };
-        Arc::new(Effort { rewrites: Semaphore::new(1), saved: Mutex::new(saved) })
+        Arc::new(Effort { rewrites: Semaphore::new(1), saved: Mutex::new(saved), pending: AtomicUsize::new(0) })
     }
 
-    /// Whether there is time for what need not be done.
+    /// Whether there is time for what need not be done: some is saved up, and nothing is under way.
     pub fn has_time(&self) -> bool {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).now() > 0
+        let is_idle = self.pending.load(Ordering::Relaxed) == 0;
+        is_idle && self.saved.lock().unwrap_or_else(PoisonError::into_inner).now() > 0
     }
 
     /// So much time was spent. More than was saved up leaves a debt, as large as what can be saved up.
@@ -53,16 +57,25 @@ impl Effort {
         saved.micros = (saved.now() - micros(time)).max(-micros(MOST_SAVED));
     }
 
-    /// Begins to write files again, once no other table does.
+    /// Begins to write files again, once no other table does. Waiting is no work.
     pub async fn rewrite(&self) -> Work<'_> {
+        let mut work = self.queue();
         // The semaphore is never closed.
-        let place = self.rewrites.acquire().await.ok();
-        Work { _place: place, ..self.work() }
+        work._place = self.rewrites.acquire().await.ok();
+        work.began = Some(std::time::Instant::now());
+        work
     }
 
     /// Begins something that others may do at the same time.
     pub fn work(&self) -> Work<'_> {
-        Work { effort: self, began: std::time::Instant::now(), _place: None }
+        let mut work = self.queue();
+        work.began = Some(std::time::Instant::now());
+        work
+    }
+
+    fn queue(&self) -> Work<'_> {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        Work { effort: self, began: None, _place: None }
     }
 }
 
@@ -81,7 +94,10 @@ fn micros(time: Duration) -> i64 {
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
-        self.effort.spend(self.began.elapsed());
+        self.effort.pending.fetch_sub(1, Ordering::Relaxed);
+        if let Some(began) = self.began {
+            self.effort.spend(began.elapsed());
+        }
     }
 }
 
@@ -92,6 +108,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_spent_is_saved_up_again_at_a_share_of_the_time() {
         let effort = Effort::new();
+        assert!(effort.has_time());
+        let work = effort.work();
+        assert!(!effort.has_time(), "one piece of such work at a time");
+        drop(work);
         assert!(effort.has_time());
         effort.spend(MOST_SAVED);
         assert!(!effort.has_time());

@@ -125,7 +125,7 @@ pub async fn find(client: &mut Client, name: &str) -> Result<Option<Slot>> {
                     {invalidation}, {failover}, safe_wal_size, \
                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE coalesce(\
                         pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint END, \
-                    {spilled}, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, {STANDBYS_MISSING} \
+                    {spilled}, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, CASE WHEN {failover} THEN {STANDBYS_MISSING} ELSE 0 END \
              FROM pg_catalog.pg_replication_slots r WHERE slot_name = {}",
             quote_text(name)
         ))

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::{JoinHandle, spawn_blocking};
+use uuid::Uuid;
 
 use super::entries::Entry;
 use super::key::KeyHash;
@@ -75,9 +76,9 @@ pub fn merge(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path)
 
 fn merge_into(segments: &[&Segment], live: Option<&HashSet<FileId>>, path: &Path) -> io::Result<Segment> {
     if segments.len() > MOST_AT_ONCE {
-        let parts = segments.chunks(MOST_AT_ONCE).enumerate().map(|(number, group)| {
+        let parts = segments.chunks(MOST_AT_ONCE).map(|group| {
             // An entry of a file that is gone still stands before older ones of its key.
-            let part = merge(group, None, &path.with_extension(format!("part-{number}")))?;
+            let part = merge(group, None, &path.with_file_name(format!("{}.part", Uuid::new_v4())))?;
             part.make_obsolete(true);
             Ok(part)
         });

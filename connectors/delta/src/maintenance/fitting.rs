@@ -1,6 +1,6 @@
 //! Rows of older files as rows of the table that it is by now.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, SchemaRef};
 use sooner_api::{Code, Error};
@@ -20,4 +20,9 @@ pub fn fitted(batch: &RecordBatch, columns: &[LakeColumn], schema: &SchemaRef) -
 pub fn unfit(path: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
     let what = format!("cannot write the rows of {path} again");
     Error::operator(Code::FileDamaged, what, why, "copy the table again with `sooner resume TABLE`")
+}
+
+/// Bytes of rows in memory, but for what their buffers have room for beyond them.
+pub fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum()
 }

@@ -5,7 +5,7 @@ use arrow_select::interleave::interleave_record_batch;
 use futures::StreamExt;
 use sooner_api::{Error, Result};
 
-use super::fitting::{fitted, unfit};
+use super::fitting::{bytes_of, fitted, unfit};
 use super::sorting::{Source, SourceRow};
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::stored_file::READ_ROWS;
@@ -30,7 +30,7 @@ pub async fn gather(sources: &[Source], rows: &[SourceRow], columns: &[LakeColum
         wanted.sort_unstable();
         let positions: Vec<_> = wanted.iter().map(|(row, _)| *row).collect();
         let mut places = wanted.iter().map(|(_, place)| *place);
-        let mut batches = source.stored.batches(None, Some(&positions), READ_ROWS)?;
+        let mut batches = source.stored.batches(None, Some(&positions), READ_ROWS.min(positions.len()))?;
         while let Some(batch) = batches.next().await {
             let batch = fitted(&batch?, columns, &schema).map_err(|error| unfit(&source.file.path, error))?;
             for (row, place) in (0..batch.num_rows()).zip(&mut places) {
@@ -48,10 +48,9 @@ pub async fn gather(sources: &[Source], rows: &[SourceRow], columns: &[LakeColum
 }
 
 impl Gathered {
-    /// Bytes of memory of a row, on average.
-    pub fn row_bytes(&self) -> usize {
-        let bytes: usize = self.read.iter().map(RecordBatch::get_array_memory_size).sum();
-        bytes / self.places.len().max(1)
+    /// Bytes of the rows in memory.
+    pub fn bytes(&self) -> usize {
+        self.read.iter().map(bytes_of).sum()
     }
 
     /// The rows in the wanted order, so many in each batch as are read at once.

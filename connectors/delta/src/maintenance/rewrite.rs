@@ -26,11 +26,13 @@ use crate::store::location::TableLocation;
 use crate::store::operations::discard;
 
 /// Bytes of rows that are in memory at once while they are brought into their order.
-const SLICE_BYTES: usize = 4 << 20;
+const SLICE_BYTES: usize = 8 << 20;
+/// The same, where there is no room for so many.
+const LEAST_SLICE_BYTES: usize = 2 << 20;
 /// Number of these rows, at most.
 const SLICE_ROWS: usize = 256 << 10;
-/// Number of the first of them, before it is known how large they are.
-const FIRST_SLICE_ROWS: usize = 4 << 10;
+/// Slices into which rows are sorted, at most: more of them are written as they lie.
+const MOST_SLICES: usize = 8;
 
 /// Files that are to be written again, and what that takes.
 pub struct Rewrite {
@@ -94,15 +96,22 @@ impl Rewrite {
         for (id, file) in &self.sources {
             sources.push(Source::open(&self.location.table, *id, file.clone()).await?);
         }
-        let rows = order(&sources, &self.columns, &self.sort_by, &self.limits.budget).await?;
-        let row_bytes = sources.iter().map(|source| source.stored.row_bytes()).max().unwrap_or(0);
-        // What the averages hide shows in the first slice.
-        let mut slice_rows = (SLICE_BYTES / row_bytes.max(1)).clamp(1, FIRST_SLICE_ROWS);
+        let rows = sources.iter().map(Source::live_count).sum::<u64>() as usize;
+        let largest = sources.iter().map(|source| source.stored.row_bytes()).max().unwrap_or(0).max(1);
+        let budget = &self.limits.budget;
+        let slice_bytes = (budget.free_bytes() / 4).clamp(LEAST_SLICE_BYTES, SLICE_BYTES);
+        let mut slice_rows = (slice_bytes / largest).clamp(1, SLICE_ROWS);
+        // Each slice may lie anywhere in the sources, which are read as often as there are slices then.
+        let sort_by = if rows.div_ceil(slice_rows) <= MOST_SLICES { &self.sort_by[..] } else { &[] };
+        let rows = order(&sources, &self.columns, sort_by, budget).await?;
+        let _room = if slice_bytes < budget.free_bytes() { budget.try_reserve(slice_bytes) } else { None };
         let mut rest = &rows[..];
         while !rest.is_empty() {
             let (slice, left) = rest.split_at(slice_rows.min(rest.len()));
             let gathered = gather(&sources, slice, &self.columns).await?;
-            slice_rows = (SLICE_BYTES / gathered.row_bytes().max(1)).clamp(1, SLICE_ROWS);
+            if gathered.bytes() > 2 * slice_bytes {
+                slice_rows = (slice_rows / 2).max(1);
+            }
             for (batch, rows) in gathered.batches().zip(slice.chunks(READ_ROWS)) {
                 self.append(&batch?, rows, &sources, parts, moved)?;
                 parts.close_if_full(&self.location, &self.limits).await?;

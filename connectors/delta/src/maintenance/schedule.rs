@@ -62,7 +62,9 @@ impl CheckpointSchedule {
     pub fn count_commit(&mut self, entry_bytes: usize) -> Option<Due> {
         self.commits += 1;
         self.bytes += entry_bytes as u64;
-        let is_spare = self.commits >= SPARE_COMMITS && self.effort.has_time();
+        // One of unknown size may be large.
+        let is_known = self.running.last_bytes.load(Ordering::Relaxed) > 0;
+        let is_spare = self.commits >= SPARE_COMMITS && is_known && self.effort.has_time();
         let is_time = is_spare || self.commits >= INTERVAL_COMMITS || self.bytes >= INTERVAL_BYTES;
         let is_cheap = self.bytes >= self.running.last_bytes.load(Ordering::Relaxed) / 2;
         let is_due = self.commits >= MOST_COMMITS || (is_time && is_cheap);
@@ -175,6 +177,9 @@ mod tests {
     async fn where_there_is_time_readers_replay_few_commits() {
         let effort = Effort::new();
         let mut schedule = CheckpointSchedule::new(effort.clone());
+        assert_eq!(after(&mut schedule, 49, 100).len(), 0, "how large one is, is not known yet");
+        assert_eq!(after(&mut schedule, 1, 100).len(), 1);
+        schedule.running().end(Some(500));
         assert_eq!(after(&mut schedule, 9, 100).len(), 0);
         assert_eq!(after(&mut schedule, 1, 100).len(), 1);
         assert_eq!(after(&mut schedule, 10, 100).len(), 1);

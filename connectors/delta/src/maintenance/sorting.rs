@@ -12,7 +12,7 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use sooner_api::{MemoryBudget, Result};
 
-use super::fitting::{fitted, unfit};
+use super::fitting::{bytes_of, fitted, unfit};
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
 use crate::rows::columns::{LakeColumn, arrow_schema};
@@ -48,6 +48,11 @@ impl Source {
         Ok(Source { id, file, stored })
     }
 
+    /// Number of its live rows.
+    pub fn live_count(&self) -> u64 {
+        self.file.rows.unwrap_or(0).saturating_sub(self.file.deleted.len())
+    }
+
     fn live_rows(&self) -> impl Iterator<Item = u32> {
         let rows = self.file.rows.unwrap_or(0).min(u32::MAX.into()) as u32;
         (0..rows).filter(|row| !self.file.deleted.contains(*row))
@@ -72,7 +77,7 @@ pub async fn order(
     for source in sources.iter().filter(|_| !sorting.is_empty()) {
         for batch in read_live(source, &sorting).await? {
             // Once more while they are compared.
-            match memory.try_reserve(2 * batch.get_array_memory_size()) {
+            match memory.try_reserve(2 * bytes_of(&batch)) {
                 Some(room) => held.push(room),
                 None => return Ok(lying),
             }
@@ -85,7 +90,15 @@ pub async fn order(
     let sorted = tokio::task::spawn_blocking(move || sort(&batches)).await;
     let sorted = sorted.map_err(|panic| sooner_api::Error::internal("cannot sort rows", panic))?;
     let sorted = sorted.map_err(|error| sooner_api::Error::internal("cannot sort rows", error))?;
+    if sorted.len() != lying.len() {
+        return Err(unfit(&first_path(sources), "it has another number of rows than its footer says"));
+    }
     Ok(sorted.into_iter().filter_map(|index| lying.get(index as usize).copied()).collect())
+}
+
+/// Names the files where it is not known which of them is meant.
+fn first_path(sources: &[Source]) -> String {
+    sources.first().map(|source| source.file.path.to_string()).unwrap_or_default()
 }
 
 fn is_sortable(column: &LakeColumn) -> bool {

@@ -183,6 +183,17 @@ impl AsyncFileReader for FileReader {
         .boxed()
     }
 
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        let (store, path) = (&self.store, &self.path);
+        // Ranges that lie near each other are read by one request, and several requests go side by side.
+        retrying(move || {
+            let ranges = ranges.clone();
+            async move { store.get_ranges(path, &ranges).await.map_err(|error| store_error("cannot read", &error)) }
+        })
+        .map_err(|error| ParquetError::External(Box::new(error)))
+        .boxed()
+    }
+
     fn get_metadata<'a>(
         &'a mut self,
         options: Option<&'a ArrowReaderOptions>,

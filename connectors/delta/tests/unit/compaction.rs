@@ -8,6 +8,8 @@ use arrow_array::types::Int64Type;
 use sooner_api::{LakeTable, Rows, Staged};
 use sooner_delta::log::actions::line;
 use sooner_delta::log::replay::delta_table;
+use sooner_delta::maintenance::gathering::gather;
+use sooner_delta::maintenance::sorting::{Source, SourceRow};
 use sooner_delta::rows::stored_file;
 use sooner_delta::{DeltaLake, DeltaTable, Optimized, SortColumns};
 use sooner_schemas::encode::TupleValue;
@@ -354,4 +356,18 @@ async fn rows_that_are_too_many_for_the_memory_are_written_again_as_they_lie() {
     commit(&world, &mut table, 30, [7], "y").await;
     let rows = world.rows().await;
     assert_eq!((rows.len(), rows[&7].1.as_str()), (75_000, "y"));
+}
+
+#[tokio::test]
+async fn a_few_rows_of_a_large_file_take_little_memory() {
+    let world = World::new(1 << 20);
+    let mut table = world.open().await;
+    commit(&world, &mut table, 10, 0..20_000, "x").await;
+    let (location, version) = (world.location(), replayed(&world.location()).await);
+    let (id, file) = version.files().iter().next().unwrap();
+    let source = Source::open(&location.table, id, file.clone()).await.unwrap();
+    let rows: Vec<_> = (0..20_000).step_by(2_000).map(|row| SourceRow { source: 0, row }).collect();
+    let gathered = gather(&[source], &rows, version.columns()).await.unwrap();
+    assert!(gathered.bytes() < 10_000, "{} bytes for {} rows", gathered.bytes(), rows.len());
+    assert_eq!(gathered.batches().next().unwrap().unwrap().num_rows(), 10);
 }
