@@ -91,7 +91,7 @@ pub async fn order(
     let sorted = sorted.map_err(|panic| sooner_api::Error::internal("cannot sort rows", panic))?;
     let sorted = sorted.map_err(|error| sooner_api::Error::internal("cannot sort rows", error))?;
     if sorted.len() != lying.len() {
-        return Err(unfit(&first_path(sources), "it has another number of rows than its footer says"));
+        return Err(unfit(first_path(sources), "it has another number of rows than its footer says"));
     }
     Ok(sorted.into_iter().filter_map(|index| lying.get(index as usize).copied()).collect())
 }
