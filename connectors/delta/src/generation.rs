@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use sooner_api::{Code, Error, Result, failpoint};
+use sooner_api::{Code, Error, Result, TableSize, failpoint};
 use sooner_schemas::TableName;
 use uuid::Uuid;
 
@@ -312,6 +312,13 @@ impl Generation {
         let retention = Retention::of(self.base.metadata());
         start_checkpoint(&self.location, table, version, retention, &mut self.checkpoints, entry_bytes);
         version
+    }
+
+    /// What it consists of; none if it does not exist yet.
+    pub fn size(&self) -> Option<TableSize> {
+        let index = self.index.as_ref();
+        let (index_keys, index_bytes) = (index.map(TableIndex::len), index.map_or(0, TableIndex::disk_bytes));
+        self.base.exists().then(|| TableSize { index_keys, index_bytes, ..self.base.files().size() })
     }
 
     /// The transaction by which this generation takes the place of another one.

@@ -163,10 +163,7 @@ impl LakeTable for DeltaTable {
     }
 
     fn size(&self) -> Option<TableSize> {
-        let base = &self.generations.shown.base;
-        let index = self.generations.shown.index.as_ref();
-        let (index_keys, index_bytes) = (index.map(TableIndex::len), index.map_or(0, TableIndex::disk_bytes));
-        base.exists().then(|| TableSize { index_keys, index_bytes, ..base.files().size() })
+        self.generations.shown.size()
     }
 
     async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {

@@ -71,8 +71,8 @@ impl LagGauge {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).reading_micros = micros.filter(|micros| *micros > 0);
     }
 
-    /// Starts measuring: exactly these partitions are read from now on, from these offsets, of topics of these tables. A
-    /// table's name cannot be told from its topic's, which may lack some of its characters.
+    /// Starts measuring: exactly these partitions are read from now on, from these offsets, of topics of these tables.
+    /// A table's name cannot be told from its topic's, which may lack some of its characters.
     pub(crate) fn start(&self, positions: &Offsets, tables: HashMap<String, TableName>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.tables = tables;
