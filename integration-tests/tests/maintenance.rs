@@ -167,8 +167,9 @@ async fn readers_leave_files_out_by_key_and_by_time() {
     let postgres = Postgres::start(Version::V15).await;
     postgres.sql("CREATE TABLE t (id int PRIMARY KEY, placed timestamp, day date, v text)").await;
     let mut pipeline = Pipeline::local(&postgres);
+    pipeline.configure("name = \"shop\"", "memory = \"16MiB\"");
     pipeline.start();
-    // Each too large to be written again with the others, until there are eight of them.
+    // Each is large enough, where memory has no room for larger ones, not to be written again with the others.
     for year in 2021..2024 {
         let rows = format!(
             "SELECT {year} * 100000 + i, '{year}-03-01'::timestamp + i * interval '1 minute', '{year}-03-01'::date, md5(i::text)"

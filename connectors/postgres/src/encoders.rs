@@ -30,7 +30,8 @@ pub struct EncoderFactory<R> {
     pub database: String,
     /// What becomes of values that their target cannot hold.
     pub policies: ValuePolicies,
-    /// Schemas in use, by fingerprints of topic and value schema: the same relation has the same ones wherever it is met.
+    /// Schemas in use, by fingerprints of topic and value schema: the same relation has the same ones wherever it is
+    /// met.
     pub known: Mutex<HashMap<u128, Weak<EventSchema>>>,
     /// Fingerprints of this factory.
     pub fingerprints: Fingerprints,
