@@ -49,7 +49,7 @@ fn line(plan: &TopicPlan) -> String {
     format!("{}: {} partition(s),{configs}\n", plan.name, plan.partitions)
 }
 
-/// <https://strimzi.io/docs/operators/latest/configuring.html#type-KafkaTopic-reference>; YAML is JSON with fewer signs.
+/// Of <https://strimzi.io/docs/operators/latest/configuring.html#type-KafkaTopic-reference>; YAML takes JSON for texts.
 fn kafka_topic(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
     let configs: serde_json::Map<_, _> =
         plan.configs.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
@@ -85,8 +85,8 @@ fn terraform(plan: &TopicPlan, kafka: &KafkaConfig) -> String {
     )
 }
 
-/// A topic's name as that of a resource: letters and digits, and what `keeps` says; of any other character, `escape` and
-/// its number. So no two topics have one resource.
+/// A topic's name as that of a resource: letters and digits, and what `keeps` says; of any other character, `escape`
+/// and its number. So no two topics have one resource.
 fn resource_name(topic: &str, escape: char, keeps: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || keeps.contains(c);
     topic.chars().map(|c| if plain(c) { c.to_string() } else { format!("{escape}{:02x}", u32::from(c)) }).collect()
