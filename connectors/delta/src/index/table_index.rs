@@ -227,13 +227,14 @@ impl TableIndex {
         self.described = None;
     }
 
-    /// Takes keys into an index that is being built, of which no manifest knows yet. Its runs become fewer as they
-    /// come, or they would take twice as much of the disk in the end.
+    /// Takes keys into an index that is being built. Its runs become fewer as they come, or they would take twice as
+    /// much of the disk in the end. Should a manifest name one of them, and the process die, it is built again.
     pub async fn build(&mut self, entries: Vec<Entry>) {
         self.absorb(entries).await;
         if let Some(first) = runs_to_merge(&self.sizes()) {
+            let former = self.retired.len();
             self.merge_from(first).await;
-            self.retired.drain(..).for_each(|segment| segment.make_obsolete(true));
+            self.retired.drain(former..).for_each(|segment| segment.make_obsolete(true));
         }
     }
 

@@ -138,10 +138,10 @@ impl Rewrite {
         let keys = keys.ok_or_else(|| unfit(&self.location.url, missing))?;
         let first = parts.append(batch, &self.ids)?;
         let places = keys.into_iter().zip(rows).zip(first.row..);
-        moved.extend(places.filter_map(|((key, row), to)| {
-            let file = sources.get(row.source as usize)?.id;
-            let (from, to) = (RowAddress { file, row: row.row }, RowAddress { file: first.file, row: to });
-            Some(MovedRow { key, from, to })
+        // A row that was left out here would be there twice after its next change.
+        moved.extend(places.map(|((key, row), to)| {
+            let from = RowAddress { file: sources[row.source as usize].id, row: row.row };
+            MovedRow { key, from, to: RowAddress { file: first.file, row: to } }
         }));
         Ok(())
     }
