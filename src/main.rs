@@ -159,6 +159,21 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
+    /// which it was so; or the table as of a moment.
+    History {
+        /// Name of the table: schema.table
+        table: String,
+        /// The table as of now, of a UTC time such as 2026-01-31T22:00:00Z, or of an LSN such as 0/16B3748.
+        #[arg(long, value_parser = parse_until)]
+        as_of: Option<Until>,
+        /// Whose SQL.
+        #[arg(long, value_enum, default_value = "duckdb")]
+        engine: commands::history::For,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -235,6 +250,9 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::History { table, as_of, engine, json } => {
+            commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
+        }
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),

@@ -3,6 +3,7 @@
 pub mod acls;
 pub mod events;
 pub mod health;
+pub mod history;
 pub mod init;
 pub mod run;
 pub mod status;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sooner_delta::Ways;
 use sooner_schemas::naming::check_topic;
 use sooner_schemas::policy::{TYPES_WITH_ODD_VALUES, ValuePolicy, type_with_odd_values};
 use sooner_schemas::{Column, TableName};
@@ -23,6 +24,7 @@ struct TableBlock {
     unholdable_columns: Vec<(String, ValuePolicy)>,
     topic: Option<String>,
     sort_by: Option<Vec<String>>,
+    ways: Option<Ways>,
 }
 
 /// All blocks, in the order of the file.
@@ -46,8 +48,18 @@ impl TableBlocks {
                 section.problem("topic", "a topic is that of one table: match must name it, without *");
             }
             let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
+            let ways = read_ways(section);
             let matches = matches?;
-            Some(TableBlock { matches, freshness, unholdable, unholdable_types, unholdable_columns, topic, sort_by })
+            Some(TableBlock {
+                matches,
+                freshness,
+                unholdable,
+                unholdable_types,
+                unholdable_columns,
+                topic,
+                sort_by,
+                ways,
+            })
         }))
     }
 
@@ -72,6 +84,12 @@ impl TableBlocks {
         blocks.find_map(|block| block.sort_by.clone()).unwrap_or_default()
     }
 
+    /// The ways in which a table is written.
+    pub fn ways(&self, table: &TableName) -> Ways {
+        let mut blocks = self.0.iter().rev().filter(|block| block.matches.matches(table));
+        blocks.find_map(|block| block.ways).unwrap_or_default()
+    }
+
     /// Tables that have a topic of another name than the pattern says.
     pub fn topics(&self) -> Vec<(TableName, String)> {
         self.0.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
@@ -90,4 +108,18 @@ impl TableBlocks {
 
 fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
     ValuePolicy::parse(name).ok_or_else(|| "expected \"park\", \"null\", \"clamp\" or \"text\"".to_owned())
+}
+
+/// The ways that `write` lists.
+fn read_ways(section: &mut Section) -> Option<Ways> {
+    let ways = section.list("write", |way| match way {
+        "mirror" => Ok(Ways { mirror: true, history: false }),
+        "history" => Ok(Ways { mirror: false, history: true }),
+        _ => Err("expected \"mirror\" or \"history\"".to_owned()),
+    })?;
+    let either = ways.into_iter().reduce(|a, b| Ways { mirror: a.mirror || b.mirror, history: a.history || b.history });
+    if either.is_none() {
+        section.problem("write", "a table is written in one way at least: \"mirror\", \"history\", or both");
+    }
+    either
 }

@@ -23,7 +23,9 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Side, Telemetry};
-use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns};
+use sooner_delta::{
+    DeltaLake, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns, WaysToWrite, WrittenTable,
+};
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
@@ -60,7 +62,7 @@ struct SinkParts {
     store: LakeStore,
     lake: DeltaLake,
     settings: SinkSettings,
-    known: KnownTables<DeltaTable>,
+    known: KnownTables<WrittenTable>,
 }
 
 impl SinkParts {
@@ -80,12 +82,13 @@ impl SinkParts {
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
         };
-        let tables = config.tables.clone();
+        let (tables, ways) = (config.tables.clone(), config.tables.clone());
         let indexes = IndexSettings::new(Some(config.state_dir.join("index")), lake.index_memory_bytes);
         let lake = DeltaLake::new(store.clone(), &config.name, limits)
             .with_retention(lake.retention)
             .with_column_mapping(lake.maps_columns)
             .with_sort_columns(SortColumns::new(move |table| tables.sort_columns(table)))
+            .with_ways(WaysToWrite::new(move |table| ways.ways(table)))
             .with_indexes(&indexes);
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }

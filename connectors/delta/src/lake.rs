@@ -8,6 +8,8 @@ use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 
 use crate::effort::Effort;
+use crate::history::table::HistoryTable;
+use crate::history::views::Described;
 use crate::index::index_store::{IndexSettings, IndexStore};
 use crate::log::other_writers::other_writers;
 use crate::log::position_names::PositionNames;
@@ -17,16 +19,20 @@ use crate::maintenance::compaction::Compaction;
 use crate::maintenance::optimize::{Optimized, optimize};
 use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
-use crate::settings::{SortColumns, TableSettings};
+use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
 use crate::store::folder_name::{folder_name, name_of_folder};
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
 use crate::table::DeltaTable;
+use crate::written::{WrittenTable, unordered};
 
 /// Bytes of memory of all key indexes together, unless it is told otherwise.
 const DEFAULT_INDEX_BYTES: usize = 64 << 20;
+
+/// What follows a table's name in that of its history's folder.
+const HISTORY_SUFFIX: &str = "-history";
 
 /// What a table does not need any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +57,8 @@ impl DeltaLake {
         let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
         let (retention, sort_columns) = (RetentionSettings::default(), SortColumns::default());
         let effort = Effort::new();
-        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns, effort };
+        let ways = WaysToWrite::default();
+        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns, ways, effort };
         DeltaLake { store, pipeline: pipeline.to_owned(), settings }
     }
 
@@ -70,6 +77,12 @@ impl DeltaLake {
     /// The same lake, whose tables are sorted by these columns.
     pub fn with_sort_columns(mut self, columns: SortColumns) -> DeltaLake {
         self.settings.sort_columns = columns;
+        self
+    }
+
+    /// The same lake, whose tables are written in these ways.
+    pub fn with_ways(mut self, ways: WaysToWrite) -> DeltaLake {
+        self.settings.ways = ways;
         self
     }
 
@@ -131,21 +144,57 @@ impl DeltaLake {
     /// Where a table lies.
     pub fn location(&self, table: &TableName) -> TableLocation {
         let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
-        let folder = self.store.prefix().clone().join(schema.as_str()).join(table.as_str());
-        TableLocation::new(self.store.root(), folder, self.store.folder_url(&[&schema, &table]))
+        self.folder(&schema, &table)
+    }
+
+    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed by
+    /// two digits.
+    pub fn history_location(&self, table: &TableName) -> TableLocation {
+        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
+        self.folder(&schema, &format!("{table}{HISTORY_SUFFIX}"))
+    }
+
+    /// A table's history, as its log says it is; none if there is none.
+    pub async fn describe_history(&self, table: &TableName) -> Result<Option<Described>> {
+        let location = self.history_location(table);
+        let version = replay(&location, &[]).await?;
+        let (columns, key) = (version.columns().to_vec(), version.provenance().key);
+        Ok(version.exists().then(|| Described { url: location.url.to_string(), columns, key }))
+    }
+
+    fn folder(&self, schema: &str, table: &str) -> TableLocation {
+        let folder = self.store.prefix().clone().join(schema).join(table);
+        TableLocation::new(self.store.root(), folder, self.store.folder_url(&[schema, table]))
+    }
+
+    async fn open_mirror(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
+        DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
+    }
+
+    async fn open_history(&self, table: &TableName, feed: &Feed) -> Result<HistoryTable> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
+        let location = self.history_location(table);
+        HistoryTable::open(table.clone(), location, names, self.settings.clone(), compaction).await
     }
 }
 
 impl Lake for DeltaLake {
-    type Table = DeltaTable;
+    type Table = WrittenTable;
 
     async fn probe(&self) -> Result<()> {
         self.store.probe().await
     }
 
-    async fn open(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
-        let names = PositionNames::new(&self.pipeline, feed);
-        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
-        DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
+    async fn open(&self, table: &TableName, feed: &Feed) -> Result<WrittenTable> {
+        let Ways { mirror, history } = self.settings.ways.of(table);
+        if mirror && history && !PositionNames::new(&self.pipeline, feed).knows_watermark() {
+            return Err(unordered(table));
+        }
+        let mirror = if mirror { Some(self.open_mirror(table, feed).await?) } else { None };
+        let history = if history { Some(self.open_history(table, feed).await?) } else { None };
+        Ok(WrittenTable::new(table.clone(), mirror, history))
     }
 }

@@ -1,14 +1,15 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
+//! Seven wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
 //! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
-//! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them, of which readers see a
-//! [`generation`].
+//! [`maintenance`] keeps tables fast. [`lake`] opens tables, each [`written`] as a mirror, which is a [`table`] of which
+//! readers see a [`generation`], as a [`history`], or as both.
 
 mod clock;
 pub mod effort;
 pub mod generation;
 mod generations;
+pub mod history;
 pub mod index;
 pub mod lake;
 mod lake_progress;
@@ -19,6 +20,7 @@ pub mod rows;
 pub mod settings;
 pub mod store;
 pub mod table;
+pub mod written;
 
 pub use index::index_store::IndexSettings;
 pub use lake::{DeltaLake, Vacuumed};
@@ -26,6 +28,7 @@ pub use lake_progress::LakeProgress;
 pub use log::retention::RetentionSettings;
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
-pub use settings::SortColumns;
+pub use settings::{SortColumns, Ways, WaysToWrite};
 pub use store::lake_store::{LakeStore, S3Settings};
 pub use table::DeltaTable;
+pub use written::WrittenTable;
