@@ -17,7 +17,7 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete.
+/// Exit code of `sooner wait` for a table that is not complete, and of `sooner cut create` for a cut that is not made.
 const NOT_COMPLETE: u8 = 3;
 
 /// Postgres changes into Delta Lake tables, exactly once.
@@ -159,6 +159,11 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Makes, shows and drops cuts: states of all tables as one transaction saw them, which stay readable.
+    Cut {
+        #[command(subcommand)]
+        action: commands::cut::Action,
+    },
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
     /// which it was so; or the table as of a moment.
     History {
@@ -210,7 +215,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let waits = matches!(arguments.command, Command::Wait { .. });
+    let waits = matches!(arguments.command, Command::Wait { .. } | Command::Cut { .. });
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
@@ -250,6 +255,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::Cut { action } => commands::cut::run(&config, action).await,
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }

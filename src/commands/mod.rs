@@ -1,6 +1,7 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
 pub mod acls;
+pub mod cut;
 pub mod events;
 pub mod health;
 pub mod history;

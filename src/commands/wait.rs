@@ -79,7 +79,8 @@ pub async fn run(config: &Config, table: &str, until: Until, limit: Option<Durat
     }
 }
 
-async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
+/// Position of the source's log by now.
+pub async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
     let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
     let end = client.query_value("SELECT pg_catalog.pg_current_wal_insert_lsn()").await?;
     let end = end.and_then(|text| text.parse().ok());

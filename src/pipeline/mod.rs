@@ -7,8 +7,11 @@ pub mod asking;
 pub mod attempts;
 pub mod changes;
 pub mod continuity;
+pub mod cut_desk;
+pub mod cutting;
 pub mod kept_copy;
 pub mod lane;
+pub mod messages;
 pub mod next_record;
 pub mod sink;
 pub mod sink_side;
@@ -43,6 +46,8 @@ use crate::memory::MemoryShares;
 use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
 use attempts::{End, attempts, halt_on_request, rest_while_paused};
+use cut_desk::serve_cuts;
+use cutting::CutDesk;
 use sink::{SinkEnd, SinkSettings};
 use sink_side::{KnownTables, SinkSide};
 use source_side::SourceSide;
@@ -81,6 +86,7 @@ impl SinkParts {
             tables: config.tables.clone(),
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
+            cuts: CutDesk::closed(),
         };
         let (tables, ways) = (config.tables.clone(), config.tables.clone());
         let indexes = IndexSettings::new(Some(config.state_dir.join("index")), lake.index_memory_bytes);
@@ -90,6 +96,7 @@ impl SinkParts {
             .with_sort_columns(SortColumns::new(move |table| tables.sort_columns(table)))
             .with_ways(WaysToWrite::new(move |table| ways.ways(table)))
             .with_indexes(&indexes);
+        let settings = SinkSettings { cuts: serve_cuts(&config.state_dir, lake.clone()), ..settings };
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }

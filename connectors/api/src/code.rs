@@ -168,6 +168,10 @@ pub enum Code {
     TableColumnsChanged,
     /// Somebody else removed or changed rows of the table, or set it back.
     TableAltered,
+    /// There is a cut of that name.
+    CutExists,
+    /// No cut of these tables can be made as they are.
+    CutImpossible,
     /// Others committed first, again and again.
     CommitContended,
     /// Whether a commit succeeded is not known yet.

@@ -92,6 +92,16 @@ impl DeltaLake {
         self
     }
 
+    /// Where the lake lies.
+    pub fn store(&self) -> &LakeStore {
+        &self.store
+    }
+
+    /// Name of the pipeline.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
     /// Names of the tables that lie in the lake, whoever made them.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut tables = Vec::new();

@@ -6,6 +6,7 @@
 //! readers see a [`generation`], as a [`history`], or as both.
 
 mod clock;
+pub mod cuts;
 pub mod effort;
 pub mod generation;
 mod generations;

@@ -162,6 +162,10 @@ impl LakeTable for DeltaTable {
         self.generations.shown.base.number()
     }
 
+    fn history_version(&self) -> Option<u64> {
+        None
+    }
+
     fn size(&self) -> Option<TableSize> {
         self.generations.shown.size()
     }

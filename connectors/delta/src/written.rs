@@ -99,6 +99,10 @@ impl LakeTable for WrittenTable {
         }
     }
 
+    fn history_version(&self) -> Option<u64> {
+        self.history.as_ref().and_then(|history| history.version())
+    }
+
     fn size(&self) -> Option<TableSize> {
         match &self.mirror {
             Some(mirror) => mirror.size(),
