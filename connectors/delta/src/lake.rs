@@ -134,21 +134,25 @@ impl DeltaLake {
         optimize(&self.location(table), table, &self.pipeline, &self.settings).await
     }
 
-    /// Finds what no version of a table needs that is kept, and deletes it if so asked; none if this pipeline did not
-    /// make the table.
+    /// Finds what no version of a table, nor of its history, needs that is kept, and deletes it if so asked; none if this
+    /// pipeline made neither.
     pub async fn vacuum(&self, table: &TableName, deletes: bool) -> Result<Option<Vacuumed>> {
-        let location = self.location(table);
-        let version = replay(&location, &[]).await?;
-        if !version.is_made_by(&self.pipeline) {
-            return Ok(None);
+        let mut found: Option<Vacuumed> = None;
+        for location in [self.location(table), self.history_location(table)] {
+            let version = replay(&location, &[]).await?;
+            if !version.is_made_by(&self.pipeline) {
+                continue;
+            }
+            let (known, retention) = (version.number().unwrap_or_default(), Retention::of(version.metadata()));
+            let unneeded = find_unneeded(&location, known, &retention, SystemTime::now()).await?;
+            let found = found.get_or_insert_default();
+            found.files += unneeded.len();
+            found.bytes += unneeded.iter().map(|object| object.bytes).sum::<u64>();
+            if deletes {
+                delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;
+            }
         }
-        let (known, retention) = (version.number().unwrap_or_default(), Retention::of(version.metadata()));
-        let unneeded = find_unneeded(&location, known, &retention, SystemTime::now()).await?;
-        let found = Vacuumed { files: unneeded.len(), bytes: unneeded.iter().map(|object| object.bytes).sum() };
-        if deletes {
-            delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;
-        }
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// Where a table lies.
