@@ -159,6 +159,12 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Compares tables of the lake with the source, row by row. Exits with 0 if all are equal, and with 1 if one differs or
+    /// could not be verified.
+    Verify {
+        #[command(flatten)]
+        asked: commands::verify::Asked,
+    },
     /// Makes, shows and drops cuts: states of all tables as one transaction saw them, which stay readable.
     Cut {
         #[command(subcommand)]
@@ -255,6 +261,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)

@@ -12,6 +12,7 @@ pub mod steer;
 pub mod teardown;
 pub mod topics;
 pub mod upkeep;
+pub mod verify;
 pub mod wait;
 
 use std::io::Write;

@@ -21,6 +21,7 @@ pub mod rows;
 pub mod settings;
 pub mod store;
 pub mod table;
+pub mod verification;
 pub mod written;
 
 pub use index::index_store::IndexSettings;
