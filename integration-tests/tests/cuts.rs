@@ -128,6 +128,24 @@ async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline
     assert_consistent(&last, "deltalake");
     assert_eq!(sums(&last, "deltalake")[2].0, 99_993);
     assert_consistent(&last, "duckdb");
+    exported(&pipeline, "last");
+}
+
+/// An export is what its manifest says: pyarrow reads the same sum, and the hashes are those of the files.
+fn exported(pipeline: &Pipeline, cut: &str) {
+    let to = pipeline.folder().join("export").display().to_string();
+    let output = pipeline.output("cut", &["export", cut, "--to", &to, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let script = "import sys, json, hashlib, pathlib, pyarrow.parquet as p\n\
+                  folder = pathlib.Path(sys.argv[1]); manifest = json.loads((folder / 'manifest.json').read_text())\n\
+                  files = [file for table in manifest['tables'].values() for file in table['files']]\n\
+                  assert all(hashlib.sha256((folder / f['path']).read_bytes()).hexdigest() == f['sha256'] for f in files)\n\
+                  print(sum(sum(p.read_table(folder / f['path'])['amount'].to_pylist()) for f in files))";
+    let read = std::process::Command::new(integration_tests::python()).args(["-c", script, &to]).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), SUM.to_string());
+    let again = pipeline.output("cut", &["export", cut, "--to", &to]);
+    assert!(!again.status.success(), "an export is never written over");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use sooner_delta::LakeStore;
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 
 use super::upkeep::open_lake;
@@ -63,6 +64,17 @@ pub enum Action {
         #[arg(long, value_enum, default_value = "spark")]
         engine: Engine,
     },
+    /// Writes its tables as plain Parquet files, with a manifest that has their hashes.
+    Export {
+        /// Its name.
+        name: String,
+        /// Where to: a folder, or s3://bucket/prefix in the lake's store.
+        #[arg(long)]
+        to: String,
+        /// Print the manifest.
+        #[arg(long)]
+        json: bool,
+    },
     /// Drops a cut. What only it needs is deleted by its tables' upkeep.
     Drop {
         /// Its name.
@@ -97,6 +109,7 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
         Action::List { json } => list(config, json).await?,
         Action::Show { name, json } => show(&existing(config, &name).await?, json)?,
         Action::Sql { name, engine } => print(&queries(&existing(config, &name).await?, engine)),
+        Action::Export { name, to, json } => export(config, &name, &to, json).await?,
         Action::Drop { name } => drop_cut(config, &name).await?,
     }
     Ok(true)
@@ -264,6 +277,20 @@ fn local_path(url: &str) -> String {
 fn quoted(text: &str, quote: char) -> String {
     let twice: String = [quote, quote].into_iter().collect();
     format!("{quote}{}{quote}", text.replace(quote, &twice))
+}
+
+async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<()> {
+    let (cut, target) = (existing(config, name).await?, LakeStore::open(to, &config.lake()?.s3)?);
+    let manifest = open_lake(config)?.export_cut(&cut, &target).await?;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));
+        return Ok(());
+    }
+    for (table, exported) in &manifest.tables {
+        print(&format!("{table}: {} rows in {} files\n", exported.rows, exported.files.len()));
+    }
+    print(&format!("exported the cut '{name}' to {to}\n"));
+    Ok(())
 }
 
 async fn drop_cut(config: &Config, name: &str) -> anyhow::Result<()> {

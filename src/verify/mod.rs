@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sooner_api::{Result, SourceTable};
-use sooner_delta::DeltaLake;
-use sooner_delta::verification::{Fingerprinter, LakeRows, RecordBatch};
+use sooner_delta::verification::{Fingerprinter, RecordBatch};
+use sooner_delta::{DeltaLake, StoredRows};
 use sooner_schemas::{Lsn, TableName};
 
 use self::rounds::{Buckets, Seen, Suspects, Wanted};
@@ -143,7 +143,7 @@ impl Comparison<'_> {
         };
         let lsn = self.rows.scan(&self.pace, |rows| count(&mut source, &prints.decode(rows)?)).await?;
         let table = self.lake_at(lsn).await?;
-        table.scan(&prints, |rows| count(&mut lake, &rows)).await?;
+        prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
         self.report.rows = source.rows;
         let differing = source.differing(&lake);
         if differing.is_empty() {
@@ -167,7 +167,7 @@ impl Comparison<'_> {
         Ok(unverified(&format!("{} rows changed each time that they were looked at", suspects.open().len())))
     }
 
-    async fn look(&mut self, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<(Seen, LakeRows)> {
+    async fn look(&mut self, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<(Seen, StoredRows)> {
         let mut source = Seen::new();
         let lsn = self
             .rows
@@ -181,7 +181,7 @@ impl Comparison<'_> {
     }
 
     /// The table in the lake, once it is complete to a position.
-    async fn lake_at(&mut self, lsn: Lsn) -> anyhow::Result<LakeRows> {
+    async fn lake_at(&mut self, lsn: Lsn) -> anyhow::Result<StoredRows> {
         let asked = Instant::now();
         let patience = self.pace.patience;
         let left = || Some(patience.saturating_sub(asked.elapsed()));
@@ -200,7 +200,7 @@ impl Comparison<'_> {
     }
 
     /// The rows that differ for certain, with their keys and columns.
-    async fn told(&self, prints: &Fingerprinter, suspects: &Suspects, table: &LakeRows) -> anyhow::Result<Verdict> {
+    async fn told(&self, prints: &Fingerprinter, suspects: &Suspects, table: &StoredRows) -> anyhow::Result<Verdict> {
         let certain: HashMap<_, _> = suspects.certain().collect();
         if certain.is_empty() {
             return Ok(Verdict::Equal);
@@ -216,7 +216,7 @@ impl Comparison<'_> {
             Ok(())
         };
         self.rows.scan(&self.pace, |rows| keep(&mut source, &prints.decode(rows)?)).await?;
-        table.scan(prints, |rows| keep(&mut lake, &rows)).await?;
+        prints.scan(table, |rows| keep(&mut lake, &rows)).await?;
         let differences = told.iter().filter_map(|(key, pair)| {
             let (source, lake) = (source.get(key), lake.get(key));
             let text = prints.key_text(source.or(lake)?, 0);
@@ -234,14 +234,14 @@ impl Comparison<'_> {
     }
 }
 
-async fn seen_in(table: &LakeRows, prints: &Fingerprinter, wanted: &Wanted) -> Result<Seen> {
+async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> Result<Seen> {
     let mut seen = Seen::new();
     let look = |rows: RecordBatch| {
         let rows = prints.fingerprints(&rows)?;
         seen.extend(rows.iter().filter(|row| wanted.has(row.key)).map(|row| (row.key, row.values)));
         Ok(())
     };
-    table.scan(prints, look).await?;
+    prints.scan(table, look).await?;
     Ok(seen)
 }
 

@@ -11,7 +11,6 @@ use arrow_array::types::{
 };
 use arrow_cast::display::array_value_to_string;
 use arrow_schema::{DataType, SchemaRef};
-use futures::StreamExt;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
@@ -19,13 +18,10 @@ use sooner_schemas::event::EventSchema;
 use std::hash::Hasher;
 
 use crate::index::key::{KeyHash, KeyPlan};
-use crate::lake::DeltaLake;
-use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
-use crate::maintenance::fitting::{fitted, unfit};
 use crate::merge::event_plan::EventPlan;
 use crate::rows::columns::{LakeColumn, arrow_schema};
-use crate::rows::stored_file::{READ_ROWS, StoredFile};
+use crate::stored_rows::StoredRows;
 
 /// What identifies a row, and what its values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +83,11 @@ impl Fingerprinter {
         Ok(keys.into_iter().zip(values).map(|(key, values)| Fingerprint { key, values }).collect())
     }
 
+    /// Hands all live rows of a table to `each`, with the columns that are compared.
+    pub async fn scan(&self, table: &StoredRows, mut each: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        table.scan(&self.columns, &self.schema, async |rows| each(rows)).await
+    }
+
     /// The key of a row, as a person reads it.
     pub fn key_text(&self, rows: &RecordBatch, row: usize) -> String {
         let keys = self.plan.keys.columns();
@@ -104,40 +105,6 @@ impl Fingerprinter {
         };
         let differs = |column: &usize| hash(a, *column, row_a) != hash(b, *column, row_b);
         (0..self.columns.len()).filter(differs).map(|column| self.columns[column].name.clone()).collect()
-    }
-}
-
-/// A lake table to be compared.
-pub struct LakeRows {
-    location: crate::store::location::TableLocation,
-    /// Its version.
-    pub version: TableVersion,
-}
-
-impl DeltaLake {
-    /// A table's latest version, or the one of this number; none if there is no table.
-    pub async fn rows_of(&self, table: &TableName) -> Result<Option<LakeRows>> {
-        let location = self.location(table);
-        let version = replay(&location, &[]).await?;
-        Ok(version.exists().then_some(LakeRows { location, version }))
-    }
-}
-
-impl LakeRows {
-    /// Hands all live rows to `each`, with the columns that are compared.
-    pub async fn scan(&self, prints: &Fingerprinter, mut each: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        for (_, file) in self.version.files().iter() {
-            let stored = StoredFile::open(&self.location.table, &file.path, file.size, true).await?;
-            let rows = u32::try_from(stored.rows()).unwrap_or(u32::MAX);
-            let live: Vec<u32> = (0..rows).filter(|row| !file.deleted.contains(*row)).collect();
-            let all = live.len() == rows as usize;
-            let mut batches = stored.batches(None, (!all).then_some(live.as_slice()), READ_ROWS)?;
-            while let Some(batch) = batches.next().await {
-                let batch = fitted(&batch?, &prints.columns, &prints.schema);
-                each(batch.map_err(|error| unfit(&file.path, error))?)?;
-            }
-        }
-        Ok(())
     }
 }
 
