@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sooner_api::Result;
+use sooner_api::{Error, Result};
 use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::admin::Admin;
 use sooner_kafka::progress::load::load;
@@ -13,7 +13,7 @@ use crate::config::{KafkaConfig, SourceConfig};
 
 /// Checks brokers, topics and schema registry; and, where the source is known, the schemas of its tables.
 pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let mut findings: Vec<_> = credentials(kafka).await.into_iter().collect();
     match Admin::new(&kafka.settings).and_then(|admin| Ok((admin.brokers()?, admin.list()?, admin))) {
         Err(error) => findings.push(Finding::error("kafka", &error)),
         Ok((brokers, topics, admin)) => {
@@ -31,6 +31,17 @@ pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<
         findings.extend(schemas::inspect(kafka, source).await);
     }
     findings
+}
+
+/// Whether the process has credentials for AWS, where brokers are logged in to with them.
+async fn credentials(kafka: &KafkaConfig) -> Option<Finding> {
+    let iam = kafka.settings.iam()?.clone();
+    let region = iam.region().to_owned();
+    let probed = tokio::task::spawn_blocking(move || iam.probe()).await;
+    Some(match probed.unwrap_or_else(|panic| Err(Error::internal("cannot look for credentials", panic))) {
+        Ok(id) => Finding::ok("aws credentials", format!("found those of access key {id}, for brokers in {region}")),
+        Err(error) => Finding::error("aws credentials", &error),
+    })
 }
 
 async fn inspect_topics(

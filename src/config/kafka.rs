@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use sooner_kafka::WrittenBy;
+use sooner_kafka::aws::region::{is_region, region_of_brokers, region_of_environment};
+use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::properties::refusal;
 use sooner_kafka::cluster::settings::PartitionBy;
 use sooner_kafka::cluster::settings::{
@@ -71,7 +73,9 @@ pub fn read_kafka(
     let prefix = section.optional("prefix", check_prefix).unwrap_or_else(|| name.to_owned());
     let pattern = section.optional("topic", |text| TopicPattern::parse(text, &prefix).map_err(|why| why.to_string()));
     let tls = section.optional_section("tls", read_tls);
-    let sasl = section.optional_section("sasl", read_sasl);
+    let sasl = section.optional_section("sasl", |section| read_sasl(section, brokers.as_deref().unwrap_or_default()));
+    // Amazon MSK takes tokens over TLS only, and nobody else should see them.
+    let tls = tls.or_else(|| matches!(sasl, Some(Sasl::AwsMskIam(_))).then(Tls::default));
     let topics = read_topics(section, name);
     let producer = read_producer(section, name);
     let consumer = read_consumer(section, name, memory_bytes);
@@ -138,21 +142,33 @@ fn read_tls(section: &mut Section) -> Option<Tls> {
     Some(Tls { ca, certificate, key, key_password })
 }
 
-fn read_sasl(section: &mut Section) -> Option<Sasl> {
+/// Ways to log in, by what the configuration has to tell of them.
+enum Mechanism {
+    Password(PasswordMechanism),
+    OauthBearer,
+    AwsMskIam,
+}
+
+fn read_sasl(section: &mut Section, brokers: &str) -> Option<Sasl> {
     let mechanism = section.text("mechanism", |text| match text {
-        "PLAIN" => Ok(Some(PasswordMechanism::Plain)),
-        "SCRAM-SHA-256" => Ok(Some(PasswordMechanism::ScramSha256)),
-        "SCRAM-SHA-512" => Ok(Some(PasswordMechanism::ScramSha512)),
-        "OAUTHBEARER" => Ok(None),
-        _ => Err("expected PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER".to_owned()),
+        "PLAIN" => Ok(Mechanism::Password(PasswordMechanism::Plain)),
+        "SCRAM-SHA-256" => Ok(Mechanism::Password(PasswordMechanism::ScramSha256)),
+        "SCRAM-SHA-512" => Ok(Mechanism::Password(PasswordMechanism::ScramSha512)),
+        "OAUTHBEARER" => Ok(Mechanism::OauthBearer),
+        "AWS_MSK_IAM" => Ok(Mechanism::AwsMskIam),
+        _ => Err("expected PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM".to_owned()),
     })?;
     let text = |text: &str| Ok(text.to_owned());
     match mechanism {
-        Some(mechanism) => {
+        Mechanism::AwsMskIam => {
+            let region = read_region(section, region_of_brokers(brokers))?;
+            Some(Sasl::AwsMskIam(MskIam::new(region)))
+        }
+        Mechanism::Password(mechanism) => {
             let (user, password) = (section.text("user", text), section.required_secret("password"));
             Some(Sasl::Password { mechanism, user: user?, password: password? })
         }
-        None => {
+        Mechanism::OauthBearer => {
             let (token_url, client_id) = (section.text("token_url", text), section.text("client_id", text));
             let client_secret = section.required_secret("client_secret");
             let scope = section.optional("scope", text);
@@ -164,6 +180,23 @@ fn read_sasl(section: &mut Section) -> Option<Sasl> {
             })
         }
     }
+}
+
+/// Reads `region`: where it is missing, the region that a host's name tells, or that of the environment.
+fn read_region(section: &mut Section, told: Option<&str>) -> Option<String> {
+    let is_written = section.has("region");
+    let written = section.optional("region", |text| match is_region(text) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a region of AWS such as \"eu-west-1\"".to_owned()),
+    });
+    if is_written {
+        return written;
+    }
+    let region = told.map(str::to_owned).or_else(region_of_environment).filter(|region| is_region(region));
+    if region.is_none() {
+        section.problem("region", "is missing; set it, or AWS_REGION");
+    }
+    region
 }
 
 fn read_topics(section: &mut Section, name: &str) -> TopicSettings {

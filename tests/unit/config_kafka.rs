@@ -107,6 +107,7 @@ fn each_mistake_is_told_with_its_place_and_what_was_expected() {
         ("sasl = { mechanism = 'GSSAPI' }", "", "kafka.sasl.mechanism: 'GSSAPI': expected PLAIN"),
         ("sasl = { mechanism = 'PLAIN', user = 'u' }", "", "kafka.sasl.password: is missing; write { env"),
         ("sasl = { mechanism = 'OAUTHBEARER' }", "", "kafka.sasl.client_id: is missing"),
+        ("sasl = { mechanism = 'AWS_MSK_IAM', region = 'a.b/' }", "", "kafka.sasl.region: 'a.b/': expected a region"),
         ("tls = { ca = 'none.pem' }", "", "kafka.tls.ca: 'none.pem': the file cannot be read"),
         ("", "subjects = 'table'", "registry.subjects: 'table': expected \"topic\", \"record\" or \"topic-record\""),
         ("", "user = 'u'", "registry.user: set user and password, or token, or none of them"),
@@ -180,4 +181,17 @@ fn a_certificate_needs_its_key() {
     assert!(refused[0].ends_with("kafka.tls.certificate: certificate and key go together: set both or neither"));
     let kafka = parsed_in(folder.path(), "tls = { certificate = 'c.pem', key = 'c.pem' }", "");
     assert_eq!(kafka.settings.tls.unwrap().certificate, Some(folder.path().join("c.pem")));
+}
+
+#[test]
+fn a_login_by_iam_finds_the_region_and_takes_tls_for_granted() {
+    let iam = |kafka: &str, brokers: &str| {
+        let text = text(kafka, "").replace("one:9092,two:9092", brokers);
+        let settings = Config::parse(&text, Path::new("/nowhere")).unwrap().kafka().unwrap().settings.clone();
+        assert!(settings.tls.is_some(), "a token is nothing to show to others");
+        settings.iam().unwrap().region().to_owned()
+    };
+    let msk = "b-1.shop.abc.c2.kafka.eu-west-1.amazonaws.com:9098";
+    assert_eq!(iam("[kafka.sasl]\nmechanism = 'AWS_MSK_IAM'", msk), "eu-west-1");
+    assert_eq!(iam("[kafka.sasl]\nmechanism = 'AWS_MSK_IAM'\nregion = 'eu-south-1'", msk), "eu-south-1");
 }

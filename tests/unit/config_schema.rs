@@ -34,7 +34,7 @@ fn it_has_the_keys_that_are_read() {
         assert_eq!(schema_keys(pointer), read_keys(path, text), "[{path}]");
     }
     // What a login needs depends on its mechanism.
-    let read = ["PLAIN", "OAUTHBEARER"].map(|mechanism| {
+    let read = ["PLAIN", "OAUTHBEARER", "AWS_MSK_IAM"].map(|mechanism| {
         read_keys("kafka.sasl.", &format!("[kafka]\n[kafka.sasl]\nmechanism = '{mechanism}'\nqqq = 1"))
     });
     assert_eq!(schema_keys("/properties/kafka/properties/sasl"), read.into_iter().flatten().collect());

@@ -97,6 +97,8 @@ impl LetterProducer {
         letter.key = key;
         letter.payload = value;
         let mut transactions = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody polled since the last letter, and a login may have to be renewed.
+        transactions.poll();
         transactions.send(letter)?;
         transactions.commit()
     }
