@@ -6,7 +6,9 @@ use sooner_api::{Error, Result};
 use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::admin::Admin;
 use sooner_kafka::progress::load::load;
-use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::client::{Registry, RegistrySettings};
+use sooner_kafka::registry::glue::{Glue, GlueSettings};
+use sooner_kafka::registry::reader::RegistryKind;
 
 use super::{Finding, Verdict, schemas};
 use crate::config::{KafkaConfig, SourceConfig};
@@ -24,7 +26,10 @@ pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<
             }
         }
     }
-    let registry = registry(kafka).await;
+    let registry = match &kafka.registry {
+        RegistryKind::Confluent(settings) => registry(settings).await,
+        RegistryKind::Glue(settings) => glue(settings).await,
+    };
     let reached = registry.verdict != Verdict::Failed;
     findings.push(registry);
     if let Some(source) = source.filter(|_| reached) {
@@ -109,9 +114,20 @@ async fn progress_topic(kafka: &KafkaConfig, admin: &Admin, topics: &HashMap<Str
     Ok(Finding::ok("progress topic", found))
 }
 
-async fn registry(kafka: &KafkaConfig) -> Finding {
-    let url = &kafka.registry.url;
-    let probed = match Registry::new(kafka.registry.clone()) {
+async fn glue(settings: &GlueSettings) -> Finding {
+    let probed = match Glue::new(settings.clone()) {
+        Ok(glue) => glue.probe().await,
+        Err(error) => Err(error),
+    };
+    match probed {
+        Ok(()) => Finding::ok("schema registry", format!("reached AWS Glue at {}", settings.url())),
+        Err(error) => Finding::error("schema registry", &error),
+    }
+}
+
+async fn registry(settings: &RegistrySettings) -> Finding {
+    let url = &settings.url;
+    let probed = match Registry::new(settings.clone()) {
         Ok(registry) => registry.probe().await,
         Err(error) => Err(error),
     };

@@ -5,6 +5,7 @@ use serde_json::json;
 use sooner_kafka::cluster::acls::{Allowed, Resource, of_sink, of_source};
 use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::settings::Sasl;
+use sooner_kafka::registry::reader::RegistryKind;
 use sooner_postgres::client::{quote_name, quote_text};
 
 use super::msk_policy::{Cluster, policy};
@@ -20,6 +21,8 @@ pub enum Of {
     Kafka,
     /// A policy of AWS' IAM.
     S3,
+    /// A policy of AWS' IAM, for a registry of AWS Glue.
+    Registry,
 }
 
 /// Prints what the configuration needs; of one part alone if it is named. `principal` is who connects to Kafka, and
@@ -37,6 +40,9 @@ pub fn run(config: &Config, only: Option<Of>, principal: Option<&str>, cluster: 
     }
     if let Some(policy) = config.lake.as_ref().filter(|_| wanted(Of::S3)).and_then(s3_policy) {
         print(&format!("{}\n", serde_json::to_string_pretty(&policy)?));
+    }
+    if config.kafka.as_ref().filter(|_| wanted(Of::Registry)).is_some_and(reads_glue) {
+        print(&format!("{}\n", serde_json::to_string_pretty(&glue_policy())?));
     }
     Ok(())
 }
@@ -125,6 +131,18 @@ fn msk_policy(config: &Config, kafka: &KafkaConfig, iam: &MskIam, cluster: Optio
     let writes = config.source.is_some() || kafka.settings.consumer.dead_letters.is_some();
     let policy = policy(&cluster, &needed(config, kafka), writes, config.lake.is_some());
     Ok(serde_json::to_string_pretty(&policy)?)
+}
+
+fn reads_glue(kafka: &KafkaConfig) -> bool {
+    matches!(kafka.registry, RegistryKind::Glue(_))
+}
+
+/// The policy for a registry of AWS Glue. A schema version is asked for by its id alone, so no resource narrows it.
+fn glue_policy() -> serde_json::Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "glue:GetSchemaVersion", "Resource": "*"}],
+    })
 }
 
 /// The policy for a lake in S3; none for one that lies elsewhere.

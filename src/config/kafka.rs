@@ -1,18 +1,24 @@
 //! The sections `[kafka]` and `[registry]` of the configuration, read into checked settings.
 
+mod region;
+mod registry;
+
 use std::time::Duration;
 
 use sooner_kafka::WrittenBy;
-use sooner_kafka::aws::region::{is_region, region_of_brokers, region_of_environment};
+use sooner_kafka::aws::region::region_of_brokers;
 use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::properties::refusal;
 use sooner_kafka::cluster::settings::PartitionBy;
 use sooner_kafka::cluster::settings::{
     ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
 };
-use sooner_kafka::registry::client::{Login, RegistrySettings};
+use sooner_kafka::registry::reader::RegistryKind;
 use sooner_postgres::encoders::{EncoderFactory, ValuePolicies};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
+
+use region::read_region;
+pub use registry::read_registry;
 
 use super::reader::Section;
 use super::table::TableBlocks;
@@ -26,8 +32,8 @@ const LEAST_TRANSACTION_BYTES: usize = 64 << 10;
 pub struct KafkaConfig {
     /// Settings of brokers, topics, producer and consumer.
     pub settings: KafkaSettings,
-    /// Settings of the schema registry's client.
-    pub registry: RegistrySettings,
+    /// The schema registry, and how to reach it.
+    pub registry: RegistryKind,
     /// Prefix of topics: the `name` in the source block of events, and what `{prefix}` stands for in patterns.
     pub prefix: String,
     /// Pattern that names each table's topic.
@@ -60,12 +66,12 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
-/// Reads `[kafka]`. `registry` is what [`read_registry`] returned; none if it or a required key is missing.
+/// Reads `[kafka]`. `registry` is what was read of `[registry]`; none if it or a required key is missing.
 pub fn read_kafka(
     section: &mut Section,
     name: Option<&str>,
     memory_bytes: usize,
-    registry: Option<(RegistrySettings, SubjectStrategy)>,
+    registry: Option<(RegistryKind, SubjectStrategy)>,
     blocks: &TableBlocks,
 ) -> Option<KafkaConfig> {
     let name = name.unwrap_or_default();
@@ -96,39 +102,6 @@ pub fn read_kafka(
         subjects,
         written_by: written_by.unwrap_or(WrittenBy::Sooner),
     })
-}
-
-/// Reads `[registry]`: the client's settings and the naming of subjects; none if the URL is missing or refused.
-pub fn read_registry(section: &mut Section) -> Option<(RegistrySettings, SubjectStrategy)> {
-    // What is refused may be a secret.
-    let url = section.unshown_text("url", |text, _| match text.split_once("://") {
-        Some(("http" | "https", rest)) if rest.contains('@') => {
-            Err("secrets do not belong in the file; take user and password out, and set user and password".to_owned())
-        }
-        Some(("http" | "https", _)) => Ok(text.to_owned()),
-        _ => Err("expected http://… or https://…".to_owned()),
-    });
-    let subjects = section.optional("subjects", |text| match text {
-        "topic" => Ok(SubjectStrategy::Topic),
-        "record" => Ok(SubjectStrategy::Record),
-        "topic-record" => Ok(SubjectStrategy::TopicRecord),
-        _ => Err("expected \"topic\", \"record\" or \"topic-record\"".to_owned()),
-    });
-    let register = section.flag("register", true);
-    let user = section.optional("user", |text| Ok(text.to_owned()));
-    let password = section.secret("password");
-    let token = section.secret("token");
-    let ca = section.path("ca");
-    let login = match (user, password, token) {
-        (None, None, None) => Login::None,
-        (Some(user), Some(password), None) => Login::Basic { user, password },
-        (None, None, Some(token)) => Login::Token(token),
-        _ => {
-            section.problem("user", "set user and password, or token, or none of them");
-            Login::None
-        }
-    };
-    Some((RegistrySettings { url: url?, login, ca, register }, subjects.unwrap_or_default()))
 }
 
 fn read_tls(section: &mut Section) -> Option<Tls> {
@@ -180,23 +153,6 @@ fn read_sasl(section: &mut Section, brokers: &str) -> Option<Sasl> {
             })
         }
     }
-}
-
-/// Reads `region`: where it is missing, the region that a host's name tells, or that of the environment.
-fn read_region(section: &mut Section, told: Option<&str>) -> Option<String> {
-    let is_written = section.has("region");
-    let written = section.optional("region", |text| match is_region(text) {
-        true => Ok(text.to_owned()),
-        false => Err("expected a region of AWS such as \"eu-west-1\"".to_owned()),
-    });
-    if is_written {
-        return written;
-    }
-    let region = told.map(str::to_owned).or_else(region_of_environment).filter(|region| is_region(region));
-    if region.is_none() {
-        section.problem("region", "is missing; set it, or AWS_REGION");
-    }
-    region
 }
 
 fn read_topics(section: &mut Section, name: &str) -> TopicSettings {

@@ -27,7 +27,6 @@ fn it_has_the_keys_that_are_read() {
         ("lake.", "/properties/lake", "[lake]\nqqq = 1"),
         ("table[0].", "/properties/table/items", "[[table]]\nqqq = 1"),
         ("http.", "/properties/http", "[http]\nqqq = 1"),
-        ("registry.", "/properties/registry", "[kafka]\n[registry]\nqqq = 1"),
         ("kafka.", "/properties/kafka", "[kafka]\nqqq = 1"),
         ("kafka.tls.", "/properties/kafka/properties/tls", "[kafka]\n[kafka.tls]\nqqq = 1"),
     ] {
@@ -38,4 +37,7 @@ fn it_has_the_keys_that_are_read() {
         read_keys("kafka.sasl.", &format!("[kafka]\n[kafka.sasl]\nmechanism = '{mechanism}'\nqqq = 1"))
     });
     assert_eq!(schema_keys("/properties/kafka/properties/sasl"), read.into_iter().flatten().collect());
+    let read = ["confluent", "glue"]
+        .map(|kind| read_keys("registry.", &format!("[kafka]\n[registry]\ntype = '{kind}'\nqqq = 1")));
+    assert_eq!(schema_keys("/properties/registry"), read.into_iter().flatten().collect());
 }

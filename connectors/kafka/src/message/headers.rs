@@ -18,6 +18,9 @@ const UNAVAILABLE: &str = "sooner.unavailable";
 const COPY: &str = "sooner.copy";
 const OLD_KEY: &str = "sooner.old_key";
 const NEW_KEY_TEXT: &str = "__debezium.newkey";
+/// Headers in which serializers name the schema, each of the key and of the value: Confluent's and Apicurio's.
+const KEY_SCHEMA: [&str; 2] = ["__key_schema_id", "apicurio.key.contentId"];
+const VALUE_SCHEMA: [&str; 2] = ["__value_schema_id", "apicurio.value.contentId"];
 const OLD_KEY_TEXT: &str = "__debezium.oldkey";
 
 /// Headers of an event's message, to be written.
@@ -99,6 +102,10 @@ pub struct FoundHeaders {
     pub copy_start: bool,
     /// Key message that the row had before its key changed.
     pub old_key: Option<Vec<u8>>,
+    /// What names the key's schema, where that is not in the key itself.
+    pub key_schema: Option<Box<[u8]>>,
+    /// What names the value's schema, where that is not in the value itself.
+    pub value_schema: Option<Box<[u8]>>,
 }
 
 impl FoundHeaders {
@@ -116,6 +123,8 @@ impl FoundHeaders {
                 UNAVAILABLE => found.unavailable = Some(text().to_owned()),
                 COPY => found.copy_start = true,
                 OLD_KEY => found.old_key = Some(value.to_vec()),
+                name if KEY_SCHEMA.contains(&name) => found.key_schema = Some(value.into()),
+                name if VALUE_SCHEMA.contains(&name) => found.value_schema = Some(value.into()),
                 _ => {}
             }
         }
@@ -154,6 +163,7 @@ mod tests {
             unavailable: Some("body,payload".into()),
             copy_start: true,
             old_key: Some(vec![0, 1]),
+            ..FoundHeaders::default()
         };
         assert_eq!(found, expected);
         assert_eq!(FoundHeaders::read::<OwnedHeaders>(None), FoundHeaders::default());
