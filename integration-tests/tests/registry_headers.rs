@@ -49,17 +49,21 @@ async fn world() -> World {
         .sql("ALTER TABLE a ADD COLUMN w text; UPDATE a SET w = 'new' WHERE id = 3; INSERT INTO a VALUES (21)")
         .await;
     // 20 rows, 4 updates, a delete with its tombstone, an update and a row.
-    let asked = Instant::now();
-    let topic = format!("theirs.{TABLE}");
-    let events = loop {
-        let events = find_topic(&kafka, &topic).unwrap_or_default();
-        if events.len() >= 28 {
-            break events;
-        }
-        assert!(asked.elapsed() < LIMIT, "{} events", events.len());
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    };
+    let events = wait_for(&kafka, &format!("theirs.{TABLE}"), 28).await;
     World { postgres, kafka, registry, events }
+}
+
+/// Waits until a topic, which its writer may not have made yet, has so many messages, and returns them.
+async fn wait_for(kafka: &Kafka, topic: &str, count: usize) -> Vec<Seen> {
+    let asked = Instant::now();
+    loop {
+        let seen = find_topic(kafka, topic).unwrap_or_default();
+        if seen.len() >= count {
+            return seen;
+        }
+        assert!(asked.elapsed() < LIMIT, "{topic} has {} messages, not {count}", seen.len());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
 }
 
 impl World {
@@ -69,8 +73,8 @@ impl World {
         parts.map(|part| id_of(part)).map(|id| (id, self.registry.schema_text(id))).collect()
     }
 
-    /// Writes Debezium's events again, to a topic of another prefix, in the form that `write` makes of a part: given are
-    /// the number of the event, whether the part is its key, the schema's id, and the datum.
+    /// Writes Debezium's events again, to a topic of another prefix, in the form that `write` makes of a part. It is
+    /// given the number of the event, whether the part is its key, the schema's id, and the datum.
     fn rewrite(&self, prefix: &str, write: impl Fn(usize, bool, u32, &[u8]) -> Written) {
         let topic = format!("{prefix}.{TABLE}");
         self.kafka.topics(&["--create", "--topic", &topic, "--partitions", "1"]);
@@ -216,5 +220,17 @@ async fn a_registry_of_another_kind_is_told_with_what_to_set() {
         sink.start_command("sink", &[]);
         let why = sink.wait_until_parked(TABLE).await.to_string();
         assert!(why.contains(expected) && why.contains(&format!("{prefix}.public.a/0 offset 0")), "{why}");
+    }
+    // Set aside, such messages keep what names their schemas.
+    let mut sink = world.sink("guid", &url);
+    sink.configure("[kafka]", "dead_letter_topic = \"dead\"");
+    sink.start_command("sink", &[]);
+    let written = world.events.iter().filter(|event| event.value.is_some()).count();
+    let letters = wait_for(&world.kafka, "dead", written).await;
+    let guid = [&[1], version.as_bytes().as_slice()].concat();
+    for (letter, event) in letters.iter().zip(world.events.iter().filter(|event| event.value.is_some())) {
+        assert_eq!(letter.value.as_deref(), event.value.as_deref().map(|value| &value[5..]));
+        let named = ["__key_schema_id", "__value_schema_id"].map(|name| letter.headers.get(name));
+        assert_eq!(named, [Some(&guid); 2]);
     }
 }

@@ -40,8 +40,8 @@ impl AwsCredentials {
         AwsCredentials { region: region.to_owned(), questions: Arc::default() }
     }
 
-    /// Keys that are valid now. Blocks for some seconds at most; call it where that is allowed. An error to retry: where
-    /// keys come from may be unreachable for a while.
+    /// Keys that are valid now. Blocks for some seconds at most; call it where that is allowed. Its error is one to
+    /// retry: where keys come from may be unreachable for a while.
     pub fn fetch(&self) -> Result<AwsKeys> {
         let (answer, answered) = channel();
         let answered = match self.ask(answer) {

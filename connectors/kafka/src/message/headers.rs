@@ -91,6 +91,9 @@ impl Text {
     }
 }
 
+/// A header that names a schema: its own name, and its value.
+pub type SchemaHeader = (&'static str, Box<[u8]>);
+
 /// Headers that a reader finds in a message; all empty if it has none of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundHeaders {
@@ -102,10 +105,10 @@ pub struct FoundHeaders {
     pub copy_start: bool,
     /// Key message that the row had before its key changed.
     pub old_key: Option<Vec<u8>>,
-    /// What names the key's schema, where that is not in the key itself.
-    pub key_schema: Option<Box<[u8]>>,
-    /// What names the value's schema, where that is not in the value itself.
-    pub value_schema: Option<Box<[u8]>>,
+    /// Header that names the key's schema, where the key itself does not.
+    pub key_schema: Option<SchemaHeader>,
+    /// Header that names the value's schema, where the value itself does not.
+    pub value_schema: Option<SchemaHeader>,
 }
 
 impl FoundHeaders {
@@ -123,9 +126,14 @@ impl FoundHeaders {
                 UNAVAILABLE => found.unavailable = Some(text().to_owned()),
                 COPY => found.copy_start = true,
                 OLD_KEY => found.old_key = Some(value.to_vec()),
-                name if KEY_SCHEMA.contains(&name) => found.key_schema = Some(value.into()),
-                name if VALUE_SCHEMA.contains(&name) => found.value_schema = Some(value.into()),
-                _ => {}
+                other => {
+                    let named = |names: [&'static str; 2]| names.into_iter().find(|name| *name == other);
+                    if let Some(name) = named(KEY_SCHEMA) {
+                        found.key_schema = Some((name, value.into()));
+                    } else if let Some(name) = named(VALUE_SCHEMA) {
+                        found.value_schema = Some((name, value.into()));
+                    }
+                }
             }
         }
         found.position = commit_lsn.zip(ordinal).map(|(commit_lsn, ordinal)| Position { commit_lsn, ordinal });

@@ -1,4 +1,4 @@
-//! Messages in the one form that events are read in further on: each of key and value is a Confluent header and a datum.
+//! Messages in the one form that events are read in further on: key and value are a Confluent header and a datum each.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use sooner_schemas::wire::{HEADER_BYTES, write_header};
 
 use super::schema_id::{SchemaId, split};
 use crate::message::events::ON_WITHOUT_IT;
+use crate::message::headers::SchemaHeader;
 use crate::message::topic_message::TopicMessage;
 
 /// Identifiers of the schemas of a message's key, if it has one, and value; none for a tombstone. A message that does
 /// not name its schemas is an operator error.
 pub fn schema_ids(message: &TopicMessage) -> Result<Option<(Option<SchemaId>, SchemaId)>> {
     let Some(value) = message.value() else { return Ok(None) };
-    let id = |part: &[u8], header: &Option<Box<[u8]>>| match split(part, header.as_deref()) {
+    let id = |part: &[u8], header: &Option<SchemaHeader>| match split(part, value_of(header)) {
         Ok((id, _)) => Ok(id),
         Err(why) => Err(unreadable(message, &why.to_string())),
     };
@@ -39,8 +40,8 @@ pub fn plain(message: &TopicMessage) -> Result<Cow<'_, TopicMessage>> {
         return Ok(Cow::Borrowed(message));
     }
     let mut bytes = Vec::with_capacity(2 * HEADER_BYTES + message.key().map_or(0, <[u8]>::len) + value.len());
-    let mut append = |part: &[u8], header: &Option<Box<[u8]>>| {
-        let datum = match split(part, header.as_deref()) {
+    let mut append = |part: &[u8], header: &Option<SchemaHeader>| {
+        let datum = match split(part, value_of(header)) {
             Ok((_, datum)) => datum.unpacked(),
             Err(why) => Err(why.to_string()),
         };
@@ -55,6 +56,10 @@ pub fn plain(message: &TopicMessage) -> Result<Cow<'_, TopicMessage>> {
     let headers = message.headers.clone();
     let rewritten = TopicMessage::new(place, message.written_micros, headers, Arc::new(bytes), key, Some(value));
     Ok(Cow::Owned(rewritten))
+}
+
+fn value_of(header: &Option<SchemaHeader>) -> Option<&[u8]> {
+    header.as_ref().map(|(_, value)| &**value)
 }
 
 /// Operator error: a message cannot be read, for this reason.

@@ -13,7 +13,7 @@ use std::io::Read;
 use flate2::read::ZlibDecoder;
 use sooner_schemas::wire::Malformed;
 
-/// Largest datum that is unpacked, in bytes. Brokers' usual limits are far below, and so few bytes must not become many.
+/// Largest datum that is unpacked, in bytes. Brokers' usual limits are far below, and few bytes must not become many.
 const LARGEST_DATUM: usize = 30 << 20;
 
 const GUID_MAGIC: u8 = 1;
