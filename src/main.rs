@@ -199,6 +199,9 @@ enum Command {
         /// Who connects to Kafka; the user of [kafka.sasl] unless named.
         #[arg(long)]
         principal: Option<String>,
+        /// ARN of the cluster that brokers of Amazon MSK belong to; any of the region unless named.
+        #[arg(long)]
+        cluster: Option<String>,
     },
     /// Prints the JSON Schema of the configuration, for editors.
     Schema,
@@ -267,7 +270,9 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
-        Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
+        Command::Acls { only, principal, cluster } => {
+            commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)
+        }
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

@@ -6,6 +6,7 @@ pub mod events;
 pub mod health;
 pub mod history;
 pub mod init;
+mod msk_policy;
 pub mod run;
 pub mod status;
 pub mod steer;

@@ -180,7 +180,7 @@ impl Config {
         };
         let kafka = match has_kafka {
             true => {
-                let registry = root.section("registry", read_registry);
+                let registry = root.section("registry", |section| read_registry(section, source.is_some()));
                 root.section("kafka", |section| read_kafka(section, name.as_deref(), memory_bytes, registry, &tables))
             }
             false => root.optional_section("kafka", |_| None),

@@ -195,7 +195,7 @@ pub async fn run_kafka_source(
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
-    let registry = Registry::new(kafka.registry.clone())?;
+    let registry = Registry::new(kafka.registry.writable()?.clone())?;
     let encoders = kafka.encoders(registry, &source.connect.database, source.policies());
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);

@@ -74,6 +74,8 @@ pub enum Code {
     KafkaLoginRefused,
     /// TLS with the brokers failed.
     KafkaTlsFailed,
+    /// Nothing gave the process credentials for AWS.
+    AwsCredentialsMissing,
     /// The client lacks an ACL.
     KafkaPermissionDenied,
     /// A property or topic setting is not accepted.

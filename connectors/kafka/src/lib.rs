@@ -1,9 +1,10 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! Six wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
-//! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other. [`log`]
-//! opens them.
+//! Seven wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
+//! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
+//! which know nothing of each other. [`log`] opens them.
 
+pub mod aws;
 pub mod cluster;
 pub mod consumer;
 pub mod log;

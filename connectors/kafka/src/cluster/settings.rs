@@ -4,7 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::ClientConfig;
+use sooner_api::Result;
+
+use crate::cluster::msk_iam::MskIam;
 
 /// Settings of the brokers, the topics, and the clients that write and read them.
 #[derive(Clone)]
@@ -63,6 +67,8 @@ pub enum Sasl {
         /// Scope that is requested; none to request none.
         scope: Option<String>,
     },
+    /// Tokens made of the process' credentials for AWS, for Amazon MSK.
+    AwsMskIam(MskIam),
 }
 
 /// SASL mechanism by which a password is sent.
@@ -215,6 +221,20 @@ impl KafkaSettings {
         }
     }
 
+    /// Login by IAM; none where clients log in by something else.
+    pub fn iam(&self) -> Option<&MskIam> {
+        match &self.sasl {
+            Some(Sasl::AwsMskIam(iam)) => Some(iam),
+            _ => None,
+        }
+    }
+
+    /// Gives a client that has just been set up what it needs to connect and does not get by its configuration: the
+    /// first token, where it logs in by IAM.
+    pub fn log_in<C: ClientContext>(&self, client: &Client<C>) -> Result<()> {
+        self.iam().map_or(Ok(()), |iam| iam.log_in(client))
+    }
+
     fn security_protocol(&self) -> &'static str {
         match (&self.tls, &self.sasl) {
             (None, None) => "plaintext",
@@ -254,6 +274,9 @@ fn set_sasl(config: &mut ClientConfig, sasl: &Sasl) {
             if let Some(scope) = scope {
                 config.set("sasl.oauthbearer.scope", scope);
             }
+        }
+        Sasl::AwsMskIam(_) => {
+            config.set("sasl.mechanism", "OAUTHBEARER");
         }
     }
 }

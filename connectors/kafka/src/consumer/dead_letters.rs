@@ -1,7 +1,8 @@
 //! The dead-letter topic, if one is configured: takes messages that cannot be read, each unchanged, with its place
 //! and the reason.
 //!
-//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`. A sink that
+//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`; and those of the
+//! message that name its schemas. A sink that
 //! is killed right after a write may write the same message again; the place in its headers shows that it is a
 //! duplicate.
 
@@ -90,13 +91,19 @@ impl LetterProducer {
             ("sooner.dead.offset", &offset),
             ("sooner.dead.reason", reason),
         ];
-        let headers = headers
+        let mut headers = headers
             .into_iter()
             .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        // Without them, nobody could tell what key and value were written under.
+        for (key, value) in [&record.headers.key_schema, &record.headers.value_schema].into_iter().flatten() {
+            headers = headers.insert(Header { key, value: Some(&**value) });
+        }
         let mut letter = BaseRecord::with_opaque_to(&self.topic, NO_TABLE).headers(headers);
         letter.key = key;
         letter.payload = value;
         let mut transactions = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody polled since the last letter, and a login may have to be renewed.
+        transactions.poll();
         transactions.send(letter)?;
         transactions.commit()
     }

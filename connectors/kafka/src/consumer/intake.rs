@@ -19,6 +19,7 @@ use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
 use crate::progress::copies::{broken_copies, copying};
 use crate::progress::record::TopicProgress;
+use crate::registry::plain::plain;
 
 /// Topics on their way into batches.
 pub struct Intake {
@@ -160,7 +161,7 @@ impl Intake {
             return Ok(());
         }
         let schema = self.format.schema(&topic.table, message).await;
-        let taken = schema.and_then(|schema| self.take_event(name, message, schema));
+        let taken = schema.and_then(|schema| self.take_event(name, &*plain(message)?, schema));
         match taken {
             Err(error) if error.class == Class::Operator => self.set_aside(name, message, error).await,
             taken => taken,
