@@ -159,6 +159,12 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Lists, shows, replays and drops messages that could not be read, and went to dead_letter_topic of [kafka].
+    DeadLetters {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: commands::dead_letters::Verb,
+    },
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -235,6 +241,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),

@@ -2,7 +2,8 @@
 //! in Postgres, access control lists of Kafka, a policy for S3.
 
 use serde_json::json;
-use sooner_kafka::cluster::acls::{Allowed, Resource, of_sink, of_source};
+use sooner_kafka::WrittenBy;
+use sooner_kafka::cluster::acls::{Allowed, Resource, of_letters, of_sink, of_source};
 use sooner_kafka::cluster::settings::Sasl;
 use sooner_postgres::client::{quote_name, quote_text};
 
@@ -82,6 +83,8 @@ fn acls(config: &Config, kafka: &KafkaConfig, principal: Option<&str>) -> String
         .collect();
     let source = config.source.iter().flat_map(|_| of_source(&kafka.settings, &tables));
     let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
+    // Where our own source writes, rows are copied again instead of sent.
+    let letters = of_letters(&kafka.settings, &tables, kafka.written_by == WrittenBy::Debezium);
     let command = |allowed: Allowed| {
         let operations: String =
             allowed.operations.iter().map(|operation| format!(" --operation {operation}")).collect();
@@ -98,7 +101,7 @@ fn acls(config: &Config, kafka: &KafkaConfig, principal: Option<&str>) -> String
             "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal '{principal}'{operations} {resource}\n"
         )
     };
-    source.chain(sink).map(command).collect()
+    source.chain(sink).chain(letters).map(command).collect()
 }
 
 /// The policy for a lake in S3; none for one that lies elsewhere.

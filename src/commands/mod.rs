@@ -1,6 +1,7 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
 pub mod acls;
+pub mod dead_letters;
 pub mod events;
 pub mod health;
 pub mod init;

@@ -1,11 +1,12 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! Six wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
-//! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other. [`log`]
-//! opens them.
+//! Seven wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
+//! the topics; [`producer`] and [`consumer`] are the two ends of the log, and [`letters`] sees to what the consumer could
+//! not read; these know nothing of each other. [`log`] opens the ends.
 
 pub mod cluster;
 pub mod consumer;
+pub mod letters;
 pub mod log;
 pub mod message;
 pub mod producer;
