@@ -334,10 +334,17 @@ mod tests {
         Letter { id, topic, partition: 0, offset, code, written_micros: None, key: Some(key), size_bytes, mark: None }
     }
 
+    /// A partition without anything newer, from its first offset to its end.
+    fn read(first_offset: i64, end_offset: i64) -> Newest {
+        let mut newest = Newest::default();
+        (newest.first_offset, newest.end_offset) = (first_offset, end_offset);
+        newest
+    }
+
     #[test]
     fn of_letters_of_one_key_the_newest_decides() {
         let (old, new) = (letter(5, 1, 0), letter(9, 1, 0));
-        let newest = Newest { end_offset: 10, ..Newest::default() };
+        let newest = read(0, 10);
         let open = HashMap::from([(new.key, new.clone())]);
         assert!(judge(&new, &newest, &open, &HashSet::new()).is_none());
         let waits = judge(&old, &newest, &open, &HashSet::new());
@@ -345,9 +352,9 @@ mod tests {
         let follows = judge(&old, &newest, &open, &HashSet::from([new.key]));
         assert!(matches!(follows, Some(Verdict::Supersede(9))));
         assert!(judge(&old, &newest, &HashMap::new(), &HashSet::new()).is_none(), "the other one was dropped");
-        let again = Newest { end_offset: 3, ..Newest::default() };
+        let again = read(0, 3);
         assert!(matches!(judge(&old, &again, &open, &HashSet::new()), Some(Verdict::Refuse(..))));
-        let expired = Newest { first_offset: 7, end_offset: 10, ..Newest::default() };
+        let expired = read(7, 10);
         assert!(matches!(judge(&old, &expired, &open, &HashSet::new()), Some(Verdict::Refuse(..))));
     }
 

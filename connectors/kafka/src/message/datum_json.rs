@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn a_datum_that_ends_early_is_shown_as_far_as_it_goes() {
-        let (value, why) = datum_json(&schema(), &datum()[..4]);
+        let (value, why) = datum_json(&schema(), &datum()[..5]);
         assert_eq!(value, json!({"id": 7, "note": "hi"}));
         assert_eq!(why.unwrap(), Malformed::Truncated.to_string());
         let mut spoilt = datum();
-        spoilt[3] = 0xFF;
+        spoilt[4] = 0xFF;
         let (value, why) = datum_json(&schema(), &spoilt);
         assert_eq!((value["note"].as_str().unwrap(), why.unwrap()), ("h\u{FFFD}", Malformed::NotUtf8.to_string()));
     }
