@@ -175,6 +175,7 @@ async fn the_api_shows_and_drops(url: &str) {
 
 /// The letters are 0/0 of row 2, 0/1 of row 3, 0/2 of row 4, 0/3 of row 6, and 0/4 of row 5.
 fn they_are_listed_and_shown(sink: &Pipeline) {
+    let listed = told(sink, &["list"]);
     let group = |code: &str, count: usize| {
         let groups = listed["groups"].as_array().unwrap();
         assert!(groups.iter().any(|group| group["code"] == code && group["count"] == count), "{listed}");
