@@ -13,7 +13,7 @@ use sooner_kafka::message::letter_headers::LetterId;
 
 use super::print;
 use crate::config::Config;
-use crate::letters::{Desk, Listed, Shown, name_of};
+use crate::letters::{Desk, DeskSettings, Listed, Shown, name_of};
 
 /// What is done with dead letters.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -88,9 +88,25 @@ impl Which {
     }
 }
 
+/// Where letters are handled with a configuration; an operator error if it has no Kafka. `has_source` says whether the
+/// source's side of the pipeline may run with its state folder.
+pub fn desk(config: &Config, has_source: bool) -> sooner_api::Result<Desk> {
+    let kafka = config.kafka()?.clone();
+    let source = config.source.as_ref().filter(|_| has_source);
+    Ok(Desk::new(DeskSettings {
+        kafka: kafka.settings,
+        registry: kafka.registry,
+        topics: kafka.topics,
+        written_by: kafka.written_by,
+        database: source.map(|source| source.connect.clone()),
+        keeps_names: source.is_some_and(|source| source.kept_names.is_some()),
+        state_dir: config.state_dir.clone(),
+    }))
+}
+
 /// Runs a verb; false if a letter that was to be replayed stays open.
 pub async fn run(config: &Config, verb: Verb) -> anyhow::Result<bool> {
-    let desk = Desk::new(config, true)?;
+    let desk = desk(config, true)?;
     match verb {
         Verb::List { topic, json } => {
             let listed = desk.list(Selection::of_topic(topic), 0).await?;

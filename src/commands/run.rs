@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::dead_letters::desk;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
@@ -152,7 +153,7 @@ async fn listen(config: &Config, sides: Sides, board: &StatusBoard) -> anyhow::R
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let letters = Desk::new(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
+    let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
     let shared = http::Shared { board, lake, has_kafka, letters, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }

@@ -9,16 +9,15 @@ use sooner_kafka::letters::catalogue::Letter;
 use sooner_kafka::letters::handling::{Became, Handling, Outcome};
 use sooner_kafka::message::letter_headers::{LetterId, Mark};
 use sooner_kafka::registry::client::Registry;
-use sooner_postgres::Client;
 use sooner_postgres::client::Mode;
 use sooner_postgres::key_condition::{has_row, key_condition};
+use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::TableName;
 use sooner_schemas::avro::Schema;
 use sooner_schemas::wire::split_header;
 use tokio::runtime::Handle;
 
 use super::Inner;
-use crate::config::SourceConfig;
 use crate::control::Requests;
 use crate::status::load;
 
@@ -39,19 +38,22 @@ pub fn copy(desk: &Inner, handling: &mut Handling<'_>, letters: Vec<Letter>, run
     if letters.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(source) = &desk.source else { return Err(elsewhere("this process does not run the source's side")) };
+    let Some(database) = &desk.settings.database else {
+        return Err(elsewhere("this process does not run the source's side"));
+    };
     let states = states(desk)?;
     let mut judge = Judge {
-        source,
+        database,
+        keeps_names: desk.settings.keeps_names,
         states,
-        registry: Registry::new(desk.kafka.registry.clone())?,
+        registry: Registry::new(desk.settings.registry.clone())?,
         client: None,
         runtime: runtime.clone(),
     };
     let mut outcomes = Vec::new();
     let (mut gone, mut by_table) = (Vec::new(), BTreeMap::<TableName, Vec<(Letter, String)>>::new());
     for letter in letters {
-        let Some(table) = desk.kafka.topics.table(&letter.topic) else {
+        let Some(table) = desk.settings.topics.table(&letter.topic) else {
             let why = "its topic is that of no table of this configuration".to_owned();
             outcomes.push(Outcome::new(&letter, Became::Refused { why, remedy: "drop it".to_owned() }));
             continue;
@@ -77,7 +79,8 @@ pub fn copy(desk: &Inner, handling: &mut Handling<'_>, letters: Vec<Letter>, run
 
 /// The states of the tables of the source that runs with this state folder; an operator error if none does.
 fn states(desk: &Inner) -> Result<BTreeMap<TableName, TableState>> {
-    let status = load(&desk.state_dir).map_err(|why| Error::internal("cannot read the pipeline's status", why))?;
+    let status =
+        load(&desk.settings.state_dir).map_err(|why| Error::internal("cannot read the pipeline's status", why))?;
     // Only a source has a slot.
     let status = status.filter(|status| status.slot.is_some());
     let status = status.ok_or_else(|| elsewhere("no source has run with this state folder"))?;
@@ -97,7 +100,7 @@ fn elsewhere(why: &str) -> Error {
 fn ask(desk: &Inner, table: &TableName, rows: &[(Letter, String)]) -> Result<()> {
     let conditions: Vec<_> = rows.iter().map(|(_, condition)| format!("({condition})")).collect();
     let request = CopyRequest { table: table.clone(), condition: Some(conditions.join(" OR ")) };
-    Requests::new(&desk.state_dir).ask(&request).map_err(|error| {
+    Requests::new(&desk.settings.state_dir).ask(&request).map_err(|error| {
         let what = format!("cannot ask for rows of {table} to be copied again");
         Error::operator(Code::Internal, what, error, "see to the disk of state_dir, and repeat it")
     })
@@ -120,7 +123,8 @@ fn supersede(handling: &mut Handling<'_>, gone: Vec<(Letter, TableName)>) -> Res
 }
 
 struct Judge<'a> {
-    source: &'a SourceConfig,
+    database: &'a ConnectOptions,
+    keeps_names: bool,
     states: BTreeMap<TableName, TableState>,
     registry: Registry,
     /// Connection to the database; none before it is needed.
@@ -169,14 +173,14 @@ impl Judge<'_> {
     /// Whether the database has no such row. Where tables keep their names, only the pipeline knows what a table is
     /// called by now.
     fn is_gone(&mut self, table: &TableName, condition: &str) -> Result<bool> {
-        if self.source.kept_names.is_some() {
+        if self.keeps_names {
             return Ok(false);
         }
-        let (source, client) = (self.source, &mut self.client);
+        let (database, client) = (self.database, &mut self.client);
         self.runtime.block_on(async {
             let client = match client.take() {
                 Some(known) => client.insert(known),
-                None => client.insert(Client::connect(&source.connect, Mode::Sql).await?),
+                None => client.insert(Client::connect(database, Mode::Sql).await?),
             };
             Ok(!has_row(client, table, condition).await?)
         })

@@ -1,8 +1,8 @@
 //! The dead letters of a pipeline, for the command line and the API: listed, shown, replayed and dropped.
 //!
-//! Which letters are open is written on the dead-letter topic itself, so all processes agree on it. Of topics that
-//! another producer writes, a letter's message is sent again; of our own source's, its row is copied again, since the
-//! database knows what it is by now.
+//! Which letters are open is written on the dead-letter topic itself, so all processes agree on it. If another producer
+//! writes the topic that a letter is of, its message is sent there again; if our own source does, its row is copied
+//! again, since the database knows what it is by now.
 
 mod copying;
 
@@ -12,27 +12,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use sooner_api::{Error, Result};
 use sooner_kafka::WrittenBy;
+use sooner_kafka::cluster::settings::KafkaSettings;
 use sooner_kafka::letters::catalogue::{Group, Letter, Selection};
 use sooner_kafka::letters::contents::Decoded;
 use sooner_kafka::letters::handling::{Became, Handling, Outcome};
 use sooner_kafka::letters::topic::LetterTopic;
 use sooner_kafka::message::letter_headers::{LetterId, Mark};
-use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::client::{Registry, RegistrySettings};
+use sooner_postgres::ConnectOptions;
 use sooner_schemas::TableName;
+use sooner_schemas::naming::TopicPattern;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-
-use crate::config::{Config, KafkaConfig, SourceConfig};
 
 /// Where letters are asked for and handled. Clones share what has been read.
 #[derive(Clone)]
 pub struct Desk(Arc<Inner>);
 
+/// What a desk needs to know of a configuration.
+#[derive(Clone)]
+pub struct DeskSettings {
+    /// How to reach the brokers, and which topic has the dead letters.
+    pub kafka: KafkaSettings,
+    /// How to reach the schema registry.
+    pub registry: RegistrySettings,
+    /// Which topic is a table's.
+    pub topics: TopicPattern,
+    /// Who writes those topics.
+    pub written_by: WrittenBy,
+    /// The database; none where the source's side of the pipeline does not run with this state folder.
+    pub database: Option<ConnectOptions>,
+    /// Tables keep their names, so that only the pipeline knows what they are called by now.
+    pub keeps_names: bool,
+    /// Folder in which the pipeline finds requests.
+    pub state_dir: PathBuf,
+}
+
 struct Inner {
-    kafka: KafkaConfig,
-    /// None where the source's side does not run.
-    source: Option<SourceConfig>,
-    state_dir: PathBuf,
+    settings: DeskSettings,
     /// What has been read, for whoever looks again; none before somebody looks.
     read: Mutex<Option<LetterTopic>>,
 }
@@ -102,24 +119,21 @@ pub struct Shown {
 }
 
 impl Desk {
-    /// The desk of a configuration; an operator error if it has no Kafka. `has_source` says whether the source's side
-    /// of the pipeline may run with this state folder.
-    pub fn new(config: &Config, has_source: bool) -> Result<Desk> {
-        let kafka = config.kafka()?.clone();
-        let source = config.source.clone().filter(|_| has_source);
-        Ok(Desk(Arc::new(Inner { kafka, source, state_dir: config.state_dir.clone(), read: Mutex::default() })))
+    /// A desk; nothing is read yet.
+    pub fn new(settings: DeskSettings) -> Desk {
+        Desk(Arc::new(Inner { settings, read: Mutex::default() }))
     }
 
     /// Whether there is a dead-letter topic.
     pub fn has_topic(&self) -> bool {
-        self.0.kafka.settings.consumer.dead_letters.is_some()
+        self.0.settings.kafka.consumer.dead_letters.is_some()
     }
 
     /// The open letters that are meant, in groups; and the last ones of them, so many at most.
     pub async fn list(&self, selection: Selection, limit: usize) -> Result<Listed> {
         self.look(move |desk, read, _| {
             let open = read.catalogue.open(&selection);
-            let group = |group: Group| ListedGroup { table: desk.kafka.topics.table(&group.topic), group };
+            let group = |group: Group| ListedGroup { table: desk.settings.topics.table(&group.topic), group };
             Ok(Listed {
                 topic: Some(read.name.clone()),
                 open: open.len(),
@@ -160,11 +174,11 @@ impl Desk {
     pub async fn replay(&self, selection: Selection) -> Result<Vec<Outcome>> {
         self.handle(move |desk, handling, runtime| {
             let letters = handling.open(&selection);
-            match desk.kafka.written_by {
+            match desk.settings.written_by {
                 WrittenBy::Sooner => copying::copy(desk, handling, letters, runtime),
                 WrittenBy::Debezium => {
-                    let registry = Registry::new(desk.kafka.registry.clone())?;
-                    handling.resend(letters, registry, &desk.kafka.topics, runtime.clone())
+                    let registry = Registry::new(desk.settings.registry.clone())?;
+                    handling.resend(letters, registry, &desk.settings.topics, runtime.clone())
                 }
             }
         })
@@ -191,7 +205,7 @@ impl Desk {
             let mut read = desk.read.lock().unwrap_or_else(PoisonError::into_inner);
             let read = match read.take() {
                 Some(known) => read.insert(known),
-                None => read.insert(LetterTopic::open(&desk.kafka.settings)?),
+                None => read.insert(LetterTopic::open(&desk.settings.kafka)?),
             };
             read.refresh()?;
             work(&desk, read, &runtime)
@@ -206,7 +220,7 @@ impl Desk {
     ) -> Result<Vec<Outcome>> {
         let (desk, runtime) = (self.0.clone(), Handle::current());
         let handled = spawn_blocking(move || {
-            let mut topic = LetterTopic::open(&desk.kafka.settings)?;
+            let mut topic = LetterTopic::open(&desk.settings.kafka)?;
             let outcomes = work(&desk, &mut Handling::begin(&mut topic)?, &runtime)?;
             for Outcome { id, topic, partition, offset, became } in &outcomes {
                 tracing::info!(letter = %id, %topic, partition, offset, became = name_of(became), "a dead letter");
@@ -220,13 +234,13 @@ impl Desk {
 impl Inner {
     fn listed(&self, letter: &Letter) -> ListedLetter {
         let Letter { id, topic, partition, offset, code, written_micros, mark, .. } = letter.clone();
-        let table = self.kafka.topics.table(&topic);
+        let table = self.settings.topics.table(&topic);
         ListedLetter { id, topic, partition, offset, table, code, written_micros, mark }
     }
 
     fn shown(&self, read: &LetterTopic, letter: &Letter, runtime: &Handle) -> Result<Option<Shown>> {
         let Some(loaded) = read.load(letter.id)? else { return Ok(None) };
-        let registry = Registry::new(self.kafka.registry.clone())?;
+        let registry = Registry::new(self.settings.registry.clone())?;
         let decode = |message: &Option<Vec<u8>>| {
             message.as_ref().map(|message| runtime.block_on(Decoded::new(message, &registry)))
         };

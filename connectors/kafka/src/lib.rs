@@ -1,8 +1,8 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
 //! Seven wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
-//! the topics; [`producer`] and [`consumer`] are the two ends of the log, and [`letters`] sees to what the consumer could
-//! not read; these know nothing of each other. [`log`] opens the ends.
+//! the topics; [`producer`] and [`consumer`] are the two ends of the log, and [`letters`] sees to what the consumer
+//! could not read; these know nothing of each other. [`log`] opens the ends.
 
 pub mod cluster;
 pub mod consumer;

@@ -180,8 +180,8 @@ impl KafkaSettings {
         format!("{}-progress", self.consumer.group)
     }
 
-    /// Transactional id of whoever handles the letters of a dead-letter topic: one for all, so that of two that do so at
-    /// a time the former is fenced.
+    /// Transactional id of whoever handles the letters of a dead-letter topic: one for all, so that of two that do so
+    /// at a time the former is fenced.
     pub fn letters_id(&self, topic: &str) -> String {
         format!("sooner-letters-{topic}")
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sooner_schemas::fingerprint::Fingerprints;
+use sooner_schemas::wire::split_header;
 
 use crate::message::letter_headers::{LetterHeaders, LetterId, LetterRecord, Mark};
 
@@ -148,6 +149,7 @@ impl Catalogue {
         // A topic that was made again may have another message at the same place.
         let print = self.prints.of(&(&*topic, partition, offset, record.key, record.value));
         self.records.insert(record.id, print);
+        let key = record.key.map(|key| self.print_of(key));
         let letter = || Letter {
             id: record.id,
             topic,
@@ -155,7 +157,7 @@ impl Catalogue {
             offset,
             code: code.into(),
             written_micros: record.written_micros,
-            key: record.key.map(|key| self.prints.of(&key)),
+            key,
             size_bytes: record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len),
             mark: None,
         };
@@ -163,9 +165,9 @@ impl Catalogue {
         known.ids.insert(record.id);
     }
 
-    /// Fingerprint of a key.
+    /// Fingerprint of a key: without the id of its schema, since a key that is registered again stays the same key.
     pub fn print_of(&self, key: &[u8]) -> u128 {
-        self.prints.of(&key)
+        self.prints.of(&split_header(key).map_or(key, |(_, datum)| datum))
     }
 
     /// The letter with a record at this place.
@@ -301,6 +303,9 @@ mod tests {
         mark(&mut catalogue, 4, 3, Mark::Dropped);
         assert_eq!(newest(&catalogue), id(2));
         assert!(catalogue.newest_open("t", 1).is_empty());
+        let print = |key: &[u8]| catalogue.print_of(key);
+        assert_eq!(print(&[0, 0, 0, 0, 1, 7]), print(&[0, 0, 0, 0, 2, 7]), "of another schema id");
+        assert_ne!(print(&[0, 0, 0, 0, 1, 7]), print(&[0, 0, 0, 0, 1, 8]));
     }
 
     #[test]

@@ -135,8 +135,8 @@ impl<'a> Handling<'a> {
         self.transactions.commit()
     }
 
-    /// Sends the messages of letters to their topics again, but for those that cannot be read now either, and those that
-    /// newer ones have taken the place of. Those are marked, too. `runtime` asks the registry.
+    /// Sends the messages of letters to their topics again, but for those that cannot be read now either, and those
+    /// that newer ones have taken the place of. Those are marked, too. `runtime` asks the registry.
     pub fn resend(
         &mut self,
         letters: Vec<Letter>,

@@ -1,4 +1,4 @@
-//! What a source partition has after its letters: the newest message of each key. A letter whose key has a newer message
+//! What a source partition has after its letters: the newest message of each key. A letter whose key has a newer one
 //! must not be sent again, since its row would go back to an older state.
 
 use std::collections::{HashMap, HashSet};

@@ -230,13 +230,13 @@ impl<'a> Resending<'a> {
     /// Whether somebody else has a message of one of these keys in a range.
     fn is_overtaken(&self, source: (&str, i32), range: Range<i64>, keys: &HashSet<Option<u128>>) -> Result<bool> {
         let mut overtaken = false;
-        self.checker.read(source.0, source.1, range, |message| {
+        let seen_all = self.checker.read(source.0, source.1, range, |message| {
             let key = message.key().map(|key| self.topic.catalogue.print_of(key));
             let concerns = key.is_none() || keys.contains(&None) || keys.contains(&key);
             overtaken |= concerns && !is_replay(message.headers());
             Ok(if overtaken { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok(overtaken)
+        Ok(overtaken || !seen_all)
     }
 }
 
