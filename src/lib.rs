@@ -10,6 +10,7 @@ pub mod control;
 pub mod direct;
 pub mod http;
 pub mod journal;
+pub mod letters;
 pub mod memory;
 pub mod pipeline;
 pub mod pulse;

@@ -185,6 +185,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lists, shows, replays and drops messages that could not be read, and went to dead_letter_topic of [kafka].
+    DeadLetters {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: commands::dead_letters::Verb,
+    },
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -269,6 +275,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }
+        Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal, cluster } => {
             commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)

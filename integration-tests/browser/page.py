@@ -79,7 +79,7 @@ def look_around(page, options, size, scheme):
         page.wait_for_selector("main section")
         check_look(page, f"{view or 'pipeline'}, {size}, {scheme}")
         if options.screenshots:
-            name = view.strip(":") or "pipeline"
+            name = view.strip(":").replace("/", "-") or "pipeline"
             page.screenshot(path=pathlib.Path(options.screenshots) / f"{name}-{size}-{scheme}.png", full_page=True)
 
 

@@ -2,7 +2,8 @@
 //! in Postgres, access control lists of Kafka (a policy where brokers go by AWS' IAM), a policy for S3.
 
 use serde_json::json;
-use sooner_kafka::cluster::acls::{Allowed, Resource, of_sink, of_source};
+use sooner_kafka::WrittenBy;
+use sooner_kafka::cluster::acls::{Allowed, Resource, of_letters, of_sink, of_source};
 use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::settings::Sasl;
 use sooner_kafka::registry::reader::RegistryKind;
@@ -115,7 +116,9 @@ fn needed(config: &Config, kafka: &KafkaConfig) -> Vec<Allowed> {
         .collect();
     let source = config.source.iter().flat_map(|_| of_source(&kafka.settings, &tables));
     let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
-    source.chain(sink).collect()
+    // Where our own source writes, rows are copied again instead of sent.
+    let letters = of_letters(&kafka.settings, &tables, kafka.written_by == WrittenBy::Debezium);
+    source.chain(sink).chain(letters).collect()
 }
 
 fn msk_policy(config: &Config, kafka: &KafkaConfig, iam: &MskIam, cluster: Option<&str>) -> anyhow::Result<String> {

@@ -2,6 +2,7 @@
 
 pub mod acls;
 pub mod cut;
+pub mod dead_letters;
 pub mod events;
 pub mod health;
 pub mod history;

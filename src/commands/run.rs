@@ -13,10 +13,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::dead_letters::desk;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
 
@@ -54,7 +56,7 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, &board).await?;
+    let listening = listen(&config, sides, &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
@@ -145,13 +147,14 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(config: &Config, sides: Sides, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
+    let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
+    let shared = http::Shared { board, lake, has_kafka, letters, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod api;
 pub mod connections;
+pub mod dead_letters;
 pub mod health;
 pub mod metrics;
 pub mod settings;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use self::connections::BoundedListener;
 use self::settings::HttpSettings;
 use crate::control::Requests;
+use crate::letters::Desk;
 use crate::status::StatusBoard;
 
 /// Requests of more than this many bytes are refused.
@@ -38,6 +40,8 @@ pub struct Shared {
     pub lake: Option<String>,
     /// Whether there is Kafka between source and lake.
     pub has_kafka: bool,
+    /// The dead letters; none where messages that cannot be read stop their table.
+    pub letters: Option<Desk>,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -74,6 +78,10 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/openapi.json", get(api::openapi))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/replay", post(dead_letters::replay))
+        .route("/api/v1/dead-letters/drop", post(dead_letters::drop_letters))
+        .route("/api/v1/dead-letters/{partition}/{offset}", get(dead_letters::show))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))

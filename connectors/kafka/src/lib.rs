@@ -1,12 +1,13 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! Seven wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
+//! Eight wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
-//! which know nothing of each other. [`log`] opens them.
+//! and [`letters`] sees to what the consumer could not read; these know nothing of each other. [`log`] opens the ends.
 
 pub mod aws;
 pub mod cluster;
 pub mod consumer;
+pub mod letters;
 pub mod log;
 pub mod message;
 pub mod producer;

@@ -32,6 +32,7 @@ mod incoming;
 pub mod inspection;
 mod joining;
 pub mod kept_names;
+pub mod key_condition;
 mod login;
 mod low_watermark;
 pub mod memory;

@@ -186,6 +186,12 @@ impl KafkaSettings {
         format!("{}-progress", self.consumer.group)
     }
 
+    /// Transactional id of whoever handles the letters of a dead-letter topic: one for all, so that of two that do so
+    /// at a time the former is fenced.
+    pub fn letters_id(&self, topic: &str) -> String {
+        format!("sooner-letters-{topic}")
+    }
+
     /// Configuration that all clients share, including the properties that are passed through. Brokers know a client by
     /// its pipeline and this part of it, for their quotas and logs.
     pub fn client_config(&self, part: &str) -> ClientConfig {

@@ -183,7 +183,7 @@ impl Intake {
             self.close(name, error);
             return Ok(());
         };
-        match letters.send(message, &format!("{}: {}", error.what, error.why)).await {
+        match letters.send(message, &error).await {
             Ok(()) => tracing::warn!(place = message.place(), %error, "the message went to the dead letters"),
             Err(error) if error.class == Class::Operator => self.close(name, error),
             Err(error) => return Err(error),
