@@ -2,10 +2,11 @@
 //!
 //! Six wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
 //! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other. [`log`]
-//! opens them.
+//! opens them; [`key_search`] looks for a key in a topic.
 
 pub mod cluster;
 pub mod consumer;
+pub mod key_search;
 pub mod log;
 pub mod message;
 pub mod producer;
