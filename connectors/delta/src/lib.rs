@@ -1,9 +1,9 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
-//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
-//! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them, of which readers see a
-//! [`generation`].
+//! Seven wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
+//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables; [`table`] is
+//! one of them, of which readers see a [`generation`].
 
 mod clock;
 pub mod effort;
@@ -19,6 +19,7 @@ pub mod rows;
 pub mod settings;
 pub mod store;
 pub mod table;
+pub mod trace;
 
 pub use index::index_store::IndexSettings;
 pub use lake::{DeltaLake, Vacuumed};

@@ -13,7 +13,7 @@ use sooner_schemas::Position;
 use sooner_schemas::avro::{RecordSchema, Schema, Shape};
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
-use crate::cluster::admin::{Admin, topic_gone};
+use crate::cluster::admin::Admin;
 use crate::cluster::range_reader::{Isolation, RangeReader};
 use crate::cluster::settings::KafkaSettings;
 use crate::message::headers::FoundHeaders;
@@ -123,7 +123,10 @@ fn search_topic(
     search: &KeySearch,
 ) -> Result<(KeyPlace, Option<Found>)> {
     let partitions = Admin::new(settings)?.list()?.get(&search.topic).copied();
-    let partitions = partitions.ok_or_else(|| topic_gone(&search.topic, "it does not exist"))?;
+    let partitions = partitions.ok_or_else(|| {
+        let what = format!("cannot search the topic {}", search.topic);
+        Error::operator(Code::TopicMissing, what, "it does not exist", "start the source, which makes it")
+    })?;
     let own = partition_of_key(&settings.producer.partition_by, schema, &search.key, partitions);
     let own = own.map_err(|why| Error::internal("cannot find the partition of a key", why))?;
     let candidates = if search.knows_partition { own..own + 1 } else { 0..partitions };
