@@ -17,3 +17,4 @@ pub mod sink_record;
 pub mod status;
 pub mod table_status;
 pub mod totals;
+pub mod trace;

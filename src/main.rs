@@ -17,7 +17,7 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete.
+/// Exit code of `sooner wait` for a table that is not complete, and of `sooner trace` for a row that is not up to date.
 const NOT_COMPLETE: u8 = 3;
 
 /// Postgres changes into Delta Lake tables, exactly once.
@@ -159,6 +159,9 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Why is a row old? Follows it from Postgres by stream, topic and table version to its file. Exits with 0 if it is
+    /// up to date, and with 3 if not.
+    Trace(commands::trace::TraceArguments),
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -195,7 +198,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let waits = matches!(arguments.command, Command::Wait { .. });
+    let waits = matches!(arguments.command, Command::Wait { .. } | Command::Trace(_));
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
@@ -235,6 +238,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),

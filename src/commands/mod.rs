@@ -9,6 +9,7 @@ pub mod status;
 pub mod steer;
 pub mod teardown;
 pub mod topics;
+pub mod trace;
 pub mod upkeep;
 pub mod wait;
 

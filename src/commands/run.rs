@@ -54,7 +54,7 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, &board).await?;
+    let listening = listen(&config, path, &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
@@ -145,13 +145,14 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(config: &Config, path: &Path, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
+    let tracer = http::trace::Tracer::new(path.to_owned());
+    let shared = http::Shared { board, lake, has_kafka, tracer, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

@@ -8,6 +8,7 @@ pub mod connections;
 pub mod health;
 pub mod metrics;
 pub mod settings;
+pub mod trace;
 
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub struct Shared {
     pub lake: Option<String>,
     /// Whether there is Kafka between source and lake.
     pub has_kafka: bool,
+    /// Follows rows.
+    pub tracer: trace::Tracer,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -78,6 +81,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))
         .route("/api/v1/tables/{table}", get(api::table))
+        .route("/api/v1/tables/{table}/trace", get(trace::trace_row))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))

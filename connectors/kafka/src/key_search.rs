@@ -164,12 +164,7 @@ struct Scan {
 }
 
 /// Reads a partition from its end, window by window, until the key is met, the begin is reached, or time is up.
-fn scan_backwards(
-    reader: &RangeReader,
-    partition: i32,
-    search: &KeySearch,
-    scan: &mut Scan,
-) -> Result<SearchedRange> {
+fn scan_backwards(reader: &RangeReader, partition: i32, search: &KeySearch, scan: &mut Scan) -> Result<SearchedRange> {
     let (_, datum) = split_header(&search.key).map_err(|why| Error::internal("cannot search for a key", why))?;
     let (first_offset, end_offset) = reader.bounds(&search.topic, partition)?;
     let mut range = SearchedRange { first_offset, end_offset, from_offset: end_offset };

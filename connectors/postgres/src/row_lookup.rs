@@ -77,7 +77,7 @@ async fn oid_of(client: &mut Client, name: &TableName) -> Result<Option<u32>> {
 
 impl LookupTable {
     /// Looks a row up by the texts of its key, in the order of the key. Texts that are no values of the key's columns
-    /// are an operator error.
+    /// are an operator error with the code [`Code::ValueUnholdable`].
     pub async fn row(&self, client: &mut Client, key: &[String]) -> Result<RowNow> {
         client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let looked_up = self.row_in_transaction(client, key).await;
@@ -100,7 +100,8 @@ impl LookupTable {
             Some(row) => self.found(row, end_lsn),
             None => {
                 let key = self.canonical(client, key).await?;
-                let absent = RowNow { key, values: None, is_published: true, xmin: None, committed_micros: None, end_lsn };
+                let absent =
+                    RowNow { key, values: None, is_published: true, xmin: None, committed_micros: None, end_lsn };
                 Ok(absent)
             }
         }
@@ -127,9 +128,8 @@ impl LookupTable {
         let name = quote_table(&self.table.source_name);
         let from = if self.table.facts.partitions.is_some() { name } else { format!("ONLY {name}") };
         let conditions = key_columns(relation).zip(key);
-        let conditions: Vec<_> = conditions
-            .map(|(column, text)| format!("{} = {}", quote_name(&column.name), quote_text(text)))
-            .collect();
+        let conditions: Vec<_> =
+            conditions.map(|(column, text)| format!("{} = {}", quote_name(&column.name), quote_text(text))).collect();
         let is_published = self.filter.as_ref().map_or("true".to_owned(), |filter| format!("({filter}) IS TRUE"));
         format!(
             "SELECT xmin, CASE WHEN pg_catalog.current_setting('track_commit_timestamp')::bool THEN \
@@ -176,7 +176,7 @@ impl LookupTable {
         let columns: Vec<_> = key_columns(&self.table.relation).map(|column| column.name.as_str()).collect();
         let what = format!("cannot look up this key in {}", self.table.name());
         let remedy = format!("write a value for each of the key's columns: {}", columns.join(", "));
-        Error::operator(Code::PostgresError, what, error.why, remedy)
+        Error::operator(Code::ValueUnholdable, what, error.why, remedy)
     }
 }
 
@@ -198,7 +198,10 @@ mod tests {
             Relation::new(TableName::new("public", "t"), vec![column("v"), column("a"), column("B")], vec![2, 1]);
         let mut lookup = LookupTable { table: SourceTable::new(relation), filter: None };
         let sql = lookup.select(&["it's".to_owned(), "2".to_owned()]);
-        assert!(sql.contains(r#"true, "v", "a", "B" FROM ONLY "public"."t" WHERE "B" = 'it''s' AND "a" = '2'"#), "{sql}");
+        assert!(
+            sql.contains(r#"true, "v", "a", "B" FROM ONLY "public"."t" WHERE "B" = 'it''s' AND "a" = '2'"#),
+            "{sql}"
+        );
         lookup.filter = Some("v > 1".to_owned());
         assert!(lookup.select(&[]).contains("(v > 1) IS TRUE"));
     }

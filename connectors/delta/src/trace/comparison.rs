@@ -104,7 +104,8 @@ mod tests {
         let columns = columns_of(&schema).unwrap();
         let row = |id: i64, v: Option<&str>| {
             // The column w is younger than the file.
-            let arrays: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![id])), Arc::new(StringArray::from(vec![v]))];
+            let arrays: Vec<ArrayRef> =
+                vec![Arc::new(Int64Array::from(vec![id])), Arc::new(StringArray::from(vec![v]))];
             RecordBatch::try_new(arrow_schema(&columns[..2]), arrays).unwrap()
         };
         let differ = |row: &RecordBatch, columns: &[LakeColumn]| differences(&schema, &message, columns, row).unwrap();

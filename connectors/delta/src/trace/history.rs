@@ -48,12 +48,7 @@ struct PastEntry {
 }
 
 /// Reads the log backwards from a version, until the commit is found, time is up, or there is no older entry.
-pub async fn look_back(
-    location: &TableLocation,
-    version: u64,
-    wanted: Wanted<'_>,
-    deadline: Instant,
-) -> Result<Past> {
+pub async fn look_back(location: &TableLocation, version: u64, wanted: Wanted<'_>, deadline: Instant) -> Result<Past> {
     let entries = (0..=version).rev().map(|version| async move {
         let text = get(location.store(), &log_path(version)).await?;
         text.map(|text| PastEntry::parse(version, &text)).transpose()

@@ -56,8 +56,7 @@ fn sought_key(table: &TableName, base: &TableVersion, question: &RowQuestion) ->
     let Some(schema) = &question.schema.key else { return Err(unreadable("the table has no key".to_owned())) };
     let plan = KeyPlan::new(table, schema, rand::random())?;
     let hash = plan.hash_message(&question.key, &mut Vec::new()).map_err(|why| unreadable(why.to_string()))?;
-    let bounds =
-        KeyBounds::of(schema, &question.key, base.columns()).map_err(|why| unreadable(why.to_string()))?;
+    let bounds = KeyBounds::of(schema, &question.key, base.columns()).map_err(|why| unreadable(why.to_string()))?;
     Ok(SoughtKey { hash, plan: plan.stored_in(base.columns()), bounds })
 }
 

@@ -126,7 +126,9 @@ pub fn partition_of_key(
     partitions: i32,
 ) -> Result<i32, Malformed> {
     match (by, schema) {
-        (PartitionBy::Columns(columns), Some(schema)) => Ok(partition_of(&column_bytes(schema, key, columns)?, partitions)),
+        (PartitionBy::Columns(columns), Some(schema)) => {
+            Ok(partition_of(&column_bytes(schema, key, columns)?, partitions))
+        }
         // Rows of a table without a key have none.
         _ => Ok(partition_of(split_header(key).map_or(key, |(_, datum)| datum), partitions)),
     }
