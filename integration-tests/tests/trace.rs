@@ -45,7 +45,8 @@ fn lsn(value: &Value) -> Lsn {
 /// The row of a file at a position, as DuckDB reads it.
 fn row_of_file(pipeline: &Pipeline, file: &str, row: &Value) -> String {
     let path = format!("{}/public/t/{file}", pipeline.lake);
-    let sql = format!("SELECT tenant, id, v FROM read_parquet('{path}', file_row_number=true) WHERE file_row_number={row}");
+    let sql =
+        format!("SELECT tenant, id, v FROM read_parquet('{path}', file_row_number=true) WHERE file_row_number={row}");
     let script = format!("import duckdb; print(duckdb.sql(\"\"\"{sql}\"\"\").fetchall())");
     let output = Command::new(python()).args(["-c", &script]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -129,7 +130,9 @@ async fn it_is_said_where_a_row_waits_and_what_lets_it_go_on() {
     let mut differences: Vec<_> = paused["lake"]["differences"].as_array().unwrap().iter().collect();
     differences.sort_by_key(|name| name.to_string());
     assert_eq!(differences, ["d", "v"]);
-    assert!(waiting(&pipeline, "31,3", "stream")["verdict"]["sentence"].as_str().unwrap().contains("gone from Postgres"));
+    assert!(
+        waiting(&pipeline, "31,3", "stream")["verdict"]["sentence"].as_str().unwrap().contains("gone from Postgres")
+    );
     assert_eq!(waiting(&pipeline, "5000,1", "stream")["lake"]["exists"], false);
     // A row that nobody changed is what it was, but later changes will wait.
     let unchanged = up_to_date(&pipeline, "32,4");
@@ -167,6 +170,29 @@ async fn it_is_said_where_a_row_waits_and_what_lets_it_go_on() {
     assert_eq!(silent["lake"]["exists"], true, "the lake is looked at all the same: {silent:#}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_changed_without_an_event_differs_and_is_put_right_by_what_is_said() {
+    let (postgres, pipeline) = start().await;
+    let killed = "SELECT heap_force_kill('t'::regclass, ARRAY[(SELECT ctid FROM t WHERE id = 30)])";
+    // Takes the row away without a word in the log that a slot would hear of.
+    postgres.sql(&format!("CREATE EXTENSION pg_surgery; {killed}")).await;
+    let (found, _) = trace(&pipeline, "30,2");
+    assert_eq!(
+        (&found["verdict"]["outcome"], &found["verdict"]["hop"]),
+        (&"differs".into(), &"lake".into()),
+        "{found:#}"
+    );
+    assert!(lsn(&found["stream"]["complete_to_lsn"]) >= lsn(&found["postgres"]["server_lsn"]));
+    assert!(found["verdict"]["remedy"].as_str().unwrap().starts_with("`sooner copy public.t`"), "{found:#}");
+    let version = of(&pipeline.status().unwrap(), "public.t").table_version;
+    assert!(pipeline.output("copy", &["public.t"]).status.success());
+    let is_copied = |status: &Status| find(status, "public.t").is_some_and(|table| table.table_version > version);
+    pipeline.wait_for("a copy", LIMIT, is_copied).await;
+    pipeline.wait_until_streaming(&["public.t"]).await;
+    pipeline.catch_up(&postgres).await;
+    assert_eq!(up_to_date(&pipeline, "30,2")["lake"]["exists"], false);
+}
+
 /// The last event of a row, and the tombstone after it, as a plain consumer sees them.
 fn last_of(seen: &[Seen], id: i64) -> (&Seen, Option<i64>) {
     let mut datum = Vec::new();
@@ -193,11 +219,18 @@ async fn through_kafka_a_row_is_found_where_a_plain_consumer_sees_it() {
         let (last, tombstone) = last_of(&seen, id);
         let of_topic = &found["kafka"];
         assert_eq!(of_topic["topic"], "shop.public.t");
-        assert_eq!((&of_topic["partition"], &of_topic["offset"]), (&last.partition.into(), &last.offset.into()), "{id}");
+        assert_eq!(
+            (&of_topic["partition"], &of_topic["offset"]),
+            (&last.partition.into(), &last.offset.into()),
+            "{id}"
+        );
         assert_eq!(of_topic["tombstone_offset"].as_i64(), tombstone);
         assert_eq!((lsn(&of_topic["commit_lsn"]).0, of_topic["ordinal"].as_u64().unwrap()), last.position());
         assert_eq!(of_topic["op"], op);
-        assert!(of_topic["sink_next_offset"].as_i64() > Some(last.offset) && of_topic["problem"].is_null(), "{found:#}");
+        assert!(
+            of_topic["sink_next_offset"].as_i64() > Some(last.offset) && of_topic["problem"].is_null(),
+            "{found:#}"
+        );
         assert!(of_topic["event_micros"].as_i64().unwrap() > 0);
         assert_eq!(found["lake"]["exists"], id != 7);
     }

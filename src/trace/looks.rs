@@ -52,9 +52,12 @@ impl Stored {
     pub async fn read_lake(&mut self, config: &Config) {
         if let Some(lake) = &config.lake
             && let Ok(store) = LakeStore::open(&lake.url, &lake.s3)
-            && let Ok(record) = LakeProgress::shared(store, &config.name).load().await
         {
-            self.lake = record;
+            let mut progress = match config.kafka {
+                Some(_) => LakeProgress::shared(store, &config.name),
+                None => LakeProgress::new(store, &config.name),
+            };
+            self.lake = progress.load().await.unwrap_or(self.lake.take());
         }
     }
 
