@@ -19,6 +19,7 @@ use crate::control::Requests;
 use crate::http;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
+use crate::trace::aside::follower;
 
 /// How often files of secrets are looked at.
 const SECRETS_INTERVAL: Duration = Duration::from_secs(5);
@@ -151,7 +152,7 @@ async fn listen(config: &Config, path: &Path, board: &StatusBoard) -> anyhow::Re
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let tracer = http::trace::Tracer::new(path.to_owned());
+    let tracer = follower(path.to_owned(), board.clone());
     let shared = http::Shared { board, lake, has_kafka, tracer, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }

@@ -2,8 +2,9 @@
 //!
 //! [`key`] reads what a person wrote; [`gather`] asks Postgres, the status, Kafka and the lake, each through a look of
 //! its own ([`looks`]); [`report`] is what came of that ([`hops`]), [`verdict`] says what it means, and [`render`]
-//! prints it.
+//! prints it. [`aside`] does so beside a running pipeline.
 
+pub mod aside;
 pub mod gather;
 pub mod hops;
 pub mod key;

@@ -1,6 +1,6 @@
 //! Where the last message of a key lies, for whoever asks why a row is old. Enters: a key message as the source would
-//! write it; leaves: topic, partition and offset, as a consumer sees them that reads committed messages. Reads backwards
-//! from the end in windows, without a group's offsets, and writes nothing.
+//! write it; leaves: topic, partition and offset, as a consumer sees them that reads committed messages. Reads
+//! backwards from the end in windows, without a group's offsets, and writes nothing.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
