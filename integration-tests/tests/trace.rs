@@ -173,9 +173,10 @@ async fn it_is_said_where_a_row_waits_and_what_lets_it_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_changed_without_an_event_differs_and_is_put_right_by_what_is_said() {
     let (postgres, pipeline) = start().await;
-    let killed = "SELECT heap_force_kill('t'::regclass, ARRAY[(SELECT ctid FROM t WHERE id = 30)])";
+    postgres.sql("CREATE EXTENSION pg_surgery").await;
+    let place = postgres.value("SELECT ctid FROM t WHERE id = 30").await;
     // Takes the row away without a word in the log that a slot would hear of.
-    postgres.sql(&format!("CREATE EXTENSION pg_surgery; {killed}")).await;
+    postgres.sql(&format!("SELECT heap_force_kill('t'::regclass, ARRAY['{place}'::tid])")).await;
     let (found, _) = trace(&pipeline, "30,2");
     assert_eq!(
         (&found["verdict"]["outcome"], &found["verdict"]["hop"]),
