@@ -18,4 +18,5 @@ pub mod sink_record;
 pub mod status;
 pub mod table_status;
 pub mod totals;
+pub mod trace;
 pub mod verify;

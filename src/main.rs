@@ -17,7 +17,8 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete, and of `sooner cut create` for a cut that is not made.
+/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and of
+/// `sooner trace` for a row that is not up to date.
 const NOT_COMPLETE: u8 = 3;
 
 /// Postgres changes into Delta Lake tables, exactly once.
@@ -191,6 +192,9 @@ enum Command {
         #[command(subcommand)]
         verb: commands::dead_letters::Verb,
     },
+    /// Why is a row old? Follows it from Postgres by stream, topic and table version to its file. Exits with 0 if it is
+    /// up to date, and with 3 if not.
+    Trace(commands::trace::TraceArguments),
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -230,7 +234,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let waits = matches!(arguments.command, Command::Wait { .. } | Command::Cut { .. });
+    let waits = matches!(arguments.command, Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_));
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
@@ -276,6 +280,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }
         Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
+        Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
         Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal, cluster } => {
             commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)

@@ -70,7 +70,14 @@ async fn all_but_probes_and_the_page_ask_for_the_token(listener: &Listener) {
 async fn the_api_is_as_it_is_described(listener: &Listener) {
     let (_, api) = listener.json("/api/v1/openapi.json").await;
     for (path, verbs) in api["paths"].as_object().unwrap() {
-        let path = path.replace("{table}", "public.t");
+        let parameters = verbs["get"]["parameters"].as_array().into_iter().flatten();
+        let needed: Vec<_> = parameters
+            .filter(|parameter| parameter["required"] == true && parameter["in"] == "query")
+            .map(|parameter| {
+                format!("?{}={}", parameter["name"].as_str().unwrap(), parameter["example"].as_str().unwrap())
+            })
+            .collect();
+        let path = format!("{}{}", path.replace("{table}", "public.t"), needed.concat());
         if path.contains('{') {
             // There is no such thing here.
             let none = path.replace(['{', '}'], "").replace("partition/offset", "0/0");
@@ -81,6 +88,17 @@ async fn the_api_is_as_it_is_described(listener: &Listener) {
             let refused = listener.post(&path, "{\"odd\": 1}").bearer_auth(TOKEN);
             assert_eq!(status_of(refused).await, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
         }
+    }
+}
+
+async fn a_row_is_followed(listener: &Listener) {
+    let (code, found) = listener.json("/api/v1/tables/public.t/trace?key=id%3D1").await;
+    assert_eq!((code, &found["verdict"]["outcome"]), (StatusCode::OK, &"up_to_date".into()), "{found}");
+    assert!(found["lake"]["file"].is_string() && !found.to_string().contains("2020-01-01"), "no values: {found}");
+    for (path, why) in [("trace", "no key"), ("trace?key=x", "\"x\""), ("trace?key=1,2", "2 value(s)")] {
+        let (code, refused) = listener.json(&format!("/api/v1/tables/public.t/{path}")).await;
+        let said = refused["error"].as_str().unwrap();
+        assert!(code == StatusCode::BAD_REQUEST && said.contains(why), "{refused}");
     }
 }
 
@@ -97,6 +115,7 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
 
     all_but_probes_and_the_page_ask_for_the_token(&listener).await;
     the_api_is_as_it_is_described(&listener).await;
+    a_row_is_followed(&listener).await;
 
     // The API says what the command says.
     let (_, status) = listener.json("/api/v1/status").await;

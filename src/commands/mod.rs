@@ -13,6 +13,7 @@ pub mod status;
 pub mod steer;
 pub mod teardown;
 pub mod topics;
+pub mod trace;
 pub mod upkeep;
 pub mod verify;
 pub mod wait;

@@ -21,6 +21,7 @@ use crate::http;
 use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
+use crate::trace::aside::follower;
 
 /// How often files of secrets are looked at.
 const SECRETS_INTERVAL: Duration = Duration::from_secs(5);
@@ -56,7 +57,7 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, sides, &board).await?;
+    let listening = listen(&config, (path, sides), &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
@@ -147,14 +148,19 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, sides: Sides, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(
+    config: &Config,
+    (path, sides): (&Path, Sides),
+    board: &StatusBoard,
+) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
     let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
-    let shared = http::Shared { board, lake, has_kafka, letters, requests, settings: Arc::new(settings) };
+    let tracer = follower(path.to_owned(), board.clone());
+    let shared = http::Shared { board, lake, has_kafka, letters, tracer, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

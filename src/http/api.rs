@@ -216,8 +216,8 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
     stored(shared.requests.ask(&CopyRequest { table, condition }), json!({ "asked": true }))
 }
 
-/// A table of the pipeline, by its name.
-fn known(shared: &Shared, table: &str) -> Result<TableName, Answer> {
+/// A table of the pipeline, by its name; or the answer to whoever names one that is none.
+pub fn known(shared: &Shared, table: &str) -> Result<TableName, Answer> {
     let name = table.parse::<TableName>().ok().filter(|name| shared.board.read().tables.contains_key(name));
     name.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such table", "see /api/v1/tables"))
 }

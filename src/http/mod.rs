@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod health;
 pub mod metrics;
 pub mod settings;
+pub mod trace;
 
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Shared {
     pub has_kafka: bool,
     /// The dead letters; none where messages that cannot be read stop their table.
     pub letters: Option<Desk>,
+    /// Follows rows.
+    pub tracer: trace::Tracer,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -86,6 +89,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))
         .route("/api/v1/tables/{table}", get(api::table))
+        .route("/api/v1/tables/{table}/trace", get(trace::trace_row))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))

@@ -26,6 +26,8 @@ use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
 use crate::table::DeltaTable;
+use crate::trace::look::look_up;
+use crate::trace::row_trace::{RowQuestion, RowTrace};
 use crate::written::{WrittenTable, unordered};
 
 /// Bytes of memory of all key indexes together, unless it is told otherwise.
@@ -153,6 +155,12 @@ impl DeltaLake {
             }
         }
         Ok(found)
+    }
+
+    /// Looks for a row of a table, whose events come from this feed. Only reads; a pipeline may run meanwhile.
+    pub async fn trace(&self, table: &TableName, feed: &Feed, question: &RowQuestion) -> Result<RowTrace> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        look_up(table, &self.location(table), &names, question).await
     }
 
     /// Where a table lies.

@@ -1,8 +1,8 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Seven wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
-//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
-//! [`maintenance`] keeps tables fast. [`lake`] opens tables, each [`written`] as a mirror, which is a [`table`] of which
+//! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
+//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
+//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each [`written`] as a mirror, which is a [`table`] of which
 //! readers see a [`generation`], as a [`history`], or as both.
 
 mod clock;
@@ -23,6 +23,7 @@ pub mod settings;
 pub mod store;
 mod stored_rows;
 pub mod table;
+pub mod trace;
 pub mod verification;
 pub mod written;
 

@@ -2,11 +2,13 @@
 //!
 //! Eight wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
-//! and [`letters`] sees to what the consumer could not read; these know nothing of each other. [`log`] opens the ends.
+//! and [`letters`] sees to what the consumer could not read; these know nothing of each other. [`log`] opens the ends;
+//! [`key_search`] looks for a key in a topic.
 
 pub mod aws;
 pub mod cluster;
 pub mod consumer;
+pub mod key_search;
 pub mod letters;
 pub mod log;
 pub mod message;

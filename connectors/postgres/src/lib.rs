@@ -47,6 +47,7 @@ pub mod pgoutput;
 mod postponed;
 pub mod publication;
 mod row;
+pub mod row_lookup;
 pub mod schedule;
 pub mod settings;
 mod side_connection;
