@@ -1,9 +1,11 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
 pub mod acls;
+pub mod advise;
 pub mod events;
 pub mod health;
 pub mod init;
+pub mod readers;
 pub mod run;
 pub mod status;
 pub mod steer;

@@ -1,8 +1,8 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! Six wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
+//! Seven wings on three floors: [`cluster`] reaches brokers; [`message`], [`registry`] and [`progress`] know what is on
 //! the topics; [`producer`] and [`consumer`] are the two ends of the log, which know nothing of each other. [`log`]
-//! opens them.
+//! opens them. [`survey`] measures topics for whoever asks, beside both.
 
 pub mod cluster;
 pub mod consumer;
@@ -11,6 +11,7 @@ pub mod message;
 pub mod producer;
 pub mod progress;
 pub mod registry;
+pub mod survey;
 
 pub use log::{KafkaLog, WrittenBy};
 
