@@ -152,9 +152,10 @@ mod tests {
     #[test]
     fn numbers_are_such_that_members_share_them_evenly() {
         assert_eq!([5, 7, 13, 1_000].map(|wanted| rounded(wanted, 1)), [6, 8, 16, MOST_PARTITIONS]);
-        assert_eq!([(5, 3), (5, 4), (5, 5), (7, 7), (2, 3)].map(|(wanted, members)| rounded(wanted, members)), [
-            6, 8, 5, 7, 2
-        ]);
+        assert_eq!(
+            [(5, 3), (5, 4), (5, 5), (7, 7), (2, 3)].map(|(wanted, members)| rounded(wanted, members)),
+            [6, 8, 5, 7, 2]
+        );
         // No number of the ladder is a multiple of 5 or 7; then their own multiples do.
         assert_eq!(rounded(11, 5), 15);
     }

@@ -50,7 +50,9 @@ fn heavy_key(table: &str, figures: &Figures, around: &Surroundings, partitions: 
         percent(now)
     );
     reason.push_str(&match of_key > around.consumer_rate {
-        true => format!("; at {} messages/s that is more than a consumer's {}", rate(of_key), rate(around.consumer_rate)),
+        true => {
+            format!("; at {} messages/s that is more than a consumer's {}", rate(of_key), rate(around.consumer_rate))
+        }
         false => format!("; its {} messages/s at the peak are within a consumer's {}", rate(of_key), {
             rate(around.consumer_rate)
         }),
@@ -157,7 +159,14 @@ mod tests {
 
     fn figures(rules: Vec<RuleShares>) -> Figures {
         let peak_messages_per_second = 2_000.0;
-        Figures { partitions: 4, messages: 900, messages_read: 900, peak_messages_per_second, rules, ..Figures::default() }
+        Figures {
+            partitions: 4,
+            messages: 900,
+            messages_read: 900,
+            peak_messages_per_second,
+            rules,
+            ..Figures::default()
+        }
     }
 
     fn judged(figures: &Figures) -> Option<Finding> {

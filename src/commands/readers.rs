@@ -86,7 +86,8 @@ pub fn consumers(
     let (here, all) = topics.iter().fold((0, 0), |(here, all), (table, partitions)| {
         (here + read_here(table), all + partitions.unsigned_abs() as usize)
     });
-    if here == 0 { assumed } else { Consumers { count: (all + here / 2) / here, origin: Origin::Measured } }
+    let count = (all + here / 2).checked_div(here);
+    count.map_or(assumed, |count| Consumers { count: count.max(1), origin: Origin::Measured })
 }
 
 /// How fast one consumer is: what was given; or else what the sink that runs here does, if it has a backlog, so that it
@@ -147,7 +148,10 @@ mod tests {
 
     #[test]
     fn a_sink_shows_what_it_can_only_while_it_has_a_backlog() {
-        let at = |seconds, events, unread| Status { updated_micros: seconds * 1_000_000, ..status(0, events, unread, 1) };
+        let at = |seconds: i64, events, unread| Status {
+            updated_micros: seconds * 1_000_000,
+            ..status(0, events, unread, 1)
+        };
         assert_eq!(busy_rate(&at(10, 100, 5), &at(12, 500, 7)), Some(200.0));
         assert_eq!(busy_rate(&at(10, 100, 5), &at(12, 500, 0)), None, "it may be faster");
         assert_eq!(busy_rate(&at(10, 500, 5), &at(12, 100, 5)), None, "it began again");

@@ -151,7 +151,8 @@ async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<J
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
+    let topics = http::topics::TopicView::new(config.kafka.as_ref());
+    let shared = http::Shared { board, lake, has_kafka, topics, requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

@@ -8,6 +8,7 @@ pub mod connections;
 pub mod health;
 pub mod metrics;
 pub mod settings;
+pub mod topics;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
 use self::settings::HttpSettings;
+use self::topics::TopicView;
 use crate::control::Requests;
 use crate::status::StatusBoard;
 
@@ -38,6 +40,8 @@ pub struct Shared {
     pub lake: Option<String>,
     /// Whether there is Kafka between source and lake.
     pub has_kafka: bool,
+    /// What is known of topics beside the status.
+    pub topics: TopicView,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -73,6 +77,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/topics", get(topics::topics))
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
