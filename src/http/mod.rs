@@ -77,7 +77,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
-        .route("/api/v1/topics", get(topics::topics))
+        .route("/api/v1/topics", get(api::topics))
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))

@@ -1,18 +1,14 @@
-//! `GET /api/v1/topics`: the topics of a pipeline, with what a running process knows of them anyway. No broker is asked
-//! and no topic is read, so it may be looked at every second; `sooner topics advise` measures.
+//! The topics of a pipeline, as the API shows them: by what a running process knows of them anyway. No broker is asked
+//! and no topic is read, so they may be looked at every second; `sooner topics advise` measures.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Json;
-use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sooner_schemas::TableName;
 use sooner_schemas::naming::TopicPattern;
 
-use super::Shared;
-use crate::config::KafkaConfig;
 use crate::status::{Status, TableStatus};
 
 /// Rates are those of this time at least, in microseconds.
@@ -27,16 +23,14 @@ pub struct TopicView {
 }
 
 impl TopicView {
-    /// The view of a pipeline through Kafka; without Kafka there is nothing to see.
-    pub fn new(kafka: Option<&KafkaConfig>) -> TopicView {
-        TopicView {
-            topics: kafka.map(|kafka| kafka.topics.clone()),
-            dead_letters: kafka.and_then(|kafka| kafka.settings.consumer.dead_letters.clone()),
-            looks: Arc::default(),
-        }
+    /// The view of a pipeline whose tables have such topics, and that has this topic of dead letters. Without topics
+    /// there is nothing to see.
+    pub fn new(topics: Option<TopicPattern>, dead_letters: Option<String>) -> TopicView {
+        TopicView { topics, dead_letters, looks: Arc::default() }
     }
 
-    fn show(&self, status: &Status, dead_letters: u64) -> Value {
+    /// The topics by this status, and how many dead letters there were. Remembers where topics end, for their rates.
+    pub fn show(&self, status: &Status, dead_letters: u64) -> Value {
         let rates = self.looks.lock().unwrap_or_else(PoisonError::into_inner).rates(Look::at(status));
         let shown = self.topics.iter().flat_map(|topics| {
             let rate = |table: &TableName| rates.get(table).copied();
@@ -128,11 +122,6 @@ fn end(table: &TableStatus) -> i64 {
     table.partitions.values().filter_map(|offsets| offsets.end_offset).sum()
 }
 
-/// Answers `GET /api/v1/topics`.
-pub async fn topics(State(shared): State<Shared>) -> Json<Value> {
-    Json(shared.topics.show(&shared.board.read_now(), shared.board.totals().dead_letters))
-}
-
 #[cfg(test)]
 mod tests {
     use sooner_api::{PartitionOffsets, TableState};
@@ -149,8 +138,7 @@ mod tests {
     }
 
     fn view() -> TopicView {
-        let dead_letters = Some("dead".to_owned());
-        TopicView { topics: Some(TopicPattern::debezium("shop")), dead_letters, looks: Arc::default() }
+        TopicView::new(Some(TopicPattern::debezium("shop")), Some("dead".to_owned()))
     }
 
     #[test]
@@ -179,6 +167,6 @@ mod tests {
         let unknown = view().show(&status(100, &[]), 0);
         let topic = &unknown["topics"][0];
         assert_eq!((&topic["partitions"], &topic["largest_share"]), (&json!(0), &Value::Null));
-        assert_eq!(TopicView::new(None).show(&status(100, &[5]), 0)["topics"], json!([]), "there is no Kafka");
+        assert_eq!(TopicView::new(None, None).show(&status(100, &[5]), 0)["topics"], json!([]), "there is no Kafka");
     }
 }
