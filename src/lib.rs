@@ -1,5 +1,6 @@
 //! The program: configuration, the two loops, and the commands around them. `ARCHITECTURE.md` leads through it.
 
+pub mod advice;
 pub mod allocator;
 pub mod bars;
 pub mod check;

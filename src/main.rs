@@ -195,8 +195,11 @@ enum Command {
     /// Why is a row old? Follows it from Postgres by stream, topic and table version to its file. Exits with 0 if it is
     /// up to date, and with 3 if not.
     Trace(commands::trace::TraceArguments),
-    /// Prints the topics of a pipeline as it makes them, for those who make them another way.
+    /// Prints the topics of a pipeline as it makes them, for those who make them another way; or does what its
+    /// subcommand says.
     Topics {
+        #[command(subcommand)]
+        command: Option<commands::topics::TopicsCommand>,
         /// Form.
         #[arg(long = "as", value_enum, default_value = "lines")]
         form: commands::topics::Form,
@@ -281,10 +284,11 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         }
         Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
         Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
-        Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
         Command::Acls { only, principal, cluster } => {
             commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)
         }
+        Command::Topics { command, form } => commands::topics::run(&config, command, form).await.map(|()| true),
+        Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

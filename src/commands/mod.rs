@@ -1,6 +1,7 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
 pub mod acls;
+pub mod advise;
 pub mod cut;
 pub mod dead_letters;
 pub mod events;
@@ -8,6 +9,7 @@ pub mod health;
 pub mod history;
 pub mod init;
 mod msk_policy;
+pub mod readers;
 pub mod run;
 pub mod status;
 pub mod steer;

@@ -18,6 +18,7 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::http::topics::TopicView;
 use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
@@ -160,7 +161,10 @@ async fn listen(
     let has_kafka = config.kafka.is_some();
     let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
     let tracer = follower(path.to_owned(), board.clone());
-    let shared = http::Shared { board, lake, has_kafka, letters, tracer, requests, settings: Arc::new(settings) };
+    let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
+    let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
+    let settings = Arc::new(settings);
+    let shared = http::Shared { board, lake, has_kafka, letters, tracer, topics, requests, settings };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

@@ -93,6 +93,11 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
     }
 }
 
+/// `GET /api/v1/topics`: the topics, with what this process knows of them; no topic is read for it.
+pub async fn topics(State(shared): State<Shared>) -> Json<Value> {
+    Json(shared.topics.show(&shared.board.read_now(), shared.board.totals().dead_letters))
+}
+
 /// What of the journal is wanted.
 #[derive(Debug, Default, Deserialize)]
 pub struct Wanted {

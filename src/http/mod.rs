@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod health;
 pub mod metrics;
 pub mod settings;
+pub mod topics;
 pub mod trace;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
 use self::settings::HttpSettings;
+use self::topics::TopicView;
 use crate::control::Requests;
 use crate::letters::Desk;
 use crate::status::StatusBoard;
@@ -45,6 +47,8 @@ pub struct Shared {
     pub letters: Option<Desk>,
     /// Follows rows.
     pub tracer: trace::Tracer,
+    /// What is known of topics beside the status.
+    pub topics: TopicView,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -80,6 +84,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/topics", get(api::topics))
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/replay", post(dead_letters::replay))

@@ -11,7 +11,7 @@ use sooner_kafka::WrittenBy;
 use sooner_kafka::key_search::{KeyPlace, KeySearch, find_key};
 use sooner_kafka::progress::load::load;
 use sooner_kafka::progress::record::TopicProgress;
-use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::reader::SchemaReader;
 use sooner_postgres::Client;
 use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
@@ -190,7 +190,7 @@ pub async fn topic_place(
     key: &[u8],
     deadline: Instant,
 ) -> Result<KeyPlace> {
-    let registry = Registry::new(kafka.registry.clone())?;
+    let registry = SchemaReader::new(&kafka.registry)?;
     let knows_partition = kafka.written_by == WrittenBy::Sooner;
     let search = KeySearch { topic, key: key.to_vec(), knows_partition, deadline };
     find_key(&kafka.settings, &registry, schema.key.clone(), search).await

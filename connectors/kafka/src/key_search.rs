@@ -18,7 +18,8 @@ use crate::cluster::range_reader::{Isolation, RangeReader};
 use crate::cluster::settings::KafkaSettings;
 use crate::message::headers::FoundHeaders;
 use crate::producer::route::partition_of_key;
-use crate::registry::client::Registry;
+use crate::registry::reader::SchemaReader;
+use crate::registry::schema_id::SchemaId;
 
 /// Offsets that are read first, from the end; each further window is twice as large.
 const FIRST_WINDOW: i64 = 1 << 10;
@@ -99,7 +100,7 @@ struct Found {
 /// leaves, and as brokers and registry take to answer.
 pub async fn find_key(
     settings: &KafkaSettings,
-    registry: &Registry,
+    registry: &SchemaReader,
     key_schema: Option<Schema>,
     search: KeySearch,
 ) -> Result<KeyPlace> {
@@ -224,12 +225,13 @@ impl Scan {
 }
 
 /// Operation and commit time of a value message, by its schema in the registry.
-async fn facts_of(registry: &Registry, value: &[u8]) -> Result<(Option<String>, Option<i64>)> {
+async fn facts_of(registry: &SchemaReader, value: &[u8]) -> Result<(Option<String>, Option<i64>)> {
     let unreadable = |why: String| {
         Error::operator(Code::MessageUnreadable, "cannot read the last message of a key", why, "see the table's status")
     };
     let (id, datum) = split_header(value).map_err(|why| unreadable(why.to_string()))?;
-    let schema = Schema::parse(&registry.schema(id).await?).map_err(|why| unreadable(why.to_string()))?;
+    let schema =
+        Schema::parse(&registry.schema(SchemaId::Number(id)).await?).map_err(|why| unreadable(why.to_string()))?;
     let Some(envelope) = schema.as_record() else { return Ok((None, None)) };
     let mut facts = EventFacts::default();
     facts.read(envelope, &mut Reader::new(datum)).map_err(|why| unreadable(why.to_string()))?;

@@ -53,6 +53,26 @@ impl RangeReader {
         bounds.map_err(|error| self.failed(topic, partition, &error))
     }
 
+    /// For each of a topic's partitions, the offset of the first message that is no older than a time in milliseconds
+    /// since 1970; none where all are older.
+    pub fn offsets_since(&self, topic: &str, partitions: i32, millis: i64) -> Result<Vec<Option<i64>>> {
+        let failed = |error: KafkaError| {
+            let said = self.consumer.context().complaint.last();
+            kafka_error(format!("cannot read the offsets of topic {topic}"), &error, said)
+        };
+        let mut times = TopicPartitionList::new();
+        for partition in 0..partitions {
+            // The request has the time where the answer has the offset.
+            times.add_partition_offset(topic, partition, Offset::Offset(millis)).map_err(failed)?;
+        }
+        let told = self.consumer.offsets_for_times(times, TIMEOUT).map_err(failed)?;
+        let offset = |partition| {
+            let told = told.find_partition(topic, partition)?;
+            told.offset().to_raw().filter(|offset| told.error().is_ok() && *offset >= 0)
+        };
+        Ok((0..partitions).map(offset).collect())
+    }
+
     /// Passes each message in `offsets` to `take`, until `take` breaks or the range ends. Returns `false` if the
     /// partition ended before the range did, otherwise `true`. May take seconds: call it where blocking is allowed.
     pub fn read(
