@@ -8,6 +8,7 @@ use sooner_api::{
     UnfinishedCopy,
 };
 use sooner_schemas::evolution::{Evolution, compare_relations};
+use sooner_schemas::masking::unnamed_mask;
 use sooner_schemas::{Lsn, Relation, TableName};
 
 use super::continuity::Continuation;
@@ -81,6 +82,13 @@ fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool, 
     let name = table.name();
     if let Some(error) = &table.blocked {
         return TableFact::Blocked(error.clone());
+    }
+    if let Some(why) = stored.relation.as_ref().and_then(|written| unnamed_mask(written, &table.relation)) {
+        // Even if it is resumed: what was masked would be copied as it is.
+        tracing::warn!(table = %name, %why, "the table is not copied");
+        let remedy = format!("then reload (SIGHUP) or restart, and `sooner resume {name}`");
+        let what = format!("cannot follow {name} under its masks");
+        return TableFact::Failed(Error::operator(Code::MaskUnfit, what, why, remedy));
     }
     if is_resumed {
         return TableFact::CopyNeeded;
