@@ -247,6 +247,31 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_copied_for_other_masks_and_not_for_a_masked_column_that_no_rule_names() {
+        use sooner_schemas::mask::Mask;
+        use sooner_schemas::{Column, ColumnType, Scalar};
+        let with = |name: &str, mask: Option<Mask>| {
+            let column = Column::new(name, ColumnType::Scalar(Scalar::Text)).numbered(1);
+            let mut table = table("t", 1);
+            table.relation.columns = vec![Column { mask, ..column }];
+            table
+        };
+        let start = |former: Option<&ProgressRecord>, now: SourceTable, resume: &[TableName]| {
+            next_record(of(former), identity("7", 1), Continuation::SameServer, "s", &[now], resume)
+        };
+        let mut former = start(None, with("a", Some(Mask::Null)), &[]);
+        former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
+        let state = |now, resume: &[TableName]| states(&start(Some(&former), now, resume))[0].1;
+        assert_eq!(state(with("a", Some(Mask::Null)), &[]), "streaming");
+        assert_eq!(state(with("a", Some(Mask::Truncate(1))), &[]), "copying");
+        assert_eq!(state(with("a", None), &[]), "copying");
+        assert_eq!(state(with("b", Some(Mask::Null)), &[]), "streaming");
+        assert_eq!(state(with("b", None), &[]), "parked");
+        assert_eq!(state(with("b", None), &[TableName::new("public", "t")]), "parked", "even if it is resumed");
+        assert_eq!(state(with("b", Some(Mask::Keep)), &[]), "copying");
+    }
+
+    #[test]
     fn a_parked_table_stays_parked_until_it_is_resumed() {
         let error = Error::operator(Code::ShapeChanged, "w", "y", "r");
         let mut former = next_record(of(None), identity("7", 1), Continuation::SameServer, "s", &[table("t", 1)], &[]);

@@ -153,6 +153,18 @@ mod tests {
     }
 
     #[test]
+    fn values_of_which_nothing_is_left_are_not_read() {
+        let mut table = table(false);
+        for (name, mask) in [("gone", Mask::Omit), ("void", Mask::Null), ("cut", Mask::Truncate(2))] {
+            let column = Column::new(name, ColumnType::Scalar(Scalar::Text));
+            table.relation.columns.push(Column { mask: Some(mask), ..column });
+        }
+        let read = |part, blocks| select(&table, Conditions::default(), &part, blocks, &[]);
+        let expected = r#"COPY (SELECT "id", NULL, NULL, "cut" FROM ONLY "public"."t") TO STDOUT"#;
+        assert_eq!(read(Part::First(8), Some(5)), expected);
+    }
+
+    #[test]
     fn rows_that_the_publication_leaves_out_are_never_read_and_those_asked_for_are_among_the_others() {
         let conditions = Conditions { published: Some("id > 1"), asked: Some("id < 9 OR id = 20") };
         let read = |part, blocks| select(&table(false), conditions, &part, blocks, &[]);
