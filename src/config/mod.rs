@@ -3,6 +3,7 @@
 mod http;
 mod kafka;
 mod lines;
+mod masking;
 mod names;
 mod pattern;
 mod reader;
@@ -118,9 +119,9 @@ impl SourceConfig {
         let names = move |table: &TableName| {
             tables.iter().any(|pattern| pattern.matches(table)) && !exclude.iter().any(|pattern| pattern.matches(table))
         };
-        let filter = TableFilter::new(names);
+        let (masks, kept_names) = (self.blocks.mask_rules(), self.kept_names.clone());
         let (through_roots, keeps_gone_partitions) = (self.through_roots, self.keeps_gone_partitions);
-        TableFilter { through_roots, keeps_gone_partitions, kept_names: self.kept_names.clone(), ..filter }
+        TableFilter { through_roots, keeps_gone_partitions, kept_names, masks, ..TableFilter::new(names) }
     }
 }
 

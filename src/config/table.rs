@@ -1,13 +1,18 @@
 //! `[[table]]`: settings of tables whose names match a pattern. Of several blocks that match, the last one that has a
 //! setting counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_delta::Ways;
+use sooner_postgres::inspection::MaskRules;
+use sooner_schemas::mask::MaskKey;
+use sooner_schemas::masking::TableRules;
 use sooner_schemas::naming::check_topic;
 use sooner_schemas::policy::{TYPES_WITH_ODD_VALUES, ValuePolicy, type_with_odd_values};
 use sooner_schemas::{Column, TableName};
 
+use super::masking::{MaskBlock, read_masking};
 use super::pattern::TablePattern;
 use super::reader::Section;
 
@@ -25,16 +30,33 @@ struct TableBlock {
     topic: Option<String>,
     sort_by: Option<Vec<String>>,
     ways: Option<Ways>,
+    masks: MaskBlock,
 }
 
 /// All blocks, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableBlocks(Vec<TableBlock>);
+pub struct TableBlocks {
+    blocks: Vec<TableBlock>,
+    masking_key: Option<Arc<MaskKey>>,
+}
 
 impl TableBlocks {
-    /// Reads the blocks of the configuration's root.
+    /// Reads the blocks of the configuration's root, and the key that they hash columns with. Who reads no database
+    /// needs no key.
     pub(super) fn read(root: &mut Section) -> TableBlocks {
-        TableBlocks(root.sections("table", |section| {
+        let has_key = root.has("masking");
+        let masking_key = root.optional_section("masking", read_masking);
+        let blocks = TableBlocks::read_blocks(root);
+        let hashed = blocks.iter().enumerate().find_map(|(at, block)| Some((at, block.masks.hashed()?)));
+        if let (Some((at, column)), false, true) = (hashed, has_key, root.has("source")) {
+            let why = "needs a key: set key in [masking], as { env = \"VARIABLE\" } or { file = \"path\" }";
+            root.problem(&format!("table[{at}].mask.{column}"), why);
+        }
+        TableBlocks { blocks, masking_key }
+    }
+
+    fn read_blocks(root: &mut Section) -> Vec<TableBlock> {
+        root.sections("table", |section| {
             let matches = section.text("match", TablePattern::parse);
             let freshness = section.optional_duration("freshness", LEAST_FRESHNESS);
             let unholdable = section.optional("unholdable", parse_policy);
@@ -49,7 +71,7 @@ impl TableBlocks {
             }
             let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
             let ways = read_ways(section);
-            let matches = matches?;
+            let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
                 freshness,
@@ -59,14 +81,39 @@ impl TableBlocks {
                 topic,
                 sort_by,
                 ways,
+                masks,
             })
-        }))
+        })
+    }
+
+    /// Which columns of tables are masked.
+    pub fn mask_rules(&self) -> MaskRules {
+        let blocks = self.clone();
+        Arc::new(move |table: &TableName| blocks.masks(table))
+    }
+
+    /// Patterns of the blocks that mask something.
+    pub fn masking_patterns(&self) -> impl Iterator<Item = &TablePattern> {
+        self.blocks.iter().filter(|block| block.masks.masks()).map(|block| &block.matches)
+    }
+
+    /// What is said of a table's columns: of a column by the last block that names it, and the rest by the last one
+    /// that says it.
+    fn masks(&self, table: &TableName) -> TableRules {
+        let mut rules = TableRules::default();
+        for block in self.blocks.iter().filter(|block| block.masks != MaskBlock::default()) {
+            if block.matches.matches(table) {
+                block.masks.add_to(&mut rules, block.matches.single().is_some());
+                rules.key.clone_from(&self.masking_key);
+            }
+        }
+        rules
     }
 
     /// What becomes of a column's values that their target cannot hold. What a block says of the column counts before
     /// what one says of its type, and that before what one says of the table.
     pub fn value_policy(&self, table: &TableName, column: &Column) -> ValuePolicy {
-        let blocks = || self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let blocks = || self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         let named = |settings: &[(String, ValuePolicy)], name: &str| {
             settings.iter().find(|(known, _)| known == name).map(|(_, policy)| *policy)
         };
@@ -80,29 +127,29 @@ impl TableBlocks {
 
     /// Columns that a table's rows are sorted by in the lake; none for its key.
     pub fn sort_columns(&self, table: &TableName) -> Vec<String> {
-        let mut blocks = self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let mut blocks = self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         blocks.find_map(|block| block.sort_by.clone()).unwrap_or_default()
     }
 
     /// The ways in which a table is written.
     pub fn ways(&self, table: &TableName) -> Ways {
-        let mut blocks = self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let mut blocks = self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         blocks.find_map(|block| block.ways).unwrap_or_default()
     }
 
     /// Tables that have a topic of another name than the pattern says.
     pub fn topics(&self) -> Vec<(TableName, String)> {
-        self.0.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
+        self.blocks.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
     }
 
     /// How long an event of a table may wait before it is visible; none if no block says so.
     pub fn freshness(&self, table: &TableName) -> Option<Duration> {
-        self.0.iter().rev().filter(|block| block.matches.matches(table)).find_map(|block| block.freshness)
+        self.blocks.iter().rev().filter(|block| block.matches.matches(table)).find_map(|block| block.freshness)
     }
 
     /// The freshness of each block that has one, with its pattern.
     pub fn freshnesses(&self) -> impl Iterator<Item = (&TablePattern, Duration)> {
-        self.0.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
+        self.blocks.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
     }
 }
 

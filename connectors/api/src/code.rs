@@ -63,6 +63,8 @@ pub enum Code {
     IdentityUnusable,
     /// The publication no longer carries the table.
     TableUnpublished,
+    /// The masks that the configuration gives a table do not fit its columns or its key.
+    MaskUnfit,
     /// A value of a row has no place in its event or its lake column.
     ValueUnholdable,
     /// A row takes more memory than one row may.
