@@ -17,7 +17,10 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::http::plan::Planner;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
+use crate::plan::plan;
+use crate::running::Running;
 use crate::status::StatusBoard;
 
 /// How often files of secrets are looked at.
@@ -54,7 +57,7 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, &board).await?;
+    let listening = listen(&config, path, &board).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
@@ -90,6 +93,7 @@ async fn run_and_reload(
     let recopy = Arc::new(AtomicBool::new(recopy));
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
     loop {
+        note(path, &config);
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
@@ -124,6 +128,13 @@ async fn run_and_reload(
     }
 }
 
+/// Writes down what runs from now on, for `sooner plan`. A failure to do so is no reason to fail.
+fn note(path: &Path, config: &Config) {
+    if let Err(error) = Running::of(path, config).and_then(|running| running.store(&config.state_dir)) {
+        tracing::warn!(%error, "cannot write down the configuration that runs");
+    }
+}
+
 /// The configuration as it is by now; none, with a reason in the log, if the pipeline cannot take it over.
 fn reload(path: &Path, former: &Config) -> Option<Config> {
     let config = match Config::load(path) {
@@ -145,14 +156,27 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(config: &Config, path: &Path, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
+    let shared =
+        http::Shared { board, lake, has_kafka, planner: planner(path), requests, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
+}
+
+/// Works out what the file would do by then.
+fn planner(path: &Path) -> Planner {
+    let path: Arc<Path> = path.into();
+    Planner::new(move || {
+        let path = path.clone();
+        Box::pin(async move {
+            let plan = plan(&path, true).await.map_err(|error| format!("{error:#}"))?;
+            serde_json::to_value(plan).map_err(|error| error.to_string())
+        })
+    })
 }
 
 async fn run_sides(

@@ -7,6 +7,7 @@ pub mod api;
 pub mod connections;
 pub mod health;
 pub mod metrics;
+pub mod plan;
 pub mod settings;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
+use self::plan::Planner;
 use self::settings::HttpSettings;
 use crate::control::Requests;
 use crate::status::StatusBoard;
@@ -38,6 +40,8 @@ pub struct Shared {
     pub lake: Option<String>,
     /// Whether there is Kafka between source and lake.
     pub has_kafka: bool,
+    /// Works out what another configuration would do.
+    pub planner: Planner,
     /// Where verbs go.
     pub requests: Requests,
     /// Settings of the listener.
@@ -74,6 +78,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/openapi.json", get(api::openapi))
+        .route("/api/v1/plan", get(plan::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))

@@ -44,6 +44,7 @@ mod pace;
 mod partitions;
 pub mod pgoutput;
 mod postponed;
+pub mod preview;
 pub mod publication;
 mod row;
 pub mod schedule;
