@@ -16,6 +16,7 @@ pub mod plan;
 pub mod pulse;
 pub mod running;
 pub mod sink_record;
+pub mod standby;
 pub mod status;
 pub mod table_status;
 pub mod totals;

@@ -14,7 +14,7 @@ use sooner_delta::store::folder_name::folder_name;
 use sooner_schemas::TableName;
 
 use super::Shared;
-use super::health::{Check, Health, checks, is_live, is_ready};
+use super::health::{Check, Health, checks, is_live, readiness};
 use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
@@ -36,12 +36,11 @@ pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-/// `GET /readyz`: 200 while tables are streamed or copied, 503 otherwise.
-pub async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if is_ready(&shared.board.read()) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// `GET /readyz`: 200 while tables are streamed or copied, or a sink waits for partitions; 503 otherwise.
+pub async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    match readiness(&shared.board.read()) {
+        Some(phase) => (StatusCode::OK, format!("{phase}\n")),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
     }
 }
 
