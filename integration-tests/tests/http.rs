@@ -174,3 +174,23 @@ async fn a_pipeline_that_cannot_go_on_is_alive_and_not_ready_and_looks_alone_are
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("cannot listen on") && said.contains("To do"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_listener_is_told_while_it_listens_counts_from_then_on() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let token = pipeline.folder().join("token");
+    std::fs::write(&token, "one\n").unwrap();
+    let listener = listen(&pipeline, "token = { file = \"token\" }");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let status = async |token: &str| status_of(listener.get("/api/v1/status").bearer_auth(token)).await;
+    assert_eq!((status("one").await, status("two").await), (StatusCode::OK, StatusCode::UNAUTHORIZED));
+    std::fs::write(&token, "two\n").unwrap();
+    pipeline.wait_for_log("the token of [http] was read again", Duration::from_secs(30)).await;
+    assert_eq!((status("one").await, status("two").await), (StatusCode::UNAUTHORIZED, StatusCode::OK));
+    std::fs::remove_file(&token).unwrap();
+    pipeline.wait_for_log("the file holds no token", Duration::from_secs(30)).await;
+    assert_eq!((status("").await, status("two").await), (StatusCode::UNAUTHORIZED, StatusCode::OK));
+}

@@ -17,6 +17,7 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::http::live::Live;
 use crate::http::plan::Planner;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::plan::plan;
@@ -148,7 +149,11 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
         tracing::error!("the configuration is not taken over: name and state_dir need a new start of the process");
         return None;
     }
-    if config.http != former.http {
+    let stays = match (&config.http, &former.http) {
+        (Some(http), Some(former)) => former.listens_as(http),
+        (http, former) => http == former,
+    };
+    if !stays {
         tracing::warn!("[http] stays as it was until the process starts anew");
     }
     tracing::info!("the configuration was read again");
@@ -162,8 +167,8 @@ async fn listen(config: &Config, path: &Path, board: &StatusBoard) -> anyhow::Re
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
     let has_kafka = config.kafka.is_some();
-    let shared =
-        http::Shared { board, lake, has_kafka, planner: planner(path), requests, settings: Arc::new(settings) };
+    let (planner, live) = (planner(path), Live::new(settings.token.as_deref()));
+    let shared = http::Shared { board, lake, has_kafka, planner, requests, settings: Arc::new(settings), live };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

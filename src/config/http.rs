@@ -16,8 +16,11 @@ pub fn read_http(section: &mut Section) -> Option<HttpSettings> {
     let listen = section.optional("listen", |text| {
         text.parse::<SocketAddr>().map_err(|_| "expected an address and a port, such as \"127.0.0.1:9640\"".to_owned())
     });
-    let names_token = section.has("token");
+    let (names_token, token_file) = (section.has("token"), section.secret_file("token"));
     let token = section.secret("token");
+    if token.as_ref().is_some_and(String::is_empty) {
+        section.problem("token", "is empty");
+    }
     let listen = listen.unwrap_or(DEFAULT);
     if !listen.ip().is_loopback() && !names_token {
         section
@@ -26,6 +29,7 @@ pub fn read_http(section: &mut Section) -> Option<HttpSettings> {
     Some(HttpSettings {
         listen,
         token,
+        token_file,
         allow_control: section.flag("allow_control", false),
         table_metrics: section.flag("table_metrics", true),
         stalled_after: section.duration("stalled_after", STALLED_AFTER, Duration::from_secs(30)),

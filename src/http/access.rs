@@ -13,8 +13,8 @@ use super::api::problem;
 /// Passes a request on if it may be asked.
 pub async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let settings = &shared.settings;
-    match &settings.token {
-        Some(token) if !bears(request.headers(), token) => {
+    match shared.live.token() {
+        Some(token) if !bears(request.headers(), &token) => {
             let remedy = "send the token of [http] as `Authorization: Bearer …`";
             let answer = problem(StatusCode::UNAUTHORIZED, "a token is needed", remedy);
             return ([("www-authenticate", "Bearer")], answer).into_response();

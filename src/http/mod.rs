@@ -6,6 +6,7 @@ pub mod access;
 pub mod api;
 pub mod connections;
 pub mod health;
+pub mod live;
 pub mod metrics;
 pub mod plan;
 pub mod settings;
@@ -19,6 +20,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
+use self::live::Live;
 use self::plan::Planner;
 use self::settings::HttpSettings;
 use crate::control::Requests;
@@ -44,8 +46,10 @@ pub struct Shared {
     pub planner: Planner,
     /// Where verbs go.
     pub requests: Requests,
-    /// Settings of the listener.
+    /// Settings of the listener, but for what changes.
     pub settings: Arc<HttpSettings>,
+    /// What changes while it listens.
+    pub live: Live,
 }
 
 /// Takes the address. One that is taken already, or not this machine's, is an error.
@@ -63,8 +67,12 @@ pub async fn serve(listener: TcpListener, shared: Shared) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening for HTTP");
     }
-    if let Err(error) = axum::serve(BoundedListener::new(listener), router(shared)).await {
-        tracing::error!(%error, "the HTTP listener ended");
+    let renewing = shared.live.clone().renew_token(shared.settings.token_file.clone());
+    tokio::select! {
+        ended = axum::serve(BoundedListener::new(listener), router(shared)) => if let Err(error) = ended {
+            tracing::error!(%error, "the HTTP listener ended");
+        },
+        () = renewing => {}
     }
 }
 
