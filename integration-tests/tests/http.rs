@@ -193,4 +193,21 @@ async fn what_a_listener_is_told_while_it_listens_counts_from_then_on() {
     std::fs::remove_file(&token).unwrap();
     pipeline.wait_for_log("the file holds no token", Duration::from_secs(30)).await;
     assert_eq!((status("").await, status("two").await), (StatusCode::UNAUTHORIZED, StatusCode::OK));
+
+    // Another lake is where the tables are from then on.
+    let location = async || {
+        let table = listener.get("/api/v1/tables/public.t").bearer_auth("two").send().await.unwrap();
+        table.json::<Value>().await.unwrap()["location"].as_str().unwrap_or_default().to_owned()
+    };
+    std::fs::write(&token, "two\n").unwrap();
+    assert_eq!(location().await, format!("{}/public/t", pipeline.lake));
+    let (lake, other) = (pipeline.lake.clone(), pipeline.folder().join("elsewhere").display().to_string());
+    pipeline.replace(&lake, &other);
+    pipeline.signal("HUP");
+    pipeline.wait_for_log("the configuration was read again", Duration::from_secs(30)).await;
+    let asked = Instant::now();
+    while location().await != format!("{other}/public/t") {
+        assert!(asked.elapsed() < Duration::from_secs(30), "{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

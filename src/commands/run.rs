@@ -58,13 +58,14 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, path, &board).await?;
+    let live = Live::new(config.http.as_ref().and_then(|http| http.token.as_deref()));
+    let listening = listen(&config, path, &board, live.clone()).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
-    let hangup = signal(SignalKind::hangup())?;
-    let result = run_and_reload(config, path, sides, recopy, &board, stop, hangup).await;
+    let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
+    let result = run_and_reload(config, path, sides, recopy, &board, asks).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -80,6 +81,13 @@ pub async fn run(
     Ok(())
 }
 
+/// What reaches a pipeline from outside, and what outside is told of its configuration.
+struct Asks {
+    stop: watch::Sender<bool>,
+    hangup: Signal,
+    live: Live,
+}
+
 /// Runs the sides, and starts them anew with each configuration that is read again.
 async fn run_and_reload(
     mut config: Config,
@@ -87,14 +95,15 @@ async fn run_and_reload(
     sides: Sides,
     recopy: bool,
     board: &StatusBoard,
-    stop: watch::Sender<bool>,
-    mut hangup: Signal,
+    asks: Asks,
 ) -> Result<()> {
+    let Asks { stop, mut hangup, live } = asks;
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
     loop {
         note(path, &config);
+        live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
@@ -161,14 +170,17 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, path: &Path, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(
+    config: &Config,
+    path: &Path,
+    board: &StatusBoard,
+    live: Live,
+) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
-    let lake = config.lake.as_ref().map(|lake| lake.url.clone());
-    let has_kafka = config.kafka.is_some();
-    let (planner, live) = (planner(path), Live::new(settings.token.as_deref()));
-    let shared = http::Shared { board, lake, has_kafka, planner, requests, settings: Arc::new(settings), live };
+    let (planner, settings) = (planner(path), Arc::new(settings));
+    let shared = http::Shared { board, planner, requests, settings, live };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 

@@ -83,7 +83,7 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
         Ok(name) => {
             let status = shared.board.read_now().tables.remove(&name);
             let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
-            let location = shared.lake.as_ref().map(|lake| {
+            let location = shared.live.lake().map(|lake| {
                 let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
                 format!("{}/{schema}/{table}", lake.trim_end_matches('/'))
             });
@@ -187,7 +187,7 @@ pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Jso
 
 /// The answer to whoever names a side of a pipeline that has none.
 fn no_sides(shared: &Shared, side: Option<NamedSide>) -> Option<Answer> {
-    let is_wrong = side.is_some() && !shared.has_kafka;
+    let is_wrong = side.is_some() && !shared.live.has_kafka();
     let why = "without Kafka source and sink rest and go on together";
     is_wrong.then(|| problem(StatusCode::CONFLICT, why, "leave side out"))
 }

@@ -14,6 +14,8 @@ pub struct Live(Arc<RwLock<Current>>);
 #[derive(Default)]
 struct Current {
     token: Option<Arc<str>>,
+    lake: Option<Arc<str>>,
+    has_kafka: bool,
 }
 
 impl std::fmt::Debug for Current {
@@ -25,12 +27,28 @@ impl std::fmt::Debug for Current {
 impl Live {
     /// Requests have to bear this token, if there is one.
     pub fn new(token: Option<&str>) -> Live {
-        Live(Arc::new(RwLock::new(Current { token: token.map(Arc::from) })))
+        Live(Arc::new(RwLock::new(Current { token: token.map(Arc::from), ..Current::default() })))
     }
 
     /// The token that requests have to bear.
     pub fn token(&self) -> Option<Arc<str>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).token.clone()
+    }
+
+    /// Location of the lake; none in a process that runs only the source's side.
+    pub fn lake(&self) -> Option<Arc<str>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).lake.clone()
+    }
+
+    /// Whether there is Kafka between source and lake.
+    pub fn has_kafka(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).has_kafka
+    }
+
+    /// The pipeline runs into this lake from now on, through Kafka or not.
+    pub fn runs(&self, lake: Option<&str>, has_kafka: bool) {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        (current.lake, current.has_kafka) = (lake.map(Arc::from), has_kafka);
     }
 
     fn set_token(&self, token: &str) {

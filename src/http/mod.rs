@@ -38,10 +38,6 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
 pub struct Shared {
     /// Status and journal.
     pub board: StatusBoard,
-    /// Location of the lake; none in a process that runs only the source's side.
-    pub lake: Option<String>,
-    /// Whether there is Kafka between source and lake.
-    pub has_kafka: bool,
     /// Works out what another configuration would do.
     pub planner: Planner,
     /// Where verbs go.
