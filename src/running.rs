@@ -39,6 +39,15 @@ impl Running {
         Ok(Running { since_micros: SystemClock.now_micros(), settings })
     }
 
+    /// The same, with the listener of the configuration that the process started with, which it keeps.
+    pub fn listening_as(mut self, first: &Running) -> Running {
+        match first.settings.get("http") {
+            Some(http) => drop(self.settings.insert("http".to_owned(), http.clone())),
+            None => drop(self.settings.remove("http")),
+        }
+        self
+    }
+
     /// Writes them to the state folder, whole or not at all.
     pub fn store(&self, state_dir: &Path) -> anyhow::Result<()> {
         let path = file(state_dir);

@@ -246,8 +246,7 @@ impl StatusBoard {
         let mut status = self.read();
         status.updated_micros = SystemClock.now_micros();
         let is_copying = status.tables.values().any(|table| table.state == TableState::Copying);
-        status.still_since_micros =
-            self.lock().pulse.still_since(status.standing(), is_copying, status.updated_micros);
+        status.still_since_micros = self.lock().pulse.still_since(status.standing(), is_copying, status.updated_micros);
         status.tables.values_mut().for_each(|table| table.assess_copy(status.updated_micros));
         status
     }

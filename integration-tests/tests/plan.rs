@@ -112,6 +112,8 @@ async fn a_changed_configuration_does_what_is_planned_and_a_plan_does_nothing() 
     is_done_as_planned(&postgres, &pipeline).await;
     let (planned, _) = plan(&pipeline);
     assert_eq!(planned["tables"], json!({}), "{planned}");
+    let left: Vec<_> = planned["settings"].as_array().unwrap().iter().map(|change| &change["setting"]).collect();
+    assert_eq!(left, ["http.allow_control"], "what needs a restart is still to come");
 
     // From another slot the pipeline does not go on, and the former one keeps log.
     pipeline.configure_source("slot = \"other\"\npublication = \"others\"");

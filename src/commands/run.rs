@@ -101,8 +101,9 @@ async fn run_and_reload(
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
+    let mut first = None;
     loop {
-        note(path, &config);
+        note(path, &config, &mut first);
         live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
@@ -138,16 +139,22 @@ async fn run_and_reload(
     }
 }
 
-/// Writes down what runs from now on, for `sooner plan`. A failure to do so is no reason to fail.
-fn note(path: &Path, config: &Config) {
-    if let Err(error) = Running::of(path, config).and_then(|running| running.store(&config.state_dir)) {
+/// Writes down what runs from now on, for `sooner plan`; the listener goes on as it was at first. A failure to do so is
+/// no reason to fail.
+fn note(path: &Path, config: &Config, first: &mut Option<Running>) {
+    let written = Running::of(path, config).and_then(|running| {
+        let first = first.get_or_insert_with(|| running.clone());
+        let running = running.listening_as(first);
+        running.store(&config.state_dir)
+    });
+    if let Err(error) = written {
         tracing::warn!(%error, "cannot write down the configuration that runs");
     }
 }
 
 /// The configuration as it is by now; none, with a reason in the log, if the pipeline cannot take it over.
 fn reload(path: &Path, former: &Config) -> Option<Config> {
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
@@ -164,6 +171,7 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
     };
     if !stays {
         tracing::warn!("[http] stays as it was until the process starts anew");
+        config.http.clone_from(&former.http);
     }
     tracing::info!("the configuration was read again");
     Some(config)
