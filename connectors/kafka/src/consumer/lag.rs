@@ -8,7 +8,7 @@ use rdkafka::Statistics;
 use sooner_api::{Fact, PartitionOffsets, Side, Telemetry};
 use sooner_schemas::TableName;
 
-use super::standby::is_standby;
+use super::standby::Standby;
 use crate::cluster::throttle::Throttle;
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::message::topic_message::TopicMessage;
@@ -37,7 +37,7 @@ struct Known {
     fetched: Offsets,
     reading_micros: Option<i64>,
     throttle: Throttle,
-    is_standby: bool,
+    standby: Standby,
 }
 
 /// What the group has of a partition. The end of a transaction takes an offset, too, and tools that subtract offsets
@@ -140,7 +140,7 @@ impl LagGauge {
 
     /// Whether the member has joined the group, and was given no partitions.
     pub(crate) fn is_standby(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_standby
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).standby.waits()
     }
 
     /// Takes the last stable offsets from librdkafka's statistics, and what was fetched. A negative offset means that
@@ -148,7 +148,7 @@ impl LagGauge {
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.throttle.hear(statistics);
-        known.is_standby = is_standby(statistics);
+        known.standby.hear(statistics);
         let Known { partitions, fetched, .. } = &mut *known;
         for (place, offsets) in partitions {
             let (topic, partition) = place;

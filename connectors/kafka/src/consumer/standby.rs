@@ -2,22 +2,41 @@
 
 use rdkafka::Statistics;
 
-/// Request that a member sends again and again under the protocol of KIP-848; one is in flight at a time.
-const HEARTBEAT: &str = "ConsumerGroupHeartbeat";
-
-/// Whether the group has been joined and has given no partitions, as librdkafka's statistics tell it.
+/// What librdkafka's statistics tell of a member.
 ///
-/// A member of the classic protocol is told so by a rebalance. Under KIP-848, one that is given nothing stays as it was
-/// before it joined, but for its heartbeats: there are two once the first has been answered.
-pub fn is_standby(statistics: &Statistics) -> bool {
-    let Some(group) = &statistics.cgrp else { return false };
-    let heartbeats = || statistics.brokers.values().filter_map(|broker| broker.req.get(HEARTBEAT)).sum::<i64>();
-    let has_joined = match group.join_state.as_str() {
-        "steady" => true,
-        "init" => heartbeats() >= 2,
-        _ => false,
-    };
-    group.state == "up" && group.assignment_size == 0 && has_joined
+/// A member of the classic protocol is told by a rebalance that it is given nothing. Under KIP-848 none follows, and the
+/// member looks as it did before it joined, but for the coordinator's answers to its heartbeats.
+#[derive(Debug, Default)]
+pub struct Standby {
+    /// Answers of the coordinator, when the member was first seen connected to it.
+    answers: Option<u64>,
+    waits: bool,
+}
+
+impl Standby {
+    /// Whether the group has been joined, and has given no partitions.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Takes the next statistics.
+    pub fn hear(&mut self, statistics: &Statistics) {
+        let group = statistics.cgrp.as_ref().filter(|group| group.state == "up");
+        let Some(group) = group else {
+            *self = Standby::default();
+            return;
+        };
+        // What the coordinator answers comes by a connection of its own.
+        let coordinator = statistics.brokers.values().filter(|broker| broker.source == "logical");
+        let answers: u64 = coordinator.map(|broker| broker.rx).sum();
+        let known = *self.answers.get_or_insert(answers);
+        let has_joined = match group.join_state.as_str() {
+            "steady" => true,
+            "init" => answers > known,
+            _ => false,
+        };
+        self.waits = has_joined && group.assignment_size == 0;
+    }
 }
 
 #[cfg(test)]
@@ -26,26 +45,27 @@ mod tests {
 
     use super::*;
 
-    fn told(state: &str, join_state: &str, assignment_size: i32, heartbeats: i64) -> bool {
-        let group = ConsumerGroup {
-            state: state.to_owned(),
-            join_state: join_state.to_owned(),
-            assignment_size,
-            ..ConsumerGroup::default()
-        };
-        let mut broker = Broker::default();
-        broker.req.insert(HEARTBEAT.to_owned(), heartbeats);
-        let brokers = [("b".to_owned(), broker)].into();
-        is_standby(&Statistics { cgrp: Some(group), brokers, ..Statistics::default() })
+    fn told(standby: &mut Standby, (state, join_state): (&str, &str), assignment_size: i32, rx: u64) -> bool {
+        let (state, join_state) = (state.to_owned(), join_state.to_owned());
+        let group = ConsumerGroup { state, join_state, assignment_size, ..ConsumerGroup::default() };
+        let broker = |source: &str, rx| Broker { source: source.to_owned(), rx, ..Broker::default() };
+        let brokers = [("c".to_owned(), broker("logical", rx)), ("b".to_owned(), broker("learned", rx * 7))].into();
+        standby.hear(&Statistics { cgrp: Some(group), brokers, ..Statistics::default() });
+        standby.waits()
     }
 
     #[test]
     fn a_member_that_has_joined_and_was_given_nothing_stands_by() {
-        assert!(!is_standby(&Statistics::default()));
-        assert!(told("up", "steady", 0, 0), "classic");
-        assert!(told("up", "init", 0, 2), "KIP-848");
-        assert!(!told("up", "init", 0, 1), "nothing was answered yet");
-        assert!(!told("up", "wait-join", 0, 0) && !told("wait-coord", "init", 0, 9));
-        assert!(!told("up", "steady", 1, 9), "it has partitions");
+        let mut standby = Standby::default();
+        assert!(!told(&mut standby, ("wait-broker-transport", "init"), 0, 1));
+        assert!(!told(&mut standby, ("up", "init"), 0, 2), "nothing was answered yet");
+        assert!(!told(&mut standby, ("up", "init"), 0, 2));
+        assert!(told(&mut standby, ("up", "init"), 0, 3), "KIP-848");
+        assert!(!told(&mut standby, ("up", "wait-assign-call"), 0, 3));
+        assert!(!told(&mut standby, ("up", "steady"), 1, 4), "it has partitions");
+        assert!(told(&mut standby, ("up", "steady"), 0, 5), "others have them again");
+        assert!(!told(&mut standby, ("wait-coord", "init"), 0, 5), "it has to join again");
+        assert!(!told(&mut standby, ("up", "wait-join"), 0, 7));
+        assert!(told(&mut standby, ("up", "steady"), 0, 7), "classic");
     }
 }
