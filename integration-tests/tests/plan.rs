@@ -9,7 +9,8 @@ use integration_tests::free_port;
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use serde_json::{Value, json};
-use sooner::status::Status;
+use sooner::status::{Status, TableStatus};
+use sooner_api::TableState;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TOKEN: &str = "a secret of the test";
@@ -43,7 +44,9 @@ async fn traces(postgres: &Postgres) -> String {
 /// What the process does at SIGHUP is what was planned.
 async fn is_done_as_planned(postgres: &Postgres, pipeline: &Pipeline) {
     pipeline.signal("HUP");
-    let is_done = |status: &Status| find(status, "public.b").is_some() && find(status, "public.a").is_none();
+    let is_gone = |table: &TableStatus| table.state == TableState::Gone;
+    let is_done =
+        |status: &Status| find(status, "public.b").is_some() && find(status, "public.a").is_none_or(is_gone);
     pipeline.wait_for("the other tables", LIMIT, is_done).await;
     postgres.sql("INSERT INTO c VALUES (2, 'infinity'); INSERT INTO b VALUES (0)").await;
     let copies = || {
