@@ -45,8 +45,7 @@ async fn traces(postgres: &Postgres) -> String {
 async fn is_done_as_planned(postgres: &Postgres, pipeline: &Pipeline) {
     pipeline.signal("HUP");
     let is_gone = |table: &TableStatus| table.state == TableState::Gone;
-    let is_done =
-        |status: &Status| find(status, "public.b").is_some() && find(status, "public.a").is_none_or(is_gone);
+    let is_done = |status: &Status| find(status, "public.b").is_some() && find(status, "public.a").is_none_or(is_gone);
     pipeline.wait_for("the other tables", LIMIT, is_done).await;
     postgres.sql("INSERT INTO c VALUES (2, 'infinity'); INSERT INTO b VALUES (0)").await;
     let copies = || {
