@@ -10,6 +10,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use sooner_api::{Error, Feed, Lake, LakeTable, MemoryBudget, Result, Standing, TableState};
 use sooner_delta::store::folder_name::folder_name;
@@ -24,6 +25,9 @@ use crate::running::Running;
 use settings::{SettingChange, Takes, of_pipeline, of_table};
 use start::{Start, Stored, is_there, start, stored};
 use tables::{Action, PlannedTable, judge};
+
+/// Tables of the lake that are looked at side by side.
+const OPENED_AT_ONCE: usize = 16;
 
 /// What the configuration is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -188,20 +192,27 @@ async fn refuse_foreign(plan: &mut Plan, config: &Config, source: &SourceConfig)
     // Nothing is written.
     let tables = DeltaLake::new(store, &config.name, PartLimits { part_bytes: 0, budget: MemoryBudget::new(0) });
     let feed = Feed::Slot(source.slot.clone());
-    for (name, planned) in plan.tables.iter_mut().filter(|(_, planned)| planned.action == Action::Copy) {
-        let standing = tables.open(name, &feed).await.map(|table| table.standing());
-        match standing {
+    let copied = plan.tables.iter().filter(|(_, planned)| planned.action == Action::Copy);
+    let copied: Vec<_> = copied.map(|(name, _)| name.clone()).collect();
+    let opening = copied.into_iter().map(|name| {
+        let (tables, feed) = (tables.clone(), feed.clone());
+        async move { (tables.open(&name, &feed).await.map(|table| table.standing()), name) }
+    });
+    let opened: Vec<_> = stream::iter(opening).buffer_unordered(OPENED_AT_ONCE).collect().await;
+    for (standing, name) in opened {
+        let stopped = match standing {
             Ok(Standing::Foreign) => {
                 let reason = "a table that this pipeline did not make lies where it would be copied to";
                 let remedy = "move that table away, or exclude this one".to_owned();
-                *planned = PlannedTable { remedy, ..PlannedTable::new(Action::Park, reason) };
+                PlannedTable { remedy, ..PlannedTable::new(Action::Park, reason) }
             }
-            Ok(_) => {}
+            Ok(_) => continue,
             Err(error) => {
                 let stopped = PlannedTable::new(Action::Park, format!("{}: {}", error.what, error.why));
-                *planned = PlannedTable { remedy: error.remedy, ..stopped };
+                PlannedTable { remedy: error.remedy, ..stopped }
             }
-        }
+        };
+        plan.tables.insert(name, stopped);
     }
     Ok(())
 }
