@@ -5,11 +5,13 @@
 pub mod access;
 pub mod api;
 pub mod connections;
+pub mod entrance;
 pub mod health;
 pub mod live;
 pub mod metrics;
 pub mod plan;
 pub mod settings;
+pub mod tls;
 
 use std::sync::Arc;
 
@@ -17,12 +19,14 @@ use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use tokio::net::TcpListener;
 
-use self::connections::BoundedListener;
+use self::entrance::{Entrance, Peer};
 use self::live::Live;
 use self::plan::Planner;
 use self::settings::HttpSettings;
+use self::tls::Certificates;
 use crate::control::Requests;
 use crate::status::StatusBoard;
 
@@ -48,31 +52,37 @@ pub struct Shared {
     pub live: Live,
 }
 
-/// Takes the address. One that is taken already, or not this machine's, is an error.
-pub async fn bind(settings: &HttpSettings) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(settings.listen).await.map_err(|error| {
+/// Takes the address. One that is taken already, or not this machine's, is an error, and so is a certificate that is of
+/// no use.
+pub async fn bind(settings: &HttpSettings) -> anyhow::Result<Entrance> {
+    let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
         anyhow::anyhow!(
             "cannot listen on {}: {error}. To do: set listen of [http] to an address of this machine with a free port.",
             settings.listen
         )
-    })
+    })?;
+    Ok(Entrance::new(listener, certificates))
 }
 
 /// Answers requests until the task is dropped.
-pub async fn serve(listener: TcpListener, shared: Shared) {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for HTTP");
+pub async fn serve(entrance: Entrance, shared: Shared) {
+    if let Ok(address) = entrance.local_addr() {
+        tracing::info!(%address, tls = shared.settings.tls.is_some(), "listening for HTTP");
     }
     let renewing = shared.live.clone().renew_token(shared.settings.token_file.clone());
+    let certificates = entrance.renew();
+    let service = router(shared).into_make_service_with_connect_info::<Peer>();
     tokio::select! {
-        ended = axum::serve(BoundedListener::new(listener), router(shared)) => if let Err(error) = ended {
+        ended = axum::serve(entrance, service) => if let Err(error) = ended {
             tracing::error!(%error, "the HTTP listener ended");
         },
         () = renewing => {}
+        () = certificates => {}
     }
 }
 
-/// All paths. Probes need no token, as kubelets have none, and say nothing but yes or no; the page has no data, and
+/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page has no data, and
 /// asks for the token.
 fn router(shared: Shared) -> Router {
     let guarded = Router::new()
