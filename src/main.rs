@@ -20,6 +20,8 @@ use tracing_subscriber::EnvFilter;
 /// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and of
 /// `sooner trace` for a row that is not up to date.
 const NOT_COMPLETE: u8 = 3;
+/// Exit code of `sooner plan --detailed-exitcode` where something would be done, as Terraform has it.
+const WOULD_CHANGE: u8 = 2;
 
 /// Postgres changes into Delta Lake tables, exactly once.
 #[derive(Parser)]
@@ -86,6 +88,16 @@ enum Command {
     },
     /// Shows the same, live, with rates: as `status --watch`.
     Top,
+    /// Shows what the configuration would do, compared with what runs and what is stored: tables that are copied, copied
+    /// again or followed no longer, settings that need a restart. Changes nothing.
+    Plan {
+        /// Print the plan as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Exit with 0 if nothing would be done, with 2 if something would, and with 1 if it cannot be told.
+        #[arg(long)]
+        detailed_exitcode: bool,
+    },
     /// Shows what happened to the pipeline and its tables, and what was done about it: changes of schemas, copies,
     /// tables that were parked, interruptions.
     Events {
@@ -237,11 +249,14 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let waits = matches!(arguments.command, Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_));
+    let no = match arguments.command {
+        Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_) => ExitCode::from(NOT_COMPLETE),
+        Command::Plan { .. } => ExitCode::from(WOULD_CHANGE),
+        _ => ExitCode::FAILURE,
+    };
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => no,
         Err(error) => fail(&error),
     }
 }
@@ -262,6 +277,9 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),
         Command::Sink => run(config, path, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
+        Command::Plan { json, detailed_exitcode } => {
+            commands::plan::run(&config, path, json).await.map(|changes| !(changes && detailed_exitcode))
+        }
         Command::Top => commands::status::run(&config, false, true).await.map(|()| true),
         Command::Events { table, since, json, follow } => {
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)

@@ -8,7 +8,8 @@ use bytesize::ByteSize;
 use serde::Serialize;
 use sooner_api::{Clock, Code, Error};
 use sooner_kafka::cluster::admin::Admin;
-use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::reader::SchemaReader;
+use sooner_kafka::registry::schema_id::SchemaId;
 use sooner_kafka::survey::group::GroupInspector;
 use sooner_kafka::survey::topic_sample::{SampleLimits, Survey};
 use sooner_schemas::TableName;
@@ -125,13 +126,13 @@ fn survey(
 ) -> anyhow::Result<Surveyed> {
     let admin = Admin::new(&kafka.settings)?;
     let topics = admin.list()?;
-    let registry = Registry::new(kafka.registry.clone())?;
+    let registry = SchemaReader::new(&kafka.registry)?;
     let mut known: HashMap<u32, Arc<Schema>> = HashMap::new();
     let mut find = |id: u32| {
         if let Some(schema) = known.get(&id) {
             return Ok(schema.clone());
         }
-        let text = handle.block_on(registry.schema(id))?;
+        let text = handle.block_on(registry.schema(SchemaId::Number(id)))?;
         let schema = Schema::parse(&text).map_err(|why| {
             let what = format!("cannot read the schema with id {id}");
             Error::operator(Code::SchemaUnknown, what, why, "check url of [registry]: keys have to be Avro")

@@ -9,6 +9,7 @@ pub mod health;
 pub mod history;
 pub mod init;
 mod msk_policy;
+pub mod plan;
 pub mod readers;
 pub mod run;
 pub mod status;

@@ -18,9 +18,13 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::http::live::Live;
+use crate::http::plan::Planner;
 use crate::http::topics::TopicView;
 use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
+use crate::plan::plan;
+use crate::running::Running;
 use crate::status::StatusBoard;
 use crate::trace::aside::follower;
 
@@ -58,13 +62,14 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, (path, sides), &board).await?;
+    let live = Live::new(config.http.as_ref().and_then(|http| http.token.as_deref()));
+    let listening = listen(&config, (path, sides), &board, live.clone()).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
-    let hangup = signal(SignalKind::hangup())?;
-    let result = run_and_reload(config, path, sides, recopy, &board, stop, hangup).await;
+    let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
+    let result = run_and_reload(config, path, sides, recopy, &board, asks).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -80,6 +85,13 @@ pub async fn run(
     Ok(())
 }
 
+/// What reaches a pipeline from outside, and what outside is told of its configuration.
+struct Asks {
+    stop: watch::Sender<bool>,
+    hangup: Signal,
+    live: Live,
+}
+
 /// Runs the sides, and starts them anew with each configuration that is read again.
 async fn run_and_reload(
     mut config: Config,
@@ -87,13 +99,16 @@ async fn run_and_reload(
     sides: Sides,
     recopy: bool,
     board: &StatusBoard,
-    stop: watch::Sender<bool>,
-    mut hangup: Signal,
+    asks: Asks,
 ) -> Result<()> {
+    let Asks { stop, mut hangup, live } = asks;
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
+    let mut first = None;
     loop {
+        note(path, &config, &mut first);
+        live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
@@ -128,9 +143,22 @@ async fn run_and_reload(
     }
 }
 
+/// Writes down what runs from now on, for `sooner plan`; the listener goes on as it was at first. A failure to do so is
+/// no reason to fail.
+fn note(path: &Path, config: &Config, first: &mut Option<Running>) {
+    let written = Running::of(path, config).and_then(|running| {
+        let first = first.get_or_insert_with(|| running.clone());
+        let running = running.listening_as(first);
+        running.store(&config.state_dir)
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "cannot write down the configuration that runs");
+    }
+}
+
 /// The configuration as it is by now; none, with a reason in the log, if the pipeline cannot take it over.
 fn reload(path: &Path, former: &Config) -> Option<Config> {
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
@@ -141,8 +169,13 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
         tracing::error!("the configuration is not taken over: name and state_dir need a new start of the process");
         return None;
     }
-    if config.http != former.http {
+    let stays = match (&config.http, &former.http) {
+        (Some(http), Some(former)) => former.listens_as(http),
+        (http, former) => http == former,
+    };
+    if !stays {
         tracing::warn!("[http] stays as it was until the process starts anew");
+        config.http.clone_from(&former.http);
     }
     tracing::info!("the configuration was read again");
     Some(config)
@@ -153,19 +186,30 @@ async fn listen(
     config: &Config,
     (path, sides): (&Path, Sides),
     board: &StatusBoard,
+    live: Live,
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
-    let lake = config.lake.as_ref().map(|lake| lake.url.clone());
-    let has_kafka = config.kafka.is_some();
     let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
     let tracer = follower(path.to_owned(), board.clone());
     let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
     let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
-    let settings = Arc::new(settings);
-    let shared = http::Shared { board, lake, has_kafka, letters, tracer, topics, requests, settings };
+    let (planner, settings) = (planner(path), Arc::new(settings));
+    let shared = http::Shared { board, letters, tracer, topics, planner, requests, settings, live };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
+}
+
+/// Works out what the file would do by then.
+fn planner(path: &Path) -> Planner {
+    let path: Arc<Path> = path.into();
+    Planner::new(move || {
+        let path = path.clone();
+        Box::pin(async move {
+            let plan = plan(&path, true).await.map_err(|error| format!("{error:#}"))?;
+            serde_json::to_value(plan).map_err(|error| error.to_string())
+        })
+    })
 }
 
 async fn run_sides(

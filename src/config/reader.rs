@@ -195,6 +195,12 @@ impl Section {
         found.map_err(|why| self.problem(key, &why)).ok()
     }
 
+    /// Path of the file that a secret is in; none if it is elsewhere. Does not read the key.
+    pub fn secret_file(&self, key: &str) -> Option<PathBuf> {
+        let file = self.table.get(key)?.as_table()?.get("file")?.as_str()?;
+        Some(self.folder.join(file))
+    }
+
     /// Reads a required secret; a missing key is a problem.
     pub fn required_secret(&mut self, key: &'static str) -> Option<String> {
         if !self.table.contains_key(key) {

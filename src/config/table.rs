@@ -1,6 +1,7 @@
 //! `[[table]]`: settings of tables whose names match a pattern. Of several blocks that match, the last one that has a
 //! setting counts.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,13 @@ impl TableBlocks {
             }
         }
         rules
+    }
+
+    /// The blocks of a configuration's root as it was stored; none if they cannot be read any more.
+    pub fn of(stored: toml::Table) -> Option<TableBlocks> {
+        let mut root = Section::root(stored, Path::new("."));
+        let blocks = TableBlocks::read(&mut root);
+        root.finish().is_empty().then_some(blocks)
     }
 
     /// What becomes of a column's values that their target cannot hold. What a block says of the column counts before

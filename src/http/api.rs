@@ -14,7 +14,7 @@ use sooner_delta::store::folder_name::folder_name;
 use sooner_schemas::TableName;
 
 use super::Shared;
-use super::health::{Check, Health, checks, is_live, is_ready};
+use super::health::{Check, Health, checks, is_live, readiness};
 use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
@@ -36,12 +36,11 @@ pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-/// `GET /readyz`: 200 while tables are streamed or copied, 503 otherwise.
-pub async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if is_ready(&shared.board.read()) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// `GET /readyz`: 200 while tables are streamed or copied, or a sink waits for partitions; 503 otherwise.
+pub async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    match readiness(&shared.board.read()) {
+        Some(phase) => (StatusCode::OK, format!("{phase}\n")),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
     }
 }
 
@@ -84,7 +83,7 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
         Ok(name) => {
             let status = shared.board.read_now().tables.remove(&name);
             let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
-            let location = shared.lake.as_ref().map(|lake| {
+            let location = shared.live.lake().map(|lake| {
                 let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
                 format!("{}/{schema}/{table}", lake.trim_end_matches('/'))
             });
@@ -193,7 +192,7 @@ pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Jso
 
 /// The answer to whoever names a side of a pipeline that has none.
 fn no_sides(shared: &Shared, side: Option<NamedSide>) -> Option<Answer> {
-    let is_wrong = side.is_some() && !shared.has_kafka;
+    let is_wrong = side.is_some() && !shared.live.has_kafka();
     let why = "without Kafka source and sink rest and go on together";
     is_wrong.then(|| problem(StatusCode::CONFLICT, why, "leave side out"))
 }

@@ -45,6 +45,7 @@ mod pace;
 mod partitions;
 pub mod pgoutput;
 mod postponed;
+pub mod preview;
 pub mod publication;
 mod row;
 pub mod row_lookup;
