@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use sooner_kafka::letters::catalogue::Selection;
 use sooner_kafka::letters::contents::Decoded;
-use sooner_kafka::letters::handling::{Became, Outcome};
+use sooner_kafka::letters::outcome::{Became, Outcome};
 use sooner_kafka::message::letter_headers::LetterId;
 
 use super::print;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sooner_api::{Class, Error, Result};
 use sooner_kafka::letters::catalogue::Selection;
-use sooner_kafka::letters::handling::Outcome;
+use sooner_kafka::letters::outcome::Outcome;
 use sooner_kafka::message::letter_headers::LetterId;
 
 use super::Shared;

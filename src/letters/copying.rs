@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use sooner_api::{Code, CopyRequest, Error, Result, TableState};
 use sooner_kafka::letters::catalogue::Letter;
-use sooner_kafka::letters::handling::{Became, Handling, Outcome};
+use sooner_kafka::letters::handling::Handling;
+use sooner_kafka::letters::outcome::{Became, Outcome};
 use sooner_kafka::message::letter_headers::{LetterId, Mark};
 use sooner_kafka::registry::reader::SchemaReader;
 use sooner_kafka::registry::schema_id::SchemaId;

@@ -61,8 +61,8 @@ pub fn of_sink(settings: &KafkaSettings, tables: &[Resource]) -> Vec<Allowed> {
     needed
 }
 
-/// What `sooner dead-letters` needs besides, which reads letters and marks them; and, if it `resends` them, writes their
-/// messages to these topics of tables again. Nothing where there are no dead letters.
+/// What `sooner dead-letters` needs besides, which reads letters and marks them; and, if it `resends` them, writes
+/// their messages to these topics of tables again. Nothing where there are no dead letters.
 pub fn of_letters(settings: &KafkaSettings, tables: &[Resource], resends: bool) -> Vec<Allowed> {
     let Some(topic) = &settings.consumer.dead_letters else { return Vec::new() };
     let id = Resource::TransactionalId(settings.letters_id(topic));

@@ -19,8 +19,8 @@ use sooner_schemas::naming::TopicPattern;
 use tokio::runtime::Handle;
 
 use super::catalogue::Letter;
-use super::handling::{Became, Outcome, send_mark};
 use super::newest::Newest;
+use super::outcome::{Became, Outcome, send_mark};
 use super::topic::{LetterTopic, LoadedLetter};
 use crate::cluster::range_reader::{Isolation, RangeReader};
 use crate::cluster::transactions::Transactions;
