@@ -13,6 +13,7 @@ pub mod journal;
 pub mod memory;
 pub mod pipeline;
 pub mod pulse;
+pub mod repartitions;
 pub mod sink_record;
 pub mod status;
 pub mod table_status;

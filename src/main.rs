@@ -159,8 +159,11 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
-    /// Prints the topics of a pipeline as it makes them, for those who make them another way.
+    /// Prints the topics of a pipeline as it makes them, for those who make them another way; or does what its
+    /// subcommand says.
     Topics {
+        #[command(subcommand)]
+        command: Option<commands::topics::TopicsCommand>,
         /// Form.
         #[arg(long = "as", value_enum, default_value = "lines")]
         form: commands::topics::Form,
@@ -235,7 +238,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
-        Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
+        Command::Topics { command, form } => commands::topics::run(&config, command, form).await.map(|()| true),
         Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }

@@ -138,6 +138,7 @@ impl Status {
                 table.unread_micros = reading_micros;
                 table.partitions = partitions;
             }
+            Fact::Topic(table, standing) => self.table(table).topic = Some(standing),
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
             Fact::Paused(side, true) => drop(self.paused.insert(side)),

@@ -4,6 +4,7 @@ pub mod acls;
 pub mod events;
 pub mod health;
 pub mod init;
+pub mod repartition;
 pub mod run;
 pub mod status;
 pub mod steer;

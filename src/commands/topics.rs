@@ -1,5 +1,5 @@
 //! `sooner topics`: the topics of a pipeline, as it makes them, for those who make them another way: as Kubernetes
-//! resources of Strimzi, or for Terraform.
+//! resources of Strimzi, or for Terraform. And what else is done with them, each in a file of its own.
 
 use std::fmt::Write;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 use sooner_kafka::cluster::topic_plan::TopicPlan;
 
 use super::print;
+use super::repartition::{RepartitionArguments, repartition};
 use crate::config::{Config, KafkaConfig};
 use crate::status;
 
@@ -21,8 +22,24 @@ pub enum Form {
     Terraform,
 }
 
+/// What is done with topics, other than to print them.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum TopicsCommand {
+    /// Gives a table's topic another number of partitions: its messages are written to a new topic, in order per key,
+    /// and the pipeline's sinks go over to it. The former topic is kept.
+    Repartition(RepartitionArguments),
+}
+
+/// Does what is asked with topics; prints them, if nothing is.
+pub async fn run(config: &Config, command: Option<TopicsCommand>, form: Form) -> anyhow::Result<()> {
+    match command {
+        None => print_all(config, form),
+        Some(TopicsCommand::Repartition(arguments)) => repartition(config, &arguments).await,
+    }
+}
+
 /// Prints the topics of the tables that the pipeline knows, and its own.
-pub fn run(config: &Config, form: Form) -> anyhow::Result<()> {
+fn print_all(config: &Config, form: Form) -> anyhow::Result<()> {
     let kafka = config.kafka()?;
     let tables = status::load(&config.state_dir)?.map(|status| status.tables).unwrap_or_default();
     if tables.is_empty() {
@@ -33,7 +50,11 @@ pub fn run(config: &Config, form: Form) -> anyhow::Result<()> {
     let topics = &kafka.settings.topics;
     let mut plans = vec![TopicPlan::of_progress(topics)];
     plans.extend(kafka.settings.consumer.dead_letters.as_deref().map(TopicPlan::of_dead_letters));
-    plans.extend(tables.keys().map(|table| TopicPlan::of_table(&kafka.topics.topic(table), topics)));
+    plans.extend(tables.iter().map(|(table, known)| match &known.topic {
+        // It has got another number of partitions, and with them another name.
+        Some(moved) => TopicPlan { partitions: moved.partitions as i32, ..TopicPlan::of_table(&moved.topic, topics) },
+        None => TopicPlan::of_table(&kafka.topics.topic(table), topics),
+    }));
     for plan in plans {
         print(&match form {
             Form::Lines => line(&plan),

@@ -1,6 +1,7 @@
 //! The sink's side: a member of the consumer group reads partitions, which are merged into commit order.
 
 pub mod assembly;
+pub mod assignment;
 pub mod dead_letters;
 pub mod flow;
 pub mod format;
@@ -13,4 +14,6 @@ pub mod ordering;
 pub mod reader;
 pub mod remainder;
 pub mod start_point;
+pub mod succession;
+pub mod table_start;
 pub mod topic;
