@@ -68,7 +68,7 @@ impl RepartitionRequests {
         let (asked, settled) = (self.clone(), self.clone());
         RepartitionDesk {
             asked: Arc::new(move || asked.pending()),
-            settled: Arc::new(move |request, _| settled.forget(request)),
+            settled: Arc::new(move |request| settled.forget(request)),
         }
     }
 
@@ -91,9 +91,9 @@ mod tests {
         requests.ask(&of(7)).unwrap();
         let desk = requests.desk();
         assert_eq!((desk.asked)(), [of(7)]);
-        (desk.settled)(&of(5), None);
+        (desk.settled)(&of(5));
         assert_eq!(requests.pending(), [of(7)], "that one was not settled");
-        (desk.settled)(&of(7), None);
+        (desk.settled)(&of(7));
         assert!(requests.pending().is_empty());
     }
 }

@@ -29,11 +29,10 @@ impl<'a> PresentNames<'a> {
     /// Names by the configuration, and by what a record says of tables that have moved.
     pub fn new(names: TopicNames<'a>, record: Option<&TopicProgress>) -> PresentNames<'a> {
         let moved = record.into_iter().flat_map(|record| {
-            let moved = record.lineages.iter().filter_map(|(table, lineage)| {
+            record.lineages.iter().filter_map(|(table, lineage)| {
                 let (base, topic) = (lineage.base.clone(), record.topics.get(table)?.topic.clone());
                 Some((table.clone(), MovedTopic { base, topic }))
-            });
-            moved
+            })
         });
         PresentNames { names, moved: moved.collect() }
     }

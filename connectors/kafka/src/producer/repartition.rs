@@ -135,7 +135,7 @@ impl Repartitions {
                 .is_some_and(|known| known.next_offsets.len() as i32 == request.partitions)
             {
                 // A former process began it, and died before it could say so.
-                (self.desk.settled)(&request, None);
+                (self.desk.settled)(&request);
                 continue;
             }
             match check_request(&self.settings, progress, &request) {
@@ -162,7 +162,7 @@ impl Repartitions {
 
     fn refuse(&self, request: &RepartitionRequest, error: &Error) {
         tracing::error!(table = %request.table, code = %error.code, %error, "the topic keeps its partitions");
-        (self.desk.settled)(request, Some(error));
+        (self.desk.settled)(request);
     }
 
     /// A new topic could not be made, or is gone.
@@ -216,7 +216,7 @@ impl Repartitions {
             tracing::info!(%table, %topic, partitions = state.partitions, "the table's messages are written to a new topic");
         }
         if let Some(request) = &request {
-            (self.desk.settled)(request, None);
+            (self.desk.settled)(request);
         }
         let progress = writer.progress();
         let present = progress.topics.get(table).map(|present| present.topic.as_str()).unwrap_or_default();

@@ -28,14 +28,14 @@ pub struct RepartitionRequest {
 pub struct RepartitionDesk {
     /// Requests that wait. They are asked for again and again.
     pub asked: Arc<dyn Fn() -> Vec<RepartitionRequest> + Send + Sync>,
-    /// Takes a request that need not wait any more: it is part of the progress record, or was refused for a reason.
-    pub settled: Arc<dyn Fn(&RepartitionRequest, Option<&Error>) + Send + Sync>,
+    /// Takes a request that need not wait any more: it is part of the progress record, or was refused.
+    pub settled: Arc<dyn Fn(&RepartitionRequest) + Send + Sync>,
 }
 
 impl RepartitionDesk {
     /// A desk at which nobody asks for anything.
     pub fn closed() -> RepartitionDesk {
-        RepartitionDesk { asked: Arc::new(Vec::new), settled: Arc::new(|_, _| ()) }
+        RepartitionDesk { asked: Arc::new(Vec::new), settled: Arc::new(|_| ()) }
     }
 }
 

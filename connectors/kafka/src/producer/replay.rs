@@ -116,8 +116,8 @@ impl ReplayThread {
         // The targets belong to the writer, too, as long as it listens.
         while Arc::strong_count(&self.targets) > 1 {
             let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            for partition in 0..targets.len() {
-                self.fill(&reader, partition, targets[partition])?;
+            for (partition, target) in targets.iter().enumerate() {
+                self.fill(&reader, partition, *target)?;
             }
             let merged = self.merge.take(&targets);
             if merged.is_empty() {

@@ -50,8 +50,10 @@ pub struct PreparedSuccessor {
 pub fn prepare(settings: &KafkaSettings, runtime: &Handle, plan: SuccessorPlan) -> Receiver<Result<PreparedSuccessor>> {
     let (sender, prepared) = channel();
     let (settings, runtime) = (settings.clone(), runtime.clone());
-    // Nobody waits any more only when the writer ends.
-    thread::spawn(move || sender.send(runtime.block_on(make(&settings, &plan))));
+    thread::spawn(move || {
+        // Nobody waits any more only when the writer ends.
+        let _ = sender.send(runtime.block_on(make(&settings, &plan)));
+    });
     prepared
 }
 
