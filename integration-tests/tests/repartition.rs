@@ -1,5 +1,5 @@
-//! A table's topic gets another number of partitions under load, whatever dies on the way: the lake equals Postgres, the
-//! new topic has every event once and in order, and the former one is left as it was.
+//! A table's topic gets another number of partitions under load, whatever dies on the way: the lake equals Postgres,
+//! the new topic has every event once and in order, and the former one is left as it was.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -47,6 +47,16 @@ async fn wait_until_switched(source: &Pipeline, topic: &str) -> TopicStanding {
     standing(&status).expect("it is there").clone()
 }
 
+/// The same for a topic whose name is known by its partitions alone: brokers may have lost what was in the first one
+/// when they died, and then it is begun again.
+async fn wait_until_switched_to(source: &Pipeline, partitions: u32, expected: String) -> String {
+    let switched = |status: &Status| {
+        standing(status).is_some_and(|it| it.partitions == partitions as usize && it.successor.is_none())
+    };
+    let status = source.wait_for(&format!("events go to {expected}, or a later one"), LIMIT, switched).await;
+    standing(&status).expect("it is there").topic.clone()
+}
+
 /// Positions and values of each key, in the order of its partition; and the partitions that each key is in.
 type Histories = BTreeMap<Vec<u8>, (BTreeSet<i32>, Vec<((u64, u64), Option<Vec<u8>>)>)>;
 
@@ -81,6 +91,23 @@ async fn pause(random: &mut StdRng, millis: std::ops::Range<u64>) {
     tokio::time::sleep(Duration::from_millis(random.random_range(millis))).await;
 }
 
+/// The source dies at each edge, and in the middle of a replay's transactions; the sink dies in between.
+fn die_at_edges(source: &mut Pipeline, sink: &mut Pipeline) {
+    let edges =
+        ["repartition_begun@1", "record_written@2", "transaction_committed@2", "replay_ended@1", "topic_switched@1"];
+    for (round, edge) in edges.into_iter().enumerate() {
+        source.set("SOONER_FAILPOINT", edge);
+        source.start_command("source", &[]);
+        let log = source.wait_for_end(LIMIT);
+        assert!(!log.contains("panicked"), "{edge}: {log}");
+        if round % 2 == 1 {
+            sink.kill();
+            sink.start_command("sink", &[]);
+        }
+    }
+    assert!(REPARTITION_FAILPOINTS.iter().all(|name| edges.iter().any(|edge| edge.starts_with(name))));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_gets_more_partitions_under_load_while_source_and_sink_die() {
     let (postgres, kafka, registry) = between::start().await;
@@ -97,20 +124,7 @@ async fn a_topic_gets_more_partitions_under_load_while_source_and_sink_die() {
     source.kill();
     let topic = repartition(&source, TABLE, 5);
     assert_eq!(topic, "shop.public.accounts.v2");
-    // The source dies at each edge, and in the middle of a replay's transactions; the sink with it, or beside it.
-    let edges =
-        ["repartition_begun@1", "record_written@2", "transaction_committed@2", "replay_ended@1", "topic_switched@1"];
-    for (round, edge) in edges.into_iter().enumerate() {
-        source.set("SOONER_FAILPOINT", edge);
-        source.start_command("source", &[]);
-        let log = source.wait_for_end(LIMIT);
-        assert!(!log.contains("panicked"), "{edge}: {log}");
-        if round % 2 == 1 {
-            sink.kill();
-            sink.start_command("sink", &[]);
-        }
-    }
-    assert!(REPARTITION_FAILPOINTS.iter().all(|name| edges.iter().any(|edge| edge.starts_with(name))));
+    die_at_edges(&mut source, &mut sink);
     source.set("SOONER_FAILPOINT", "");
     source.start_command("source", &[]);
     let standing = wait_until_switched(&source, &topic).await;
@@ -159,6 +173,80 @@ async fn a_topic_gets_more_partitions_under_load_while_source_and_sink_die() {
     other.catch_up(&postgres).await;
     other.assert_all_stream();
     other.assert_equal(&postgres, &load::TABLES);
+}
+
+/// Whatever is under way when somebody dies is gone on with, from whatever topic to whatever next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_follow_each_other_while_everything_dies_again_and_again() {
+    let (postgres, mut kafka, registry) = between::start().await;
+    let judge = Judge::start(&postgres).await;
+    postgres.sql(load::SCHEMA).await;
+    let settings = "partitions = 3\ntransaction_bytes = \"256KiB\"\ngroup_instance = \"one\"";
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, settings);
+    let mut sink = source.beside();
+    let load = Load::start(postgres.url(), 44);
+    let mut random = StdRng::seed_from_u64(44);
+    source.start_command("source", &[]);
+    sink.start_command("sink", &[]);
+    sink.wait_until_streaming(&load::TABLES).await;
+    let mut topic = String::new();
+    for round in 0..5 {
+        let asked = repartition(&source, TABLE, [7, 2, 4, 1, 5][round]);
+        for _ in 0..3 {
+            pause(&mut random, 100..1200).await;
+            source.kill();
+            source.start_command("source", &[]);
+            pause(&mut random, 100..1200).await;
+            sink.kill();
+            sink.start_command("sink", &[]);
+        }
+        if round % 2 == 0 {
+            kafka.kill();
+            pause(&mut random, 0..1000).await;
+            kafka.launch();
+        }
+        topic = wait_until_switched_to(&source, [7, 2, 4, 1, 5][round], asked).await;
+    }
+    pause(&mut random, 2000..3000).await;
+    load.stop().await;
+    sink.catch_up(&postgres).await;
+    sink.assert_all_stream();
+    sink.assert_equal(&postgres, &load::TABLES);
+    judge.assert_topic_complete(&postgres, &kafka, &registry, (TABLE, &topic)).await;
+    assert_continues(&kafka, FORMER, &topic, 5);
+}
+
+/// What is gone from a topic is missing from the next one, too, and nobody takes that one for complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_lacks_its_beginning_is_no_beginning_for_a_new_lake() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres.sql("CREATE TABLE accounts (id integer PRIMARY KEY)").await;
+    postgres.sql("INSERT INTO accounts SELECT generate_series(1, 100)").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
+    pipeline.start();
+    pipeline.wait_until_copied(TABLE).await;
+    postgres.sql("TRUNCATE accounts").await;
+    postgres.sql("INSERT INTO accounts SELECT generate_series(50, 200)").await;
+    pipeline.catch_up(&postgres).await;
+    kafka.delete_records(FORMER, 10);
+    let topic = repartition(&pipeline, TABLE, 3);
+    wait_until_switched(&pipeline, &topic).await;
+    postgres.sql("INSERT INTO accounts SELECT generate_series(300, 400)").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &[TABLE]);
+    let truncates = read_topic(&kafka, &topic).into_iter().filter(|message| message.key.is_empty());
+    assert_eq!(truncates.map(|message| message.partition).collect::<Vec<_>>(), [0, 1, 2], "one for each partition");
+    pipeline.stop();
+    let mut other = pipeline.beside();
+    other.lake = format!("{}.other", pipeline.lake);
+    other.replace(&pipeline.lake, &other.lake);
+    other.start();
+    let why = other.wait_until_parked(TABLE).await.to_string();
+    assert!(why.contains("which lacks them") && why.contains("sooner resume"), "{why}");
+    other.resume(TABLE);
+    other.wait_until_streaming(&[TABLE]).await;
+    other.catch_up(&postgres).await;
+    other.assert_equal(&postgres, &[TABLE]);
 }
 
 /// None of them holds all partitions, so each has to wait for the others before it goes over.

@@ -169,8 +169,8 @@ pub struct Repartition {
     partitions: i32,
 }
 
-/// `POST /api/v1/tables/{schema.table}/repartition` with `{"partitions": 5}`: as `sooner topics repartition`. What the
-/// source refuses is told in its log, and the request is dropped.
+/// `POST /api/v1/tables/{schema.table}/repartition` with `{"partitions": 5}`: as `sooner topics repartition`.
+/// What the source refuses is told in its log, and the request is dropped.
 pub async fn repartition(
     State(shared): State<Shared>,
     Path(table): Path<String>,

@@ -73,15 +73,7 @@ impl Opening {
                 }
                 route => route?,
             };
-            let zeros = vec![0; route.partitions as usize];
-            let unwritten = TopicOffsets {
-                topic: route.topic.to_string(),
-                generation: now_micros,
-                begun_over: recopy,
-                first_offsets: zeros.clone(),
-                next_offsets: zeros,
-            };
-            offsets.insert(table.name().clone(), unwritten);
+            offsets.insert(table.name().clone(), unwritten(&route, now_micros, recopy));
             routes.push(route);
         }
         let limits: Vec<_> = routes.iter().map(|route| route.limit_bytes).collect();
@@ -97,6 +89,7 @@ impl Opening {
             end_open_transactions(ends, &mut writer, &partitions).await?;
         }
         let last = last_with_successors(settings, ends.as_ref())?;
+        let moved = names.check_still(last.as_ref())?;
         let recorded = last.iter().flat_map(|record| record.record.tables.keys().cloned()).collect();
         Ok(Opening {
             admin,
@@ -107,7 +100,7 @@ impl Opening {
             former: last.filter(|_| !recopy),
             recorded,
             recopy,
-            moved: names.moved,
+            moved,
             refused,
         })
     }
@@ -151,8 +144,8 @@ impl Opening {
         Ok(self.writer)
     }
 
-    /// How tables have moved from topic to topic: as recorded, unless the configuration gives them another topic, or all
-    /// begin again.
+    /// Keeps how tables have moved from topic to topic, unless the configuration gives them another one, or all begin
+    /// again.
     fn keep_lineages(&self, lineages: &mut BTreeMap<TableName, Lineage>) {
         for route in &self.routes {
             let moved = self.moved.get(&route.table).filter(|moved| *moved.topic == *route.topic);
@@ -214,6 +207,18 @@ async fn route(
     let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
     let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
     Ok(TopicRoute::new(name.clone(), topic, &state))
+}
+
+/// A topic's offsets before anything is written to it.
+fn unwritten(route: &TopicRoute, now_micros: i64, recopy: bool) -> TopicOffsets {
+    let zeros = vec![0; route.partitions as usize];
+    TopicOffsets {
+        topic: route.topic.to_string(),
+        generation: now_micros,
+        begun_over: recopy,
+        first_offsets: zeros.clone(),
+        next_offsets: zeros,
+    }
 }
 
 /// All partitions that are written to.

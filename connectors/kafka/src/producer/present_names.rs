@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 
 use super::topic_names::TopicNames;
@@ -35,6 +36,21 @@ impl<'a> PresentNames<'a> {
             })
         });
         PresentNames { names, moved: moved.collect() }
+    }
+
+    /// Tables that have moved by the last record of predecessors, which are fenced by now. An error to retry if one of
+    /// them has moved a table since the record that these names are of.
+    pub fn check_still(self, last: Option<&TopicProgress>) -> Result<BTreeMap<TableName, MovedTopic>> {
+        let moved = PresentNames::new(self.names, last).moved;
+        if moved == self.moved {
+            return Ok(moved);
+        }
+        Err(Error::retry(
+            Code::TopicRepartitioned,
+            "cannot write to the topics yet",
+            "the former source has just begun to repartition a topic, or has switched to another one",
+            "nothing; the source starts over",
+        ))
     }
 
     /// The topic that a table's events go to. One that the configuration gives another topic by now goes there.
@@ -75,6 +91,11 @@ mod tests {
             let names = PresentNames::new(names, Some(&record));
             assert_eq!(names.topic(&table), expected);
             assert_eq!(names.topic(&other), format!("{prefix}.public.u"));
+            assert!(names.check_still(Some(&record)).is_ok());
         }
+        let pattern = TopicPattern::debezium("shop");
+        let names = || TopicNames { pattern: &pattern, subjects: SubjectStrategy::Topic };
+        let before = PresentNames::new(names(), Some(&TopicProgress::default()));
+        assert_eq!(before.check_still(Some(&record)).unwrap_err().code, Code::TopicRepartitioned);
     }
 }

@@ -94,8 +94,8 @@ pub fn refused(table: &TableName, why: impl std::fmt::Display, remedy: impl Into
     Error::operator(Code::RepartitionRefused, format!("cannot repartition the topic of {table}"), why, remedy)
 }
 
-/// Name of the next topic of a table whose topic is called `base` by the configuration: `<base>.v2`, and so on. One that
-/// exists is only taken if it has this number of partitions and `is_unused`.
+/// Name of the next topic of a table whose topic is called `base` by the configuration: `<base>.v2`, and so on. One
+/// that exists is only taken if it has this number of partitions and `is_unused`.
 pub fn next_name(
     base: &str,
     existing: &HashMap<String, i32>,
