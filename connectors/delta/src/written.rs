@@ -16,7 +16,7 @@ pub struct WrittenTable {
     name: TableName,
     mirror: Option<Box<DeltaTable>>,
     history: Option<Box<HistoryTable>>,
-    /// The positions of the one that is behind.
+    /// Of a table that is written in both ways: what both have taken.
     positions: Option<Positions>,
     /// What the history has to do for itself is due.
     history_is_due: bool,
@@ -39,13 +39,11 @@ impl WrittenTable {
     }
 
     fn note_positions(&mut self) {
-        let mirror = self.mirror.as_ref().map(|mirror| mirror.positions().cloned());
-        let history = self.history.as_ref().map(|history| history.positions().cloned());
-        self.positions = match (mirror, history) {
-            (Some(positions), None) | (None, Some(positions)) => positions,
-            (Some(positions), Some(_)) if self.begins_later() => positions,
-            (Some(mirror), Some(history)) => mirror.zip(history).and_then(|(mirror, history)| mirror.common(&history)),
-            (None, None) => None,
+        let (Some(mirror), Some(history)) = (&self.mirror, &self.history) else { return };
+        self.positions = match (mirror.positions(), history.positions()) {
+            (mirror, _) if self.begins_later() => mirror.cloned(),
+            (Some(mirror), Some(history)) => mirror.common(history),
+            _ => None,
         };
     }
 
@@ -78,7 +76,11 @@ impl LakeTable for WrittenTable {
     }
 
     fn positions(&self) -> Option<&Positions> {
-        self.positions.as_ref()
+        match (&self.mirror, &self.history) {
+            (Some(mirror), None) => mirror.positions(),
+            (None, Some(history)) => history.positions(),
+            _ => self.positions.as_ref(),
+        }
     }
 
     fn watermark(&self) -> Option<Lsn> {
@@ -137,10 +139,11 @@ impl LakeTable for WrittenTable {
         if let Some(mirror) = &mut self.mirror {
             mirror.inspect().await?;
         }
-        match &mut self.history {
-            Some(history) => history.inspect().await,
-            None => Ok(()),
+        if let Some(history) = &mut self.history {
+            history.inspect().await?;
         }
+        self.note_positions();
+        Ok(())
     }
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
@@ -149,10 +152,12 @@ impl LakeTable for WrittenTable {
             history.begin_copy()?;
             history.stage(&start).await?;
         }
-        match &mut self.mirror {
+        let staged = match &mut self.mirror {
             Some(mirror) if !has => mirror.begin_copy(start).await,
             _ => Ok(Staged::Taken),
-        }
+        };
+        self.note_positions();
+        staged
     }
 
     async fn truncate(&mut self, truncate: Rows) -> Result<Staged> {
@@ -160,10 +165,12 @@ impl LakeTable for WrittenTable {
         if let Some(history) = &mut self.history {
             history.stage(&truncate).await?;
         }
-        match &mut self.mirror {
+        let staged = match &mut self.mirror {
             Some(mirror) if !has => mirror.truncate(truncate).await,
             _ => Ok(Staged::Taken),
-        }
+        };
+        self.note_positions();
+        staged
     }
 
     async fn stage(&mut self, rows: Rows) -> Result<Staged> {
@@ -171,10 +178,12 @@ impl LakeTable for WrittenTable {
         if let Some(history) = &mut self.history {
             history.stage(&rows).await?;
         }
-        match &mut self.mirror {
+        let staged = match &mut self.mirror {
             Some(mirror) if !has => mirror.stage(rows).await,
             _ => Ok(Staged::Taken),
-        }
+        };
+        self.note_positions();
+        staged
     }
 
     fn staged_bytes(&self) -> usize {
@@ -253,11 +262,13 @@ impl LakeTable for WrittenTable {
     }
 
     async fn maintain(&mut self) -> Result<()> {
-        match (&mut self.mirror, &mut self.history) {
+        let maintained = match (&mut self.mirror, &mut self.history) {
             (_, Some(history)) if self.history_is_due => history.maintain().await,
             (Some(mirror), _) => mirror.maintain().await,
             (None, _) => Ok(()),
-        }
+        };
+        self.note_positions();
+        maintained
     }
 
     fn discard(&mut self) {
