@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
 use crate::http::live::Live;
-use crate::http::plan::Planner;
+use crate::http::planner::Planner;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::plan::plan;
 use crate::running::Running;

@@ -9,7 +9,7 @@ pub mod entrance;
 pub mod health;
 pub mod live;
 pub mod metrics;
-pub mod plan;
+pub mod planner;
 pub mod settings;
 pub mod tls;
 
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 
 use self::entrance::{Entrance, Peer};
 use self::live::Live;
-use self::plan::Planner;
+use self::planner::Planner;
 use self::settings::HttpSettings;
 use self::tls::Certificates;
 use crate::control::Requests;
@@ -92,7 +92,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/openapi.json", get(api::openapi))
-        .route("/api/v1/plan", get(plan::plan))
+        .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))
