@@ -82,8 +82,8 @@ pub async fn serve(entrance: Entrance, shared: Shared) {
     }
 }
 
-/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page has no data, and
-/// asks for the token.
+/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page
+/// has no data, and asks for the token.
 fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
