@@ -8,6 +8,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod cut_desk;
 pub mod direct;
 pub mod http;
 pub mod journal;

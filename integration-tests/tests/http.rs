@@ -257,6 +257,7 @@ async fn with_an_authority_for_clients_only_theirs_are_let_in_and_probes_always(
     let certificates = Certificates::new();
     certificates.issue("server", "DNS:localhost,IP:127.0.0.1");
     certificates.issue("client", "DNS:client");
+    certificates.issue_elsewhere("stranger", "DNS:stranger");
     let mut pipeline = Pipeline::local(&postgres);
     let authority = pipeline.folder().join("clients.pem");
     std::fs::copy(certificates.path("root.crt"), &authority).unwrap();
@@ -278,7 +279,7 @@ async fn with_an_authority_for_clients_only_theirs_are_let_in_and_probes_always(
     for open in ["/livez", "/readyz"] {
         assert_eq!(asked(None, open).await.unwrap(), StatusCode::OK, "{open}");
     }
-    assert!(asked(Some("other"), "/livez").await.is_err(), "an authority that nobody trusts");
+    assert!(asked(Some("stranger"), "/livez").await.is_err(), "an authority that nobody trusts");
     assert!(Client::new().get(url("/livez")).send().await.is_err(), "whose certificate it is can be verified");
     assert!(reqwest::get(format!("http://localhost:{port}/livez")).await.is_err(), "plain HTTP");
 
@@ -294,7 +295,7 @@ async fn with_an_authority_for_clients_only_theirs_are_let_in_and_probes_always(
     std::fs::copy(certificates.path("other.crt"), &authority).unwrap();
     pipeline.wait_for_log("the certificates of [http] were read again", Duration::from_secs(30)).await;
     assert!(asked(Some("client"), "/api/v1/status").await.is_err());
-    assert_eq!(asked(Some("other"), "/api/v1/status").await.unwrap(), StatusCode::OK);
+    assert_eq!(asked(Some("stranger"), "/api/v1/status").await.unwrap(), StatusCode::OK);
 
     // A process whose certificate is of no use does not start.
     let other = pipeline.beside();

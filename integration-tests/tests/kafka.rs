@@ -10,6 +10,7 @@ use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::readers::{Reader, assert_equal, eventually_equal, wait_until_equal};
+use sooner::status::Status;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_flows_through_topics_into_the_lake() {
@@ -198,7 +199,8 @@ async fn a_sink_without_partitions_is_ready_and_takes_over() {
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         };
-        assert!(waits.status().is_some_and(|status| status.standby && status.trouble.is_none()));
+        let stands_by = |status: &Status| status.standby && status.trouble.is_none();
+        waits.wait_for("its status", between::LIMIT, stands_by).await;
         reads.kill();
         postgres.sql(&format!("INSERT INTO t VALUES ({})", number + 2)).await;
         waits.wait_for("the other's partition", Duration::from_secs(90), |status| !status.standby).await;

@@ -62,6 +62,40 @@ async fn is_done_as_planned(postgres: &Postgres, pipeline: &Pipeline) {
     pipeline.assert_equal(postgres, &["public.b"]);
 }
 
+/// The tables, their values and the settings that the test changes.
+fn what_is_planned_is_told(pipeline: &Pipeline, planned: &Value) {
+    assert_eq!(planned["compared_with"], "running");
+    assert_eq!(action(planned, "public.a"), Some("stop"), "{planned}");
+    let stays = text(&planned["tables"]["public.a"]["stays"][0]);
+    assert!(stays.contains(&format!("{}/public/a", pipeline.lake)), "{stays}");
+    assert_eq!((action(planned, "public.b"), action(planned, "public.c")), (Some("copy"), Some("recopy")));
+    assert_eq!(planned["tables"]["public.b"]["rows_estimated"], 1000);
+    assert!(planned["tables"]["public.b"]["bytes_estimated"].as_u64() > Some(8192));
+    assert!(text(&planned["tables"]["public.c"]["reason"]).contains("'until' changed its type"), "{planned}");
+    assert_eq!(planned["tables"]["public.c"]["settings"][0]["setting"], "unholdable");
+    let settings = planned["settings"].as_array().unwrap();
+    let takes = |name: &str| settings.iter().find(|change| change["setting"] == name).unwrap()["takes_effect"].clone();
+    assert_eq!((takes("lake.freshness"), takes("http.allow_control")), (json!("reload"), json!("restart")));
+    assert_eq!((&planned["needs_restart"], &planned["refused"]), (&json!(true), &Value::Null));
+}
+
+fn another_slot_is_refused_and_another_publication_copies(pipeline: &Pipeline) {
+    // From another slot the pipeline does not go on, and the former one keeps log.
+    pipeline.configure_source("slot = \"other\"\npublication = \"others\"");
+    let (planned, _) = plan(&pipeline);
+    assert_eq!(planned["refused"]["code"], "positions_discontinuous", "{planned}");
+    assert_eq!((action(&planned, "public.b"), action(&planned, "public.c")), (Some("copy"), Some("copy")));
+    let told = planned["consequences"].to_string();
+    assert!(told.contains("pg_drop_replication_slot('sooner_shop')"), "{told}");
+    assert!(told.contains("'others' is created") && told.contains("DROP PUBLICATION \\\"sooner_shop\\\""), "{told}");
+    let stored = std::fs::read_to_string(pipeline.state_dir().join("configuration.json")).unwrap();
+    assert!(stored.contains("HTTP_TOKEN") && !stored.contains(TOKEN));
+    pipeline.replace("slot = \"other\"\n", "");
+    let (planned, _) = plan(&pipeline);
+    assert_eq!((&planned["refused"], action(&planned, "public.b")), (&Value::Null, Some("recopy")), "{planned}");
+    assert!(text(&planned["tables"]["public.b"]["reason"]).contains("publication was altered"), "{planned}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_configuration_does_what_is_planned_and_a_plan_does_nothing() {
     let postgres = Postgres::start(Version::V15).await;
@@ -93,19 +127,7 @@ async fn a_changed_configuration_does_what_is_planned_and_a_plan_does_nothing() 
     pipeline.append_settings("allow_control = true\n[[table]]\nmatch = \"public.c\"\nunholdable = \"text\"");
     let before = traces(&postgres).await;
     let (planned, _) = plan(&pipeline);
-    assert_eq!(planned["compared_with"], "running");
-    assert_eq!(action(&planned, "public.a"), Some("stop"), "{planned}");
-    let stays = text(&planned["tables"]["public.a"]["stays"][0]);
-    assert!(stays.contains(&format!("{}/public/a", pipeline.lake)), "{stays}");
-    assert_eq!((action(&planned, "public.b"), action(&planned, "public.c")), (Some("copy"), Some("recopy")));
-    assert_eq!(planned["tables"]["public.b"]["rows_estimated"], 1000);
-    assert!(planned["tables"]["public.b"]["bytes_estimated"].as_u64() > Some(8192));
-    assert!(text(&planned["tables"]["public.c"]["reason"]).contains("'until' changed its type"), "{planned}");
-    assert_eq!(planned["tables"]["public.c"]["settings"][0]["setting"], "unholdable");
-    let settings = planned["settings"].as_array().unwrap();
-    let takes = |name: &str| settings.iter().find(|change| change["setting"] == name).unwrap()["takes_effect"].clone();
-    assert_eq!((takes("lake.freshness"), takes("http.allow_control")), (json!("reload"), json!("restart")));
-    assert_eq!((&planned["needs_restart"], &planned["refused"]), (&json!(true), &Value::Null));
+    what_is_planned_is_told(&pipeline, &planned);
     let asked = reqwest::Client::new().get(format!("http://{address}/api/v1/plan")).bearer_auth(TOKEN);
     assert_eq!(asked.send().await.unwrap().json::<Value>().await.unwrap()["tables"], planned["tables"]);
     let said = String::from_utf8(pipeline.output("plan", &[]).stdout).unwrap();
@@ -117,20 +139,7 @@ async fn a_changed_configuration_does_what_is_planned_and_a_plan_does_nothing() 
     let left: Vec<_> = planned["settings"].as_array().unwrap().iter().map(|change| &change["setting"]).collect();
     assert_eq!(left, ["http.allow_control"], "what needs a restart is still to come");
 
-    // From another slot the pipeline does not go on, and the former one keeps log.
-    pipeline.configure_source("slot = \"other\"\npublication = \"others\"");
-    let (planned, _) = plan(&pipeline);
-    assert_eq!(planned["refused"]["code"], "positions_discontinuous", "{planned}");
-    assert_eq!((action(&planned, "public.b"), action(&planned, "public.c")), (Some("copy"), Some("copy")));
-    let told = planned["consequences"].to_string();
-    assert!(told.contains("pg_drop_replication_slot('sooner_shop')"), "{told}");
-    assert!(told.contains("'others' is created") && told.contains("DROP PUBLICATION \\\"sooner_shop\\\""), "{told}");
-    let stored = std::fs::read_to_string(pipeline.state_dir().join("configuration.json")).unwrap();
-    assert!(stored.contains("HTTP_TOKEN") && !stored.contains(TOKEN));
-    pipeline.replace("slot = \"other\"\n", "");
-    let (planned, _) = plan(&pipeline);
-    assert_eq!((&planned["refused"], action(&planned, "public.b")), (&Value::Null, Some("recopy")), "{planned}");
-    assert!(text(&planned["tables"]["public.b"]["reason"]).contains("publication was altered"), "{planned}");
+    another_slot_is_refused_and_another_publication_copies(&pipeline);
 
     // Another lake has nothing of the tables.
     pipeline.replace("publication = \"others\"", "");

@@ -11,7 +11,7 @@ use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
 use super::{parse_name, print};
 use crate::config::Config;
-use crate::pipeline::cut_desk::CutRequests;
+use crate::cut_desk::CutRequests;
 use crate::pipeline::cutting::CutRequest;
 
 /// How often it is looked whether the cut is there.

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
 use crate::http::live::Live;
-use crate::http::plan::Planner;
+use crate::http::planner::Planner;
 use crate::http::topics::TopicView;
 use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};

@@ -72,6 +72,14 @@ pub async fn status(State(shared): State<Shared>) -> Json<Status> {
     Json(shared.board.read_now())
 }
 
+/// `GET /api/v1/plan`: what `sooner plan --json` prints.
+pub async fn plan(State(shared): State<Shared>) -> Answer {
+    match shared.planner.plan().await {
+        Ok(plan) => (StatusCode::OK, Json(plan)),
+        Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why, "`sooner plan` beside the process says the same"),
+    }
+}
+
 /// `GET /api/v1/tables`: each table with its status.
 pub async fn tables(State(shared): State<Shared>) -> Json<Value> {
     Json(json!(shared.board.read_now().tables))

@@ -10,7 +10,7 @@ pub mod entrance;
 pub mod health;
 pub mod live;
 pub mod metrics;
-pub mod plan;
+pub mod planner;
 pub mod settings;
 pub mod tls;
 pub mod topics;
@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 
 use self::entrance::{Entrance, Peer};
 use self::live::Live;
-use self::plan::Planner;
+use self::planner::Planner;
 use self::settings::HttpSettings;
 use self::tls::Certificates;
 use self::topics::TopicView;
@@ -93,8 +93,8 @@ pub async fn serve(entrance: Entrance, shared: Shared) {
     }
 }
 
-/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page has no data, and
-/// asks for the token.
+/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page
+/// has no data, and asks for the token.
 fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
@@ -108,7 +108,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/api/v1/dead-letters/drop", post(dead_letters::drop_letters))
         .route("/api/v1/dead-letters/{partition}/{offset}", get(dead_letters::show))
-        .route("/api/v1/plan", get(plan::plan))
+        .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(api::tables))

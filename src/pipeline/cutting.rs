@@ -10,6 +10,7 @@ use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
 
 use super::lane::Lane;
+use super::messages::Versions;
 
 /// Somebody asks for a cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +24,6 @@ pub struct CutRequest {
     /// Until when it is kept, in milliseconds since 1970; until it is dropped if none.
     pub until_millis: Option<i64>,
 }
-
-/// Versions of a table, of its mirror and of its history, that are complete to one position.
-pub type Versions = (Option<u64>, Option<u64>);
 
 /// What became of a request.
 #[derive(Debug)]

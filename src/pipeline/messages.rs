@@ -3,7 +3,8 @@
 use sooner_api::{Committed, Error, LakeCopy, Positions, Step};
 use sooner_schemas::event::Watermark;
 
-use super::cutting::Versions;
+/// Versions of a table, of its mirror and of its history, that are complete to one position.
+pub type Versions = (Option<u64>, Option<u64>);
 
 /// What a worker is told.
 #[derive(Debug)]

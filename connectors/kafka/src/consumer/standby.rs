@@ -4,8 +4,8 @@ use rdkafka::Statistics;
 
 /// What librdkafka's statistics tell of a member.
 ///
-/// A member of the classic protocol is told by a rebalance that it is given nothing. Under KIP-848 none follows, and the
-/// member looks as it did before it joined, but for the coordinator's answers to its heartbeats.
+/// A member of the classic protocol is told by a rebalance that it is given nothing. Under KIP-848 none follows, and
+/// the member looks as it did before it joined, but for the coordinator's answers to its heartbeats.
 #[derive(Debug, Default)]
 pub struct Standby {
     /// Answers of the coordinator, when the member was first seen connected to it.

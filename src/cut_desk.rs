@@ -10,9 +10,9 @@ use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
 use tokio::sync::{mpsc, watch};
 
-use super::cutting::{CutAnswer, CutDesk, CutRequest};
 use crate::clock::SystemClock;
 use crate::control::Requests;
+use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
 
 /// How often it is looked for requests.
 const INTERVAL: Duration = Duration::from_millis(250);
