@@ -11,7 +11,6 @@ pub mod init;
 mod msk_policy;
 pub mod plan;
 pub mod readers;
-pub mod repartition;
 pub mod run;
 pub mod status;
 pub mod steer;

@@ -2,7 +2,5 @@
 
 pub mod copies;
 pub mod follower;
-pub mod lineage;
 pub mod load;
 pub mod record;
-pub mod stages;
