@@ -17,8 +17,8 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and of
-/// `sooner trace` for a row that is not up to date.
+/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and
+/// of `sooner trace` for a row that is not up to date.
 const NOT_COMPLETE: u8 = 3;
 /// Exit code of `sooner plan --detailed-exitcode` where something would be done, as Terraform has it.
 const WOULD_CHANGE: u8 = 2;
@@ -88,8 +88,8 @@ enum Command {
     },
     /// Shows the same, live, with rates: as `status --watch`.
     Top,
-    /// Shows what the configuration would do, compared with what runs and what is stored: tables that are copied, copied
-    /// again or followed no longer, settings that need a restart. Changes nothing.
+    /// Shows what the configuration would do, compared with what runs and what is stored: tables that are copied,
+    /// copied again or followed no longer, settings that need a restart. Changes nothing.
     Plan {
         /// Print the plan as JSON.
         #[arg(long)]
@@ -172,8 +172,8 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
-    /// Compares tables of the lake with the source, row by row. Exits with 0 if all are equal, and with 1 if one differs or
-    /// could not be verified.
+    /// Compares tables of the lake with the source, row by row. Exits with 0 if all are equal, and with 1 if one
+    /// differs or could not be verified.
     Verify {
         #[command(flatten)]
         asked: commands::verify::Asked,

@@ -1,5 +1,5 @@
-//! The configuration that a pipeline runs with, as a file in its state folder, for whoever compares another one with it.
-//! It holds no secrets: where one is a variable's or a file's, the reference stands there as in the configuration.
+//! The configuration that a pipeline runs with, as a file in its state folder, for whoever compares another one with
+//! it. It holds no secrets: where one is a variable's or a file's, the reference stands there as in the configuration.
 
 use std::path::{Path, PathBuf};
 

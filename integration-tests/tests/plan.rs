@@ -82,7 +82,7 @@ fn what_is_planned_is_told(pipeline: &Pipeline, planned: &Value) {
 fn another_slot_is_refused_and_another_publication_copies(pipeline: &Pipeline) {
     // From another slot the pipeline does not go on, and the former one keeps log.
     pipeline.configure_source("slot = \"other\"\npublication = \"others\"");
-    let (planned, _) = plan(&pipeline);
+    let (planned, _) = plan(pipeline);
     assert_eq!(planned["refused"]["code"], "positions_discontinuous", "{planned}");
     assert_eq!((action(&planned, "public.b"), action(&planned, "public.c")), (Some("copy"), Some("copy")));
     let told = planned["consequences"].to_string();
@@ -91,7 +91,7 @@ fn another_slot_is_refused_and_another_publication_copies(pipeline: &Pipeline) {
     let stored = std::fs::read_to_string(pipeline.state_dir().join("configuration.json")).unwrap();
     assert!(stored.contains("HTTP_TOKEN") && !stored.contains(TOKEN));
     pipeline.replace("slot = \"other\"\n", "");
-    let (planned, _) = plan(&pipeline);
+    let (planned, _) = plan(pipeline);
     assert_eq!((&planned["refused"], action(&planned, "public.b")), (&Value::Null, Some("recopy")), "{planned}");
     assert!(text(&planned["tables"]["public.b"]["reason"]).contains("publication was altered"), "{planned}");
 }

@@ -1,7 +1,7 @@
 //! What several looks at a table's rows, at the source and in the lake, say about it. Without I/O.
 //!
-//! Between two looks rows change. A row that was equal in one look is equal. One that differs is a difference only if it
-//! stays just so, on both sides, while the lake has got past where the source was looked at.
+//! Between two looks rows change. A row that was equal in one look is equal. One that differs is a difference only if
+//! it stays just so, on both sides, while the lake has got past where the source was looked at.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,6 +1,6 @@
 //! Cuts: for each table the version that is complete to one position of the source's log, all tables together as one
-//! transaction saw them. A cut is an object under `_sooner/<pipeline>/cuts/` of the lake; the versions that it names are
-//! held until it ends or is dropped.
+//! transaction saw them. A cut is an object under `_sooner/<pipeline>/cuts/` of the lake; the versions that it names
+//! are held until it ends or is dropped.
 
 use std::collections::BTreeMap;
 

@@ -136,8 +136,8 @@ impl DeltaLake {
         optimize(&self.location(table), table, &self.pipeline, &self.settings).await
     }
 
-    /// Finds what no version of a table, nor of its history, needs that is kept, and deletes it if so asked; none if this
-    /// pipeline made neither.
+    /// Finds what no version of a table, nor of its history, needs that is kept, and deletes it if so asked; none if
+    /// this pipeline made neither.
     pub async fn vacuum(&self, table: &TableName, deletes: bool) -> Result<Option<Vacuumed>> {
         let mut found: Option<Vacuumed> = None;
         for location in [self.location(table), self.history_location(table)] {
@@ -169,8 +169,8 @@ impl DeltaLake {
         self.folder(&schema, &table)
     }
 
-    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed by
-    /// two digits.
+    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed
+    /// by two digits.
     pub fn history_location(&self, table: &TableName) -> TableLocation {
         let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
         self.folder(&schema, &format!("{table}{HISTORY_SUFFIX}"))
@@ -217,6 +217,6 @@ impl Lake for DeltaLake {
         }
         let mirror = if mirror { Some(self.open_mirror(table, feed).await?) } else { None };
         let history = if history { Some(self.open_history(table, feed).await?) } else { None };
-        Ok(WrittenTable::new(table.clone(), mirror, history))
+        Ok(WrittenTable::new(table.clone(), feed, mirror, history))
     }
 }

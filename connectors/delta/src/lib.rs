@@ -1,9 +1,9 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
-//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
-//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each [`written`] as a mirror, which is a [`table`] of which
-//! readers see a [`generation`], as a [`history`], or as both.
+//! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
+//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
+//! [`written`] as a mirror, which is a [`table`] of which readers see a [`generation`], as a [`history`], or as both.
 
 mod clock;
 pub mod cuts;

@@ -74,11 +74,6 @@ impl DeltaTable {
         Ok(table)
     }
 
-    /// The feed that it was opened for.
-    pub fn feed(&self) -> &sooner_api::Feed {
-        self.names.feed()
-    }
-
     fn compare_with_feed(&mut self) {
         let base = &self.generations.durable().base;
         (self.standing, self.positions) = (self.names.standing(base), self.names.recorded(base.txns()));

@@ -2,8 +2,8 @@
 //! it has taken, so that a break between their commits leaves one of them ahead, which then passes over what it has.
 
 use sooner_api::{
-    Alteration, Code, Committed, Error, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
-    TableSize, failpoint,
+    Alteration, Code, Committed, Error, Feed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
+    Standing, TableSize, failpoint,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -20,13 +20,21 @@ pub struct WrittenTable {
     positions: Option<Positions>,
     /// What the history has to do for itself is due.
     history_is_due: bool,
+    /// Events come from a topic.
+    is_topic: bool,
 }
 
 impl WrittenTable {
     /// Puts the parts of a table together. Beside a mirror, a history has to be fed in commit order.
-    pub fn new(name: TableName, mirror: Option<DeltaTable>, history: Option<HistoryTable>) -> WrittenTable {
+    pub fn new(
+        name: TableName,
+        feed: &Feed,
+        mirror: Option<DeltaTable>,
+        history: Option<HistoryTable>,
+    ) -> WrittenTable {
         let (mirror, history) = (mirror.map(Box::new), history.map(Box::new));
-        let mut table = WrittenTable { name, mirror, history, positions: None, history_is_due: false };
+        let is_topic = matches!(feed, Feed::Topic { .. });
+        let mut table = WrittenTable { name, mirror, history, positions: None, history_is_due: false, is_topic };
         table.note_positions();
         table
     }
@@ -34,8 +42,7 @@ impl WrittenTable {
     /// A history that is new, beside a mirror of a topic, begins where that is.
     fn begins_later(&self) -> bool {
         let (Some(mirror), Some(history)) = (&self.mirror, &self.history) else { return false };
-        let is_topic = matches!(mirror.feed(), sooner_api::Feed::Topic { .. });
-        is_topic && history.standing() == Standing::Absent && mirror.standing() == Standing::Follows
+        self.is_topic && history.standing() == Standing::Absent && mirror.standing() == Standing::Follows
     }
 
     fn note_positions(&mut self) {

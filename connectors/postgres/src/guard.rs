@@ -184,8 +184,8 @@ pub fn is_to_be_dropped(found: &Slot, limit: &SlotLimit, database: &str) -> bool
     limit.gives_up && is_ours && is_useless && found.active_pid.is_none()
 }
 
-/// Where the stream from a slot that exists goes on; of one that is to be replaced, none and the reason. An error for one
-/// that cannot be used and is left alone.
+/// Where the stream from a slot that exists goes on; of one that is to be replaced, none and the reason. An error for
+/// one that cannot be used and is left alone.
 pub fn usable(name: &str, found: &Slot, limit: &SlotLimit, database: &str) -> Result<(Option<Lsn>, Option<Error>)> {
     let checked = slot::check(name, found, database);
     if is_to_be_dropped(found, limit, database) {

@@ -83,8 +83,8 @@ fn hold_path(name: &str) -> Path {
     Path::from(FOLDER).join(format!("{name}.json"))
 }
 
-/// Writes the checkpoint of a version, if it has none, from the last one before it, and leaves the hint to the latest as
-/// it is. Returns the objects that the version consists of.
+/// Writes the checkpoint of a version, if it has none, from the last one before it, and leaves the hint to the latest
+/// as it is. Returns the objects that the version consists of.
 async fn write_checkpoint_of(location: &TableLocation, version: u64) -> Result<Vec<String>> {
     let former = checkpoint_until(location, version).await?;
     let recent = read_entries(location, former.map_or(0, |former| former + 1), version).await?;
