@@ -306,7 +306,6 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)
         }
         Command::Topics { command, form } => commands::topics::run(&config, command, form).await.map(|()| true),
-        Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }
