@@ -24,4 +24,3 @@ pub mod status;
 pub mod table_status;
 pub mod totals;
 pub mod trace;
-pub mod verify;

@@ -62,7 +62,11 @@ async fn the_page_shows_topics() {
     kafka.produce("shop.public.u", b"no key", b"garbage");
     postgres.sql("INSERT INTO u VALUES (2000)").await;
     pipeline.catch_up(&postgres).await;
-    let listed = pipeline.output("dead-letters", &["list"]);
-    assert!(String::from_utf8_lossy(&listed.stdout).starts_with("1 open letter"), "{listed:?}");
+    let listed = || pipeline.output("dead-letters", &["list"]);
+    let asked = std::time::Instant::now();
+    while !String::from_utf8_lossy(&listed().stdout).starts_with("1 open letter") {
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}\n{}", listed(), pipeline.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     look(&url, ",:kafka,:dead,:dead/0/0", None);
 }

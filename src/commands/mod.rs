@@ -19,6 +19,7 @@ pub mod topics;
 pub mod trace;
 pub mod upkeep;
 pub mod verify;
+pub mod verifying;
 pub mod wait;
 
 use std::io::Write;

@@ -7,11 +7,12 @@ use sooner_api::CopyRequest;
 use sooner_schemas::TableName;
 
 use super::upkeep::open_lake;
+use super::verifying::pace::Pace;
+use super::verifying::source::SourceRows;
+use super::verifying::{Kind, Report, Verdict, verify};
 use super::{parse_name, print};
 use crate::config::Config;
 use crate::control::Requests;
-use crate::verify::source::SourceRows;
-use crate::verify::{Kind, Pace, Report, Verdict, verify};
 
 /// How tables are verified.
 #[derive(Debug, clap::Args)]

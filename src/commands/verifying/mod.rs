@@ -1,6 +1,7 @@
 //! Whether the lake equals its source, row by row: both are looked at, the source in short transactions, the lake once
 //! it is complete to where the source was looked at; and where they differ, again, until it is certain what differs.
 
+pub mod pace;
 pub mod rounds;
 pub mod source;
 
@@ -13,33 +14,16 @@ use sooner_delta::verification::{Fingerprinter, RecordBatch};
 use sooner_delta::{DeltaLake, StoredRows};
 use sooner_schemas::{Lsn, TableName};
 
+use self::pace::Pace;
 use self::rounds::{Buckets, Seen, Suspects, Wanted};
 use self::source::SourceRows;
-use crate::commands::wait::{Standing, reached};
+use super::wait::{Standing, reached};
 use crate::config::Config;
 
 /// Looks at one table, at most. What is open then is not verified.
 const MOST_LOOKS: u32 = 8;
 /// Differences that are told one by one, at most.
 const MOST_TOLD: usize = 100;
-
-/// How rows are looked at.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Bytes per second that are read at the source, at most.
-    pub bytes_per_second: Option<u64>,
-    /// How long the lake may take to get to where the source was looked at.
-    pub patience: Duration,
-}
-
-impl Pace {
-    /// Waits as long as so many bytes may take.
-    pub async fn keep(&self, bytes: usize) {
-        if let Some(rate) = self.bytes_per_second.filter(|rate| *rate > 0) {
-            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)).await;
-        }
-    }
-}
 
 /// What became of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

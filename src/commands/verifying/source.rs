@@ -9,7 +9,7 @@ use sooner_postgres::schedule::Part;
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::{Lsn, TableName};
 
-use super::Pace;
+use super::pace::Pace;
 use crate::config::Config;
 use crate::direct::LocalSchemas;
 
