@@ -60,7 +60,8 @@ async fn the_page_shows_topics() {
     pipeline.start();
     pipeline.wait_until_copied("public.u").await;
     kafka.produce("shop.public.u", b"no key", b"garbage");
-    postgres.sql("INSERT INTO u VALUES (2000)").await;
+    // Rows for each partition: what is behind the last one is not read yet.
+    postgres.sql("INSERT INTO u SELECT generate_series(2001, 2050)").await;
     pipeline.catch_up(&postgres).await;
     let listed = || pipeline.output("dead-letters", &["list"]);
     let asked = std::time::Instant::now();
