@@ -6,7 +6,7 @@ pub mod rounds;
 pub mod source;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use sooner_api::{Result, SourceTable};
