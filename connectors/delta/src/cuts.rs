@@ -13,7 +13,8 @@ use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::lake::DeltaLake;
-use crate::maintenance::holds::{hold, release};
+use crate::maintenance::holding::hold;
+use crate::maintenance::holds::release;
 use crate::store::errors::store_error;
 use crate::store::operations::{Put, get, put_new, retrying};
 
