@@ -88,7 +88,11 @@ impl Cutting {
         if self.current.is_some() {
             return Vec::new();
         }
-        let Some(request) = self.desk.asked.borrow().clone() else { return Vec::new() };
+        let Some(request) = self.desk.asked.borrow().clone() else {
+            // Whoever asks the same again, once that was dropped, asks anew.
+            self.answered = None;
+            return Vec::new();
+        };
         let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from);
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
@@ -223,6 +227,10 @@ mod tests {
         assert_eq!((Some(watermark), versions.len(), versions[&lanes[0].name]), (mark(20), 2, (Some(3), Some(2))));
         cutting.note(mark(30));
         assert!(cutting.begin(&lanes).is_empty(), "it is answered once");
+        ask.send_replace(None);
+        assert!(cutting.begin(&lanes).is_empty());
+        ask.send_replace(Some(request(&[])));
+        assert_eq!(cutting.begin(&lanes), [0, 1], "it was dropped, and is asked for again");
     }
 
     #[test]
