@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{PartitionOffsets, Side, TableSize, TableState};
+use sooner_api::{PartitionOffsets, Side, TableSize, TableState, TopicStanding};
 use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
 
@@ -89,6 +89,9 @@ pub struct TableStatus {
     pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
     pub watermark_micros: Option<i64>,
+    /// With Kafka: where its events are, as they move, or have moved, from one topic to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicStanding>,
     /// What the source's side does with the table, where it is told: with Kafka, or if the table takes no events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_state: Option<TableState>,
@@ -120,6 +123,7 @@ impl TableStatus {
             index_bytes: None,
             watermark_lsn: None,
             watermark_micros: None,
+            topic: None,
             source_state: None,
             sink_state: None,
         }

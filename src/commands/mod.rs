@@ -11,6 +11,7 @@ pub mod init;
 mod msk_policy;
 pub mod plan;
 pub mod readers;
+pub mod repartition;
 pub mod run;
 pub mod status;
 pub mod steer;

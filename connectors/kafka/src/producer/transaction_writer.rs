@@ -29,13 +29,13 @@ const MARK: &[u8] = b"mark";
 
 /// Writes events and progress records in Kafka transactions, and has fenced its predecessors.
 pub struct TransactionWriter {
-    transactions: Transactions,
-    settings: KafkaSettings,
-    routes: Vec<TopicRoute>,
-    by_name: HashMap<TableName, usize>,
-    keeper: RecordKeeper,
+    pub(super) transactions: Transactions,
+    pub(super) settings: KafkaSettings,
+    pub(super) routes: Vec<TopicRoute>,
+    pub(super) by_name: HashMap<TableName, usize>,
+    pub(super) keeper: RecordKeeper,
     pacing: Pacing,
-    open_bytes: usize,
+    pub(super) open_bytes: usize,
 }
 
 impl TransactionWriter {
@@ -298,6 +298,10 @@ impl TransactionWriter {
         let gathered = self.transactions.deliver()?;
         for ((number, partition), next) in gathered.next_offsets {
             let route = &self.routes[number];
+            if route.is_successor {
+                self.keeper.advance_successor(&route.table, partition, next);
+                continue;
+            }
             if let Err(known) = self.keeper.advance(&route.table, partition, next) {
                 let why =
                     format!("an event got offset {} in partition {partition}, and {known} was used before", next - 1);
