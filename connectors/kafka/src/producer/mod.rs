@@ -1,5 +1,6 @@
 //! The source's side: batches of events become Kafka transactions, each with a progress record.
 
+mod beginning;
 pub mod opening;
 pub mod pacing;
 pub mod partition_ends;

@@ -299,7 +299,7 @@ impl Replaying {
         };
         let topic = route.topic.clone();
         let size = message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len);
-        writer.transactions.begin()?;
+        writer.begin()?;
         for partition in partitions {
             let mut record = BaseRecord::with_opaque_to(&topic, self.number).partition(partition);
             (record.key, record.payload) = (message.key(), message.payload());
