@@ -18,7 +18,9 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 # Contrast of text by WCAG 2.2, 1.4.3.
 LEAST_CONTRAST = 4.5
 
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+OVERFLOWING = """() => document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
+  [...document.querySelectorAll("body *")].filter((element) => element.getBoundingClientRect().right > innerWidth
+    && !element.closest(".scroll > *")).map((element) => `${element.tagName} ${element.textContent.slice(0, 40)}`)"""
 CONTRASTS = """() => {
   const channel = (value) => { value /= 255; return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -45,7 +47,8 @@ def get(url, path):
 
 
 def check_look(page, what):
-    assert page.evaluate(OVERFLOW) <= 0, f"{what} overflows"
+    overflowing = page.evaluate(OVERFLOWING)
+    assert not overflowing, f"{what} overflows: {overflowing}"
     for contrast, text in page.evaluate(CONTRASTS):
         assert contrast >= LEAST_CONTRAST, f"{what}: '{text}' has a contrast of {contrast:.1f}"
 
@@ -65,10 +68,10 @@ def check_numbers(page, url, table):
 def check_keyboard(page):
     page.evaluate("document.activeElement.blur()")
     reached = set()
-    for _ in range(40):
+    for _ in range(80):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.textContent"))
-    wanted = set(page.locator("main a, main button, nav a:visible").all_inner_texts())
+    wanted = set(page.locator("main a:visible, main button:visible:enabled, nav a:visible").all_inner_texts())
     assert wanted <= reached, f"the keyboard does not reach {wanted - reached}"
 
 
@@ -119,4 +122,5 @@ def main():
         browser.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

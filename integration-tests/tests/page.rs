@@ -5,22 +5,27 @@
 use std::process::Command;
 use std::time::Duration;
 
+use integration_tests::crowd::Crowd;
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::{between, free_port, python, root};
 use sooner::status::Status;
 
-/// Looks at the page of a pipeline; `SOONER_SCREENSHOTS` names a folder for pictures of it.
-fn look(url: &str, views: &str, parked: Option<&str>) {
+/// Has a program look at a page in a browser; `SOONER_SCREENSHOTS` names a folder for pictures of it.
+fn browse(program: &str, url: &str, arguments: &[&str]) {
     let mut browser = Command::new(python());
-    browser.arg(root().join("integration-tests/browser/page.py"));
-    browser.args(["--url", url, "--views", views, "--table", "public.u"]);
-    browser.args(parked.iter().flat_map(|table| ["--parked", table]));
+    browser.arg(root().join("integration-tests/browser").join(program)).args(["--url", url]).args(arguments);
     if let Ok(folder) = std::env::var("SOONER_SCREENSHOTS") {
         browser.args(["--screenshots", &folder]);
     }
     let output = browser.output().expect("the browser is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Looks at the page of a pipeline.
+fn look(url: &str, views: &str, parked: Option<&str>) {
+    let parked = parked.iter().flat_map(|table| ["--parked", table]);
+    browse("page.py", url, &["--views", views, "--table", "public.u"].into_iter().chain(parked).collect::<Vec<_>>());
 }
 
 fn listen(pipeline: &Pipeline) -> String {
@@ -61,4 +66,11 @@ async fn the_page_shows_topics() {
     postgres.sql("INSERT INTO u VALUES (2000)").await;
     pipeline.catch_up(&postgres).await;
     look(&url, ",:kafka", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_ten_thousand_tables_is_found_on_a_page_that_does_not_grow() {
+    let crowd = Crowd::start(10_000).await;
+    let url = crowd.url.clone();
+    tokio::task::spawn_blocking(move || browse("many.py", &url, &[])).await.unwrap();
 }

@@ -8,6 +8,8 @@ pub mod connections;
 pub mod health;
 pub mod metrics;
 pub mod settings;
+pub mod summary;
+pub mod tables;
 
 use std::sync::Arc;
 
@@ -72,11 +74,12 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(api::healthz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
+        .route("/api/v1/summary", get(summary::summary))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
-        .route("/api/v1/tables", get(api::tables))
+        .route("/api/v1/tables", get(tables::tables))
         .route("/api/v1/tables/{table}", get(api::table))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
