@@ -77,6 +77,7 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Memory { .. }
         | Fact::Paused(..)
         | Fact::Throttled(..)
+        | Fact::Shape(..)
         | Fact::DeadLetters(_) => false,
         _ => true,
     }

@@ -131,6 +131,7 @@ impl Status {
         match fact {
             Fact::Tables(tables) => self.has_tables(tables),
             Fact::State(side, table, state) => self.table(table).has_state(side, state),
+            Fact::Shape(table, relation) => self.table(table).has_shape(relation),
             Fact::RowsCopied(table, rows, bytes) => self.table(table).copied(rows, bytes),
             Fact::CopyBegun(table, rows) => self.table(table).begins_copy(rows, SystemClock.now_micros()),
             Fact::Committed { table, committed, events, .. } => self.committed(table, committed, events),

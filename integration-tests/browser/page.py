@@ -65,6 +65,18 @@ def check_numbers(page, url, table):
         time.sleep(0.5)
 
 
+def check_columns(page, url, table):
+    page.goto(f"{url}/#{table}")
+    page.wait_for_selector("[aria-label=columns] tbody tr")
+    shown = [row.locator("td").all_inner_texts() for row in page.locator("[aria-label=columns] tbody tr").all()]
+    told = get(url, f"/api/v1/tables/{table}/schema")["columns"]
+    assert len(shown) == len(told), f"{shown} is not {told}"
+    for cells, column in zip(shown, told):
+        assert cells[0].startswith(column["name"]), f"{cells} is not {column}"
+        types = [column[kind] for kind in ("postgres_type", "avro_type", "delta_type") if kind in column]
+        assert all(any(cell.startswith(name) for cell in cells) for name in types), f"{cells} is not {column}"
+
+
 def check_keyboard(page):
     page.evaluate("document.activeElement.blur()")
     reached = set()
@@ -111,6 +123,8 @@ def main():
             page.wait_for_selector("main table")
             check_numbers(page, options.url, options.table)
             check_keyboard(page)
+            check_columns(page, options.url, options.table)
+            check_look(page, f"the columns of {options.table}, {size}")
             assert not failures, failures
             page.close()
         if options.parked:

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sooner::clock::SystemClock;
 use sooner::control::Requests;
+use sooner::http::schema::{Origins, Shapes};
 use sooner::http::settings::HttpSettings;
 use sooner::http::{Shared, bind, serve};
 use sooner::status::StatusBoard;
@@ -64,6 +65,7 @@ impl Crowd {
             lake: Some("s3://lake/crowd".to_owned()),
             has_kafka: false,
             requests: Requests::new(folder.path()),
+            shapes: Shapes::new(Origins::default()),
             settings: Arc::new(settings),
         };
         let serving = tokio::spawn(serve(listener, shared));
@@ -74,7 +76,7 @@ impl Crowd {
 fn name(number: usize) -> TableName {
     let schemas = ["public", "billing", "warehouse", "a_schema_with_a_rather_long_name"];
     let tables = ["orders", "order_lines", "customers_by_region_and_quarter", "t"];
-    TableName::new(schemas[number % schemas.len()], &format!("{}_{number:05}", tables[number / 4 % tables.len()]))
+    TableName::new(schemas[number % schemas.len()], format!("{}_{number:05}", tables[number / 4 % tables.len()]))
 }
 
 /// Tells the board what a pipeline would.

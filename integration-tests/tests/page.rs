@@ -37,7 +37,12 @@ fn listen(pipeline: &Pipeline) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
     let postgres = Postgres::start(Version::V15).await;
-    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres
+        .sql(
+            "CREATE TABLE t (id int, v date, price numeric(10,2), tags text[], at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (id, at)); INSERT INTO t VALUES (1, '2020-01-01')",
+        )
+        .await;
     postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 10000)").await;
     postgres
         .sql("CREATE TABLE \"a table with a long name, to see whether that fits beside the others\" (id int PRIMARY KEY)")
@@ -50,7 +55,7 @@ async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
     let parks = |status: &Status| find(status, "public.t").is_some_and(|table| table.reason().is_some());
     pipeline.wait_for("a parked table", Duration::from_secs(30), parks).await;
     postgres.sql("UPDATE t SET v = '2021-01-01' WHERE id = 2").await;
-    look(&url, ",public.u,:events", Some("public.t"));
+    look(&url, ",public.u,public.t,:events", Some("public.t"));
     pipeline.catch_up(&postgres).await;
     pipeline.assert_equal(&postgres, &["public.t", "public.u"]);
 }
@@ -65,7 +70,7 @@ async fn the_page_shows_topics() {
     pipeline.wait_until_copied("public.u").await;
     postgres.sql("INSERT INTO u VALUES (2000)").await;
     pipeline.catch_up(&postgres).await;
-    look(&url, ",:kafka", None);
+    look(&url, ",public.u,:kafka", None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::Result;
+use sooner_delta::LakeStore;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -17,6 +18,7 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
+use crate::http::schema::{Origins, Shapes};
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
 
@@ -54,13 +56,15 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
-    let listening = listen(&config, &board).await?;
+    let shapes = Shapes::new(origins(&config, sides));
+    let listening = listen(&config, &board, &shapes).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
-    let hangup = signal(SignalKind::hangup())?;
-    let result = run_and_reload(config, path, sides, recopy, &board, stop, hangup).await;
+    let asks = Asks { stop, hangup: signal(SignalKind::hangup())? };
+    let taken_over = |config: &Config| shapes.follow(origins(config, sides));
+    let result = run_and_reload(config, path, (sides, recopy), &board, asks, taken_over).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -76,15 +80,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Runs the sides, and starts them anew with each configuration that is read again.
+/// What is asked of a process by signals.
+struct Asks {
+    /// That it stops.
+    stop: watch::Sender<bool>,
+    /// That it reads its configuration again.
+    hangup: Signal,
+}
+
+/// Runs the sides, and starts them anew with each configuration that is read again, which is told to `taken_over`.
 async fn run_and_reload(
     mut config: Config,
     path: &Path,
-    sides: Sides,
-    recopy: bool,
+    (sides, recopy): (Sides, bool),
     board: &StatusBoard,
-    stop: watch::Sender<bool>,
-    mut hangup: Signal,
+    Asks { stop, mut hangup }: Asks,
+    taken_over: impl Fn(&Config),
 ) -> Result<()> {
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
@@ -115,7 +126,10 @@ async fn run_and_reload(
         halt.send_replace(true);
         let ended = running.await;
         match reloaded {
-            Some(reloaded) if !*stop.borrow() => config = reloaded,
+            Some(reloaded) if !*stop.borrow() => {
+                taken_over(&reloaded);
+                config = reloaded;
+            }
             _ => return ended,
         }
         if let Err(error) = ended {
@@ -145,14 +159,26 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
 }
 
 /// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, board: &StatusBoard) -> anyhow::Result<Option<JoinHandle<()>>> {
+async fn listen(config: &Config, board: &StatusBoard, shapes: &Shapes) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(settings) = config.http.clone() else { return Ok(None) };
     let listener = http::bind(&settings).await?;
     let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
     let lake = config.lake.as_ref().map(|lake| lake.url.clone());
-    let has_kafka = config.kafka.is_some();
-    let shared = http::Shared { board, lake, has_kafka, requests, settings: Arc::new(settings) };
+    let (has_kafka, shapes) = (config.kafka.is_some(), shapes.clone());
+    let shared = http::Shared { board, lake, has_kafka, requests, shapes, settings: Arc::new(settings) };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
+}
+
+/// What decides about columns where these sides run. A lake that cannot be opened is the sink's own trouble.
+fn origins(config: &Config, sides: Sides) -> Origins {
+    let source = config.source.as_ref().filter(|_| sides != Sides::Sink);
+    let lake = config.lake.as_ref().filter(|_| sides != Sides::Source);
+    let has_topics = config.kafka.is_some();
+    Origins {
+        policies: source.map(|source| if has_topics { source.policies() } else { source.policies_of_lake() }),
+        lake: lake.and_then(|lake| LakeStore::open(&lake.url, &lake.s3).ok()),
+        has_topics,
+    }
 }
 
 async fn run_sides(

@@ -7,6 +7,7 @@ pub mod api;
 pub mod connections;
 pub mod health;
 pub mod metrics;
+pub mod schema;
 pub mod settings;
 pub mod summary;
 pub mod tables;
@@ -20,6 +21,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
+use self::schema::Shapes;
 use self::settings::HttpSettings;
 use crate::control::Requests;
 use crate::status::StatusBoard;
@@ -42,6 +44,8 @@ pub struct Shared {
     pub has_kafka: bool,
     /// Where verbs go.
     pub requests: Requests,
+    /// Where the kinds of columns come from.
+    pub shapes: Shapes,
     /// Settings of the listener.
     pub settings: Arc<HttpSettings>,
 }
@@ -81,6 +85,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(tables::tables))
         .route("/api/v1/tables/{table}", get(api::table))
+        .route("/api/v1/tables/{table}/schema", get(schema::schema))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))

@@ -19,7 +19,7 @@ use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
 use crate::settings::{SortColumns, TableSettings};
 use crate::store::errors::store_error;
-use crate::store::folder_name::{folder_name, name_of_folder};
+use crate::store::folder_name::name_of_folder;
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
@@ -130,9 +130,7 @@ impl DeltaLake {
 
     /// Where a table lies.
     pub fn location(&self, table: &TableName) -> TableLocation {
-        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
-        let folder = self.store.prefix().clone().join(schema.as_str()).join(table.as_str());
-        TableLocation::new(self.store.root(), folder, self.store.folder_url(&[&schema, &table]))
+        TableLocation::of_table(&self.store, table)
     }
 }
 

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use sooner_schemas::TableName;
 use url::Url;
 
+use super::folder_name::folder_name;
+use super::lake_store::LakeStore;
 use super::redirected::Redirected;
 
 /// Folder of a table in which the logs of its next generations lie. Its name tells readers to leave it alone.
@@ -28,6 +31,13 @@ pub struct TableLocation {
 }
 
 impl TableLocation {
+    /// Where a table of a lake lies.
+    pub fn of_table(lake: &LakeStore, table: &TableName) -> TableLocation {
+        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
+        let folder = lake.prefix().clone().join(schema.as_str()).join(table.as_str());
+        TableLocation::new(lake.root(), folder, lake.folder_url(&[&schema, &table]))
+    }
+
     /// A folder below the store's root.
     pub fn new(root: Arc<dyn ObjectStore>, folder: Path, url: Url) -> TableLocation {
         let table = Arc::new(PrefixStore::new(root.clone(), folder.clone()));
