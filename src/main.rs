@@ -159,6 +159,9 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Shows many pipelines on one page, by what their listeners say, until SIGTERM. The file of --config has an [http]
+    /// of its own, and a [[pipeline]] with url, and if need be token and page, for each.
+    Fleet,
     /// Prints the topics of a pipeline as it makes them, for those who make them another way.
     Topics {
         /// Form.
@@ -211,10 +214,14 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
     if let Command::Init { from, to, output } = &arguments.command {
         return commands::init::run(from, to, output).await.map(|()| true);
     }
+    if let Command::Fleet = &arguments.command {
+        return commands::fleet::run(&arguments.config).await.map(|()| true);
+    }
     let config = Config::load(&arguments.config)?;
     let path = &arguments.config;
     match arguments.command {
-        Command::Init { .. } | Command::Schema | Command::Completions { .. } | Command::Man => Ok(true),
+        Command::Init { .. } | Command::Fleet => Ok(true),
+        Command::Schema | Command::Completions { .. } | Command::Man => Ok(true),
         Command::Check { json } => commands::check(&config, json).await,
         Command::Run { recopy } => run(config, path, Sides::Both, recopy, bars).await.map(|()| true),
         Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),

@@ -2,6 +2,7 @@
 
 pub mod acls;
 pub mod events;
+pub mod fleet;
 pub mod health;
 pub mod init;
 pub mod run;

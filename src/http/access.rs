@@ -1,5 +1,7 @@
 //! Who may ask: whoever bears the token; and, where there is none, whoever asks this machine by a name of its own.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -7,12 +9,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::Shared;
 use super::api::problem;
+use super::settings::HttpSettings;
 
 /// Passes a request on if it may be asked.
-pub async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let settings = &shared.settings;
+pub async fn check(State(settings): State<Arc<HttpSettings>>, request: Request, next: Next) -> Response {
     match &settings.token {
         Some(token) if !bears(request.headers(), token) => {
             let remedy = "send the token of [http] as `Authorization: Bearer …`";

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod api;
 pub mod connections;
+pub mod fleet;
 pub mod health;
 pub mod metrics;
 pub mod schema;
@@ -89,7 +90,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))
-        .layer(axum::middleware::from_fn_with_state(shared.clone(), access::check));
+        .layer(axum::middleware::from_fn_with_state(shared.settings.clone(), access::check));
     Router::new()
         .route("/", get(page))
         .route("/livez", get(api::live))
@@ -100,10 +101,15 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn page() -> impl IntoResponse {
+    html(include_str!("page.html"))
+}
+
+/// A page, with what keeps it from loading anything.
+fn html(text: impl Into<axum::body::Body>) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Html(include_str!("page.html")))
+    (headers, Html(text.into()))
 }
