@@ -68,7 +68,7 @@ def check_numbers(page, url, table):
 def check_columns(page, url, table):
     page.goto(f"{url}/#{table}")
     page.wait_for_selector("[aria-label=columns] tbody tr")
-    shown = [row.locator("td").all_inner_texts() for row in page.locator("[aria-label=columns] tbody tr").all()]
+    shown = [row.locator("td").all_text_contents() for row in page.locator("[aria-label=columns] tbody tr").all()]
     told = get(url, f"/api/v1/tables/{table}/schema")["columns"]
     assert len(shown) == len(told), f"{shown} is not {told}"
     for cells, column in zip(shown, told):

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sooner::clock::SystemClock;
 use sooner::control::Requests;
-use sooner::http::schema::{Origins, Shapes};
 use sooner::http::settings::HttpSettings;
+use sooner::http::shapes::{Origins, Shapes};
 use sooner::http::{Shared, bind, serve};
 use sooner::status::StatusBoard;
 use sooner_api::{

@@ -1,4 +1,4 @@
-//! One page over many pipelines: a real one with a token of its own, one of very many tables, and one that is not there.
+//! One page over many pipelines: a real one with a token of its own, one of very many tables, one that is not there.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

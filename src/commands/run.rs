@@ -18,7 +18,7 @@ use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http;
-use crate::http::schema::{Origins, Shapes};
+use crate::http::shapes::{Origins, Shapes};
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::status::StatusBoard;
 

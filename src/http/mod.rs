@@ -10,6 +10,7 @@ pub mod health;
 pub mod metrics;
 pub mod schema;
 pub mod settings;
+pub mod shapes;
 pub mod summary;
 pub mod tables;
 
@@ -22,8 +23,8 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use self::connections::BoundedListener;
-use self::schema::Shapes;
 use self::settings::HttpSettings;
+use self::shapes::Shapes;
 use crate::control::Requests;
 use crate::status::StatusBoard;
 

@@ -1,5 +1,5 @@
-//! A pipeline in a few lines, whatever the number of its tables: for a page that looks every other second, and for whoever
-//! looks at many pipelines.
+//! A pipeline in a few lines, whatever the number of its tables: for a page that looks every other second, and for
+//! whoever looks at many pipelines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
