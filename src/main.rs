@@ -17,8 +17,11 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete.
+/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and
+/// of `sooner trace` for a row that is not up to date.
 const NOT_COMPLETE: u8 = 3;
+/// Exit code of `sooner plan --detailed-exitcode` where something would be done, as Terraform has it.
+const WOULD_CHANGE: u8 = 2;
 
 /// Postgres changes into Delta Lake tables, exactly once.
 #[derive(Parser)]
@@ -85,6 +88,16 @@ enum Command {
     },
     /// Shows the same, live, with rates: as `status --watch`.
     Top,
+    /// Shows what the configuration would do, compared with what runs and what is stored: tables that are copied,
+    /// copied again or followed no longer, settings that need a restart. Changes nothing.
+    Plan {
+        /// Print the plan as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Exit with 0 if nothing would be done, with 2 if something would, and with 1 if it cannot be told.
+        #[arg(long)]
+        detailed_exitcode: bool,
+    },
     /// Shows what happened to the pipeline and its tables, and what was done about it: changes of schemas, copies,
     /// tables that were parked, interruptions.
     Events {
@@ -162,8 +175,46 @@ enum Command {
     /// Shows many pipelines on one page, by what their listeners say, until SIGTERM. The file of --config has an [http]
     /// of its own, and a [[pipeline]] with url, and if need be token and page, for each.
     Fleet,
-    /// Prints the topics of a pipeline as it makes them, for those who make them another way.
+    /// Compares tables of the lake with the source, row by row. Exits with 0 if all are equal, and with 1 if one
+    /// differs or could not be verified.
+    Verify {
+        #[command(flatten)]
+        asked: commands::verify::Asked,
+    },
+    /// Makes, shows and drops cuts: states of all tables as one transaction saw them, which stay readable.
+    Cut {
+        #[command(subcommand)]
+        action: commands::cut::Action,
+    },
+    /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
+    /// which it was so; or the table as of a moment.
+    History {
+        /// Name of the table: schema.table
+        table: String,
+        /// The table as of now, of a UTC time such as 2026-01-31T22:00:00Z, or of an LSN such as 0/16B3748.
+        #[arg(long, value_parser = parse_until)]
+        as_of: Option<Until>,
+        /// Whose SQL.
+        #[arg(long, value_enum, default_value = "duckdb")]
+        engine: commands::history::For,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists, shows, replays and drops messages that could not be read, and went to dead_letter_topic of [kafka].
+    DeadLetters {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: commands::dead_letters::Verb,
+    },
+    /// Why is a row old? Follows it from Postgres by stream, topic and table version to its file. Exits with 0 if it is
+    /// up to date, and with 3 if not.
+    Trace(commands::trace::TraceArguments),
+    /// Prints the topics of a pipeline as it makes them, for those who make them another way; or does what its
+    /// subcommand says.
     Topics {
+        #[command(subcommand)]
+        command: Option<commands::topics::TopicsCommand>,
         /// Form.
         #[arg(long = "as", value_enum, default_value = "lines")]
         form: commands::topics::Form,
@@ -176,6 +227,9 @@ enum Command {
         /// Who connects to Kafka; the user of [kafka.sasl] unless named.
         #[arg(long)]
         principal: Option<String>,
+        /// ARN of the cluster that brokers of Amazon MSK belong to; any of the region unless named.
+        #[arg(long)]
+        cluster: Option<String>,
     },
     /// Prints the JSON Schema of the configuration, for editors.
     Schema,
@@ -198,11 +252,14 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let waits = matches!(arguments.command, Command::Wait { .. });
+    let no = match arguments.command {
+        Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_) => ExitCode::from(NOT_COMPLETE),
+        Command::Plan { .. } => ExitCode::from(WOULD_CHANGE),
+        _ => ExitCode::FAILURE,
+    };
     match runtime.block_on(execute(arguments, bars)) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) if waits => ExitCode::from(NOT_COMPLETE),
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => no,
         Err(error) => fail(&error),
     }
 }
@@ -227,6 +284,9 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),
         Command::Sink => run(config, path, Sides::Sink, false, None).await.map(|()| true),
         Command::Status { json, watch } => commands::status::run(&config, json, watch).await.map(|()| true),
+        Command::Plan { json, detailed_exitcode } => {
+            commands::plan::run(&config, path, json).await.map(|changes| !(changes && detailed_exitcode))
+        }
         Command::Top => commands::status::run(&config, false, true).await.map(|()| true),
         Command::Events { table, since, json, follow } => {
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
@@ -242,8 +302,17 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
         }
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
-        Command::Topics { form } => commands::topics::run(&config, form).map(|()| true),
-        Command::Acls { only, principal } => commands::acls::run(&config, only, principal.as_deref()).map(|()| true),
+        Command::Verify { asked } => commands::verify::run(&config, asked).await,
+        Command::Cut { action } => commands::cut::run(&config, action).await,
+        Command::History { table, as_of, engine, json } => {
+            commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
+        }
+        Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
+        Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
+        Command::Acls { only, principal, cluster } => {
+            commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)
+        }
+        Command::Topics { command, form } => commands::topics::run(&config, command, form).await.map(|()| true),
         Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
     }
 }

@@ -76,6 +76,7 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Coverage { .. }
         | Fact::Memory { .. }
         | Fact::Paused(..)
+        | Fact::Standby(_)
         | Fact::Throttled(..)
         | Fact::Shape(..)
         | Fact::DeadLetters(_) => false,

@@ -13,6 +13,7 @@ use sooner_schemas::{Lsn, TableName};
 use crate::clock::SystemClock;
 use crate::journal::{Entry, Journal, Kind};
 use crate::pulse::{Pulse, Standing};
+use crate::standby;
 pub use crate::table_status::{CopyStatus, TableStatus};
 use crate::totals::Totals;
 
@@ -36,6 +37,9 @@ pub struct Status {
     /// Sides that rest, because somebody asked for it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub paused: BTreeSet<Side>,
+    /// The sink has joined its consumer group, and waits for partitions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// Why nothing moves at the moment, if so.
     pub trouble: Option<Error>,
     /// Where the source's log ends.
@@ -150,6 +154,7 @@ impl Status {
             }
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
+            Fact::Standby(waits) => standby::take(&mut self.standby, &mut self.trouble, waits),
             Fact::Paused(side, true) => drop(self.paused.insert(side)),
             Fact::Paused(side, false) => drop(self.paused.remove(&side)),
             // These are counted.

@@ -91,10 +91,15 @@ def look_around(page, options, size, scheme):
     page.emulate_media(color_scheme=scheme)
     for view in options.views.split(","):
         page.goto(f"{options.url}/#{view}")
-        page.wait_for_selector("main section")
+        page.wait_for_selector(f'main[data-view="{view}"] section')
         check_look(page, f"{view or 'pipeline'}, {size}, {scheme}")
+        if view == options.table:
+            page.get_by_label("Its key").fill("1")
+            page.get_by_role("button", name="Follow it").click()
+            page.locator("#traced strong", has_text="up to date").wait_for()
+            check_look(page, f"a row, {size}, {scheme}")
         if options.screenshots:
-            name = view.strip(":") or "pipeline"
+            name = view.strip(":").replace("/", "-") or "pipeline"
             page.screenshot(path=pathlib.Path(options.screenshots) / f"{name}-{size}-{scheme}.png", full_page=True)
 
 

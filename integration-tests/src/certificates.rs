@@ -24,18 +24,28 @@ impl Certificates {
 
     /// Issues a certificate signed by `root`, for alternative names such as `DNS:localhost`.
     pub fn issue(&self, name: &str, alternative_names: &str) {
-        self.issue_hashed(name, alternative_names, "-sha256");
+        self.sign("root", name, alternative_names, "-sha256");
+    }
+
+    /// Issues a certificate signed by `other`.
+    pub fn issue_elsewhere(&self, name: &str, alternative_names: &str) {
+        self.sign("other", name, alternative_names, "-sha256");
     }
 
     /// Issues a certificate whose signature has a hash such as `-sha512`.
     pub fn issue_hashed(&self, name: &str, alternative_names: &str, hash: &str) {
+        self.sign("root", name, alternative_names, hash);
+    }
+
+    fn sign(&self, authority: &str, name: &str, alternative_names: &str, hash: &str) {
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
         let subject = format!("/CN={name}");
         let names = ["-subj", &subject, "-keyout", &key, "-out", &request];
         self.openssl(&[&["req", "-newkey", "rsa:2048", "-nodes"][..], &names].concat());
         let extensions = format!("subjectAltName={alternative_names}\nbasicConstraints=CA:FALSE\n");
         std::fs::write(self.path("extensions"), extensions).expect("writable");
-        let authority = [hash, "-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial", "-days", "2"];
+        let (issuer, issuer_key) = (format!("{authority}.crt"), format!("{authority}.key"));
+        let authority = [hash, "-CA", &issuer, "-CAkey", &issuer_key, "-CAcreateserial", "-days", "2"];
         let files = ["-in", &request, "-extfile", "extensions", "-out", &certificate];
         self.openssl(&[&["x509", "-req"][..], &authority, &files].concat());
     }

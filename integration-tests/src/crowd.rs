@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use sooner::clock::SystemClock;
 use sooner::control::Requests;
+use sooner::http::live::Live;
+use sooner::http::planner::Planner;
 use sooner::http::settings::HttpSettings;
 use sooner::http::shapes::{Origins, Shapes};
+use sooner::http::topics::TopicView;
 use sooner::http::{Shared, bind, serve};
 use sooner::status::StatusBoard;
 use sooner_api::{
@@ -53,20 +56,28 @@ impl Crowd {
         let address = format!("127.0.0.1:{}", free_port()).parse().expect("an address");
         let settings = HttpSettings {
             listen: address,
+            tls: None,
             token: None,
+            token_file: None,
             allow_control: true,
             table_metrics: true,
             stalled_after: Duration::from_secs(300),
         };
         let folder = tempfile::tempdir().expect("a folder");
         let listener = bind(&settings).await.expect("a free port");
+        let live = Live::new(None);
+        live.runs(Some("s3://lake/crowd"), false);
         let shared = Shared {
             board: board.clone(),
-            lake: Some("s3://lake/crowd".to_owned()),
-            has_kafka: false,
+            letters: None,
+            // There is no row to be followed, and no file to plan from.
+            tracer: Arc::new(|_, _| None),
+            topics: TopicView::new(None, None),
+            planner: Planner::new(|| Box::pin(async { Err("there is no configuration".to_owned()) })),
             requests: Requests::new(folder.path()),
             shapes: Shapes::new(Origins::default()),
             settings: Arc::new(settings),
+            live,
         };
         let serving = tokio::spawn(serve(listener, shared));
         Crowd { url: format!("http://{address}"), board, names, _folder: folder, serving }

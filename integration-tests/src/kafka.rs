@@ -54,13 +54,22 @@ pub struct Kafka {
     pub port: u16,
     /// TCP ports of the protected listeners, by name.
     ports: HashMap<&'static str, u16>,
-    java_options: String,
+    java: Java,
+}
+
+/// What a broker's Java is told beside its configuration.
+#[derive(Default)]
+pub(crate) struct Java {
+    /// Options, such as `-Dname=value`.
+    pub options: String,
+    /// Folder of classes that the broker loads beside its own.
+    pub classes: Option<TempDir>,
 }
 
 impl Kafka {
     /// Starts a broker with only an unprotected listener.
     pub fn start() -> Kafka {
-        Kafka::start_with(Vec::new(), HashMap::new(), &[], String::new())
+        Kafka::start_with(Vec::new(), HashMap::new(), &[], Java::default())
     }
 
     /// Starts a broker with a listener for each kind of protection, beside the unprotected one; see
@@ -112,14 +121,15 @@ impl Kafka {
         let users = ["--add-scram", &scram("256"), "--add-scram", &scram("512")].map(str::to_owned);
         // Brokers fetch the keys of tokens only from URLs that are allowed by this property.
         let options = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}/jwks", identity.url());
-        Kafka::start_with(settings, ports, &users, options)
+        Kafka::start_with(settings, ports, &users, Java { options, classes: None })
     }
 
-    fn start_with(
+    /// Starts a broker with these further settings, and with the protected listeners that have a port here.
+    pub(crate) fn start_with(
         settings: Vec<String>,
         ports: HashMap<&'static str, u16>,
         users: &[String],
-        java_options: String,
+        java: Java,
     ) -> Kafka {
         let folder = tempfile::Builder::new().prefix("sooner-kafka-").tempdir().expect("a folder");
         let (port, controller) = (free_port(), free_port());
@@ -145,7 +155,7 @@ impl Kafka {
         properties.extend(settings);
         std::fs::write(folder.path().join("server.properties"), properties.join("\n")).expect("writable");
         let server = Server::new(folder.path().join("log"));
-        let mut kafka = Kafka { server, folder, port, ports, java_options };
+        let mut kafka = Kafka { server, folder, port, ports, java };
         kafka.format(users);
         kafka.launch();
         kafka
@@ -176,8 +186,9 @@ impl Kafka {
 
     /// Starts the broker's process, for the first time or after it was killed, and waits until it accepts connections.
     pub fn launch(&mut self) {
-        let mut broker = command("kafka.Kafka");
-        self.server.launch(broker.arg(self.properties()).env("JDK_JAVA_OPTIONS", &self.java_options));
+        let classes = self.java.classes.as_ref().map(|folder| folder.path().to_owned());
+        let mut broker = command_with("kafka.Kafka", classes);
+        self.server.launch(broker.arg(self.properties()).env("JDK_JAVA_OPTIONS", &self.java.options));
         self.server.wait_until(START_LIMIT, || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
@@ -242,9 +253,14 @@ impl Kafka {
 }
 
 fn command(class: &str) -> Command {
-    let libraries: PathBuf = stack().join("kafka-jars/*");
+    command_with(class, None)
+}
+
+fn command_with(class: &str, classes: Option<PathBuf>) -> Command {
+    let paths = [stack().join("kafka-jars/*")].into_iter().chain(classes);
+    let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
     let mut command = Command::new("java");
     command.args(["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
-    command.arg(libraries).arg(class).stdin(Stdio::null());
+    command.arg(paths.join(":")).arg(class).stdin(Stdio::null());
     command
 }

@@ -5,10 +5,12 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::between;
+use integration_tests::free_port;
 use integration_tests::kafka::Kafka;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::readers::{Reader, assert_equal, eventually_equal, wait_until_equal};
+use sooner::status::Status;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_flows_through_topics_into_the_lake() {
@@ -159,4 +161,49 @@ async fn copies_of_large_tables_pass_while_others_have_begun_and_have_no_row_yet
     pipeline.catch_up(&postgres).await;
     let tables: Vec<_> = (0..6).map(|table| format!("public.t{table}")).collect();
     pipeline.assert_equal(&postgres, &tables.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A sink of the pipeline, with a listener of its own.
+fn sink(source: &Pipeline, protocol: &str) -> (Pipeline, String) {
+    let mut sink = source.beside();
+    let address = format!("127.0.0.1:{}", free_port());
+    sink.configure("[kafka]", &format!("group = \"{protocol}\"\ngroup_protocol = \"{protocol}\""));
+    sink.append_settings(&format!("[http]\nlisten = \"{address}\""));
+    sink.start_command("sink", &[]);
+    (sink, format!("http://{address}/readyz"))
+}
+
+/// What a readiness probe is answered; empty while nobody is ready.
+async fn readiness(url: &str) -> String {
+    let Ok(answer) = reqwest::get(url).await else { return String::new() };
+    let is_ready = answer.status().is_success();
+    answer.text().await.ok().filter(|_| is_ready).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_without_partitions_is_ready_and_takes_over() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 1");
+    source.start_command("source", &[]);
+    for (number, protocol) in ["consumer", "classic"].into_iter().enumerate() {
+        let (first, second) = (sink(&source, protocol), sink(&source, protocol));
+        let asked = Instant::now();
+        let (mut reads, waits) = loop {
+            match (readiness(&first.1).await.as_str(), readiness(&second.1).await.as_str()) {
+                ("ok\n", "standby: waits for partitions\n") => break (first.0, second.0),
+                ("standby: waits for partitions\n", "ok\n") => break (second.0, first.0),
+                told if asked.elapsed() > between::LIMIT => {
+                    panic!("{protocol}: {told:?}\n{}\n{}", first.0.log(), second.0.log())
+                }
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        let stands_by = |status: &Status| status.standby && status.trouble.is_none();
+        waits.wait_for("its status", between::LIMIT, stands_by).await;
+        reads.kill();
+        postgres.sql(&format!("INSERT INTO t VALUES ({})", number + 2)).await;
+        waits.wait_for("the other's partition", Duration::from_secs(90), |status| !status.standby).await;
+        eventually_equal(&postgres, &waits.lake, &["public.t"], || waits.log()).await;
+    }
 }

@@ -64,13 +64,22 @@ async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
 async fn the_page_shows_topics() {
     let (postgres, kafka, registry) = between::start().await;
     postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 1000)").await;
-    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
+    let mut pipeline =
+        Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3\ndead_letter_topic = \"shop.dead\"");
     let url = listen(&pipeline);
     pipeline.start();
     pipeline.wait_until_copied("public.u").await;
-    postgres.sql("INSERT INTO u VALUES (2000)").await;
+    kafka.produce("shop.public.u", b"no key", b"garbage");
+    // Rows for each partition: what is behind the last one is not read yet.
+    postgres.sql("INSERT INTO u SELECT generate_series(2001, 2050)").await;
     pipeline.catch_up(&postgres).await;
-    look(&url, ",public.u,:kafka", None);
+    let listed = || pipeline.output("dead-letters", &["list"]);
+    let asked = std::time::Instant::now();
+    while !String::from_utf8_lossy(&listed().stdout).starts_with("1 open letter") {
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}\n{}", listed(), pipeline.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    look(&url, ",public.u,:kafka,:dead,:dead/0/0", None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

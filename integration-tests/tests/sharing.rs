@@ -12,7 +12,7 @@ use object_store::local::LocalFileSystem;
 use sooner::direct::LocalSchemas;
 use sooner_api::{Class, Code, Feed, Lake, LakeTable, MemoryBudget, Positions, Rows, Standing};
 use sooner_delta::rows::stored_file;
-use sooner_delta::{DeltaLake, DeltaTable, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings, WrittenTable};
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_schemas::encode::{Encoder, Origin, Snapshot, TupleValue};
 use sooner_schemas::event::{TableEvents, Watermark};
@@ -63,7 +63,7 @@ impl Shared {
         Shared { folder, lake: lake_of(store, "shop") }
     }
 
-    async fn open(&self, whole: bool) -> DeltaTable {
+    async fn open(&self, whole: bool) -> WrittenTable {
         self.lake.open(&TableName::new("public", "t"), &feed(Some(7), PARTITIONS, whole)).await.unwrap()
     }
 
@@ -94,7 +94,7 @@ fn rows_before(encoder: &Encoder, partition: i32, next: i64) -> Rows {
 
 /// Stages a row that lies right before an offset of a partition.
 async fn stage_row(
-    table: &mut DeltaTable,
+    table: &mut WrittenTable,
     encoder: &Encoder,
     (partition, next): (i32, i64),
     row: &[&str],
@@ -106,7 +106,7 @@ async fn stage_row(
 }
 
 /// The start of a copy at offset 0 of a partition, and a row behind it.
-async fn stage_copy(table: &mut DeltaTable, encoder: &Encoder, partition: i32, id: &str) {
+async fn stage_copy(table: &mut WrittenTable, encoder: &Encoder, partition: i32, id: &str) {
     let mut start = rows_before(encoder, partition, 1);
     encoder.copy_start(&mut start.events, &origin(10, 0));
     table.begin_copy(start).await.unwrap();

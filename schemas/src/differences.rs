@@ -1,12 +1,17 @@
 //! How a table differs from what it was, in words for people.
 
 use crate::column_type::{ColumnType, Scalar};
+use crate::masking::{MaskChange, mask_change};
 use crate::relation::{Column, Relation};
 
 /// Each difference between two shapes of one table, such as "column 'a' was added". Columns are matched by number,
 /// or by name where numbers are not known.
 pub fn differences(former: &Relation, now: &Relation) -> Vec<String> {
-    let mut found = Vec::new();
+    let masks = mask_change(former, now).map(|change| match change {
+        MaskChange::Rules(why) | MaskChange::Unnamed(why) => why,
+    });
+    let mut found: Vec<_> = masks.into_iter().collect();
+    let (former, now) = (&*former.without_omitted(), &*now.without_omitted());
     for was in &former.columns {
         match now.columns.iter().find(|is| is_same_column(was, is)) {
             Some(is) => found.extend(column_differences(was, is)),

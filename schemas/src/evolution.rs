@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::column_type::{ColumnType, Scalar};
+use crate::masking::{MaskChange, mask_change};
 use crate::relation::{Column, Relation};
 
 /// A column as far as a difference is judged by it.
@@ -63,13 +64,19 @@ pub fn compare(former: &[ColumnFacts], now: &[ColumnFacts], arrival: Arrival) ->
 
 /// Compares two relations of one table, as its source knows them: `former` is what its rows were last written by.
 ///
-/// Either may be as the catalog has it, or as events carry it, with policies applied to its types.
+/// Either may be as the catalog has it, or as events carry it, with policies applied to its types, and without columns
+/// that masks leave out.
 pub fn compare_relations(former: &Relation, now: &Relation) -> Evolution {
     let policy_of = |column: &Column| {
         let was = former.columns.iter().find(|was| was.number == column.number && was.type_oid == column.type_oid);
         was.map(|was| was.policy).unwrap_or_default()
     };
-    let now = &now.under_policies(policy_of);
+    match mask_change(former, now) {
+        Some(MaskChange::Unnamed(why)) => return Evolution::Decision(why),
+        Some(MaskChange::Rules(why)) => return Evolution::Recopy(why),
+        None => {}
+    }
+    let (former, now) = (&*former.without_omitted(), &now.without_omitted().under_policies(policy_of));
     let columns = |relation: &Relation| relation.columns.iter().map(column_facts).collect::<Vec<_>>();
     let key = |relation: &Relation| {
         let of = |index: &usize| relation.columns.get(*index).map(|column| (column.name.clone(), column.number));

@@ -3,7 +3,8 @@
 //! Reading order: [`lsn`] names positions, [`relation`] describes a table, [`envelope`] turns that into Avro
 //! schemas with each column's [`default_value`], [`naming`] names their topics and subjects, [`encode`] writes a
 //! Postgres row under them, [`event`] carries the bytes, [`avro`] and [`wire`] read them back. [`evolution`] compares
-//! two shapes of a table, [`catalog_facts`] tells whether its rows changed without an event.
+//! two shapes of a table, [`catalog_facts`] tells whether its rows changed without an event, and [`masking`] says which
+//! values do not leave as they are.
 
 pub mod array;
 pub mod avro;
@@ -17,6 +18,8 @@ pub mod event;
 pub mod evolution;
 pub mod fingerprint;
 pub mod lsn;
+pub mod mask;
+pub mod masking;
 pub mod naming;
 pub mod numeric;
 pub mod placeholder;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::column_type::{ColumnType, Scalar};
 use crate::default_value::DefaultValue;
+use crate::mask::Mask;
 use crate::policy::{ValuePolicy, type_with_odd_values};
 use crate::table_name::TableName;
 
@@ -58,6 +59,9 @@ pub struct Column {
     /// What becomes of its values that their target cannot hold.
     #[serde(default, skip_serializing_if = "is_default")]
     pub policy: ValuePolicy,
+    /// What becomes of its values before they leave the process that reads them; none if nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Mask>,
     /// Default that the event schemas declare for the column, if any. It is not stored: it says nothing of rows that
     /// are there.
     #[serde(skip)]
@@ -86,6 +90,19 @@ pub struct Relation {
     /// Names of columns that Postgres does not send: generated ones, and those that a column list leaves out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsent: Vec<String>,
+    /// Columns that a mask leaves out of events. Before that they are among the others, in their places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<OmittedColumn>,
+}
+
+/// A column that a mask leaves out of events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OmittedColumn {
+    /// Name, unquoted.
+    pub name: String,
+    /// Attribute number at the source, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<i16>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -110,6 +127,7 @@ impl Column {
             missing: None,
             generated: false,
             policy: ValuePolicy::default(),
+            mask: None,
             default: None,
         }
     }
@@ -128,7 +146,8 @@ impl Column {
 impl Relation {
     /// A table of which nothing but this is known.
     pub fn new(name: TableName, columns: Vec<Column>, key: Vec<usize>) -> Relation {
-        Relation { oid: 0, name, columns, key, identity: ReplicaIdentity::Default, last_number: 0, unsent: Vec::new() }
+        let identity = ReplicaIdentity::Default;
+        Relation { oid: 0, name, columns, key, identity, last_number: 0, unsent: Vec::new(), omitted: Vec::new() }
     }
 
     /// Whether the column at this index is part of the key.
@@ -140,7 +159,8 @@ impl Relation {
     /// that are to be texts differ.
     pub fn under_policies(&self, policy_of: impl Fn(&Column) -> ValuePolicy) -> Relation {
         let columns = self.columns.iter().enumerate().map(|(index, column)| {
-            let may_be_odd = type_with_odd_values(&column.column_type).is_some();
+            let is_masked = column.mask.as_ref().is_some_and(Mask::hides);
+            let may_be_odd = type_with_odd_values(&column.column_type).is_some() && !is_masked;
             let policy = if may_be_odd { policy_of(column) } else { ValuePolicy::Park };
             match policy {
                 ValuePolicy::Text => {

@@ -21,8 +21,8 @@ pub enum Malformed {
     /// A string is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
-    /// No Confluent header: the first byte is not zero.
-    #[error("the bytes do not start with the Confluent header (a zero and a schema id)")]
+    /// No header that names a schema: Confluent's begins with a zero.
+    #[error("the bytes do not start with the Confluent header (a zero and a schema id), nor another that is known")]
     NoHeader,
 }
 

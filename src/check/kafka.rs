@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 
-use sooner_api::Result;
+use sooner_api::{Error, Result};
 use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::admin::Admin;
 use sooner_kafka::progress::load::load;
-use sooner_kafka::registry::client::Registry;
+use sooner_kafka::registry::client::{Registry, RegistrySettings};
+use sooner_kafka::registry::glue::{Glue, GlueSettings};
+use sooner_kafka::registry::reader::RegistryKind;
 
 use super::{Finding, Verdict, schemas};
 use crate::config::{KafkaConfig, SourceConfig};
 
 /// Checks brokers, topics and schema registry; and, where the source is known, the schemas of its tables.
 pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let mut findings: Vec<_> = credentials(kafka).await.into_iter().collect();
     match Admin::new(&kafka.settings).and_then(|admin| Ok((admin.brokers()?, admin.list()?, admin))) {
         Err(error) => findings.push(Finding::error("kafka", &error)),
         Ok((brokers, topics, admin)) => {
@@ -24,13 +26,27 @@ pub async fn inspect(kafka: &KafkaConfig, source: Option<&SourceConfig>) -> Vec<
             }
         }
     }
-    let registry = registry(kafka).await;
+    let registry = match &kafka.registry {
+        RegistryKind::Confluent(settings) => registry(settings).await,
+        RegistryKind::Glue(settings) => glue(settings).await,
+    };
     let reached = registry.verdict != Verdict::Failed;
     findings.push(registry);
     if let Some(source) = source.filter(|_| reached) {
         findings.extend(schemas::inspect(kafka, source).await);
     }
     findings
+}
+
+/// Whether the process has credentials for AWS, where brokers are logged in to with them.
+async fn credentials(kafka: &KafkaConfig) -> Option<Finding> {
+    let iam = kafka.settings.iam()?.clone();
+    let region = iam.region().to_owned();
+    let probed = tokio::task::spawn_blocking(move || iam.probe()).await;
+    Some(match probed.unwrap_or_else(|panic| Err(Error::internal("cannot look for credentials", panic))) {
+        Ok(id) => Finding::ok("aws credentials", format!("found those of access key {id}, for brokers in {region}")),
+        Err(error) => Finding::error("aws credentials", &error),
+    })
 }
 
 async fn inspect_topics(
@@ -98,9 +114,20 @@ async fn progress_topic(kafka: &KafkaConfig, admin: &Admin, topics: &HashMap<Str
     Ok(Finding::ok("progress topic", found))
 }
 
-async fn registry(kafka: &KafkaConfig) -> Finding {
-    let url = &kafka.registry.url;
-    let probed = match Registry::new(kafka.registry.clone()) {
+async fn glue(settings: &GlueSettings) -> Finding {
+    let probed = match Glue::new(settings.clone()) {
+        Ok(glue) => glue.probe().await,
+        Err(error) => Err(error),
+    };
+    match probed {
+        Ok(()) => Finding::ok("schema registry", format!("reached AWS Glue at {}", settings.url())),
+        Err(error) => Finding::error("schema registry", &error),
+    }
+}
+
+async fn registry(settings: &RegistrySettings) -> Finding {
+    let url = &settings.url;
+    let probed = match Registry::new(settings.clone()) {
         Ok(registry) => registry.probe().await,
         Err(error) => Err(error),
     };

@@ -3,6 +3,7 @@
 
 mod kafka;
 mod lake;
+mod masks;
 mod schemas;
 mod slot_limits;
 mod source;
@@ -64,6 +65,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(source) = &config.source {
         findings.extend(source::inspect(source).await);
+        findings.extend(masks::inspect(config, source).await);
     }
     if let Some(kafka) = &config.kafka {
         findings.extend(kafka::inspect(kafka, config.source.as_ref()).await);

@@ -29,7 +29,7 @@ impl SchemaRegistry for Examiner {
 /// own check reports that.
 pub async fn inspect(kafka: &KafkaConfig, source: &SourceConfig) -> Vec<Finding> {
     let Ok(tables) = tables(source).await else { return Vec::new() };
-    let registry = match Registry::new(kafka.registry.clone()) {
+    let registry = match kafka.registry.writable().and_then(|settings| Registry::new(settings.clone())) {
         Ok(registry) => registry,
         Err(error) => return vec![Finding::error("schemas", &error)],
     };

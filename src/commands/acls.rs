@@ -1,11 +1,15 @@
 //! `sooner acls`: what a configuration needs to be allowed, as statements and commands for those who allow it: grants
-//! in Postgres, access control lists of Kafka, a policy for S3.
+//! in Postgres, access control lists of Kafka (a policy where brokers go by AWS' IAM), a policy for S3.
 
 use serde_json::json;
-use sooner_kafka::cluster::acls::{Allowed, Resource, of_sink, of_source};
+use sooner_kafka::WrittenBy;
+use sooner_kafka::cluster::acls::{Allowed, Resource, of_letters, of_sink, of_source};
+use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::settings::Sasl;
+use sooner_kafka::registry::reader::RegistryKind;
 use sooner_postgres::client::{quote_name, quote_text};
 
+use super::msk_policy::{Cluster, policy};
 use super::print;
 use crate::config::{Config, KafkaConfig, LakeConfig, SourceConfig, TablePattern};
 
@@ -14,23 +18,32 @@ use crate::config::{Config, KafkaConfig, LakeConfig, SourceConfig, TablePattern}
 pub enum Of {
     /// SQL for psql, to be run by a superuser.
     Postgres,
-    /// Commands with Kafka's tools.
+    /// Commands with Kafka's tools; a policy of AWS' IAM where brokers go by that.
     Kafka,
     /// A policy of AWS' IAM.
     S3,
+    /// A policy of AWS' IAM, for a registry of AWS Glue.
+    Registry,
 }
 
-/// Prints what the configuration needs; of one part alone if it is named. `principal` is who connects to Kafka.
-pub fn run(config: &Config, only: Option<Of>, principal: Option<&str>) -> anyhow::Result<()> {
+/// Prints what the configuration needs; of one part alone if it is named. `principal` is who connects to Kafka, and
+/// `cluster` the ARN of a cluster that goes by IAM.
+pub fn run(config: &Config, only: Option<Of>, principal: Option<&str>, cluster: Option<&str>) -> anyhow::Result<()> {
     let wanted = |of: Of| only.is_none_or(|only| only == of);
     if let Some(source) = config.source.as_ref().filter(|_| wanted(Of::Postgres)) {
         print(&postgres(source));
     }
     if let Some(kafka) = config.kafka.as_ref().filter(|_| wanted(Of::Kafka)) {
-        print(&acls(config, kafka, principal));
+        match kafka.settings.iam() {
+            Some(iam) => print(&format!("{}\n", msk_policy(config, kafka, iam, cluster)?)),
+            None => print(&acls(config, kafka, principal)),
+        }
     }
     if let Some(policy) = config.lake.as_ref().filter(|_| wanted(Of::S3)).and_then(s3_policy) {
         print(&format!("{}\n", serde_json::to_string_pretty(&policy)?));
+    }
+    if config.kafka.as_ref().filter(|_| wanted(Of::Registry)).is_some_and(reads_glue) {
+        print(&format!("{}\n", serde_json::to_string_pretty(&glue_policy())?));
     }
     Ok(())
 }
@@ -73,15 +86,9 @@ fn acls(config: &Config, kafka: &KafkaConfig, principal: Option<&str>) -> String
     let own = match &kafka.settings.sasl {
         Some(Sasl::Password { user, .. }) => format!("User:{user}"),
         Some(Sasl::OauthBearer { client_id, .. }) => format!("User:{client_id}"),
-        None => "User:sooner".to_owned(),
+        Some(Sasl::AwsMskIam(_)) | None => "User:sooner".to_owned(),
     };
     let principal = principal.unwrap_or(&own);
-    let tables: Vec<_> = [Resource::TopicsWith(kafka.topics.before().to_owned())]
-        .into_iter()
-        .chain(kafka.topics.exceptions().map(|topic| Resource::Topic(topic.to_owned())))
-        .collect();
-    let source = config.source.iter().flat_map(|_| of_source(&kafka.settings, &tables));
-    let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
     let command = |allowed: Allowed| {
         let operations: String =
             allowed.operations.iter().map(|operation| format!(" --operation {operation}")).collect();
@@ -98,7 +105,47 @@ fn acls(config: &Config, kafka: &KafkaConfig, principal: Option<&str>) -> String
             "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal '{principal}'{operations} {resource}\n"
         )
     };
-    source.chain(sink).map(command).collect()
+    needed(config, kafka).into_iter().map(command).collect()
+}
+
+/// What the sides that the configuration has need at the brokers.
+fn needed(config: &Config, kafka: &KafkaConfig) -> Vec<Allowed> {
+    let tables: Vec<_> = [Resource::TopicsWith(kafka.topics.before().to_owned())]
+        .into_iter()
+        .chain(kafka.topics.exceptions().map(|topic| Resource::Topic(topic.to_owned())))
+        .collect();
+    let source = config.source.iter().flat_map(|_| of_source(&kafka.settings, &tables));
+    let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
+    // Where our own source writes, rows are copied again instead of sent.
+    let letters = of_letters(&kafka.settings, &tables, kafka.written_by == WrittenBy::Debezium);
+    source.chain(sink).chain(letters).collect()
+}
+
+fn msk_policy(config: &Config, kafka: &KafkaConfig, iam: &MskIam, cluster: Option<&str>) -> anyhow::Result<String> {
+    let cluster = match cluster {
+        None => Cluster::any(iam.region()),
+        Some(arn) => Cluster::parse(arn).ok_or_else(|| {
+            anyhow::anyhow!(
+                "'{arn}' is not the ARN of a cluster. To do: write arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/ID, as \
+                 `aws kafka list-clusters-v2` shows it."
+            )
+        })?,
+    };
+    let writes = config.source.is_some() || kafka.settings.consumer.dead_letters.is_some();
+    let policy = policy(&cluster, &needed(config, kafka), writes, config.lake.is_some());
+    Ok(serde_json::to_string_pretty(&policy)?)
+}
+
+fn reads_glue(kafka: &KafkaConfig) -> bool {
+    matches!(kafka.registry, RegistryKind::Glue(_))
+}
+
+/// The policy for a registry of AWS Glue. A schema version is asked for by its id alone, so no resource narrows it.
+fn glue_policy() -> serde_json::Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "glue:GetSchemaVersion", "Resource": "*"}],
+    })
 }
 
 /// The policy for a lake in S3; none for one that lies elsewhere.

@@ -1,16 +1,28 @@
 //! The commands of `sooner`: the larger ones have a file each.
 
 pub mod acls;
+pub mod advise;
+pub mod cut;
+pub mod dead_letters;
 pub mod events;
 pub mod fleet;
 pub mod health;
+pub mod history;
 pub mod init;
+mod listening;
+mod msk_policy;
+pub mod plan;
+pub mod readers;
 pub mod run;
+mod sides;
 pub mod status;
 pub mod steer;
 pub mod teardown;
 pub mod topics;
+pub mod trace;
 pub mod upkeep;
+pub mod verify;
+pub mod verifying;
 pub mod wait;
 
 use std::io::Write;

@@ -8,33 +8,23 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::Result;
-use sooner_delta::LakeStore;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
+use super::listening::{listen, origins};
+pub use super::sides::Sides;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
-use crate::http;
-use crate::http::shapes::{Origins, Shapes};
+use crate::http::live::Live;
+use crate::http::shapes::Shapes;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
+use crate::running::Running;
 use crate::status::StatusBoard;
 
 /// How often files of secrets are looked at.
 const SECRETS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Which sides of a pipeline a process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sides {
-    /// Source and sink in one process.
-    Both,
-    /// Only from the database to topics.
-    Source,
-    /// Only from topics to the lake.
-    Sink,
-}
 
 /// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
 /// copies all tables again. The status is written to the state folder meanwhile, and once more at the end.
@@ -56,13 +46,14 @@ pub async fn run(
     })?;
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
+    let live = Live::new(config.http.as_ref().and_then(|http| http.token.as_deref()));
     let shapes = Shapes::new(origins(&config, sides));
-    let listening = listen(&config, &board, &shapes).await?;
+    let listening = listen(&config, (path, sides), &board, (live.clone(), shapes.clone())).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
-    let asks = Asks { stop, hangup: signal(SignalKind::hangup())? };
+    let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
     let taken_over = |config: &Config| shapes.follow(origins(config, sides));
     let result = run_and_reload(config, path, (sides, recopy), &board, asks, taken_over).await;
     saver.abort();
@@ -80,12 +71,11 @@ pub async fn run(
     Ok(())
 }
 
-/// What is asked of a process by signals.
+/// What reaches a pipeline from outside, and what outside is told of its configuration.
 struct Asks {
-    /// That it stops.
     stop: watch::Sender<bool>,
-    /// That it reads its configuration again.
     hangup: Signal,
+    live: Live,
 }
 
 /// Runs the sides, and starts them anew with each configuration that is read again, which is told to `taken_over`.
@@ -94,13 +84,17 @@ async fn run_and_reload(
     path: &Path,
     (sides, recopy): (Sides, bool),
     board: &StatusBoard,
-    Asks { stop, mut hangup }: Asks,
+    asks: Asks,
     taken_over: impl Fn(&Config),
 ) -> Result<()> {
+    let Asks { stop, mut hangup, live } = asks;
     // Until all tables are known to be copied, a further configuration copies them, too.
     let recopy = Arc::new(AtomicBool::new(recopy));
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
+    let mut first = None;
     loop {
+        note(path, &config, &mut first);
+        live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
@@ -138,9 +132,22 @@ async fn run_and_reload(
     }
 }
 
+/// Writes down what runs from now on, for `sooner plan`; the listener goes on as it was at first. A failure to do so is
+/// no reason to fail.
+fn note(path: &Path, config: &Config, first: &mut Option<Running>) {
+    let written = Running::of(path, config).and_then(|running| {
+        let first = first.get_or_insert_with(|| running.clone());
+        let running = running.listening_as(first);
+        running.store(&config.state_dir)
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "cannot write down the configuration that runs");
+    }
+}
+
 /// The configuration as it is by now; none, with a reason in the log, if the pipeline cannot take it over.
 fn reload(path: &Path, former: &Config) -> Option<Config> {
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
@@ -151,34 +158,16 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
         tracing::error!("the configuration is not taken over: name and state_dir need a new start of the process");
         return None;
     }
-    if config.http != former.http {
+    let stays = match (&config.http, &former.http) {
+        (Some(http), Some(former)) => former.listens_as(http),
+        (http, former) => http == former,
+    };
+    if !stays {
         tracing::warn!("[http] stays as it was until the process starts anew");
+        config.http.clone_from(&former.http);
     }
     tracing::info!("the configuration was read again");
     Some(config)
-}
-
-/// Listens for HTTP, if that is configured.
-async fn listen(config: &Config, board: &StatusBoard, shapes: &Shapes) -> anyhow::Result<Option<JoinHandle<()>>> {
-    let Some(settings) = config.http.clone() else { return Ok(None) };
-    let listener = http::bind(&settings).await?;
-    let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
-    let lake = config.lake.as_ref().map(|lake| lake.url.clone());
-    let (has_kafka, shapes) = (config.kafka.is_some(), shapes.clone());
-    let shared = http::Shared { board, lake, has_kafka, requests, shapes, settings: Arc::new(settings) };
-    Ok(Some(tokio::spawn(http::serve(listener, shared))))
-}
-
-/// What decides about columns where these sides run. A lake that cannot be opened is the sink's own trouble.
-fn origins(config: &Config, sides: Sides) -> Origins {
-    let source = config.source.as_ref().filter(|_| sides != Sides::Sink);
-    let lake = config.lake.as_ref().filter(|_| sides != Sides::Source);
-    let has_topics = config.kafka.is_some();
-    Origins {
-        policies: source.map(|source| if has_topics { source.policies() } else { source.policies_of_lake() }),
-        lake: lake.and_then(|lake| LakeStore::open(&lake.url, &lake.s3).ok()),
-        has_topics,
-    }
 }
 
 async fn run_sides(

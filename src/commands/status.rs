@@ -10,6 +10,7 @@ use sooner_schemas::TableName;
 use super::print;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::standby::PHASE;
 use crate::status::{CopyStatus, Status, TableStatus, load};
 
 /// Age in seconds beyond which a status comes from a process that hangs or has ended.
@@ -60,6 +61,7 @@ fn render(status: &Status, former: Option<&Status>) -> String {
     let state = match (&status.trouble, is_running(status)) {
         _ if !status.paused.is_empty() => "paused; `sooner resume` lets it go on".to_owned(),
         (Some(trouble), _) => format!("in trouble: {trouble}"),
+        (None, true) if status.standby => PHASE.to_owned(),
         (None, true) => "running".to_owned(),
         (None, false) => "not running; this is what it last said".to_owned(),
     };

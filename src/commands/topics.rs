@@ -1,11 +1,12 @@
 //! `sooner topics`: the topics of a pipeline, as it makes them, for those who make them another way: as Kubernetes
-//! resources of Strimzi, or for Terraform.
+//! resources of Strimzi, or for Terraform. And what else is done with them, each in a file of its own.
 
 use std::fmt::Write;
 
 use serde_json::json;
 use sooner_kafka::cluster::topic_plan::TopicPlan;
 
+use super::advise::{AdviseArguments, advise};
 use super::print;
 use crate::config::{Config, KafkaConfig};
 use crate::status;
@@ -21,8 +22,24 @@ pub enum Form {
     Terraform,
 }
 
+/// What is done with topics, other than to print them.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum TopicsCommand {
+    /// Measures what is written to topics, by which keys and for which consumers, and says how many partitions they
+    /// should have, and what helps where keys are uneven. Reads only; it may run beside the pipeline.
+    Advise(AdviseArguments),
+}
+
+/// Does what is asked with topics; prints them, if nothing is.
+pub async fn run(config: &Config, command: Option<TopicsCommand>, form: Form) -> anyhow::Result<()> {
+    match command {
+        None => print_all(config, form),
+        Some(TopicsCommand::Advise(arguments)) => advise(config, &arguments).await,
+    }
+}
+
 /// Prints the topics of the tables that the pipeline knows, and its own.
-pub fn run(config: &Config, form: Form) -> anyhow::Result<()> {
+fn print_all(config: &Config, form: Form) -> anyhow::Result<()> {
     let kafka = config.kafka()?;
     let tables = status::load(&config.state_dir)?.map(|status| status.tables).unwrap_or_default();
     if tables.is_empty() {

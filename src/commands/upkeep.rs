@@ -31,14 +31,19 @@ pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> an
     report.end(config, tables)
 }
 
-/// The lake, and the tables that are meant.
-async fn chosen(config: &Config, tables: &[String]) -> anyhow::Result<(DeltaLake, Vec<TableName>)> {
+/// The lake of a configuration, for a command.
+pub fn open_lake(config: &Config) -> anyhow::Result<DeltaLake> {
     let settings = config.lake()?;
     let shares = MemoryShares::of(config.memory_bytes);
     let limits = PartLimits { part_bytes: shares.part_bytes, budget: MemoryBudget::new(shares.parts_bytes) };
     let blocks = config.tables.clone();
-    let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits)
-        .with_sort_columns(SortColumns::new(move |table| blocks.sort_columns(table)));
+    let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits);
+    Ok(lake.with_sort_columns(SortColumns::new(move |table| blocks.sort_columns(table))))
+}
+
+/// The lake, and the tables that are meant.
+async fn chosen(config: &Config, tables: &[String]) -> anyhow::Result<(DeltaLake, Vec<TableName>)> {
+    let lake = open_lake(config)?;
     let names = match tables {
         [] => lake.tables().await?,
         tables => tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<_>>()?,

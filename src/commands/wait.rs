@@ -54,43 +54,63 @@ pub async fn run(config: &Config, table: &str, until: Until, limit: Option<Durat
             source_end(config).await?
         }
     };
+    match reached(config, &table, target, left).await? {
+        Standing::Complete => print(&format!("{table} is complete up to {target}\n")),
+        Standing::Stopped(why) => {
+            print(&format!("{table} is not complete up to {target}: {why}\n"));
+            return Ok(false);
+        }
+        Standing::Behind | Standing::Unknown => {
+            print(&format!("{table} is not complete up to {target} yet\n"));
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits until a table is complete up to a position, has stopped, or no time is `left`. A table that a running pipeline
+/// does not know is an error.
+pub async fn reached(
+    config: &Config,
+    table: &TableName,
+    target: Lsn,
+    left: impl Fn() -> Option<Duration>,
+) -> anyhow::Result<Standing> {
     loop {
         let status = load(&config.state_dir)?;
-        let standing = status.as_ref().map_or(Standing::Unknown, |status| standing(status, &table, target));
+        let standing = status.as_ref().map_or(Standing::Unknown, |status| standing(status, table, target));
         match standing {
-            Standing::Complete => {
-                print(&format!("{table} is complete up to {target}\n"));
-                return Ok(true);
-            }
-            Standing::Stopped(why) => {
-                print(&format!("{table} is not complete up to {target}: {why}\n"));
-                return Ok(false);
-            }
+            Standing::Complete | Standing::Stopped(_) => return Ok(standing),
             Standing::Unknown if status.is_some_and(|status| is_running(&status) && !status.tables.is_empty()) => {
                 anyhow::bail!("there is no table '{table}' in this pipeline. To do: see `sooner status`");
             }
             Standing::Unknown | Standing::Behind => {}
         }
         if left().is_some_and(|left| left.is_zero()) {
-            print(&format!("{table} is not complete up to {target} yet\n"));
-            return Ok(false);
+            return Ok(standing);
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
+/// Position of the source's log by now.
+pub async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
     let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
     let end = client.query_value("SELECT pg_catalog.pg_current_wal_insert_lsn()").await?;
     let end = end.and_then(|text| text.parse().ok());
     end.ok_or_else(|| anyhow::anyhow!("the server did not tell the end of its log. To do: report this"))
 }
 
+/// How far a table is, compared with a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Standing {
+pub enum Standing {
+    /// It has got there.
     Complete,
+    /// It has not.
     Behind,
+    /// It does not go on, for this reason.
     Stopped(String),
+    /// Nothing is known of it.
     Unknown,
 }
 

@@ -91,7 +91,7 @@ mod tests {
                     tokn = 1";
         let found = problems(text);
         for expected in [
-            "line 2: http.listen: beyond this machine a token is needed",
+            "line 2: http.listen: beyond this machine a token or client certificates are needed",
             "line 4: pipeline[0].url: 'orders:9640': expected a URL",
             "pipeline[1].url:",
             "pipeline[1].tokn: is not known; did you mean 'token'?",

@@ -1,16 +1,24 @@
 //! The sections `[kafka]` and `[registry]` of the configuration, read into checked settings.
 
+mod region;
+mod registry;
+
 use std::time::Duration;
 
 use sooner_kafka::WrittenBy;
+use sooner_kafka::aws::region::region_of_brokers;
+use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::properties::refusal;
 use sooner_kafka::cluster::settings::PartitionBy;
 use sooner_kafka::cluster::settings::{
     ConsumerSettings, GroupProtocol, KafkaSettings, PasswordMechanism, ProducerSettings, Sasl, Tls, TopicSettings,
 };
-use sooner_kafka::registry::client::{Login, RegistrySettings};
+use sooner_kafka::registry::reader::RegistryKind;
 use sooner_postgres::encoders::{EncoderFactory, ValuePolicies};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
+
+use region::read_region;
+pub use registry::read_registry;
 
 use super::reader::Section;
 use super::table::TableBlocks;
@@ -24,8 +32,8 @@ const LEAST_TRANSACTION_BYTES: usize = 64 << 10;
 pub struct KafkaConfig {
     /// Settings of brokers, topics, producer and consumer.
     pub settings: KafkaSettings,
-    /// Settings of the schema registry's client.
-    pub registry: RegistrySettings,
+    /// The schema registry, and how to reach it.
+    pub registry: RegistryKind,
     /// Prefix of topics: the `name` in the source block of events, and what `{prefix}` stands for in patterns.
     pub prefix: String,
     /// Pattern that names each table's topic.
@@ -58,12 +66,12 @@ impl std::fmt::Debug for KafkaConfig {
     }
 }
 
-/// Reads `[kafka]`. `registry` is what [`read_registry`] returned; none if it or a required key is missing.
+/// Reads `[kafka]`. `registry` is what was read of `[registry]`; none if it or a required key is missing.
 pub fn read_kafka(
     section: &mut Section,
     name: Option<&str>,
     memory_bytes: usize,
-    registry: Option<(RegistrySettings, SubjectStrategy)>,
+    registry: Option<(RegistryKind, SubjectStrategy)>,
     blocks: &TableBlocks,
 ) -> Option<KafkaConfig> {
     let name = name.unwrap_or_default();
@@ -71,7 +79,9 @@ pub fn read_kafka(
     let prefix = section.optional("prefix", check_prefix).unwrap_or_else(|| name.to_owned());
     let pattern = section.optional("topic", |text| TopicPattern::parse(text, &prefix).map_err(|why| why.to_string()));
     let tls = section.optional_section("tls", read_tls);
-    let sasl = section.optional_section("sasl", read_sasl);
+    let sasl = section.optional_section("sasl", |section| read_sasl(section, brokers.as_deref().unwrap_or_default()));
+    // Amazon MSK takes tokens over TLS only, and nobody else should see them.
+    let tls = tls.or_else(|| matches!(sasl, Some(Sasl::AwsMskIam(_))).then(Tls::default));
     let topics = read_topics(section, name);
     let producer = read_producer(section, name);
     let consumer = read_consumer(section, name, memory_bytes);
@@ -94,39 +104,6 @@ pub fn read_kafka(
     })
 }
 
-/// Reads `[registry]`: the client's settings and the naming of subjects; none if the URL is missing or refused.
-pub fn read_registry(section: &mut Section) -> Option<(RegistrySettings, SubjectStrategy)> {
-    // What is refused may be a secret.
-    let url = section.unshown_text("url", |text, _| match text.split_once("://") {
-        Some(("http" | "https", rest)) if rest.contains('@') => {
-            Err("secrets do not belong in the file; take user and password out, and set user and password".to_owned())
-        }
-        Some(("http" | "https", _)) => Ok(text.to_owned()),
-        _ => Err("expected http://… or https://…".to_owned()),
-    });
-    let subjects = section.optional("subjects", |text| match text {
-        "topic" => Ok(SubjectStrategy::Topic),
-        "record" => Ok(SubjectStrategy::Record),
-        "topic-record" => Ok(SubjectStrategy::TopicRecord),
-        _ => Err("expected \"topic\", \"record\" or \"topic-record\"".to_owned()),
-    });
-    let register = section.flag("register", true);
-    let user = section.optional("user", |text| Ok(text.to_owned()));
-    let password = section.secret("password");
-    let token = section.secret("token");
-    let ca = section.path("ca");
-    let login = match (user, password, token) {
-        (None, None, None) => Login::None,
-        (Some(user), Some(password), None) => Login::Basic { user, password },
-        (None, None, Some(token)) => Login::Token(token),
-        _ => {
-            section.problem("user", "set user and password, or token, or none of them");
-            Login::None
-        }
-    };
-    Some((RegistrySettings { url: url?, login, ca, register }, subjects.unwrap_or_default()))
-}
-
 fn read_tls(section: &mut Section) -> Option<Tls> {
     let ca = section.path("ca");
     let certificate = section.path("certificate");
@@ -138,21 +115,33 @@ fn read_tls(section: &mut Section) -> Option<Tls> {
     Some(Tls { ca, certificate, key, key_password })
 }
 
-fn read_sasl(section: &mut Section) -> Option<Sasl> {
+/// Ways to log in, by what the configuration has to tell of them.
+enum Mechanism {
+    Password(PasswordMechanism),
+    OauthBearer,
+    AwsMskIam,
+}
+
+fn read_sasl(section: &mut Section, brokers: &str) -> Option<Sasl> {
     let mechanism = section.text("mechanism", |text| match text {
-        "PLAIN" => Ok(Some(PasswordMechanism::Plain)),
-        "SCRAM-SHA-256" => Ok(Some(PasswordMechanism::ScramSha256)),
-        "SCRAM-SHA-512" => Ok(Some(PasswordMechanism::ScramSha512)),
-        "OAUTHBEARER" => Ok(None),
-        _ => Err("expected PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER".to_owned()),
+        "PLAIN" => Ok(Mechanism::Password(PasswordMechanism::Plain)),
+        "SCRAM-SHA-256" => Ok(Mechanism::Password(PasswordMechanism::ScramSha256)),
+        "SCRAM-SHA-512" => Ok(Mechanism::Password(PasswordMechanism::ScramSha512)),
+        "OAUTHBEARER" => Ok(Mechanism::OauthBearer),
+        "AWS_MSK_IAM" => Ok(Mechanism::AwsMskIam),
+        _ => Err("expected PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM".to_owned()),
     })?;
     let text = |text: &str| Ok(text.to_owned());
     match mechanism {
-        Some(mechanism) => {
+        Mechanism::AwsMskIam => {
+            let region = read_region(section, region_of_brokers(brokers))?;
+            Some(Sasl::AwsMskIam(MskIam::new(region)))
+        }
+        Mechanism::Password(mechanism) => {
             let (user, password) = (section.text("user", text), section.required_secret("password"));
             Some(Sasl::Password { mechanism, user: user?, password: password? })
         }
-        None => {
+        Mechanism::OauthBearer => {
             let (token_url, client_id) = (section.text("token_url", text), section.text("client_id", text));
             let client_secret = section.required_secret("client_secret");
             let scope = section.optional("scope", text);

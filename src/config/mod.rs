@@ -4,6 +4,7 @@ pub mod fleet;
 mod http;
 mod kafka;
 mod lines;
+mod masking;
 mod names;
 mod pattern;
 mod reader;
@@ -119,9 +120,9 @@ impl SourceConfig {
         let names = move |table: &TableName| {
             tables.iter().any(|pattern| pattern.matches(table)) && !exclude.iter().any(|pattern| pattern.matches(table))
         };
-        let filter = TableFilter::new(names);
+        let (masks, kept_names) = (self.blocks.mask_rules(), self.kept_names.clone());
         let (through_roots, keeps_gone_partitions) = (self.through_roots, self.keeps_gone_partitions);
-        TableFilter { through_roots, keeps_gone_partitions, kept_names: self.kept_names.clone(), ..filter }
+        TableFilter { through_roots, keeps_gone_partitions, kept_names, masks, ..TableFilter::new(names) }
     }
 }
 
@@ -181,7 +182,7 @@ impl Config {
         };
         let kafka = match has_kafka {
             true => {
-                let registry = root.section("registry", read_registry);
+                let registry = root.section("registry", |section| read_registry(section, source.is_some()));
                 root.section("kafka", |section| read_kafka(section, name.as_deref(), memory_bytes, registry, &tables))
             }
             false => root.optional_section("kafka", |_| None),

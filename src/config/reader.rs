@@ -103,18 +103,31 @@ impl Section {
     /// Reads an optional table of texts, such as `{ date = "null" }`, and reports each name and text that `check`
     /// refuses.
     pub fn texts<T>(&mut self, key: &'static str, check: impl Fn(&str, &str) -> Result<T, String>) -> Vec<(String, T)> {
+        self.values(key, "a table of texts, such as { date = \"null\" }", |name, value| {
+            let text = value.as_str().unwrap_or_default();
+            check(name, text).map_err(|why| format!("'{text}': {why}"))
+        })
+    }
+
+    /// Reads an optional table of any values, and reports each name and value that `check` refuses; `expected` says
+    /// what the table is.
+    pub fn values<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        check: impl Fn(&str, &Value) -> Result<T, String>,
+    ) -> Vec<(String, T)> {
         let Some(value) = self.take_as_written(key) else { return Vec::new() };
         let Value::Table(table) = value else {
-            self.problem(key, "expected a table of texts, such as { date = \"null\" }");
+            self.problem(key, &format!("expected {expected}"));
             return Vec::new();
         };
         let mut checked = Vec::new();
         for (name, value) in table {
             let Some(value) = self.resolve(&format!("{key}.{name}"), value) else { continue };
-            let text = value.as_str().unwrap_or_default();
-            match check(&name, text) {
+            match check(&name, &value) {
                 Ok(value) => checked.push((name, value)),
-                Err(why) => self.problem(&format!("{key}.{name}"), &format!("'{text}': {why}")),
+                Err(why) => self.problem(&format!("{key}.{name}"), &why),
             }
         }
         checked
@@ -180,6 +193,12 @@ impl Section {
             _ => Err("expected { env = \"VARIABLE\" } or { file = \"path\" }".to_owned()),
         };
         found.map_err(|why| self.problem(key, &why)).ok()
+    }
+
+    /// Path of the file that a secret is in; none if it is elsewhere. Does not read the key.
+    pub fn secret_file(&self, key: &str) -> Option<PathBuf> {
+        let file = self.table.get(key)?.as_table()?.get("file")?.as_str()?;
+        Some(self.folder.join(file))
     }
 
     /// Reads a required secret; a missing key is a problem.

@@ -13,8 +13,8 @@ pub struct SecretFiles {
 }
 
 impl SecretFiles {
-    /// All `{ file = "…" }` of a configuration but those of `[http]`, which is read once. Relative paths start from
-    /// `folder`.
+    /// All `{ file = "…" }` of a configuration but those of `[http]`, whose listener sees to them. Relative paths start
+    /// from `folder`.
     pub fn of(configuration: &Table, folder: &Path) -> SecretFiles {
         let mut paths = Vec::new();
         let sections = configuration.iter().filter(|(name, _)| *name != "http");

@@ -1,12 +1,19 @@
 //! `[[table]]`: settings of tables whose names match a pattern. Of several blocks that match, the last one that has a
 //! setting counts.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sooner_delta::Ways;
+use sooner_postgres::inspection::MaskRules;
+use sooner_schemas::mask::MaskKey;
+use sooner_schemas::masking::TableRules;
 use sooner_schemas::naming::check_topic;
 use sooner_schemas::policy::{TYPES_WITH_ODD_VALUES, ValuePolicy, type_with_odd_values};
 use sooner_schemas::{Column, TableName};
 
+use super::masking::{MaskBlock, read_masking};
 use super::pattern::TablePattern;
 use super::reader::Section;
 
@@ -23,16 +30,34 @@ struct TableBlock {
     unholdable_columns: Vec<(String, ValuePolicy)>,
     topic: Option<String>,
     sort_by: Option<Vec<String>>,
+    ways: Option<Ways>,
+    masks: MaskBlock,
 }
 
 /// All blocks, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableBlocks(Vec<TableBlock>);
+pub struct TableBlocks {
+    blocks: Vec<TableBlock>,
+    masking_key: Option<Arc<MaskKey>>,
+}
 
 impl TableBlocks {
-    /// Reads the blocks of the configuration's root.
+    /// Reads the blocks of the configuration's root, and the key that they hash columns with. Who reads no database
+    /// needs no key.
     pub(super) fn read(root: &mut Section) -> TableBlocks {
-        TableBlocks(root.sections("table", |section| {
+        let has_key = root.has("masking");
+        let masking_key = root.optional_section("masking", read_masking);
+        let blocks = TableBlocks::read_blocks(root);
+        let hashed = blocks.iter().enumerate().find_map(|(at, block)| Some((at, block.masks.hashed()?)));
+        if let (Some((at, column)), false, true) = (hashed, has_key, root.has("source")) {
+            let why = "needs a key: set key in [masking], as { env = \"VARIABLE\" } or { file = \"path\" }";
+            root.problem(&format!("table[{at}].mask.{column}"), why);
+        }
+        TableBlocks { blocks, masking_key }
+    }
+
+    fn read_blocks(root: &mut Section) -> Vec<TableBlock> {
+        root.sections("table", |section| {
             let matches = section.text("match", TablePattern::parse);
             let freshness = section.optional_duration("freshness", LEAST_FRESHNESS);
             let unholdable = section.optional("unholdable", parse_policy);
@@ -46,15 +71,57 @@ impl TableBlocks {
                 section.problem("topic", "a topic is that of one table: match must name it, without *");
             }
             let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
-            let matches = matches?;
-            Some(TableBlock { matches, freshness, unholdable, unholdable_types, unholdable_columns, topic, sort_by })
-        }))
+            let ways = read_ways(section);
+            let (masks, matches) = (MaskBlock::read(section), matches?);
+            Some(TableBlock {
+                matches,
+                freshness,
+                unholdable,
+                unholdable_types,
+                unholdable_columns,
+                topic,
+                sort_by,
+                ways,
+                masks,
+            })
+        })
+    }
+
+    /// Which columns of tables are masked.
+    pub fn mask_rules(&self) -> MaskRules {
+        let blocks = self.clone();
+        Arc::new(move |table: &TableName| blocks.masks(table))
+    }
+
+    /// Patterns of the blocks that mask something.
+    pub fn masking_patterns(&self) -> impl Iterator<Item = &TablePattern> {
+        self.blocks.iter().filter(|block| block.masks.masks()).map(|block| &block.matches)
+    }
+
+    /// What is said of a table's columns: of a column by the last block that names it, and the rest by the last one
+    /// that says it.
+    fn masks(&self, table: &TableName) -> TableRules {
+        let mut rules = TableRules::default();
+        for block in self.blocks.iter().filter(|block| block.masks != MaskBlock::default()) {
+            if block.matches.matches(table) {
+                block.masks.add_to(&mut rules, block.matches.single().is_some());
+                rules.key.clone_from(&self.masking_key);
+            }
+        }
+        rules
+    }
+
+    /// The blocks of a configuration's root as it was stored; none if they cannot be read any more.
+    pub fn of(stored: toml::Table) -> Option<TableBlocks> {
+        let mut root = Section::root(stored, Path::new("."));
+        let blocks = TableBlocks::read(&mut root);
+        root.finish().is_empty().then_some(blocks)
     }
 
     /// What becomes of a column's values that their target cannot hold. What a block says of the column counts before
     /// what one says of its type, and that before what one says of the table.
     pub fn value_policy(&self, table: &TableName, column: &Column) -> ValuePolicy {
-        let blocks = || self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let blocks = || self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         let named = |settings: &[(String, ValuePolicy)], name: &str| {
             settings.iter().find(|(known, _)| known == name).map(|(_, policy)| *policy)
         };
@@ -68,26 +135,46 @@ impl TableBlocks {
 
     /// Columns that a table's rows are sorted by in the lake; none for its key.
     pub fn sort_columns(&self, table: &TableName) -> Vec<String> {
-        let mut blocks = self.0.iter().rev().filter(|block| block.matches.matches(table));
+        let mut blocks = self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         blocks.find_map(|block| block.sort_by.clone()).unwrap_or_default()
+    }
+
+    /// The ways in which a table is written.
+    pub fn ways(&self, table: &TableName) -> Ways {
+        let mut blocks = self.blocks.iter().rev().filter(|block| block.matches.matches(table));
+        blocks.find_map(|block| block.ways).unwrap_or_default()
     }
 
     /// Tables that have a topic of another name than the pattern says.
     pub fn topics(&self) -> Vec<(TableName, String)> {
-        self.0.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
+        self.blocks.iter().rev().filter_map(|block| Some((block.matches.single()?, block.topic.clone()?))).collect()
     }
 
     /// How long an event of a table may wait before it is visible; none if no block says so.
     pub fn freshness(&self, table: &TableName) -> Option<Duration> {
-        self.0.iter().rev().filter(|block| block.matches.matches(table)).find_map(|block| block.freshness)
+        self.blocks.iter().rev().filter(|block| block.matches.matches(table)).find_map(|block| block.freshness)
     }
 
     /// The freshness of each block that has one, with its pattern.
     pub fn freshnesses(&self) -> impl Iterator<Item = (&TablePattern, Duration)> {
-        self.0.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
+        self.blocks.iter().filter_map(|block| Some((&block.matches, block.freshness?)))
     }
 }
 
 fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
     ValuePolicy::parse(name).ok_or_else(|| "expected \"park\", \"null\", \"clamp\" or \"text\"".to_owned())
+}
+
+/// The ways that `write` lists.
+fn read_ways(section: &mut Section) -> Option<Ways> {
+    let ways = section.list("write", |way| match way {
+        "mirror" => Ok(Ways { mirror: true, history: false }),
+        "history" => Ok(Ways { mirror: false, history: true }),
+        _ => Err("expected \"mirror\" or \"history\"".to_owned()),
+    })?;
+    let either = ways.into_iter().reduce(|a, b| Ways { mirror: a.mirror || b.mirror, history: a.history || b.history });
+    if either.is_none() {
+        section.problem("write", "a table is written in one way at least: \"mirror\", \"history\", or both");
+    }
+    either
 }

@@ -1,8 +1,7 @@
-//! Who may ask: whoever bears the token; and, where there is none, whoever asks this machine by a name of its own.
+//! Who may ask: whoever bears the token, or has presented a certificate; and, where neither is asked for, whoever asks
+//! this machine by a name of its own.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
@@ -10,28 +9,44 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::api::problem;
+use super::entrance::Peer;
+use super::gate::Gate;
 use super::settings::HttpSettings;
 
-/// Passes a request on if it may be asked.
-pub async fn check(State(settings): State<Arc<HttpSettings>>, request: Request, next: Next) -> Response {
-    match &settings.token {
-        Some(token) if !bears(request.headers(), token) => {
-            let remedy = "send the token of [http] as `Authorization: Bearer …`";
-            let answer = problem(StatusCode::UNAUTHORIZED, "a token is needed", remedy);
-            return ([("www-authenticate", "Bearer")], answer).into_response();
-        }
-        // A page of another site may have its own name resolve to this machine.
-        None if !asks_this_machine(request.headers()) => {
-            let remedy = "ask for localhost or an address, or set a token in [http]";
-            return problem(StatusCode::FORBIDDEN, "the request is for another host", remedy).into_response();
-        }
-        _ => {}
+/// Passes a request on if it may be asked: by whoever bears the token, or has presented a certificate.
+pub async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let (settings, token) = (&gate.settings, gate.live.token());
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0).unwrap_or_default();
+    let is_known = peer.is_verified || token.as_ref().is_some_and(|token| bears(request.headers(), token));
+    if !is_known && let Some(refused) = refuse(settings, token.is_some(), request.headers()) {
+        return refused;
     }
     if request.method() == Method::POST && !settings.allow_control {
         let remedy = "set allow_control = true in [http], or use the command line";
         return problem(StatusCode::FORBIDDEN, "verbs are not allowed here", remedy).into_response();
     }
     next.run(request).await
+}
+
+/// The answer to whoever has not shown who they are; none if nobody has to.
+fn refuse(settings: &HttpSettings, has_token: bool, headers: &HeaderMap) -> Option<Response> {
+    match (has_token, settings.asks_for_certificates()) {
+        (true, _) => {
+            let remedy = "send the token of [http] as `Authorization: Bearer …`";
+            let answer = problem(StatusCode::UNAUTHORIZED, "a token is needed", remedy);
+            Some(([("www-authenticate", "Bearer")], answer).into_response())
+        }
+        (false, true) => {
+            let remedy = "present one that client_ca of [http] has signed";
+            Some(problem(StatusCode::FORBIDDEN, "a client certificate is needed", remedy).into_response())
+        }
+        // A page of another site may have its own name resolve to this machine.
+        (false, false) if !asks_this_machine(headers) => {
+            let remedy = "ask for localhost or an address, or set a token in [http]";
+            Some(problem(StatusCode::FORBIDDEN, "the request is for another host", remedy).into_response())
+        }
+        (false, false) => None,
+    }
 }
 
 /// Whether the headers have the token. Takes as long for every wrong one.

@@ -14,7 +14,7 @@ use sooner_delta::store::folder_name::folder_name;
 use sooner_schemas::TableName;
 
 use super::Shared;
-use super::health::{Health, checks, is_live, is_ready};
+use super::health::{Health, checks, is_live, readiness};
 use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
@@ -32,12 +32,11 @@ pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if shared.board.look(is_live) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "stalled\n") }
 }
 
-/// `GET /readyz`: 200 while tables are streamed or copied, 503 otherwise.
-pub async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.board.look(is_ready) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// `GET /readyz`: 200 while tables are streamed or copied, or a sink waits for partitions; 503 otherwise.
+pub async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    match shared.board.look(readiness) {
+        Some(phase) => (StatusCode::OK, format!("{phase}\n")),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
     }
 }
 
@@ -74,6 +73,14 @@ pub async fn status(State(shared): State<Shared>) -> Json<Status> {
     Json(shared.board.read_now())
 }
 
+/// `GET /api/v1/plan`: what `sooner plan --json` prints.
+pub async fn plan(State(shared): State<Shared>) -> Answer {
+    match shared.planner.plan().await {
+        Ok(plan) => (StatusCode::OK, Json(plan)),
+        Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why, "`sooner plan` beside the process says the same"),
+    }
+}
+
 /// `GET /api/v1/tables/{schema.table}`: the status of one table, and what happened to it.
 pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> Answer {
     match known(&shared, &table) {
@@ -81,13 +88,20 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
         Ok(name) => {
             let status = shared.board.look(|status| status.tables.get(&name).cloned());
             let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
-            let location = shared.lake.as_ref().map(|lake| {
+            let location = shared.live.lake().map(|lake| {
                 let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
                 format!("{}/{schema}/{table}", lake.trim_end_matches('/'))
             });
             (StatusCode::OK, Json(json!({ "table": name, "location": location, "status": status, "events": events })))
         }
     }
+}
+
+/// `GET /api/v1/topics?limit=…`: the topics, with what this process knows of them; no topic is read for it. With a
+/// limit, those with most that is unread.
+pub async fn topics(State(shared): State<Shared>, Query(most): Query<Most>) -> Json<Value> {
+    let dead_letters = shared.board.totals().dead_letters;
+    Json(shared.board.look(|status| shared.topics.show(status, dead_letters, most.limit)))
 }
 
 /// What of the journal is wanted.
@@ -185,7 +199,7 @@ pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Jso
 
 /// The answer to whoever names a side of a pipeline that has none.
 fn no_sides(shared: &Shared, side: Option<NamedSide>) -> Option<Answer> {
-    let is_wrong = side.is_some() && !shared.has_kafka;
+    let is_wrong = side.is_some() && !shared.live.has_kafka();
     let why = "without Kafka source and sink rest and go on together";
     is_wrong.then(|| problem(StatusCode::CONFLICT, why, "leave side out"))
 }
@@ -213,7 +227,7 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
     stored(shared.requests.ask(&CopyRequest { table, condition }), json!({ "asked": true }))
 }
 
-/// A table of the pipeline, by its name.
+/// A table of the pipeline, by its name; or the answer to whoever names one that is none.
 pub fn known(shared: &Shared, table: &str) -> Result<TableName, Answer> {
     let is_known = |name: &TableName| shared.board.look(|status| status.tables.contains_key(name));
     let name = table.parse::<TableName>().ok().filter(is_known);

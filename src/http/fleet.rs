@@ -16,14 +16,15 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use serde::Serialize;
 use sooner_api::Clock;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::connections::BoundedListener;
+use super::entrance::Entrance;
+use super::gate::Gate;
 use super::health::Health;
+use super::live::Live;
 use super::settings::HttpSettings;
 use super::summary::Summary;
-use super::{access, html};
+use super::{access, html, serve_paths};
 use crate::clock::SystemClock;
 
 /// Pause between two looks at a pipeline.
@@ -227,23 +228,20 @@ fn innermost(error: &reqwest::Error) -> String {
 }
 
 /// Answers requests until the task is dropped.
-pub async fn serve(listener: TcpListener, fleet: Fleet, settings: HttpSettings) {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, pipelines = fleet.peers.len(), "listening for HTTP");
-    }
+pub async fn serve(entrance: Entrance, fleet: Fleet, settings: HttpSettings) {
+    let live = Live::new(settings.token.as_deref());
+    let gate = Gate { settings: Arc::new(settings), live };
     let guarded = Router::new()
         .route("/api/v1/pipelines", get(pipelines))
         .route("/api/v1/openapi.json", get(openapi))
-        .layer(axum::middleware::from_fn_with_state(Arc::new(settings), access::check));
+        .layer(axum::middleware::from_fn_with_state(gate.clone(), access::check));
     let page = include_str!("page.html").replacen("<html ", "<html data-fleet ", 1);
     let router = Router::new()
         .route("/", get(async move || html(page.clone())))
         .route("/livez", get(async || "ok\n"))
         .merge(guarded)
         .with_state(fleet);
-    if let Err(error) = axum::serve(BoundedListener::new(listener), router).await {
-        tracing::error!(%error, "the HTTP listener ended");
-    }
+    serve_paths(entrance, router, gate).await;
 }
 
 /// `GET /api/v1/pipelines`: each pipeline as it was seen last, the worst first.
@@ -259,6 +257,7 @@ async fn openapi() -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use axum::response::Redirect;
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -319,7 +318,8 @@ mod tests {
         assert_eq!((seen[0].heard_micros, seen[0].silent_since_micros), (Some(1), Some(2)));
         assert!(seen[0].summary.is_some() && seen[4].health.is_none());
         take(3, Ok(summary("gone", Health::Warn, 0.0)), 4);
-        assert_eq!((fleet.seen()[3].silent_since_micros, fleet.seen()[3].health), (None, Some(Condition::Warn)));
+        let last = fleet.seen()[3].clone();
+        assert_eq!((last.silent_since_micros, last.health), (None, Some(Condition::Warn)));
     }
 
     #[test]

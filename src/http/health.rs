@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sooner_api::{Class, Side, TableState};
 
+use crate::standby;
 use crate::status::Status;
 
 /// Log that may be written before the slot is lost, in bytes, below which that is told.
@@ -71,9 +72,21 @@ pub fn is_live(status: &Status) -> bool {
     progress(status).health != Health::Error
 }
 
-/// Whether tables are streamed or copied at the moment.
+/// What a pipeline that is ready does: tables are streamed or copied at the moment, or it stands by. None if it is not
+/// ready.
+pub fn readiness(status: &Status) -> Option<&'static str> {
+    if status.trouble.is_some() || !status.paused.is_empty() {
+        return None;
+    }
+    match status.standby {
+        true => Some(standby::PHASE),
+        false => (!status.tables.is_empty()).then_some("ok"),
+    }
+}
+
+/// Whether it is ready.
 pub fn is_ready(status: &Status) -> bool {
-    status.trouble.is_none() && status.paused.is_empty() && !status.tables.is_empty()
+    readiness(status).is_some()
 }
 
 fn sides(status: &Status) -> String {
@@ -90,7 +103,10 @@ fn pipeline(status: &Status) -> Check {
             format!("the {} is paused, as somebody asked; what it would read is kept meanwhile", sides(status));
         return Check::ill("pipeline", Health::Warn, reason, "`sooner resume` lets it go on");
     }
-    let Some(trouble) = &status.trouble else { return Check::well("pipeline") };
+    let Some(trouble) = &status.trouble else {
+        let reason = if status.standby { standby::PHASE } else { "" };
+        return Check { reason: reason.to_owned(), ..Check::well("pipeline") };
+    };
     let health = if trouble.class == Class::Retry { Health::Warn } else { Health::Error };
     Check::ill("pipeline", health, format!("{}: {}", trouble.what, trouble.why), &trouble.remedy)
 }
@@ -150,6 +166,15 @@ mod tests {
         assert!(is_live(&status) && !is_ready(&status));
         assert_eq!(pipeline(&status).health, Health::Warn);
         assert!(!is_ready(&Status::default()));
+    }
+
+    #[test]
+    fn a_sink_that_stands_by_is_ready_and_says_so() {
+        let mut status = Status { standby: true, ..Status::default() };
+        assert_eq!(readiness(&status), Some(standby::PHASE));
+        assert_eq!((pipeline(&status).health, pipeline(&status).reason.as_str()), (Health::Ok, standby::PHASE));
+        status.trouble = Some(Error::retry(Code::KafkaUnreachable, "cannot connect", "refused", "nothing"));
+        assert_eq!(readiness(&status), None);
     }
 
     #[test]

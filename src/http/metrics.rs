@@ -33,7 +33,7 @@ pub async fn metrics(State(shared): State<Shared>) -> Response {
         status: shared.board.read_now(),
         totals: shared.board.totals(),
         of_tables: shared.settings.table_metrics,
-        has_kafka: shared.has_kafka,
+        has_kafka: shared.live.has_kafka(),
         resident_bytes: resident_bytes(),
     };
     match exposition(snapshot) {

@@ -5,14 +5,22 @@
 pub mod access;
 pub mod api;
 pub mod connections;
+pub mod dead_letters;
+pub mod entrance;
 pub mod fleet;
+pub mod gate;
 pub mod health;
+pub mod live;
 pub mod metrics;
+pub mod planner;
 pub mod schema;
 pub mod settings;
 pub mod shapes;
 pub mod summary;
 pub mod tables;
+pub mod tls;
+pub mod topics;
+pub mod trace;
 
 use std::sync::Arc;
 
@@ -20,12 +28,19 @@ use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use tokio::net::TcpListener;
 
-use self::connections::BoundedListener;
+use self::entrance::{Entrance, Peer};
+use self::gate::Gate;
+use self::live::Live;
+use self::planner::Planner;
 use self::settings::HttpSettings;
 use self::shapes::Shapes;
+use self::tls::Certificates;
+use self::topics::TopicView;
 use crate::control::Requests;
+use crate::letters::Desk;
 use crate::status::StatusBoard;
 
 /// Requests of more than this many bytes are refused.
@@ -40,41 +55,63 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
 pub struct Shared {
     /// Status and journal.
     pub board: StatusBoard,
-    /// Location of the lake; none in a process that runs only the source's side.
-    pub lake: Option<String>,
-    /// Whether there is Kafka between source and lake.
-    pub has_kafka: bool,
+    /// The dead letters; none where messages that cannot be read stop their table.
+    pub letters: Option<Desk>,
+    /// Follows rows.
+    pub tracer: trace::Tracer,
+    /// What is known of topics beside the status.
+    pub topics: TopicView,
+    /// Works out what another configuration would do.
+    pub planner: Planner,
     /// Where verbs go.
     pub requests: Requests,
     /// Where the kinds of columns come from.
     pub shapes: Shapes,
-    /// Settings of the listener.
+    /// Settings of the listener, but for what changes.
     pub settings: Arc<HttpSettings>,
+    /// What changes while it listens.
+    pub live: Live,
 }
 
-/// Takes the address. One that is taken already, or not this machine's, is an error.
-pub async fn bind(settings: &HttpSettings) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(settings.listen).await.map_err(|error| {
+/// Takes the address. One that is taken already, or not this machine's, is an error, and so is a certificate that is of
+/// no use.
+pub async fn bind(settings: &HttpSettings) -> anyhow::Result<Entrance> {
+    let certificates = settings.tls.as_ref().map(Certificates::open).transpose()?;
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
         anyhow::anyhow!(
             "cannot listen on {}: {error}. To do: set listen of [http] to an address of this machine with a free port.",
             settings.listen
         )
-    })
+    })?;
+    Ok(Entrance::new(listener, certificates))
 }
 
 /// Answers requests until the task is dropped.
-pub async fn serve(listener: TcpListener, shared: Shared) {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for HTTP");
+pub async fn serve(entrance: Entrance, shared: Shared) {
+    let gate = Gate { settings: shared.settings.clone(), live: shared.live.clone() };
+    serve_paths(entrance, router(shared, gate.clone()), gate).await;
+}
+
+/// Answers requests for these paths, and reads certificates and the token again when they change.
+async fn serve_paths(entrance: Entrance, paths: Router, gate: Gate) {
+    if let Ok(address) = entrance.local_addr() {
+        tracing::info!(%address, tls = gate.settings.tls.is_some(), "listening for HTTP");
     }
-    if let Err(error) = axum::serve(BoundedListener::new(listener), router(shared)).await {
-        tracing::error!(%error, "the HTTP listener ended");
+    let renewing = gate.live.renew_token(gate.settings.token_file.clone());
+    let certificates = entrance.renew();
+    let service = paths.into_make_service_with_connect_info::<Peer>();
+    tokio::select! {
+        ended = axum::serve(entrance, service) => if let Err(error) = ended {
+            tracing::error!(%error, "the HTTP listener ended");
+        },
+        () = renewing => {}
+        () = certificates => {}
     }
 }
 
-/// All paths. Probes need no token, as kubelets have none, and say nothing but yes or no; the page has no data, and
-/// asks for the token.
-fn router(shared: Shared) -> Router {
+/// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page
+/// has no data, and asks for the token.
+fn router(shared: Shared, gate: Gate) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(api::healthz))
@@ -82,16 +119,23 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/summary", get(summary::summary))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/topics", get(api::topics))
         .route("/api/v1/openapi.json", get(api::openapi))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/replay", post(dead_letters::replay))
+        .route("/api/v1/dead-letters/drop", post(dead_letters::drop_letters))
+        .route("/api/v1/dead-letters/{partition}/{offset}", get(dead_letters::show))
+        .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
         .route("/api/v1/tables", get(tables::tables))
         .route("/api/v1/tables/{table}", get(api::table))
         .route("/api/v1/tables/{table}/schema", get(schema::schema))
+        .route("/api/v1/tables/{table}/trace", get(trace::trace_row))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))
-        .layer(axum::middleware::from_fn_with_state(shared.settings.clone(), access::check));
+        .layer(axum::middleware::from_fn_with_state(gate, access::check));
     Router::new()
         .route("/", get(page))
         .route("/livez", get(api::live))

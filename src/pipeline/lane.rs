@@ -7,7 +7,7 @@ use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 use super::kept_copy::KeptCopy;
-use super::worker::CommitReport;
+use super::messages::CommitReport;
 
 /// A table's lane.
 #[derive(Debug)]

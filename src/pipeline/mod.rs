@@ -7,8 +7,10 @@ pub mod asking;
 pub mod attempts;
 pub mod changes;
 pub mod continuity;
+pub mod cutting;
 pub mod kept_copy;
 pub mod lane;
+pub mod messages;
 pub mod next_record;
 pub mod sink;
 pub mod sink_side;
@@ -23,7 +25,9 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Side, Telemetry};
-use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns};
+use sooner_delta::{
+    DeltaLake, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns, WaysToWrite, WrittenTable,
+};
 use sooner_kafka::KafkaLog;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
@@ -36,11 +40,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::clock::SystemClock;
 use crate::config::{Config, KafkaConfig, LakeConfig, SourceConfig};
 use crate::control::Requests;
+use crate::cut_desk::serve_cuts;
 use crate::direct::{DirectLog, LocalSchemas};
 use crate::memory::MemoryShares;
 use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
 use attempts::{End, attempts, halt_on_request, rest_while_paused};
+use cutting::CutDesk;
 use sink::{SinkEnd, SinkSettings};
 use sink_side::{KnownTables, SinkSide};
 use source_side::SourceSide;
@@ -60,7 +66,7 @@ struct SinkParts {
     store: LakeStore,
     lake: DeltaLake,
     settings: SinkSettings,
-    known: KnownTables<DeltaTable>,
+    known: KnownTables<WrittenTable>,
 }
 
 impl SinkParts {
@@ -79,14 +85,17 @@ impl SinkParts {
             tables: config.tables.clone(),
             store_interval: STORE_INTERVAL,
             budget: MemoryBudget::new(shares.events_bytes),
+            cuts: CutDesk::closed(),
         };
-        let tables = config.tables.clone();
+        let (tables, ways) = (config.tables.clone(), config.tables.clone());
         let indexes = IndexSettings::new(Some(config.state_dir.join("index")), lake.index_memory_bytes);
         let lake = DeltaLake::new(store.clone(), &config.name, limits)
             .with_retention(lake.retention)
             .with_column_mapping(lake.maps_columns)
             .with_sort_columns(SortColumns::new(move |table| tables.sort_columns(table)))
+            .with_ways(WaysToWrite::new(move |table| ways.ways(table)))
             .with_indexes(&indexes);
+        let settings = SinkSettings { cuts: serve_cuts(&config.state_dir, lake.clone()), ..settings };
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }
@@ -185,7 +194,7 @@ pub async fn run_kafka_source(
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (source, kafka) = (config.source()?.clone(), config.kafka()?.clone());
-    let registry = Registry::new(kafka.registry.clone())?;
+    let registry = Registry::new(kafka.registry.writable()?.clone())?;
     let encoders = kafka.encoders(registry, &source.connect.database, source.policies());
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);

@@ -8,6 +8,7 @@ use sooner_api::{
     UnfinishedCopy,
 };
 use sooner_schemas::evolution::{Evolution, compare_relations};
+use sooner_schemas::masking::unnamed_mask;
 use sooner_schemas::{Lsn, Relation, TableName};
 
 use super::continuity::Continuation;
@@ -81,6 +82,13 @@ fn what_happened(stored: &TableProgress, table: &SourceTable, is_resumed: bool, 
     let name = table.name();
     if let Some(error) = &table.blocked {
         return TableFact::Blocked(error.clone());
+    }
+    if let Some(why) = stored.relation.as_ref().and_then(|written| unnamed_mask(written, &table.relation)) {
+        // Even if it is resumed: what was masked would be copied as it is.
+        tracing::warn!(table = %name, %why, "the table is not copied");
+        let remedy = format!("then reload (SIGHUP) or restart, and `sooner resume {name}`");
+        let what = format!("cannot follow {name} under its masks");
+        return TableFact::Failed(Error::operator(Code::MaskUnfit, what, why, remedy));
     }
     if is_resumed {
         return TableFact::CopyNeeded;
@@ -236,6 +244,31 @@ mod tests {
         assert_eq!(state_of(&altered), Some("copying"));
         let error = Error::operator(Code::IdentityUnusable, "w", "y", "r");
         assert_eq!(state_of(&|now| now.blocked = Some(error.clone())), Some("waiting"));
+    }
+
+    #[test]
+    fn a_table_is_copied_for_other_masks_and_not_for_a_masked_column_that_no_rule_names() {
+        use sooner_schemas::mask::Mask;
+        use sooner_schemas::{Column, ColumnType, Scalar};
+        let with = |name: &str, mask: Option<Mask>| {
+            let column = Column::new(name, ColumnType::Scalar(Scalar::Text)).numbered(1);
+            let mut table = table("t", 1);
+            table.relation.columns = vec![Column { mask, ..column }];
+            table
+        };
+        let start = |former: Option<&ProgressRecord>, now: SourceTable, resume: &[TableName]| {
+            next_record(of(former), identity("7", 1), Continuation::SameServer, "s", &[now], resume)
+        };
+        let mut former = start(None, with("a", Some(Mask::Null)), &[]);
+        former.tables.values_mut().for_each(|progress| progress.state = TableState::Streaming { copied_lsn: None });
+        let state = |now, resume: &[TableName]| states(&start(Some(&former), now, resume))[0].1;
+        assert_eq!(state(with("a", Some(Mask::Null)), &[]), "streaming");
+        assert_eq!(state(with("a", Some(Mask::Truncate(1))), &[]), "copying");
+        assert_eq!(state(with("a", None), &[]), "copying");
+        assert_eq!(state(with("b", Some(Mask::Null)), &[]), "streaming");
+        assert_eq!(state(with("b", None), &[]), "parked");
+        assert_eq!(state(with("b", None), &[TableName::new("public", "t")]), "parked", "even if it is resumed");
+        assert_eq!(state(with("b", Some(Mask::Keep)), &[]), "copying");
     }
 
     #[test]

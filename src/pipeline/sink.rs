@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::cutting::{CutDesk, Cutting};
 use super::lane::Lane;
-use super::worker::{TableCommand, TableReport, TableWorker, WorkerSettings};
+use super::messages::{CutVersions, TableCommand, TableReport};
+use super::worker::{TableWorker, WorkerSettings};
 use crate::config::TableBlocks;
 
 /// How often it is reported how far the tables are.
@@ -39,6 +41,8 @@ pub struct SinkSettings {
     pub store_interval: Duration,
     /// Memory for events.
     pub budget: MemoryBudget,
+    /// Where cuts are asked for.
+    pub cuts: CutDesk,
 }
 
 /// Why the loop ended without an error.
@@ -77,6 +81,7 @@ pub struct SinkLoop<L, C, T> {
     budget: MemoryBudget,
     /// Logs are looked at before progress is stored.
     is_inspecting: bool,
+    cutting: Cutting,
 }
 
 impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
@@ -119,6 +124,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             store,
             budget: settings.budget.clone(),
             is_inspecting: false,
+            cutting: Cutting::new(settings.cuts.clone()),
         }
     }
 
@@ -146,7 +152,10 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                         self.store(reader).await?;
                     }
                 }
-                _ = report.tick() => self.report(),
+                _ = report.tick() => {
+                    self.report();
+                    self.cut();
+                }
                 batch = reader.next() => match batch? {
                     Some(batch) => self.deliver(batch),
                     None => break SinkEnd::Drained,
@@ -167,6 +176,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                         }
                     }
                     self.read = coverage.watermark;
+                    self.cutting.note(Some(self.read));
+                    self.cut();
                 }
                 Step::CopyProgress { table, progress, watermark } => {
                     let Some(&number) = self.by_name.get(&table) else { continue };
@@ -205,7 +216,15 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             lane.begin_copy();
         }
         lane.hand_on(rows.last_lsn(), self.read);
+        self.cutting.note(None);
         self.tell(number, step.into());
+    }
+
+    /// Asks the tables for their versions, if there is to be a cut here.
+    fn cut(&mut self) {
+        for number in self.cutting.begin(&self.lanes) {
+            self.tell(number, TableCommand::Cut(self.read));
+        }
     }
 
     fn tell(&self, number: usize, command: TableCommand) {
@@ -238,6 +257,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                 self.step(number, TableFact::CopyNeeded);
                 return Ok(SinkEnd::CopyNeeded);
             }
+            TableReport::Cut(Some(CutVersions { is_whole: false, .. })) => self.cutting.refuse(&lane.name),
+            TableReport::Cut(found) => self.cutting.hear(number, &lane.name, found.map(|found| found.versions)),
             TableReport::Failed(error) => return Err(error),
         }
         Ok(SinkEnd::Drained)

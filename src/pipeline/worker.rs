@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::messages::{CommitReport, CutVersions, TableCommand, TableReport};
 use sooner_api::{
-    Class, Code, Committed, Error, Fact, LakeCopy, LakeTable, MemoryBudget, Positions, Result, Rows, Staged, Step,
-    TableState, Telemetry,
+    Class, Code, Error, Fact, LakeTable, MemoryBudget, Result, Rows, Staged, Step, TableState, Telemetry,
 };
 use sooner_schemas::event::Watermark;
 use tokio::sync::Semaphore;
@@ -18,61 +18,6 @@ use tokio::time::{Instant, sleep_until};
 
 /// How long a table does nothing for itself after the lake could not be reached.
 const MAINTENANCE_PAUSE: Duration = Duration::from_secs(60);
-
-/// What a worker is told.
-#[derive(Debug)]
-pub enum TableCommand {
-    /// A step with events.
-    Step(Box<Step>),
-    /// The transaction of the last events has ended: every event of the table up to the watermark has been handed on.
-    Complete(Watermark),
-    /// So has a copy.
-    CopyComplete(Watermark),
-    /// The table cannot go on.
-    Stop(Box<Error>),
-    /// It is to be looked whether the table's log is still what was written.
-    Inspect,
-}
-
-impl From<Step> for TableCommand {
-    fn from(step: Step) -> TableCommand {
-        TableCommand::Step(Box::new(step))
-    }
-}
-
-/// What a worker has committed.
-#[derive(Debug)]
-pub struct CommitReport {
-    /// What that did.
-    pub committed: Committed,
-    /// What the table's log says that has been taken.
-    pub positions: Option<Positions>,
-    /// The table is complete up to here.
-    pub watermark: Watermark,
-    /// So many steps are committed.
-    pub steps: u64,
-    /// The copy that they belong to, if that has not ended: nothing of it is visible.
-    pub copy: Option<LakeCopy>,
-}
-
-/// What a worker reports.
-#[derive(Debug)]
-pub enum TableReport {
-    /// Everything up to a watermark is durable.
-    Committed(CommitReport),
-    /// The table's log is still what was written, up to the watermark.
-    Inspected(Watermark),
-    /// A copy has begun.
-    CopyBegun,
-    /// All rows of a copy are visible.
-    CopyEnded(Watermark),
-    /// The table stopped; further events are dropped.
-    Stopped(Error),
-    /// The table has to be copied again first; further events are dropped.
-    CopyNeeded(Error),
-    /// The pipeline cannot go on.
-    Failed(Error),
-}
 
 /// A worker's settings.
 #[derive(Clone, Debug)]
@@ -205,6 +150,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
             TableCommand::Complete(_) => {}
             TableCommand::CopyComplete(watermark) => self.complete_copy(watermark).await?,
             TableCommand::Inspect => self.inspect().await?,
+            TableCommand::Cut(watermark) => self.cut(watermark).await?,
             TableCommand::Stop(error) if error.code == Code::CopyNeeded => self.stop(TableReport::CopyNeeded(*error)),
             TableCommand::Stop(error) => self.stop(TableReport::Stopped(*error)),
         }
@@ -310,6 +256,19 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.commit_as(true).await?;
         self.is_copying = false;
         self.report(TableReport::CopyEnded(watermark));
+        Ok(())
+    }
+
+    /// Commits what is there, which ends with the watermark, and reports the version.
+    async fn cut(&mut self, watermark: Watermark) -> Result<()> {
+        if self.is_stopped || self.is_copying {
+            self.report(TableReport::Cut(None));
+            return Ok(());
+        }
+        self.complete = self.due.map(|_| watermark);
+        self.commit().await?;
+        let versions = (self.table.version(), self.table.history_version());
+        self.report(TableReport::Cut(Some(CutVersions { versions, is_whole: self.table.watermark().is_some() })));
         Ok(())
     }
 

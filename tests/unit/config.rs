@@ -195,3 +195,45 @@ fn values_that_a_target_cannot_hold_go_where_the_last_block_says_that_names_colu
     let problems = problems(&text("", "", wrong)).join("\n");
     assert!(problems.contains("'drop': expected \"park\"") && problems.contains("unholdable_types.text"), "{problems}");
 }
+
+#[test]
+fn masks_are_those_of_the_last_block_that_names_a_column() {
+    use sooner_schemas::masking::{ColumnRule, NewColumns};
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "0123456789abcdef\n").unwrap();
+    let blocks = "[masking]\nkey = { file = 'key' }\n[[table]]\nmatch = '*.*'\nmask = { email = 'hash', ssn = 'omit' }\n\
+                  new_columns = 'mask'\nknown_columns = ['id']\n[[table]]\nmatch = 'public.users'\nmask_key = true\n\
+                  mask = { email = 'keep', phone = { truncate = 4 }, notes = 'null' }\nknown_columns = ['id', 'name']";
+    let config = Config::parse(&text("", "", blocks), folder.path()).unwrap();
+    let masks = config.source().unwrap().filter().masks;
+    let users = masks(&TableName::new("public", "users"));
+    let of = |column: &str| users.columns.get(column).copied();
+    assert_eq!((of("email"), of("ssn")), (Some(ColumnRule::Keep), Some(ColumnRule::Omit)));
+    assert_eq!((of("phone"), of("notes")), (Some(ColumnRule::Truncate(4)), Some(ColumnRule::Null)));
+    assert_eq!(users.expected.iter().map(String::as_str).collect::<Vec<_>>(), ["notes", "phone"]);
+    assert_eq!((users.new_columns, users.hashes_keys, users.known.len()), (NewColumns::Mask, true, 2));
+    let others = masks(&TableName::new("public", "orders"));
+    assert_eq!(others.columns.get("email"), Some(&ColumnRule::Hash));
+    assert!(others.expected.is_empty() && !others.hashes_keys && others.key.is_some());
+}
+
+#[test]
+fn masks_that_nobody_can_make_are_told() {
+    let wrong =
+        "[[table]]\nmatch = 'a.b'\nmask = { x = 'hash', y = 'blur', z = { truncate = 0 }, w = 3 }\nnew_columns = 'ask'";
+    let found = problems(&text("", "", wrong)).join("\n");
+    for expected in [
+        "table[0].mask.x: needs a key",
+        "table[0].mask.y: 'blur': expected \"hash\"",
+        "table[0].mask.z: expected \"hash\"",
+        "table[0].mask.w: expected",
+        "table[0].new_columns: 'ask'",
+    ] {
+        assert!(found.contains(expected), "'{expected}' not in:\n{found}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "too short").unwrap();
+    let short = text("", "", "[masking]\nkey = { file = 'key' }\n[[table]]\nmatch = 'a.b'\nmask = { x = 'hash' }");
+    let found = Config::parse(&short, folder.path()).unwrap_err().join("\n");
+    assert!(found.contains("masking.key: expected at least 16 bytes") && !found.contains("too short"), "{found}");
+}

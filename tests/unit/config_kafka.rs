@@ -7,7 +7,8 @@ use std::time::Duration;
 use sooner::config::{Config, KafkaConfig};
 use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::settings::{GroupProtocol, PartitionBy, PasswordMechanism, Sasl};
-use sooner_kafka::registry::client::Login;
+use sooner_kafka::registry::client::{Login, RegistrySettings};
+use sooner_kafka::registry::reader::RegistryKind;
 use sooner_schemas::TableName;
 use sooner_schemas::naming::SubjectStrategy;
 
@@ -27,6 +28,10 @@ fn parsed_in(folder: &Path, kafka: &str, registry: &str) -> KafkaConfig {
 
 fn parsed(kafka: &str, registry: &str) -> KafkaConfig {
     parsed_in(Path::new("/nowhere"), kafka, registry)
+}
+
+fn confluent(kafka: &KafkaConfig) -> RegistrySettings {
+    kafka.registry.writable().unwrap().clone()
 }
 
 #[test]
@@ -54,7 +59,7 @@ fn everything_but_the_addresses_has_a_default() {
     assert_eq!((consumer.group.as_str(), consumer.protocol), ("sooner-shop", GroupProtocol::Auto));
     assert_eq!((consumer.instance.as_ref(), consumer.dead_letters.as_ref()), (None, None));
     assert_eq!(consumer.fetch_bytes, 8 << 20, "an eighth of the memory");
-    assert!(kafka.registry.login == Login::None && kafka.registry.register);
+    assert!(confluent(&kafka).login == Login::None && confluent(&kafka).register);
 }
 
 #[test]
@@ -80,7 +85,7 @@ fn what_is_set_counts() {
     assert_eq!(producer.partition_by, PartitionBy::Columns(vec!["region".to_owned()]));
     assert_eq!((consumer.group.as_str(), consumer.protocol), ("g", GroupProtocol::Consumer));
     assert_eq!((consumer.instance.as_deref(), consumer.dead_letters.as_deref()), (Some("i"), Some("d")));
-    assert!(!kafka.registry.register);
+    assert!(!confluent(&kafka).register);
 }
 
 #[test]
@@ -107,6 +112,7 @@ fn each_mistake_is_told_with_its_place_and_what_was_expected() {
         ("sasl = { mechanism = 'GSSAPI' }", "", "kafka.sasl.mechanism: 'GSSAPI': expected PLAIN"),
         ("sasl = { mechanism = 'PLAIN', user = 'u' }", "", "kafka.sasl.password: is missing; write { env"),
         ("sasl = { mechanism = 'OAUTHBEARER' }", "", "kafka.sasl.client_id: is missing"),
+        ("sasl = { mechanism = 'AWS_MSK_IAM', region = 'a.b/' }", "", "kafka.sasl.region: 'a.b/': expected a region"),
         ("tls = { ca = 'none.pem' }", "", "kafka.tls.ca: 'none.pem': the file cannot be read"),
         ("", "subjects = 'table'", "registry.subjects: 'table': expected \"topic\", \"record\" or \"topic-record\""),
         ("", "user = 'u'", "registry.user: set user and password, or token, or none of them"),
@@ -168,8 +174,8 @@ fn every_login_takes_its_secret_from_elsewhere() {
     let expected = Sasl::OauthBearer { token_url, client_id, client_secret: secret(), scope: Some("s".to_owned()) };
     assert!(kafka.settings.sasl == Some(expected));
     let kafka = parsed("", "user = 'u'\npassword = { file = 'pw' }");
-    assert!(kafka.registry.login == Login::Basic { user: "u".to_owned(), password: secret() });
-    assert!(parsed("", "token = { file = 'pw' }").registry.login == Login::Token(secret()));
+    assert!(confluent(&kafka).login == Login::Basic { user: "u".to_owned(), password: secret() });
+    assert!(confluent(&parsed("", "token = { file = 'pw' }")).login == Login::Token(secret()));
 }
 
 #[test]
@@ -180,4 +186,39 @@ fn a_certificate_needs_its_key() {
     assert!(refused[0].ends_with("kafka.tls.certificate: certificate and key go together: set both or neither"));
     let kafka = parsed_in(folder.path(), "tls = { certificate = 'c.pem', key = 'c.pem' }", "");
     assert_eq!(kafka.settings.tls.unwrap().certificate, Some(folder.path().join("c.pem")));
+}
+
+#[test]
+fn a_login_by_iam_finds_the_region_and_takes_tls_for_granted() {
+    let iam = |kafka: &str, brokers: &str| {
+        let text = text(kafka, "").replace("one:9092,two:9092", brokers);
+        let settings = Config::parse(&text, Path::new("/nowhere")).unwrap().kafka().unwrap().settings.clone();
+        assert!(settings.tls.is_some(), "a token is nothing to show to others");
+        settings.iam().unwrap().region().to_owned()
+    };
+    let msk = "b-1.shop.abc.c2.kafka.eu-west-1.amazonaws.com:9098";
+    assert_eq!(iam("[kafka.sasl]\nmechanism = 'AWS_MSK_IAM'", msk), "eu-west-1");
+    assert_eq!(iam("[kafka.sasl]\nmechanism = 'AWS_MSK_IAM'\nregion = 'eu-south-1'", msk), "eu-south-1");
+}
+
+#[test]
+fn a_registry_of_aws_glue_needs_a_region_and_is_only_read() {
+    let sink = "name = 'shop'\n[lake]\nurl = '/lake'\n[kafka]\nbrokers = 'b'\nwritten_by = 'debezium'\n[registry]\n";
+    let parsed = |registry: &str| Config::parse(&format!("{sink}{registry}"), Path::new("/nowhere"));
+    let url = |registry: &str| match &parsed(registry).unwrap().kafka().unwrap().registry {
+        RegistryKind::Glue(settings) => settings.url(),
+        RegistryKind::Confluent(_) => panic!("{registry} is taken for another kind"),
+    };
+    assert_eq!(url("type = 'glue'\nregion = 'eu-west-1'"), "https://glue.eu-west-1.amazonaws.com/");
+    assert_eq!(url("type = 'glue'\nregion = 'eu-west-1'\nurl = 'http://localhost:5000'"), "http://localhost:5000");
+    for (registry, expected) in [
+        ("type = 'glue'\nregion = 'a/b'", "registry.region: 'a/b': expected a region"),
+        ("type = 'glue'\nregion = 'eu-west-1'\nsubjects = 'topic'", "registry.subjects: is not known"),
+        ("type = 'avro'", "registry.type: 'avro': expected \"confluent\" or \"glue\""),
+    ] {
+        let found = parsed(registry).unwrap_err().join("\n");
+        assert!(found.contains(expected), "'{expected}' not in:\n{found}");
+    }
+    let with_source = text("", "type = 'glue'\nregion = 'eu-west-1'");
+    assert!(problems(&with_source).join("\n").contains("registry.type: AWS Glue's registry is only read"));
 }

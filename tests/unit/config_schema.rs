@@ -26,16 +26,19 @@ fn it_has_the_keys_that_are_read() {
         ("source.", "/properties/source", "[source]\nurl = 'postgres://me@db/s'\nqqq = 1"),
         ("lake.", "/properties/lake", "[lake]\nqqq = 1"),
         ("table[0].", "/properties/table/items", "[[table]]\nqqq = 1"),
+        ("masking.", "/properties/masking", "[masking]\nqqq = 1"),
         ("http.", "/properties/http", "[http]\nqqq = 1"),
-        ("registry.", "/properties/registry", "[kafka]\n[registry]\nqqq = 1"),
         ("kafka.", "/properties/kafka", "[kafka]\nqqq = 1"),
         ("kafka.tls.", "/properties/kafka/properties/tls", "[kafka]\n[kafka.tls]\nqqq = 1"),
     ] {
         assert_eq!(schema_keys(pointer), read_keys(path, text), "[{path}]");
     }
     // What a login needs depends on its mechanism.
-    let read = ["PLAIN", "OAUTHBEARER"].map(|mechanism| {
+    let read = ["PLAIN", "OAUTHBEARER", "AWS_MSK_IAM"].map(|mechanism| {
         read_keys("kafka.sasl.", &format!("[kafka]\n[kafka.sasl]\nmechanism = '{mechanism}'\nqqq = 1"))
     });
     assert_eq!(schema_keys("/properties/kafka/properties/sasl"), read.into_iter().flatten().collect());
+    let read = ["confluent", "glue"]
+        .map(|kind| read_keys("registry.", &format!("[kafka]\n[registry]\ntype = '{kind}'\nqqq = 1")));
+    assert_eq!(schema_keys("/properties/registry"), read.into_iter().flatten().collect());
 }

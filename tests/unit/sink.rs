@@ -22,6 +22,7 @@ use crate::support::{
 pub fn settings() -> SinkSettings {
     let commits = Arc::new(Semaphore::new(8));
     SinkSettings {
+        cuts: sooner::pipeline::cutting::CutDesk::closed(),
         worker: WorkerSettings {
             freshness: Duration::from_secs(1),
             copy_freshness: Duration::from_secs(1),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sooner::pipeline::worker::{CommitReport, TableCommand, TableReport, TableWorker, WorkerSettings};
+use sooner::pipeline::messages::{CommitReport, TableCommand, TableReport};
+use sooner::pipeline::worker::{TableWorker, WorkerSettings};
 use sooner_api::{Class, MemoryBudget, Staged, Step, TableState};
 use sooner_schemas::event::Op;
 use tokio::sync::Semaphore;
@@ -80,6 +81,7 @@ impl Bench {
                 }
                 TableReport::Inspected(to) => format!("inspected at {}", to.commit_lsn.0),
                 TableReport::CopyBegun => "copy begun".to_owned(),
+                TableReport::Cut(found) => format!("cut at {:?}", found.and_then(|found| found.versions.0)),
                 TableReport::CopyEnded(to) => format!("copy ended at {}", to.commit_lsn.0),
                 TableReport::Stopped(_) => "stopped".to_owned(),
                 TableReport::CopyNeeded(_) => "copy needed".to_owned(),
@@ -99,6 +101,20 @@ impl Bench {
 
 fn refusing(class: Class) -> FakeTable {
     FakeTable { on_stage: Some(Err(failure(class))), ..FakeTable::new("t") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_commits_what_came_before_it_and_nothing_that_came_after() {
+    let mut bench = Bench::new(FakeTable::new("t"), streaming());
+    bench.insert(10);
+    bench.complete(10);
+    bench.tell(TableCommand::Cut(mark(10)));
+    bench.insert(20);
+    assert_eq!(bench.told().await, ["committed version 1 to 10", "cut at Some(1)"]);
+    bench.complete(20);
+    bench.tell(TableCommand::Cut(mark(20)));
+    bench.tell(TableCommand::Cut(mark(30)));
+    assert_eq!(bench.told().await, ["committed version 2 to 20", "cut at Some(2)", "cut at Some(2)"]);
 }
 
 #[tokio::test(start_paused = true)]

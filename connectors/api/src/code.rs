@@ -63,6 +63,8 @@ pub enum Code {
     IdentityUnusable,
     /// The publication no longer carries the table.
     TableUnpublished,
+    /// The masks that the configuration gives a table do not fit its columns or its key.
+    MaskUnfit,
     /// A value of a row has no place in its event or its lake column.
     ValueUnholdable,
     /// A row takes more memory than one row may.
@@ -74,6 +76,8 @@ pub enum Code {
     KafkaLoginRefused,
     /// TLS with the brokers failed.
     KafkaTlsFailed,
+    /// Nothing gave the process credentials for AWS.
+    AwsCredentialsMissing,
     /// The client lacks an ACL.
     KafkaPermissionDenied,
     /// A property or topic setting is not accepted.
@@ -168,6 +172,10 @@ pub enum Code {
     TableColumnsChanged,
     /// Somebody else removed or changed rows of the table, or set it back.
     TableAltered,
+    /// There is a cut of that name.
+    CutExists,
+    /// No cut of these tables can be made as they are.
+    CutImpossible,
     /// Others committed first, again and again.
     CommitContended,
     /// Whether a commit succeeded is not known yet.

@@ -28,6 +28,9 @@ pub const UPKEEP_FAILPOINTS: [&str; 2] = ["checkpoint_put", "unused_files_delete
 /// Those of a table that gets a column with a value in all rows.
 pub const ALTERATION_FAILPOINTS: [&str; 1] = ["files_refilled"];
 
+/// Those of a table that is written in more than one way.
+pub const WAYS_FAILPOINTS: [&str; 1] = ["history_committed"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -41,7 +44,9 @@ mod asked {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::{ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS};
+    use super::{
+        ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+    };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static REACHED: AtomicU32 = AtomicU32::new(0);
@@ -53,6 +58,7 @@ mod asked {
             &COPY_FAILPOINTS[..],
             &UPKEEP_FAILPOINTS[..],
             &ALTERATION_FAILPOINTS[..],
+            &WAYS_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {

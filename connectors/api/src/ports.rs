@@ -266,6 +266,9 @@ pub trait LakeTable: Send {
     /// Table version; none before it exists.
     fn version(&self) -> Option<u64>;
 
+    /// Version of the table's history; none where none is kept, or before it exists.
+    fn history_version(&self) -> Option<u64>;
+
     /// What readers of the table have to read; none before it exists, or where nobody counts.
     fn size(&self) -> Option<TableSize>;
 

@@ -104,6 +104,22 @@ impl Positions {
         }
     }
 
+    /// What both these and `other` have taken; none if the two cannot be compared.
+    pub fn common(&self, other: &Positions) -> Option<Positions> {
+        match (self, other) {
+            (Positions::Stream(mine), Positions::Stream(theirs)) => Some(Positions::Stream(*mine.min(theirs))),
+            (Positions::Topic { generation, next_offsets: mine }, Positions::Topic { next_offsets: theirs, .. })
+                if self.is_comparable(other) =>
+            {
+                let both =
+                    mine.iter().filter_map(|(partition, next)| Some((*partition, *next.min(theirs.get(partition)?))));
+                let generation = generation.or(other.generation());
+                Some(Positions::Topic { generation, next_offsets: both.collect() })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether two writers that take these cannot both be right: they read the same slot, or a partition in common.
     pub fn collides(&self, other: &Positions) -> bool {
         match (self, other) {

@@ -145,6 +145,8 @@ pub enum Fact<'a> {
     Interrupted(&'a Error),
     /// It moves again.
     Running,
+    /// Whether the sink has joined its consumer group and was given no partitions: others read them all.
+    Standby(bool),
     /// A side rests, because somebody asked for it, or goes on.
     Paused(Side, bool),
 }

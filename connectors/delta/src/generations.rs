@@ -89,7 +89,7 @@ impl Generations {
         let Generation { location, base, index, .. } = &self.shown;
         let keys = &plan.filter(|_| index.is_some() && !self.keep_copies())?.keys;
         let sort_by = settings.sort_columns.of(table, &keys.columns());
-        Some(Subject { location, base, keys, sort_by, limits: &settings.limits })
+        Some(Subject { location, base, keys: Some(keys), sort_by, limits: &settings.limits })
     }
 
     /// The copy that has not ended, as far as it is durable.

@@ -8,6 +8,8 @@ use sooner_api::{Feed, Lake, Result};
 use sooner_schemas::TableName;
 
 use crate::effort::Effort;
+use crate::history::table::HistoryTable;
+use crate::history::views::Described;
 use crate::index::index_store::{IndexSettings, IndexStore};
 use crate::log::other_writers::other_writers;
 use crate::log::position_names::PositionNames;
@@ -17,16 +19,22 @@ use crate::maintenance::compaction::Compaction;
 use crate::maintenance::optimize::{Optimized, optimize};
 use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
-use crate::settings::{SortColumns, TableSettings};
+use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
 use crate::store::folder_name::name_of_folder;
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
 use crate::table::DeltaTable;
+use crate::trace::look::look_up;
+use crate::trace::row_trace::{RowQuestion, RowTrace};
+use crate::written::{WrittenTable, unordered};
 
 /// Bytes of memory of all key indexes together, unless it is told otherwise.
 const DEFAULT_INDEX_BYTES: usize = 64 << 20;
+
+/// What follows a table's name in that of its history's folder.
+const HISTORY_SUFFIX: &str = "-history";
 
 /// What a table does not need any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +59,8 @@ impl DeltaLake {
         let indexes = IndexStore::new(&IndexSettings::new(None, DEFAULT_INDEX_BYTES));
         let (retention, sort_columns) = (RetentionSettings::default(), SortColumns::default());
         let effort = Effort::new();
-        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns, effort };
+        let ways = WaysToWrite::default();
+        let settings = TableSettings { limits, indexes, retention, maps_columns: true, sort_columns, ways, effort };
         DeltaLake { store, pipeline: pipeline.to_owned(), settings }
     }
 
@@ -73,10 +82,26 @@ impl DeltaLake {
         self
     }
 
+    /// The same lake, whose tables are written in these ways.
+    pub fn with_ways(mut self, ways: WaysToWrite) -> DeltaLake {
+        self.settings.ways = ways;
+        self
+    }
+
     /// The same lake, whose key indexes lie on disk and take so much memory.
     pub fn with_indexes(mut self, indexes: &IndexSettings) -> DeltaLake {
         self.settings.indexes = IndexStore::new(indexes);
         self
+    }
+
+    /// Where the lake lies.
+    pub fn store(&self) -> &LakeStore {
+        &self.store
+    }
+
+    /// Name of the pipeline.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
     }
 
     /// Names of the tables that lie in the lake, whoever made them.
@@ -111,39 +136,80 @@ impl DeltaLake {
         optimize(&self.location(table), table, &self.pipeline, &self.settings).await
     }
 
-    /// Finds what no version of a table needs that is kept, and deletes it if so asked; none if this pipeline did not
-    /// make the table.
+    /// Finds what no version of a table, nor of its history, needs that is kept, and deletes it if so asked; none if
+    /// this pipeline made neither.
     pub async fn vacuum(&self, table: &TableName, deletes: bool) -> Result<Option<Vacuumed>> {
-        let location = self.location(table);
-        let version = replay(&location, &[]).await?;
-        if !version.is_made_by(&self.pipeline) {
-            return Ok(None);
+        let mut found: Option<Vacuumed> = None;
+        for location in [self.location(table), self.history_location(table)] {
+            let version = replay(&location, &[]).await?;
+            if !version.is_made_by(&self.pipeline) {
+                continue;
+            }
+            let (known, retention) = (version.number().unwrap_or_default(), Retention::of(version.metadata()));
+            let unneeded = find_unneeded(&location, known, &retention, SystemTime::now()).await?;
+            let found = found.get_or_insert_default();
+            found.files += unneeded.len();
+            found.bytes += unneeded.iter().map(|object| object.bytes).sum::<u64>();
+            if deletes {
+                delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;
+            }
         }
-        let (known, retention) = (version.number().unwrap_or_default(), Retention::of(version.metadata()));
-        let unneeded = find_unneeded(&location, known, &retention, SystemTime::now()).await?;
-        let found = Vacuumed { files: unneeded.len(), bytes: unneeded.iter().map(|object| object.bytes).sum() };
-        if deletes {
-            delete(&location, unneeded.into_iter().map(|object| object.path).collect()).await?;
-        }
-        Ok(Some(found))
+        Ok(found)
+    }
+
+    /// Looks for a row of a table, whose events come from this feed. Only reads; a pipeline may run meanwhile.
+    pub async fn trace(&self, table: &TableName, feed: &Feed, question: &RowQuestion) -> Result<RowTrace> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        look_up(table, &self.location(table), &names, question).await
     }
 
     /// Where a table lies.
     pub fn location(&self, table: &TableName) -> TableLocation {
         TableLocation::of_table(&self.store, table)
     }
+
+    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed
+    /// by two digits.
+    pub fn history_location(&self, table: &TableName) -> TableLocation {
+        TableLocation::of_folder(&self.store, table, HISTORY_SUFFIX)
+    }
+
+    /// A table's history, as its log says it is; none if there is none.
+    pub async fn describe_history(&self, table: &TableName) -> Result<Option<Described>> {
+        let location = self.history_location(table);
+        let version = replay(&location, &[]).await?;
+        let (columns, key) = (version.columns().to_vec(), version.provenance().key);
+        Ok(version.exists().then(|| Described { url: location.url.to_string(), columns, key }))
+    }
+
+    async fn open_mirror(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
+        DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
+    }
+
+    async fn open_history(&self, table: &TableName, feed: &Feed) -> Result<HistoryTable> {
+        let names = PositionNames::new(&self.pipeline, feed);
+        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
+        let location = self.history_location(table);
+        HistoryTable::open(table.clone(), location, names, self.settings.clone(), compaction).await
+    }
 }
 
 impl Lake for DeltaLake {
-    type Table = DeltaTable;
+    type Table = WrittenTable;
 
     async fn probe(&self) -> Result<()> {
         self.store.probe().await
     }
 
-    async fn open(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {
-        let names = PositionNames::new(&self.pipeline, feed);
-        let compaction = Compaction::new(table.clone(), self.settings.effort.clone());
-        DeltaTable::open(table.clone(), self.location(table), names, self.settings.clone(), compaction).await
+    async fn open(&self, table: &TableName, feed: &Feed) -> Result<WrittenTable> {
+        let Ways { mirror, history } = self.settings.ways.of(table);
+        if mirror && history && !PositionNames::new(&self.pipeline, feed).knows_watermark() {
+            return Err(unordered(table));
+        }
+        let mirror = if mirror { Some(self.open_mirror(table, feed).await?) } else { None };
+        let history = if history { Some(self.open_history(table, feed).await?) } else { None };
+        Ok(WrittenTable::new(table.clone(), feed, mirror, history))
     }
 }

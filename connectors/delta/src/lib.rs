@@ -1,14 +1,17 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Six wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds rows
-//! by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events, and
-//! [`maintenance`] keeps tables fast. [`lake`] opens tables; [`table`] is one of them, of which readers see a
-//! [`generation`].
+//! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
+//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
+//! [`written`] as a mirror, which is a [`table`] of which readers see a [`generation`], as a [`history`], or as both.
 
 mod clock;
+pub mod cuts;
 pub mod effort;
+pub mod export;
 pub mod generation;
 mod generations;
+pub mod history;
 pub mod index;
 pub mod lake;
 mod lake_progress;
@@ -18,7 +21,11 @@ pub mod merge;
 pub mod rows;
 pub mod settings;
 pub mod store;
+mod stored_rows;
 pub mod table;
+pub mod trace;
+pub mod verification;
+pub mod written;
 
 pub use index::index_store::IndexSettings;
 pub use lake::{DeltaLake, Vacuumed};
@@ -27,6 +34,8 @@ pub use log::retention::RetentionSettings;
 pub use log::shape::{ShownColumn, TableShape, table_shape};
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
-pub use settings::SortColumns;
+pub use settings::{SortColumns, Ways, WaysToWrite};
 pub use store::lake_store::{LakeStore, S3Settings};
+pub use stored_rows::StoredRows;
 pub use table::DeltaTable;
+pub use written::WrittenTable;

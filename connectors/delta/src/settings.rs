@@ -23,6 +23,8 @@ pub struct TableSettings {
     pub maps_columns: bool,
     /// Columns that rows are sorted by in files that are written again.
     pub sort_columns: SortColumns,
+    /// The ways in which tables are written.
+    pub ways: WaysToWrite,
     /// What all of them spend on being fast to read.
     pub effort: Arc<Effort>,
 }
@@ -55,5 +57,48 @@ impl Default for SortColumns {
 impl fmt::Debug for SortColumns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SortColumns")
+    }
+}
+
+/// The ways in which a table is written, at least one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// It has its source's rows as they are now.
+    pub mirror: bool,
+    /// Every event is kept.
+    pub history: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Ways {
+        Ways { mirror: true, history: false }
+    }
+}
+
+/// Says in which ways a table is written.
+#[derive(Clone)]
+pub struct WaysToWrite(Arc<dyn Fn(&TableName) -> Ways + Send + Sync>);
+
+impl WaysToWrite {
+    /// Tables are written in the ways that this says.
+    pub fn new(ways: impl Fn(&TableName) -> Ways + Send + Sync + 'static) -> WaysToWrite {
+        WaysToWrite(Arc::new(ways))
+    }
+
+    /// The ways in which a table is written.
+    pub fn of(&self, table: &TableName) -> Ways {
+        (self.0)(table)
+    }
+}
+
+impl Default for WaysToWrite {
+    fn default() -> WaysToWrite {
+        WaysToWrite::new(|_| Ways::default())
+    }
+}
+
+impl fmt::Debug for WaysToWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WaysToWrite")
     }
 }

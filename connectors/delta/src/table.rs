@@ -74,11 +74,6 @@ impl DeltaTable {
         Ok(table)
     }
 
-    /// The feed that it was opened for.
-    pub fn feed(&self) -> &sooner_api::Feed {
-        self.names.feed()
-    }
-
     fn compare_with_feed(&mut self) {
         let base = &self.generations.durable().base;
         (self.standing, self.positions) = (self.names.standing(base), self.names.recorded(base.txns()));
@@ -160,6 +155,10 @@ impl LakeTable for DeltaTable {
 
     fn version(&self) -> Option<u64> {
         self.generations.shown.base.number()
+    }
+
+    fn history_version(&self) -> Option<u64> {
+        None
     }
 
     fn size(&self) -> Option<TableSize> {

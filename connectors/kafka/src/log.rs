@@ -18,7 +18,7 @@ use crate::producer::topic_names::TopicNames;
 use crate::producer::writer::KafkaWriter;
 use crate::progress::follower::ProgressFollower;
 use crate::progress::load::load;
-use crate::registry::client::{Registry, RegistrySettings};
+use crate::registry::reader::{RegistryKind, SchemaReader};
 
 /// Who writes the topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct KafkaLog<T> {
     /// How to reach the brokers, and how topics are made, written and read.
     pub settings: KafkaSettings,
     /// How to reach the schema registry.
-    pub registry: RegistrySettings,
+    pub registry: RegistryKind,
     /// Which topic is a table's.
     pub topics: TopicPattern,
     /// How the subjects of schemas are named.
@@ -107,7 +107,7 @@ impl<T: Telemetry> EventLog for KafkaLog<T> {
             WrittenBy::Sooner => Ordering::by_record(ProgressFollower::start(&self.settings)?),
             WrittenBy::Debezium => Ordering::ByArrival,
         };
-        let format = Format::debezium_avro(Registry::new(self.registry.clone())?);
+        let format = Format::debezium_avro(SchemaReader::new(&self.registry)?);
         let intake = Intake::new(ordering, format, self.dead_letters(&admin).await?);
         let mut settings = self.settings.clone();
         settings.consumer.protocol = admin.group_protocol().await?;

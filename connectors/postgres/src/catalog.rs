@@ -87,6 +87,7 @@ pub async fn announced(
             modifier: column.modifier,
             column_type,
             policy: Default::default(),
+            mask: None,
         }
     });
     let columns: Vec<_> = columns.collect();
@@ -195,6 +196,7 @@ async fn load(client: &mut Client, types: &Types, members: &Members, condition: 
             type_oid,
             modifier,
             policy: Default::default(),
+            mask: None,
         });
     }
     for (CatalogTable { table, access, .. }, mut key) in tables.iter_mut().zip(keys) {

@@ -283,7 +283,7 @@ fn altered(table: &SourceTable) -> Error {
 /// Whether a table has the blocks and the rows that it had, but for a column that may be NULL by now.
 fn is_same(seen: &SourceTable, table: &SourceTable) -> bool {
     let Relation { name, last_number, .. } = table.relation.clone();
-    let mut relation = Relation { name, last_number, ..seen.relation.clone() };
+    let mut relation = Relation { name, last_number, ..seen.relation.marked_like(&table.relation) };
     for (column, known) in relation.columns.iter_mut().zip(&table.relation.columns) {
         column.nullable |= known.nullable;
         column.missing.clone_from(&known.missing);

@@ -5,7 +5,8 @@
 use std::ops::Range;
 
 use sooner_api::SourceTable;
-use sooner_schemas::{Relation, TableName};
+use sooner_schemas::mask::Mask;
+use sooner_schemas::{Column, Relation, TableName};
 
 use crate::client::{quote_name, quote_text};
 use crate::publication::quote_table;
@@ -40,7 +41,7 @@ pub fn select(
 ) -> String {
     let relation = &table.relation;
     let is_partitioned = table.facts.partitions.is_some();
-    let columns: Vec<_> = relation.columns.iter().map(|column| quote_name(&column.name)).collect();
+    let columns: Vec<_> = relation.columns.iter().map(expression).collect();
     let (name, columns) = (quote_table(&table.source_name), columns.join(", "));
     let from = if is_partitioned { name.clone() } else { format!("ONLY {name}") };
     let range = match part {
@@ -58,7 +59,7 @@ pub fn select(
     let condition = all_of([conditions.published, conditions.asked]);
     match (range, condition) {
         // A whole table without generated columns, which can only be copied out of a query, is read faster without one.
-        (None, None) if !is_partitioned && !relation.columns.iter().any(|column| column.generated) => {
+        (None, None) if !is_partitioned && !relation.columns.iter().any(|it| it.generated || is_masked_whole(it)) => {
             format!("COPY {name} ({columns}) TO STDOUT")
         }
         (None, None) => format!("COPY (SELECT {columns} FROM {from}) TO STDOUT"),
@@ -77,6 +78,15 @@ pub fn select(
             format!("COPY (SELECT {columns} FROM {from} WHERE {}) TO STDOUT", conditions.join(" AND "))
         }
     }
+}
+
+/// Values of which masks leave nothing do not even leave the database.
+fn expression(column: &Column) -> String {
+    if is_masked_whole(column) { "NULL".to_owned() } else { quote_name(&column.name) }
+}
+
+fn is_masked_whole(column: &Column) -> bool {
+    column.mask.as_ref().is_some_and(Mask::leaves_nothing)
 }
 
 fn all_of<'a>(conditions: impl IntoIterator<Item = Option<&'a str>>) -> Option<String> {
@@ -116,7 +126,7 @@ fn has_key(relation: &Relation, keys: &[KeyTexts]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use sooner_schemas::{Column, ColumnType, Scalar};
+    use sooner_schemas::{ColumnType, Scalar};
 
     use super::*;
 
@@ -140,6 +150,18 @@ mod tests {
             read(keys, None),
             r#"COPY (SELECT "id" FROM ONLY "public"."t" WHERE (("id") IN (('7')))) TO STDOUT"#
         );
+    }
+
+    #[test]
+    fn values_of_which_nothing_is_left_are_not_read() {
+        let mut table = table(false);
+        for (name, mask) in [("gone", Mask::Omit), ("void", Mask::Null), ("cut", Mask::Truncate(2))] {
+            let column = Column::new(name, ColumnType::Scalar(Scalar::Text));
+            table.relation.columns.push(Column { mask: Some(mask), ..column });
+        }
+        let read = |part, blocks| select(&table, Conditions::default(), &part, blocks, &[]);
+        let expected = r#"COPY (SELECT "id", NULL, NULL, "cut" FROM ONLY "public"."t") TO STDOUT"#;
+        assert_eq!(read(Part::First(8), Some(5)), expected);
     }
 
     #[test]

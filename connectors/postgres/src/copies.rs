@@ -198,7 +198,8 @@ impl Copies {
             let Some(relation) = &rows.events.schema.relation else { continue };
             let Some(joining) = self.joining.get_mut(&relation.oid) else { continue };
             joining.touched.note(&rows.events);
-            if !has_shape_of(relation, &joining.copied.table.relation) && !altered.contains(&relation.oid) {
+            let copied = joining.copied.encoder.schema().relation.as_ref();
+            if !copied.is_some_and(|copied| has_shape_of(relation, copied)) && !altered.contains(&relation.oid) {
                 altered.push(relation.oid);
             }
         }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::client::{Client, Mode};
 use crate::encoders::EncoderFactory;
-use crate::guard::{SlotLimit, is_to_be_dropped};
+use crate::guard::{SlotLimit, is_to_be_dropped, usable};
 use crate::inspection::{TableFilter, publish_eligible};
 use crate::memory::ReadLimits;
 use crate::options::ConnectOptions;
@@ -86,17 +86,15 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
                 "stop the other process, or give this pipeline another slot and name; it is tried again",
             ));
         }
-        let checked = slot::check(name, &found, &connect.database);
-        if is_to_be_dropped(&found, limit, &connect.database) {
-            let why = checked.err().unwrap_or_else(|| slot::keeps_too_much(name, &found));
-            return Ok((None, Some(why)));
+        let (confirmed, unusable) = usable(name, &found, limit, &connect.database)?;
+        if unusable.is_some() {
+            return Ok((None, unusable));
         }
-        let confirmed = checked?;
         if let Some(wanted) = survives_failover.filter(|wanted| found.survives_failover != *wanted) {
             tracing::info!(slot = name, failover = wanted, "altering the slot");
             slot::set_failover(connect, name, wanted).await?;
         }
-        Ok((Some(confirmed), None))
+        Ok((confirmed, None))
     }
 
     /// Looks at the slot while nothing is read from it: between attempts, which may fail for long. One that was read
@@ -119,6 +117,38 @@ impl<R: SchemaRegistry> PostgresDatabase<R> {
     }
 }
 
+/// Which server it is, and where its log ends.
+pub async fn identity(connect: &ConnectOptions) -> Result<SystemIdentity> {
+    let identity = slot::identify(&mut Client::connect(connect, Mode::Replication).await?).await?;
+    let run = slot::run(&mut Client::connect(connect, Mode::Sql).await?).await?;
+    Ok(SystemIdentity { run, ..identity })
+}
+
+/// Refuses a server that is too old, given as `server_version_num` has it, also for a slot that outlives a failover.
+pub fn check_version(server_version: u32, survives_failover: Option<bool>) -> Result<()> {
+    let why = format!("the server's version is {}", server_version / 10_000);
+    if server_version < OLDEST_VERSION {
+        let (what, remedy) = ("cannot read from this Postgres", "upgrade to version 13 or newer");
+        return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
+    }
+    if survives_failover == Some(true) && server_version < KNOWS_FAILOVER {
+        let what = "no slot can outlive a failover";
+        let remedy = "take failover out of [source], or upgrade to version 17 or newer";
+        return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
+    }
+    Ok(())
+}
+
+/// The error of a database that has none of the tables.
+pub fn no_tables() -> Error {
+    Error::operator(
+        Code::NoTables,
+        "there is nothing to read",
+        "no table of the database fits tables and exclude of [source]",
+        "correct the patterns; `sooner init` lists the tables",
+    )
+}
+
 impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
     type Source = PostgresSource<R>;
     /// The transactions that come before the slot.
@@ -130,44 +160,21 @@ impl<R: SchemaRegistry> Database for PostgresDatabase<R> {
 
     async fn inspect(&self, known: KnownNames) -> Result<Inspection> {
         let mut client = Client::connect(&self.settings.connect, Mode::Sql).await?;
-        if client.server_version() < OLDEST_VERSION {
-            let why = format!("the server's version is {}", client.server_version() / 10_000);
-            let what = "cannot read from this Postgres";
-            let remedy = "upgrade to version 13 or newer";
-            return Err(Error::operator(Code::PostgresVersionUnsupported, what, why, remedy));
-        }
         let DatabaseSettings { publication, selects, survives_failover, .. } = &self.settings;
-        if *survives_failover == Some(true) && client.server_version() < KNOWS_FAILOVER {
-            let why = format!("the server's version is {}", client.server_version() / 10_000);
-            let remedy = "take failover out of [source], or upgrade to version 17 or newer";
-            return Err(Error::operator(
-                Code::PostgresVersionUnsupported,
-                "no slot can outlive a failover",
-                why,
-                remedy,
-            ));
-        }
+        check_version(client.server_version(), *survives_failover)?;
         if let Some(kept) = &selects.kept_names {
             kept.learn(known);
         }
         let tables = publish_eligible(&mut client, publication, selects).await?;
         if tables.is_empty() {
-            return Err(Error::operator(
-                Code::NoTables,
-                "there is nothing to read",
-                "no table of the database fits tables and exclude of [source]",
-                "correct the patterns; `sooner init` lists the tables",
-            ));
+            return Err(no_tables());
         }
         let (slot, unusable) = self.find_free_slot(&mut client).await?;
         Ok(Inspection { slot, unusable, tables })
     }
 
     async fn identify(&self) -> Result<SystemIdentity> {
-        let connect = &self.settings.connect;
-        let identity = slot::identify(&mut Client::connect(connect, Mode::Replication).await?).await?;
-        let run = slot::run(&mut Client::connect(connect, Mode::Sql).await?).await?;
-        Ok(SystemIdentity { run, ..identity })
+        identity(&self.settings.connect).await
     }
 
     async fn create_slot(&self) -> Result<(Lsn, Visibility)> {

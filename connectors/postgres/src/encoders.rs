@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use sooner_api::{Result, SchemaRegistry};
+use sooner_api::{Error, Result, SchemaRegistry};
 use sooner_schemas::avro::Schema;
-use sooner_schemas::encode::{Encoder, SchemaIds};
+use sooner_schemas::encode::{Encoder, Masking, SchemaIds};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::fingerprint::Fingerprints;
@@ -52,8 +52,11 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
         }
     }
 
-    /// Builds the encoder of one relation; registers its schemas first.
+    /// Builds the encoder of one relation, as its source has it; registers its schemas first.
     pub async fn build(&self, relation: &Relation) -> Result<Encoder> {
+        let masking = Masking::of(relation)
+            .map_err(|error| Error::internal(format!("cannot mask rows of {}", relation.name), error.to_string()))?;
+        let relation = relation.without_omitted();
         let relation = &relation.under_policies(|column| (self.policies)(&relation.name, column));
         let topic = self.topics.topic(&relation.name);
         let key = key_schema(&topic, relation).map(|schema| schema.to_string());
@@ -66,7 +69,7 @@ impl<R: SchemaRegistry> EncoderFactory<R> {
         };
         let ids = SchemaIds { key: key_id, value: self.register(&topic, Part::Value, &schema.value, &value).await? };
         let schema = self.shared(self.fingerprints.of(&(topic, value)), schema);
-        Ok(Encoder::new(relation, schema, ids, &self.prefix, &self.database))
+        Ok(Encoder::masked(relation, masking, schema, ids, (&self.prefix, &self.database)))
     }
 
     fn shared(&self, fingerprint: u128, schema: EventSchema) -> Arc<EventSchema> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use sooner_api::{Code, Error, Result, SlotStanding};
+use sooner_schemas::Lsn;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::feedback::FeedbackState;
@@ -181,6 +182,16 @@ pub fn is_to_be_dropped(found: &Slot, limit: &SlotLimit, database: &str) -> bool
     let is_ours = found.plugin.as_deref() == Some(PLUGIN) && found.database.as_deref() == Some(database);
     let is_useless = found.is_lost() || is_over(&found.standing, limit);
     limit.gives_up && is_ours && is_useless && found.active_pid.is_none()
+}
+
+/// Where the stream from a slot that exists goes on; of one that is to be replaced, none and the reason. An error for
+/// one that cannot be used and is left alone.
+pub fn usable(name: &str, found: &Slot, limit: &SlotLimit, database: &str) -> Result<(Option<Lsn>, Option<Error>)> {
+    let checked = slot::check(name, found, database);
+    if is_to_be_dropped(found, limit, database) {
+        return Ok((None, Some(checked.err().unwrap_or_else(|| slot::keeps_too_much(name, found)))));
+    }
+    Ok((Some(checked?), None))
 }
 
 /// How near a slot is to a limit, or to the server's own (`max_slot_wal_keep_size`).

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use sooner_api::{Code, Error, Result, SourceTable};
 use sooner_schemas::TableName;
 use sooner_schemas::catalog_facts::PublicationFacts;
+use sooner_schemas::masking::{Misfit, TableRules};
 
 use crate::catalog;
 use crate::catalog_table::CatalogTable;
 use crate::client::Client;
 use crate::kept_names::KeptNames;
 use crate::publication::{self, Members};
+
+/// What becomes of a table's values before they leave this process.
+pub type MaskRules = Arc<dyn Fn(&TableName) -> TableRules + Send + Sync>;
 
 /// Which tables of a database are to take part, and as what.
 #[derive(Clone)]
@@ -23,12 +27,21 @@ pub struct TableFilter {
     pub keeps_gone_partitions: bool,
     /// Names of tables that keep the one that they had first; none where tables are known by what they are called.
     pub kept_names: Option<KeptNames>,
+    /// Which of their columns are masked.
+    pub masks: MaskRules,
 }
 
 impl TableFilter {
     /// Tables of these names.
     pub fn new(names: impl Fn(&TableName) -> bool + Send + Sync + 'static) -> TableFilter {
-        TableFilter { names: Arc::new(names), through_roots: true, keeps_gone_partitions: false, kept_names: None }
+        let masks = Arc::new(|_: &TableName| TableRules::default());
+        TableFilter {
+            names: Arc::new(names),
+            through_roots: true,
+            keeps_gone_partitions: false,
+            kept_names: None,
+            masks,
+        }
     }
 }
 
@@ -82,6 +95,10 @@ pub async fn candidates(client: &mut Client, publication: &str, selects: &TableF
     for CatalogTable { table, access, .. } in &mut found {
         table.facts.keeps_gone_partitions = selects.keeps_gone_partitions;
         let checked = access.check(table, version, members.sends_generated);
+        let rules = (selects.masks)(table.name());
+        let checked =
+            checked.and_then(|()| rules.misfit(&table.relation).map_or(Ok(()), |it| Err(unmaskable(table, it))));
+        rules.mark(&mut table.relation);
         table.blocked = match checked {
             _ if taken.contains(&table.relation.oid) => Some(name_taken(&table.source_name)),
             Err(error) => Some(error),
@@ -92,6 +109,13 @@ pub async fn candidates(client: &mut Client, publication: &str, selects: &TableF
         };
     }
     Ok(found)
+}
+
+fn unmaskable(table: &SourceTable, Misfit { why, remedy }: Misfit) -> Error {
+    let what = format!("cannot follow {} under its masks", table.name());
+    let remedy =
+        format!("{remedy}, in the [[table]] blocks that match it; then reload (SIGHUP) or restart: it is copied then");
+    Error::operator(Code::MaskUnfit, what, why, remedy)
 }
 
 fn name_taken(table: &TableName) -> Error {

@@ -40,7 +40,7 @@ pub fn entered_in_part(table: &TableName) -> Error {
 
 /// Why a table cannot go on as it is by now.
 pub fn shape_changed(table: &TableName, what: &str) -> Error {
-    let remedy = format!("`sooner resume {table}` copies it again, once it has a key");
+    let remedy = format!("`sooner resume {table}` copies it again, once it has a key and rules for its masked columns");
     Error::operator(Code::ShapeChanged, format!("cannot follow {table}"), format!("its shape changed: {what}"), remedy)
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sooner_api::{FollowedTable, Outcome, Result, SourceTable, TableChange, TableNote};
 use sooner_schemas::differences::differences;
 use sooner_schemas::evolution::{Evolution, compare_relations};
+use sooner_schemas::masking::unnamed_mask;
 use sooner_schemas::{CatalogFacts, Lsn, Relation, TableName};
 
 use crate::catalog;
@@ -123,6 +124,12 @@ impl Watch {
             let verdict = Verdict::Stopped(name.clone(), copy_needed(name, why));
             return Ok((relation, Some(verdict)));
         }
+        let rules = (self.selects.masks)(name);
+        if let Some(misfit) = rules.misfit(&relation) {
+            // By now it may fit, or waits.
+            return Ok((relation, Some(Verdict::Stopped(name.clone(), copy_needed(name, misfit.why)))));
+        }
+        rules.mark(&mut relation);
         let verdict = self.judge_announced(&relation, table.map(|table| table.facts));
         Ok((relation, verdict))
     }
@@ -235,7 +242,10 @@ impl Watch {
     /// Tables as they are by now, without those that are gone or have to wait.
     pub async fn find(&mut self, client: &mut Client, oids: &[u32]) -> Result<Vec<SourceTable>> {
         let mut found = taking_part(candidates(client, &self.publication, &self.selects).await?);
-        found.retain(|table| oids.contains(&table.relation.oid) && table.blocked.is_none());
+        let unmasks =
+            |now: &Relation| self.known.get(&now.oid).and_then(|known| unnamed_mask(&known.written, now)).is_some();
+        found
+            .retain(|found| oids.contains(&found.relation.oid) && found.blocked.is_none() && !unmasks(&found.relation));
         Ok(found)
     }
 

@@ -173,6 +173,10 @@ impl LakeTable for SimulatedTable {
         (self.base.version > 0).then_some(self.base.version)
     }
 
+    fn history_version(&self) -> Option<u64> {
+        None
+    }
+
     fn size(&self) -> Option<TableSize> {
         None
     }

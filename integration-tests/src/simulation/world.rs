@@ -112,6 +112,7 @@ impl World {
     /// Settings of a sink.
     pub fn sink_settings(&self) -> SinkSettings {
         SinkSettings {
+            cuts: sooner::pipeline::cutting::CutDesk::closed(),
             worker: WorkerSettings {
                 freshness: Duration::from_millis(100),
                 copy_freshness: Duration::from_millis(150),

@@ -286,11 +286,12 @@ async fn kafkas_topics_keep_the_contract() {
     let (kafka, registry) = (Kafka::start(), Registry::start());
     for (number, delivery) in ["exactly-once", "at-least-once"].into_iter().enumerate() {
         let config = kafka_config(&kafka, &registry, &format!("c{number}"), delivery);
-        let events = Events::registered(RegistryClient::new(config.registry.clone()).unwrap()).await;
+        let events =
+            Events::registered(RegistryClient::new(config.registry.writable().unwrap().clone()).unwrap()).await;
         keeps_the_contract(|| kafka_log(&config), &events).await;
     }
     let config = kafka_config(&kafka, &registry, "f", "exactly-once");
-    let events = Events::registered(RegistryClient::new(config.registry.clone()).unwrap()).await;
+    let events = Events::registered(RegistryClient::new(config.registry.writable().unwrap().clone()).unwrap()).await;
     fences_the_former_writer(|| kafka_log(&config), &events).await;
 }
 

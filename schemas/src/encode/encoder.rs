@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::images::{ImageWriter, Images, RowChange, SchemaIds};
-use super::tuple::{TupleValue, ValueError};
+use super::images::{ImageWriter, Images, SchemaIds};
+use super::masking::Masking;
+use super::tuple::{RowChange, TupleValue, ValueError};
 use crate::event::{Event, EventSchema, Op, TableEvents};
 use crate::lsn::{Lsn, Position};
 use crate::relation::Relation;
@@ -49,7 +50,6 @@ pub struct Origin {
 pub struct Encoder {
     schema: Arc<EventSchema>,
     images: ImageWriter,
-    key_columns: Vec<usize>,
     source_head: Vec<u8>,
     source_database: Vec<u8>,
     source_table: Vec<u8>,
@@ -58,10 +58,22 @@ pub struct Encoder {
 impl Encoder {
     /// Compiles the plan for a relation of `database`; `prefix` is the pipeline's name, the `name` of the source block.
     pub fn new(relation: &Relation, schema: Arc<EventSchema>, ids: SchemaIds, prefix: &str, database: &str) -> Encoder {
+        Encoder::masked(relation, None, schema, ids, (prefix, database))
+    }
+
+    /// The same of rows that `masking` makes of those that Postgres sends, as they are in `relation`; `origin` is the
+    /// prefix and the database.
+    pub fn masked(
+        relation: &Relation,
+        masking: Option<Masking>,
+        schema: Arc<EventSchema>,
+        ids: SchemaIds,
+        origin: (&str, &str),
+    ) -> Encoder {
+        let (prefix, database) = origin;
         Encoder {
             schema,
-            images: ImageWriter::new(relation, ids),
-            key_columns: relation.key.clone(),
+            images: ImageWriter::new(relation, ids, masking),
             source_head: strings(&[env!("CARGO_PKG_VERSION"), "postgresql", prefix]),
             source_database: strings(&[database]),
             source_table: strings(&[&relation.name.schema, &relation.name.table]),
@@ -171,14 +183,15 @@ impl Encoder {
         Ok(())
     }
 
-    /// Formats the key columns of `row` for a message to the operator, such as `id=7`; a value that is not known is
-    /// shown as `?`.
+    /// Formats the key columns of `row` for a message to the operator, such as `id=7`; a value that is not known, or is
+    /// masked, is shown as `?`. The relation is as the source has it.
     pub fn describe_key(&self, relation: &Relation, row: &[TupleValue<'_>]) -> String {
-        let parts = self.key_columns.iter().map(|&index| match row.get(index) {
-            Some(TupleValue::Text(text)) => {
-                format!("{}={}", relation.columns[index].name, String::from_utf8_lossy(text))
+        let parts = relation.key.iter().map(|&index| (&relation.columns[index], row.get(index)));
+        let parts = parts.map(|(column, value)| match value {
+            Some(TupleValue::Text(text)) if column.hiding_mask().is_none() => {
+                format!("{}={}", column.name, String::from_utf8_lossy(text))
             }
-            _ => format!("{}=?", relation.columns[index].name),
+            _ => format!("{}=?", column.name),
         });
         parts.collect::<Vec<_>>().join(", ")
     }

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use super::masking::Masking;
 use super::row::RowPlan;
-use super::tuple::{TupleValue, ValueError};
+use super::tuple::{RowChange, TupleValue, ValueError};
 use crate::event::Op;
 use crate::relation::Relation;
 use crate::wire::{write_header, write_long};
@@ -54,49 +55,30 @@ pub struct ImageWriter {
     ids: SchemaIds,
     key: Option<RowPlan>,
     row: RowPlan,
-}
-
-/// A change of a row, as Postgres sends it.
-#[derive(Clone, Copy, Debug)]
-pub enum RowChange<'a> {
-    /// A row that a copy read, or that was inserted.
-    New(&'a [TupleValue<'a>]),
-    /// A row whose key stayed, with the whole row before if the replica identity is full.
-    Changed(Option<&'a [TupleValue<'a>]>, &'a [TupleValue<'a>]),
-    /// The row that a change of the key made, after the row with the old key.
-    Renamed(&'a [TupleValue<'a>], &'a [TupleValue<'a>]),
-    /// A row that is gone, of which the whole is known.
-    Removed(&'a [TupleValue<'a>]),
-    /// A row that is gone, of which only the key is known.
-    RemovedKey(&'a [TupleValue<'a>]),
-}
-
-impl RowChange<'_> {
-    /// Bytes of Postgres' texts in it, which the images hardly exceed.
-    pub fn size_bytes(&self) -> usize {
-        let row_bytes = |row: &[TupleValue<'_>]| row.iter().map(TupleValue::size_bytes).sum::<usize>();
-        match self {
-            RowChange::New(row) | RowChange::Changed(None, row) => row_bytes(row),
-            RowChange::Changed(Some(old), row) | RowChange::Renamed(old, row) => row_bytes(old) + row_bytes(row),
-            RowChange::Removed(old) | RowChange::RemovedKey(old) => row_bytes(old),
-        }
-    }
+    masking: Option<Masking>,
 }
 
 impl ImageWriter {
-    /// Compiles the plans for a relation.
-    pub fn new(relation: &Relation, ids: SchemaIds) -> ImageWriter {
+    /// Compiles the plans for a relation, as events carry it; `masking` makes its rows of those that Postgres sends.
+    pub fn new(relation: &Relation, ids: SchemaIds, masking: Option<Masking>) -> ImageWriter {
         let key = (!relation.key.is_empty()).then(|| RowPlan::key(relation));
-        ImageWriter { ids, key, row: RowPlan::value(relation) }
+        ImageWriter { ids, key, row: RowPlan::value(relation), masking }
     }
 
     /// Number of columns that a row must have.
     pub fn width(&self) -> usize {
-        self.row.width()
+        self.masking.as_ref().map_or_else(|| self.row.width(), Masking::width)
     }
 
     /// Appends the images of a change.
     pub fn write(&self, bytes: &mut Vec<u8>, op: Op, change: RowChange<'_>) -> Result<Images, ValueError> {
+        match &self.masking {
+            None => self.write_masked(bytes, op, change),
+            Some(masking) => masking.apply(change, |change| self.write_masked(bytes, op, change)),
+        }
+    }
+
+    fn write_masked(&self, bytes: &mut Vec<u8>, op: Op, change: RowChange<'_>) -> Result<Images, ValueError> {
         let start = bytes.len();
         let written = match change {
             RowChange::New(row) => self.write_upsert(bytes, None, None, row),

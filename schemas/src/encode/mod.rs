@@ -7,10 +7,12 @@
 
 mod encoder;
 mod images;
+mod masking;
 mod row;
 mod tuple;
 
 pub use encoder::{Encoder, Origin, Snapshot};
-pub use images::{ImageWriter, Images, RowChange, SchemaIds};
+pub use images::{ImageWriter, Images, SchemaIds};
+pub use masking::{Masking, UnknownKey};
 pub use row::{RowPlan, UNEXPECTED_NULL};
-pub use tuple::{TupleValue, ValueError};
+pub use tuple::{RowChange, TupleValue, ValueError};

@@ -4,6 +4,7 @@
 
 mod evolution;
 mod images;
+mod masks;
 mod model;
 mod naming;
 mod reading;

@@ -1,5 +1,5 @@
 //! Where a table's columns come from, as properties of the table: since which event it has them, which of them are its
-//! key, and which columns of the source it lacks.
+//! key, which columns of the source it lacks, and which are masked.
 //!
 //! Events of a topic's partitions that are behind others may be older than the table's columns, and then have former
 //! ones. Columns that Postgres does not send are missing for good, which whoever reads the table should be able to see.
@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 use sooner_schemas::avro::Schema;
 use sooner_schemas::event::EventSchema;
-use sooner_schemas::{Lsn, Position};
+use sooner_schemas::{Lsn, Position, Relation};
 
 /// Property with the position of the first event that had the table's columns, as `16/B374D848 12`.
 const SINCE: &str = "sooner.columnsSince";
@@ -15,6 +15,9 @@ const SINCE: &str = "sooner.columnsSince";
 const KEY: &str = "sooner.key";
 /// Property with the names of columns that are not sent, as a JSON array.
 const UNSENT: &str = "sooner.columnsNotSent";
+
+/// Property with what became of masked columns' values, by the columns' names, as a JSON object.
+const MASKED: &str = "sooner.masked";
 
 /// Where a table's columns come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Provenance {
     pub key: Vec<String>,
     /// Columns that the source's table has, and Postgres does not send.
     pub unsent: Vec<String>,
+    /// Columns that are masked, each with what became of its values.
+    pub masked: Vec<(String, String)>,
 }
 
 impl Provenance {
@@ -36,21 +41,24 @@ impl Provenance {
             Some(Position { commit_lsn: lsn.parse::<Lsn>().ok()?, ordinal: ordinal.parse().ok()? })
         });
         let names = |name| property(name).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Provenance { since, key: names(KEY), unsent: names(UNSENT) }
+        let masked = property(MASKED).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+        let masked = masked.into_iter().flatten().filter_map(|(name, mask)| Some((name, mask.as_str()?.to_owned())));
+        Provenance { since, key: names(KEY), unsent: names(UNSENT), masked: masked.collect() }
     }
 
     /// Where the columns of events come from, the first of which has the position `since`, if that counts. What is not
     /// known is as it was before.
     pub fn of_events(schema: &EventSchema, since: Option<Position>, former: &Provenance) -> Provenance {
         let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
+        let masked = schema.relation.as_ref().map(Relation::masked_columns).unwrap_or_default();
         let key = schema.key.as_ref().and_then(Schema::as_record);
         let key = key.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
-        Provenance { since: since.or(former.since), key: key.unwrap_or_else(|| former.key.clone()), unsent }
+        Provenance { since: since.or(former.since), key: key.unwrap_or_else(|| former.key.clone()), unsent, masked }
     }
 
     /// Whether readers of the table are told something else by it, apart from where it begins.
     pub fn says_other_than(&self, other: &Provenance) -> bool {
-        (&self.key, &self.unsent) != (&other.key, &other.unsent)
+        (&self.key, &self.unsent, &self.masked) != (&other.key, &other.unsent, &other.masked)
     }
 
     /// Says so in a table's metadata. What is not known of the first event stays as it is there.
@@ -69,6 +77,11 @@ impl Provenance {
             true => drop(properties.shift_remove(UNSENT)),
             false => drop(properties.insert(UNSENT.to_owned(), json!(json!(self.unsent).to_string()))),
         }
+        let masked: Map<_, _> = self.masked.iter().map(|(name, mask)| (name.clone(), json!(mask))).collect();
+        match masked.is_empty() {
+            true => drop(properties.shift_remove(MASKED)),
+            false => drop(properties.insert(MASKED.to_owned(), json!(Value::Object(masked).to_string()))),
+        }
     }
 }
 
@@ -82,11 +95,13 @@ mod tests {
         assert_eq!(Provenance::of(&metadata), Provenance::default());
         let since = Some(Position { commit_lsn: Lsn(0x16_B374_D848), ordinal: 12 });
         let key = vec!["id".to_owned(), "a b".to_owned()];
-        let noted = Provenance { since, key: key.clone(), unsent: vec!["total".to_owned(), "a \"b\"".to_owned()] };
+        let unsent = vec!["total".to_owned(), "a \"b\"".to_owned()];
+        let masked = vec![("email".to_owned(), "hash".to_owned()), ("a \"b\"".to_owned(), "omit".to_owned())];
+        let noted = Provenance { since, key: key.clone(), unsent, masked };
         noted.set(&mut metadata);
         assert_eq!(Provenance::of(&metadata), noted);
         Provenance::default().set(&mut metadata);
-        assert_eq!(Provenance::of(&metadata), Provenance { since, key, unsent: Vec::new() });
+        assert_eq!(Provenance::of(&metadata), Provenance { since, key, ..Provenance::default() });
         metadata["configuration"] = json!({SINCE: "yesterday", KEY: "id"});
         assert_eq!(Provenance::of(&metadata), Provenance::default());
     }

@@ -22,13 +22,22 @@ pub fn delta_table(location: &TableLocation) -> DeltaTable {
 
 /// Replays the log, with the versions of these application ids.
 pub async fn replay(location: &TableLocation, app_ids: &[&str]) -> Result<TableVersion> {
+    replay_to(location, None, app_ids).await
+}
+
+/// Replays the log up to a version, or to its end.
+pub async fn replay_to(location: &TableLocation, version: Option<u64>, app_ids: &[&str]) -> Result<TableVersion> {
     let failed = |why: &dyn Display| log_error(location, why);
     let mut table = delta_table(location);
     let exists = table.verify_deltatable_existence().await.map_err(|error| failed(&error))?;
     if !exists {
         return Ok(TableVersion::default());
     }
-    table.load().await.map_err(|error| failed(&error))?;
+    let loaded = match version {
+        Some(version) => table.load_version(version).await,
+        None => table.load().await,
+    };
+    loaded.map_err(|error| failed(&error))?;
     let log_store = table.log_store();
     let state = table.snapshot().map_err(|error| failed(&error))?;
     let mut txns = HashMap::new();

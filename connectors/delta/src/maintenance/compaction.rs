@@ -36,8 +36,8 @@ pub struct Subject<'a> {
     pub location: &'a TableLocation,
     /// What it is.
     pub base: &'a TableVersion,
-    /// How its keys are hashed.
-    pub keys: &'a KeyPlan,
+    /// How its keys are hashed; none where no index follows its rows.
+    pub keys: Option<&'a KeyPlan>,
     /// Columns that its rows are sorted by.
     pub sort_by: Vec<String>,
     /// Limits for files in memory.
@@ -139,7 +139,7 @@ impl Compaction {
             location: location.clone(),
             columns: base.columns().to_vec(),
             sort_by,
-            keys: Some(keys.stored_in(base.columns())),
+            keys: keys.map(|keys| keys.stored_in(base.columns())),
             ids: base.files().ids(),
             limits: limits.clone(),
             effort: self.effort.clone(),

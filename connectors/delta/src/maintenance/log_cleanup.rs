@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use sooner_api::Result;
 
+use super::holds::held;
 use super::vacuum::delete;
 use crate::log::retention::Retention;
 use crate::store::errors::store_error;
@@ -20,7 +21,7 @@ use crate::store::location::TableLocation;
 const WHILE: Duration = Duration::from_secs(3600);
 
 /// Deletes entries and checkpoints that are older than the table keeps them, and not needed to read a version that is
-/// younger, or the last one. Returns how many objects that were.
+/// younger, the last one, or one that is held. Returns how many objects that were.
 pub async fn clean_log(location: &TableLocation, retention: &Retention, now: SystemTime) -> Result<usize> {
     let Some(cutoff) = retention.log.and_then(|kept| now.checked_sub(kept)) else { return Ok(0) };
     let failed = |error: object_store::Error| store_error("cannot clean up the log of a lake table", &error);
@@ -32,7 +33,12 @@ pub async fn clean_log(location: &TableLocation, retention: &Retention, now: Sys
             log.note(found, modified < cutoff, hour_of(modified, now));
         }
     }
-    delete(location, log.unneeded().map(|name| Path::from("_delta_log").join(name)).collect()).await
+    let mut unneeded: Vec<_> = log.unneeded().collect();
+    if !unneeded.is_empty() {
+        let held = held(location, now).await?.versions;
+        unneeded.retain(|name| LogObject::parse(name).is_none_or(|object| !held.contains(&object.version)));
+    }
+    delete(location, unneeded.into_iter().map(|name| Path::from("_delta_log").join(name)).collect()).await
 }
 
 /// An entry, a checkpoint or a part of one.

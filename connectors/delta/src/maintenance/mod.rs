@@ -5,6 +5,8 @@ pub mod choice;
 pub mod compaction;
 pub mod fitting;
 pub mod gathering;
+pub mod holding;
+pub mod holds;
 pub mod leftovers;
 pub mod log_cleanup;
 pub mod optimize;

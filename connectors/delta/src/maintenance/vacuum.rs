@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use sooner_api::{Code, Error, Result};
 
+use super::holds::held;
 use super::reconcile::{Object, Recent, Reconciler};
 use crate::log::actions::log_path;
 use crate::log::checkpoint_file::{each_batch, replayed_checkpoint};
@@ -31,9 +32,10 @@ pub struct Unneeded {
     pub bytes: u64,
 }
 
-/// Deletes objects by the names that the log has for them. Returns how many.
+/// Deletes objects by the names that the log has for them, but for those that are held. Returns how many.
 pub async fn delete_unused(location: &TableLocation, objects: Vec<Object>) -> Result<usize> {
-    delete(location, objects.iter().filter_map(path_of).collect()).await
+    let held = held(location, SystemTime::now()).await?.objects;
+    delete(location, objects.iter().filter_map(path_of).filter(|path| !held.contains(path)).collect()).await
 }
 
 /// Deletes objects; those that are not there do not count as failures. Returns how many.
@@ -65,7 +67,7 @@ pub async fn find_unneeded(
     if old.is_empty() {
         return Ok(Vec::new());
     }
-    let mut needs = Needs::default();
+    let mut needs = Needs { used: held(location, now).await?.objects, ..Needs::default() };
     // The shown log last: a generation that takes its place meanwhile is in it then.
     let listed = location.table.list_with_delimiter(Some(&Path::from(NEXT_GENERATIONS))).await;
     let generations = listed.map_err(|error| store_error("cannot list a lake table", &error))?.common_prefixes;
@@ -165,7 +167,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 /// Where an object lies; none if it is not below the table.
-fn path_of(object: &Object) -> Option<Path> {
+pub fn path_of(object: &Object) -> Option<Path> {
     match object {
         Object::Data(path) if path.starts_with('/') || path.contains("://") => None,
         Object::Data(path) => Path::from_url_path(path).ok(),

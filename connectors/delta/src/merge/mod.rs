@@ -9,6 +9,7 @@ pub mod mirror;
 pub mod own_entry;
 pub mod parts;
 pub mod pending;
+pub mod preview;
 pub mod seal;
 pub mod sealing;
 pub mod staging;

@@ -33,7 +33,12 @@ pub struct TableLocation {
 impl TableLocation {
     /// Where a table of a lake lies.
     pub fn of_table(lake: &LakeStore, table: &TableName) -> TableLocation {
-        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
+        TableLocation::of_folder(lake, table, "")
+    }
+
+    /// The folder beside those of a lake's tables that has the name of one of them with this after it.
+    pub fn of_folder(lake: &LakeStore, table: &TableName, suffix: &str) -> TableLocation {
+        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table) + suffix);
         let folder = lake.prefix().clone().join(schema.as_str()).join(table.as_str());
         TableLocation::new(lake.root(), folder, lake.folder_url(&[&schema, &table]))
     }

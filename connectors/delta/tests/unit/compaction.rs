@@ -11,7 +11,7 @@ use sooner_delta::log::replay::delta_table;
 use sooner_delta::maintenance::gathering::gather;
 use sooner_delta::maintenance::sorting::{Source, SourceRow};
 use sooner_delta::rows::stored_file;
-use sooner_delta::{DeltaLake, DeltaTable, Optimized, SortColumns};
+use sooner_delta::{DeltaLake, Optimized, SortColumns, WrittenTable};
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::{Position, Scalar, TableName};
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A table that was committed to so often that its files are being written again: each of its keys in a file of its
 /// own.
-async fn fragmented(world: &World, keys: i64) -> DeltaTable {
+async fn fragmented(world: &World, keys: i64) -> WrittenTable {
     let mut table = world.open().await;
     for key in 0..keys {
         commit(world, &mut table, 10 + key as u64, [key], "first").await;
@@ -30,13 +30,13 @@ async fn fragmented(world: &World, keys: i64) -> DeltaTable {
     table
 }
 
-async fn commit(world: &World, table: &mut DeltaTable, lsn: u64, ids: impl IntoIterator<Item = i64>, b: &str) {
+async fn commit(world: &World, table: &mut WrittenTable, lsn: u64, ids: impl IntoIterator<Item = i64>, b: &str) {
     table.stage(world.inserted(lsn, ids, b)).await.unwrap();
     table.commit(mark(lsn)).await.unwrap();
 }
 
 /// Waits for files that are written again, and commits them.
-async fn maintain(table: &mut DeltaTable) {
+async fn maintain(table: &mut WrittenTable) {
     timeout(LIMIT, table.maintenance_due()).await.expect("files are written again");
     table.maintain().await.unwrap();
 }
@@ -223,7 +223,7 @@ async fn while_nothing_happens_to_a_table_its_small_files_become_one() {
 }
 
 /// Commits so often; each checkpoint that this brings is waited for.
-async fn commit_often(world: &World, table: &mut DeltaTable, lsns: std::ops::Range<u64>) {
+async fn commit_often(world: &World, table: &mut WrittenTable, lsns: std::ops::Range<u64>) {
     for lsn in lsns {
         table.stage(world.inserted(lsn, [lsn as i64 % 5], "x")).await.unwrap();
         let version = table.commit(mark(lsn)).await.unwrap().table_version;

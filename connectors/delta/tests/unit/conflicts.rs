@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sooner_api::{Class, Code, LakeTable};
-use sooner_delta::DeltaTable;
+use sooner_delta::WrittenTable;
 use sooner_delta::log::actions::line;
 use sooner_delta::log::commit::LogEntry;
 use sooner_delta::log::committer::{Committer, Outcome};
@@ -26,7 +26,7 @@ fn row(b: &str) -> Row {
 }
 
 /// A table of rows with these ids, at version 0 and LSN 10.
-async fn begun(world: &World, ids: impl IntoIterator<Item = i64>) -> DeltaTable {
+async fn begun(world: &World, ids: impl IntoIterator<Item = i64>) -> WrittenTable {
     let mut table = world.open().await;
     table.stage(world.inserted(10, ids, "first")).await.unwrap();
     table.commit(mark(10)).await.unwrap();

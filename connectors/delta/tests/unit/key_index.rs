@@ -14,7 +14,7 @@ use sooner_delta::index::manifest::{Described, DescribedFile, Manifest};
 use sooner_delta::index::staged_keys::StagedKeys;
 use sooner_delta::index::table_index::TableIndex;
 use sooner_delta::log::actions::line;
-use sooner_delta::{DeltaTable, IndexSettings};
+use sooner_delta::{IndexSettings, WrittenTable};
 use sooner_schemas::encode::TupleValue;
 use uuid::Uuid;
 
@@ -163,13 +163,13 @@ async fn while_the_disk_takes_nothing_keys_stay_in_memory() {
     }
 }
 
-async fn commit(world: &World, table: &mut DeltaTable, lsn: u64, ids: impl IntoIterator<Item = i64>, b: &str) {
+async fn commit(world: &World, table: &mut WrittenTable, lsn: u64, ids: impl IntoIterator<Item = i64>, b: &str) {
     table.stage(world.inserted(lsn, ids, b)).await.unwrap();
     table.commit(mark(lsn)).await.unwrap();
 }
 
 /// A table of 300 keys whose index lies on disk.
-async fn table(world: &World) -> DeltaTable {
+async fn table(world: &World) -> WrittenTable {
     let mut table = world.open().await;
     for lsn in 10..13 {
         commit(world, &mut table, lsn, (lsn as i64 - 10) * 100..(lsn as i64 - 9) * 100, "first").await;
@@ -187,7 +187,7 @@ fn rows(ids: impl IntoIterator<Item = i64>, b: &str) -> BTreeMap<i64, Row> {
 }
 
 /// Changes every third row, and looks whether each is there once.
-async fn change_and_check(world: &World, table: &mut DeltaTable, lsn: u64, mut expected: BTreeMap<i64, Row>) {
+async fn change_and_check(world: &World, table: &mut WrittenTable, lsn: u64, mut expected: BTreeMap<i64, Row>) {
     let changed: Vec<i64> = (0..300).step_by(3).collect();
     commit(world, table, lsn, changed.clone(), "changed").await;
     expected.extend(rows(changed, "changed"));

@@ -6,6 +6,7 @@ mod checkpoints;
 mod compaction;
 mod conflicts;
 mod events;
+mod holds;
 mod key_index;
 mod log;
 mod model;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{LakeTable, Positions, Rows, Staged};
-use sooner_delta::DeltaTable;
+use sooner_delta::WrittenTable;
 use sooner_schemas::encode::TupleValue;
 use sooner_schemas::event::TableEvents;
 use sooner_schemas::{Lsn, Position};
@@ -24,7 +24,7 @@ struct Model {
     seed: u64,
     random: StdRng,
     world: World,
-    table: DeltaTable,
+    table: WrittenTable,
     committed: BTreeMap<i64, Row>,
     staged: BTreeMap<i64, Row>,
     is_copy: bool,

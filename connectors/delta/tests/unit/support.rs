@@ -16,7 +16,7 @@ use sooner_delta::rows::data_file::DataFileWriter;
 use sooner_delta::rows::stored_file;
 use sooner_delta::store::location::TableLocation;
 use sooner_delta::store::operations::put;
-use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, S3Settings, WrittenTable};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -61,7 +61,7 @@ impl World {
         DeltaLake::new(self.store(), "shop", self.limits()).with_indexes(&self.indexes())
     }
 
-    pub async fn open(&self) -> DeltaTable {
+    pub async fn open(&self) -> WrittenTable {
         self.lake().open(&name(), &Feed::Slot("s".to_owned())).await.unwrap()
     }
 

@@ -61,6 +61,22 @@ pub fn of_sink(settings: &KafkaSettings, tables: &[Resource]) -> Vec<Allowed> {
     needed
 }
 
+/// What `sooner dead-letters` needs besides, which reads letters and marks them; and, if it `resends` them, writes
+/// their messages to these topics of tables again. Nothing where there are no dead letters.
+pub fn of_letters(settings: &KafkaSettings, tables: &[Resource], resends: bool) -> Vec<Allowed> {
+    let Some(topic) = &settings.consumer.dead_letters else { return Vec::new() };
+    let id = Resource::TransactionalId(settings.letters_id(topic));
+    let mut needed = vec![
+        Allowed { resource: Resource::Topic(topic.clone()), operations: vec!["Read"] },
+        Allowed { resource: id, operations: vec!["Describe", "Write"] },
+    ];
+    if resends {
+        let write = |resource: &Resource| Allowed { resource: resource.clone(), operations: vec!["Write"] };
+        needed.extend(tables.iter().map(write));
+    }
+    needed
+}
+
 /// Readers of the progress topic are in no group, but librdkafka looks for the coordinator of one by this name.
 fn of_progress_reader(settings: &KafkaSettings) -> Allowed {
     Allowed { resource: Resource::Group(settings.progress_group()), operations: vec!["Describe"] }

@@ -13,6 +13,7 @@ use sooner_api::{Class, Code, Error, Result, failpoint};
 
 use crate::cluster::context::{Complaint, PlainContext};
 use crate::cluster::errors::kafka_error;
+use crate::cluster::msk_iam::Renewal;
 use crate::cluster::settings::{GroupProtocol, KafkaSettings};
 use crate::cluster::topic_plan::TopicPlan;
 use crate::cluster::topic_state::TopicState;
@@ -33,20 +34,31 @@ pub struct Admin {
     client: AdminClient<PlainContext>,
     consumer: BaseConsumer<PlainContext>,
     complaint: Complaint,
+    renewals: [Renewal; 2],
 }
 
 impl Admin {
     /// Sets up the clients; no request is sent yet.
     pub fn new(settings: &KafkaSettings) -> Result<Admin> {
-        let context = PlainContext::default();
+        let context = PlainContext { iam: settings.iam().cloned(), ..PlainContext::default() };
         let config = settings.client_config("admin");
         let failed = |error: KafkaError| kafka_error("cannot set up a Kafka client", &error, None);
-        Ok(Admin {
+        let admin = Admin {
             settings: settings.clone(),
             complaint: context.complaint.clone(),
             client: AdminClient::from_config_and_context(&config, context.clone()).map_err(failed)?,
             consumer: BaseConsumer::from_config_and_context(&config, context).map_err(failed)?,
-        })
+            renewals: Default::default(),
+        };
+        admin.log_in()?;
+        Ok(admin)
+    }
+
+    /// Makes sure that both clients have what they need to connect. Called before each request, since neither polls.
+    fn log_in(&self) -> Result<()> {
+        let [of_client, of_consumer] = &self.renewals;
+        of_client.renew(self.settings.iam(), self.client.inner())?;
+        of_consumer.renew(self.settings.iam(), self.consumer.client())
     }
 
     fn failed(&self, what: impl Into<String>, error: &KafkaError) -> Error {
@@ -68,6 +80,7 @@ impl Admin {
     /// Fetches the cluster's metadata. Tries again until brokers answer, the error is not one to retry, or
     /// [`TIMEOUT`] is over.
     fn metadata(&self) -> Result<Metadata> {
+        self.log_in()?;
         let asked = Instant::now();
         loop {
             let error = match self.consumer.fetch_metadata(None, PIECE) {
@@ -92,6 +105,7 @@ impl Admin {
 
     /// Bounds of a partition: the first offset that is still there, and the offset after the last.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        self.log_in()?;
         self.consumer
             .fetch_watermarks(topic, partition, TIMEOUT)
             .map_err(|error| self.failed(format!("cannot read the offsets of {topic}/{partition}"), &error))
@@ -114,6 +128,7 @@ impl Admin {
 
     /// Settings of a topic. `partitions` is its number of partitions, known from [`Admin::list`].
     pub async fn describe(&self, topic: &str, partitions: i32) -> Result<TopicState> {
+        self.log_in()?;
         let what = || format!("cannot read the settings of topic {topic}");
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let asked = self.client.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
@@ -137,6 +152,7 @@ impl Admin {
     /// Checks that a topic missing from the brokers' list is not one that this user may not see: brokers leave such
     /// topics out of the list, but report the missing right when asked for the topic by name.
     pub fn check_not_hidden(&self, topic: &str) -> Result<()> {
+        self.log_in()?;
         let what = || format!("cannot look at topic {topic}");
         let metadata =
             self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| self.failed(what(), &error))?;
@@ -274,6 +290,7 @@ impl Admin {
     }
 
     async fn create(&self, plan: &TopicPlan) -> Result<()> {
+        self.log_in()?;
         let TopicPlan { name: topic, partitions, configs } = plan;
         let what = || format!("cannot create topic {topic}");
         if !self.settings.topics.create {

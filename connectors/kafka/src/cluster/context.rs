@@ -4,12 +4,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
 
 use crate::cluster::errors::code_of;
+use crate::cluster::msk_iam::{self, MskIam};
 
 /// How long a report counts as the explanation of a failure.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -50,9 +51,18 @@ impl Complaint {
 pub struct PlainContext {
     /// The client's last report about its connections.
     pub complaint: Complaint,
+    /// Login by IAM, where that is how clients log in.
+    pub iam: Option<MskIam>,
 }
 
 impl ClientContext for PlainContext {
+    // Asked only where IAM is configured: for its other tokens librdkafka does not ask the application.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        msk_iam::answer(self.iam.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::Message;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as KafkaCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -13,6 +13,7 @@ use rdkafka::statistics::Statistics;
 
 use crate::cluster::context::{Complaint, log, note_error};
 use crate::cluster::errors::code_of;
+use crate::cluster::msk_iam::{self, MskIam};
 use crate::cluster::throttle::Throttle;
 
 /// Opaque number of a message that is no table's event; events carry the number of their table.
@@ -25,6 +26,7 @@ pub struct DeliveryReports {
     pub complaint: Complaint,
     /// How long brokers make it wait.
     pub throttle: Throttle,
+    iam: Option<MskIam>,
     gathered: Mutex<Gathered>,
     reports: AtomicU64,
 }
@@ -39,6 +41,11 @@ pub struct Gathered {
 }
 
 impl DeliveryReports {
+    /// Context of a producer that logs in by IAM, or by what its configuration says.
+    pub fn of(iam: Option<MskIam>) -> DeliveryReports {
+        DeliveryReports { iam, ..DeliveryReports::default() }
+    }
+
     /// Number of delivery reports received so far, of delivered and of failed messages.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Relaxed)
@@ -55,6 +62,12 @@ fn is_purge(error: &KafkaError) -> bool {
 }
 
 impl ClientContext for DeliveryReports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        msk_iam::answer(self.iam.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }

@@ -36,6 +36,7 @@ fn is_mute(code: KafkaCode) -> bool {
             | MessageTimedOut
             | TimedOutQueue
             | WaitingForCoordinator
+            | Authentication
     )
 }
 
@@ -97,13 +98,19 @@ fn plain(error: &KafkaError) -> String {
 /// OAuth error codes by which a token endpoint refuses a client for good.
 const REFUSALS: [&str; 4] = ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"];
 
-const CHECK_LOGIN: &str = "check user, password and mechanism in sasl of [kafka]";
+/// How librdkafka's report begins where there is no token to log in with.
+const NO_TOKEN: &str = "OAUTHBEARER token";
+
+const CHECK_LOGIN: &str = "check user, password and mechanism in sasl of [kafka]; with AWS_MSK_IAM its region, and that \
+                           the role may connect (`sooner acls --of kafka`)";
 const CHECK_TLS: &str =
     "check tls of [kafka]: the root certificates (ca), and our own certificate and key if brokers ask for one";
 
 fn judge(code: Option<KafkaCode>, why: &str) -> (Code, Class, &'static str) {
     use KafkaCode::*;
     match code {
+        // The client has no token to log in with, which says nothing of what brokers would make of it.
+        Some(Authentication) if why.contains(NO_TOKEN) => judge_text(why),
         Some(SaslAuthenticationFailed | Authentication | UnsupportedSASLMechanism | IllegalSASLState) => {
             (Code::KafkaLoginRefused, Class::Fatal, CHECK_LOGIN)
         }
@@ -161,11 +168,16 @@ fn judge_text(why: &str) -> (Code, Class, &'static str) {
         _ if why.contains("SASL authentication error") || why.contains("Authentication failed") => {
             (Code::KafkaLoginRefused, Class::Fatal, CHECK_LOGIN)
         }
+        _ if why.contains(NO_TOKEN) && why.contains("credentials for AWS") => (
+            Code::AwsCredentialsMissing,
+            Class::Retry,
+            "give the process a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; it is tried again",
+        ),
         // Error codes of RFC 6749, section 5.2.
-        _ if why.contains("OAUTHBEARER token") && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
+        _ if why.contains(NO_TOKEN) && REFUSALS.iter().any(|refusal| why.contains(refusal)) => {
             (Code::KafkaLoginRefused, Class::Fatal, "check token_url, client_id and client_secret in sasl of [kafka]")
         }
-        _ if why.contains("OAUTHBEARER token") => (
+        _ if why.contains(NO_TOKEN) => (
             Code::KafkaLoginRefused,
             Class::Retry,
             "check token_url in sasl of [kafka] and that tokens are given there; it is tried again",

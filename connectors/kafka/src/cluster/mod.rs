@@ -5,6 +5,7 @@ pub mod admin;
 pub mod context;
 pub mod delivery_reports;
 pub mod errors;
+pub mod msk_iam;
 pub mod properties;
 pub mod range_reader;
 pub mod settings;

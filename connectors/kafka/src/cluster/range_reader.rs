@@ -14,6 +14,7 @@ use sooner_api::{Error, Result};
 
 use crate::cluster::context::PlainContext;
 use crate::cluster::errors::{is_transient, kafka_error};
+use crate::cluster::msk_iam::Renewal;
 use crate::cluster::settings::KafkaSettings;
 
 /// How long the brokers may take to answer a request, and a reader may go without a message.
@@ -35,19 +36,41 @@ pub(crate) enum Isolation {
 /// Reads ranges of partitions' offsets, one after the other.
 pub(crate) struct RangeReader {
     consumer: BaseConsumer<PlainContext>,
+    renewal: Renewal,
 }
 
 impl RangeReader {
     /// Sets up a consumer; nothing is read yet.
     pub fn open(settings: &KafkaSettings, isolation: Isolation) -> Result<RangeReader> {
-        Ok(RangeReader { consumer: open_reader(settings, isolation, PIECE_WAIT)? })
+        Ok(RangeReader { consumer: open_reader(settings, isolation, PIECE_WAIT)?, renewal: Renewal::default() })
     }
 
     /// First offset that the partition still has, and its end offset as seen at the reader's isolation level: the
     /// last stable offset for [`Isolation::Committed`].
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        self.renewal.renew(self.consumer.context().iam.as_ref(), self.consumer.client())?;
         let bounds = self.consumer.fetch_watermarks(topic, partition, TIMEOUT);
         bounds.map_err(|error| self.failed(topic, partition, &error))
+    }
+
+    /// For each of a topic's partitions, the offset of the first message that is no older than a time in milliseconds
+    /// since 1970; none where all are older.
+    pub fn offsets_since(&self, topic: &str, partitions: i32, millis: i64) -> Result<Vec<Option<i64>>> {
+        let failed = |error: KafkaError| {
+            let said = self.consumer.context().complaint.last();
+            kafka_error(format!("cannot read the offsets of topic {topic}"), &error, said)
+        };
+        let mut times = TopicPartitionList::new();
+        for partition in 0..partitions {
+            // The request has the time where the answer has the offset.
+            times.add_partition_offset(topic, partition, Offset::Offset(millis)).map_err(failed)?;
+        }
+        let told = self.consumer.offsets_for_times(times, TIMEOUT).map_err(failed)?;
+        let offset = |partition| {
+            let told = told.find_partition(topic, partition)?;
+            told.offset().to_raw().filter(|offset| told.error().is_ok() && *offset >= 0)
+        };
+        Ok((0..partitions).map(offset).collect())
     }
 
     /// Passes each message in `offsets` to `take`, until `take` breaks or the range ends. Returns `false` if the
@@ -126,8 +149,11 @@ pub(crate) fn open_reader(
     config.set("check.crcs", "true");
     config.set("enable.partition.eof", "true");
     config.set("fetch.wait.max.ms", wait.as_millis().to_string());
-    BaseConsumer::from_config_and_context(&config, PlainContext::default())
-        .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))
+    let context = PlainContext { iam: settings.iam().cloned(), ..PlainContext::default() };
+    let consumer = BaseConsumer::from_config_and_context(&config, context)
+        .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))?;
+    settings.log_in(consumer.client())?;
+    Ok(consumer)
 }
 
 pub(crate) fn assign(

@@ -4,7 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::ClientConfig;
+use sooner_api::Result;
+
+use crate::cluster::msk_iam::MskIam;
 
 /// Settings of the brokers, the topics, and the clients that write and read them.
 #[derive(Clone)]
@@ -63,6 +67,8 @@ pub enum Sasl {
         /// Scope that is requested; none to request none.
         scope: Option<String>,
     },
+    /// Tokens made of the process' credentials for AWS, for Amazon MSK.
+    AwsMskIam(MskIam),
 }
 
 /// SASL mechanism by which a password is sent.
@@ -180,6 +186,12 @@ impl KafkaSettings {
         format!("{}-progress", self.consumer.group)
     }
 
+    /// Transactional id of whoever handles the letters of a dead-letter topic: one for all, so that of two that do so
+    /// at a time the former is fenced.
+    pub fn letters_id(&self, topic: &str) -> String {
+        format!("sooner-letters-{topic}")
+    }
+
     /// Configuration that all clients share, including the properties that are passed through. Brokers know a client by
     /// its pipeline and this part of it, for their quotas and logs.
     pub fn client_config(&self, part: &str) -> ClientConfig {
@@ -213,6 +225,20 @@ impl KafkaSettings {
         {
             config.set(*name, value);
         }
+    }
+
+    /// Login by IAM; none where clients log in by something else.
+    pub fn iam(&self) -> Option<&MskIam> {
+        match &self.sasl {
+            Some(Sasl::AwsMskIam(iam)) => Some(iam),
+            _ => None,
+        }
+    }
+
+    /// Gives a client that has just been set up what it needs to connect and does not get by its configuration: the
+    /// first token, where it logs in by IAM.
+    pub fn log_in<C: ClientContext>(&self, client: &Client<C>) -> Result<()> {
+        self.iam().map_or(Ok(()), |iam| iam.log_in(client))
     }
 
     fn security_protocol(&self) -> &'static str {
@@ -254,6 +280,9 @@ fn set_sasl(config: &mut ClientConfig, sasl: &Sasl) {
             if let Some(scope) = scope {
                 config.set("sasl.oauthbearer.scope", scope);
             }
+        }
+        Sasl::AwsMskIam(_) => {
+            config.set("sasl.mechanism", "OAUTHBEARER");
         }
     }
 }

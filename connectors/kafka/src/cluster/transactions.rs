@@ -57,8 +57,10 @@ impl Transactions {
             config.set("transactional.id", id);
             settings.set_default(&mut config, &["transaction.timeout.ms"], PATIENCE.as_millis().to_string());
         }
-        let producer = BaseProducer::from_config_and_context(&config, DeliveryReports::default())
+        let context = DeliveryReports::of(settings.iam().cloned());
+        let producer = BaseProducer::from_config_and_context(&config, context)
             .map_err(|error| kafka_error("cannot set up a Kafka producer", &error, None))?;
+        settings.log_in(producer.client())?;
         let opened = Transactions { producer, id, open_since: None, sent: 0 };
         if opened.id.is_some() {
             let begun = opened.producer.init_transactions(PATIENCE);

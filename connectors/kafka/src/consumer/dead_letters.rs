@@ -1,14 +1,12 @@
 //! The dead-letter topic, if one is configured: takes messages that cannot be read, each unchanged, with its place
 //! and the reason.
 //!
-//! Headers: `sooner.dead.topic`, `sooner.dead.partition`, `sooner.dead.offset`, `sooner.dead.reason`. A sink that
-//! is killed right after a write may write the same message again; the place in its headers shows that it is a
-//! duplicate.
+//! Its headers are in [`crate::message::letter_headers`]. A sink that is killed right after a write may write the same
+//! message again; the place in its headers shows that it is a duplicate.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use sooner_api::{Code, Error, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -16,9 +14,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::cluster::delivery_reports::NO_TABLE;
 use crate::cluster::settings::KafkaSettings;
 use crate::cluster::transactions::Transactions;
+use crate::message::letter_headers::{of_letter, reason};
 use crate::message::topic_message::TopicMessage;
 
-/// Upper bound of what a dead letter takes beside key, value and reason, in bytes.
+/// Upper bound of what a dead letter takes beside key, value, reason and remedy, in bytes.
 const OVERHEAD_BYTES: usize = 1024;
 
 /// Writer of a dead-letter topic.
@@ -53,13 +52,13 @@ impl DeadLetters {
     /// Sends a message to the dead-letter topic, and waits until it is durable there. After a cancellation, call it
     /// again for the same message: it then waits for the write under way and starts no other. A message that is too
     /// large for the topic is an operator error.
-    pub async fn send(&mut self, record: &TopicMessage, reason: &str) -> Result<()> {
+    pub async fn send(&mut self, record: &TopicMessage, error: &Error) -> Result<()> {
         let place = record.place();
         let under_way = match self.under_way.take().filter(|(known, _)| *known == place) {
             Some(known) => known,
             None => {
-                let (producer, record, reason) = (self.producer.clone(), record.clone(), reason.to_owned());
-                (place, spawn_blocking(move || producer.write(&record, &reason)))
+                let (producer, record, error) = (self.producer.clone(), record.clone(), error.clone());
+                (place, spawn_blocking(move || producer.write(&record, &error)))
             }
         };
         let (_, writing) = self.under_way.insert(under_way);
@@ -77,26 +76,20 @@ impl DeadLetters {
 }
 
 impl LetterProducer {
-    fn write(&self, record: &TopicMessage, reason: &str) -> Result<()> {
+    fn write(&self, record: &TopicMessage, error: &Error) -> Result<()> {
         let (key, value) = (record.key(), record.value());
-        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + reason.len() + OVERHEAD_BYTES;
+        let reason = reason(error);
+        let texts = reason.len() + error.remedy.len();
+        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + texts + OVERHEAD_BYTES;
         if size > self.limit_bytes {
-            return Err(self.too_large(record, size, reason));
+            return Err(self.too_large(record, size, &reason));
         }
-        let (partition, offset) = (record.partition.to_string(), record.offset.to_string());
-        let headers = [
-            ("sooner.dead.topic", &*record.topic),
-            ("sooner.dead.partition", &partition),
-            ("sooner.dead.offset", &offset),
-            ("sooner.dead.reason", reason),
-        ];
-        let headers = headers
-            .into_iter()
-            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
-        let mut letter = BaseRecord::with_opaque_to(&self.topic, NO_TABLE).headers(headers);
+        let mut letter = BaseRecord::with_opaque_to(&self.topic, NO_TABLE).headers(of_letter(record, error));
         letter.key = key;
         letter.payload = value;
         let mut transactions = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody polled since the last letter, and a login may have to be renewed.
+        transactions.poll();
         transactions.send(letter)?;
         transactions.commit()
     }

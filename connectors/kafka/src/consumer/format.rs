@@ -1,4 +1,5 @@
-//! How messages of topics are read. There is one format today: Debezium's envelope as Avro, in Confluent's wire format.
+//! How messages of topics are read. There is one format today: Debezium's envelope as Avro, with the schemas named in
+//! any form that registries' serializers have.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
 
 use crate::message::topic_message::TopicMessage;
-use crate::registry::client::Registry;
+use crate::registry::reader::SchemaReader;
 use crate::registry::schema_cache::SchemaCache;
 
 /// A format of messages.
@@ -18,7 +19,7 @@ pub enum Format {
 
 impl Format {
     /// Debezium's envelope as Avro, with schemas from a registry.
-    pub fn debezium_avro(registry: Registry) -> Format {
+    pub fn debezium_avro(registry: SchemaReader) -> Format {
         Format::DebeziumAvro(SchemaCache::new(registry))
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::cluster::context::{Complaint, log, note_error};
 use crate::cluster::errors::{is_transient, kafka_error};
+use crate::cluster::msk_iam::{self, MskIam};
 use crate::cluster::settings::{GroupProtocol, KafkaSettings};
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::consumer::lag::LagGauge;
@@ -92,10 +93,12 @@ impl GroupMember {
             incoming: sender.clone(),
             complaint: complaint.clone(),
             lag: lag.clone(),
+            iam: settings.iam().cloned(),
             changed: Mutex::default(),
         };
         let consumer = BaseConsumer::from_config_and_context(&group_config(settings), context)
             .map_err(|error| kafka_error("cannot set up a Kafka consumer", &error, None))?;
+        settings.log_in(consumer.client())?;
         let poller = Poller { consumer, incoming: sender, commands: received, topics: HashMap::new(), complaint };
         let (leaving, left) = channel();
         thread::spawn(move || {
@@ -199,12 +202,19 @@ struct GroupContext {
     incoming: Sender<Incoming>,
     complaint: Complaint,
     lag: LagGauge,
+    iam: Option<MskIam>,
     /// Outcome of the last rebalance, until the thread has acted on it: partitions that were held before, each with
     /// the offset to seek to; or why it failed.
     changed: Mutex<Option<std::result::Result<Offsets, KafkaError>>>,
 }
 
 impl ClientContext for GroupContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> std::result::Result<OAuthToken, Box<dyn std::error::Error>> {
+        msk_iam::answer(self.iam.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }

@@ -19,6 +19,7 @@ use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
 use crate::progress::copies::{broken_copies, copying};
 use crate::progress::record::TopicProgress;
+use crate::registry::plain::plain;
 
 /// Topics on their way into batches.
 pub struct Intake {
@@ -160,7 +161,7 @@ impl Intake {
             return Ok(());
         }
         let schema = self.format.schema(&topic.table, message).await;
-        let taken = schema.and_then(|schema| self.take_event(name, message, schema));
+        let taken = schema.and_then(|schema| self.take_event(name, &*plain(message)?, schema));
         match taken {
             Err(error) if error.class == Class::Operator => self.set_aside(name, message, error).await,
             taken => taken,
@@ -182,7 +183,7 @@ impl Intake {
             self.close(name, error);
             return Ok(());
         };
-        match letters.send(message, &format!("{}: {}", error.what, error.why)).await {
+        match letters.send(message, &error).await {
             Ok(()) => tracing::warn!(place = message.place(), %error, "the message went to the dead letters"),
             Err(error) if error.class == Class::Operator => self.close(name, error),
             Err(error) => return Err(error),

@@ -8,6 +8,7 @@ use rdkafka::Statistics;
 use sooner_api::{Fact, PartitionOffsets, Side, Telemetry};
 use sooner_schemas::TableName;
 
+use super::standby::Standby;
 use crate::cluster::throttle::Throttle;
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::message::topic_message::TopicMessage;
@@ -36,6 +37,7 @@ struct Known {
     fetched: Offsets,
     reading_micros: Option<i64>,
     throttle: Throttle,
+    standby: Standby,
 }
 
 /// What the group has of a partition. The end of a transaction takes an offset, too, and tools that subtract offsets
@@ -136,11 +138,17 @@ impl LagGauge {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).throttle.take()
     }
 
+    /// Whether the member has joined the group, and was given no partitions.
+    pub(crate) fn is_standby(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).standby.waits()
+    }
+
     /// Takes the last stable offsets from librdkafka's statistics, and what was fetched. A negative offset means that
     /// it is not known.
     pub(crate) fn hear(&self, statistics: &Statistics) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.throttle.hear(statistics);
+        known.standby.hear(statistics);
         let Known { partitions, fetched, .. } = &mut *known;
         for (place, offsets) in partitions {
             let (topic, partition) = place;
@@ -164,6 +172,7 @@ pub(crate) async fn report_lag<T: Telemetry>(
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         letters();
+        telemetry.record(Fact::Standby(lag.is_standby()));
         if let Some(wait) = lag.throttled() {
             telemetry.record(Fact::Throttled(Side::Sink, wait));
         }

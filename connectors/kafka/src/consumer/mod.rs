@@ -12,5 +12,6 @@ pub mod offsets_in_flight;
 pub mod ordering;
 pub mod reader;
 pub mod remainder;
+mod standby;
 pub mod start_point;
 pub mod topic;

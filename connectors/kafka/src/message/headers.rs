@@ -18,6 +18,9 @@ const UNAVAILABLE: &str = "sooner.unavailable";
 const COPY: &str = "sooner.copy";
 const OLD_KEY: &str = "sooner.old_key";
 const NEW_KEY_TEXT: &str = "__debezium.newkey";
+/// Headers in which serializers name the schema, each of the key and of the value: Confluent's and Apicurio's.
+const KEY_SCHEMA: [&str; 2] = ["__key_schema_id", "apicurio.key.contentId"];
+const VALUE_SCHEMA: [&str; 2] = ["__value_schema_id", "apicurio.value.contentId"];
 const OLD_KEY_TEXT: &str = "__debezium.oldkey";
 
 /// Headers of an event's message, to be written.
@@ -88,6 +91,9 @@ impl Text {
     }
 }
 
+/// A header that names a schema: its own name, and its value.
+pub type SchemaHeader = (&'static str, Box<[u8]>);
+
 /// Headers that a reader finds in a message; all empty if it has none of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundHeaders {
@@ -99,6 +105,10 @@ pub struct FoundHeaders {
     pub copy_start: bool,
     /// Key message that the row had before its key changed.
     pub old_key: Option<Vec<u8>>,
+    /// Header that names the key's schema, where the key itself does not.
+    pub key_schema: Option<SchemaHeader>,
+    /// Header that names the value's schema, where the value itself does not.
+    pub value_schema: Option<SchemaHeader>,
 }
 
 impl FoundHeaders {
@@ -116,7 +126,14 @@ impl FoundHeaders {
                 UNAVAILABLE => found.unavailable = Some(text().to_owned()),
                 COPY => found.copy_start = true,
                 OLD_KEY => found.old_key = Some(value.to_vec()),
-                _ => {}
+                other => {
+                    let named = |names: [&'static str; 2]| names.into_iter().find(|name| *name == other);
+                    if let Some(name) = named(KEY_SCHEMA) {
+                        found.key_schema = Some((name, value.into()));
+                    } else if let Some(name) = named(VALUE_SCHEMA) {
+                        found.value_schema = Some((name, value.into()));
+                    }
+                }
             }
         }
         found.position = commit_lsn.zip(ordinal).map(|(commit_lsn, ordinal)| Position { commit_lsn, ordinal });
@@ -154,6 +171,7 @@ mod tests {
             unavailable: Some("body,payload".into()),
             copy_start: true,
             old_key: Some(vec![0, 1]),
+            ..FoundHeaders::default()
         };
         assert_eq!(found, expected);
         assert_eq!(FoundHeaders::read::<OwnedHeaders>(None), FoundHeaders::default());

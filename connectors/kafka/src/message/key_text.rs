@@ -11,13 +11,24 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 /// Columns of a key message as text for a person, `id=7, region=eu`. Ends before the first column that cannot be
 /// read.
 pub fn key_text(schema: &Schema, message: &[u8]) -> String {
+    text_of(schema, message, |_| true)
+}
+
+/// Some of a key message's columns as text for a person. Ends before the first column that cannot be read.
+pub fn columns_text(schema: &Schema, message: &[u8], columns: &[String]) -> String {
+    text_of(schema, message, |column| columns.iter().any(|named| named == column))
+}
+
+fn text_of(schema: &Schema, message: &[u8], is_shown: impl Fn(&str) -> bool) -> String {
     let mut parts = Vec::new();
     let fields = schema.as_record().map(|record| record.fields.as_slice()).unwrap_or_default();
     if let Ok((_, datum)) = split_header(message) {
         let mut reader = Reader::new(datum);
         for field in fields {
             let Ok(value) = value_text(&field.schema, &mut reader, Quotes::None) else { break };
-            parts.push(format!("{}={value}", field.column));
+            if is_shown(&field.column) {
+                parts.push(format!("{}={value}", field.column));
+            }
         }
     }
     parts.join(", ")
@@ -89,6 +100,7 @@ mod tests {
         let schema = Schema::parse(schema).unwrap();
         let key = [0, 0, 0, 0, 1, 6, b'x', b'"', b'\\', 7, 4, 0x04, 0xD2];
         assert_eq!(key_text(&schema, &key), r#"a=x"\, b=-4, c=12.34"#);
+        assert_eq!(columns_text(&schema, &key, &["c".into(), "b".into()]), "b=-4, c=12.34");
         assert_eq!(key_header(&schema, &key).unwrap(), r#"{"a":"x\"\\","b":-4,"c":12.34}"#);
         assert_eq!(key_header(&schema, &key[..9]), Err(Malformed::Truncated));
     }

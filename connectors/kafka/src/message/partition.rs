@@ -8,7 +8,12 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 
 /// Partition of a key message, or of the column values that [`column_bytes`] returns.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    (murmur2(key) & 0x7FFF_FFFF) as i32 % partitions.max(1)
+    hash_of(key) % partitions.max(1)
+}
+
+/// Hash of a key message, never negative: its partition is the remainder by the number of partitions.
+pub fn hash_of(key: &[u8]) -> i32 {
+    (murmur2(key) & 0x7FFF_FFFF) as i32
 }
 
 /// Avro values of some of a key's columns, concatenated in the order of `columns`. Fails if the key message is

@@ -206,10 +206,8 @@ fn begin_moved_topics(
     record: &mut ProgressRecord,
 ) {
     for route in routes {
-        let Some(known) = former.topics.get(&route.table).filter(|known| *known.topic != *route.topic) else {
-            continue;
-        };
-        let (from, to) = (&known.topic, &route.topic);
+        let Some(from) = moved_from(former, &route.table, &route.topic) else { continue };
+        let to = &route.topic;
         tracing::warn!(table = %route.table, from, %to, "another topic: the table is copied there");
         if let Some(offsets) = offsets.get_mut(&route.table) {
             offsets.begun_over = true;
@@ -221,7 +219,14 @@ fn begin_moved_topics(
     }
 }
 
-fn no_record(topic: &str, missing: bool) -> Error {
+/// Topic that a table was written to before, where that is another one than now; none if it is the same, or the table
+/// was not written.
+pub fn moved_from<'a>(former: &'a TopicProgress, table: &TableName, topic: &str) -> Option<&'a str> {
+    former.topics.get(table).map(|known| known.topic.as_str()).filter(|known| *known != topic)
+}
+
+/// The error of a source whose slot exists, but no record of what it has written.
+pub fn no_record(topic: &str, missing: bool) -> Error {
     let state = if missing { "missing" } else { "empty" };
     Error::operator(
         Code::ProgressMissing,

@@ -80,13 +80,7 @@ impl TopicRoute {
     /// Partition of a key message, which the schema's id has no part in: the same key stays where it is when its schema
     /// changes. The key must match the schema that was taken over last.
     pub fn partition(&self, by: &PartitionBy, key: &[u8]) -> Result<i32, Malformed> {
-        match (by, self.key_schema()) {
-            (PartitionBy::Columns(columns), Some(schema)) => {
-                Ok(partition_of(&column_bytes(schema, key, columns)?, self.partitions))
-            }
-            // Rows of a table without a key have none.
-            _ => Ok(partition_of(split_header(key).map_or(key, |(_, datum)| datum), self.partitions)),
-        }
+        partition_of_key(by, self.key_schema(), key, self.partitions)
     }
 
     /// Columns that the partitioning names and the key lacks.
@@ -121,6 +115,22 @@ impl TopicRoute {
             old_key_text: old_key.and_then(|key| self.key_header(key)),
             old_key,
         }
+    }
+}
+
+/// Partition of a key message of a schema, as [`TopicRoute::partition`] chooses it.
+pub fn partition_of_key(
+    by: &PartitionBy,
+    schema: Option<&Schema>,
+    key: &[u8],
+    partitions: i32,
+) -> Result<i32, Malformed> {
+    match (by, schema) {
+        (PartitionBy::Columns(columns), Some(schema)) => {
+            Ok(partition_of(&column_bytes(schema, key, columns)?, partitions))
+        }
+        // Rows of a table without a key have none.
+        _ => Ok(partition_of(split_header(key).map_or(key, |(_, datum)| datum), partitions)),
     }
 }
 

@@ -6,21 +6,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sooner_api::{Class, Code, Error, Result, SchemaRegistry};
+use sooner_api::{Code, Error, Result, SchemaRegistry};
 
+use super::http::{Attempts, client, one_line, trouble, unreachable};
+use super::schema_id::{SchemaId, uuid_text};
 use crate::registry::difference::difference;
-
-/// Time limit of one request to the registry.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// First pause between attempts. Pauses double up to [`LONGEST_PAUSE`], and add up to about a minute.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-const ATTEMPTS: u32 = 12;
 
 /// Error codes of the registry's API for something that does not exist.
 const SUBJECT_NOT_FOUND: i64 = 40401;
@@ -61,7 +55,7 @@ pub struct Registry {
     settings: RegistrySettings,
     http: reqwest::Client,
     ids: Mutex<HashMap<(String, String), u32>>,
-    schemas: Mutex<HashMap<u32, Arc<str>>>,
+    schemas: Mutex<HashMap<SchemaId, Arc<str>>>,
 }
 
 /// Answer of the registry to a request. Server errors and throttling are errors instead.
@@ -92,52 +86,46 @@ enum Lookup {
 impl Registry {
     /// Sets up a client; sends no request yet. Fails if the root certificates cannot be read.
     pub fn new(settings: RegistrySettings) -> Result<Registry> {
-        let mut builder = reqwest::Client::builder().timeout(ANSWER_TIMEOUT);
-        if let Some(path) = &settings.ca {
-            let what = || format!("cannot read the registry's root certificates {}", path.display());
-            let remedy = "ca of [registry] must name a PEM file";
-            let pem = std::fs::read(path)
-                .map_err(|error| Error::operator(Code::RegistryMisconfigured, what(), error, remedy))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| Error::operator(Code::RegistryMisconfigured, what(), error, remedy))?;
-            builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
-        }
-        let http = builder
-            .build()
-            .map_err(|error| Error::fatal(Code::Internal, "cannot set up an HTTP client", error, "report this"))?;
+        let http = client(settings.ca.as_deref())?;
         Ok(Registry { settings, http, ids: Mutex::default(), schemas: Mutex::default() })
     }
 
-    /// Schema of an id, as JSON text. An id that the registry does not know is an error for the operator.
-    pub async fn schema(&self, id: u32) -> Result<Arc<str>> {
+    /// Schema of an id or a GUID, as JSON text. One that the registry does not know is an error for the operator.
+    pub async fn schema(&self, id: SchemaId) -> Result<Arc<str>> {
         if let Some(schema) = self.schemas.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(schema.clone());
         }
-        let what = || format!("cannot read an event with schema id {id}");
-        match self.ask(Method::GET, &format!("schemas/ids/{id}"), None).await? {
-            Answer::Found(answer) => {
-                let Some(schema) = answer.get("schema").and_then(Value::as_str) else {
-                    let why = format!("the answer of {} has no schema", self.settings.url);
-                    return Err(Error::fatal(
-                        Code::RegistryMisconfigured,
-                        what(),
-                        why,
-                        "check url of [registry], and its path",
-                    ));
-                };
-                let schema: Arc<str> = schema.into();
-                self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, schema.clone());
-                Ok(schema)
-            }
-            Answer::Missing(_) => Err(Error::operator(
-                Code::SchemaUnknown,
-                what(),
-                format!("the schema registry at {} does not know it", self.settings.url),
-                "check url of [registry]: the registry must be the one that the events were written with; or set \
-                 dead_letter_topic of [kafka] to set such messages aside",
-            )),
-            Answer::Refused(status, why) => Err(self.refused(&what(), status, &why)),
-        }
+        let what = format!("cannot read an event with {id}");
+        let (path, is_number) = match &id {
+            SchemaId::Number(number) => (format!("schemas/ids/{number}"), true),
+            SchemaId::Guid(guid) | SchemaId::GlueVersion(guid) => (format!("schemas/guids/{}", uuid_text(guid)), false),
+        };
+        let answer = match self.ask(Method::GET, &path, None).await? {
+            Answer::Found(answer) => answer,
+            Answer::Missing(_) => return Err(self.unknown(what, is_number)),
+            // Registries that know no GUIDs do not have this path.
+            Answer::Refused(StatusCode::NOT_FOUND, _) if !is_number => return Err(self.unknown(what, is_number)),
+            Answer::Refused(status, why) => return Err(self.refused(&what, status, &why)),
+        };
+        let Some(schema) = answer.get("schema").and_then(Value::as_str) else {
+            let why = format!("the answer of {} has no schema", self.settings.url);
+            let remedy = "check url of [registry], and its path";
+            return Err(Error::fatal(Code::RegistryMisconfigured, what, why, remedy));
+        };
+        let schema: Arc<str> = schema.into();
+        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, schema.clone());
+        Ok(schema)
+    }
+
+    /// Operator error: the registry does not know the schema of an event.
+    fn unknown(&self, what: String, is_number: bool) -> Error {
+        let hint = if is_number { "" } else { ", and know GUIDs, which older ones do not" };
+        let why = format!("the schema registry at {} does not know it", self.settings.url);
+        let remedy = format!(
+            "check url of [registry]: the registry must be the one that the events were written with{hint}; or set \
+             dead_letter_topic of [kafka] to set such messages aside"
+        );
+        Error::operator(Code::SchemaUnknown, what, why, remedy)
     }
 
     /// Checks, with one harmless request, that the registry answers and accepts the credentials. Returns its
@@ -255,17 +243,15 @@ impl Registry {
 
     /// Sends a request until there is an answer; transient failures are retried for about a minute.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let mut pause = FIRST_PAUSE;
-        let mut attempt = 1;
+        let mut attempts = Attempts::new();
         loop {
             match self.attempt(&method, path, body).await {
-                Err(error) if error.class == Class::Retry && attempt < ATTEMPTS => {
-                    tracing::warn!(%error, "the schema registry; trying again in {:.1} s", pause.as_secs_f64());
-                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    attempt += 1;
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    if !attempts.again(&error).await {
+                        return Err(error);
+                    }
                 }
-                answered => return answered,
             }
         }
     }
@@ -281,9 +267,9 @@ impl Registry {
         if let Some(body) = body {
             request = request.header("Content-Type", "application/vnd.schemaregistry.v1+json").body(body.to_string());
         }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = request.send().await.map_err(|error| unreachable(&self.settings.url, &error))?;
         let status = response.status();
-        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        let text = response.text().await.map_err(|error| unreachable(&self.settings.url, &error))?;
         let parsed: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_success() {
             return Ok(Answer::Found(parsed));
@@ -292,32 +278,12 @@ impl Registry {
         let message = parsed.get("message").and_then(Value::as_str).map_or(text.as_str(), |message| message);
         let is_transient = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
         if status.is_server_error() || is_transient {
-            return Err(self.trouble(format!("it answers {status}: {}", one_line(message))));
+            return Err(trouble(&self.settings.url, format!("it answers {status}: {}", one_line(message))));
         }
         if [SUBJECT_NOT_FOUND, VERSION_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&code) {
             return Ok(Answer::Missing(code));
         }
         Ok(Answer::Refused(status, message.to_owned()))
-    }
-
-    fn unreachable(&self, error: &reqwest::Error) -> Error {
-        let mut why = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            why = cause.to_string();
-            source = cause.source();
-        }
-        self.trouble(why)
-    }
-
-    fn trouble(&self, why: String) -> Error {
-        let what = format!("cannot reach the schema registry at {}", self.settings.url);
-        Error::retry(
-            Code::RegistryUnreachable,
-            what,
-            why,
-            "check url of [registry] and that the registry runs; it is tried again",
-        )
     }
 
     fn refused(&self, what: &str, status: StatusCode, why: &str) -> Error {
@@ -383,9 +349,4 @@ fn escape_braces(schema: &str) -> String {
 
 fn escaped(subject: &str) -> String {
     utf8_percent_encode(subject, NON_ALPHANUMERIC).to_string()
-}
-
-fn one_line(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(300).collect()
 }

@@ -2,4 +2,9 @@
 
 pub mod client;
 pub mod difference;
+pub mod glue;
+mod http;
+pub mod plain;
+pub mod reader;
 pub mod schema_cache;
+pub mod schema_id;

@@ -6,47 +6,35 @@ use std::sync::Arc;
 use sooner_api::{Class, Code, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
-use sooner_schemas::wire::split_header;
 use tokio::task::JoinHandle;
 
 use crate::message::events::ON_WITHOUT_IT;
 use crate::message::topic_message::TopicMessage;
-use crate::registry::client::Registry;
+use crate::registry::plain::schema_ids;
+use crate::registry::reader::SchemaReader;
+use crate::registry::schema_id::SchemaId;
 
 /// Schema ids of a message's key, if it has one, and value.
-type Ids = (Option<u32>, u32);
+type Ids = (Option<SchemaId>, SchemaId);
 
 /// Event schemas by table and schema ids. Events with the same table and ids share one instance.
 pub struct SchemaCache {
-    registry: Arc<Registry>,
+    registry: Arc<SchemaReader>,
     known: HashMap<(TableName, Ids), Arc<EventSchema>>,
     /// Requests in flight, by schema id. A caller may be cancelled and ask again; the registry is asked once.
-    under_way: HashMap<u32, JoinHandle<Result<Arc<str>>>>,
+    under_way: HashMap<SchemaId, JoinHandle<Result<Arc<str>>>>,
 }
 
 impl SchemaCache {
     /// An empty cache of schemas from a registry.
-    pub fn new(registry: Registry) -> SchemaCache {
+    pub fn new(registry: SchemaReader) -> SchemaCache {
         SchemaCache { registry: Arc::new(registry), known: HashMap::new(), under_way: HashMap::new() }
     }
 
     /// Schemas of a message's event; none for a tombstone. May be cancelled and called again.
     pub async fn find(&mut self, table: &TableName, record: &TopicMessage) -> Result<Option<Arc<EventSchema>>> {
-        let Some(value) = record.value() else { return Ok(None) };
-        let id = |message| {
-            split_header(message).map(|(id, _)| id).map_err(|why| {
-                Error::operator(
-                    Code::MessageUnreadable,
-                    format!("cannot read the message at {}", record.place()),
-                    why,
-                    ON_WITHOUT_IT,
-                )
-            })
-        };
-        let value_id = id(value)?;
-        // An event of the whole table has no key.
-        let key_id = record.key().map(id).transpose()?;
-        let ids = (key_id, value_id);
+        let Some(ids) = schema_ids(record)? else { return Ok(None) };
+        let (key_id, value_id) = ids;
         if let Some(schema) = self.known.get(&(table.clone(), ids)) {
             return Ok(Some(schema.clone()));
         }
@@ -59,7 +47,7 @@ impl SchemaCache {
             Error::operator(
                 Code::MessageUnreadable,
                 format!("cannot read the message at {}", record.place()),
-                format!("its schema (id {value_id}) cannot be read: {why}"),
+                format!("its {value_id} cannot be read: {why}"),
                 ON_WITHOUT_IT,
             )
         })?;
@@ -69,7 +57,7 @@ impl SchemaCache {
     }
 
     /// Fetches a schema by its id. An error for the operator names the message that has the id.
-    async fn fetch(&mut self, id: u32, record: &TopicMessage) -> Result<Arc<str>> {
+    async fn fetch(&mut self, id: SchemaId, record: &TopicMessage) -> Result<Arc<str>> {
         let registry = self.registry.clone();
         let asked = self.under_way.entry(id).or_insert_with(|| tokio::spawn(async move { registry.schema(id).await }));
         let answer = asked.await;

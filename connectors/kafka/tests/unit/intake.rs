@@ -9,7 +9,8 @@ use sooner_kafka::consumer::ordering::Ordering;
 use sooner_kafka::consumer::topic::Topic;
 use sooner_kafka::message::headers::FoundHeaders;
 use sooner_kafka::message::topic_message::TopicMessage;
-use sooner_kafka::registry::client::{Login, Registry, RegistrySettings};
+use sooner_kafka::registry::client::{Login, RegistrySettings};
+use sooner_kafka::registry::reader::{RegistryKind, SchemaReader};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::support::{at, bare, polled, table};
@@ -18,7 +19,7 @@ use crate::support::{at, bare, polled, table};
 fn format() -> Format {
     let url = "http://registry.invalid".to_owned();
     let settings = RegistrySettings { url, login: Login::None, ca: None, register: false };
-    Format::debezium_avro(Registry::new(settings).unwrap())
+    Format::debezium_avro(SchemaReader::new(&RegistryKind::Confluent(settings)).unwrap())
 }
 
 fn intake() -> Intake {

@@ -9,7 +9,7 @@ use integration_tests::{python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sooner_api::{Feed, Lake, LakeTable, MemoryBudget, Rows};
-use sooner_delta::{DeltaLake, DeltaTable, IndexSettings, LakeStore, PartLimits, S3Settings};
+use sooner_delta::{DeltaLake, IndexSettings, LakeStore, PartLimits, S3Settings, WrittenTable};
 use sooner_schemas::encode::{Encoder, Origin, SchemaIds, Snapshot, TupleValue};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
@@ -135,7 +135,7 @@ impl Subject {
         Subject { folder: tempfile::tempdir().unwrap(), encoder, schema, rows, lsn: 100 }
     }
 
-    async fn open(&self) -> DeltaTable {
+    async fn open(&self) -> WrittenTable {
         let url = self.folder.path().join("lake").display().to_string();
         let store = LakeStore::open(&url, &S3Settings::default()).unwrap();
         let limits = PartLimits { part_bytes: 32 << 20, budget: MemoryBudget::new(32 << 20) };
@@ -149,7 +149,7 @@ impl Subject {
     }
 
     /// Seconds of the best of three merges.
-    async fn measure(&mut self, table: &mut DeltaTable, changes: usize, batch: Batch) -> f64 {
+    async fn measure(&mut self, table: &mut WrittenTable, changes: usize, batch: Batch) -> f64 {
         let mut random = StdRng::seed_from_u64(self.lsn);
         let mut best = f64::MAX;
         for _ in 0..3 {
@@ -194,7 +194,7 @@ fn batch_of(batch: Batch, encoder: &Encoder, schema: &Arc<EventSchema>, ids: &[u
 }
 
 /// Copies so many rows into a table.
-pub async fn copy_rows(table: &mut DeltaTable, encoder: &Encoder, schema: &Arc<EventSchema>, rows: u64) {
+pub async fn copy_rows(table: &mut WrittenTable, encoder: &Encoder, schema: &Arc<EventSchema>, rows: u64) {
     table.begin_copy(copy_start(encoder, schema)).await.unwrap();
     for start in (0..rows).step_by(BATCH as usize) {
         let ids: Vec<_> = (start..start + BATCH).collect();

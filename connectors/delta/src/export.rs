@@ -1,0 +1,159 @@
+//! Exports of cuts: plain Parquet files, with a manifest that says what they are, and by which anybody can check them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Field, Schema as ArrowSchema};
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::{Lsn, TableName};
+
+use crate::cuts::Cut;
+use crate::lake::DeltaLake;
+use crate::rows::column_mapping::shown_names;
+use crate::rows::data_file::DataFileWriter;
+use crate::rows::lake_type::arrow_type;
+use crate::store::folder_name::folder_name;
+use crate::store::lake_store::LakeStore;
+use crate::store::location::TableLocation;
+use crate::store::operations::{Put, get, put, put_new};
+use crate::stored_rows::StoredRows;
+
+/// Size at which an exported file is closed, and the next one begins.
+const FILE_BYTES: usize = 64 << 20;
+/// Name of the manifest, which is written last.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What was exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Name of the cut.
+    pub cut: String,
+    /// Every transaction up to this commit LSN is in the files, and no other.
+    pub lsn: Lsn,
+    /// Commit time of the last of these, in microseconds since 1970.
+    pub commit_micros: i64,
+    /// Pipeline that the cut is of.
+    pub pipeline: String,
+    /// What wrote the files.
+    pub written_by: String,
+    /// The tables.
+    pub tables: BTreeMap<TableName, ExportedTable>,
+}
+
+/// The files of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedTable {
+    /// Version of the lake table.
+    pub version: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Files, in the order of their rows.
+    pub files: Vec<ExportedFile>,
+}
+
+/// A file that was exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedFile {
+    /// Path below the manifest's folder.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Number of its rows.
+    pub rows: u64,
+    /// SHA-256 of its bytes, as hexadecimal digits.
+    pub sha256: String,
+}
+
+impl DeltaLake {
+    /// Writes the tables of a cut, as they are in it, to a folder or an S3 prefix that has no export yet. The manifest
+    /// comes last: without it, an export was broken off, and can be repeated.
+    pub async fn export_cut(&self, cut: &Cut, target: &LakeStore) -> Result<Manifest> {
+        let manifest_path = target.prefix().clone().join(MANIFEST);
+        if get(&*target.root(), &manifest_path).await?.is_some() {
+            return Err(taken(&cut.name));
+        }
+        let mut tables = BTreeMap::new();
+        for (table, versions) in &cut.tables {
+            if let Some(found) = &versions.mirror {
+                tables.insert(table.clone(), export(self.location(table), found.version, table, target).await?);
+            }
+        }
+        let manifest = Manifest {
+            cut: cut.name.clone(),
+            lsn: cut.lsn,
+            commit_micros: cut.commit_micros,
+            pipeline: self.pipeline().to_owned(),
+            written_by: concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned(),
+            tables,
+        };
+        let text = serde_json::to_vec_pretty(&manifest);
+        let text = text.map_err(|error| Error::internal("cannot write a manifest", error))?;
+        match put_new(&*target.root(), &manifest_path, Bytes::from(text)).await? {
+            Put::Created => Ok(manifest),
+            Put::Exists => Err(taken(&cut.name)),
+        }
+    }
+}
+
+async fn export(location: TableLocation, version: u64, table: &TableName, target: &LakeStore) -> Result<ExportedTable> {
+    let stored = StoredRows::at(location, version).await?;
+    let columns = stored.version.columns();
+    let read = crate::rows::columns::arrow_schema(columns);
+    let fields = columns.iter().zip(shown_names(columns));
+    let fields = fields.map(|(column, shown)| Field::new(shown, arrow_type(&column.lake_type), column.nullable));
+    let shown = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
+    let folder = format!("{}/{}", folder_name(&table.schema), folder_name(&table.table));
+    let mut exporting = Exporting { target, folder, files: Vec::new(), open: None };
+    let each = async |rows: RecordBatch| {
+        let rows = RecordBatch::try_new(shown.clone(), rows.columns().to_vec());
+        exporting.append(&rows.map_err(|error| Error::internal("cannot export rows", error))?).await
+    };
+    stored.scan(columns, &read, each).await?;
+    exporting.close().await?;
+    let rows = exporting.files.iter().map(|file| file.rows).sum();
+    Ok(ExportedTable { version, rows, files: exporting.files })
+}
+
+struct Exporting<'a> {
+    target: &'a LakeStore,
+    folder: String,
+    files: Vec<ExportedFile>,
+    open: Option<DataFileWriter>,
+}
+
+impl Exporting<'_> {
+    /// Adds rows to the open file, and closes it if it is large enough.
+    async fn append(&mut self, rows: &RecordBatch) -> Result<()> {
+        let writer = match &mut self.open {
+            Some(writer) => writer,
+            none => none.insert(DataFileWriter::for_rows_like(rows)?),
+        };
+        writer.write(rows)?;
+        if writer.size_bytes() >= FILE_BYTES { self.close().await } else { Ok(()) }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Some(writer) = self.open.take() else { return Ok(()) };
+        let (rows, path) = (u64::from(writer.rows()), format!("{}/part-{:05}.parquet", self.folder, self.files.len()));
+        let bytes = writer.finish()?.bytes;
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.files.push(ExportedFile { path: path.clone(), bytes: bytes.len() as u64, rows, sha256 });
+        let below = Path::from(path);
+        let place = below.parts().fold(self.target.prefix().clone(), |place, part| place.join(part));
+        put(&*self.target.root(), &place, bytes).await
+    }
+}
+
+fn taken(cut: &str) -> Error {
+    Error::operator(
+        Code::CutExists,
+        format!("cannot export the cut '{cut}'"),
+        "there is an export at that place already",
+        "name another folder, or remove what is in that one",
+    )
+}

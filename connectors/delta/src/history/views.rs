@@ -1,0 +1,167 @@
+//! Queries of a history, to paste into a SQL engine: the table as of a position or a moment, and each row with the time
+//! for which it was so. They need nothing but the history.
+
+use super::columns::FACT_COLUMNS;
+use crate::rows::columns::LakeColumn;
+
+/// Whose SQL is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// DuckDB with its extension `delta`.
+    DuckDb,
+    /// Spark with Delta Lake.
+    Spark,
+}
+
+/// What of a history counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// All of it.
+    Latest,
+    /// What was committed at or before this LSN.
+    Lsn(u64),
+    /// What was committed at or before this time, written as RFC 3339.
+    Time(String),
+}
+
+/// A history, as its log says it is.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Where it lies: a path or a URL.
+    pub url: String,
+    /// All of its columns.
+    pub columns: Vec<LakeColumn>,
+    /// Columns of its source's key; empty for a table without one.
+    pub key: Vec<String>,
+}
+
+impl Described {
+    /// The rows that the source had as of a position or a moment. None for a table without a key, whose rows cannot be
+    /// told apart.
+    pub fn as_of(&self, engine: Engine, as_of: &AsOf) -> Option<String> {
+        let states = self.states(engine, as_of)?;
+        let columns = self.values().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
+        Some(format!("{states}\nSELECT {columns}\nFROM states\nWHERE next_lsn IS NULL AND _change_type <> 'delete';\n"))
+    }
+
+    /// Each state of each row, with the time from which and to which it was so: a slowly changing dimension of type 2.
+    /// None for a table without a key.
+    pub fn slowly_changing(&self, engine: Engine) -> Option<String> {
+        let states = self.states(engine, &AsOf::Latest)?;
+        let columns = self.values().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
+        Some(format!(
+            "{states}\nSELECT {columns},\n       _commit_time AS valid_from, next_time AS valid_to, \
+             next_lsn IS NULL AS is_current\nFROM states\nWHERE _change_type <> 'delete';\n"
+        ))
+    }
+
+    fn values(&self) -> impl Iterator<Item = &str> {
+        self.columns[FACT_COLUMNS.min(self.columns.len())..].iter().map(|column| column.name.as_str())
+    }
+
+    /// States of rows since the table was last emptied or copied, each with what came after it. A value that the source
+    /// did not send is that of the state before.
+    fn states(&self, engine: Engine, as_of: &AsOf) -> Option<String> {
+        if self.key.is_empty() {
+            return None;
+        }
+        let key = self.key.iter().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
+        let bound = match as_of {
+            AsOf::Latest => "true".to_owned(),
+            AsOf::Lsn(lsn) => format!("_commit_lsn <= {lsn}"),
+            AsOf::Time(time) => format!("_commit_time <= {}", engine.instant(time)),
+        };
+        let values = self.values().filter(|name| !self.key.iter().any(|key| key == name));
+        let values: String = values.map(|name| format!(",\n         {}", engine.last_sent(name))).collect();
+        let (table, position) = (engine.table(&self.url), engine.position());
+        Some(format!(
+            "WITH counted AS (\n  SELECT *, {position} AS position FROM {table}\n  \
+             WHERE {bound} AND _change_type <> 'update_preimage'\n),\n\
+             beginning AS (\n  SELECT max(position) AS begins FROM counted\n  \
+             WHERE _change_type IN ('truncate', 'snapshot_start')\n),\n\
+             states AS (\n  SELECT _change_type, _commit_lsn, _ordinal, _commit_time, {key}{values},\n         \
+             lead(_commit_lsn) OVER of_row AS next_lsn, lead(_commit_time) OVER of_row AS next_time\n  \
+             FROM counted CROSS JOIN beginning\n  \
+             WHERE _change_type NOT IN ('truncate', 'snapshot_start') AND (begins IS NULL OR position > begins)\n  \
+             WINDOW of_row AS (PARTITION BY {key} ORDER BY _commit_lsn, _ordinal)\n)"
+        ))
+    }
+}
+
+impl Engine {
+    fn name(self, name: &str) -> String {
+        match self {
+            Engine::DuckDb => format!("\"{}\"", name.replace('"', "\"\"")),
+            Engine::Spark => format!("`{}`", name.replace('`', "``")),
+        }
+    }
+
+    fn text(self, text: &str) -> String {
+        match self {
+            Engine::DuckDb => format!("'{}'", text.replace('\'', "''")),
+            Engine::Spark => format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'")),
+        }
+    }
+
+    fn table(self, url: &str) -> String {
+        match self {
+            Engine::DuckDb => format!("delta_scan({})", self.text(url)),
+            Engine::Spark => format!("delta.{}", self.name(url)),
+        }
+    }
+
+    fn instant(self, time: &str) -> String {
+        match self {
+            Engine::DuckDb => format!("TIMESTAMPTZ {}", self.text(time)),
+            Engine::Spark => format!("TIMESTAMP {}", self.text(time)),
+        }
+    }
+
+    /// Position of an event, as a value that can be compared.
+    fn position(self) -> &'static str {
+        match self {
+            Engine::DuckDb => "struct_pack(lsn := _commit_lsn, ordinal := _ordinal)",
+            Engine::Spark => "named_struct('lsn', _commit_lsn, 'ordinal', _ordinal)",
+        }
+    }
+
+    /// The last value of a column that the source has sent of a row.
+    fn last_sent(self, name: &str) -> String {
+        let (column, text) = (self.name(name), self.text(name));
+        match self {
+            Engine::DuckDb => format!(
+                "(last_value(CASE WHEN list_contains(_unchanged, {text}) THEN NULL ELSE struct_pack(v := {column}) END \
+                 IGNORE NULLS) OVER of_row).v AS {column}"
+            ),
+            Engine::Spark => format!(
+                "(last_value(CASE WHEN array_contains(_unchanged, {text}) THEN NULL ELSE named_struct('v', {column}) END, \
+                 true) OVER of_row).v AS {column}"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::columns::{extended, fact_columns};
+    use crate::rows::lake_type::LakeType;
+
+    #[test]
+    fn odd_names_are_quoted_as_each_engine_quotes_them() {
+        let table = sooner_schemas::TableName::new("public", "t");
+        let mut odd = fact_columns().remove(1);
+        (odd.name, odd.lake_type) = ("o\"d`d'".to_owned(), LakeType::Long);
+        let (columns, _) = extended(&table, &[], &[odd]).unwrap();
+        let history = Described { url: "/lake/it's".to_owned(), columns, key: vec!["id".to_owned()] };
+        let duck = history.as_of(Engine::DuckDb, &AsOf::Lsn(7)).unwrap();
+        for part in ["\"o\"\"d`d'\"", "'o\"d`d'''", "delta_scan('/lake/it''s')", "_commit_lsn <= 7"] {
+            assert!(duck.contains(part), "{part} in {duck}");
+        }
+        let spark = history.as_of(Engine::Spark, &AsOf::Latest).unwrap();
+        for part in ["`o\"d``d'`", "'o\"d`d\\''", "delta.`/lake/it's`"] {
+            assert!(spark.contains(part), "{part} in {spark}");
+        }
+        assert_eq!(Described { key: Vec::new(), ..history }.slowly_changing(Engine::Spark), None);
+    }
+}

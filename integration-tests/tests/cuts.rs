@@ -1,0 +1,162 @@
+//! Cuts: all tables as one transaction saw them, whatever dies on the way, and as long as they are kept.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use integration_tests::between;
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use sooner_postgres::client::Mode;
+use sooner_postgres::{Client, ConnectOptions};
+
+/// Money that is moved between three tables; nothing happens to the fourth.
+const SOURCE: &str = "
+    CREATE TABLE cash (id int PRIMARY KEY, amount bigint);
+    CREATE TABLE bank (id int PRIMARY KEY, amount bigint);
+    CREATE TABLE safe (id int PRIMARY KEY, amount bigint);
+    CREATE TABLE idle (id int PRIMARY KEY, amount bigint);
+    INSERT INTO cash SELECT i, 100 FROM generate_series(1, 1000) i;
+    INSERT INTO bank SELECT i, 100 FROM generate_series(1, 1000) i;
+    INSERT INTO safe SELECT i, 100 FROM generate_series(1, 1000) i;
+    INSERT INTO idle SELECT i, 100 FROM generate_series(1, 1000) i";
+const TABLES: [&str; 4] = ["bank", "cash", "idle", "safe"];
+const SUM: i64 = 400_000;
+
+/// Transfers until it is told to stop; returns how many.
+fn transfers(url: String, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
+    tokio::spawn(async move {
+        let options = ConnectOptions::parse(&url).unwrap();
+        let mut client = Client::connect(&options, Mode::Sql).await.unwrap();
+        let (mut random, mut done) = (StdRng::seed_from_u64(61), 0);
+        while !stop.load(Ordering::Relaxed) {
+            let (from, to) = (["cash", "bank", "safe"][done % 3], ["bank", "safe", "cash"][done % 3]);
+            let (a, b, amount) =
+                (random.random_range(1..1000), random.random_range(1..1000), random.random_range(1..50));
+            let sql = format!(
+                "BEGIN; UPDATE {from} SET amount = amount - {amount} WHERE id = {a}; \
+                 UPDATE {to} SET amount = amount + {amount} WHERE id = {b}; COMMIT"
+            );
+            client.query(&sql).await.unwrap();
+            done += 1;
+        }
+        done as u32
+    })
+}
+
+/// Sums and numbers of rows of the tables as of a cut, and as they are now, by a reader that knows nothing of cuts.
+fn sums(cut: &Value, reader: &str) -> Vec<(i64, i64)> {
+    let script = integration_tests::root().join("integration-tests/readers/cut_sums.py");
+    let tables = TABLES.iter().map(|table| {
+        let mirror = &cut["tables"][format!("public.{table}")]["mirror"];
+        format!("{}={}", mirror["url"].as_str().unwrap(), mirror["version"])
+    });
+    let output = std::process::Command::new(integration_tests::python()).arg(script).arg(reader).args(tables).output();
+    let output = output.expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let pairs = lines.lines().map(|line| {
+        let (sum, rows) = line.split_once(' ').unwrap();
+        (sum.parse().unwrap(), rows.parse().unwrap())
+    });
+    pairs.collect()
+}
+
+fn create(pipeline: &Pipeline, name: &str, more: &[&str]) -> Value {
+    let arguments = [&["create", name, "--json", "--timeout", "60s"], more].concat();
+    let output = pipeline.output("cut", &arguments);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let log = || format!("{text}{}\n{}", String::from_utf8_lossy(&output.stderr), pipeline.log());
+    assert!(output.status.success(), "{}", log());
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", log()))
+}
+
+fn assert_consistent(cut: &Value, reader: &str) {
+    let sums = sums(cut, reader);
+    assert_eq!(sums.iter().map(|(sum, _)| sum).sum::<i64>(), SUM, "{cut}: {sums:?}");
+    assert!(sums.iter().all(|(_, rows)| *rows == 1000), "{cut}: {sums:?}");
+}
+
+async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline, cuts: u32) {
+    postgres.sql(SOURCE).await;
+    // The sum is right only for tables that are cut together.
+    pipeline.append_settings("[[table]]\nmatch = \"public.bank\"\nfreshness = \"3s\"");
+    pipeline.start();
+    pipeline.wait_until_copied("public.cash").await;
+    pipeline.catch_up(postgres).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = transfers(postgres.url(), stop.clone());
+    let mut made = Vec::new();
+    for number in 0..cuts {
+        // Killed while the cut is made; the next process makes it.
+        let killed = number % 2 == 1;
+        let asking = killed.then(|| {
+            let mut command = pipeline.command("cut");
+            command.args(["create", &format!("cut-{number}"), "--timeout", "60s"]).stdout(std::process::Stdio::null());
+            command.spawn().unwrap()
+        });
+        if let Some(mut asking) = asking {
+            tokio::time::sleep(Duration::from_millis(150 * u64::from(number))).await;
+            pipeline.kill();
+            pipeline.start();
+            assert!(asking.wait().unwrap().success(), "\n{}", pipeline.log());
+            let shown = pipeline.output("cut", &["show", &format!("cut-{number}"), "--json"]);
+            made.push(serde_json::from_slice(&shown.stdout).unwrap());
+        } else {
+            made.push(create(&pipeline, &format!("cut-{number}"), &[]));
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let done = load.await.unwrap();
+    assert!(done > 100, "{done} transfers prove little");
+    for cut in &made {
+        assert_consistent(cut, "deltalake");
+    }
+    let lsns: Vec<_> = made.iter().map(|cut| cut["lsn"].as_str().unwrap().to_owned()).collect();
+    assert!(lsns.windows(2).all(|pair| pair[0] != pair[1]), "{lsns:?}");
+    // What was committed before a cut is asked for is in it, though nothing happens afterwards.
+    postgres
+        .sql("UPDATE cash SET amount = amount + 7 WHERE id = 5; UPDATE idle SET amount = amount - 7 WHERE id = 5")
+        .await;
+    let last = create(&pipeline, "last", &[]);
+    assert_consistent(&last, "deltalake");
+    assert_eq!(sums(&last, "deltalake")[2].0, 99_993);
+    assert_consistent(&last, "duckdb");
+    exported(&pipeline, "last");
+}
+
+/// An export is what its manifest says: pyarrow reads the same sum, and the hashes are those of the files.
+fn exported(pipeline: &Pipeline, cut: &str) {
+    let to = pipeline.folder().join("export").display().to_string();
+    let output = pipeline.output("cut", &["export", cut, "--to", &to, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let script = "import sys, json, hashlib, pathlib, pyarrow.parquet as p\n\
+                  folder = pathlib.Path(sys.argv[1]); manifest = json.loads((folder / 'manifest.json').read_text())\n\
+                  files = [file for table in manifest['tables'].values() for file in table['files']]\n\
+                  assert all(hashlib.sha256((folder / f['path']).read_bytes()).hexdigest() == f['sha256'] for f in files)\n\
+                  print(sum(sum(p.read_table(folder / f['path'])['amount'].to_pylist()) for f in files))";
+    let read = std::process::Command::new(integration_tests::python()).args(["-c", script, &to]).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), SUM.to_string());
+    let again = pipeline.output("cut", &["export", cut, "--to", &to]);
+    assert!(!again.status.success(), "an export is never written over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_cut_between_two_transactions_through_kills() {
+    let postgres = Postgres::start(Version::V15).await;
+    every_cut_has_the_whole_sum(&postgres, Pipeline::local(&postgres), 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_they_are_through_kafka() {
+    let (postgres, kafka, registry) = between::start().await;
+    let pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2\ngroup_instance = \"one\"");
+    every_cut_has_the_whole_sum(&postgres, pipeline, 4).await;
+}

@@ -1,0 +1,100 @@
+//! `sooner verify`: what differs is found, row by row, and what is on its way is not.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use integration_tests::load::{self, Load};
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::{python, root};
+use serde_json::Value;
+
+/// What it reports of tables, and whether it says that all are equal.
+fn verify(pipeline: &Pipeline, arguments: &[&str]) -> (bool, Vec<Value>) {
+    let output = pipeline.output("verify", &[&["--json"], arguments].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let reports: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!reports.is_empty(), "{}{text}", String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), reports)
+}
+
+/// Rows by which a report says that a table differs.
+fn differences(report: &Value) -> Vec<String> {
+    let list = report["differences"].as_array().unwrap_or_else(|| panic!("{report}"));
+    let text = |difference: &Value| {
+        let columns = difference["columns"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let words = [difference["key"].as_str(), difference["difference"].as_str()];
+        words.into_iter().flatten().chain(columns).collect::<Vec<_>>().join(" ")
+    };
+    list.iter().map(text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_is_found_by_key_and_column_and_repaired() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(load::SCHEMA).await;
+    let types = "CREATE TABLE odd (a text, b uuid, n numeric(12, 3), w numeric(60, 30), f float8, r real, t timestamptz, \
+                 d date, i interval, j jsonb, x bytea, l int[], m money, PRIMARY KEY (a, b))";
+    postgres.sql(types).await;
+    let rows = "INSERT INTO odd SELECT 'k ' || i, md5(i::text)::uuid, i / 7.0, i / 11.0, CASE i WHEN 5 THEN 'NaN' ELSE i / 3.0 END, \
+                'Infinity', '2020-01-01 00:00+00'::timestamptz + i * interval '1 hour', '1500-02-03'::date + i, \
+                i * interval '1 minute', jsonb_build_object('i', i), decode(md5(i::text), 'hex'), ARRAY[i, NULL], i::text::money \
+                FROM generate_series(1, 3000) i";
+    postgres.sql(rows).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    for table in ["public.odd", "public.accounts", "public.events", "public.documents"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    let load = Load::start(postgres.url(), 71);
+    for _ in 0..3 {
+        let (all_equal, reports) = verify(&pipeline, &[]);
+        assert!(all_equal && reports.len() == 4, "under load nothing differs: {reports:?}\n{}", pipeline.log());
+    }
+    // What no log tells: a row that Postgres lost, and rows of the lake's files.
+    postgres.sql("CREATE EXTENSION pg_surgery").await;
+    let lost = postgres.value("SELECT ctid FROM odd WHERE a = 'k 16'").await;
+    postgres.sql(&format!("SELECT heap_force_kill('odd'::regclass, ARRAY['{lost}']::tid[])")).await;
+    load.stop().await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.stop();
+    tamper(&pipeline, "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else row");
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let (all_equal, reports) = verify(&pipeline, &["public.odd", "public.accounts", "--repair"]);
+    assert!(!all_equal);
+    let odd = reports.iter().find(|report| report["table"] == "public.odd").unwrap();
+    let key = |n: u32| format!("a=k {n}, b={}", uuid_of(n));
+    let expected = [format!("{} extra", key(16)), format!("{} missing", key(17)), format!("{} values f d", key(18))];
+    assert_eq!(differences(odd), expected, "{odd}");
+    let accounts = reports.iter().find(|report| report["table"] == "public.accounts").unwrap();
+    assert_eq!(accounts["verdict"], "equal", "{accounts}");
+    pipeline.wait_until_copied("public.odd").await;
+    pipeline.wait_for_log_times("copied", 5, Duration::from_secs(60)).await;
+    pipeline.catch_up(&postgres).await;
+    let (all_equal, reports) = verify(&pipeline, &["public.odd"]);
+    assert!(all_equal, "it was copied again: {reports:?}");
+
+    // What cannot be verified is no pass.
+    pipeline.stop();
+    postgres.sql("UPDATE odd SET d = NULL WHERE a = 'k 1'").await;
+    let (all_equal, reports) = verify(&pipeline, &["public.odd", "--timeout", "1s"]);
+    assert_eq!((all_equal, &reports[0]["verdict"]), (false, &Value::from("unverified")), "{reports:?}");
+    let refused = pipeline.output("verify", &["public.nothing"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no table 'public.nothing'"), "{refused:?}");
+}
+
+fn uuid_of(n: u32) -> String {
+    let script = "import sys, hashlib, uuid; print(uuid.UUID(hashlib.md5(sys.argv[1].encode()).hexdigest()))";
+    let output = std::process::Command::new(python()).args(["-c", script, &n.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Changes rows of the table `odd` in the lake's files by an expression of Python.
+fn tamper(pipeline: &Pipeline, expression: &str) {
+    let script = root().join("integration-tests/readers/tamper.py");
+    let table = format!("{}/public/odd", pipeline.lake);
+    let output = std::process::Command::new(python()).arg(script).args([&table, expression]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

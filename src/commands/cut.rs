@@ -1,0 +1,326 @@
+//! `sooner cut`: states of all tables as one transaction saw them, which stay readable.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use sooner_delta::LakeStore;
+use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
+
+use super::upkeep::open_lake;
+use super::wait::{Until, parse_until, source_end};
+use super::{parse_name, print};
+use crate::config::Config;
+use crate::cut_desk::CutRequests;
+use crate::pipeline::cutting::CutRequest;
+
+/// How often it is looked whether the cut is there.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is to be done about cuts.
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Makes a cut: for each table the version that is complete to one position of the log, and holds nothing that came
+    /// later. The running pipeline makes it.
+    Create {
+        /// Its name: letters, digits, '-', '_' and '.'
+        #[arg(value_parser = parse_cut_name)]
+        name: String,
+        /// Its tables, as schema.table, separated by commas; all of the pipeline if left out.
+        #[arg(long, value_delimiter = ',')]
+        tables: Vec<String>,
+        /// When: now, or the first position at or after a UTC time such as 2026-01-31T22:00:00Z or an LSN.
+        #[arg(long, default_value = "now", value_parser = parse_until)]
+        at: Until,
+        /// How long it is kept, such as 7y or 90days; until it is dropped if left out.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        keep: Option<Duration>,
+        /// How long it is waited for at most, such as 10m. What is not made by then is not made.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        timeout: Option<Duration>,
+        /// Print the cut as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the cuts.
+    List {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows a cut: its position, and its tables with their versions.
+    Show {
+        /// Its name.
+        name: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints how its tables are read, in the language of an engine.
+    Sql {
+        /// Its name.
+        name: String,
+        /// The engine.
+        #[arg(long, value_enum, default_value = "spark")]
+        engine: Engine,
+    },
+    /// Writes its tables as plain Parquet files, with a manifest that has their hashes.
+    Export {
+        /// Its name.
+        name: String,
+        /// Where to: a folder, or s3://bucket/prefix in the lake's store.
+        #[arg(long)]
+        to: String,
+        /// Print the manifest.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Drops a cut. What only it needs is deleted by its tables' upkeep.
+    Drop {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Who reads a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// Spark SQL, with Delta Lake.
+    Spark,
+    /// DuckDB, with its extension delta.
+    Duckdb,
+    /// Polars, in Python.
+    Polars,
+    /// Trino, whose catalog has the tables under their own names.
+    Trino,
+}
+
+fn parse_cut_name(name: &str) -> Result<String, String> {
+    check_cut_name(name).map(|()| name.to_owned())
+}
+
+/// Runs `sooner cut …`; false if a cut was not made in time.
+pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
+    match action {
+        Action::Create { name, tables, at, keep, timeout, json } => {
+            let asked = Asked { tables, at, keep, timeout, json };
+            return create(config, name, asked).await;
+        }
+        Action::List { json } => list(config, json).await?,
+        Action::Show { name, json } => show(&existing(config, &name).await?, json)?,
+        Action::Sql { name, engine } => print(&queries(&existing(config, &name).await?, engine)),
+        Action::Export { name, to, json } => export(config, &name, &to, json).await?,
+        Action::Drop { name } => drop_cut(config, &name).await?,
+    }
+    Ok(true)
+}
+
+struct Asked {
+    tables: Vec<String>,
+    at: Until,
+    keep: Option<Duration>,
+    timeout: Option<Duration>,
+    json: bool,
+}
+
+async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<bool> {
+    let (lake, started) = (open_lake(config)?, Instant::now());
+    if lake.cut(&name).await?.is_some() {
+        anyhow::bail!("there is a cut '{name}' already. To do: give this one another name, or drop that one");
+    }
+    let left = || asked.timeout.map(|limit| limit.saturating_sub(started.elapsed()));
+    let from_lsn = match asked.at {
+        Until::Lsn(lsn) => Some(lsn),
+        Until::Time(time) => {
+            let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::time::sleep(left().map_or(ahead, |left| left.min(ahead))).await;
+            if SystemTime::now() < time {
+                print(&format!("the time for the cut '{name}' has not come yet\n"));
+                return Ok(false);
+            }
+            position_now(config).await?
+        }
+    };
+    let until_millis = asked.keep.map(|keep| (SystemTime::now() + keep).duration_since(UNIX_EPOCH)).transpose()?;
+    let request = CutRequest {
+        name: name.clone(),
+        tables: asked.tables.iter().map(|table| parse_name(table)).collect::<anyhow::Result<_>>()?,
+        from_lsn,
+        until_millis: until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?,
+    };
+    let requests = CutRequests::new(&config.state_dir);
+    requests.ask(&request)?;
+    loop {
+        if let Some(cut) = lake.cut(&name).await? {
+            show(&cut, asked.json)?;
+            return Ok(true);
+        }
+        if let Some(error) = requests.failure(&name) {
+            return Err(error.into());
+        }
+        if left().is_some_and(|left| left.is_zero()) {
+            requests.withdraw(&name)?;
+            print(&format!(
+                "the cut '{name}' was not made in time: the pipeline does not run, or copies one of its tables; see \
+                 `sooner status`\n"
+            ));
+            return Ok(false);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// What was committed before now is to be in the cut, where the source can be asked what that is.
+async fn position_now(config: &Config) -> anyhow::Result<Option<sooner_schemas::Lsn>> {
+    match config.source {
+        Some(_) => source_end(config).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn existing(config: &Config, name: &str) -> anyhow::Result<Cut> {
+    let cut = open_lake(config)?.cut(name).await?;
+    cut.ok_or_else(|| anyhow::anyhow!("there is no cut '{name}'. To do: see `sooner cut list`"))
+}
+
+async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+    let cuts = open_lake(config)?.cuts().await?;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&cuts)?));
+        return Ok(());
+    }
+    let mut text = format!("{:<24} {:<16} {:<28} {:>7}  kept until\n", "CUT", "LSN", "COMMITTED", "TABLES");
+    for cut in &cuts {
+        let until = cut.until_millis.map_or_else(|| "it is dropped".to_owned(), |until| instant(until * 1000));
+        let committed = instant(cut.commit_micros);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<24} {:<16} {committed:<28} {:>7}  {until}",
+            cut.name,
+            cut.lsn.to_string(),
+            cut.tables.len()
+        );
+    }
+    print(&text);
+    Ok(())
+}
+
+fn instant(micros: i64) -> String {
+    let since = Duration::from_micros(u64::try_from(micros).unwrap_or_default());
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+fn show(cut: &Cut, json: bool) -> anyhow::Result<()> {
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&json!(cut))?));
+        return Ok(());
+    }
+    let mut text = format!(
+        "cut '{}': every transaction up to {} ({}), and none after it\n",
+        cut.name,
+        cut.lsn,
+        instant(cut.commit_micros)
+    );
+    for (table, versions) in &cut.tables {
+        for (kind, found) in [("", &versions.mirror), ("history of ", &versions.history)] {
+            if let Some(CutVersion { url, version }) = found {
+                let _ = writeln!(text, "  {kind}{table}: version {version} of {url}");
+            }
+        }
+    }
+    print(&text);
+    Ok(())
+}
+
+/// For each table of a cut, how an engine reads it as of the cut.
+fn queries(cut: &Cut, engine: Engine) -> String {
+    let mut text = String::new();
+    for (table, versions) in &cut.tables {
+        for (suffix, found) in [("", &versions.mirror), ("_history", &versions.history)] {
+            let Some(CutVersion { url, version }) = found else { continue };
+            let name = format!("{}_{}{suffix}", table.schema, table.table);
+            let place = local_path(url);
+            let _ = writeln!(
+                text,
+                "{}",
+                match engine {
+                    Engine::Spark => format!(
+                        "CREATE OR REPLACE TEMPORARY VIEW {} AS SELECT * FROM delta.{} VERSION AS OF {version};",
+                        quoted(&name, '`'),
+                        quoted(&place, '`')
+                    ),
+                    Engine::Duckdb => format!(
+                        "ATTACH {} AS {} (TYPE delta, VERSION {version});",
+                        quoted(&place, '\''),
+                        quoted(&name, '"')
+                    ),
+                    Engine::Polars => format!("frames[{name:?}] = polars.scan_delta({place:?}, version={version})"),
+                    Engine::Trino => format!(
+                        "SELECT * FROM {}.{} FOR VERSION AS OF {version};",
+                        quoted(&table.schema, '"'),
+                        quoted(&format!("{}{suffix}", table.table), '"')
+                    ),
+                }
+            );
+        }
+    }
+    text
+}
+
+/// A local folder as a path; any other location as it is.
+fn local_path(url: &str) -> String {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    path.trim_end_matches('/').to_owned()
+}
+
+fn quoted(text: &str, quote: char) -> String {
+    let twice: String = [quote, quote].into_iter().collect();
+    format!("{quote}{}{quote}", text.replace(quote, &twice))
+}
+
+async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<()> {
+    let (cut, target) = (existing(config, name).await?, LakeStore::open(to, &config.lake()?.s3)?);
+    let manifest = open_lake(config)?.export_cut(&cut, &target).await?;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));
+        return Ok(());
+    }
+    for (table, exported) in &manifest.tables {
+        print(&format!("{table}: {} rows in {} files\n", exported.rows, exported.files.len()));
+    }
+    print(&format!("exported the cut '{name}' to {to}\n"));
+    Ok(())
+}
+
+async fn drop_cut(config: &Config, name: &str) -> anyhow::Result<()> {
+    CutRequests::new(&config.state_dir).withdraw(name)?;
+    anyhow::ensure!(
+        open_lake(config)?.drop_cut(name).await?,
+        "there is no cut '{name}'; what may have been held for it is released. To do: see `sooner cut list`"
+    );
+    print(&format!("dropped the cut '{name}'\n"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sooner_delta::cuts::CutTable;
+    use sooner_schemas::{Lsn, TableName};
+
+    use super::*;
+
+    #[test]
+    fn each_engine_is_told_the_version_in_its_own_language() {
+        let found = Some(CutVersion { url: "file:///lake/public/it-27s/".to_owned(), version: 7 });
+        let tables = BTreeMap::from([(TableName::new("public", "it's"), CutTable { mirror: found, history: None })]);
+        let cut =
+            Cut { name: "q3".to_owned(), lsn: Lsn(9), commit_micros: 0, made_micros: 0, until_millis: None, tables };
+        let spark = "CREATE OR REPLACE TEMPORARY VIEW `public_it's` AS SELECT * FROM delta.`/lake/public/it-27s` VERSION AS OF 7;\n";
+        assert_eq!(queries(&cut, Engine::Spark), spark);
+        let duck = "ATTACH '/lake/public/it-27s' AS \"public_it's\" (TYPE delta, VERSION 7);\n";
+        assert_eq!(queries(&cut, Engine::Duckdb), duck);
+    }
+}

@@ -1,0 +1,234 @@
+//! Whether the lake equals its source, row by row: both are looked at, the source in short transactions, the lake once
+//! it is complete to where the source was looked at; and where they differ, again, until it is certain what differs.
+
+pub mod pace;
+pub mod rounds;
+pub mod source;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::Serialize;
+use sooner_api::{Result, SourceTable};
+use sooner_delta::verification::{Fingerprinter, RecordBatch};
+use sooner_delta::{DeltaLake, StoredRows};
+use sooner_schemas::{Lsn, TableName};
+
+use self::pace::Pace;
+use self::rounds::{Buckets, Seen, Suspects, Wanted};
+use self::source::SourceRows;
+use super::wait::{Standing, reached};
+use crate::config::Config;
+
+/// Looks at one table, at most. What is open then is not verified.
+const MOST_LOOKS: u32 = 8;
+/// Differences that are told one by one, at most.
+const MOST_TOLD: usize = 100;
+
+/// What became of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every row of the source is in the lake, with the same values, and no other row is.
+    Equal,
+    /// These rows differ.
+    Different {
+        /// How many rows.
+        count: usize,
+        /// Some of them.
+        differences: Vec<Difference>,
+    },
+    /// It is not known.
+    Unverified {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Its key.
+    pub key: String,
+    /// In what.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// In what a row differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "difference", rename_all = "snake_case")]
+pub enum Kind {
+    /// The source has it, and the lake does not.
+    Missing,
+    /// The lake has it, and the source does not.
+    Extra,
+    /// Both have it.
+    Values {
+        /// Columns with other values.
+        columns: Vec<String>,
+    },
+}
+
+/// What was found of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Table.
+    pub table: TableName,
+    /// What became of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Rows of the source that were looked at first.
+    pub rows: u64,
+    /// The lake was complete to here at least when it was looked at last.
+    pub lsn: Option<Lsn>,
+    /// Version of the lake table that was looked at last.
+    pub version: Option<u64>,
+    /// How often both were looked at.
+    pub looks: u32,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+}
+
+/// One table being compared.
+struct Comparison<'a> {
+    config: &'a Config,
+    lake: &'a DeltaLake,
+    rows: SourceRows,
+    pace: Pace,
+    report: Report,
+}
+
+/// Compares a table with the lake.
+pub async fn verify(config: &Config, lake: &DeltaLake, table: SourceTable, pace: Pace) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let rows = SourceRows::open(config, table).await?;
+    let verdict = Verdict::Unverified { why: "it was not looked at".to_owned() };
+    let table = rows.name().clone();
+    let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0 };
+    let mut comparison = Comparison { config, lake, rows, pace, report };
+    let verdict = match comparison.compare().await {
+        Ok(verdict) => verdict,
+        Err(error) => Verdict::Unverified { why: format!("{error:#}") },
+    };
+    Ok(Report { verdict, millis: started.elapsed().as_millis() as u64, ..comparison.report })
+}
+
+impl Comparison<'_> {
+    async fn compare(&mut self) -> anyhow::Result<Verdict> {
+        let Some(table) = self.lake.rows_of(self.rows.name()).await? else {
+            return Ok(unverified("there is no such table in the lake"));
+        };
+        let prints = Fingerprinter::new(self.rows.copied.encoder.schema(), &table.version)?;
+        let (mut source, mut lake) = (Buckets::default(), Buckets::default());
+        let count = |buckets: &mut Buckets, rows: &RecordBatch| -> Result<()> {
+            prints.fingerprints(rows)?.into_iter().for_each(|row| buckets.count(row));
+            Ok(())
+        };
+        let lsn = self.rows.scan(&self.pace, |rows| count(&mut source, &prints.decode(rows)?)).await?;
+        let table = self.lake_at(lsn).await?;
+        prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
+        self.report.rows = source.rows;
+        let differing = source.differing(&lake);
+        if differing.is_empty() {
+            return Ok(Verdict::Equal);
+        }
+        self.settle(&prints, Wanted::Buckets(differing)).await
+    }
+
+    /// Looks again at rows that may differ, until it is certain which do.
+    async fn settle(&mut self, prints: &Fingerprinter, mut wanted: Wanted) -> anyhow::Result<Verdict> {
+        let mut suspects = Suspects::default();
+        while self.report.looks < MOST_LOOKS {
+            let (source, table) = self.look(prints, &wanted).await?;
+            let lake = seen_in(&table, prints, &wanted).await?;
+            suspects.look(&source, &lake);
+            wanted = Wanted::Keys(suspects.keys());
+            if suspects.open().is_empty() {
+                return self.told(prints, &suspects, &table).await;
+            }
+        }
+        Ok(unverified(&format!("{} rows changed each time that they were looked at", suspects.open().len())))
+    }
+
+    async fn look(&mut self, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<(Seen, StoredRows)> {
+        let mut source = Seen::new();
+        let lsn = self
+            .rows
+            .scan(&self.pace, |rows| {
+                let rows = prints.fingerprints(&prints.decode(rows)?)?;
+                source.extend(rows.iter().filter(|row| wanted.has(row.key)).map(|row| (row.key, row.values)));
+                Ok(())
+            })
+            .await?;
+        Ok((source, self.lake_at(lsn).await?))
+    }
+
+    /// The table in the lake, once it is complete to a position.
+    async fn lake_at(&mut self, lsn: Lsn) -> anyhow::Result<StoredRows> {
+        let asked = Instant::now();
+        let patience = self.pace.patience;
+        let left = || Some(patience.saturating_sub(asked.elapsed()));
+        match reached(self.config, self.rows.name(), lsn, left).await? {
+            Standing::Complete => {}
+            Standing::Stopped(why) => anyhow::bail!("it does not follow its source: {why}"),
+            Standing::Behind | Standing::Unknown => anyhow::bail!(
+                "the lake is not complete to {lsn} in time. To do: see that the pipeline runs (`sooner status`)"
+            ),
+        }
+        let table = self.lake.rows_of(self.rows.name()).await?;
+        let table = table.ok_or_else(|| anyhow::anyhow!("there is no such table in the lake any more"))?;
+        self.report.looks += 1;
+        (self.report.lsn, self.report.version) = (Some(lsn), table.version.number());
+        Ok(table)
+    }
+
+    /// The rows that differ for certain, with their keys and columns.
+    async fn told(&self, prints: &Fingerprinter, suspects: &Suspects, table: &StoredRows) -> anyhow::Result<Verdict> {
+        let certain: HashMap<_, _> = suspects.certain().collect();
+        if certain.is_empty() {
+            return Ok(Verdict::Equal);
+        }
+        let told: HashMap<_, _> = certain.iter().take(MOST_TOLD).map(|(key, pair)| (*key, *pair)).collect();
+        let (mut source, mut lake) = (HashMap::new(), HashMap::new());
+        let keep = |kept: &mut HashMap<u128, RecordBatch>, rows: &RecordBatch| -> Result<()> {
+            for (row, print) in prints.fingerprints(rows)?.into_iter().enumerate() {
+                if told.contains_key(&print.key) {
+                    kept.insert(print.key, rows.slice(row, 1));
+                }
+            }
+            Ok(())
+        };
+        self.rows.scan(&self.pace, |rows| keep(&mut source, &prints.decode(rows)?)).await?;
+        prints.scan(table, |rows| keep(&mut lake, &rows)).await?;
+        let differences = told.iter().filter_map(|(key, pair)| {
+            let (source, lake) = (source.get(key), lake.get(key));
+            let text = prints.key_text(source.or(lake)?, 0);
+            let kind = match (pair, source.zip(lake)) {
+                ((_, None), _) => Kind::Missing,
+                ((None, _), _) => Kind::Extra,
+                (_, Some((source, lake))) => Kind::Values { columns: prints.differing((source, 0), (lake, 0)) },
+                (_, None) => Kind::Values { columns: Vec::new() },
+            };
+            Some(Difference { key: text, kind })
+        });
+        let mut differences: Vec<_> = differences.collect();
+        differences.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Verdict::Different { count: certain.len(), differences })
+    }
+}
+
+async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> Result<Seen> {
+    let mut seen = Seen::new();
+    let look = |rows: RecordBatch| {
+        let rows = prints.fingerprints(&rows)?;
+        seen.extend(rows.iter().filter(|row| wanted.has(row.key)).map(|row| (row.key, row.values)));
+        Ok(())
+    };
+    prints.scan(table, look).await?;
+    Ok(seen)
+}
+
+fn unverified(why: &str) -> Verdict {
+    Verdict::Unverified { why: why.to_owned() }
+}

@@ -1,0 +1,161 @@
+//! What several looks at a table's rows, at the source and in the lake, say about it. Without I/O.
+//!
+//! Between two looks rows change. A row that was equal in one look is equal. One that differs is a difference only if
+//! it stays just so, on both sides, while the lake has got past where the source was looked at.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use sooner_delta::verification::Fingerprint;
+
+/// Number of buckets that rows are counted in.
+const BUCKETS: usize = 1 << 14;
+/// How often a difference has to be seen. A row that moves while it is looked for may be missed at the source.
+const TIMES: u32 = 3;
+
+/// Rows, counted in buckets by their keys: equal sets of rows have equal buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    sums: Vec<u128>,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl Default for Buckets {
+    fn default() -> Buckets {
+        Buckets { sums: vec![0; BUCKETS], rows: 0 }
+    }
+}
+
+/// Number of the bucket that a row is counted in.
+fn bucket_of(key: u128) -> usize {
+    (key >> 64) as usize % BUCKETS
+}
+
+impl Buckets {
+    /// Counts a row.
+    pub fn count(&mut self, row: Fingerprint) {
+        let sum = &mut self.sums[bucket_of(row.key)];
+        // Values are hashed with a secret, and the key is one of them.
+        *sum = sum.wrapping_add(row.values);
+        self.rows += 1;
+    }
+
+    /// Buckets in which two sets of rows differ.
+    pub fn differing(&self, other: &Buckets) -> HashSet<usize> {
+        (0..BUCKETS).filter(|bucket| self.sums[*bucket] != other.sums[*bucket]).collect()
+    }
+}
+
+/// Which rows are looked at.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// Those of these buckets.
+    Buckets(HashSet<usize>),
+    /// Those with these keys.
+    Keys(HashSet<u128>),
+}
+
+impl Wanted {
+    /// Whether a row is looked at.
+    pub fn has(&self, key: u128) -> bool {
+        match self {
+            Wanted::Buckets(buckets) => buckets.contains(&bucket_of(key)),
+            Wanted::Keys(keys) => keys.contains(&key),
+        }
+    }
+}
+
+/// Values of rows by their keys.
+pub type Seen = HashMap<u128, u128>;
+
+/// A row that differs: its values at the source and in the lake; none where there is no such row.
+pub type Pair = (Option<u128>, Option<u128>);
+
+/// The rows that have differed in every look, each with how, and in how many looks just so.
+#[derive(Debug, Default)]
+pub struct Suspects {
+    pairs: BTreeMap<u128, (Pair, u32)>,
+    is_begun: bool,
+}
+
+impl Suspects {
+    /// Takes in a look at rows: those that are equal in it are cleared.
+    pub fn look(&mut self, source: &Seen, lake: &Seen) {
+        let keys: HashSet<u128> = source.keys().chain(lake.keys()).copied().collect();
+        let pair_of = |key: u128| (source.get(&key).copied(), lake.get(&key).copied());
+        if !std::mem::replace(&mut self.is_begun, true) {
+            let pairs = keys.into_iter().map(|key| (key, (pair_of(key), 1)));
+            self.pairs = pairs.filter(|(_, ((source, lake), _))| source != lake).collect();
+            return;
+        }
+        self.pairs.retain(|key, (known, times)| {
+            let pair = pair_of(*key);
+            *times = if pair == *known { *times + 1 } else { 1 };
+            *known = pair;
+            pair.0 != pair.1
+        });
+    }
+
+    /// Keys that are to be looked at again.
+    pub fn open(&self) -> HashSet<u128> {
+        let open = self.pairs.iter().filter(|(_, (_, times))| *times < TIMES);
+        open.map(|(key, _)| *key).collect()
+    }
+
+    /// Keys of all rows that may differ.
+    pub fn keys(&self) -> HashSet<u128> {
+        self.pairs.keys().copied().collect()
+    }
+
+    /// The rows that differ for certain.
+    pub fn certain(&self) -> impl Iterator<Item = (u128, Pair)> {
+        self.pairs.iter().filter(|(_, (_, times))| *times >= TIMES).map(|(key, (pair, _))| (*key, *pair))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(rows: &[(u128, u128)]) -> Seen {
+        rows.iter().copied().collect()
+    }
+
+    #[test]
+    fn equal_sets_of_rows_have_equal_buckets_in_any_order() {
+        let rows: Vec<_> = (0..500u128).map(|row| Fingerprint { key: row << 80, values: row * 7 + 1 }).collect();
+        let counted = |rows: &mut dyn Iterator<Item = Fingerprint>| {
+            let mut buckets = Buckets::default();
+            rows.for_each(|row| buckets.count(row));
+            buckets
+        };
+        let there = counted(&mut rows.iter().copied());
+        assert_eq!(there, counted(&mut rows.iter().rev().copied()));
+        let other = counted(&mut rows.iter().copied().map(|row| match row.key >> 80 {
+            7 => Fingerprint { values: 0, ..row },
+            _ => row,
+        }));
+        assert_eq!(there.differing(&other), HashSet::from([bucket_of(7 << 80)]));
+    }
+
+    #[test]
+    fn a_row_on_its_way_is_no_difference_and_one_that_stays_different_is() {
+        let mut suspects = Suspects::default();
+        // 1 is missing, 2 is on its way, 3 has another value, 4 keeps changing, 5 is too many.
+        let looks = [
+            (seen(&[(1, 10), (2, 21), (3, 30), (4, 41)]), seen(&[(2, 20), (3, 31), (4, 40), (5, 50)])),
+            (seen(&[(1, 10), (2, 21), (3, 30), (4, 42)]), seen(&[(2, 21), (3, 31), (4, 41), (5, 50)])),
+            (seen(&[(1, 10), (2, 22), (3, 30), (4, 43)]), seen(&[(2, 21), (3, 31), (4, 42), (5, 50)])),
+        ];
+        for (source, lake) in &looks {
+            suspects.look(source, lake);
+        }
+        let certain: BTreeMap<_, _> = suspects.certain().collect();
+        let expected = [(1, (Some(10), None)), (3, (Some(30), Some(31))), (5, (None, Some(50)))];
+        assert_eq!(certain, BTreeMap::from(expected));
+        assert_eq!(suspects.open(), HashSet::from([4]));
+        let equal = seen(&[(1, 10), (3, 30), (4, 44)]);
+        suspects.look(&equal, &equal);
+        assert!(suspects.keys().is_empty(), "what is equal once is equal");
+    }
+}

@@ -1,0 +1,142 @@
+//! The desk of a running pipeline at which cuts are asked for: requests are files in the state folder, and answers are
+//! cuts in the lake, or the reason why there is none.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sooner_api::{Class, Clock, Error};
+use sooner_delta::DeltaLake;
+use sooner_delta::cuts::Cut;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::SystemClock;
+use crate::control::Requests;
+use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
+
+/// How often it is looked for requests.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// After the lake could not be reached.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Requests for cuts, as files: they reach a pipeline whether it runs or not.
+#[derive(Clone, Debug)]
+pub struct CutRequests {
+    folder: PathBuf,
+}
+
+impl CutRequests {
+    /// The requests in a state folder, which need not exist.
+    pub fn new(state_dir: &Path) -> CutRequests {
+        CutRequests { folder: state_dir.join("cuts") }
+    }
+
+    /// Asks for a cut; what was said of one of that name before is forgotten.
+    pub fn ask(&self, request: &CutRequest) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        remove(&self.failure_path(&request.name))?;
+        // Written beside and then moved in, so that a running pipeline never reads half a request.
+        let beside = self.folder.join(format!("{}.asking", request.name));
+        std::fs::write(&beside, serde_json::to_vec(request)?)?;
+        std::fs::rename(beside, self.request_path(&request.name))
+    }
+
+    /// Withdraws a request.
+    pub fn withdraw(&self, name: &str) -> io::Result<()> {
+        remove(&self.request_path(name))
+    }
+
+    /// Why a cut could not be made, if that was said.
+    pub fn failure(&self, name: &str) -> Option<Error> {
+        serde_json::from_slice(&std::fs::read(self.failure_path(name)).ok()?).ok()
+    }
+
+    fn pending(&self) -> Option<CutRequest> {
+        let entries = std::fs::read_dir(&self.folder).ok()?.flatten().map(|entry| entry.path());
+        let mut asked: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "asked")).collect();
+        asked.sort();
+        asked.iter().find_map(|path| serde_json::from_slice(&std::fs::read(path).ok()?).ok())
+    }
+
+    fn fail(&self, request: &CutRequest, error: &Error) {
+        let told = serde_json::to_vec(error).map_err(io::Error::other);
+        if let Err(error) = told.and_then(|text| std::fs::write(self.failure_path(&request.name), text)) {
+            tracing::warn!(cut = request.name, %error, "cannot say why a cut was not made");
+        }
+        self.forget(request);
+    }
+
+    fn forget(&self, request: &CutRequest) {
+        if let Err(error) = self.withdraw(&request.name) {
+            tracing::warn!(cut = request.name, %error, "cannot remove a request that was answered");
+        }
+    }
+
+    fn request_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.asked"))
+    }
+
+    fn failure_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.failed"))
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Serves requests until the loop's side of the desk is gone. Rows that are being copied over others are in view before
+/// their time, so a cut waits until they are not.
+pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
+    let (requests, copies) = (CutRequests::new(state_dir), Requests::new(state_dir));
+    let ((ask, asked), (answers, mut heard)) = (watch::channel(None), mpsc::unbounded_channel());
+    tokio::spawn(async move {
+        while !ask.is_closed() {
+            let wanted = if copies.pending().is_empty() { requests.pending() } else { None };
+            ask.send_if_modified(|known| std::mem::replace(known, wanted.clone()) != wanted);
+            match tokio::time::timeout(INTERVAL, heard.recv()).await {
+                Ok(Some(answer)) => take(&requests, &lake, answer).await,
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+    });
+    CutDesk { asked, answers }
+}
+
+async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
+    let (request, watermark, versions) = match answer {
+        CutAnswer::Failed(request, error) => {
+            tracing::warn!(cut = request.name, %error, "a cut was not made");
+            return requests.fail(&request, &error);
+        }
+        CutAnswer::Found(request, watermark, versions) => (request, watermark, versions),
+    };
+    let cut = Cut {
+        name: request.name.clone(),
+        lsn: watermark.commit_lsn,
+        commit_micros: watermark.commit_micros,
+        made_micros: SystemClock.now_micros(),
+        until_millis: request.until_millis,
+        tables: Default::default(),
+    };
+    loop {
+        match lake.make_cut(cut.clone(), versions.clone()).await {
+            Ok(cut) => {
+                tracing::info!(cut = cut.name, lsn = %cut.lsn, tables = cut.tables.len(), "made a cut");
+                return requests.forget(&request);
+            }
+            Err(error) if error.class == Class::Retry => {
+                tracing::warn!(cut = request.name, %error, "cannot store a cut yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => {
+                tracing::warn!(cut = request.name, %error, "a cut was not made");
+                return requests.fail(&request, &error);
+            }
+        }
+    }
+}

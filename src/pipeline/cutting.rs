@@ -1,0 +1,259 @@
+//! Cuts in the sink loop: between two transactions every table is asked for the version that is complete to there, and
+//! what they answer is handed to whoever stores it. Without I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sooner_api::{Code, Error};
+use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, TableName};
+use tokio::sync::{mpsc, watch};
+
+use super::lane::Lane;
+use super::messages::Versions;
+
+/// Somebody asks for a cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutRequest {
+    /// Its name.
+    pub name: String,
+    /// Its tables; all of the pipeline if none are named.
+    pub tables: Vec<TableName>,
+    /// Everything that was committed before this position is in it.
+    pub from_lsn: Option<Lsn>,
+    /// Until when it is kept, in milliseconds since 1970; until it is dropped if none.
+    pub until_millis: Option<i64>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum CutAnswer {
+    /// These versions are complete to the watermark, and hold nothing that came later.
+    Found(CutRequest, Watermark, BTreeMap<TableName, Versions>),
+    /// It cannot be made.
+    Failed(CutRequest, Error),
+}
+
+/// Where requests for cuts come from, and answers go to.
+#[derive(Clone, Debug)]
+pub struct CutDesk {
+    /// The request that waits.
+    pub asked: watch::Receiver<Option<CutRequest>>,
+    /// Answers.
+    pub answers: mpsc::UnboundedSender<CutAnswer>,
+}
+
+impl CutDesk {
+    /// A desk at which nobody asks.
+    pub fn closed() -> CutDesk {
+        CutDesk { asked: watch::channel(None).1, answers: mpsc::unbounded_channel().0 }
+    }
+}
+
+/// A cut on its way.
+#[derive(Debug)]
+struct Collecting {
+    request: CutRequest,
+    watermark: Watermark,
+    waiting: BTreeSet<usize>,
+    versions: BTreeMap<TableName, Versions>,
+}
+
+/// The cuts of a loop.
+#[derive(Debug)]
+pub struct Cutting {
+    desk: CutDesk,
+    current: Option<Collecting>,
+    /// The request that was answered last, which may still lie on the desk.
+    answered: Option<CutRequest>,
+    /// Everything that was handed on is of whole transactions, up to here.
+    between: Option<Watermark>,
+}
+
+impl Cutting {
+    /// Answers the requests of a desk.
+    pub fn new(desk: CutDesk) -> Cutting {
+        Cutting { desk, current: None, answered: None, between: None }
+    }
+
+    /// Everything up to a watermark has been handed on, and nothing after it; or something after it has.
+    pub fn note(&mut self, between: Option<Watermark>) {
+        self.between = between;
+    }
+
+    /// Begins the cut that is asked for, if it can be made here. Returns the numbers of the lanes whose tables are to
+    /// answer, which they do before they take what comes next.
+    pub fn begin(&mut self, lanes: &[Lane]) -> Vec<usize> {
+        let Some(watermark) = self.between.filter(|between| between.end_lsn > Lsn::ZERO) else { return Vec::new() };
+        if self.current.is_some() {
+            return Vec::new();
+        }
+        let Some(request) = self.desk.asked.borrow().clone() else {
+            // Whoever asks the same again, once that was dropped, asks anew.
+            self.answered = None;
+            return Vec::new();
+        };
+        let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from);
+        if is_early || self.answered.as_ref() == Some(&request) {
+            return Vec::new();
+        }
+        match chosen(&request, lanes) {
+            Err(error) => {
+                self.answer(CutAnswer::Failed(request, error));
+                Vec::new()
+            }
+            Ok(None) => Vec::new(),
+            Ok(Some(numbers)) => {
+                let waiting = numbers.iter().copied().collect();
+                self.current = Some(Collecting { request, watermark, waiting, versions: BTreeMap::new() });
+                numbers
+            }
+        }
+    }
+
+    /// A table answers. Without an answer, it has stopped meanwhile, and the cut is begun again when it can be.
+    pub fn hear(&mut self, number: usize, table: &TableName, versions: Option<Versions>) {
+        let Some(current) = &mut self.current else { return };
+        if !current.waiting.remove(&number) {
+            return;
+        }
+        let Some(versions) = versions else {
+            self.current = None;
+            return;
+        };
+        current.versions.insert(table.clone(), versions);
+        if let Some(Collecting { request, watermark, versions, .. }) =
+            self.current.take_if(|current| current.waiting.is_empty())
+        {
+            self.answer(CutAnswer::Found(request, watermark, versions));
+        }
+    }
+
+    /// A table's partitions are not all read here.
+    pub fn refuse(&mut self, table: &TableName) {
+        let Some(Collecting { request, .. }) = self.current.take() else { return };
+        let error = unordered(&request.name, table);
+        self.answer(CutAnswer::Failed(request, error));
+    }
+
+    fn answer(&mut self, answer: CutAnswer) {
+        let (CutAnswer::Found(request, ..) | CutAnswer::Failed(request, _)) = &answer;
+        self.answered = Some(request.clone());
+        // Nobody listens any more only when the pipeline ends; the request is answered by the next one then.
+        let _ = self.desk.answers.send(answer);
+    }
+}
+
+/// Lanes of the tables of a request; none while one of them is being copied.
+fn chosen(request: &CutRequest, lanes: &[Lane]) -> Result<Option<Vec<usize>>, Error> {
+    let mut numbers = Vec::new();
+    for (number, lane) in lanes.iter().enumerate() {
+        if !request.tables.is_empty() && !request.tables.contains(&lane.name) {
+            continue;
+        }
+        if lane.error().is_some() {
+            return Err(parked(&request.name, &lane.name));
+        }
+        if !lane.follows_stream() {
+            return Ok(None);
+        }
+        numbers.push(number);
+    }
+    let is_known = |table: &&TableName| lanes.iter().any(|lane| lane.name == **table);
+    match request.tables.iter().find(|table| !is_known(table)) {
+        Some(table) => Err(unknown(&request.name, table)),
+        None => Ok(Some(numbers)),
+    }
+}
+
+fn failed(name: &str, why: String, remedy: impl Into<String>) -> Error {
+    Error::operator(Code::CutImpossible, format!("cannot make the cut '{name}'"), why, remedy)
+}
+
+fn parked(name: &str, table: &TableName) -> Error {
+    let remedy =
+        format!("see `sooner status` for the reason; then `sooner resume {table}`, or leave it out by --tables");
+    failed(name, format!("{table} is parked, so that it is complete to no position"), remedy)
+}
+
+fn unknown(name: &str, table: &TableName) -> Error {
+    failed(name, format!("this pipeline has no table {table} in the lake"), "see `sooner status` for its tables")
+}
+
+fn unordered(name: &str, table: &TableName) -> Error {
+    let remedy = "stop the other sinks while cuts are made; topics of other writers have no positions to cut at";
+    failed(name, format!("the partitions of {table} are not all read here in commit order"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use sooner_api::{TableFact, TableState};
+
+    use super::*;
+
+    fn mark(lsn: u64) -> Option<Watermark> {
+        Some(Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 })
+    }
+
+    fn lane(name: &str) -> Lane {
+        Lane::new(TableName::new("public", name), TableState::Streaming { copied_lsn: None }, Watermark::default())
+    }
+
+    fn desk() -> (watch::Sender<Option<CutRequest>>, mpsc::UnboundedReceiver<CutAnswer>, Cutting) {
+        let ((ask, asked), (answers, heard)) = (watch::channel(None), mpsc::unbounded_channel());
+        (ask, heard, Cutting::new(CutDesk { asked, answers }))
+    }
+
+    fn request(tables: &[&str]) -> CutRequest {
+        let tables = tables.iter().map(|table| TableName::new("public", *table)).collect();
+        CutRequest { name: "q3".to_owned(), tables, from_lsn: None, until_millis: None }
+    }
+
+    #[test]
+    fn a_cut_is_made_between_transactions_once_all_tables_have_answered() {
+        let (ask, mut heard, mut cutting) = desk();
+        let lanes = [lane("a"), lane("b")];
+        ask.send_replace(Some(request(&[])));
+        cutting.note(None);
+        assert!(cutting.begin(&lanes).is_empty(), "inside a transaction");
+        cutting.note(mark(20));
+        assert_eq!(cutting.begin(&lanes), [0, 1]);
+        assert!(cutting.begin(&lanes).is_empty(), "it is on its way");
+        cutting.note(None);
+        cutting.hear(1, &lanes[1].name, Some((Some(7), None)));
+        assert!(heard.try_recv().is_err());
+        cutting.hear(0, &lanes[0].name, Some((Some(3), Some(2))));
+        let Ok(CutAnswer::Found(_, watermark, versions)) = heard.try_recv() else { panic!("no answer") };
+        assert_eq!((Some(watermark), versions.len(), versions[&lanes[0].name]), (mark(20), 2, (Some(3), Some(2))));
+        cutting.note(mark(30));
+        assert!(cutting.begin(&lanes).is_empty(), "it is answered once");
+        ask.send_replace(None);
+        assert!(cutting.begin(&lanes).is_empty());
+        ask.send_replace(Some(request(&[])));
+        assert_eq!(cutting.begin(&lanes), [0, 1], "it was dropped, and is asked for again");
+    }
+
+    #[test]
+    fn a_cut_waits_for_copies_and_for_its_position_and_fails_for_what_needs_a_person() {
+        let (ask, mut heard, mut cutting) = desk();
+        let mut lanes = [lane("a"), lane("b")];
+        cutting.note(mark(20));
+        ask.send_replace(Some(CutRequest { from_lsn: Some(Lsn(29)), ..request(&[]) }));
+        assert!(cutting.begin(&lanes).is_empty());
+        ask.send_replace(Some(request(&[])));
+        lanes[0].begin_copy();
+        lanes[0].step(TableFact::CopyBegun);
+        assert!(cutting.begin(&lanes).is_empty() && heard.try_recv().is_err());
+        ask.send_replace(Some(request(&["b"])));
+        assert_eq!(cutting.begin(&lanes), [1], "that one is not copied");
+        cutting.hear(1, &lanes[1].name, None);
+        assert_eq!(cutting.begin(&lanes), [1], "it stopped meanwhile, and is asked again");
+        cutting.refuse(&lanes[1].name);
+        assert!(matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
+        ask.send_replace(Some(request(&["c"])));
+        assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
+        lanes[1].step(TableFact::Failed(Error::operator(Code::ShapeChanged, "w", "y", "r")));
+        ask.send_replace(Some(request(&["b", "b"])));
+        assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
+    }
+}
