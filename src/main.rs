@@ -172,6 +172,9 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
     },
+    /// Shows many pipelines on one page, by what their listeners say, until SIGTERM. The file of --config has an [http]
+    /// of its own, and a [[pipeline]] with url, and if need be token and page, for each.
+    Fleet,
     /// Compares tables of the lake with the source, row by row. Exits with 0 if all are equal, and with 1 if one
     /// differs or could not be verified.
     Verify {
@@ -268,10 +271,14 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
     if let Command::Init { from, to, output } = &arguments.command {
         return commands::init::run(from, to, output).await.map(|()| true);
     }
+    if let Command::Fleet = &arguments.command {
+        return commands::fleet::run(&arguments.config).await.map(|()| true);
+    }
     let config = Config::load(&arguments.config)?;
     let path = &arguments.config;
     match arguments.command {
-        Command::Init { .. } | Command::Schema | Command::Completions { .. } | Command::Man => Ok(true),
+        Command::Init { .. } | Command::Fleet => Ok(true),
+        Command::Schema | Command::Completions { .. } | Command::Man => Ok(true),
         Command::Check { json } => commands::check(&config, json).await,
         Command::Run { recopy } => run(config, path, Sides::Both, recopy, bars).await.map(|()| true),
         Command::Source { recopy } => run(config, path, Sides::Source, recopy, bars).await.map(|()| true),

@@ -79,6 +79,7 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Standby(_)
         | Fact::Throttled(..)
         | Fact::Topic(..)
+        | Fact::Shape(..)
         | Fact::DeadLetters(_) => false,
         _ => true,
     }

@@ -1,11 +1,12 @@
 //! What is told of one table.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sooner_api::{PartitionOffsets, Side, TableSize, TableState, TopicStanding};
-use sooner_schemas::Lsn;
 use sooner_schemas::event::Watermark;
+use sooner_schemas::{Lsn, Relation};
 
 /// How a table's copy gets on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct TableStatus {
     /// out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns_not_sent: Vec<String>,
+    /// What it is at its source, where the source's side runs here. It is shared with whoever reads it.
+    #[serde(skip)]
+    pub relation: Option<Arc<Relation>>,
     /// How its copy gets on; none while it is not copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyStatus>,
@@ -108,6 +112,7 @@ impl TableStatus {
             rows_copied: 0,
             rows_estimated: None,
             columns_not_sent: Vec::new(),
+            relation: None,
             copy: None,
             events: 0,
             lag_bytes: None,
@@ -147,6 +152,13 @@ impl TableStatus {
         if let Some(shown) = unless_streaming.or(sink).or(source) {
             let was_copying = std::mem::replace(&mut self.state, shown.clone()) == TableState::Copying;
             self.copy.take_if(|_| was_copying && self.state != TableState::Copying);
+        }
+    }
+
+    /// It is this at its source. What is known already stays, which others hold as well.
+    pub fn has_shape(&mut self, relation: &Arc<Relation>) {
+        if self.relation.as_ref() != Some(relation) {
+            self.relation = Some(relation.clone());
         }
     }
 

@@ -18,7 +18,9 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 # Contrast of text by WCAG 2.2, 1.4.3.
 LEAST_CONTRAST = 4.5
 
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+OVERFLOWING = """() => document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
+  [...document.querySelectorAll("body *")].filter((element) => element.getBoundingClientRect().right > innerWidth
+    && !element.closest(".scroll > *")).map((element) => `${element.tagName} ${element.textContent.slice(0, 40)}`)"""
 CONTRASTS = """() => {
   const channel = (value) => { value /= 255; return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -45,7 +47,8 @@ def get(url, path):
 
 
 def check_look(page, what):
-    assert page.evaluate(OVERFLOW) <= 0, f"{what} overflows"
+    overflowing = page.evaluate(OVERFLOWING)
+    assert not overflowing, f"{what} overflows: {overflowing}"
     for contrast, text in page.evaluate(CONTRASTS):
         assert contrast >= LEAST_CONTRAST, f"{what}: '{text}' has a contrast of {contrast:.1f}"
 
@@ -62,13 +65,25 @@ def check_numbers(page, url, table):
         time.sleep(0.5)
 
 
+def check_columns(page, url, table):
+    page.goto(f"{url}/#{table}")
+    page.wait_for_selector("[aria-label=columns] tbody tr")
+    shown = [row.locator("td").all_text_contents() for row in page.locator("[aria-label=columns] tbody tr").all()]
+    told = get(url, f"/api/v1/tables/{table}/schema")["columns"]
+    assert len(shown) == len(told), f"{shown} is not {told}"
+    for cells, column in zip(shown, told):
+        assert cells[0].startswith(column["name"]), f"{cells} is not {column}"
+        types = [column[kind] for kind in ("postgres_type", "avro_type", "delta_type") if kind in column]
+        assert all(any(cell.startswith(name) for cell in cells) for name in types), f"{cells} is not {column}"
+
+
 def check_keyboard(page):
     page.evaluate("document.activeElement.blur()")
     reached = set()
-    for _ in range(40):
+    for _ in range(80):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.textContent"))
-    wanted = set(page.locator("main a, main button, nav a:visible").all_inner_texts())
+    wanted = set(page.locator("main a:visible, main button:visible:enabled, nav a:visible").all_inner_texts())
     assert wanted <= reached, f"the keyboard does not reach {wanted - reached}"
 
 
@@ -76,7 +91,7 @@ def look_around(page, options, size, scheme):
     page.emulate_media(color_scheme=scheme)
     for view in options.views.split(","):
         page.goto(f"{options.url}/#{view}")
-        page.wait_for_selector("main section")
+        page.wait_for_selector(f'main[data-view="{view}"] section')
         check_look(page, f"{view or 'pipeline'}, {size}, {scheme}")
         if view == options.table:
             page.get_by_label("Its key").fill("1")
@@ -113,6 +128,8 @@ def main():
             page.wait_for_selector("main table")
             check_numbers(page, options.url, options.table)
             check_keyboard(page)
+            check_columns(page, options.url, options.table)
+            check_look(page, f"the columns of {options.table}, {size}")
             assert not failures, failures
             page.close()
         if options.parked:
@@ -124,4 +141,5 @@ def main():
         browser.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

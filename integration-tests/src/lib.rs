@@ -1,8 +1,8 @@
 //! The harness of the integration tests: [`postgres`], [`kafka`], [`registry`] and [`s3`] are real servers,
 //! [`pipeline`] is the real program, [`readers`] are independent readers of the lake, [`between`] starts the servers
-//! around Kafka, [`msk`] a broker that admits by AWS' IAM, [`mod@glue`] registries of other kinds, [`topics`] is a
-//! consumer and the judge of what it sees, [`load`] changes rows at random from a seed, and [`simulation`] is a world
-//! in memory.
+//! around Kafka, [`msk`] a broker that admits by AWS' IAM, [`mod@glue`] registries of other kinds, [`crowd`] is the
+//! board of very many tables, [`topics`] is a consumer and the judge of what it sees, [`load`] changes rows at random
+//! from a seed, and [`simulation`] is a world in memory.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::missing_panics_doc)]
@@ -10,6 +10,7 @@
 pub mod avro_json;
 pub mod between;
 pub mod certificates;
+pub mod crowd;
 pub mod debezium;
 pub mod glue;
 pub mod identity;

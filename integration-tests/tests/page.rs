@@ -5,22 +5,27 @@
 use std::process::Command;
 use std::time::Duration;
 
+use integration_tests::crowd::Crowd;
 use integration_tests::pipeline::{Pipeline, find};
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::{between, free_port, python, root};
 use sooner::status::Status;
 
-/// Looks at the page of a pipeline; `SOONER_SCREENSHOTS` names a folder for pictures of it.
-fn look(url: &str, views: &str, parked: Option<&str>) {
+/// Has a program look at a page in a browser; `SOONER_SCREENSHOTS` names a folder for pictures of it.
+fn browse(program: &str, url: &str, arguments: &[&str]) {
     let mut browser = Command::new(python());
-    browser.arg(root().join("integration-tests/browser/page.py"));
-    browser.args(["--url", url, "--views", views, "--table", "public.u"]);
-    browser.args(parked.iter().flat_map(|table| ["--parked", table]));
+    browser.arg(root().join("integration-tests/browser").join(program)).args(["--url", url]).args(arguments);
     if let Ok(folder) = std::env::var("SOONER_SCREENSHOTS") {
         browser.args(["--screenshots", &folder]);
     }
     let output = browser.output().expect("the browser is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Looks at the page of a pipeline.
+fn look(url: &str, views: &str, parked: Option<&str>) {
+    let parked = parked.iter().flat_map(|table| ["--parked", table]);
+    browse("page.py", url, &["--views", views, "--table", "public.u"].into_iter().chain(parked).collect::<Vec<_>>());
 }
 
 fn listen(pipeline: &Pipeline) -> String {
@@ -32,7 +37,12 @@ fn listen(pipeline: &Pipeline) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
     let postgres = Postgres::start(Version::V15).await;
-    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
+    postgres
+        .sql(
+            "CREATE TABLE t (id int, v date, price numeric(10,2), tags text[], at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (id, at)); INSERT INTO t VALUES (1, '2020-01-01')",
+        )
+        .await;
     postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 10000)").await;
     postgres
         .sql("CREATE TABLE \"a table with a long name, to see whether that fits beside the others\" (id int PRIMARY KEY)")
@@ -45,7 +55,7 @@ async fn the_page_is_read_and_used_at_a_desk_and_on_a_phone() {
     let parks = |status: &Status| find(status, "public.t").is_some_and(|table| table.reason().is_some());
     pipeline.wait_for("a parked table", Duration::from_secs(30), parks).await;
     postgres.sql("UPDATE t SET v = '2021-01-01' WHERE id = 2").await;
-    look(&url, ",public.u,:events", Some("public.t"));
+    look(&url, ",public.u,public.t,:events", Some("public.t"));
     pipeline.catch_up(&postgres).await;
     pipeline.assert_equal(&postgres, &["public.t", "public.u"]);
 }
@@ -69,5 +79,12 @@ async fn the_page_shows_topics() {
         assert!(asked.elapsed() < Duration::from_secs(30), "{:?}\n{}", listed(), pipeline.log());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    look(&url, ",:kafka,:dead,:dead/0/0", None);
+    look(&url, ",public.u,:kafka,:dead,:dead/0/0", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_ten_thousand_tables_is_found_on_a_page_that_does_not_grow() {
+    let crowd = Crowd::start(10_000).await;
+    let url = crowd.url.clone();
+    tokio::task::spawn_blocking(move || browse("many.py", &url, &[])).await.unwrap();
 }

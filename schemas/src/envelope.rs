@@ -71,6 +71,11 @@ pub fn value_schema(topic: &str, relation: &Relation) -> Value {
     })
 }
 
+/// Schema of a column's values, without that they may be null, and without their default.
+pub fn column_schema(column: &Column) -> Value {
+    DeclaredNames::default().column_type(&column.column_type)
+}
+
 /// Schema of the envelope's `source` block.
 pub fn source_schema() -> Value {
     json!({

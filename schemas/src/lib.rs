@@ -27,6 +27,7 @@ pub mod policy;
 pub mod relation;
 pub mod table_name;
 pub mod temporal;
+pub mod type_name;
 pub mod unholdable;
 pub mod value;
 pub mod wire;

@@ -11,36 +11,20 @@ use sooner_api::Result;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
-use super::dead_letters::desk;
+use super::listening::{listen, origins};
+pub use super::sides::Sides;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
-use crate::http;
 use crate::http::live::Live;
-use crate::http::planner::Planner;
-use crate::http::topics::TopicView;
-use crate::letters::Desk;
+use crate::http::shapes::Shapes;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
-use crate::plan::plan;
 use crate::running::Running;
 use crate::status::StatusBoard;
-use crate::trace::aside::follower;
 
 /// How often files of secrets are looked at.
 const SECRETS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Which sides of a pipeline a process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sides {
-    /// Source and sink in one process.
-    Both,
-    /// Only from the database to topics.
-    Source,
-    /// Only from topics to the lake.
-    Sink,
-}
 
 /// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
 /// copies all tables again. The status is written to the state folder meanwhile, and once more at the end.
@@ -63,13 +47,15 @@ pub async fn run(
     let stop = stop_on_signal()?;
     let board = StatusBoard::new(&config.name, config.stalled_after());
     let live = Live::new(config.http.as_ref().and_then(|http| http.token.as_deref()));
-    let listening = listen(&config, (path, sides), &board, live.clone()).await?;
+    let shapes = Shapes::new(origins(&config, sides));
+    let listening = listen(&config, (path, sides), &board, (live.clone(), shapes.clone())).await?;
     board.started(&config.state_dir);
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
     let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
-    let result = run_and_reload(config, path, sides, recopy, &board, asks).await;
+    let taken_over = |config: &Config| shapes.follow(origins(config, sides));
+    let result = run_and_reload(config, path, (sides, recopy), &board, asks, taken_over).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -92,14 +78,14 @@ struct Asks {
     live: Live,
 }
 
-/// Runs the sides, and starts them anew with each configuration that is read again.
+/// Runs the sides, and starts them anew with each configuration that is read again, which is told to `taken_over`.
 async fn run_and_reload(
     mut config: Config,
     path: &Path,
-    sides: Sides,
-    recopy: bool,
+    (sides, recopy): (Sides, bool),
     board: &StatusBoard,
     asks: Asks,
+    taken_over: impl Fn(&Config),
 ) -> Result<()> {
     let Asks { stop, mut hangup, live } = asks;
     // Until all tables are known to be copied, a further configuration copies them, too.
@@ -134,7 +120,10 @@ async fn run_and_reload(
         halt.send_replace(true);
         let ended = running.await;
         match reloaded {
-            Some(reloaded) if !*stop.borrow() => config = reloaded,
+            Some(reloaded) if !*stop.borrow() => {
+                taken_over(&reloaded);
+                config = reloaded;
+            }
             _ => return ended,
         }
         if let Err(error) = ended {
@@ -179,37 +168,6 @@ fn reload(path: &Path, former: &Config) -> Option<Config> {
     }
     tracing::info!("the configuration was read again");
     Some(config)
-}
-
-/// Listens for HTTP, if that is configured.
-async fn listen(
-    config: &Config,
-    (path, sides): (&Path, Sides),
-    board: &StatusBoard,
-    live: Live,
-) -> anyhow::Result<Option<JoinHandle<()>>> {
-    let Some(settings) = config.http.clone() else { return Ok(None) };
-    let listener = http::bind(&settings).await?;
-    let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
-    let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
-    let tracer = follower(path.to_owned(), board.clone());
-    let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
-    let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
-    let (planner, settings) = (planner(path), Arc::new(settings));
-    let shared = http::Shared { board, letters, tracer, topics, planner, requests, settings, live };
-    Ok(Some(tokio::spawn(http::serve(listener, shared))))
-}
-
-/// Works out what the file would do by then.
-fn planner(path: &Path) -> Planner {
-    let path: Arc<Path> = path.into();
-    Planner::new(move || {
-        let path = path.clone();
-        Box::pin(async move {
-            let plan = plan(&path, true).await.map_err(|error| format!("{error:#}"))?;
-            serde_json::to_value(plan).map_err(|error| error.to_string())
-        })
-    })
 }
 
 async fn run_sides(

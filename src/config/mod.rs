@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, read into checked settings in one step. All problems are reported at once.
 
+pub mod fleet;
 mod http;
 mod kafka;
 mod lines;

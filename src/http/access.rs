@@ -8,14 +8,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::Shared;
 use super::api::problem;
 use super::entrance::Peer;
+use super::gate::Gate;
 use super::settings::HttpSettings;
 
 /// Passes a request on if it may be asked: by whoever bears the token, or has presented a certificate.
-pub async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let (settings, token) = (&shared.settings, shared.live.token());
+pub async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let (settings, token) = (&gate.settings, gate.live.token());
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0).unwrap_or_default();
     let is_known = peer.is_verified || token.as_ref().is_some_and(|token| bears(request.headers(), token));
     if !is_known && let Some(refused) = refuse(settings, token.is_some(), request.headers()) {

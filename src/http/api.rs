@@ -15,7 +15,7 @@ use sooner_kafka::producer::repartition_rules::RepartitionRequest;
 use sooner_schemas::TableName;
 
 use super::Shared;
-use super::health::{Check, Health, checks, is_live, readiness};
+use super::health::{Health, checks, is_live, readiness};
 use crate::control::{NamedSide, sides};
 use crate::journal::Entry;
 use crate::status::Status;
@@ -30,16 +30,12 @@ pub fn problem(status: StatusCode, why: &str, remedy: &str) -> Answer {
 
 /// `GET /livez`: 200 while the loops turn, 503 otherwise.
 pub async fn live(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if is_live(&shared.board.read_now()) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "stalled\n")
-    }
+    if shared.board.look(is_live) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "stalled\n") }
 }
 
 /// `GET /readyz`: 200 while tables are streamed or copied, or a sink waits for partitions; 503 otherwise.
 pub async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
-    match readiness(&shared.board.read()) {
+    match shared.board.look(readiness) {
         Some(phase) => (StatusCode::OK, format!("{phase}\n")),
         None => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
     }
@@ -47,24 +43,30 @@ pub async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
 
 /// `GET /healthz`: all checks, the worst first; 503 if one is an error.
 pub async fn healthz(State(shared): State<Shared>) -> Answer {
-    let (worst, answer) = judged(&shared);
+    let (worst, answer) = judged(&shared, None);
     let status = if worst == Health::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, answer)
 }
 
-/// `GET /api/v1/health`: the same, for a reader rather than a probe.
-pub async fn health(State(shared): State<Shared>) -> Json<Value> {
-    judged(&shared).1
+/// How many checks are wanted.
+#[derive(Debug, Default, Deserialize)]
+pub struct Most {
+    /// So many at most, the worst ones.
+    limit: Option<usize>,
 }
 
-fn judged(shared: &Shared) -> (Health, Json<Value>) {
-    let checks = all_checks(shared);
+/// `GET /api/v1/health?limit=…`: the same, for a reader rather than a probe.
+pub async fn health(State(shared): State<Shared>, Query(most): Query<Most>) -> Json<Value> {
+    judged(&shared, most.limit).1
+}
+
+fn judged(shared: &Shared, most: Option<usize>) -> (Health, Json<Value>) {
+    let mut checks = shared.board.look(checks);
     let worst = checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok);
-    (worst, Json(json!({ "health": worst, "checks": checks, "control": shared.settings.allow_control })))
-}
-
-fn all_checks(shared: &Shared) -> Vec<Check> {
-    checks(&shared.board.read_now())
+    let ill = checks.iter().filter(|check| check.health != Health::Ok).count();
+    checks.truncate(most.unwrap_or(usize::MAX));
+    let control = shared.settings.allow_control;
+    (worst, Json(json!({ "health": worst, "ill": ill, "checks": checks, "control": control })))
 }
 
 /// `GET /api/v1/status`: what `sooner status --json` prints.
@@ -80,17 +82,12 @@ pub async fn plan(State(shared): State<Shared>) -> Answer {
     }
 }
 
-/// `GET /api/v1/tables`: each table with its status.
-pub async fn tables(State(shared): State<Shared>) -> Json<Value> {
-    Json(json!(shared.board.read_now().tables))
-}
-
 /// `GET /api/v1/tables/{schema.table}`: the status of one table, and what happened to it.
 pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> Answer {
     match known(&shared, &table) {
         Err(answer) => answer,
         Ok(name) => {
-            let status = shared.board.read_now().tables.remove(&name);
+            let status = shared.board.look(|status| status.tables.get(&name).cloned());
             let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
             let location = shared.live.lake().map(|lake| {
                 let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
@@ -101,9 +98,11 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
     }
 }
 
-/// `GET /api/v1/topics`: the topics, with what this process knows of them; no topic is read for it.
-pub async fn topics(State(shared): State<Shared>) -> Json<Value> {
-    Json(shared.topics.show(&shared.board.read_now(), shared.board.totals().dead_letters))
+/// `GET /api/v1/topics?limit=…`: the topics, with what this process knows of them; no topic is read for it. With a
+/// limit, those with most that is unread.
+pub async fn topics(State(shared): State<Shared>, Query(most): Query<Most>) -> Json<Value> {
+    let dead_letters = shared.board.totals().dead_letters;
+    Json(shared.board.look(|status| shared.topics.show(status, dead_letters, most.limit)))
 }
 
 /// What of the journal is wanted.
@@ -257,6 +256,7 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
 
 /// A table of the pipeline, by its name; or the answer to whoever names one that is none.
 pub fn known(shared: &Shared, table: &str) -> Result<TableName, Answer> {
-    let name = table.parse::<TableName>().ok().filter(|name| shared.board.read().tables.contains_key(name));
+    let is_known = |name: &TableName| shared.board.look(|status| status.tables.contains_key(name));
+    let name = table.parse::<TableName>().ok().filter(is_known);
     name.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such table", "see /api/v1/tables"))
 }

@@ -1,6 +1,6 @@
 //! Whether a pipeline is well: pure judgements of its status, each with a reason and a remedy.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sooner_api::{Class, Side, TableState};
 
 use crate::standby;
@@ -10,10 +10,11 @@ use crate::status::Status;
 const SAFE_BYTES: i64 = 1 << 30;
 
 /// How bad something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Nothing is wrong.
+    #[default]
     Ok,
     /// It passes by itself, or will need a person.
     Warn,
@@ -22,20 +23,20 @@ pub enum Health {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What: `pipeline`, `progress`, `slot`, or the name of a table.
     pub name: String,
     /// How it is.
     pub health: Health,
     /// Since when, in microseconds since 1970, where that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_micros: Option<i64>,
     /// Why it is not well.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What to do.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
 }
 

@@ -7,11 +7,17 @@ pub mod api;
 pub mod connections;
 pub mod dead_letters;
 pub mod entrance;
+pub mod fleet;
+pub mod gate;
 pub mod health;
 pub mod live;
 pub mod metrics;
 pub mod planner;
+pub mod schema;
 pub mod settings;
+pub mod shapes;
+pub mod summary;
+pub mod tables;
 pub mod tls;
 pub mod topics;
 pub mod trace;
@@ -26,9 +32,11 @@ use axum::serve::Listener;
 use tokio::net::TcpListener;
 
 use self::entrance::{Entrance, Peer};
+use self::gate::Gate;
 use self::live::Live;
 use self::planner::Planner;
 use self::settings::HttpSettings;
+use self::shapes::Shapes;
 use self::tls::Certificates;
 use self::topics::TopicView;
 use crate::control::Requests;
@@ -57,6 +65,8 @@ pub struct Shared {
     pub planner: Planner,
     /// Where verbs go.
     pub requests: Requests,
+    /// Where the kinds of columns come from.
+    pub shapes: Shapes,
     /// Settings of the listener, but for what changes.
     pub settings: Arc<HttpSettings>,
     /// What changes while it listens.
@@ -78,12 +88,18 @@ pub async fn bind(settings: &HttpSettings) -> anyhow::Result<Entrance> {
 
 /// Answers requests until the task is dropped.
 pub async fn serve(entrance: Entrance, shared: Shared) {
+    let gate = Gate { settings: shared.settings.clone(), live: shared.live.clone() };
+    serve_paths(entrance, router(shared, gate.clone()), gate).await;
+}
+
+/// Answers requests for these paths, and reads certificates and the token again when they change.
+async fn serve_paths(entrance: Entrance, paths: Router, gate: Gate) {
     if let Ok(address) = entrance.local_addr() {
-        tracing::info!(%address, tls = shared.settings.tls.is_some(), "listening for HTTP");
+        tracing::info!(%address, tls = gate.settings.tls.is_some(), "listening for HTTP");
     }
-    let renewing = shared.live.clone().renew_token(shared.settings.token_file.clone());
+    let renewing = gate.live.renew_token(gate.settings.token_file.clone());
     let certificates = entrance.renew();
-    let service = router(shared).into_make_service_with_connect_info::<Peer>();
+    let service = paths.into_make_service_with_connect_info::<Peer>();
     tokio::select! {
         ended = axum::serve(entrance, service) => if let Err(error) = ended {
             tracing::error!(%error, "the HTTP listener ended");
@@ -95,12 +111,13 @@ pub async fn serve(entrance: Entrance, shared: Shared) {
 
 /// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page
 /// has no data, and asks for the token.
-fn router(shared: Shared) -> Router {
+fn router(shared: Shared, gate: Gate) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(api::healthz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/health", get(api::health))
+        .route("/api/v1/summary", get(summary::summary))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/topics", get(api::topics))
         .route("/api/v1/openapi.json", get(api::openapi))
@@ -111,14 +128,15 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
-        .route("/api/v1/tables", get(api::tables))
+        .route("/api/v1/tables", get(tables::tables))
         .route("/api/v1/tables/{table}", get(api::table))
+        .route("/api/v1/tables/{table}/schema", get(schema::schema))
         .route("/api/v1/tables/{table}/trace", get(trace::trace_row))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))
         .route("/api/v1/tables/{table}/repartition", post(api::repartition))
-        .layer(axum::middleware::from_fn_with_state(shared.clone(), access::check));
+        .layer(axum::middleware::from_fn_with_state(gate, access::check));
     Router::new()
         .route("/", get(page))
         .route("/livez", get(api::live))
@@ -129,10 +147,15 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn page() -> impl IntoResponse {
+    html(include_str!("page.html"))
+}
+
+/// A page, with what keeps it from loading anything.
+fn html(text: impl Into<axum::body::Body>) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Html(include_str!("page.html")))
+    (headers, Html(text.into()))
 }

@@ -1,6 +1,7 @@
 //! The topics of a pipeline, as the API shows them: by what a running process knows of them anyway. No broker is asked
 //! and no topic is read, so they may be looked at every second; `sooner topics advise` measures.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,15 +30,22 @@ impl TopicView {
         TopicView { topics, dead_letters, looks: Arc::default() }
     }
 
-    /// The topics by this status, and how many dead letters there were. Remembers where topics end, for their rates.
-    pub fn show(&self, status: &Status, dead_letters: u64) -> Value {
+    /// The topics by this status, and how many dead letters there were; with a limit, only so many, those with most
+    /// that is unread first. Remembers where topics end, for their rates.
+    pub fn show(&self, status: &Status, dead_letters: u64, limit: Option<usize>) -> Value {
         let rates = self.looks.lock().unwrap_or_else(PoisonError::into_inner).rates(Look::at(status));
+        let mut tables: Vec<_> = status.tables.iter().filter(|_| self.topics.is_some()).collect();
+        let read = tables.iter().filter(|(_, table)| !table.partitions.is_empty()).count();
+        if let Some(limit) = limit {
+            tables.sort_by_key(|(_, table)| Reverse((!table.partitions.is_empty(), table.lag_messages)));
+            tables.truncate(limit);
+        }
         let shown = self.topics.iter().flat_map(|topics| {
             let rate = |table: &TableName| rates.get(table).copied();
-            status.tables.iter().map(move |(name, table)| topic(name, topics.topic(name), table, rate(name)))
+            tables.iter().map(move |(name, table)| topic(name, topics.topic(name), table, rate(name)))
         });
         let dead_letters = self.dead_letters.as_ref().map(|topic| json!({ "topic": topic, "messages": dead_letters }));
-        json!({ "topics": shown.collect::<Vec<_>>(), "dead_letters": dead_letters })
+        json!({ "topics": shown.collect::<Vec<_>>(), "read": read, "dead_letters": dead_letters })
     }
 }
 
@@ -145,7 +153,7 @@ mod tests {
     fn rates_are_those_of_a_while_however_often_somebody_looks() {
         let view = view();
         let rate = |seconds: i64, end: i64| {
-            view.show(&status(seconds, &[end, 0]), 0)["topics"][0]["offsets_per_second"].as_f64()
+            view.show(&status(seconds, &[end, 0]), 0, None)["topics"][0]["offsets_per_second"].as_f64()
         };
         assert_eq!(rate(100, 50), None);
         assert_eq!(rate(102, 90), Some(20.0));
@@ -158,15 +166,26 @@ mod tests {
 
     #[test]
     fn a_topic_is_shown_with_its_largest_partition() {
-        let shown = view().show(&status(100, &[10, 70, 20]), 3);
+        let shown = view().show(&status(100, &[10, 70, 20]), 3, None);
         let topic = &shown["topics"][0];
         assert_eq!((&topic["topic"], &topic["partitions"]), (&json!("shop.public.t"), &json!(3)));
         assert_eq!((&topic["largest_partition"], &topic["largest_share"]), (&json!(1), &json!(0.7)));
         assert_eq!((&topic["end_offsets"], &topic["unread"]), (&json!(100), &Value::Null));
         assert_eq!(shown["dead_letters"], json!({ "topic": "dead", "messages": 3 }));
-        let unknown = view().show(&status(100, &[]), 0);
+        let unknown = view().show(&status(100, &[]), 0, None);
         let topic = &unknown["topics"][0];
         assert_eq!((&topic["partitions"], &topic["largest_share"]), (&json!(0), &Value::Null));
-        assert_eq!(TopicView::new(None, None).show(&status(100, &[5]), 0)["topics"], json!([]), "there is no Kafka");
+        let mut two = status(100, &[5]);
+        let mut fuller = two.tables[&TableName::new("public", "t")].clone();
+        fuller.lag_messages = Some(9);
+        two.tables.insert(TableName::new("public", "z"), fuller);
+        let first = view().show(&two, 0, Some(1));
+        assert_eq!((&first["topics"][0]["table"], &first["read"]), (&json!("public.z"), &json!(2)));
+        assert_eq!(first["topics"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            TopicView::new(None, None).show(&status(100, &[5]), 0, None)["topics"],
+            json!([]),
+            "there is no Kafka"
+        );
     }
 }

@@ -55,6 +55,11 @@ fn report<T: Telemetry>(batch: &EventBatch, telemetry: &T) {
             report_events(rows, telemetry);
         }
         match step {
+            Step::Note(note) => {
+                if let Some(relation) = &note.relation {
+                    telemetry.record(Fact::Shape(&note.table, relation));
+                }
+            }
             Step::CopyStart(start) => telemetry.record(Fact::CopyBegun(start.table(), 0)),
             Step::Rows(rows) => {
                 let copied = rows.events.events.iter().filter(|event| event.op == Op::Read).count();

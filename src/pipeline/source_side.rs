@@ -129,8 +129,21 @@ impl<D: Database, T: Telemetry> SourceSide<'_, D, T> {
             }
         });
         self.telemetry.record(Fact::Tables(shown.collect()));
+        self.tell_shapes(&tables, &starts, &written);
         let reads = Reads { starts, written };
         Ok(Begun { writer, tables, reads, slot_lsn: inspection.slot, recorded_lsn, resumed })
+    }
+
+    /// Tells what tables are: as their events were last written, or else as they are.
+    fn tell_shapes(&self, tables: &[SourceTable], starts: &[TableStart], written: &HashMap<TableName, Arc<Relation>>) {
+        let there: HashMap<_, _> = tables.iter().map(|table| (table.name(), table)).collect();
+        for name in starts.iter().map(|start| &start.table) {
+            let relation = written.get(name).cloned();
+            let relation = relation.or_else(|| there.get(name).map(|table| Arc::new(table.relation.clone())));
+            if let Some(relation) = relation {
+                self.telemetry.record(Fact::Shape(name, &relation));
+            }
+        }
     }
 
     /// Reads until told to halt, and returns the source, unless there is none yet.

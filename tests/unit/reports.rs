@@ -214,3 +214,26 @@ fn a_table_that_takes_no_events_any_more_is_shown_so_and_so_is_one_that_does_aga
     board.record(Fact::State(Side::Sink, &name("t"), &streaming()));
     assert_eq!(shown(), "streaming");
 }
+
+#[test]
+fn copied_rows_are_counted_from_zero_by_each_copy_and_an_empty_one_counts_none() {
+    let (board, table) = (board(), name("t"));
+    board.record(Fact::CopyBegun(&table, 0));
+    board.record(Fact::RowsCopied(&table, 5, 50));
+    board.record(Fact::CopyBegun(&table, 0));
+    assert_eq!(board.read().tables[&table].rows_copied, 0);
+}
+
+#[test]
+fn a_status_survives_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(load(folder.path()).unwrap().is_none());
+    let board = board();
+    board.record(Fact::State(Side::Sink, &name("t"), &parked()));
+    board.save(folder.path()).unwrap();
+    let status = load(folder.path()).unwrap().unwrap();
+    assert_eq!(status.pipeline, "shop");
+    assert_eq!(status.tables[&name("t")].state, board.read().tables[&name("t")].state);
+    fs::write(file(folder.path()), "{").unwrap();
+    assert!(load(folder.path()).unwrap_err().to_string().contains("To do"));
+}

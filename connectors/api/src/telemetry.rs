@@ -1,11 +1,12 @@
 //! What happens, as typed facts. Status, metrics, pages and logs are readers of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sooner_schemas::event::{Op, Watermark};
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::{Committed, Error, TableChange, TableSize, TableState};
 
@@ -92,6 +93,8 @@ pub struct TakesPart<'a> {
 pub enum Fact<'a> {
     /// These tables take part, and no others.
     Tables(Vec<TakesPart<'a>>),
+    /// What a table is at its source, as its rows are written from now on.
+    Shape(&'a TableName, &'a Arc<Relation>),
     /// A table's state, as one side has it.
     State(Side, &'a TableName, &'a TableState),
     /// So many rows of a table were read by its copy, and so many bytes of events made of them.

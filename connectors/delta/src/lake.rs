@@ -21,7 +21,7 @@ use crate::maintenance::vacuum::{delete, find_unneeded};
 use crate::merge::parts::PartLimits;
 use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
-use crate::store::folder_name::{folder_name, name_of_folder};
+use crate::store::folder_name::name_of_folder;
 use crate::store::lake_store::LakeStore;
 use crate::store::location::TableLocation;
 use crate::store::operations::retrying;
@@ -165,15 +165,13 @@ impl DeltaLake {
 
     /// Where a table lies.
     pub fn location(&self, table: &TableName) -> TableLocation {
-        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
-        self.folder(&schema, &table)
+        TableLocation::of_table(&self.store, table)
     }
 
     /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed
     /// by two digits.
     pub fn history_location(&self, table: &TableName) -> TableLocation {
-        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table));
-        self.folder(&schema, &format!("{table}{HISTORY_SUFFIX}"))
+        TableLocation::of_folder(&self.store, table, HISTORY_SUFFIX)
     }
 
     /// A table's history, as its log says it is; none if there is none.
@@ -182,11 +180,6 @@ impl DeltaLake {
         let version = replay(&location, &[]).await?;
         let (columns, key) = (version.columns().to_vec(), version.provenance().key);
         Ok(version.exists().then(|| Described { url: location.url.to_string(), columns, key }))
-    }
-
-    fn folder(&self, schema: &str, table: &str) -> TableLocation {
-        let folder = self.store.prefix().clone().join(schema).join(table);
-        TableLocation::new(self.store.root(), folder, self.store.folder_url(&[schema, table]))
     }
 
     async fn open_mirror(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use integration_tests::root;
 use sooner::config::Config;
+use sooner::config::fleet::FleetConfig;
 
 use imports::Imports;
 use source::{Item, Source, files};
@@ -115,9 +116,13 @@ fn every_example_configuration_loads() {
         // The examples' secrets stand in for files and variables that a user would have.
         let text = text.replace("{ file = \"postgres-password\" }", "{ file = \"Cargo.toml\" }");
         let text = text.replace("kafka-root.pem", "Cargo.toml").replace("KAFKA_PASSWORD", "PATH");
-        let text = text.replace("REGISTRY_TOKEN", "PATH");
+        let text = ["REGISTRY_TOKEN", "ORDERS_TOKEN"].iter().fold(text, |text, name| text.replace(name, "PATH"));
         let text = text.replace("LAKE_ACCESS_KEY_ID", "PATH").replace("LAKE_SECRET_ACCESS_KEY", "PATH");
-        Config::parse(&text, &root()).unwrap_or_else(|problems| panic!("{:?}: {problems:?}", entry.path()));
+        let parsed = match entry.file_name() == "fleet.toml" {
+            true => FleetConfig::parse(&text, &root()).map(drop),
+            false => Config::parse(&text, &root()).map(drop),
+        };
+        parsed.unwrap_or_else(|problems| panic!("{:?}: {problems:?}", entry.path()));
         loaded += 1;
     }
     assert!(loaded >= 5, "only {loaded} examples");

@@ -15,5 +15,6 @@ pub mod position_names;
 pub mod provenance;
 pub mod replay;
 pub mod retention;
+pub mod shape;
 pub mod table_version;
 pub mod transaction;

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use sooner_schemas::TableName;
 use url::Url;
 
+use super::folder_name::folder_name;
+use super::lake_store::LakeStore;
 use super::redirected::Redirected;
 
 /// Folder of a table in which the logs of its next generations lie. Its name tells readers to leave it alone.
@@ -28,6 +31,18 @@ pub struct TableLocation {
 }
 
 impl TableLocation {
+    /// Where a table of a lake lies.
+    pub fn of_table(lake: &LakeStore, table: &TableName) -> TableLocation {
+        TableLocation::of_folder(lake, table, "")
+    }
+
+    /// The folder beside those of a lake's tables that has the name of one of them with this after it.
+    pub fn of_folder(lake: &LakeStore, table: &TableName, suffix: &str) -> TableLocation {
+        let (schema, table) = (folder_name(&table.schema), folder_name(&table.table) + suffix);
+        let folder = lake.prefix().clone().join(schema.as_str()).join(table.as_str());
+        TableLocation::new(lake.root(), folder, lake.folder_url(&[&schema, &table]))
+    }
+
     /// A folder below the store's root.
     pub fn new(root: Arc<dyn ObjectStore>, folder: Path, url: Url) -> TableLocation {
         let table = Arc::new(PrefixStore::new(root.clone(), folder.clone()));

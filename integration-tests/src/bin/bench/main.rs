@@ -11,6 +11,7 @@ mod kafka;
 mod key_index;
 mod latency;
 mod merge;
+mod page;
 mod stream;
 mod sustained;
 mod tables;
@@ -54,6 +55,9 @@ async fn main() {
     }
     if wanted("tables") {
         lines.extend(tables::run().await);
+    }
+    if wanted("page") {
+        lines.extend(page::run().await);
     }
     if wanted("latency") {
         lines.extend(latency::run().await);

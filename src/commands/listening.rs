@@ -1,0 +1,64 @@
+//! The listener of a running pipeline: what its answers are made from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sooner_delta::LakeStore;
+use tokio::task::JoinHandle;
+
+use super::dead_letters::desk;
+use super::sides::Sides;
+use crate::config::Config;
+use crate::control::Requests;
+use crate::http;
+use crate::http::live::Live;
+use crate::http::planner::Planner;
+use crate::http::shapes::{Origins, Shapes};
+use crate::http::topics::TopicView;
+use crate::letters::Desk;
+use crate::plan::plan;
+use crate::status::StatusBoard;
+use crate::trace::aside::follower;
+
+/// Listens for HTTP, if that is configured.
+pub async fn listen(
+    config: &Config,
+    (path, sides): (&Path, Sides),
+    board: &StatusBoard,
+    (live, shapes): (Live, Shapes),
+) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(settings) = config.http.clone() else { return Ok(None) };
+    let listener = http::bind(&settings).await?;
+    let (board, requests) = (board.clone(), Requests::new(&config.state_dir));
+    let letters = desk(config, sides != Sides::Sink).ok().filter(Desk::has_topic);
+    let tracer = follower(path.to_owned(), board.clone());
+    let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
+    let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
+    let (planner, settings) = (planner(path), Arc::new(settings));
+    let shared = http::Shared { board, letters, tracer, topics, planner, requests, shapes, settings, live };
+    Ok(Some(tokio::spawn(http::serve(listener, shared))))
+}
+
+/// What decides about columns where these sides run. A lake that cannot be opened is the sink's own trouble.
+pub fn origins(config: &Config, sides: Sides) -> Origins {
+    let source = config.source.as_ref().filter(|_| sides != Sides::Sink);
+    let lake = config.lake.as_ref().filter(|_| sides != Sides::Source);
+    let has_topics = config.kafka.is_some();
+    Origins {
+        policies: source.map(|source| if has_topics { source.policies() } else { source.policies_of_lake() }),
+        lake: lake.and_then(|lake| LakeStore::open(&lake.url, &lake.s3).ok()),
+        has_topics,
+    }
+}
+
+/// Works out what the file would do by then.
+fn planner(path: &Path) -> Planner {
+    let path: Arc<Path> = path.into();
+    Planner::new(move || {
+        let path = path.clone();
+        Box::pin(async move {
+            let plan = plan(&path, true).await.map_err(|error| format!("{error:#}"))?;
+            serde_json::to_value(plan).map_err(|error| error.to_string())
+        })
+    })
+}

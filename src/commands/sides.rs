@@ -1,0 +1,12 @@
+//! The sides of a pipeline that a process runs.
+
+/// Which sides of a pipeline a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// Source and sink in one process.
+    Both,
+    /// Only from the database to topics.
+    Source,
+    /// Only from topics to the lake.
+    Sink,
+}
