@@ -14,13 +14,13 @@ test: stack-test build
 
 # What takes too long for every change: many more worlds of the simulation, and the faults again and again.
 soak: stack-soak build
-	SOONER_SEEDS=20000 cargo test -p integration-tests --test simulation
-	for round in 1 2 3 4 5; do cargo test -p integration-tests --test faults --test failpoints --test kafka_faults || exit 1; done
-	for seed in 1 2 3; do SOONER_SEED=$$seed SOONER_STORM_SECONDS=200 cargo test -p integration-tests --test ddl_storm || exit 1; done
-	SOONER_FOREIGN_SECONDS=600 cargo test -p integration-tests --test foreign_writers
+	SOONER_SEEDS=20000 cargo test -p integration-tests --test suite simulation::
+	for round in 1 2 3 4 5; do cargo test -p integration-tests --test suite -- faults:: failpoints:: || exit 1; done
+	for seed in 1 2 3; do SOONER_SEED=$$seed SOONER_STORM_SECONDS=200 cargo test -p integration-tests --test suite ddl_storm:: || exit 1; done
+	SOONER_FOREIGN_SECONDS=600 cargo test -p integration-tests --test suite foreign_writers::
 	SOONER_BENCH_COMMITS=86400 target/debug/bench days
 	SOONER_BENCH_SECONDS=600 target/debug/bench sustained
-	for version in 16 17; do SOONER_POSTGRES=$$version cargo test -p integration-tests --test end_to_end --test copies --test living --test lake_alterations --test faults || exit 1; done
+	for version in 16 17; do SOONER_POSTGRES=$$version cargo test -p integration-tests --test suite -- end_to_end:: copies:: living:: lake_alterations:: faults:: || exit 1; done
 
 bench: stack-test build
 	target/debug/bench

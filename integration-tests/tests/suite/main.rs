@@ -1,0 +1,57 @@
+//! Tests with real servers and readers. They are one program, so that they are linked once, and that the runner always
+//! has as many of them on the way as there are cores: most of a test is waiting. One file is one subject:
+//! `cargo test -p integration-tests --test suite copies::` runs those of `copies.rs`.
+
+mod advise;
+mod broken_copies;
+mod collection;
+mod columns;
+mod compatibility;
+mod contract;
+mod copies;
+mod cuts;
+mod ddl_storm;
+mod dead_letters;
+mod debezium;
+mod end_to_end;
+mod errors;
+mod events;
+mod failpoints;
+mod faults;
+mod fleet;
+mod foreign_writers;
+mod history;
+mod http;
+mod kafka;
+mod kafka_errors;
+mod kafka_faults;
+mod kafka_gaps;
+mod keys;
+mod lake_alterations;
+mod living;
+mod lost_ends;
+mod maintenance;
+mod masks;
+mod memory;
+mod monitoring;
+mod msk_iam;
+mod names;
+mod night;
+mod packaging;
+mod page;
+mod partitions;
+mod plan;
+mod registry_headers;
+mod renames;
+mod repartition;
+mod schemas;
+mod security;
+mod selections;
+mod sharing;
+mod simulation;
+mod slots;
+mod steering;
+mod topics;
+mod trace;
+mod values;
+mod verify;
