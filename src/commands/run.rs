@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::dead_letters::desk;
+use crate::audit::recorder::Recorder;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
@@ -21,6 +22,7 @@ use crate::http;
 use crate::http::live::Live;
 use crate::http::planner::Planner;
 use crate::http::topics::TopicView;
+use crate::journal::Entry;
 use crate::letters::Desk;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::plan::plan;
@@ -40,6 +42,17 @@ pub enum Sides {
     Source,
     /// Only from topics to the lake.
     Sink,
+}
+
+impl Sides {
+    /// What the audit trail calls a process of these sides.
+    fn name(self) -> &'static str {
+        match self {
+            Sides::Both => "pipeline",
+            Sides::Source => "source",
+            Sides::Sink => "sink",
+        }
+    }
 }
 
 /// Runs these sides of the pipeline until a signal or an error ends them. `recopy` forgets the pipeline's position and
@@ -65,11 +78,12 @@ pub async fn run(
     let live = Live::new(config.http.as_ref().and_then(|http| http.token.as_deref()));
     let listening = listen(&config, (path, sides), &board, live.clone()).await?;
     board.started(&config.state_dir);
+    let recorder = Recorder::start(&config.state_dir, sides.name());
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
     let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
-    let result = run_and_reload(config, path, sides, recopy, &board, asks).await;
+    let result = run_and_reload(config, path, sides, recopy, (&board, &recorder), asks).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -80,6 +94,7 @@ pub async fn run(
     board.ended(result.as_ref().err());
     // The status only informs people; a failure to write it is no reason to fail.
     let _ = board.save(&state_dir);
+    recorder.finish().await;
     result?;
     tracing::info!("stopped");
     Ok(())
@@ -98,7 +113,7 @@ async fn run_and_reload(
     path: &Path,
     sides: Sides,
     recopy: bool,
-    board: &StatusBoard,
+    (board, recorder): (&StatusBoard, &Recorder),
     asks: Asks,
 ) -> Result<()> {
     let Asks { stop, mut hangup, live } = asks;
@@ -107,7 +122,8 @@ async fn run_and_reload(
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
     let mut first = None;
     loop {
-        note(path, &config, &mut first);
+        note(path, &config, &mut first, board);
+        recorder.runs(&config);
         live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
@@ -143,12 +159,15 @@ async fn run_and_reload(
     }
 }
 
-/// Writes down what runs from now on, for `sooner plan`; the listener goes on as it was at first. A failure to do so is
-/// no reason to fail.
-fn note(path: &Path, config: &Config, first: &mut Option<Running>) {
+/// Writes down what runs from now on, for `sooner plan`, and for the audit trail where there is one; the listener goes on
+/// as it was at first. A failure to do so is no reason to fail.
+fn note(path: &Path, config: &Config, first: &mut Option<Running>, board: &StatusBoard) {
     let written = Running::of(path, config).and_then(|running| {
         let first = first.get_or_insert_with(|| running.clone());
         let running = running.listening_as(first);
+        if config.audit.is_some() {
+            board.note(Entry::of_settings(running.since_micros, serde_json::to_value(&running.settings)?));
+        }
         running.store(&config.state_dir)
     });
     if let Err(error) = written {

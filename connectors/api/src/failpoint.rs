@@ -31,6 +31,9 @@ pub const ALTERATION_FAILPOINTS: [&str; 1] = ["files_refilled"];
 /// Those of a table that is written in more than one way.
 pub const WAYS_FAILPOINTS: [&str; 1] = ["history_committed"];
 
+/// Those of a pipeline that keeps an audit trail.
+pub const AUDIT_FAILPOINTS: [&str; 1] = ["audit_appended"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -45,7 +48,8 @@ mod asked {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::{
-        ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+        ALTERATION_FAILPOINTS, AUDIT_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS,
+        WAYS_FAILPOINTS,
     };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
@@ -59,6 +63,7 @@ mod asked {
             &UPKEEP_FAILPOINTS[..],
             &ALTERATION_FAILPOINTS[..],
             &WAYS_FAILPOINTS[..],
+            &AUDIT_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {

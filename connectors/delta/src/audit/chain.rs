@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::digits::{hash_bytes, hex};
 use super::keys::SigningKey;
 
 /// First line of what is hashed, by which another rule can be told from this one.
@@ -138,23 +139,6 @@ fn hash_of(values: &[Option<&str>]) -> [u8; 32] {
         }
     }
     Sha256::digest(text.as_bytes()).into()
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The 32 bytes of a hash from its 64 lower-case digits; none if it has others.
-pub fn hash_bytes(hash: &str) -> Option<[u8; 32]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let digits = hash.bytes().map(digit).collect::<Option<Vec<_>>>()?;
-    let bytes: Vec<u8> = digits.as_chunks::<2>().0.iter().map(|[high, low]| high * 16 + low).collect();
-    bytes.try_into().ok().filter(|_| hash.len() == 64)
 }
 
 /// JSON in one form: names in the order of their bytes, no white space.

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::chain::{ChainedEntry, Head, NO_HASH, hash_bytes};
+use super::chain::{ChainedEntry, Head, NO_HASH};
+use super::digits::{hash_bytes, hex};
 use super::keys::PublicKey;
 
 /// Findings that are told one by one.
@@ -123,7 +124,7 @@ impl<'a> Checker<'a> {
             self.look_for(head, &mut checked);
         }
         let last = self.seen.last().and_then(|last| Some((last.sequence, last.hash?)));
-        checked.head = last.map(|(sequence, hash)| Head { sequence, hash: super::chain::hex(&hash) }.to_string());
+        checked.head = last.map(|(sequence, hash)| Head { sequence, hash: hex(&hash) }.to_string());
         checked.findings.sort_by_key(|finding| finding.sequence);
         checked.findings.truncate(MOST_FINDINGS);
         checked

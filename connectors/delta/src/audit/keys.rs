@@ -1,5 +1,5 @@
-//! Keys of the audit trail: Ed25519 (RFC 8032), as `openssl genpkey -algorithm ed25519` writes them. Signing and checking
-//! is done by aws-lc-rs, which TLS uses as well.
+//! Keys of the audit trail: Ed25519 (RFC 8032), as `openssl genpkey -algorithm ed25519` writes them. Signing and
+//! checking is done by aws-lc-rs, which TLS uses as well.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use sha2::{Digest, Sha256};
 
-use super::chain::hex;
+use super::digits::hex;
 
 /// What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410).
 const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use sooner_api::{Class, Code, Error, Result};
+use sooner_api::{Class, Code, Error, Result, failpoint};
 use uuid::Uuid;
 
 use super::chain::{AuditEntry, ChainedEntry, Head, NO_HASH, chained};
@@ -105,6 +105,7 @@ impl AuditTable {
             let committed = Committer::new(&self.location, NAME).commit(base.next_number(), id, &plan).await?;
             match committed {
                 Outcome::Committed => {
+                    failpoint("audit_appended");
                     self.write_checkpoint(base.next_number()).await;
                     return Ok(Appended::At(head));
                 }
