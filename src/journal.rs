@@ -243,8 +243,8 @@ fn append(path: &Path, entry: &Entry) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Where a journal's newer file starts, counted in bytes of all that was written to the journal: its first line says so,
-/// unless it is the first file of its journal, or was begun by a version that did not write that.
+/// Where a journal's newer file starts, counted in bytes of all that was written to the journal: its first line says
+/// so, unless it is the first file of its journal, or was begun by a version that did not write that.
 pub fn start_of(path: &Path) -> io::Result<u64> {
     let mut first = Vec::new();
     match std::fs::File::open(path) {

@@ -183,8 +183,8 @@ enum Command {
         #[command(subcommand)]
         action: commands::cut::Action,
     },
-    /// Lists the pipeline's audit trail, and checks it with nothing but the lake's files. `verify` exits with 1 if an entry
-    /// was changed, is missing or does not follow the one before.
+    /// Lists the pipeline's audit trail, and checks it with nothing but the lake's files. `verify` exits with 1 if an
+    /// entry was changed, is missing or does not follow the one before.
     Audit {
         #[command(subcommand)]
         action: commands::audit::Action,

@@ -1,5 +1,5 @@
-//! Records what a running process writes to its journal, beside the stream: in parts, each once, since the trail keeps the
-//! journal's position in the same commit. While the lake cannot be reached, entries wait in the journal.
+//! Records what a running process writes to its journal, beside the stream: in parts, each once, since the trail keeps
+//! the journal's position in the same commit. While the lake cannot be reached, entries wait in the journal.
 
 use std::path::Path;
 use std::time::Duration;

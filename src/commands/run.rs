@@ -159,8 +159,8 @@ async fn run_and_reload(
     }
 }
 
-/// Writes down what runs from now on, for `sooner plan`, and for the audit trail where there is one; the listener goes on
-/// as it was at first. A failure to do so is no reason to fail.
+/// Writes down what runs from now on, for `sooner plan`, and for the audit trail where there is one; the listener goes
+/// on as it was at first. A failure to do so is no reason to fail.
 fn note(path: &Path, config: &Config, first: &mut Option<Running>, board: &StatusBoard) {
     let written = Running::of(path, config).and_then(|running| {
         let first = first.get_or_insert_with(|| running.clone());

@@ -1,8 +1,8 @@
 //! The audit trail's table: appended to by several processes at once, read by anybody.
 //!
-//! Each append is one Parquet file and one entry of the log, put only if nobody has put that version before; whoever was
-//! slower reads the new end of the chain, and chains its entries again. Files are not written again, nothing is ever
-//! removed, and the log is kept for ever; every few commits a checkpoint follows.
+//! Each append is one Parquet file and one entry of the log, put only if nobody has put that version before; whoever
+//! was slower reads the new end of the chain, and chains its entries again. Files are not written again, nothing is
+//! ever removed, and the log is kept for ever; every few commits a checkpoint follows.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -70,7 +70,8 @@ pub enum Appended {
 }
 
 impl AuditTable {
-    /// The audit trail of a pipeline in a lake, whether it exists or not; what is appended is signed, if there is a key.
+    /// The audit trail of a pipeline in a lake, whether it exists or not. What is appended is signed, if there is a
+    /// key.
     pub fn new(store: &LakeStore, pipeline: &str, key: Option<SigningKey>) -> AuditTable {
         let parts = ["_sooner", pipeline, "audit"];
         let folder = parts.into_iter().fold(store.prefix().clone(), |folder, part| folder.join(part));
