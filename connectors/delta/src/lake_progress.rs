@@ -96,7 +96,8 @@ impl LakeProgress {
             Err(_) => serde_json::from_slice(&bytes).map(|record| Stored::Whole(Box::new(record))),
         };
         parsed.map_err(|error| {
-            let remedy = "restore it from a former version; or remove its files NUMBER.json, not the folders beside them, and start with --recopy";
+            let remedy = "restore it from a former version; or remove the files NUMBER.json there, not the folders \
+                          beside them, and start with --recopy";
             Error::operator(Code::ProgressUnreadable, format!("cannot understand {path}"), error, remedy)
         })
     }
