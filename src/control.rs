@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sooner_api::{Clock, CopyRequest, Side};
 use sooner_schemas::TableName;
 
@@ -12,7 +12,7 @@ use crate::clock::SystemClock;
 use crate::repartitions::RepartitionRequests;
 
 /// A side of a pipeline, as a person names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedSide {
     /// From the database to the topics.

@@ -3,15 +3,21 @@
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sooner_api::{Code, Error, Outcome, Side, TableChange, TableState};
 use sooner_schemas::{Lsn, TableName};
 
 /// Size at which the file is put aside as `events.1.jsonl`, in place of the one before.
-const FILE_BYTES: u64 = 8 << 20;
+pub const FILE_BYTES: u64 = 8 << 20;
+/// What the first line of a file says that follows another one: where it starts.
+const START: &str = "starts_at";
+/// Bytes of such a line, at most.
+const START_LINE_BYTES: u64 = 64;
 /// Entries that are kept in memory for those who ask the running process.
 const RECENT: usize = 1000;
 
@@ -21,6 +27,10 @@ const RECENT: usize = 1000;
 pub enum Kind {
     /// The process began to run the pipeline.
     Started,
+    /// From now on it runs with a configuration.
+    Configured,
+    /// Somebody asked for something through HTTP.
+    Asked,
     /// It ended as it was told to.
     Stopped,
     /// It ended for an error that needs a person.
@@ -68,6 +78,9 @@ pub struct Entry {
     /// Code of the error, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+    /// What more is to be known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
 }
 
 /// Where entries are written. Without a folder they are only remembered.
@@ -93,7 +106,23 @@ impl Entry {
 
     /// An entry of this moment, of no table.
     pub fn new(at_micros: i64, kind: Kind, what: impl Into<String>) -> Entry {
-        Entry { at_micros, kind, table: None, lsn: None, what: what.into(), action: String::new(), code: None }
+        let (what, action) = (what.into(), String::new());
+        Entry { at_micros, kind, table: None, lsn: None, what, action, code: None, details: None }
+    }
+
+    /// The process runs with these settings from now on.
+    pub fn of_settings(at_micros: i64, settings: Value) -> Entry {
+        let digest: String = Sha256::digest(settings.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let what = format!("it runs with the configuration {}", &digest[..16]);
+        Entry { details: Some(settings), ..Entry::new(at_micros, Kind::Configured, what) }
+    }
+
+    /// The pipeline ended, as it was told to or for an error.
+    pub fn of_end(at_micros: i64, error: Option<&Error>) -> Entry {
+        match error {
+            None => Entry::new(at_micros, Kind::Stopped, "it was told to"),
+            Some(error) => Entry::of_error(at_micros, Kind::Failed, error),
+        }
     }
 
     /// An error, and what to do about it.
@@ -171,7 +200,8 @@ impl Journal {
         let before = self.recent.iter().rev().find(|before| before.table == entry.table);
         let says_same =
             |before: &Entry| (before.kind, &before.what, before.lsn) == (entry.kind, &entry.what, entry.lsn);
-        if entry.kind != Kind::Started && before.is_some_and(says_same) {
+        let may_repeat = matches!(entry.kind, Kind::Started | Kind::Asked);
+        if !may_repeat && before.is_some_and(says_same) {
             return;
         }
         let written = self.path.as_deref().map_or(Ok(()), |path| append(path, &entry));
@@ -202,13 +232,34 @@ fn append(path: &Path, entry: &Entry) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
     let length = file.metadata()?.len();
     if length >= FILE_BYTES {
+        let start = json!({START: start_of(path)? + length});
         std::fs::rename(path, former_path(path))?;
         file = OpenOptions::new().append(true).create(true).open(path)?;
+        line.splice(0..0, format!("{start}\n").into_bytes());
     } else if length > 0 && !ends_with_line(path)? {
         // A process died in the middle of a line.
         line.insert(0, b'\n');
     }
     file.write_all(&line)
+}
+
+/// Where a journal's newer file starts, counted in bytes of all that was written to the journal: its first line says
+/// so, unless it is the first file of its journal, or was begun by a version that did not write that.
+pub fn start_of(path: &Path) -> io::Result<u64> {
+    let mut first = Vec::new();
+    match std::fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => drop(BufReader::new(opened?).take(START_LINE_BYTES).read_until(b'\n', &mut first)?),
+    }
+    let said = serde_json::from_slice::<Value>(&first).ok().and_then(|line| line.get(START)?.as_u64());
+    let former = || std::fs::metadata(former_path(path)).map_or(0, |former| former.len());
+    Ok(said.unwrap_or_else(former))
+}
+
+/// The files of the journal in a state folder, the older one first.
+pub fn files(state_dir: &Path) -> [PathBuf; 2] {
+    let path = path(state_dir);
+    [former_path(&path), path]
 }
 
 fn ends_with_line(path: &Path) -> io::Result<bool> {
@@ -222,9 +273,8 @@ fn ends_with_line(path: &Path) -> io::Result<bool> {
 /// All entries that the folder has, the oldest first; none if there is no journal. A line that was not written whole is
 /// left out.
 pub fn read(state_dir: &Path) -> io::Result<Vec<Entry>> {
-    let path = path(state_dir);
     let mut entries = Vec::new();
-    for path in [former_path(&path), path] {
+    for path in files(state_dir) {
         let file = match std::fs::File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,

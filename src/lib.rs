@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod allocator;
+pub mod audit;
 pub mod bars;
 pub mod check;
 pub mod clock;

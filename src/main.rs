@@ -186,6 +186,12 @@ enum Command {
         #[command(subcommand)]
         action: commands::cut::Action,
     },
+    /// Lists the pipeline's audit trail, and checks it with nothing but the lake's files. `verify` exits with 1 if an
+    /// entry was changed, is missing or does not follow the one before.
+    Audit {
+        #[command(subcommand)]
+        action: commands::audit::Action,
+    },
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
     /// which it was so; or the table as of a moment.
     History {
@@ -292,10 +298,10 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
         }
         Command::Health => commands::health::run(&config),
-        Command::Pause { side } => steer::pause(&config, side).map(|()| true),
-        Command::Resume { table: None, side } => steer::resume_all(&config, side).map(|()| true),
-        Command::Resume { table: Some(table), .. } => steer::resume(&config, &table).map(|()| true),
-        Command::Cancel { table } => steer::cancel(&config, &table).map(|()| true),
+        Command::Pause { side } => steer::pause(&config, side).await.map(|()| true),
+        Command::Resume { table: None, side } => steer::resume_all(&config, side).await.map(|()| true),
+        Command::Resume { table: Some(table), .. } => steer::resume(&config, &table).await.map(|()| true),
+        Command::Cancel { table } => steer::cancel(&config, &table).await.map(|()| true),
         Command::Copy { table, condition } => steer::copy(&config, &table, condition).await.map(|()| true),
         Command::Optimize { tables } => commands::upkeep::run_optimize(&config, &tables).await.map(|()| true),
         Command::Vacuum { tables, dry_run } => {
@@ -304,6 +310,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
         Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,
+        Command::Audit { action } => commands::audit::run(&config, action).await,
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }

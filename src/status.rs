@@ -240,11 +240,12 @@ impl StatusBoard {
     pub fn ended(&self, error: Option<&Error>) {
         let mut board = self.lock();
         board.status.trouble = error.cloned();
-        let now_micros = SystemClock.now_micros();
-        board.journal.write(match error {
-            None => Entry::new(now_micros, Kind::Stopped, "it was told to"),
-            Some(error) => Entry::of_error(now_micros, Kind::Failed, error),
-        });
+        board.journal.write(Entry::of_end(SystemClock.now_micros(), error));
+    }
+
+    /// Writes an entry to the journal.
+    pub fn note(&self, entry: Entry) {
+        self.lock().journal.write(entry);
     }
 
     /// A copy of the status.

@@ -1,6 +1,7 @@
 //! `sooner check`: checks every precondition without changing anything that the pipeline uses, and reports what was
 //! found and, where a check fails, the statement or setting that remedies it.
 
+mod audit;
 mod kafka;
 mod lake;
 mod masks;
@@ -74,6 +75,9 @@ pub async fn run(config: &Config) -> Vec<Finding> {
         findings.extend(lake::inspect(lake).await);
         findings.extend(lake::log_stores(lake, &config.name).await);
         findings.extend(lake::costs(lake, &config.tables));
+    }
+    if let Some(settings) = &config.audit {
+        findings.extend(audit::inspect(config, settings).await);
     }
     findings
 }

@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 use sooner_delta::{DeltaLake, LakeStore};
 
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
 use super::{parse_name, print};
+use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::cut_desk::CutRequests;
 use crate::pipeline::cutting::CutRequest;
@@ -103,14 +104,21 @@ fn parse_cut_name(name: &str) -> Result<String, String> {
 pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
     match action {
         Action::Create { name, tables, at, keep, timeout, json } => {
+            let act =
+                Act::new("cut_created", json!({"name": name, "tables": tables, "keep_seconds": keep.map(seconds)}));
             let asked = Asked { tables, at, keep, timeout, json };
-            return create(config, name, asked).await;
+            return recorded(config, act, create(config, name, asked)).await;
         }
         Action::List { json } => list(config, json).await?,
         Action::Show { name, json } => show(&existing(config, &name).await?, json)?,
         Action::Sql { name, engine } => print(&queries(&existing(config, &name).await?, engine)),
-        Action::Export { name, to, json } => export(config, &name, &to, json).await?,
-        Action::Drop { name } => drop_cut(config, &name).await?,
+        Action::Export { name, to, json } => {
+            let act = Act::new("cut_exported", json!({"name": name, "to": to}));
+            recorded(config, act, export(config, &name, &to, json)).await?;
+        }
+        Action::Drop { name } => {
+            recorded(config, Act::new("cut_dropped", json!({"name": name})), drop_cut(config, &name)).await?;
+        }
     }
     Ok(true)
 }
@@ -123,7 +131,12 @@ struct Asked {
     json: bool,
 }
 
-async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<bool> {
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs()
+}
+
+/// Returns whether the cut was made, and what the audit trail is told of it.
+async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(bool, Value)> {
     let (lake, started) = (open_lake(config)?, Instant::now());
     if lake.cut(&name).await?.is_some() {
         anyhow::bail!("there is a cut '{name}' already. To do: give this one another name, or drop that one");
@@ -136,7 +149,7 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<b
             tokio::time::sleep(left().map_or(ahead, |left| left.min(ahead))).await;
             if SystemTime::now() < time {
                 print(&format!("the time for the cut '{name}' has not come yet\n"));
-                return Ok(false);
+                return Ok((false, json!({"made": false})));
             }
             position_now(config).await?
         }
@@ -149,16 +162,18 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<b
         until_millis: until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?,
     };
     match made(&CutRequests::new(&config.state_dir), &lake, &request, left).await? {
-        Some(cut) => show(&cut, asked.json)?,
+        Some(cut) => {
+            show(&cut, asked.json)?;
+            Ok((true, json!(cut)))
+        }
         None => {
             print(&format!(
                 "the cut '{name}' was not made in time: the pipeline does not run, or copies one of its tables; see \
                  `sooner status`\n"
             ));
-            return Ok(false);
+            Ok((false, json!({"made": false})))
         }
     }
-    Ok(true)
 }
 
 /// Asks for a cut and waits until it is made; withdraws the request, and returns none, once no time is `left`.
@@ -293,28 +308,29 @@ fn quoted(text: &str, quote: char) -> String {
     format!("{quote}{}{quote}", text.replace(quote, &twice))
 }
 
-async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<()> {
+async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<((), Value)> {
     let (cut, target) = (existing(config, name).await?, LakeStore::open(to, &config.lake()?.s3)?);
     let manifest = open_lake(config)?.export_cut(&cut, &target).await?;
+    let told = json!({"lsn": manifest.lsn, "tables": manifest.tables});
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));
-        return Ok(());
+        return Ok(((), told));
     }
     for (table, exported) in &manifest.tables {
         print(&format!("{table}: {} rows in {} files\n", exported.rows, exported.files.len()));
     }
     print(&format!("exported the cut '{name}' to {to}\n"));
-    Ok(())
+    Ok(((), told))
 }
 
-async fn drop_cut(config: &Config, name: &str) -> anyhow::Result<()> {
+async fn drop_cut(config: &Config, name: &str) -> anyhow::Result<((), Value)> {
     CutRequests::new(&config.state_dir).withdraw(name)?;
     anyhow::ensure!(
         open_lake(config)?.drop_cut(name).await?,
         "there is no cut '{name}'; what may have been held for it is released. To do: see `sooner cut list`"
     );
     print(&format!("dropped the cut '{name}'\n"));
-    Ok(())
+    Ok(((), Value::Null))
 }
 
 #[cfg(test)]

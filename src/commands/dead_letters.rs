@@ -5,15 +5,19 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sooner_kafka::letters::catalogue::Selection;
 use sooner_kafka::letters::contents::Decoded;
 use sooner_kafka::letters::outcome::{Became, Outcome};
 use sooner_kafka::message::letter_headers::LetterId;
 
 use super::print;
+use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::letters::{Desk, DeskSettings, Listed, Shown, name_of};
+
+/// Letters that the audit trail is told one by one.
+const MOST_TOLD: usize = 1000;
 
 /// What is done with dead letters.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -125,19 +129,44 @@ pub async fn run(config: &Config, verb: Verb) -> anyhow::Result<bool> {
             });
         }
         Verb::Replay { which, json } => {
-            let selection = which.selection();
-            let outcomes = desk.replay(selection.clone()).await?;
-            tell(&desk, &selection, &outcomes, json).await?;
-            return Ok(!outcomes.iter().any(|outcome| matches!(outcome.became, Became::Refused { .. })));
+            let (act, selection) = (act("dead_letters_replayed", &which), which.selection());
+            return recorded(config, act, replay(&desk, selection, json)).await;
         }
         Verb::Drop { which, yes, json } => {
-            let selection = which.selection();
+            let (act, selection) = (act("dead_letters_dropped", &which), which.selection());
             if yes || is_sure(&desk, &selection).await? {
-                tell(&desk, &selection, &desk.drop_letters(selection.clone()).await?, json).await?;
+                recorded(config, act, drop_letters(&desk, selection, json)).await?;
             }
         }
     }
     Ok(true)
+}
+
+fn act(kind: &'static str, which: &Which) -> Act {
+    Act::new(kind, json!({"id": which.id.map(|id| id.to_string()), "topic": which.topic, "all": which.all}))
+}
+
+/// Returns whether no letter stays open that was to be replayed, and what the audit trail is told.
+async fn replay(desk: &Desk, selection: Selection, json: bool) -> anyhow::Result<(bool, Value)> {
+    let outcomes = desk.replay(selection.clone()).await?;
+    tell(desk, &selection, &outcomes, json).await?;
+    let is_done = !outcomes.iter().any(|outcome| matches!(outcome.became, Became::Refused { .. }));
+    Ok((is_done, of_audit(&outcomes)))
+}
+
+async fn drop_letters(desk: &Desk, selection: Selection, json: bool) -> anyhow::Result<((), Value)> {
+    let outcomes = desk.drop_letters(selection.clone()).await?;
+    tell(desk, &selection, &outcomes, json).await?;
+    Ok(((), of_audit(&outcomes)))
+}
+
+/// What the audit trail is told: which letters, and what became of them.
+fn of_audit(outcomes: &[Outcome]) -> Value {
+    let told = outcomes.iter().take(MOST_TOLD).map(|outcome| {
+        let Outcome { id, topic, partition, offset, became } = outcome;
+        json!({"id": id.to_string(), "topic": topic, "partition": partition, "offset": offset, "became": name_of(became)})
+    });
+    json!({"count": outcomes.len(), "letters": told.collect::<Vec<_>>()})
 }
 
 fn no_letter(id: LetterId) -> anyhow::Error {

@@ -70,6 +70,8 @@ fn line(entry: &Entry) -> String {
 fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Started => "started",
+        Kind::Configured => "configured",
+        Kind::Asked => "asked",
         Kind::Stopped => "stopped",
         Kind::Paused => "paused",
         Kind::Resumed => "resumed",

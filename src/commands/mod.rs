@@ -2,6 +2,7 @@
 
 pub mod acls;
 pub mod advise;
+pub mod audit;
 pub mod cut;
 pub mod dead_letters;
 pub mod events;

@@ -14,11 +14,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::listening::{listen, origins};
 pub use super::sides::Sides;
+use crate::audit::recorder::Recorder;
 use crate::bars::CopyBars;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http::live::Live;
 use crate::http::shapes::Shapes;
+use crate::journal::Entry;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::running::Running;
 use crate::status::StatusBoard;
@@ -50,12 +52,13 @@ pub async fn run(
     let shapes = Shapes::new(origins(&config, sides));
     let listening = listen(&config, (path, sides), &board, (live.clone(), shapes.clone())).await?;
     board.started(&config.state_dir);
+    let recorder = Recorder::start(&config.state_dir, sides.name());
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
     let drawing = bars.map(|bars| tokio::spawn(bars.draw(board.clone())));
     let asks = Asks { stop, hangup: signal(SignalKind::hangup())?, live };
     let taken_over = |config: &Config| shapes.follow(origins(config, sides));
-    let result = run_and_reload(config, path, (sides, recopy), &board, asks, taken_over).await;
+    let result = run_and_reload(config, path, (sides, recopy), (&board, &recorder), asks, taken_over).await;
     saver.abort();
     if let Some(listening) = listening {
         listening.abort();
@@ -66,6 +69,7 @@ pub async fn run(
     board.ended(result.as_ref().err());
     // The status only informs people; a failure to write it is no reason to fail.
     let _ = board.save(&state_dir);
+    recorder.finish().await;
     result?;
     tracing::info!("stopped");
     Ok(())
@@ -83,7 +87,7 @@ async fn run_and_reload(
     mut config: Config,
     path: &Path,
     (sides, recopy): (Sides, bool),
-    board: &StatusBoard,
+    (board, recorder): (&StatusBoard, &Recorder),
     asks: Asks,
     taken_over: impl Fn(&Config),
 ) -> Result<()> {
@@ -93,7 +97,8 @@ async fn run_and_reload(
     let mut look = tokio::time::interval(SECRETS_INTERVAL);
     let mut first = None;
     loop {
-        note(path, &config, &mut first);
+        note(path, &config, &mut first, board);
+        recorder.runs(&config);
         live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
@@ -132,12 +137,15 @@ async fn run_and_reload(
     }
 }
 
-/// Writes down what runs from now on, for `sooner plan`; the listener goes on as it was at first. A failure to do so is
-/// no reason to fail.
-fn note(path: &Path, config: &Config, first: &mut Option<Running>) {
+/// Writes down what runs from now on, for `sooner plan`, and for the audit trail where there is one; the listener goes
+/// on as it was at first. A failure to do so is no reason to fail.
+fn note(path: &Path, config: &Config, first: &mut Option<Running>, board: &StatusBoard) {
     let written = Running::of(path, config).and_then(|running| {
         let first = first.get_or_insert_with(|| running.clone());
         let running = running.listening_as(first);
+        if config.audit.is_some() {
+            board.note(Entry::of_settings(running.since_micros, serde_json::to_value(&running.settings)?));
+        }
         running.store(&config.state_dir)
     });
     if let Err(error) = written {

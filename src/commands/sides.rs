@@ -10,3 +10,14 @@ pub enum Sides {
     /// Only from topics to the lake.
     Sink,
 }
+
+impl Sides {
+    /// What the audit trail calls a process of these sides.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sides::Both => "pipeline",
+            Sides::Source => "source",
+            Sides::Sink => "sink",
+        }
+    }
+}

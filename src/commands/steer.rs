@@ -1,12 +1,15 @@
 //! Commands that ask something of a pipeline, whether it runs or not: `resume`, `copy`, `cancel`, `pause`.
 
+use serde_json::{Value, json};
 use sooner_api::{CopyRequest, Side};
 use sooner_postgres::Client;
 use sooner_postgres::chunk::check_condition;
 use sooner_postgres::client::Mode;
+use sooner_schemas::TableName;
 
 use super::status::is_running;
 use super::{parse_name, print};
+use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::control::{NamedSide, Requests, sides};
 use crate::status::{Status, load};
@@ -21,7 +24,12 @@ fn meant(config: &Config, side: Option<NamedSide>) -> anyhow::Result<Vec<Side>> 
 }
 
 /// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
-pub fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+pub async fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+    let act = Act::new("pause", json!({"side": side}));
+    recorded(config, act, async { pause_now(config, side).map(|()| ((), Value::Null)) }).await
+}
+
+fn pause_now(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
     let requests = Requests::new(&config.state_dir);
     for side in meant(config, side)? {
         requests.pause(side)?;
@@ -43,7 +51,13 @@ fn kept(status: &Option<Status>) -> String {
 }
 
 /// Runs `sooner resume [--side SIDE]`: the pipeline goes on where it was paused.
-pub fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+pub async fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+    let act = Act::new("resume", json!({"side": side}));
+    recorded(config, act, async { resume_now(config, side).map(|was_paused| ((), json!({"was_paused": was_paused}))) })
+        .await
+}
+
+fn resume_now(config: &Config, side: Option<NamedSide>) -> anyhow::Result<bool> {
     let requests = Requests::new(&config.state_dir);
     let mut was_paused = false;
     for side in meant(config, side)? {
@@ -54,19 +68,26 @@ pub fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()
         true => format!("the pipeline '{}' goes on {when}\n", config.name),
         false => format!("the pipeline '{}' was not paused; to resume a table, name it\n", config.name),
     });
-    Ok(())
+    Ok(was_paused)
 }
 
 /// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
 /// pipeline does not know is an error.
-pub fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
-    ask(config, CopyRequest { table: parse_name(table)?, condition: None })
+pub async fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
+    let table = parse_name(table)?;
+    let act = Act::new("resume", json!({})).of_table(&table);
+    recorded(config, act, async { ask(config, CopyRequest { table, condition: None }) }).await
 }
 
 /// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows
 /// that fulfil an SQL condition. One that Postgres does not take is an error.
 pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> anyhow::Result<()> {
     let table = parse_name(table)?;
+    let act = Act::new("copy", json!({"where": condition})).of_table(&table);
+    recorded(config, act, copy_now(config, table, condition)).await
+}
+
+async fn copy_now(config: &Config, table: TableName, condition: Option<String>) -> anyhow::Result<((), Value)> {
     let source = config.source()?;
     // Where tables keep their names, only the pipeline knows what this one is called by now; it refuses what is wrong.
     if let Some(condition) = condition.as_ref().filter(|_| source.kept_names.is_none()) {
@@ -77,19 +98,23 @@ pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> an
 }
 
 /// Runs `sooner cancel TABLE`: withdraws what was asked of the pipeline for a table and has not begun.
-pub fn cancel(config: &Config, table: &str) -> anyhow::Result<()> {
+pub async fn cancel(config: &Config, table: &str) -> anyhow::Result<()> {
     let table = parse_name(table)?;
-    let (withdrawn, begun) = Requests::new(&config.state_dir).withdraw(&table);
+    recorded(config, Act::new("cancel", json!({})).of_table(&table), async { cancel_now(config, &table) }).await
+}
+
+fn cancel_now(config: &Config, table: &TableName) -> anyhow::Result<((), Value)> {
+    let (withdrawn, begun) = Requests::new(&config.state_dir).withdraw(table);
     anyhow::ensure!(
         withdrawn > 0,
         "nothing that was asked for {table} still waits, and {begun} request(s) have begun: a copy that has begun goes on, \
          since the table would lack rows without it. To do: nothing"
     );
     print(&format!("withdrew {withdrawn} request(s) for {table}\n"));
-    Ok(())
+    Ok(((), json!({"withdrawn": withdrawn})))
 }
 
-fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
+fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<((), Value)> {
     let name = &request.table;
     let status = load(&config.state_dir)?;
     // One that has just started does not know its tables yet.
@@ -107,7 +132,7 @@ fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<()> {
     let is_paused = sides(None).into_iter().any(|side| Requests::new(&config.state_dir).is_paused(side));
     let when = if is_paused { "once it is resumed" } else { when(&status) };
     print(&format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name));
-    Ok(())
+    Ok(((), Value::Null))
 }
 
 /// When the pipeline hears of it.

@@ -1,16 +1,22 @@
 //! `sooner teardown`: removes what the pipeline has made in the database.
 
+use serde_json::{Value, json};
 use sooner_postgres::Client;
 use sooner_postgres::client::Mode;
 use sooner_postgres::teardown::{Removal, drop_publication, drop_slot};
 
 use super::print;
+use crate::audit::trail::{Act, recorded};
 use crate::commands::status::is_running;
 use crate::config::Config;
 use crate::status;
 
 /// Drops the pipeline's slot, and its publication if sooner created it. The lake, topics and progress stay.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
+    recorded(config, Act::new("teardown", json!({})), tear_down(config)).await
+}
+
+async fn tear_down(config: &Config) -> anyhow::Result<((), Value)> {
     let source = config.source()?;
     if status::load(&config.state_dir)?.is_some_and(|status| is_running(&status)) {
         anyhow::bail!("the pipeline '{}' is running. To do: stop it, and try again.", config.name);
@@ -21,7 +27,8 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let publication = drop_publication(&mut client, &source.publication).await?;
     print(&said("publication", &source.publication, publication));
     print("The lake is as it was. A pipeline that is to go on needs --recopy, which copies all tables again.\n");
-    Ok(())
+    let dropped = |removal| removal == Removal::Removed;
+    Ok(((), json!({"slot_dropped": dropped(slot), "publication_dropped": dropped(publication)})))
 }
 
 fn said(what: &str, name: &str, removal: Removal) -> String {

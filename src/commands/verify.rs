@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use sooner_api::CopyRequest;
 use sooner_schemas::TableName;
 
@@ -11,6 +12,7 @@ use super::verifying::pace::Pace;
 use super::verifying::source::SourceRows;
 use super::verifying::{Kind, Report, Verdict, verify};
 use super::{parse_name, print};
+use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::control::Requests;
 
@@ -35,6 +37,12 @@ pub struct Asked {
 
 /// Runs `sooner verify`; false if a table differs, or could not be verified.
 pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
+    let act = Act::new("verification", json!({"tables": asked.tables, "repair": asked.repair}));
+    recorded(config, act, verify_all(config, asked)).await
+}
+
+/// Returns whether all tables are equal, and what the audit trail is told of each.
+async fn verify_all(config: &Config, asked: Asked) -> anyhow::Result<(bool, Value)> {
     let lake = open_lake(config)?;
     let names = asked.tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<Vec<TableName>>>()?;
     let mut tables = SourceRows::tables(config).await?;
@@ -43,10 +51,11 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
     }
     tables.retain(|table| names.is_empty() || names.contains(table.name()));
     let pace = Pace { bytes_per_second: asked.rate.map(|rate| rate.0), patience: asked.timeout };
-    let mut all_equal = true;
+    let (mut all_equal, mut verified) = (true, Vec::new());
     for table in tables {
         let report = verify(config, &lake, table, pace).await?;
         all_equal &= report.verdict == Verdict::Equal;
+        verified.push(of_audit(&report));
         match asked.json {
             true => print(&format!("{}\n", serde_json::to_string(&report)?)),
             false => print(&text_of(&report)),
@@ -59,7 +68,18 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
             }
         }
     }
-    Ok(all_equal)
+    Ok((all_equal, json!({"all_equal": all_equal, "tables": verified})))
+}
+
+/// What the audit trail is told of a table: no keys, which are values of rows.
+fn of_audit(report: &Report) -> Value {
+    let Report { table, rows, lsn, verdict, .. } = report;
+    let (verdict, why, differences) = match verdict {
+        Verdict::Equal => ("equal", None, 0),
+        Verdict::Unverified { why } => ("unverified", Some(why), 0),
+        Verdict::Different { count, .. } => ("different", None, *count),
+    };
+    json!({"table": table.to_string(), "verdict": verdict, "lsn": lsn, "rows": rows, "differences": differences, "why": why})
 }
 
 fn text_of(report: &Report) -> String {

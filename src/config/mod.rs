@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, read into checked settings in one step. All problems are reported at once.
 
+mod audit;
 pub mod fleet;
 mod http;
 mod kafka;
@@ -24,6 +25,8 @@ use sooner_postgres::{ConnectOptions, Secret};
 use sooner_schemas::policy::ValuePolicy;
 use sooner_schemas::{Column, ColumnType, Scalar, TableName};
 
+pub use audit::AuditSettings;
+use audit::read_audit;
 use http::{STALLED_AFTER, read_http};
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
@@ -59,6 +62,8 @@ pub struct Config {
     pub kafka: Option<KafkaConfig>,
     /// The listener of metrics, health and API; none without the section.
     pub http: Option<HttpSettings>,
+    /// The audit trail in the lake; none without the section.
+    pub audit: Option<AuditSettings>,
     /// Files of its secrets.
     pub secrets: SecretFiles,
 }
@@ -188,6 +193,10 @@ impl Config {
             false => root.optional_section("kafka", |_| None),
         };
         let http = root.optional_section("http", read_http);
+        let audit = root.optional_section("audit", read_audit);
+        if audit.is_some() && has_kafka && lake.is_none() {
+            root.problem("audit", "the trail is a table of the lake: set [lake], too");
+        }
         if has_kafka && source.is_none() && lake.is_none() {
             root.problem("source", "set [source], [lake] or both");
         }
@@ -195,7 +204,7 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, secrets })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, audit, secrets })
             }
             _ => Err(problems),
         }
@@ -368,33 +377,5 @@ mod tests {
             assert!(found.contains("source.url: "), "{found}");
             assert!(!found.contains("hunter2"), "{found}");
         }
-    }
-
-    const SMALLEST: &str = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\n[lake]\nurl = '/l'\n";
-
-    fn with_blocks(blocks: &str) -> Result<Config, Vec<String>> {
-        Config::parse(&format!("{SMALLEST}{blocks}"), Path::new("."))
-    }
-
-    #[test]
-    fn the_last_block_that_matches_counts() {
-        let text = "[[table]]\nmatch = 'billing.*'\nfreshness = '1h'\n[[table]]\nmatch = '*.invoices'\nfreshness = '250ms'\n\
-                    [[table]]\nmatch = 'billing.*'";
-        let blocks = with_blocks(text).unwrap().tables;
-        let of = |schema: &str, table: &str| blocks.freshness(&TableName::new(schema, table));
-        assert_eq!(of("billing", "lines"), Some(Duration::from_secs(3600)));
-        assert_eq!(of("billing", "invoices"), Some(Duration::from_millis(250)));
-        assert_eq!(of("public", "orders"), None);
-        assert_eq!(with_blocks("").unwrap().tables, TableBlocks::default());
-    }
-
-    #[test]
-    fn problems_are_told_with_the_block_that_they_are_in() {
-        let found =
-            with_blocks("[[table]]\nmatch = 'a.b'\n[[table]]\nfreshness = '1ms'\nfresh = 1").unwrap_err().join("\n");
-        for expected in ["table[1].match: is missing", "table[1].freshness: '1ms'", "table[1].fresh: is not known"] {
-            assert!(found.contains(expected), "'{expected}' not in:\n{found}");
-        }
-        assert!(with_blocks("[table]\nmatch = 'a.b'").unwrap_err()[0].contains("[[table]]"));
     }
 }

@@ -9,15 +9,16 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sooner_api::CopyRequest;
+use sooner_api::{Clock, CopyRequest};
 use sooner_delta::store::folder_name::folder_name;
 use sooner_kafka::producer::repartition_rules::RepartitionRequest;
 use sooner_schemas::TableName;
 
 use super::Shared;
 use super::health::{Health, checks, is_live, readiness};
+use crate::clock::SystemClock;
 use crate::control::{NamedSide, sides};
-use crate::journal::Entry;
+use crate::journal::{Entry, Kind};
 use crate::status::Status;
 
 /// An answer: a status and JSON.
@@ -167,6 +168,7 @@ pub async fn cancel(
     match known(&shared, &table) {
         Ok(table) => {
             let (withdrawn, begun) = shared.requests.withdraw(&table);
+            note(&shared, Some(&table), "cancel", Value::Null);
             (StatusCode::OK, Json(json!({ "withdrawn": withdrawn, "begun": begun })))
         }
         Err(answer) => answer,
@@ -212,6 +214,7 @@ pub async fn pause(State(shared): State<Shared>, Json(OfSide { side }): Json<OfS
         return refused;
     }
     let paused = sides(side).into_iter().try_for_each(|side| shared.requests.pause(side));
+    note(&shared, None, "pause", json!({ "side": side }));
     stored(paused, json!({ "paused": true }))
 }
 
@@ -221,6 +224,7 @@ pub async fn resume_all(State(shared): State<Shared>, Json(OfSide { side }): Jso
         return refused;
     }
     let resumed = sides(side).into_iter().try_for_each(|side| shared.requests.unpause(side).map(drop));
+    note(&shared, None, "resume", json!({ "side": side }));
     stored(resumed, json!({ "paused": false }))
 }
 
@@ -251,7 +255,16 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
         Ok(table) => table,
         Err(answer) => return answer,
     };
+    note(shared, Some(&table), "copy", json!({ "where": condition }));
     stored(shared.requests.ask(&CopyRequest { table, condition }), json!({ "asked": true }))
+}
+
+/// Writes to the journal that somebody asks for something here.
+pub fn note(shared: &Shared, table: Option<&TableName>, verb: &str, details: Value) {
+    let what = format!("'{verb}' was asked for through HTTP");
+    let entry = Entry::new(SystemClock.now_micros(), Kind::Asked, what);
+    let details = (!details.is_null()).then_some(details);
+    shared.board.note(Entry { table: table.cloned(), details, ..entry });
 }
 
 /// A table of the pipeline, by its name; or the answer to whoever names one that is none.

@@ -11,7 +11,7 @@ use sooner_kafka::letters::outcome::Outcome;
 use sooner_kafka::message::letter_headers::LetterId;
 
 use super::Shared;
-use super::api::{Answer, problem};
+use super::api::{Answer, note, problem};
 use crate::letters::{Desk, Listed};
 
 /// So many letters are listed unless a limit is asked for.
@@ -74,6 +74,7 @@ impl Which {
 pub async fn replay(State(shared): State<Shared>, Json(which): Json<Which>) -> Answer {
     match meant(&shared, which) {
         Ok((desk, selection)) => {
+            note(&shared, None, "dead-letters replay", json!({ "selection": format!("{selection:?}") }));
             let handled = desk.replay(selection.clone()).await;
             told(&desk, &selection, handled).await
         }
@@ -85,6 +86,7 @@ pub async fn replay(State(shared): State<Shared>, Json(which): Json<Which>) -> A
 pub async fn drop_letters(State(shared): State<Shared>, Json(which): Json<Which>) -> Answer {
     match meant(&shared, which) {
         Ok((desk, selection)) => {
+            note(&shared, None, "dead-letters drop", json!({ "selection": format!("{selection:?}") }));
             let handled = desk.drop_letters(selection.clone()).await;
             told(&desk, &selection, handled).await
         }

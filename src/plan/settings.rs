@@ -42,6 +42,7 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
     ("name", Takes::Restart, "this is another pipeline: it begins anew, and the former one's slot keeps log"),
     ("state_dir", Takes::Restart, "status, requests and key indexes are looked for there; indexes are built again"),
     ("memory", Takes::Reload, "without a copy: it is divided anew"),
+    ("audit", Takes::Reload, "without a copy: what is recorded from then on, and what it is signed with"),
     ("http.", Takes::Restart, "the listener stays as it is until the process starts again"),
     ("source.slot", Takes::Reload, "the pipeline does not go on from another slot by itself"),
     ("source.url", Takes::Reload, "the pipeline goes on only from the server that it read"),

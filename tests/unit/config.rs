@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use sooner::config::{Config, TablePattern};
+use sooner::config::{Config, TableBlocks, TablePattern};
 use sooner_api::{Class, Code};
 use sooner_schemas::TableName;
 
@@ -236,4 +236,32 @@ fn masks_that_nobody_can_make_are_told() {
     let short = text("", "", "[masking]\nkey = { file = 'key' }\n[[table]]\nmatch = 'a.b'\nmask = { x = 'hash' }");
     let found = Config::parse(&short, folder.path()).unwrap_err().join("\n");
     assert!(found.contains("masking.key: expected at least 16 bytes") && !found.contains("too short"), "{found}");
+}
+
+const SMALLEST: &str = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\n[lake]\nurl = '/l'\n";
+
+fn with_blocks(blocks: &str) -> Result<Config, Vec<String>> {
+    Config::parse(&format!("{SMALLEST}{blocks}"), Path::new("."))
+}
+
+#[test]
+fn the_last_block_that_matches_counts() {
+    let text = "[[table]]\nmatch = 'billing.*'\nfreshness = '1h'\n[[table]]\nmatch = '*.invoices'\nfreshness = '250ms'\n\
+                [[table]]\nmatch = 'billing.*'";
+    let blocks = with_blocks(text).unwrap().tables;
+    let of = |schema: &str, table: &str| blocks.freshness(&TableName::new(schema, table));
+    assert_eq!(of("billing", "lines"), Some(Duration::from_secs(3600)));
+    assert_eq!(of("billing", "invoices"), Some(Duration::from_millis(250)));
+    assert_eq!(of("public", "orders"), None);
+    assert_eq!(with_blocks("").unwrap().tables, TableBlocks::default());
+}
+
+#[test]
+fn problems_are_told_with_the_block_that_they_are_in() {
+    let found =
+        with_blocks("[[table]]\nmatch = 'a.b'\n[[table]]\nfreshness = '1ms'\nfresh = 1").unwrap_err().join("\n");
+    for expected in ["table[1].match: is missing", "table[1].freshness: '1ms'", "table[1].fresh: is not known"] {
+        assert!(found.contains(expected), "'{expected}' not in:\n{found}");
+    }
+    assert!(with_blocks("[table]\nmatch = 'a.b'").unwrap_err()[0].contains("[[table]]"));
 }

@@ -28,6 +28,7 @@ fn it_has_the_keys_that_are_read() {
         ("table[0].", "/properties/table/items", "[[table]]\nqqq = 1"),
         ("masking.", "/properties/masking", "[masking]\nqqq = 1"),
         ("http.", "/properties/http", "[http]\nqqq = 1"),
+        ("audit.", "/properties/audit", "[audit]\nqqq = 1"),
         ("kafka.", "/properties/kafka", "[kafka]\nqqq = 1"),
         ("kafka.tls.", "/properties/kafka/properties/tls", "[kafka]\n[kafka.tls]\nqqq = 1"),
     ] {

@@ -34,6 +34,9 @@ pub const WAYS_FAILPOINTS: [&str; 1] = ["history_committed"];
 /// Those of a topic that gets another number of partitions.
 pub const REPARTITION_FAILPOINTS: [&str; 3] = ["repartition_begun", "replay_ended", "topic_switched"];
 
+/// Those of a pipeline that keeps an audit trail.
+pub const AUDIT_FAILPOINTS: [&str; 1] = ["audit_appended"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -48,8 +51,8 @@ mod asked {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::{
-        ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS,
-        UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+        ALTERATION_FAILPOINTS, AUDIT_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS,
+        REPARTITION_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
     };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
@@ -64,6 +67,7 @@ mod asked {
             &ALTERATION_FAILPOINTS[..],
             &REPARTITION_FAILPOINTS[..],
             &WAYS_FAILPOINTS[..],
+            &AUDIT_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {

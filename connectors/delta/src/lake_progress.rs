@@ -96,7 +96,8 @@ impl LakeProgress {
             Err(_) => serde_json::from_slice(&bytes).map(|record| Stored::Whole(Box::new(record))),
         };
         parsed.map_err(|error| {
-            let remedy = "restore it from a former version; or remove the folder and start with --recopy";
+            let remedy = "restore it from a former version; or remove the files NUMBER.json there, not the folders \
+                          beside them, and start with --recopy";
             Error::operator(Code::ProgressUnreadable, format!("cannot understand {path}"), error, remedy)
         })
     }
@@ -217,7 +218,7 @@ impl ProgressStore for LakeProgress {
 
 impl LakeProgress {
     fn out_of_order(&self, number: u64) -> Error {
-        let remedy = "remove the folder and start with --recopy";
+        let remedy = "remove the files NUMBER.json there, not the folders beside them, and start with --recopy";
         let why = "it is not of the kind that the objects after it build on: somebody has changed the folder";
         Error::operator(Code::ProgressUnreadable, format!("cannot understand {}", self.path(number)), why, remedy)
     }

@@ -4,7 +4,9 @@
 //! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
 //! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
 //! [`written`] as a mirror, which is a [`table`] of which readers see a [`generation`], as a [`history`], or as both.
+//! [`audit`] is the pipeline's own table: what it did, and who asked for what.
 
+pub mod audit;
 mod clock;
 pub mod cuts;
 pub mod effort;
