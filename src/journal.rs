@@ -45,6 +45,8 @@ pub enum Kind {
     Parked,
     /// A table waits for something before it can be copied.
     Waiting,
+    /// A report could not be made.
+    ReportFailed,
 }
 
 /// Something that happened.

@@ -78,7 +78,9 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Paused(..)
         | Fact::Standby(_)
         | Fact::Throttled(..)
-        | Fact::DeadLetters(_) => false,
+        | Fact::DeadLetters(_)
+        | Fact::ReportMade(..)
+        | Fact::ReportFailed(..) => false,
         _ => true,
     }
 }

@@ -89,6 +89,7 @@ impl Board {
                 Some(Entry::new(now_micros, Kind::CopyStarted, what).of_table(table))
             }
             Fact::Interrupted(error) => Some(Entry::of_error(now_micros, Kind::Interrupted, error)),
+            Fact::ReportFailed(_, error) => Some(Entry::of_error(now_micros, Kind::ReportFailed, error)),
             Fact::Paused(side, rests) if self.status.paused.contains(side) != *rests => {
                 Some(Entry::of_pause(now_micros, *side, *rests))
             }
@@ -149,7 +150,11 @@ impl Status {
             Fact::Paused(side, false) => drop(self.paused.remove(&side)),
             // These are counted.
             Fact::Changed(_) | Fact::Read(..) | Fact::Throttled(..) => {}
-            Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
+            Fact::Sent(_)
+            | Fact::DeadLetters(_)
+            | Fact::Memory { .. }
+            | Fact::ReportMade(..)
+            | Fact::ReportFailed(..) => {}
         }
     }
 

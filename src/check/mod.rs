@@ -4,6 +4,7 @@
 mod kafka;
 mod lake;
 mod masks;
+mod reports;
 mod schemas;
 mod slot_limits;
 mod source;
@@ -74,6 +75,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
         findings.extend(lake::inspect(lake).await);
         findings.extend(lake::log_stores(lake, &config.name).await);
         findings.extend(lake::costs(lake, &config.tables));
+        findings.extend(reports::inspect(&config.reports).await);
     }
     findings
 }

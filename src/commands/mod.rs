@@ -2,6 +2,7 @@
 
 pub mod acls;
 pub mod advise;
+pub mod backfill;
 pub mod cut;
 pub mod dead_letters;
 pub mod events;
@@ -11,6 +12,7 @@ pub mod init;
 mod msk_policy;
 pub mod plan;
 pub mod readers;
+pub mod report;
 pub mod run;
 pub mod status;
 pub mod steer;
