@@ -14,9 +14,9 @@ import duckdb
 
 def rows(path):
     reader = "read_parquet" if path.suffix == ".parquet" else "read_csv"
-    found = duckdb.connect().execute(f"SELECT * FROM {reader}('{path}')")
+    found = duckdb.connect().execute(f"SELECT COLUMNS(*)::VARCHAR FROM {reader}('{path}')")
     names = [column[0] for column in found.description]
-    return [dict(zip(names, map(str, row))) for row in found.fetchall()]
+    return [dict(zip(names, row)) for row in found.fetchall()]
 
 
 for folder in sorted(path for path in pathlib.Path(sys.argv[1]).iterdir() if path.is_dir()):

@@ -84,7 +84,7 @@ fn with_reports(pipeline: &Pipeline) {
     pipeline.append_settings(&format!(
         "[[report]]\nname = \"sums\"\nschedule = \"*/4 * * * * *\"\n{engine}\n\
          sql = \"SELECT (SELECT sum(amount) FROM public.cash) + (SELECT sum(amount) FROM public.bank) AS total, \
-         (SELECT count(*) FROM public.nothing) AS none, run.* FROM sooner.run\"\n\
+         (SELECT count(*) FROM public.nothing) AS none, sum(9007199254740993) OVER () AS wide, run.* FROM sooner.run\"\n\
          [[report]]\nname = \"broken\"\nschedule = \"*/10 * * * * *\"\n{engine}\ncatch_up = \"last\"\n\
          tables = [\"public.nothing\"]\nsql = \"SELECT id FROM public.nowhere\"\nformat = \"csv\"\n\
          output = \"{lake}-reports\"",
@@ -153,6 +153,7 @@ fn all_are_complete(pipeline: &Pipeline, last: Due) {
         let (manifest, row) = (&run["manifest"], &run["rows"][0]);
         assert_eq!(manifest["rows"], 1, "{run}\n{}", pipeline.log());
         assert_eq!((row["total"].as_str(), row["none"].as_str()), (Some(SUM), Some("0")), "{run}");
+        assert_eq!(row["wide"].as_str(), Some("9007199254740993"), "no digit is lost: {run}");
         assert_eq!((&row["lsn"], &row["report"]), (&manifest["cut"]["lsn"], &manifest["report"]), "{run}");
         assert!(manifest["late_seconds"].as_i64().unwrap() >= 0, "all that was committed by then is in it: {run}");
         assert!(manifest["engine_version"].as_str().unwrap().starts_with('v'), "{run}");

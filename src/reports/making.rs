@@ -15,7 +15,9 @@ use sooner_schemas::TableName;
 use super::engine::{execute, failed, version};
 use super::manifest::{MadeFrom, Manifest, Outcome, ResultFile, TableRead, instant};
 use super::runs::RunStore;
-use super::script::{Outputs, RunTold, files_query, report_script};
+use super::script::{
+    Outputs, RunTold, columns_script, exact_query, files_query, parse_columns, result_script, views_script,
+};
 use super::turn::Turn;
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -123,9 +125,15 @@ impl Maker {
             MadeFrom::History => run.due.to_string(),
         };
         let told = RunTold { due: run.due, as_of, lsn: cut.lsn.to_string() };
-        let script = report_script(settings, &told, &input.views, &outputs);
-        execute(&settings.engine, &script, &out, settings.time_limit, &what).await?;
         let remedy = "name an engine that runs DuckDB's SQL from standard input, and write one query in sql";
+        let views = views_script(settings, &told, &input.views);
+        let run_script = async |script: String| {
+            execute(&settings.engine, &(views.clone() + &script), &out, settings.time_limit, &what).await
+        };
+        run_script(columns_script(&settings.sql, &outputs)).await?;
+        let columns = std::fs::read_to_string(&outputs.columns).ok().and_then(|text| parse_columns(&text));
+        let columns = columns.ok_or_else(|| failed(&what, "the engine did not tell its columns".to_owned(), remedy))?;
+        run_script(result_script(&exact_query(&settings.sql, &columns), settings.format, &outputs)).await?;
         let engine_version = version(&outputs).map_err(|why| failed(&what, why, remedy))?;
         let rows = parquet_rows(&outputs.parquet)?;
         let written = match settings.format {
