@@ -58,8 +58,8 @@ pub enum CatchUp {
     Never,
 }
 
-/// A cron pattern by the clock of a time zone. Where that clock leaves an hour out, a pattern of fixed times is due right
-/// after; where it repeats an hour, such a pattern is due once.
+/// A cron pattern by the clock of a time zone. Where that clock leaves an hour out, a pattern of fixed times is due
+/// right after; where it repeats an hour, such a pattern is due once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     cron: Cron,

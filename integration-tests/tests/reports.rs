@@ -1,5 +1,5 @@
-//! Reports: each time at which one is due has one result, of one state of all tables, whatever dies on the way; and what
-//! is made for times that have passed is what was true then.
+//! Reports: each time at which one is due has one result, of one state of all tables, whatever dies on the way; and
+//! what is made for times that have passed is what was true then.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

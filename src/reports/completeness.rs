@@ -1,5 +1,5 @@
-//! Of which moments a history knows its whole table: not of those before it began, nor while rows were being copied into
-//! it. Without I/O.
+//! Of which moments a history knows its whole table: not of those before it began, nor while rows were being copied
+//! into it. Without I/O.
 
 use super::manifest::instant;
 use crate::schedule::Due;

@@ -1,5 +1,6 @@
 //! One run of a report: a cut is asked for, its tables are written as plain files, the engine reads them, and what it
-//! wrote is stored. Whatever dies meanwhile, the next attempt begins again with the same cut, and what is complete stays.
+//! wrote is stored. Whatever dies meanwhile, the next attempt begins again with the same cut, and what is complete
+//! stays.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -159,8 +160,8 @@ impl Maker {
         run.store.complete(manifest).await
     }
 
-    /// The cut of this name, with all that was committed before a moment. The running pipeline makes it, if there is none
-    /// yet.
+    /// The cut of this name, with all that was committed before a moment. The running pipeline makes it, if there is
+    /// none yet.
     pub async fn cut(&self, name: &str, settings: &ReportSettings, from: Due) -> Result<Cut> {
         if let Some(cut) = self.lake.cut(name).await? {
             return Ok(cut);

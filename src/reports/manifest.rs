@@ -34,8 +34,8 @@ pub struct Manifest {
     pub due: String,
     /// What its rows were read from.
     pub made_from: MadeFrom,
-    /// Everything that was committed up to this moment of the server's clock is in it. A run that was made late has what
-    /// was there later than it was due.
+    /// Everything that was committed up to this moment of the server's clock is in it. A run that was made late has
+    /// what was there later than it was due.
     pub as_of: String,
     /// How long after it was due that is, in seconds.
     pub late_seconds: i64,

@@ -3,9 +3,9 @@
 //!
 //! [`scheduler`] decides what is to be made and when, on a thread of its own; [`making`] makes one run: it asks for a
 //! cut, writes its tables as plain files ([`sooner_delta::report_data`]), has an [`engine`] run a [`script`] over them,
-//! and stores what it wrote. [`runs`] knows what has been made, by the folder of results, in which a [`manifest`] counts
-//! and nothing else. [`backfill`] makes runs for times that have passed, from histories. [`turn`] lets one run be made
-//! at a time.
+//! and stores what it wrote. [`runs`] knows what has been made, by the folder of results, in which a [`manifest`]
+//! counts and nothing else. [`backfill`] makes runs for times that have passed, from histories. [`turn`] lets one run
+//! be made at a time.
 
 pub mod backfill;
 pub mod completeness;

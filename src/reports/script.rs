@@ -85,8 +85,9 @@ pub fn parse_columns(text: &str) -> Option<Vec<(String, String)>> {
     columns.collect()
 }
 
-/// The same query, but for integers of 128 bits, as which DuckDB adds whole numbers up: it would write them to Parquet as
-/// floating-point numbers, and lose digits. As decimals they keep all of them; one of more than 38 digits is an error.
+/// The same query, but for integers of 128 bits, as which DuckDB adds whole numbers up: it would write them to Parquet
+/// as floating-point numbers, and lose digits. As decimals they keep all of them; one of more than 38 digits is an
+/// error.
 pub fn exact_query(query: &str, columns: &[(String, String)]) -> String {
     let wide = columns.iter().filter(|(_, kind)| kind.contains(WIDE));
     let casts: Vec<_> = wide

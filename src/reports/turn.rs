@@ -1,5 +1,5 @@
-//! One run at a time, whoever makes it: the pipeline, or a command beside it. A lock on a file of the state folder, which
-//! the system releases when its process ends.
+//! One run at a time, whoever makes it: the pipeline, or a command beside it. A lock on a file of the state folder,
+//! which the system releases when its process ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

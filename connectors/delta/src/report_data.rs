@@ -1,5 +1,5 @@
-//! What reports are made of: the tables of a cut, as plain Parquet files in a folder of this machine, so that any engine
-//! reads them as they were, whatever it knows of Delta; and the number of rows in what an engine wrote.
+//! What reports are made of: the tables of a cut, as plain Parquet files in a folder of this machine, so that any
+//! engine reads them as they were, whatever it knows of Delta; and the number of rows in what an engine wrote.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

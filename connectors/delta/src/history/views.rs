@@ -57,9 +57,9 @@ impl Described {
         ))
     }
 
-    /// From when on the history is complete, for each time that the table was copied or emptied: a row with the position
-    /// and the time at which that began, in microseconds since 1970, and the time of the last row that was in the table
-    /// before the history had it. None for a table without a key.
+    /// From when on the history is complete, for each time that the table was copied or emptied: a row with the
+    /// position and the time at which that began, in microseconds since 1970, and the time of the last row that was in
+    /// the table before the history had it. None for a table without a key.
     pub fn completeness(&self, engine: Engine) -> Option<String> {
         if self.key.is_empty() {
             return None;
