@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sooner_api::{Code, Error, Outcome, Side, TableChange, TableState};
+use sooner_api::{Code, Error, Fact, Outcome, Side, TableChange, TableState};
 use sooner_schemas::{Lsn, TableName};
 
 /// Size at which the file is put aside as `events.1.jsonl`, in place of the one before.
@@ -55,6 +55,8 @@ pub enum Kind {
     Parked,
     /// A table waits for something before it can be copied.
     Waiting,
+    /// A report could not be made.
+    ReportFailed,
 }
 
 /// Something that happened.
@@ -137,6 +139,23 @@ impl Entry {
     /// The same, of a table.
     pub fn of_table(self, table: &TableName) -> Entry {
         Entry { table: Some(table.clone()), ..self }
+    }
+
+    /// What a fact is worth telling by itself, whatever was before it; none if it is not.
+    pub fn of_fact(at_micros: i64, fact: &Fact<'_>) -> Option<Entry> {
+        Some(match fact {
+            Fact::Changed(change) => Entry::of_change(at_micros, change),
+            Fact::CopyBegun(table, rows) => {
+                let what = match rows {
+                    0 => "its rows are copied".to_owned(),
+                    rows => format!("its copy goes on after {rows} rows"),
+                };
+                Entry::new(at_micros, Kind::CopyStarted, what).of_table(table)
+            }
+            Fact::Interrupted(error) => Entry::of_error(at_micros, Kind::Interrupted, error),
+            Fact::ReportFailed(_, error) => Entry::of_error(at_micros, Kind::ReportFailed, error),
+            _ => return None,
+        })
     }
 
     /// A change of a table.

@@ -192,6 +192,17 @@ enum Command {
         #[command(subcommand)]
         action: commands::audit::Action,
     },
+    /// Lists and shows reports, and makes one now.
+    Report {
+        #[command(subcommand)]
+        action: commands::report::Action,
+    },
+    /// Makes the runs of a report for times that have passed, from the histories of its tables. Runs that are complete
+    /// stay as they are, so it may be broken off and repeated. Exits with 1 if one could not be made.
+    Backfill {
+        #[command(flatten)]
+        asked: commands::backfill::Asked,
+    },
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
     /// which it was so; or the table as of a moment.
     History {
@@ -311,6 +322,8 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,
         Command::Audit { action } => commands::audit::run(&config, action).await,
+        Command::Report { action } => commands::report::run(&config, action).await.map(|()| true),
+        Command::Backfill { asked } => commands::backfill::run(&config, asked).await,
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }

@@ -80,7 +80,9 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Throttled(..)
         | Fact::Topic(..)
         | Fact::Shape(..)
-        | Fact::DeadLetters(_) => false,
+        | Fact::DeadLetters(_)
+        | Fact::ReportMade(..)
+        | Fact::ReportFailed(..) => false,
         _ => true,
     }
 }

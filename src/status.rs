@@ -80,22 +80,13 @@ impl Board {
         self.pulse.hear(&fact, self.status.standing(), now_micros);
         self.totals.hear(&fact, now_micros);
         let entry = match &fact {
-            Fact::Changed(change) => Some(Entry::of_change(now_micros, change)),
-            Fact::CopyBegun(table, 0) => {
-                Some(Entry::new(now_micros, Kind::CopyStarted, "its rows are copied").of_table(table))
-            }
-            Fact::CopyBegun(table, rows) => {
-                let what = format!("its copy goes on after {rows} rows");
-                Some(Entry::new(now_micros, Kind::CopyStarted, what).of_table(table))
-            }
-            Fact::Interrupted(error) => Some(Entry::of_error(now_micros, Kind::Interrupted, error)),
             Fact::Paused(side, rests) if self.status.paused.contains(side) != *rests => {
                 Some(Entry::of_pause(now_micros, *side, *rests))
             }
             Fact::Running if self.status.trouble.is_some() => {
                 Some(Entry::new(now_micros, Kind::Recovered, "it goes on"))
             }
-            _ => None,
+            fact => Entry::of_fact(now_micros, fact),
         };
         self.journal.extend(entry);
         let before = self.states_of(&fact);
@@ -160,7 +151,11 @@ impl Status {
             Fact::Paused(side, false) => drop(self.paused.remove(&side)),
             // These are counted.
             Fact::Changed(_) | Fact::Read(..) | Fact::Throttled(..) => {}
-            Fact::Sent(_) | Fact::DeadLetters(_) | Fact::Memory { .. } => {}
+            Fact::Sent(_)
+            | Fact::DeadLetters(_)
+            | Fact::Memory { .. }
+            | Fact::ReportMade(..)
+            | Fact::ReportFailed(..) => {}
         }
     }
 

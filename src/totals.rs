@@ -66,6 +66,17 @@ pub struct Totals {
     pub events: BTreeMap<TableName, BTreeMap<&'static str, u64>>,
     /// How long brokers made a side wait lately, because of a quota.
     pub throttled: BTreeMap<Side, Duration>,
+    /// Reports, by name.
+    pub reports: BTreeMap<String, ReportTotals>,
+}
+
+/// What became of a report's runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportTotals {
+    /// When it was last made, in microseconds since 1970.
+    pub made_micros: Option<i64>,
+    /// Runs that failed since the process started.
+    pub failed: u64,
 }
 
 impl Default for Totals {
@@ -80,6 +91,7 @@ impl Default for Totals {
             errors: BTreeMap::new(),
             events: BTreeMap::new(),
             throttled: BTreeMap::new(),
+            reports: BTreeMap::new(),
         }
     }
 }
@@ -100,6 +112,11 @@ impl Totals {
                 *self.events.entry((*table).clone()).or_default().entry(name_of(*op)).or_default() += events;
             }
             Fact::Throttled(side, wait) => drop(self.throttled.insert(*side, *wait)),
+            Fact::ReportMade(report, at_micros) => {
+                let known = self.reports.entry((*report).to_owned()).or_default();
+                known.made_micros = known.made_micros.max(Some(*at_micros));
+            }
+            Fact::ReportFailed(report, _) => self.reports.entry((*report).to_owned()).or_default().failed += 1,
             _ => {}
         }
     }

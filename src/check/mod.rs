@@ -5,6 +5,7 @@ mod audit;
 mod kafka;
 mod lake;
 mod masks;
+mod reports;
 mod schemas;
 mod slot_limits;
 mod source;
@@ -75,6 +76,7 @@ pub async fn run(config: &Config) -> Vec<Finding> {
         findings.extend(lake::inspect(lake).await);
         findings.extend(lake::log_stores(lake, &config.name).await);
         findings.extend(lake::costs(lake, &config.tables));
+        findings.extend(reports::inspect(&config.reports).await);
     }
     if let Some(settings) = &config.audit {
         findings.extend(audit::inspect(config, settings).await);

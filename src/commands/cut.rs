@@ -159,6 +159,7 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
         name: name.clone(),
         tables: asked.tables.iter().map(|table| parse_name(table)).collect::<anyhow::Result<_>>()?,
         from_lsn,
+        from_micros: None,
         until_millis: until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?,
     };
     match made(&CutRequests::new(&config.state_dir), &lake, &request, left).await? {

@@ -59,7 +59,9 @@ fn line(entry: &Entry) -> String {
     let lsn = entry.lsn.map(|lsn| format!(" (at {lsn})")).unwrap_or_default();
     let action = match entry.kind {
         _ if entry.action.is_empty() => String::new(),
-        Kind::Parked | Kind::Waiting | Kind::Failed | Kind::Interrupted => format!(". To do: {}", entry.action),
+        Kind::Parked | Kind::Waiting | Kind::Failed | Kind::Interrupted | Kind::ReportFailed => {
+            format!(". To do: {}", entry.action)
+        }
         _ => format!(": {}", entry.action),
     };
     let kind = kind_name(entry.kind);
@@ -84,6 +86,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::CopyEnded => "copy ended",
         Kind::Parked => "PARKED",
         Kind::Waiting => "waiting",
+        Kind::ReportFailed => "REPORT FAILED",
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod acls;
 pub mod advise;
 pub mod audit;
+pub mod backfill;
 pub mod cut;
 pub mod dead_letters;
 pub mod events;
@@ -15,6 +16,7 @@ mod msk_policy;
 pub mod plan;
 pub mod readers;
 pub mod repartition;
+pub mod report;
 pub mod run;
 mod sides;
 pub mod status;

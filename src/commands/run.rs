@@ -22,6 +22,7 @@ use crate::http::live::Live;
 use crate::http::shapes::Shapes;
 use crate::journal::Entry;
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
+use crate::reports;
 use crate::running::Running;
 use crate::status::StatusBoard;
 
@@ -101,6 +102,11 @@ async fn run_and_reload(
         recorder.runs(&config);
         live.runs(config.lake.as_ref().map(|lake| lake.url.as_str()), config.kafka.is_some());
         let (halt, mut stopped) = (watch::Sender::new(false), stop.subscribe());
+        // Until the next round.
+        let _reporting = match sides {
+            Sides::Source => None,
+            Sides::Both | Sides::Sink => reports::scheduler::start(&config, board)?,
+        };
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {
             tokio::select! {

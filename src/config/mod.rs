@@ -4,11 +4,13 @@ mod audit;
 pub mod fleet;
 mod http;
 mod kafka;
+mod lake;
 mod lines;
 mod masking;
 mod names;
 mod pattern;
 mod reader;
+mod reports;
 mod secret_files;
 mod table;
 
@@ -17,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{Code, Error};
-use sooner_delta::{RetentionSettings, S3Settings};
 use sooner_postgres::encoders::ValuePolicies;
 use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::kept_names::KeptNames;
@@ -30,15 +31,18 @@ use audit::read_audit;
 use http::{STALLED_AFTER, read_http};
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
+pub use lake::LakeConfig;
+use lake::read_lake;
 use lines::Lines;
 use names::{check_name, check_slot};
 pub use pattern::TablePattern;
 use reader::Section;
+use reports::read_reports;
 use secret_files::SecretFiles;
-use table::LEAST_FRESHNESS;
 pub use table::TableBlocks;
 
 use crate::http::settings::HttpSettings;
+use crate::report_settings::ReportSettings;
 
 /// JSON Schema of the configuration, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -64,6 +68,8 @@ pub struct Config {
     pub http: Option<HttpSettings>,
     /// The audit trail in the lake; none without the section.
     pub audit: Option<AuditSettings>,
+    /// Its reports.
+    pub reports: Vec<ReportSettings>,
     /// Files of its secrets.
     pub secrets: SecretFiles,
 }
@@ -99,23 +105,6 @@ pub struct SourceConfig {
     pub kept_names: Option<KeptNames>,
     /// Settings of single tables.
     pub blocks: TableBlocks,
-}
-
-/// Checked settings of the section `[lake]`.
-#[derive(Clone, Debug)]
-pub struct LakeConfig {
-    /// Location of the lake: a folder or `s3://bucket/prefix`.
-    pub url: String,
-    /// How long an event may wait before it is visible to readers of the lake.
-    pub freshness: Duration,
-    /// Memory in bytes for the key indexes of all tables, which lie on disk.
-    pub index_memory_bytes: usize,
-    /// How long tables keep what they do not need any more.
-    pub retention: RetentionSettings,
-    /// Whether tables get column mapping where they need it.
-    pub maps_columns: bool,
-    /// Settings of an S3 store.
-    pub s3: S3Settings,
 }
 
 impl SourceConfig {
@@ -178,6 +167,7 @@ impl Config {
         let state_dir = root.optional("state_dir", |text| Ok(PathBuf::from(text)));
         let memory_bytes = root.size("memory", 128 << 20, 8 << 20);
         let tables = TableBlocks::read(&mut root);
+        let reports = read_reports(&mut root);
         let has_kafka = root.has("kafka");
         let read_source = |section: &mut Section| read_source(section, name.as_deref(), &tables);
         // Without brokers one process does everything; with them, a process may do its part.
@@ -204,7 +194,7 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, audit, secrets })
+                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, audit, reports, secrets })
             }
             _ => Err(problems),
         }
@@ -300,26 +290,6 @@ fn read_source(section: &mut Section, name: Option<&str>, blocks: &TableBlocks) 
         kept_names: keeps_names.unwrap_or(false).then(KeptNames::default),
         blocks: blocks.clone(),
     })
-}
-
-fn read_lake(section: &mut Section) -> Option<LakeConfig> {
-    let url = section.text("url", |text| Ok(text.to_owned()));
-    let freshness = section.duration("freshness", Duration::from_secs(1), LEAST_FRESHNESS);
-    let index_memory_bytes = section.size("index_memory", 64 << 20, 1 << 20);
-    let retention = RetentionSettings {
-        deleted_files: section.optional_duration("deleted_file_retention", Duration::ZERO),
-        log: section.optional_duration("log_retention", Duration::from_secs(3600)),
-    };
-    let maps_columns = section.flag("column_mapping", true);
-    let endpoint = section.optional("endpoint", |text| Ok(text.to_owned()));
-    let region = section.optional("region", |text| Ok(text.to_owned()));
-    let access_key = section.secret("access_key_id");
-    let secret_key = section.secret("secret_access_key");
-    if access_key.is_some() != secret_key.is_some() {
-        section.problem("access_key_id", "access_key_id and secret_access_key go together: set both or neither");
-    }
-    let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
-    Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, maps_columns, s3 })
 }
 
 #[cfg(test)]

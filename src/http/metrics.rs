@@ -112,6 +112,12 @@ impl Snapshot {
             let help = "How long brokers make a client wait, because it exceeds a quota";
             out.gauge("sooner_kafka_throttle", help, Some(Unit::Seconds), throttled)?;
         }
+        let reports = || self.totals.reports.iter().map(|(report, totals)| (vec![("report", report.clone())], totals));
+        let made = reports().filter_map(|(labels, totals)| Some((labels, totals.made_micros? as f64 / 1e6)));
+        let help = "When a report was last made";
+        out.gauge("sooner_report_last_success_timestamp", help, Some(Unit::Seconds), made)?;
+        let failed = reports().map(|(labels, totals)| (labels, totals.failed));
+        out.counter("sooner_report_failed", "Runs of a report that failed", failed)?;
         self.memory(out)
     }
 
@@ -321,6 +327,7 @@ mod tests {
             totals.hear(&Fact::Read(&name, op, events), 0);
         }
         totals.hear(&Fact::Throttled(Side::Sink, Duration::from_millis(250)), 0);
+        totals.hear(&Fact::ReportMade("daily", 1_500_000), 0);
         let of = |of_tables: bool| Snapshot {
             status: status.clone(),
             totals: totals.clone(),
@@ -345,6 +352,8 @@ mod tests {
             "sooner_events_total{pipeline=\"shop\",table=\"public.t\",op=\"update\"} 5",
             "sooner_events_total{pipeline=\"shop\",table=\"public.t\",op=\"delete\"} 1",
             "sooner_kafka_throttle_seconds{pipeline=\"shop\",side=\"sink\"} 0.25",
+            "sooner_report_last_success_timestamp_seconds{pipeline=\"shop\",report=\"daily\"} 1.5",
+            "sooner_report_failed_total{pipeline=\"shop\",report=\"daily\"} 0",
             "sooner_slot_spill_bytes_total{pipeline=\"shop\"} 11",
             "sooner_source_clock_ahead_seconds{pipeline=\"shop\"} -2.5",
             "sooner_source_standbys_missing{pipeline=\"shop\"} 1.0",

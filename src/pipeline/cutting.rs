@@ -21,6 +21,9 @@ pub struct CutRequest {
     pub tables: Vec<TableName>,
     /// Everything that was committed before this position is in it.
     pub from_lsn: Option<Lsn>,
+    /// Everything that was committed before this moment of the server's clock is in it, in microseconds since 1970.
+    #[serde(default)]
+    pub from_micros: Option<i64>,
     /// Until when it is kept, in milliseconds since 1970; until it is dropped if none.
     pub until_millis: Option<i64>,
 }
@@ -93,7 +96,8 @@ impl Cutting {
             self.answered = None;
             return Vec::new();
         };
-        let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from);
+        let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from)
+            || request.from_micros.is_some_and(|from| watermark.commit_micros < from);
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
         }
@@ -206,7 +210,7 @@ mod tests {
 
     fn request(tables: &[&str]) -> CutRequest {
         let tables = tables.iter().map(|table| TableName::new("public", *table)).collect();
-        CutRequest { name: "q3".to_owned(), tables, from_lsn: None, until_millis: None }
+        CutRequest { name: "q3".to_owned(), tables, from_lsn: None, from_micros: None, until_millis: None }
     }
 
     #[test]
@@ -240,6 +244,8 @@ mod tests {
         cutting.note(mark(20));
         ask.send_replace(Some(CutRequest { from_lsn: Some(Lsn(29)), ..request(&[]) }));
         assert!(cutting.begin(&lanes).is_empty());
+        ask.send_replace(Some(CutRequest { from_micros: Some(1), ..request(&[]) }));
+        assert!(cutting.begin(&lanes).is_empty(), "what is read is older");
         ask.send_replace(Some(request(&[])));
         lanes[0].begin_copy();
         lanes[0].step(TableFact::CopyBegun);

@@ -60,6 +60,7 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
     ("lake.log_retention", Takes::Reload, "without a copy: with each table's next commit"),
     ("lake.column_mapping", Takes::Reload, "without a copy; without it, columns that go or are renamed cost one"),
     ("lake.", Takes::Reload, ALONE),
+    ("report", Takes::Reload, "without a copy: reports are made by these settings from then on"),
     ("kafka.brokers", Takes::Reload, "the pipeline goes on only where its progress topic is"),
     ("kafka.progress_topic", Takes::Reload, "the pipeline goes on only from its progress record"),
     ("kafka.prefix", Takes::Reload, "tables whose topic has another name are copied there"),

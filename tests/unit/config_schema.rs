@@ -26,6 +26,7 @@ fn it_has_the_keys_that_are_read() {
         ("source.", "/properties/source", "[source]\nurl = 'postgres://me@db/s'\nqqq = 1"),
         ("lake.", "/properties/lake", "[lake]\nqqq = 1"),
         ("table[0].", "/properties/table/items", "[[table]]\nqqq = 1"),
+        ("report[0].", "/properties/report/items", "[[report]]\nqqq = 1"),
         ("masking.", "/properties/masking", "[masking]\nqqq = 1"),
         ("http.", "/properties/http", "[http]\nqqq = 1"),
         ("audit.", "/properties/audit", "[audit]\nqqq = 1"),

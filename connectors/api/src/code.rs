@@ -178,6 +178,8 @@ pub enum Code {
     CutExists,
     /// No cut of these tables can be made as they are.
     CutImpossible,
+    /// A report could not be made: its engine or its query failed.
+    ReportFailed,
     /// Others committed first, again and again.
     CommitContended,
     /// Whether a commit succeeded is not known yet.

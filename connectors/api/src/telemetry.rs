@@ -177,6 +177,10 @@ pub enum Fact<'a> {
     Standby(bool),
     /// A side rests, because somebody asked for it, or goes on.
     Paused(Side, bool),
+    /// A report was made, at this time in microseconds since 1970.
+    ReportMade(&'a str, i64),
+    /// A report could not be made, and is not tried again by itself.
+    ReportFailed(&'a str, &'a Error),
 }
 
 /// Where one partition stands.

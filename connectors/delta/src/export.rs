@@ -80,7 +80,8 @@ impl DeltaLake {
         let mut tables = BTreeMap::new();
         for (table, versions) in &cut.tables {
             if let Some(found) = &versions.mirror {
-                tables.insert(table.clone(), export(self.location(table), found.version, table, target).await?);
+                let place = Place { folder: folder_of(table), target, file_bytes: FILE_BYTES };
+                tables.insert(table.clone(), export(self.location(table), found.version, place).await?);
             }
         }
         let manifest = Manifest {
@@ -100,28 +101,45 @@ impl DeltaLake {
     }
 }
 
-async fn export(location: TableLocation, version: u64, table: &TableName, target: &LakeStore) -> Result<ExportedTable> {
+/// Where files of a table are exported to.
+pub struct Place<'a> {
+    /// Folder below the target.
+    pub folder: String,
+    /// The target.
+    pub target: &'a LakeStore,
+    /// Size at which a file is closed, and the next one begins; so much of it is in memory.
+    pub file_bytes: usize,
+}
+
+/// Folder of a table's files in an export.
+pub fn folder_of(table: &TableName) -> String {
+    format!("{}/{}", folder_name(&table.schema), folder_name(&table.table))
+}
+
+/// Writes the live rows of a version as Parquet files, at least one, so that an empty table has its columns.
+pub async fn export(location: TableLocation, version: u64, place: Place<'_>) -> Result<ExportedTable> {
     let stored = StoredRows::at(location, version).await?;
     let columns = stored.version.columns();
     let read = crate::rows::columns::arrow_schema(columns);
     let fields = columns.iter().zip(shown_names(columns));
     let fields = fields.map(|(column, shown)| Field::new(shown, arrow_type(&column.lake_type), column.nullable));
     let shown = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
-    let folder = format!("{}/{}", folder_name(&table.schema), folder_name(&table.table));
-    let mut exporting = Exporting { target, folder, files: Vec::new(), open: None };
+    let mut exporting = Exporting { place, files: Vec::new(), open: None };
     let each = async |rows: RecordBatch| {
         let rows = RecordBatch::try_new(shown.clone(), rows.columns().to_vec());
         exporting.append(&rows.map_err(|error| Error::internal("cannot export rows", error))?).await
     };
     stored.scan(columns, &read, each).await?;
+    if exporting.files.is_empty() && exporting.open.is_none() {
+        exporting.append(&RecordBatch::new_empty(shown)).await?;
+    }
     exporting.close().await?;
     let rows = exporting.files.iter().map(|file| file.rows).sum();
     Ok(ExportedTable { version, rows, files: exporting.files })
 }
 
 struct Exporting<'a> {
-    target: &'a LakeStore,
-    folder: String,
+    place: Place<'a>,
     files: Vec<ExportedFile>,
     open: Option<DataFileWriter>,
 }
@@ -134,19 +152,29 @@ impl Exporting<'_> {
             none => none.insert(DataFileWriter::for_rows_like(rows)?),
         };
         writer.write(rows)?;
-        if writer.size_bytes() >= FILE_BYTES { self.close().await } else { Ok(()) }
+        if writer.size_bytes() >= self.place.file_bytes { self.close().await } else { Ok(()) }
     }
 
     async fn close(&mut self) -> Result<()> {
         let Some(writer) = self.open.take() else { return Ok(()) };
-        let (rows, path) = (u64::from(writer.rows()), format!("{}/part-{:05}.parquet", self.folder, self.files.len()));
+        let (rows, path) = (u64::from(writer.rows()), self.next_path());
         let bytes = writer.finish()?.bytes;
-        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hexadecimal(&Sha256::digest(&bytes));
         self.files.push(ExportedFile { path: path.clone(), bytes: bytes.len() as u64, rows, sha256 });
         let below = Path::from(path);
-        let place = below.parts().fold(self.target.prefix().clone(), |place, part| place.join(part));
-        put(&*self.target.root(), &place, bytes).await
+        let target = self.place.target;
+        let path = below.parts().fold(target.prefix().clone(), |path, part| path.join(part));
+        put(&*target.root(), &path, bytes).await
     }
+
+    fn next_path(&self) -> String {
+        format!("{}/part-{:05}.parquet", self.place.folder, self.files.len())
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn taken(cut: &str) -> Error {

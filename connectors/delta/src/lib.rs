@@ -20,6 +20,8 @@ mod lake_progress;
 pub mod log;
 pub mod maintenance;
 pub mod merge;
+pub mod report_data;
+pub mod results;
 pub mod rows;
 pub mod settings;
 pub mod store;

@@ -45,6 +45,7 @@ mod plan;
 mod registry_headers;
 mod renames;
 mod repartition;
+mod reports;
 mod schemas;
 mod security;
 mod selections;

@@ -9,6 +9,8 @@ use crate::rows::columns::LakeColumn;
 pub enum Engine {
     /// DuckDB with its extension `delta`.
     DuckDb,
+    /// DuckDB, where the history lies as plain Parquet files: its location is a pattern of their names.
+    DuckDbFiles,
     /// Spark with Delta Lake.
     Spark,
 }
@@ -55,6 +57,33 @@ impl Described {
         ))
     }
 
+    /// From when on the history is complete, for each time that the table was copied or emptied: a row with the
+    /// position and the time at which that began, in microseconds since 1970, and the time of the last row that was in
+    /// the table before the history had it. None for a table without a key.
+    pub fn completeness(&self, engine: Engine) -> Option<String> {
+        if self.key.is_empty() {
+            return None;
+        }
+        let key = self.key.iter().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
+        let table = engine.table(&self.url);
+        // A row that an update gave another key is new, and has the row that it was before at the same position.
+        Some(format!(
+            "WITH marked AS (\n  SELECT *, count(*) FILTER (WHERE _change_type IN ('truncate', 'snapshot_start')) \
+             OVER (ORDER BY _commit_lsn, _ordinal) AS since FROM {table}\n),\n\
+             moved AS (\n  SELECT _commit_lsn, _ordinal FROM {table} WHERE _change_type LIKE 'update_%'\n  \
+             GROUP BY _commit_lsn, _ordinal HAVING count(DISTINCT ({key})) > 1\n),\n\
+             first_events AS (\n  SELECT since, _change_type, _commit_lsn, _ordinal, _commit_time, \
+             row_number() OVER (PARTITION BY since, {key} ORDER BY _commit_lsn, _ordinal) AS number FROM marked\n  \
+             WHERE _change_type NOT IN ('truncate', 'snapshot_start', 'update_preimage')\n),\n\
+             late AS (\n  SELECT since, max(epoch_us(_commit_time)) AS complete FROM first_events \
+             ANTI JOIN moved USING (_commit_lsn, _ordinal)\n  \
+             WHERE number = 1 AND _change_type <> 'insert' GROUP BY since\n)\n\
+             SELECT marked._commit_lsn AS lsn, epoch_us(marked._commit_time) AS begins, late.complete\n\
+             FROM marked LEFT JOIN late USING (since)\n\
+             WHERE _change_type IN ('truncate', 'snapshot_start') ORDER BY marked._commit_lsn, marked._ordinal"
+        ))
+    }
+
     fn values(&self) -> impl Iterator<Item = &str> {
         self.columns[FACT_COLUMNS.min(self.columns.len())..].iter().map(|column| column.name.as_str())
     }
@@ -91,14 +120,14 @@ impl Described {
 impl Engine {
     fn name(self, name: &str) -> String {
         match self {
-            Engine::DuckDb => format!("\"{}\"", name.replace('"', "\"\"")),
+            Engine::DuckDb | Engine::DuckDbFiles => format!("\"{}\"", name.replace('"', "\"\"")),
             Engine::Spark => format!("`{}`", name.replace('`', "``")),
         }
     }
 
     fn text(self, text: &str) -> String {
         match self {
-            Engine::DuckDb => format!("'{}'", text.replace('\'', "''")),
+            Engine::DuckDb | Engine::DuckDbFiles => format!("'{}'", text.replace('\'', "''")),
             Engine::Spark => format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'")),
         }
     }
@@ -106,13 +135,14 @@ impl Engine {
     fn table(self, url: &str) -> String {
         match self {
             Engine::DuckDb => format!("delta_scan({})", self.text(url)),
+            Engine::DuckDbFiles => format!("read_parquet({})", self.text(url)),
             Engine::Spark => format!("delta.{}", self.name(url)),
         }
     }
 
     fn instant(self, time: &str) -> String {
         match self {
-            Engine::DuckDb => format!("TIMESTAMPTZ {}", self.text(time)),
+            Engine::DuckDb | Engine::DuckDbFiles => format!("TIMESTAMPTZ {}", self.text(time)),
             Engine::Spark => format!("TIMESTAMP {}", self.text(time)),
         }
     }
@@ -120,7 +150,7 @@ impl Engine {
     /// Position of an event, as a value that can be compared.
     fn position(self) -> &'static str {
         match self {
-            Engine::DuckDb => "struct_pack(lsn := _commit_lsn, ordinal := _ordinal)",
+            Engine::DuckDb | Engine::DuckDbFiles => "struct_pack(lsn := _commit_lsn, ordinal := _ordinal)",
             Engine::Spark => "named_struct('lsn', _commit_lsn, 'ordinal', _ordinal)",
         }
     }
@@ -129,7 +159,7 @@ impl Engine {
     fn last_sent(self, name: &str) -> String {
         let (column, text) = (self.name(name), self.text(name));
         match self {
-            Engine::DuckDb => format!(
+            Engine::DuckDb | Engine::DuckDbFiles => format!(
                 "(last_value(CASE WHEN list_contains(_unchanged, {text}) THEN NULL ELSE struct_pack(v := {column}) END \
                  IGNORE NULLS) OVER of_row).v AS {column}"
             ),

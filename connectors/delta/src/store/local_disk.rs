@@ -16,14 +16,15 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// Number of folders above a new file that may be new as well: those of a log, of a next generation, of all of them, of
 /// the table, and of the schema.
 const NEW_FOLDERS: usize = 5;
 
-/// A local store that syncs each put before it returns. Multipart uploads and copies are not synced.
+/// A local store that syncs each put before it returns, and each multipart upload before it is complete. Copies are not
+/// synced.
 #[derive(Debug)]
 pub struct LocalDisk {
     inner: LocalFileSystem,
@@ -74,6 +75,35 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> object_store
     object_store::Error::Generic { store: "LocalDisk", source: Box::new(error) }
 }
 
+async fn sync_later(file: PathBuf, durable_folders: Arc<Mutex<HashSet<FolderId>>>) -> Result<()> {
+    tokio::task::spawn_blocking(move || sync(&file, &durable_folders)).await.map_err(failed)?.map_err(failed)
+}
+
+/// A multipart upload whose file is durable once it is complete.
+#[derive(Debug)]
+struct SyncedUpload {
+    inner: Box<dyn MultipartUpload>,
+    file: PathBuf,
+    durable_folders: Arc<Mutex<HashSet<FolderId>>>,
+}
+
+#[async_trait]
+impl MultipartUpload for SyncedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let complete = self.inner.complete().await?;
+        sync_later(self.file.clone(), self.durable_folders.clone()).await?;
+        Ok(complete)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
 #[async_trait]
 impl ObjectStore for LocalDisk {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -81,8 +111,7 @@ impl ObjectStore for LocalDisk {
         // Also what is there already: it may be ours, put before a sync that failed.
         if matches!(put, Ok(_) | Err(object_store::Error::AlreadyExists { .. })) {
             let file = self.inner.path_to_filesystem(location)?;
-            let folders = self.durable_folders.clone();
-            tokio::task::spawn_blocking(move || sync(&file, &folders)).await.map_err(failed)?.map_err(failed)?;
+            sync_later(file, self.durable_folders.clone()).await?;
         }
         put
     }
@@ -92,7 +121,9 @@ impl ObjectStore for LocalDisk {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
+        let file = self.inner.path_to_filesystem(location)?;
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        Ok(Box::new(SyncedUpload { inner, file, durable_folders: self.durable_folders.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

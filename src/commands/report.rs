@@ -1,0 +1,221 @@
+//! `sooner report`: what reports there are, what has become of their runs, and runs that somebody asks for.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use sooner_api::Clock;
+
+use super::print;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::report_settings::ReportSettings;
+use crate::reports::making::{Maker, Run};
+use crate::reports::manifest::{MadeFrom, Manifest};
+use crate::reports::runs::{RunFiles, RunStore};
+use crate::reports::turn::Turn;
+use crate::schedule::{Due, parse_moment};
+
+/// Runs that are shown.
+const SHOWN: usize = 30;
+/// What the name of a run begins with that was asked for, and was not due.
+const ASKED: &str = "asked-";
+/// A run that is so much younger than it was due is called late.
+const LATE_SECONDS: i64 = 60;
+
+/// What is to be done about reports.
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Lists the reports: when they are due next, and what they made last.
+    List {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows a report and its last runs: what they made, of which cut, and why one has failed.
+    Show {
+        /// Its name.
+        name: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a report now, beside its schedule. The pipeline has to run: it makes the cut.
+    Run {
+        /// Its name.
+        name: String,
+        /// The run that was due at this UTC time, such as 2026-01-31T22:00:00Z: one that failed or was missed. It has
+        /// what is there now, and says so. One that is complete stays as it is.
+        #[arg(long)]
+        due: Option<String>,
+        /// Print the manifest as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs `sooner report …`.
+pub async fn run(config: &Config, action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::List { json } => list(config, json).await,
+        Action::Show { name, json } => show(config, named(config, &name)?, json).await,
+        Action::Run { name, due, json } => make(config, named(config, &name)?, due.as_deref(), json).await,
+    }
+}
+
+/// The report of this name.
+pub fn named<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a ReportSettings> {
+    config.reports.iter().find(|report| report.name == name).ok_or_else(|| {
+        let known: Vec<_> = config.reports.iter().map(|report| report.name.as_str()).collect();
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+        anyhow::anyhow!("the configuration has no report '{name}'. To do: name one of its [[report]] sections; {known}")
+    })
+}
+
+fn now() -> Due {
+    Due::of_micros(SystemClock.now_micros())
+}
+
+async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+    let maker = Maker::new(config)?;
+    let mut told = Vec::new();
+    for settings in &config.reports {
+        let store = maker.runs(settings)?;
+        let runs = store.list().await?;
+        let last = runs.iter().rev().find(|(run, files)| files.made && Due::of_name(run).is_some());
+        let last = match last {
+            Some((run, _)) => store.manifest(run).await?,
+            None => None,
+        };
+        let count = |is: fn(&RunFiles) -> bool| runs.values().filter(|files| is(files)).count();
+        let failed = count(|files| files.failed && !files.made);
+        told.push((settings, last, count(|files| files.made), failed, store.url().to_owned()));
+    }
+    if json {
+        let all = told.iter().map(|(settings, last, made, failed, url)| {
+            let mut value = described(settings, url);
+            value["last"] = json!(last);
+            value["runs_made"] = json!(made);
+            value["runs_failed"] = json!(failed);
+            value
+        });
+        print(&format!("{}\n", serde_json::to_string_pretty(&all.collect::<Vec<_>>())?));
+        return Ok(());
+    }
+    let mut text =
+        format!("{:<24} {:<21} {:<21} {:>8} {:>6} {:>6}\n", "REPORT", "NEXT", "LAST", "ROWS", "RUNS", "FAILED");
+    for (settings, last, made, failed, _) in &told {
+        let next = settings.schedule.next_after(now()).map_or_else(|| "-".to_owned(), |due| due.to_string());
+        let (due, rows) =
+            last.as_ref().map_or_else(|| ("-", "-".to_owned()), |last| (&last.due, last.rows.to_string()));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<24} {next:<21} {due:<21} {rows:>8} {made:>6} {failed:>6}", settings.name);
+    }
+    print(if told.is_empty() { "the configuration has no [[report]]\n" } else { &text });
+    Ok(())
+}
+
+fn described(settings: &ReportSettings, url: &str) -> Value {
+    json!({
+        "report": settings.name,
+        "schedule": settings.schedule.pattern,
+        "time_zone": settings.schedule.zone.name(),
+        "next_due": settings.schedule.next_after(now()).map(|due| due.to_string()),
+        "output": url,
+    })
+}
+
+async fn show(config: &Config, settings: &ReportSettings, json: bool) -> anyhow::Result<()> {
+    let store = Maker::new(config)?.runs(settings)?;
+    let mut shown = Vec::new();
+    for (run, files) in newest(store.list().await?) {
+        let manifest = if files.made { store.manifest(&run).await? } else { None };
+        let error = if files.failed && !files.made { store.failure(&run).await? } else { None };
+        shown.push((run, files, manifest, error));
+    }
+    if json {
+        let runs = shown.iter().map(|(run, files, manifest, error)| {
+            json!({ "run": run, "state": state(*files), "manifest": manifest, "error": error })
+        });
+        let mut value = described(settings, store.url());
+        value["runs"] = runs.collect();
+        print(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        return Ok(());
+    }
+    let (schedule, next) = (&settings.schedule, settings.schedule.next_after(now()));
+    let mut text = format!("report '{}': {} ({})", settings.name, schedule.pattern, schedule.zone.name());
+    let _ = writeln!(text, "{}", next.map_or_else(String::new, |due| format!(", next at {due}")));
+    let _ = writeln!(text, "  results: {}", store.url());
+    for (run, files, manifest, error) in &shown {
+        let _ = match (manifest, error) {
+            (Some(manifest), _) => writeln!(text, "  {run}: {}", line(manifest)),
+            (None, Some(error)) => writeln!(text, "  {run}: FAILED: {error}"),
+            (None, None) => writeln!(text, "  {run}: {}", state(*files)),
+        };
+    }
+    print(&text);
+    Ok(())
+}
+
+/// The last runs, the newest first: by the time that they were due, or asked for.
+fn newest(runs: std::collections::BTreeMap<String, RunFiles>) -> Vec<(String, RunFiles)> {
+    let mut runs: Vec<_> = runs.into_iter().collect();
+    runs.sort_by_key(|(run, _)| std::cmp::Reverse(Due::of_name(run.strip_prefix(ASKED).unwrap_or(run))));
+    runs.truncate(SHOWN);
+    runs
+}
+
+fn state(files: RunFiles) -> &'static str {
+    match files {
+        RunFiles { made: true, .. } => "made",
+        RunFiles { failed: true, .. } => "failed",
+        _ => "not made yet",
+    }
+}
+
+fn line(manifest: &Manifest) -> String {
+    let late = match manifest.late_seconds {
+        late if late > LATE_SECONDS => {
+            let late = humantime::format_duration(std::time::Duration::from_secs(late.unsigned_abs()));
+            format!("; LATE: as of {}, {late} after it was due", manifest.as_of)
+        }
+        _ => String::new(),
+    };
+    let origin = match manifest.made_from {
+        MadeFrom::Cut => format!("at {}", manifest.cut.lsn),
+        MadeFrom::History => "from histories".to_owned(),
+    };
+    let files: Vec<_> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+    format!("{} rows {origin}, in {}{late}", manifest.rows, files.join(", "))
+}
+
+async fn make(config: &Config, settings: &ReportSettings, due: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let maker = Maker::new(config)?;
+    let store = maker.runs(settings)?;
+    let (due, name) = match due {
+        Some(text) => {
+            let due =
+                parse_moment(text, settings.schedule.zone, false).map_err(|why| anyhow::anyhow!("--due: {why}"))?;
+            if settings.schedule.between(due, due, 1).is_empty() || due > now() {
+                anyhow::bail!(
+                    "the report '{}' was not due at {due}. To do: see `sooner report show {}`, or leave --due out",
+                    settings.name,
+                    settings.name
+                );
+            }
+            (due, due.name())
+        }
+        None => (now(), format!("{ASKED}{}", now().name())),
+    };
+    let turn = Turn::wait(&config.state_dir).await?;
+    let manifest = maker.make(Run { settings, store: &store, name: &name, due }, &turn).await?;
+    print(&told(&manifest, &store, json)?);
+    Ok(())
+}
+
+/// What a person, or a program, is told of a run.
+pub fn told(manifest: &Manifest, store: &RunStore, json: bool) -> anyhow::Result<String> {
+    Ok(match json {
+        true => format!("{}\n", serde_json::to_string_pretty(manifest)?),
+        false => format!("{}: {}\n  {}\n", manifest.run, line(manifest), store.folder(&manifest.run).url()),
+    })
+}

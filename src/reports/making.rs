@@ -1,0 +1,231 @@
+//! One run of a report: a cut is asked for, its tables are written as plain files, the engine reads them, and what it
+//! wrote is stored. Whatever dies meanwhile, the next attempt begins again with the same cut, and what is complete
+//! stays.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sooner_api::{Class, Clock, Code, Error, MemoryBudget, Result};
+use sooner_delta::cuts::Cut;
+use sooner_delta::report_data::{LocalTable, parquet_rows};
+use sooner_delta::results::measure;
+use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
+use sooner_schemas::TableName;
+
+use super::engine::{execute, failed, version};
+use super::manifest::{MadeFrom, Manifest, Outcome, ResultFile, TableRead, instant};
+use super::runs::RunStore;
+use super::script::{
+    Outputs, RunTold, columns_script, exact_query, files_query, parse_columns, result_script, views_script,
+};
+use super::turn::Turn;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::cut_desk::CutRequests;
+use crate::pipeline::cutting::CutRequest;
+use crate::report_settings::{Format, ReportSettings};
+use crate::schedule::Due;
+
+/// How long a cut is waited for before others have their turn.
+const CUT_LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked whether the cut is there.
+const CUT_INTERVAL: Duration = Duration::from_millis(100);
+/// Digits of a result's hash in its file's name.
+const NAME_DIGITS: usize = 16;
+/// How the names of reports' cuts begin.
+pub const CUT_PREFIX: &str = "report.";
+
+/// What runs are made with.
+#[derive(Clone, Debug)]
+pub struct Maker {
+    /// The lake.
+    pub lake: DeltaLake,
+    /// Settings of its store, and of those that results go to.
+    pub s3: S3Settings,
+    /// The state folder.
+    pub state_dir: PathBuf,
+}
+
+/// A run that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The report.
+    pub settings: &'a ReportSettings,
+    /// Its runs.
+    pub store: &'a RunStore,
+    /// Name of the run.
+    pub name: &'a str,
+    /// When it is due.
+    pub due: Due,
+}
+
+/// What a run's query reads.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The cut, and what of it is read.
+    pub cut: &'a Cut,
+    /// What is read.
+    pub made_from: MadeFrom,
+    /// The tables.
+    pub tables: BTreeMap<TableName, TableRead>,
+    /// Each table with the query that reads it.
+    pub views: Vec<(TableName, String)>,
+    /// When the run began, in microseconds since 1970.
+    pub started_micros: i64,
+}
+
+impl Maker {
+    /// For the lake of a configuration.
+    pub fn new(config: &Config) -> Result<Maker> {
+        let settings = config.lake()?;
+        // No table is written.
+        let limits = PartLimits { part_bytes: 0, budget: MemoryBudget::new(0) };
+        let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits);
+        Ok(Maker { lake, s3: settings.s3.clone(), state_dir: config.state_dir.clone() })
+    }
+
+    /// The runs of a report.
+    pub fn runs(&self, settings: &ReportSettings) -> Result<RunStore> {
+        RunStore::open(&self.lake, &self.s3, settings)
+    }
+
+    /// Makes a run of a cut, unless it is complete already.
+    pub async fn make(&self, run: Run<'_>, turn: &Turn) -> Result<Manifest> {
+        let cut_name = cut_name(run.settings, run.name);
+        let manifest = match run.store.manifest(run.name).await? {
+            Some(made) => made,
+            None => {
+                let started_micros = SystemClock.now_micros();
+                let cut = self.cut(&cut_name, run.settings, run.due).await?;
+                let folder = turn.scratch().map_err(|error| unusable(&self.state_dir, error))?;
+                let local = self.lake.tables_to(&cut, &folder.join("in")).await?;
+                let views = local.iter().map(|(table, local)| (table.clone(), files_query(&local.files))).collect();
+                let tables = local.iter().map(|(table, local)| (table.clone(), read_of(local))).collect();
+                let input = Input { cut: &cut, made_from: MadeFrom::Cut, tables, views, started_micros };
+                self.produce(run, input, &folder).await?
+            }
+        };
+        // What is left there costs only space, until the next run.
+        let _ = turn.clear();
+        self.release(&cut_name, run.settings).await;
+        Ok(manifest)
+    }
+
+    /// Has the engine run the query over what it reads, and stores what it wrote.
+    pub async fn produce(&self, run: Run<'_>, input: Input<'_>, folder: &Path) -> Result<Manifest> {
+        let (settings, cut) = (run.settings, input.cut);
+        let what = format!("cannot make the report '{}' that was due at {}", settings.name, run.due);
+        let out = folder.join("out");
+        // Of the run before, where several are made of the same input.
+        let _ = std::fs::remove_dir_all(&out);
+        std::fs::create_dir_all(&out).map_err(|error| unusable(&self.state_dir, error))?;
+        let outputs = Outputs::of(&out);
+        let as_of = match input.made_from {
+            MadeFrom::Cut => instant(cut.commit_micros),
+            MadeFrom::History => run.due.to_string(),
+        };
+        let told = RunTold { due: run.due, as_of, lsn: cut.lsn.to_string() };
+        let remedy = "name an engine that runs DuckDB's SQL from standard input, and write one query in sql";
+        let views = views_script(settings, &told, &input.views);
+        let run_script = async |script: String| {
+            execute(&settings.engine, &(views.clone() + &script), &out, settings.time_limit, &what).await
+        };
+        run_script(columns_script(&settings.sql, &outputs)).await?;
+        let columns = std::fs::read_to_string(&outputs.columns).ok().and_then(|text| parse_columns(&text));
+        let columns = columns.ok_or_else(|| failed(&what, "the engine did not tell its columns".to_owned(), remedy))?;
+        run_script(result_script(&exact_query(&settings.sql, &columns), settings.format, &outputs)).await?;
+        let engine_version = version(&outputs).map_err(|why| failed(&what, why, remedy))?;
+        let rows = parquet_rows(&outputs.parquet)?;
+        let written = match settings.format {
+            Format::Parquet => &outputs.parquet,
+            Format::Csv => &outputs.csv,
+        };
+        let measured = measure(written).await?;
+        let digits = measured.sha256.get(..NAME_DIGITS).unwrap_or_default();
+        // Named by what is in it, so that attempts never write over each other's.
+        let name = format!("{}-{digits}.{}", settings.name, settings.format.extension());
+        run.store.folder(run.name).upload(&name, written).await?;
+        let file = ResultFile { name, bytes: measured.bytes, sha256: measured.sha256 };
+        let outcome = Outcome {
+            tables: input.tables,
+            engine_version,
+            rows,
+            files: vec![file],
+            started_micros: input.started_micros,
+            finished_micros: SystemClock.now_micros(),
+        };
+        let origin = (input.made_from, cut);
+        let manifest = Manifest::new(settings, run.name, run.due, origin, self.lake.pipeline(), outcome);
+        run.store.complete(manifest).await
+    }
+
+    /// The cut of this name, with all that was committed before a moment. The running pipeline makes it, if there is
+    /// none yet.
+    pub async fn cut(&self, name: &str, settings: &ReportSettings, from: Due) -> Result<Cut> {
+        if let Some(cut) = self.lake.cut(name).await? {
+            return Ok(cut);
+        }
+        let (requests, asked) = (CutRequests::new(&self.state_dir), Instant::now());
+        let keep = settings.keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
+        let request = CutRequest {
+            name: name.to_owned(),
+            tables: settings.tables.clone(),
+            from_lsn: None,
+            from_micros: Some(from.micros()),
+            until_millis: keep.map(|keep| (SystemClock.now_micros() / 1000).saturating_add(keep)),
+        };
+        requests.ask(&request).map_err(|error| unusable(&self.state_dir, error))?;
+        loop {
+            if let Some(cut) = self.lake.cut(name).await? {
+                return Ok(cut);
+            }
+            if let Some(error) = requests.failure(name) {
+                return Err(error);
+            }
+            if asked.elapsed() > CUT_LIMIT {
+                requests.withdraw(name).map_err(|error| unusable(&self.state_dir, error))?;
+                return Err(no_cut(name));
+            }
+            tokio::time::sleep(CUT_INTERVAL).await;
+        }
+    }
+
+    /// Drops the cut of a run that is complete, unless it is kept for longer.
+    pub async fn release(&self, cut_name: &str, settings: &ReportSettings) {
+        if settings.keep.is_some() {
+            return;
+        }
+        if let Err(error) = self.lake.drop_cut(cut_name).await {
+            tracing::warn!(cut = cut_name, %error, "cannot drop the cut of a report");
+        }
+    }
+}
+
+/// Name of the cut of a run.
+pub fn cut_name(settings: &ReportSettings, run: &str) -> String {
+    format!("{CUT_PREFIX}{}.{run}", settings.name)
+}
+
+/// What a manifest says of a table that was written to files.
+pub fn read_of(local: &LocalTable) -> TableRead {
+    TableRead { url: local.url.clone(), version: local.version, rows: local.rows }
+}
+
+/// The state folder cannot be written to.
+pub fn unusable(state_dir: &Path, error: std::io::Error) -> Error {
+    let remedy = "see that the folder can be written to, and that its disk has room for the report's tables";
+    Error::retry(Code::ReportFailed, format!("cannot use the state folder {}", state_dir.display()), error, remedy)
+}
+
+fn no_cut(name: &str) -> Error {
+    Error {
+        class: Class::Retry,
+        ..Error::operator(
+            Code::CutImpossible,
+            format!("cannot make the cut '{name}' yet"),
+            "the pipeline does not run, rests, or copies one of its tables",
+            "see `sooner status`",
+        )
+    }
+}

@@ -1,0 +1,185 @@
+//! The runs of a report, as its folder of results has them: `<output>/<report>/<run>/`. A run that has begun has
+//! `begun.json`, one that has failed `failed.json`, and one that is complete `manifest.json`, which is put once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sooner_api::{Code, Error, Result};
+use sooner_delta::results::ResultFolder;
+use sooner_delta::{DeltaLake, LakeStore, S3Settings};
+
+use super::manifest::Manifest;
+use crate::report_settings::ReportSettings;
+use crate::schedule::Due;
+
+const SINCE: &str = "since.json";
+const BEGUN: &str = "begun.json";
+const FAILED: &str = "failed.json";
+const MANIFEST: &str = "manifest.json";
+
+/// What is known of a run by the names of its files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunFiles {
+    /// The scheduler has begun it.
+    pub begun: bool,
+    /// It has failed, and was given up.
+    pub failed: bool,
+    /// It is complete.
+    pub made: bool,
+}
+
+/// Since when a report is known, so that what was due before counts as missed by nobody.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Since {
+    pipeline: String,
+    since: String,
+    since_seconds: i64,
+}
+
+/// Where the schedule stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What was due up to here has been made, has failed, was left out, or is unfinished.
+    pub handled: Due,
+    /// Runs that have begun and have no result.
+    pub unfinished: BTreeSet<Due>,
+}
+
+/// The runs of one report.
+#[derive(Clone, Debug)]
+pub struct RunStore {
+    report: String,
+    pipeline: String,
+    folder: ResultFolder,
+}
+
+impl RunStore {
+    /// The runs of a report: where its settings say, or in the lake.
+    pub fn open(lake: &DeltaLake, s3: &S3Settings, settings: &ReportSettings) -> Result<RunStore> {
+        let folder = match &settings.output {
+            Some(output) => ResultFolder::at(&LakeStore::open(output, s3)?),
+            None => ResultFolder::of_lake(lake, "reports"),
+        };
+        let (report, pipeline) = (settings.name.clone(), lake.pipeline().to_owned());
+        Ok(RunStore { folder: folder.below(&report), report, pipeline })
+    }
+
+    /// Where the runs lie.
+    pub fn url(&self) -> &str {
+        self.folder.url()
+    }
+
+    /// The folder of a run.
+    pub fn folder(&self, run: &str) -> ResultFolder {
+        self.folder.below(run)
+    }
+
+    /// Where the schedule stands; a report that nobody knows yet begins now.
+    pub async fn progress(&self, now: Due) -> Result<Progress> {
+        let since = self.since(now).await?;
+        let runs = self.list().await?;
+        let begun = || runs.iter().filter(|(_, files)| files.begun).filter_map(|(run, _)| Due::of_name(run));
+        let handled = begun().max().map_or(since, |last| last.max(since));
+        let is_open = |due: &Due| runs.get(&due.name()).is_some_and(|files| !files.made && !files.failed);
+        Ok(Progress { handled, unfinished: begun().filter(is_open).collect() })
+    }
+
+    async fn since(&self, now: Due) -> Result<Due> {
+        if let Some(text) = self.folder.get(SINCE).await? {
+            return self.parse_since(&text);
+        }
+        let since = Since { pipeline: self.pipeline.clone(), since: now.to_string(), since_seconds: now.0 };
+        if self.folder.put_new(SINCE, json(&since)?).await? {
+            return Ok(now);
+        }
+        match self.folder.get(SINCE).await? {
+            Some(text) => self.parse_since(&text),
+            None => Ok(now),
+        }
+    }
+
+    fn parse_since(&self, text: &[u8]) -> Result<Due> {
+        let since: Since = self.parse(SINCE, text)?;
+        if since.pipeline == self.pipeline {
+            return Ok(Due(since.since_seconds));
+        }
+        Err(Error::operator(
+            Code::ReportFailed,
+            format!("cannot make the report '{}'", self.report),
+            format!("{} has results of the pipeline '{}'", self.url(), since.pipeline),
+            "give the report another name, or another output",
+        ))
+    }
+
+    /// All runs by their names, with what is known of them.
+    pub async fn list(&self) -> Result<BTreeMap<String, RunFiles>> {
+        let mut runs: BTreeMap<String, RunFiles> = BTreeMap::new();
+        for path in self.folder.names().await? {
+            let Some((run, file)) = path.split_once('/') else { continue };
+            let files = runs.entry(run.to_owned()).or_default();
+            match file {
+                BEGUN => files.begun = true,
+                FAILED => files.failed = true,
+                MANIFEST => files.made = true,
+                _ => {}
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Notes that the scheduler begins a run.
+    pub async fn begin(&self, due: Due, now: Due) -> Result<()> {
+        let text = serde_json::json!({ "due": due.to_string(), "begun": now.to_string() });
+        self.folder(&due.name()).put(BEGUN, json(&text)?).await
+    }
+
+    /// The manifest of a run; none if it is not complete.
+    pub async fn manifest(&self, run: &str) -> Result<Option<Manifest>> {
+        match self.folder(run).get(MANIFEST).await? {
+            Some(text) => self.parse(&format!("{run}/{MANIFEST}"), &text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Why a run has failed; none if it has not.
+    pub async fn failure(&self, run: &str) -> Result<Option<Error>> {
+        match self.folder(run).get(FAILED).await? {
+            Some(text) => self.parse(&format!("{run}/{FAILED}"), &text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Completes a run, unless somebody else has; returns the manifest that counts. Files of the run that it does not
+    /// name are removed: they are of attempts that were broken off.
+    pub async fn complete(&self, manifest: Manifest) -> Result<Manifest> {
+        let folder = self.folder(&manifest.run);
+        let manifest = match folder.put_new(MANIFEST, json(&manifest)?).await? {
+            true => manifest,
+            false => self.manifest(&manifest.run).await?.unwrap_or(manifest),
+        };
+        let is_of_it =
+            |name: &str| matches!(name, BEGUN | MANIFEST) || manifest.files.iter().any(|file| file.name == name);
+        for name in folder.names().await?.iter().filter(|name| !is_of_it(name)) {
+            folder.discard(name).await;
+        }
+        Ok(manifest)
+    }
+
+    /// Notes that a run is given up.
+    pub async fn fail(&self, run: &str, error: &Error) -> Result<()> {
+        self.folder(run).put(FAILED, json(error)?).await
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, name: &str, text: &[u8]) -> Result<T> {
+        serde_json::from_slice(text).map_err(|error| {
+            let what = format!("cannot understand {}{name}", self.url());
+            let remedy = "restore it from a former version, or remove the folder that it is in to have it made again";
+            Error::operator(Code::ProgressUnreadable, what, error, remedy)
+        })
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::internal("cannot write what a report says of itself", error))
+}
