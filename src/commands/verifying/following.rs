@@ -76,6 +76,7 @@ impl Comparison<'_> {
             name: name.to_owned(),
             tables: vec![self.rows.name().clone()],
             from_lsn: Some(source_end(self.config).await?),
+            from_micros: None,
             until_millis: Some(i64::try_from(until)?),
         };
         let left = || Some(self.pace.patience.saturating_sub(asked.elapsed()));
