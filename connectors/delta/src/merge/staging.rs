@@ -41,6 +41,8 @@ pub struct Staging {
     pub parts: Parts,
     /// What has been taken of the feed since the last commit.
     pub positions: Option<Positions>,
+    /// Events were ignored that nobody needs to read again: their positions are committed also if nothing else is.
+    pub has_ignored: bool,
 }
 
 impl Staging {
@@ -58,6 +60,7 @@ impl Staging {
             pending: Pending::default(),
             parts: Parts::default(),
             positions: None,
+            has_ignored: false,
         }
     }
 
@@ -145,7 +148,8 @@ impl Staging {
 
     /// Whether a commit would change nothing.
     pub fn is_empty(&self) -> bool {
-        !self.replaces() && self.columns.is_none() && self.pending.is_empty() && self.parts.is_empty()
+        let is_idle = self.pending.is_empty() && self.parts.is_empty() && !self.has_ignored;
+        !self.replaces() && self.columns.is_none() && is_idle
     }
 }
 
