@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sooner_delta::Ways;
+use sooner_delta::{OnChange, Ways};
 use sooner_postgres::inspection::MaskRules;
 use sooner_schemas::mask::MaskKey;
 use sooner_schemas::masking::TableRules;
@@ -31,6 +31,7 @@ struct TableBlock {
     topic: Option<String>,
     sort_by: Option<Vec<String>>,
     ways: Option<Ways>,
+    on_change: Option<OnChange>,
     masks: MaskBlock,
 }
 
@@ -72,6 +73,7 @@ impl TableBlocks {
             }
             let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
             let ways = read_ways(section);
+            let on_change = section.optional("on_change", parse_on_change);
             let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
@@ -82,6 +84,7 @@ impl TableBlocks {
                 topic,
                 sort_by,
                 ways,
+                on_change,
                 masks,
             })
         })
@@ -141,8 +144,10 @@ impl TableBlocks {
 
     /// The ways in which a table is written.
     pub fn ways(&self, table: &TableName) -> Ways {
-        let mut blocks = self.blocks.iter().rev().filter(|block| block.matches.matches(table));
-        blocks.find_map(|block| block.ways).unwrap_or_default()
+        let blocks = || self.blocks.iter().rev().filter(|block| block.matches.matches(table));
+        let ways = blocks().find_map(|block| block.ways).unwrap_or_default();
+        let on_change = blocks().find_map(|block| block.on_change);
+        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), ..ways }
     }
 
     /// Tables that have a topic of another name than the pattern says.
@@ -168,13 +173,66 @@ fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
 /// The ways that `write` lists.
 fn read_ways(section: &mut Section) -> Option<Ways> {
     let ways = section.list("write", |way| match way {
-        "mirror" => Ok(Ways { mirror: true, history: false }),
-        "history" => Ok(Ways { mirror: false, history: true }),
-        _ => Err("expected \"mirror\" or \"history\"".to_owned()),
+        "mirror" => Ok(Ways { mirror: true, history: false, append: None }),
+        "history" => Ok(Ways { mirror: false, history: true, append: None }),
+        "append" => Ok(Ways { mirror: false, history: false, append: Some(OnChange::default()) }),
+        _ => Err("expected \"mirror\", \"append\" or \"history\"".to_owned()),
     })?;
-    let either = ways.into_iter().reduce(|a, b| Ways { mirror: a.mirror || b.mirror, history: a.history || b.history });
-    if either.is_none() {
-        section.problem("write", "a table is written in one way at least: \"mirror\", \"history\", or both");
+    let either = ways.into_iter().reduce(|a, b| Ways {
+        mirror: a.mirror || b.mirror,
+        history: a.history || b.history,
+        append: a.append.or(b.append),
+    });
+    match either {
+        None => {
+            section.problem("write", "a table is written in one way at least: \"mirror\", \"append\" or \"history\"")
+        }
+        Some(Ways { mirror: true, append: Some(_), .. }) => {
+            section
+                .problem("write", "\"mirror\" and \"append\" are two ways to write the same table: choose one of them");
+        }
+        Some(_) => {}
     }
     either
+}
+
+fn parse_on_change(text: &str) -> Result<OnChange, String> {
+    match text {
+        "park" => Ok(OnChange::Park),
+        "ignore" => Ok(OnChange::Ignore),
+        _ => Err("expected \"park\" or \"ignore\"".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (TableBlocks, Vec<String>) {
+        let mut root = Section::root(text.parse().unwrap(), Path::new("."));
+        let blocks = TableBlocks::read(&mut root);
+        (blocks, root.finish())
+    }
+
+    #[test]
+    fn what_becomes_of_changes_is_said_of_tables_that_are_appended_to() {
+        let text = "[[table]]\nmatch = 'a.*'\nwrite = ['append']\n[[table]]\nmatch = 'a.kept'\non_change = 'ignore'\n\
+                    [[table]]\nmatch = 'b.*'\nwrite = ['history', 'append']\non_change = 'ignore'";
+        let (blocks, problems) = read(text);
+        assert_eq!(problems, Vec::<String>::new());
+        let of = |schema: &str, table: &str| blocks.ways(&TableName::new(schema, table));
+        assert_eq!(of("a", "t"), Ways { mirror: false, history: false, append: Some(OnChange::Park) });
+        assert_eq!(of("a", "kept").append, Some(OnChange::Ignore));
+        assert_eq!(of("b", "t"), Ways { mirror: false, history: true, append: Some(OnChange::Ignore) });
+        assert_eq!(of("c", "t"), Ways::default());
+    }
+
+    #[test]
+    fn a_table_is_mirrored_or_appended_to() {
+        let (_, problems) = read("[[table]]\nmatch = 'a.*'\nwrite = ['mirror', 'append']\non_change = 'merge'");
+        let problems = problems.join("\n");
+        for expected in ["table[0].write: \"mirror\" and \"append\"", "table[0].on_change: 'merge'"] {
+            assert!(problems.contains(expected), "'{expected}' not in:\n{problems}");
+        }
+    }
 }

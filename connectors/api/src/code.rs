@@ -196,6 +196,8 @@ pub enum Code {
     ShapeChanged,
     /// Postgres left a value out, and the row that has it cannot be found.
     ValueMissing,
+    /// A row was changed or removed of a table that rows are only added to.
+    RowChanged,
     /// Rows hold values that no event carries, so the table is copied again.
     CopyNeeded,
     /// A truncate or copy cannot be ordered among partitions that other sinks read.

@@ -130,8 +130,7 @@ impl Generation {
             self.settings.indexes.forget(table);
             (TableIndex::new(&self.settings.indexes, table), HashSet::new())
         });
-        let unknown = self.base.files().iter().filter(|(id, _)| !known.contains(id));
-        let unknown: Vec<_> = unknown.map(|(id, file)| indexed_file(id, file)).collect();
+        let unknown: Vec<_> = self.indexed_files().into_iter().filter(|file| !known.contains(&file.id)).collect();
         let (name, files) = (table.to_string(), unknown.len());
         let keys = plan.keys.stored_in(self.base.columns());
         index_files(&self.location.table, &name, &keys, unknown, &mut index).await?;
@@ -142,6 +141,11 @@ impl Generation {
         self.index = Some(index);
         self.unindexed.clear();
         Ok(())
+    }
+
+    /// All live files, as they are indexed.
+    pub fn indexed_files(&self) -> Vec<IndexedFile> {
+        self.base.files().iter().map(|(id, file)| indexed_file(id, file)).collect()
     }
 
     /// The index that a former process has left, and the files whose rows it has; none if it cannot be trusted.

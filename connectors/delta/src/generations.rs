@@ -13,8 +13,12 @@ use crate::log::retention::RetentionSettings;
 use crate::log::transaction::Transaction;
 use crate::maintenance::compaction::Subject;
 use crate::maintenance::leftovers::{discard_generation, discard_other_generations};
+use crate::merge::append::Target;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{made_by_somebody_else, overtaken};
+use crate::merge::seal::stored_keys;
+use crate::merge::sealing::Sealer;
+use crate::merge::staging::Staging;
 use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
@@ -61,6 +65,17 @@ impl Generations {
         self.next.as_mut().map_or(&mut self.shown, |next| &mut next.generation)
     }
 
+    /// The generation that events are merged into, as what rows are added to.
+    pub fn added_to(&self) -> Target<'_> {
+        let Generation { location, base, .. } = self.target();
+        Target { location, base, limits: &self.settings.limits }
+    }
+
+    /// The generation that readers see, and the next one; none unless a copy builds that.
+    pub fn both_mut(&mut self) -> Option<(&Generation, &mut Generation)> {
+        self.next.as_mut().map(|next| (&self.shown, &mut next.generation))
+    }
+
     /// The generation whose log says what has been taken.
     pub fn durable(&self) -> &Generation {
         let next = self.next.as_ref().filter(|next| next.is_durable());
@@ -90,6 +105,43 @@ impl Generations {
         let keys = &plan.filter(|_| index.is_some() && !self.keep_copies())?.keys;
         let sort_by = settings.sort_columns.of(table, &keys.columns());
         Some(Subject { location, base, keys: Some(keys), sort_by, limits: &settings.limits })
+    }
+
+    /// The generation whose files may be written again, where rows are only added to it.
+    pub fn appended<'a>(&'a self, table: &TableName, settings: &'a TableSettings) -> Option<Subject<'a>> {
+        let Generation { location, base, .. } = &self.shown;
+        let sort_by = settings.sort_columns.of(table, &base.provenance().key);
+        (!self.keep_copies()).then_some(Subject { location, base, keys: None, sort_by, limits: &settings.limits })
+    }
+
+    /// Nothing has to be found by its key any more.
+    pub fn forget_index(&mut self, table: &TableName) {
+        self.shown.index = None;
+        self.settings.indexes.forget(table);
+    }
+
+    /// Moves what is staged of a table from memory into parts.
+    pub async fn seal(&mut self, table: &TableName, names: &PositionNames, staging: &mut Staging) -> Result<()> {
+        if staging.pending.is_empty() {
+            return Ok(());
+        }
+        let needed = stored_keys(staging);
+        let sealed = staging.parts.rows_of(&needed).await?;
+        let located = self.target_mut().locate(table, staging, needed).await?;
+        let Generation { location, base, .. } = self.target();
+        let sealer = Sealer {
+            table,
+            location,
+            base,
+            located: &located,
+            sealed: &sealed,
+            indexes: &self.settings.indexes,
+            in_commit_order: names.is_in_commit_order(),
+            from_topic: names.is_topic(),
+            is_copy: self.keep_copies() || !base.exists() && names.generation().is_some(),
+            limits: &self.settings.limits,
+        };
+        sealer.seal(staging).await
     }
 
     /// The copy that has not ended, as far as it is durable.

@@ -18,6 +18,7 @@ use crate::log::retention::{Retention, RetentionSettings};
 use crate::maintenance::compaction::Compaction;
 use crate::maintenance::optimize::{Optimized, optimize};
 use crate::maintenance::vacuum::{delete, find_unneeded};
+use crate::merge::append;
 use crate::merge::parts::PartLimits;
 use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
@@ -204,11 +205,15 @@ impl Lake for DeltaLake {
     }
 
     async fn open(&self, table: &TableName, feed: &Feed) -> Result<WrittenTable> {
-        let Ways { mirror, history } = self.settings.ways.of(table);
-        if mirror && history && !PositionNames::new(&self.pipeline, feed).knows_watermark() {
+        let Ways { mirror, history, append } = self.settings.ways.of(table);
+        let is_ordered = PositionNames::new(&self.pipeline, feed).knows_watermark();
+        if append.is_some() && !is_ordered {
+            return Err(append::unordered(table));
+        }
+        if mirror && history && !is_ordered {
             return Err(unordered(table));
         }
-        let mirror = if mirror { Some(self.open_mirror(table, feed).await?) } else { None };
+        let mirror = if mirror || append.is_some() { Some(self.open_mirror(table, feed).await?) } else { None };
         let history = if history { Some(self.open_history(table, feed).await?) } else { None };
         Ok(WrittenTable::new(table.clone(), feed, mirror, history))
     }

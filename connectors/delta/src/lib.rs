@@ -3,8 +3,8 @@
 //! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
 //! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
 //! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
-//! [`written`] as a mirror, which is a [`table`] of which readers see a [`generation`], as a [`history`], or as both.
-//! [`audit`] is the pipeline's own table: what it did, and who asked for what.
+//! [`written`] as a [`table`] of which readers see a [`generation`], which mirrors its source or is appended to, as a
+//! [`history`], or as both. [`audit`] is the pipeline's own table: what it did, and who asked for what.
 
 pub mod audit;
 mod clock;
@@ -38,7 +38,7 @@ pub use log::retention::RetentionSettings;
 pub use log::shape::{ShownColumn, TableShape, table_shape};
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
-pub use settings::{SortColumns, Ways, WaysToWrite};
+pub use settings::{OnChange, SortColumns, Ways, WaysToWrite};
 pub use store::lake_store::{LakeStore, S3Settings};
 pub use stored_rows::StoredRows;
 pub use table::DeltaTable;

@@ -60,18 +60,30 @@ impl fmt::Debug for SortColumns {
     }
 }
 
-/// The ways in which a table is written, at least one of them.
+/// The ways in which a table is written, at least one of them; a mirror is not appended to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ways {
     /// It has its source's rows as they are now.
     pub mirror: bool,
     /// Every event is kept.
     pub history: bool,
+    /// It has the rows that were inserted; says what becomes of changes to them.
+    pub append: Option<OnChange>,
+}
+
+/// What an UPDATE, DELETE or TRUNCATE does to a table that rows are only added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnChange {
+    /// It stops the table, until a person decides.
+    #[default]
+    Park,
+    /// Nothing: rows stay as they were inserted.
+    Ignore,
 }
 
 impl Default for Ways {
     fn default() -> Ways {
-        Ways { mirror: true, history: false }
+        Ways { mirror: true, history: false, append: None }
     }
 }
 

@@ -1,6 +1,8 @@
 //! A lake table: opened from its log, fed with events, committed to. Decisions are made in [`merge`](crate::merge) and
 //! [`log`](crate::log); this is the shell that does their I/O.
 
+mod appending;
+mod carrying;
 mod following;
 
 use sooner_api::{
@@ -17,17 +19,15 @@ use crate::generations::Generations;
 use crate::index::table_index::TableIndex;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
 use crate::log::position_names::PositionNames;
-use crate::log::provenance::Provenance;
 use crate::log::table_version::TableVersion;
 use crate::maintenance::choice::Occasion;
 use crate::maintenance::compaction::Compaction;
 use crate::maintenance::refill::Refilled;
+use crate::merge::append::Appending;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
 use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, columns_of_copy, covered_events};
 use crate::merge::mirror;
-use crate::merge::seal::stored_keys;
-use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
 use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
@@ -46,6 +46,8 @@ pub struct DeltaTable {
     /// A topic that begins with rows begins with those of a copy.
     expects_copy: bool,
     compaction: Compaction,
+    /// Where rows are only added: how.
+    appending: Option<Appending>,
 }
 
 impl DeltaTable {
@@ -60,6 +62,7 @@ impl DeltaTable {
         let generations = Generations::open(&name, location, &names, &settings).await?;
         let mut table = DeltaTable {
             secret: generations.shown.secret().unwrap_or_else(rand::random),
+            appending: settings.ways.of(&name).append.map(Appending::new),
             generations,
             standing: Standing::Absent,
             positions: None,
@@ -77,6 +80,10 @@ impl DeltaTable {
     fn compare_with_feed(&mut self) {
         let base = &self.generations.durable().base;
         (self.standing, self.positions) = (self.names.standing(base), self.names.recorded(base.txns()));
+    }
+
+    fn url(&self) -> &str {
+        self.generations.shown.location.url.as_str()
     }
 
     fn base(&self) -> &TableVersion {
@@ -130,7 +137,11 @@ impl DeltaTable {
 
     /// Has files written again where that is worth it.
     fn consider_compaction(&mut self, occasion: Occasion) {
-        if let Some(subject) = self.generations.compactable(&self.name, self.staging.plan.as_ref(), &self.settings) {
+        let subject = match &self.appending {
+            Some(_) => self.generations.appended(&self.name, &self.settings),
+            None => self.generations.compactable(&self.name, self.staging.plan.as_ref(), &self.settings),
+        };
+        if let Some(subject) = subject {
             self.compaction.consider(subject, occasion);
         }
     }
@@ -167,6 +178,9 @@ impl LakeTable for DeltaTable {
 
     async fn altered_since(&self, stored: &LakePosition) -> Result<Option<Alteration>> {
         let Generation { location, base, .. } = &self.generations.shown;
+        if let Some(why) = appending::other_setting_of(self) {
+            return Ok(Some(Alteration::Rows(why)));
+        }
         foreign::altered_since(&self.name, location, &self.names, base, self.positions(), stored).await
     }
 
@@ -191,24 +205,24 @@ impl LakeTable for DeltaTable {
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         check_not_overtaken(&self.name, self.covered(), &start)?;
+        appending::prepare_copy(self, &start).await?;
         self.staging.note(start.positions());
         let positions = self.positions.as_ref();
         if !applies_to_whole_table(&self.name, &self.names, self.standing, positions, &start, true)? {
             return Ok(Staged::Taken);
         }
         if self.standing == Standing::Foreign {
-            return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
+            return Err(made_by_somebody_else(&self.name, self.url()));
         }
         self.compaction.give_up(&self.generations.shown.location, &self.generations.shown.base).await;
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
         let schema = &start.events.schema;
-        let provenance =
-            Provenance::of_events(schema, self.names.counted(start.first_position()), &Provenance::default());
+        let provenance = appending::provenance_of(self, schema, start.first_position(), None);
         self.staging.begin_copy(columns_of_copy(schema, mapping)?, provenance);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
-        if start.events.schema.key.is_some() || !self.names.is_topic() {
+        if start.events.schema.key.is_some() || !self.names.is_topic() && self.appending.is_none() {
             self.staging.plan = Some(EventPlan::new(&start.events.schema, self.secret)?);
         }
         Ok(Staged::Taken)
@@ -221,8 +235,11 @@ impl LakeTable for DeltaTable {
         check_not_overtaken(&self.name, self.covered(), &truncate)?;
         let positions = self.positions.as_ref();
         applies_to_whole_table(&self.name, &self.names, self.standing, positions, &truncate, false)?;
-        self.check_mergeable()?;
+        foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         self.staging.note(truncate.positions());
+        if appending::appends(self, &truncate.events.schema).is_some() {
+            return appending::truncate(self, &truncate);
+        }
         if self.base().exists() || self.staging.columns.is_some() {
             self.staging.truncate();
         }
@@ -238,15 +255,11 @@ impl LakeTable for DeltaTable {
             self.staging.note(rows.positions());
             return Ok(Staged::Taken);
         }
-        self.check_mergeable()?;
+        foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
             let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
-            let provenance = Provenance::of_events(
-                &rows.events.schema,
-                self.names.counted(rows.first_position()),
-                &Provenance::default(),
-            );
+            let provenance = appending::provenance_of(self, &rows.events.schema, rows.first_position(), None);
             self.staging.set_columns(columns, provenance);
             if self.expects_copy && self.names.orders_whole_table() {
                 self.generations.begin_copy(true);
@@ -263,33 +276,23 @@ impl LakeTable for DeltaTable {
             self.staging.note_told(&rows);
             return Ok(Staged::Taken);
         }
+        if appending::appends(self, &rows.events.schema).is_some() {
+            return appending::append(self, &rows, first).await;
+        }
         self.generations.target_mut().build_index(&self.name, &self.staging).await?;
         self.staging.take_rows(&self.name, rows, first)?;
         Ok(Staged::Taken)
     }
 
     fn staged_bytes(&self) -> usize {
-        self.staging.pending.size_bytes()
+        self.staging.pending.size_bytes() + self.appending.as_ref().map_or(0, Appending::bytes)
     }
 
     async fn seal(&mut self) -> Result<()> {
-        let needed = stored_keys(&self.staging);
-        let sealed = self.staging.parts.rows_of(&needed).await?;
-        let located = self.generations.target_mut().locate(&self.name, &self.staging, needed).await?;
-        let Generation { location, base, .. } = self.generations.target();
-        let sealer = Sealer {
-            table: &self.name,
-            location,
-            base,
-            located: &located,
-            sealed: &sealed,
-            indexes: &self.settings.indexes,
-            in_commit_order: self.names.is_in_commit_order(),
-            from_topic: self.names.is_topic(),
-            is_copy: self.generations.keep_copies() || !base.exists() && self.names.generation().is_some(),
-            limits: &self.settings.limits,
-        };
-        sealer.seal(&mut self.staging).await
+        if let Some(appending) = &mut self.appending {
+            appending.seal(self.generations.added_to(), &mut self.staging).await?;
+        }
+        self.generations.seal(&self.name, &self.names, &mut self.staging).await
     }
 
     async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
@@ -299,16 +302,20 @@ impl LakeTable for DeltaTable {
 
     async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
         self.expects_copy = false;
+        appending::keep_former_rows(self, watermark).await?;
         if self.generations.unfinished_copy().is_none() {
             // Nothing of it is durable: it replaces the table at once.
             let copy = self.generations.take_next();
-            return self.commit_staged(watermark, copy).await;
+            let committed = self.commit_staged(watermark, copy).await?;
+            appending::forget_keys(self);
+            return Ok(committed);
         }
         self.commit_staged(watermark, None).await?;
         let commit = (self.staging.commit_id, self.settings.retention);
         let committed = self.generations.show_next(&self.name, &self.names, commit, watermark).await?;
         self.staging.commit_id = Uuid::new_v4();
         self.compare_with_feed();
+        appending::forget_keys(self);
         Ok(committed)
     }
 
@@ -357,6 +364,7 @@ impl LakeTable for DeltaTable {
 
     fn discard(&mut self) {
         self.staging = Staging::new(self.staging.plan.take());
+        self.appending.iter_mut().for_each(Appending::discard);
         self.generations.discard();
         self.compare_with_feed();
     }

@@ -3,6 +3,7 @@
 //! `cargo test -p integration-tests --test suite copies::` runs those of `copies.rs`.
 
 mod advise;
+mod append;
 mod audit;
 mod broken_copies;
 mod collection;

@@ -126,6 +126,11 @@ impl Comparison<'_> {
         let Some(table) = self.lake.rows_of(self.rows.name()).await? else {
             return Ok(unverified("there is no such table in the lake"));
         };
+        if table.version.provenance().ignores_changes {
+            return Ok(unverified(
+                "changes of its rows are ignored (on_change = \"ignore\"), so it differs from its source",
+            ));
+        }
         let prints = Fingerprinter::new(self.rows.copied.encoder.schema(), &table.version)?;
         let (mut source, mut lake) = (Buckets::default(), Buckets::default());
         let count = |buckets: &mut Buckets, rows: &RecordBatch| -> Result<()> {

@@ -84,6 +84,12 @@ impl KeyPlan {
         Ok(KeyPlan { fields: fields.collect::<Result<_>>()?, secret })
     }
 
+    /// A plan for rows of files with these key columns. Keys of events cannot be hashed by it.
+    pub fn for_rows(columns: &[String], secret: (u64, u64)) -> KeyPlan {
+        let field = |column: &String| KeyField { column: column.clone(), meaning: Meaning::Plain(LakeType::String) };
+        KeyPlan { fields: columns.iter().map(field).collect(), secret }
+    }
+
     /// The same plan for rows of files, which may know these columns by other names.
     pub fn stored_in(&self, columns: &[LakeColumn]) -> KeyPlan {
         let fields = self.fields.iter().map(|field| {

@@ -1,5 +1,5 @@
 //! Where a table's columns come from, as properties of the table: since which event it has them, which of them are its
-//! key, which columns of the source it lacks, and which are masked.
+//! key, which columns of the source it lacks, which are masked, and whether rows stay as they were inserted.
 //!
 //! Events of a topic's partitions that are behind others may be older than the table's columns, and then have former
 //! ones. Columns that Postgres does not send are missing for good, which whoever reads the table should be able to see.
@@ -16,6 +16,10 @@ const KEY: &str = "sooner.key";
 /// Property with the names of columns that are not sent, as a JSON array.
 const UNSENT: &str = "sooner.columnsNotSent";
 
+/// Property that says that changes of rows are ignored: only new rows are added.
+const ON_CHANGE: &str = "sooner.onChange";
+const IGNORE: &str = "ignore";
+
 /// Property with what became of masked columns' values, by the columns' names, as a JSON object.
 const MASKED: &str = "sooner.masked";
 
@@ -30,6 +34,8 @@ pub struct Provenance {
     pub unsent: Vec<String>,
     /// Columns that are masked, each with what became of its values.
     pub masked: Vec<(String, String)>,
+    /// Rows stay as they were inserted, whatever the source does to them.
+    pub ignores_changes: bool,
 }
 
 impl Provenance {
@@ -43,7 +49,8 @@ impl Provenance {
         let names = |name| property(name).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let masked = property(MASKED).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
         let masked = masked.into_iter().flatten().filter_map(|(name, mask)| Some((name, mask.as_str()?.to_owned())));
-        Provenance { since, key: names(KEY), unsent: names(UNSENT), masked: masked.collect() }
+        let ignores_changes = property(ON_CHANGE) == Some(IGNORE);
+        Provenance { since, key: names(KEY), unsent: names(UNSENT), masked: masked.collect(), ignores_changes }
     }
 
     /// Where the columns of events come from, the first of which has the position `since`, if that counts. What is not
@@ -53,12 +60,19 @@ impl Provenance {
         let masked = schema.relation.as_ref().map(Relation::masked_columns).unwrap_or_default();
         let key = schema.key.as_ref().and_then(Schema::as_record);
         let key = key.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
-        Provenance { since: since.or(former.since), key: key.unwrap_or_else(|| former.key.clone()), unsent, masked }
+        let (since, key) = (since.or(former.since), key.unwrap_or_else(|| former.key.clone()));
+        Provenance { since, key, unsent, masked, ignores_changes: former.ignores_changes }
+    }
+
+    /// The same, where rows stay as they were inserted, or do not.
+    pub fn ignoring(self, ignores_changes: bool) -> Provenance {
+        Provenance { ignores_changes, ..self }
     }
 
     /// Whether readers of the table are told something else by it, apart from where it begins.
     pub fn says_other_than(&self, other: &Provenance) -> bool {
-        (&self.key, &self.unsent, &self.masked) != (&other.key, &other.unsent, &other.masked)
+        let said = |it: &Provenance| (it.key.clone(), it.unsent.clone(), it.masked.clone(), it.ignores_changes);
+        said(self) != said(other)
     }
 
     /// Says so in a table's metadata. What is not known of the first event stays as it is there.
@@ -76,6 +90,10 @@ impl Provenance {
         match self.unsent.is_empty() {
             true => drop(properties.shift_remove(UNSENT)),
             false => drop(properties.insert(UNSENT.to_owned(), json!(json!(self.unsent).to_string()))),
+        }
+        match self.ignores_changes {
+            true => drop(properties.insert(ON_CHANGE.to_owned(), json!(IGNORE))),
+            false => drop(properties.shift_remove(ON_CHANGE)),
         }
         let masked: Map<_, _> = self.masked.iter().map(|(name, mask)| (name.clone(), json!(mask))).collect();
         match masked.is_empty() {
@@ -97,7 +115,7 @@ mod tests {
         let key = vec!["id".to_owned(), "a b".to_owned()];
         let unsent = vec!["total".to_owned(), "a \"b\"".to_owned()];
         let masked = vec![("email".to_owned(), "hash".to_owned()), ("a \"b\"".to_owned(), "omit".to_owned())];
-        let noted = Provenance { since, key: key.clone(), unsent, masked };
+        let noted = Provenance { since, key: key.clone(), unsent, masked, ignores_changes: true };
         noted.set(&mut metadata);
         assert_eq!(Provenance::of(&metadata), noted);
         Provenance::default().set(&mut metadata);

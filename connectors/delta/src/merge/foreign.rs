@@ -193,6 +193,24 @@ fn fit_files(before: &[LakeColumn], now: &[LakeColumn]) -> bool {
     })
 }
 
+/// Whether events can be merged into a version of a table that lies at `url`; `is_known` if its log has positions of
+/// this pipeline's.
+pub fn check_mergeable(
+    table: &TableName,
+    url: &str,
+    base: &TableVersion,
+    staging: &Staging,
+    is_known: bool,
+) -> Result<()> {
+    if staging.replaces() || !base.exists() {
+        return Ok(());
+    }
+    if !is_known {
+        return Err(made_by_somebody_else(table, url));
+    }
+    base.check_mergeable(&table.to_string())
+}
+
 /// The error of a table that lies where ours should.
 pub fn made_by_somebody_else(table: &TableName, url: &str) -> Error {
     Error::operator(

@@ -1,6 +1,7 @@
 //! Events into a table: taken in, collapsed by key, sealed into files, and made a transaction. Each way to write a
-//! table is a file of its own; today that is [`mirror`].
+//! table is a file of its own: [`mirror`] and [`append`].
 
+pub mod append;
 pub mod event_plan;
 pub mod fill;
 pub mod foreign;

@@ -11,7 +11,7 @@ use sooner_api::{Code, Error, MemoryBudget, Reservation, Result, failpoint};
 
 use crate::clock::now_millis;
 use crate::index::index_store::IndexStore;
-use crate::index::key::{KeyHash, KeyMap};
+use crate::index::key::{KeyHash, KeyMap, KeySet};
 use crate::index::key_index::{FileId, RowAddress};
 use crate::index::staged_keys::{StagedKeys, Touched};
 use crate::log::live_files::{FileIds, LiveFile};
@@ -97,6 +97,13 @@ impl Parts {
     /// Where the rows of those of these keys lie that are in a part; or lay, if they are gone.
     pub async fn rows_of(&self, keys: &[KeyHash]) -> Result<KeyMap<RowAddress>> {
         self.keys.rows_of(keys).await.map_err(unreadable)
+    }
+
+    /// Those of these keys whose rows lie in a part, and are not gone.
+    pub async fn live_keys(&self, keys: &[KeyHash]) -> Result<KeySet> {
+        let rows = self.rows_of(keys).await?.into_iter();
+        let is_gone = |row: &RowAddress| self.superseded.get(&row.file).is_some_and(|gone| gone.contains(row.row));
+        Ok(rows.filter(|(_, row)| !is_gone(row)).map(|(key, _)| key).collect())
     }
 
     /// All keys that have a new row, or none any more, piece by piece: what the table has of them goes.

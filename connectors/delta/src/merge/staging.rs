@@ -41,7 +41,8 @@ pub struct Staging {
     pub parts: Parts,
     /// What has been taken of the feed since the last commit.
     pub positions: Option<Positions>,
-    /// It is to be committed although it may hold nothing but positions.
+    /// It is to be committed although it may hold nothing but positions: of events that bring no row, and that nobody
+    /// needs to read again.
     pub marks_positions: bool,
 }
 

@@ -7,28 +7,17 @@ use sooner_schemas::Position;
 use sooner_schemas::event::EventSchema;
 
 use super::DeltaTable;
+use super::appending::{appends, needs_copy, other_setting_of, provenance_of};
 use crate::log::commit::LogEntry;
 use crate::log::committer::Committer;
-use crate::log::provenance::Provenance;
 use crate::maintenance::refill::check_fill;
 use crate::merge::event_plan::EventPlan;
-use crate::merge::foreign::{self, made_by_somebody_else};
+use crate::merge::foreign;
 use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
 use crate::merge::seal::next_columns;
 use crate::rows::column_mapping::Mapping;
 
 impl DeltaTable {
-    pub(super) fn check_mergeable(&self) -> Result<()> {
-        let base = self.base();
-        if self.staging.replaces() || !base.exists() {
-            return Ok(());
-        }
-        if self.positions.is_none() {
-            return Err(made_by_somebody_else(&self.name, self.generations.shown.location.url.as_str()));
-        }
-        base.check_mergeable(&self.name.to_string())
-    }
-
     /// The table's column mapping, as it is with what is staged.
     pub(super) fn mapping(&self) -> Mapping {
         let mapping = self.base().mapping(self.settings.maps_columns);
@@ -38,12 +27,16 @@ impl DeltaTable {
     /// Learns how the events of a schema are read, and changes the table's columns for them. `at` is the position of
     /// the first of them.
     pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>, at: Option<Position>) -> Result<Staged> {
-        if self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
+        let is_appended = appends(self, schema).is_some_and(|appending| appending.reads(schema));
+        if is_appended || self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
             return Ok(Staged::Taken);
         }
         self.seal().await?;
         let former = self.staging.provenance_after(self.base());
-        let provenance = Provenance::of_events(schema, self.names.counted(at), &former);
+        if let Some(why) = other_setting_of(self) {
+            return needs_copy(self, &why);
+        }
+        let provenance = provenance_of(self, schema, at, Some(&former));
         let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
         match compare_columns(schema, at, known, self.mapping(), &self.names)? {
             ColumnChange::None if provenance.says_other_than(&former) && at >= former.since => {
@@ -62,6 +55,10 @@ impl DeltaTable {
                 self.staging.parts.close(&self.generations.shown.location).await?;
                 self.staging.change_columns(&former, columns, provenance);
             }
+        }
+        if schema.key.is_none() && self.appending.is_some() {
+            self.staging.plan = None;
+            return Ok(Staged::Taken);
         }
         let plan = EventPlan::new(schema, self.secret)?;
         if self.staging.plan.as_ref().is_some_and(|known| !known.keys.same_columns(&plan.keys)) {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may panic, and prints")]
 
+mod append;
 mod codec;
 mod copy;
 mod days;
@@ -43,6 +44,9 @@ async fn main() {
     }
     if wanted("merge") {
         lines.extend(merge::run().await);
+    }
+    if wanted("append") {
+        lines.extend(append::run().await);
     }
     if wanted("sustained") {
         lines.extend(sustained::run().await);
