@@ -24,3 +24,4 @@ pub mod status;
 pub mod table_status;
 pub mod totals;
 pub mod trace;
+pub mod verifications;

@@ -7,6 +7,7 @@ use sooner_api::CopyRequest;
 use sooner_schemas::TableName;
 
 use super::upkeep::open_lake;
+use super::verifying::notes::Notes;
 use super::verifying::pace::Pace;
 use super::verifying::source::SourceRows;
 use super::verifying::{Kind, Report, Verdict, verify};
@@ -38,6 +39,8 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
     let lake = open_lake(config)?;
     let names = asked.tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<Vec<TableName>>>()?;
     let mut tables = SourceRows::tables(config).await?;
+    let mut notes = Notes::new(config, tables.iter().map(|table| table.name().clone()).collect());
+    tables.retain(|table| table.blocked.is_none());
     if let Some(unknown) = names.iter().find(|name| !tables.iter().any(|table| table.name() == *name)) {
         anyhow::bail!("there is no table '{unknown}' in this pipeline. To do: see `sooner status`");
     }
@@ -46,6 +49,7 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
     let mut all_equal = true;
     for table in tables {
         let report = verify(config, &lake, table, pace).await?;
+        notes.take(&report);
         all_equal &= report.verdict == Verdict::Equal;
         match asked.json {
             true => print(&format!("{}\n", serde_json::to_string(&report)?)),
@@ -59,6 +63,7 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
             }
         }
     }
+    notes.store();
     Ok(all_equal)
 }
 

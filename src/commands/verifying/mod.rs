@@ -1,6 +1,7 @@
 //! Whether the lake equals its source, row by row: both are looked at, the source in short transactions, the lake once
 //! it is complete to where the source was looked at; and where they differ, again, until it is certain what differs.
 
+pub mod notes;
 pub mod pace;
 pub mod rounds;
 pub mod source;

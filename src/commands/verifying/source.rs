@@ -24,12 +24,11 @@ pub struct SourceRows {
 }
 
 impl SourceRows {
-    /// The tables of a pipeline that can be compared, as the database has them now.
+    /// The tables of a pipeline, as the database has them now; those that are blocked cannot be compared.
     pub async fn tables(config: &Config) -> anyhow::Result<Vec<SourceTable>> {
         let source = config.source()?;
         let mut client = Client::connect(&source.connect, Mode::Sql).await?;
-        let tables = eligible_tables(&mut client, &source.publication, &source.filter()).await?;
-        Ok(tables.into_iter().filter(|table| table.blocked.is_none()).collect())
+        Ok(eligible_tables(&mut client, &source.publication, &source.filter()).await?)
     }
 
     /// The rows of a table.
