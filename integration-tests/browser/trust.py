@@ -46,6 +46,7 @@ def check_tables(page, options):
     report = told["verification"]
     assert f"{report['differing']} rows differ" in text and "--repair" in text, text
     assert all(example["key"] in text for example in report["examples"]), text
+    assert page.get_by_role("button", name="Copy it again now").is_visible()
     show(page, options, "public.people")
     page.wait_for_selector("[aria-label=columns] tbody tr")
     columns = get(options.url, "/api/v1/tables/public.people/schema")["columns"]

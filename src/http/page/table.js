@@ -98,5 +98,5 @@ function detail(answer, name, health, schema) {
   const head = make("section", {}, make("div", { class: "bar" }, make("h2", {}, name), make("a", { href: "#", class: "end" }, "All tables")),
     status ? facts(status) : make("p", {}, "There is no such table."));
   if (!status) return [head];
-  return [head, ownProblems(health, name, status), columns(schema), trusted(answer), tracing(name), queries(answer.location, answer.history_location), events(answer.events, name)];
+  return [head, ownProblems(health, name, status), columns(schema), trusted(answer, health.control), tracing(name), queries(answer.location, answer.history_location), events(answer.events, name)];
 }

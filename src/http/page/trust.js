@@ -26,7 +26,7 @@ function examples(report) {
     report.differing > told.length ? make("li", { class: "soft" }, `and ${number(report.differing - told.length)} more`) : null) : null;
 }
 
-const REPAIR = "`sooner verify TABLE --repair` has a table that differs copied again.";
+const repair = (table) => `\`sooner verify ${table} --repair\` has it copied again if it still differs.`;
 
 function verifications(answer) {
   if (answer.error) return make("section", {}, make("h2", {}, "Verified"), make("p", { class: "error" }, `${answer.error}. To do: ${answer.remedy}.`));
@@ -45,7 +45,7 @@ function verifications(answer) {
     rows.length ? grid(heads, rows) : make("p", { class: "soft" },
       "No table was verified yet: `sooner verify` compares tables with their source, row by row, and leaves its report here."),
     all > rows.length ? make("p", { class: "soft" }, `These ${rows.length} are the worst; of those that are equal, the ones verified longest ago.`) : null,
-    counts.different ? make("p", {}, REPAIR) : null);
+    counts.different ? make("p", {}, "What differs is on each table’s page, with what to do.") : null);
 }
 
 /* Asks for a cut, or drops one, and looks again. */
@@ -92,9 +92,9 @@ function histories(answer) {
   if (answer.count === null) return null;
   const rows = answer.histories.map((history) => make("tr", {},
     make("td", {}, make("a", { href: `#${encodeURIComponent(history.table)}` }, history.table)),
-    make("td", {}, number(history.version)), make("td", { class: "left wrap" }, history.trouble || history.location)));
+    make("td", {}, number(history.version)), make("td", { class: "left path" }, history.trouble || history.location)));
   return make("section", { "aria-label": "histories" }, make("h2", {}, `Histories (${number(answer.count)})`),
-    rows.length ? grid(["table", "version", { name: "every event since the copy, at", class: "left" }], rows) : make("p", { class: "soft" },
+    rows.length ? grid(["table", "version", { name: "every event is at", class: "left" }], rows) : make("p", { class: "soft" },
       "No table keeps all of its events: write = [\"mirror\", \"history\"] in a [[table]] has it do so."),
     answer.count > rows.length ? make("p", { class: "soft" }, `The first ${rows.length} of ${number(answer.count)}.`) : null);
 }
@@ -112,7 +112,7 @@ async function drawCut(name, control) {
   if (cut.asked) return [make("section", {}, head, make("p", {}, "It is asked for, and not made yet."))];
   const rows = Object.entries(cut.tables).flatMap(([table, kinds]) => ["mirror", "history"].filter((kind) => kinds[kind]).map((kind) =>
     make("tr", {}, make("td", {}, make("a", { href: `#${encodeURIComponent(table)}` }, table)), make("td", { class: "left" }, kind),
-      make("td", {}, number(kinds[kind].version)), make("td", { class: "left wrap" }, kinds[kind].url))));
+      make("td", {}, number(kinds[kind].version)), make("td", { class: "left path" }, kinds[kind].url))));
   const drop = () => { if (confirm(`Drop the cut ${name}? What only it keeps is deleted.`)) {
     cutting(`/api/v1/cuts/${name}/drop`, {}, `Dropped the cut ${name}.`);
     location.hash = "#:trust";
@@ -126,7 +126,7 @@ async function drawCut(name, control) {
 }
 
 /* How a table is written, and how it was verified last, for its own page. */
-function trusted(answer) {
+function trusted(answer, control) {
   const report = answer.verification;
   const written = { mirror: "its rows as they are", history: "every event" };
   if (!answer.write && !report) return null;
@@ -137,5 +137,7 @@ function trusted(answer) {
       make("span", { class: "soft" }, report ? `${ago(report.at_micros)}${report.verdict === "equal" ? `, ${number(report.rows)} rows` : `; equal: ${ago(report.equal_micros)}`}`
         : "`sooner verify` compares it with its source"))),
     report && report.why ? make("p", { class: "warn" }, `Not verified: ${report.why}`) : null,
-    report ? examples(report) : null, report && report.verdict === "different" ? make("p", {}, REPAIR) : null);
+    report ? examples(report) : null, report && report.verdict === "different" ? make("div", { class: "bar" },
+      make("span", {}, repair(answer.table)),
+      control ? make("button", { onclick: () => verb(answer.table, "copy") }, "Copy it again now") : null) : null);
 }
