@@ -9,6 +9,7 @@ use sooner_api::{Clock, CopyRequest, Side};
 use sooner_schemas::TableName;
 
 use crate::clock::SystemClock;
+use crate::repartitions::RepartitionRequests;
 
 /// A side of a pipeline, as a person names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -116,6 +117,11 @@ impl Requests {
         let (begun, waiting): (Vec<_>, Vec<_>) = files.partition(|(path, _)| has_begun(path));
         let withdrawn = waiting.iter().filter(|(path, _)| std::fs::remove_file(path).is_ok()).count();
         (withdrawn, begun.len())
+    }
+
+    /// Requests for topics with another number of partitions, in the same state folder.
+    pub fn repartitions(&self) -> RepartitionRequests {
+        RepartitionRequests::new(&self.state_dir)
     }
 
     /// Asks a side to rest until it is told to go on, also over restarts.

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod pipeline;
 pub mod plan;
 pub mod pulse;
+pub mod repartitions;
 pub mod running;
 pub mod sink_record;
 pub mod standby;

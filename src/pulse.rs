@@ -78,6 +78,7 @@ fn is_movement(fact: &Fact<'_>, before: Standing) -> bool {
         | Fact::Paused(..)
         | Fact::Standby(_)
         | Fact::Throttled(..)
+        | Fact::Topic(..)
         | Fact::Shape(..)
         | Fact::DeadLetters(_) => false,
         _ => true,

@@ -152,6 +152,7 @@ impl Status {
                 table.unread_micros = reading_micros;
                 table.partitions = partitions;
             }
+            Fact::Topic(table, standing) => self.table(table).topic = Some(standing),
             Fact::Interrupted(error) => self.trouble = Some(error.clone()),
             Fact::Running => self.trouble = None,
             Fact::Standby(waits) => standby::take(&mut self.standby, &mut self.trouble, waits),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{PartitionOffsets, Side, TableSize, TableState};
+use sooner_api::{PartitionOffsets, Side, TableSize, TableState, TopicStanding};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Relation};
 
@@ -93,6 +93,9 @@ pub struct TableStatus {
     pub watermark_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
     pub watermark_micros: Option<i64>,
+    /// With Kafka: where its events are, as they move, or have moved, from one topic to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicStanding>,
     /// What the source's side does with the table, where it is told: with Kafka, or if the table takes no events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_state: Option<TableState>,
@@ -125,6 +128,7 @@ impl TableStatus {
             index_bytes: None,
             watermark_lsn: None,
             watermark_micros: None,
+            topic: None,
             source_state: None,
             sink_state: None,
         }

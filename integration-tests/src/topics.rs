@@ -127,29 +127,39 @@ impl Judge {
     /// Fails unless each table's topic holds, since the table's last copy, exactly the transactions that the slot
     /// reports, up to the last one.
     pub async fn assert_complete(&self, postgres: &Postgres, kafka: &Kafka, registry: &Registry, tables: &[&str]) {
-        let rows = postgres.sql("SELECT xid, data FROM pg_logical_slot_peek_changes('judge', NULL, NULL)").await;
         for table in tables {
-            let prefix = format!("table {table}: ");
-            let mut expected: Vec<(i64, usize)> = Vec::new();
-            for row in &rows {
-                let data = row[1].as_deref().unwrap_or_default();
-                let Some(change) = data.strip_prefix(&prefix) else { continue };
-                let xid = row[0].as_deref().and_then(|xid| xid.parse().ok()).expect("a transaction id");
-                let events = if change.starts_with("UPDATE: old-key:") { 2 } else { 1 };
-                match expected.last_mut() {
-                    Some((last, count)) if *last == xid => *count += events,
-                    _ => expected.push((xid, events)),
-                }
-            }
-            let topic = format!("shop.{table}");
-            let seen = read_topic(kafka, &topic);
-            assert_once_and_in_order(&topic, &seen);
-            let streamed = streamed(registry, &seen);
-            let since = expected.len().checked_sub(streamed.len());
-            let since = since.unwrap_or_else(|| panic!("{topic} has transactions that never were"));
-            assert_eq!(&expected[since..], &streamed[..], "{topic}: what it has is not what happened, to the end");
-            assert!(!streamed.is_empty(), "nothing was streamed to {topic}");
+            self.assert_topic_complete(postgres, kafka, registry, (table, &format!("shop.{table}"))).await;
         }
+    }
+
+    /// Fails unless a table's topic, whatever its name is, holds exactly that.
+    pub async fn assert_topic_complete(
+        &self,
+        postgres: &Postgres,
+        kafka: &Kafka,
+        registry: &Registry,
+        (table, topic): (&str, &str),
+    ) {
+        let rows = postgres.sql("SELECT xid, data FROM pg_logical_slot_peek_changes('judge', NULL, NULL)").await;
+        let prefix = format!("table {table}: ");
+        let mut expected: Vec<(i64, usize)> = Vec::new();
+        for row in &rows {
+            let data = row[1].as_deref().unwrap_or_default();
+            let Some(change) = data.strip_prefix(&prefix) else { continue };
+            let xid = row[0].as_deref().and_then(|xid| xid.parse().ok()).expect("a transaction id");
+            let events = if change.starts_with("UPDATE: old-key:") { 2 } else { 1 };
+            match expected.last_mut() {
+                Some((last, count)) if *last == xid => *count += events,
+                _ => expected.push((xid, events)),
+            }
+        }
+        let seen = read_topic(kafka, topic);
+        assert_once_and_in_order(topic, &seen);
+        let streamed = streamed(registry, &seen);
+        let since = expected.len().checked_sub(streamed.len());
+        let since = since.unwrap_or_else(|| panic!("{topic} has transactions that never were"));
+        assert_eq!(&expected[since..], &streamed[..], "{topic}: what it has is not what happened, to the end");
+        assert!(!streamed.is_empty(), "nothing was streamed to {topic}");
     }
 }
 

@@ -137,7 +137,7 @@ async fn topics_are_measured_as_a_consumer_counts_them_and_a_heavy_tenant_is_tol
     let told = skewed["advice"].as_array().unwrap().iter().find(|found| found["verdict"] == "partition_by").unwrap();
     let (reason, remedy) = (told["reason"].as_str().unwrap(), told["remedy"].as_str().unwrap());
     assert!(reason.contains(&format!("tenant={HEAVY} has 80.0 %")), "{reason}");
-    assert!(remedy.contains("partition_by") && remedy.contains("a new topic for public.skewed"), "{remedy}");
+    assert!(remedy.contains("partition_by") && remedy.contains("topics repartition public.skewed"), "{remedy}");
     assert_api(&format!("http://{address}"), skewed).await;
 
     a_bounded_sample_tells_nearly_the_same(&pipeline, &on_skewed);

@@ -74,9 +74,8 @@ pub fn decide(table: &str, figures: &Figures, needed: Needed, around: &Surroundi
     let (partitions, mut findings) = (current + granted, Vec::new());
     if granted > 0 {
         let remedy = format!(
-            "partitions = {partitions} in [kafka], and a new topic for {table} (topic of [[table]]), to which its rows are \
-             copied: keys have other partitions then, so whoever only adds partitions (kafka-topics.sh --alter) puts a \
-             key's changes into two of them, without an order"
+            "`sooner topics repartition {table} --partitions {partitions}`: keys have other partitions then, so whoever \
+             only adds partitions (kafka-topics.sh --alter) puts a key's changes into two of them, without an order"
         );
         findings.push(Finding::new(Verdict::AddPartitions, reason, Some(remedy)));
     }
@@ -169,7 +168,7 @@ mod tests {
             assert!(findings[0].reason.contains(figure), "{figure}: {}", findings[0].reason);
         }
         let remedy = findings[0].remedy.as_deref().unwrap();
-        assert!(remedy.contains("partitions = 6 in [kafka], and a new topic for public.t"), "{remedy}");
+        assert!(remedy.contains("`sooner topics repartition public.t --partitions 6`"), "{remedy}");
         let (partitions, findings) = decided(&figures(12, 2_100.0, 100.0), &AROUND);
         assert_eq!((partitions, findings.len(), findings[0].verdict), (12, 1, Verdict::Keep));
     }

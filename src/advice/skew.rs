@@ -63,8 +63,8 @@ fn heavy_key(table: &str, figures: &Figures, around: &Surroundings, partitions: 
             let then = percent(rule.shares.largest_partition(partitions));
             let reason = format!("{reason}. By {} the largest partition has {then}", by(rule));
             let remedy = format!(
-                "{} and partitions = {partitions} in [kafka], for all tables of the pipeline, then a new topic for {table} \
-                 (topic of [[table]]), to which its rows are copied; each row's changes stay in order, those of rows that agree in {named} only within a \
+                "{} in [kafka], for all tables of the pipeline, then `sooner topics repartition {table} --partitions \
+                 {partitions}`; each row's changes stay in order, those of rows that agree in {named} only within a \
                  partition. If these must stay in order, give what is hot a table of its own: that has a topic of its own",
                 setting(rule)
             );
@@ -126,7 +126,7 @@ fn uneven(table: &str, figures: &Figures, in_force: &RuleShares) -> Option<Findi
     let is_better = |number: &i32| shares.largest_partition(*number) * f64::from(*number) <= TOLERANCE;
     let remedy = match (partitions + 1..=partitions * 2).find(is_better) {
         Some(number) => format!(
-            "partitions = {number} in [kafka], and a new topic for {table} (topic of [[table]]): the largest has {} then",
+            "`sooner topics repartition {table} --partitions {number}`: the largest has {} then",
             percent(shares.largest_partition(number))
         ),
         None => "more columns in partition_by of [kafka], or the whole key, make more keys".to_owned(),
@@ -194,7 +194,7 @@ mod tests {
         let region = rule(Some(&["tenant", "region"]), &[("tenant=7, region=1", 0.1)]);
         let remedy = judged(&figures(vec![tenant, whole, region])).unwrap().remedy.unwrap();
         assert!(remedy.starts_with("set partition_by = [\"tenant\", \"region\"]"), "{remedy}");
-        assert!(remedy.contains("partitions = 4 in [kafka]"), "{remedy}");
+        assert!(remedy.contains("`sooner topics repartition public.t --partitions 4`"), "{remedy}");
     }
 
     #[test]

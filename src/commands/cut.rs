@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use sooner_delta::LakeStore;
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
+use sooner_delta::{DeltaLake, LakeStore};
 
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
@@ -148,23 +148,37 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<b
         from_lsn,
         until_millis: until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?,
     };
-    let requests = CutRequests::new(&config.state_dir);
-    requests.ask(&request)?;
-    loop {
-        if let Some(cut) = lake.cut(&name).await? {
-            show(&cut, asked.json)?;
-            return Ok(true);
-        }
-        if let Some(error) = requests.failure(&name) {
-            return Err(error.into());
-        }
-        if left().is_some_and(|left| left.is_zero()) {
-            requests.withdraw(&name)?;
+    match made(&CutRequests::new(&config.state_dir), &lake, &request, left).await? {
+        Some(cut) => show(&cut, asked.json)?,
+        None => {
             print(&format!(
                 "the cut '{name}' was not made in time: the pipeline does not run, or copies one of its tables; see \
                  `sooner status`\n"
             ));
             return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Asks for a cut and waits until it is made; withdraws the request, and returns none, once no time is `left`.
+pub async fn made(
+    requests: &CutRequests,
+    lake: &DeltaLake,
+    request: &CutRequest,
+    left: impl Fn() -> Option<Duration>,
+) -> anyhow::Result<Option<Cut>> {
+    requests.ask(request)?;
+    loop {
+        if let Some(cut) = lake.cut(&request.name).await? {
+            return Ok(Some(cut));
+        }
+        if let Some(error) = requests.failure(&request.name) {
+            return Err(error.into());
+        }
+        if left().is_some_and(|left| left.is_zero()) {
+            requests.withdraw(&request.name)?;
+            return Ok(None);
         }
         tokio::time::sleep(INTERVAL).await;
     }

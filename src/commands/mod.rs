@@ -13,6 +13,7 @@ mod listening;
 mod msk_policy;
 pub mod plan;
 pub mod readers;
+pub mod repartition;
 pub mod run;
 mod sides;
 pub mod status;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sooner_api::{Clock, SlotStanding, TableState};
+use sooner_api::{Clock, SlotStanding, SuccessorStanding, TableState, TopicStanding};
 use sooner_schemas::TableName;
 
 use super::print;
@@ -88,6 +88,11 @@ fn render(status: &Status, former: Option<&Status>) -> String {
         }
     }
     for (name, table) in &status.tables {
+        if let Some(topic) = &table.topic {
+            text.push_str(&format!("\n{name} {}\n", topic_line(topic)));
+        }
+    }
+    for (name, table) in &status.tables {
         if !table.columns_not_sent.is_empty() {
             let columns = table.columns_not_sent.join(", ");
             text.push_str(&format!("\n{name} lacks what Postgres does not send of it: {columns}\n"));
@@ -126,6 +131,20 @@ pub fn copy_line(table: &TableStatus, copy: &CopyStatus) -> String {
         ByteSize(copy.bytes_per_second as u64),
         left.unwrap_or_default()
     )
+}
+
+/// Where a table's events are that move, or have moved, from topic to topic.
+fn topic_line(topic: &TopicStanding) -> String {
+    let kept = match topic.archived.as_slice() {
+        [] => String::new(),
+        archived => format!("; kept as they are, for other consumers: {}", archived.join(", ")),
+    };
+    let next = topic.successor.as_ref().map(|next| {
+        let SuccessorStanding { topic, partitions, messages_left } = next;
+        format!("; about {messages_left} messages are still to be written to {topic} ({partitions} partitions)")
+    });
+    let (topic, partitions) = (&topic.topic, topic.partitions);
+    format!("goes to topic {topic} ({partitions} partitions){}{kept}", next.unwrap_or_default())
 }
 
 fn line(name: &TableName, table: &TableStatus, rate: Option<f64>, width: usize) -> String {

@@ -8,6 +8,7 @@ use sooner_kafka::cluster::topic_plan::TopicPlan;
 
 use super::advise::{AdviseArguments, advise};
 use super::print;
+use super::repartition::{RepartitionArguments, repartition};
 use crate::config::{Config, KafkaConfig};
 use crate::status;
 
@@ -28,6 +29,9 @@ pub enum TopicsCommand {
     /// Measures what is written to topics, by which keys and for which consumers, and says how many partitions they
     /// should have, and what helps where keys are uneven. Reads only; it may run beside the pipeline.
     Advise(AdviseArguments),
+    /// Gives a table's topic another number of partitions: its messages are written to a new topic, in order per key,
+    /// and the pipeline's sinks go over to it. The former topic is kept.
+    Repartition(RepartitionArguments),
 }
 
 /// Does what is asked with topics; prints them, if nothing is.
@@ -35,6 +39,7 @@ pub async fn run(config: &Config, command: Option<TopicsCommand>, form: Form) ->
     match command {
         None => print_all(config, form),
         Some(TopicsCommand::Advise(arguments)) => advise(config, &arguments).await,
+        Some(TopicsCommand::Repartition(arguments)) => repartition(config, &arguments).await,
     }
 }
 
@@ -50,7 +55,11 @@ fn print_all(config: &Config, form: Form) -> anyhow::Result<()> {
     let topics = &kafka.settings.topics;
     let mut plans = vec![TopicPlan::of_progress(topics)];
     plans.extend(kafka.settings.consumer.dead_letters.as_deref().map(TopicPlan::of_dead_letters));
-    plans.extend(tables.keys().map(|table| TopicPlan::of_table(&kafka.topics.topic(table), topics)));
+    plans.extend(tables.iter().map(|(table, known)| match &known.topic {
+        // It has got another number of partitions, and with them another name.
+        Some(moved) => TopicPlan { partitions: moved.partitions as i32, ..TopicPlan::of_table(&moved.topic, topics) },
+        None => TopicPlan::of_table(&kafka.topics.topic(table), topics),
+    }));
     for plan in plans {
         print(&match form {
             Form::Lines => line(&plan),

@@ -9,10 +9,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sooner_api::CopyRequest;
-use sooner_api::{Class, Error};
+use sooner_api::{Class, CopyRequest, Error};
 use sooner_delta::store::folder_name::folder_name;
 use sooner_delta::store::location::HISTORY_SUFFIX;
+use sooner_kafka::producer::repartition_rules::RepartitionRequest;
 use sooner_schemas::TableName;
 
 use super::Shared;
@@ -202,6 +202,32 @@ pub async fn cancel(
         }
         Err(answer) => answer,
     }
+}
+
+/// Body of a request for a topic with another number of partitions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repartition {
+    partitions: i32,
+}
+
+/// `POST /api/v1/tables/{schema.table}/repartition` with `{"partitions": 5}`: as `sooner topics repartition`.
+/// What the source refuses is told in its log, and the request is dropped.
+pub async fn repartition(
+    State(shared): State<Shared>,
+    Path(table): Path<String>,
+    Json(Repartition { partitions }): Json<Repartition>,
+) -> Answer {
+    let table = match known(&shared, &table) {
+        Ok(table) => table,
+        Err(answer) => return answer,
+    };
+    if !shared.live.has_kafka() || partitions < 1 {
+        let why = "only a topic of Kafka can have another number of partitions, from 1 on";
+        return problem(StatusCode::CONFLICT, why, "name a number of partitions, of a pipeline with Kafka");
+    }
+    let asked = shared.requests.repartitions().ask(&RepartitionRequest { table, partitions });
+    stored(asked, json!({ "asked": true }))
 }
 
 /// Body of a verb for a side; both without one.

@@ -151,6 +151,7 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))
+        .route("/api/v1/tables/{table}/repartition", post(api::repartition))
         .layer(axum::middleware::from_fn_with_state(gate, access::check));
     Router::new()
         .route("/", get(page))

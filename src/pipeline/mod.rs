@@ -29,6 +29,7 @@ use sooner_delta::{
     DeltaLake, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns, WaysToWrite, WrittenTable,
 };
 use sooner_kafka::KafkaLog;
+use sooner_kafka::producer::repartition_rules::RepartitionDesk;
 use sooner_kafka::registry::client::Registry;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::guard::SlotLimit;
@@ -43,6 +44,7 @@ use crate::control::Requests;
 use crate::cut_desk::serve_cuts;
 use crate::direct::{DirectLog, LocalSchemas};
 use crate::memory::MemoryShares;
+use crate::repartitions::RepartitionRequests;
 use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
 use attempts::{End, attempts, halt_on_request, rest_while_paused};
@@ -199,6 +201,7 @@ pub async fn run_kafka_source(
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
     let requests = Requests::new(&config.state_dir);
     let mut log = kafka_log(&config, &kafka, &board);
+    log.repartitions = RepartitionRequests::new(&config.state_dir).desk();
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &[Side::Source], async || database.look_at_slot().await)
             .await;
@@ -275,6 +278,7 @@ fn kafka_log(config: &Config, kafka: &KafkaConfig, board: &StatusBoard) -> Kafka
         written_by: kafka.written_by,
         keeps_columns: config.lake.as_ref().is_none_or(|lake| lake.maps_columns),
         budget: MemoryBudget::new(MemoryShares::of(config.memory_bytes).events_bytes),
+        repartitions: RepartitionDesk::closed(),
         telemetry: board.clone(),
     }
 }

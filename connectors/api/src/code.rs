@@ -98,6 +98,8 @@ pub enum Code {
     TopicReplaced,
     /// A topic has another number of partitions than before.
     TopicRepartitioned,
+    /// A topic cannot be given another number of partitions.
+    RepartitionRefused,
     /// Another table of the database has kept the name.
     NameTaken,
     /// Two tables would share a topic, or a subject.

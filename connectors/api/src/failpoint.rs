@@ -31,6 +31,9 @@ pub const ALTERATION_FAILPOINTS: [&str; 1] = ["files_refilled"];
 /// Those of a table that is written in more than one way.
 pub const WAYS_FAILPOINTS: [&str; 1] = ["history_committed"];
 
+/// Those of a topic that gets another number of partitions.
+pub const REPARTITION_FAILPOINTS: [&str; 3] = ["repartition_begun", "replay_ended", "topic_switched"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -45,7 +48,8 @@ mod asked {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::{
-        ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+        ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS,
+        UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
     };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
@@ -58,6 +62,7 @@ mod asked {
             &COPY_FAILPOINTS[..],
             &UPKEEP_FAILPOINTS[..],
             &ALTERATION_FAILPOINTS[..],
+            &REPARTITION_FAILPOINTS[..],
             &WAYS_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");

@@ -26,7 +26,8 @@ pub use database::{
 };
 pub use error::{Class, Error, Result};
 pub use failpoint::{
-    ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, UPKEEP_FAILPOINTS, failpoint,
+    ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS, UPKEEP_FAILPOINTS,
+    failpoint,
 };
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{
@@ -37,4 +38,6 @@ pub use positions::{NextOffsets, Positions};
 pub use progress::{Applied, AppliedTable, LakePosition, ProgressChange, ProgressRecord, ProgressStore, TableProgress};
 pub use table_change::{Outcome, TableChange};
 pub use table_state::{TableEffect, TableFact, TableState};
-pub use telemetry::{Fact, NoTelemetry, PartitionOffsets, Side, SlotStanding, TakesPart, Telemetry};
+pub use telemetry::{
+    Fact, NoTelemetry, PartitionOffsets, Side, SlotStanding, SuccessorStanding, TakesPart, Telemetry, TopicStanding,
+};

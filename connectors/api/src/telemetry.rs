@@ -49,6 +49,32 @@ pub struct SlotStanding {
     pub standbys_missing: u32,
 }
 
+/// The topics of a table whose events move, or have moved, from one to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicStanding {
+    /// Topic that its events go to.
+    pub topic: String,
+    /// Number of partitions of that.
+    pub partitions: usize,
+    /// Topics that its events were on before, the oldest first. They are kept as their retention says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archived: Vec<String>,
+    /// Topic that is to take the present one's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<SuccessorStanding>,
+}
+
+/// A topic that is being filled to take another one's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessorStanding {
+    /// Topic.
+    pub topic: String,
+    /// Number of its partitions.
+    pub partitions: usize,
+    /// Messages of the present topic that are not in it yet, about.
+    pub messages_left: i64,
+}
+
 /// A table that takes part.
 #[derive(Clone, Copy, Debug)]
 pub struct TakesPart<'a> {
@@ -141,6 +167,8 @@ pub enum Fact<'a> {
         /// Where those partitions stand.
         partitions: BTreeMap<i32, PartitionOffsets>,
     },
+    /// Where a table's events are, as they move, or have moved, from one topic to another.
+    Topic(&'a TableName, TopicStanding),
     /// The pipeline does not move at the moment; it is tried again.
     Interrupted(&'a Error),
     /// It moves again.

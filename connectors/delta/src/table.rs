@@ -260,6 +260,7 @@ impl LakeTable for DeltaTable {
             other => return other,
         }
         if tells_columns {
+            self.staging.note_told(&rows);
             return Ok(Staged::Taken);
         }
         self.generations.target_mut().build_index(&self.name, &self.staging).await?;

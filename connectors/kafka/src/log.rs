@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sooner_api::{Code, Error, EventLog, KnownNames, MemoryBudget, Result, Telemetry, WriterRequest};
 use sooner_schemas::naming::{SubjectStrategy, TopicPattern};
+use tokio::runtime::Handle;
 
 use crate::cluster::admin::{Admin, nothing_written};
 use crate::cluster::settings::KafkaSettings;
@@ -14,6 +15,8 @@ use crate::consumer::intake::Intake;
 use crate::consumer::ordering::Ordering;
 use crate::consumer::reader::{KafkaReader, ReaderParts, topics_by_name};
 use crate::producer::opening::Opening;
+use crate::producer::repartition::Repartitions;
+use crate::producer::repartition_rules::RepartitionDesk;
 use crate::producer::topic_names::TopicNames;
 use crate::producer::writer::KafkaWriter;
 use crate::progress::follower::ProgressFollower;
@@ -46,6 +49,8 @@ pub struct KafkaLog<T> {
     pub keeps_columns: bool,
     /// Memory that batches of the exit take until they are dropped.
     pub budget: MemoryBudget,
+    /// Where the entrance hears of topics that are to get another number of partitions.
+    pub repartitions: RepartitionDesk,
     /// Takes facts.
     pub telemetry: T,
 }
@@ -97,7 +102,9 @@ impl<T: Telemetry> EventLog for KafkaLog<T> {
     async fn open_writer(&mut self, request: WriterRequest<'_>) -> Result<KafkaWriter<T>> {
         let names = TopicNames { pattern: &self.topics, subjects: self.subjects };
         let opening = Opening::prepare(&self.settings, names, request, now_micros()).await?;
-        Ok(KafkaWriter::new(&self.settings, opening, self.keeps_columns, self.telemetry.clone()))
+        let desk = self.repartitions.clone();
+        let repartitions = Repartitions::new(&self.settings, &self.topics, desk, Handle::current());
+        Ok(KafkaWriter::new(&self.settings, opening, repartitions, self.keeps_columns, self.telemetry.clone()))
     }
 
     async fn open_reader(&mut self) -> Result<KafkaReader> {

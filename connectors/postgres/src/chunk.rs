@@ -20,7 +20,8 @@ use crate::memory::{ReadLimits, row_too_large};
 use crate::options::ConnectOptions;
 use crate::publication::{Members, Selection, quote_table};
 use crate::row::{number, text};
-use crate::schedule::Part;
+use crate::schedule::{KeyTexts, Part};
+use crate::tracked::key_texts;
 use crate::types::Types;
 use crate::visibility::Visibility;
 
@@ -74,6 +75,8 @@ pub struct CopiedRows {
     pub bytes: Vec<u8>,
     /// Each row's part of the bytes.
     pub rows: Vec<Images>,
+    /// Texts of each row's key, where they are asked for.
+    pub keys: Vec<KeyTexts>,
     /// Room in the memory that they hold.
     pub reservation: Reservation,
 }
@@ -103,6 +106,8 @@ pub struct ChunkRows<'a> {
     pub blocks: Option<u32>,
     /// After an error: the column that is NOT NULL, and holds a NULL that is older than the constraint.
     pub unexpected_null: Option<String>,
+    /// Whether the texts of keys are wanted.
+    pub keeps_keys: bool,
 }
 
 impl CopiedTable {
@@ -174,6 +179,7 @@ impl ChunkReader {
             snapshot,
             blocks,
             unexpected_null: None,
+            keeps_keys: false,
         })
     }
 
@@ -386,6 +392,9 @@ impl ChunkRows<'_> {
             unholdable("cannot copy", &relation.name, &encoder.describe_key(relation, &values), &error)
         })?;
         out.rows.push(images);
+        if self.keeps_keys {
+            out.keys.extend(key_texts(&table.relation, &values));
+        }
         Ok(())
     }
 }

@@ -27,6 +27,7 @@ pub mod eligibility;
 pub mod encoders;
 pub mod errors;
 mod feedback;
+pub mod followed_rows;
 pub mod guard;
 mod incoming;
 pub mod inspection;

@@ -225,11 +225,7 @@ pub struct Known {
 impl Known {
     /// Texts of a row's key columns; none if one of them is not known.
     pub fn key_texts(&self, row: &[TupleValue<'_>]) -> Option<KeyTexts> {
-        let texts = self.relation.key.iter().map(|&index| match row.get(index) {
-            Some(TupleValue::Text(text)) => Some(String::from_utf8_lossy(text).into()),
-            _ => None,
-        });
-        texts.collect()
+        key_texts(&self.relation, row)
     }
 
     /// Refuses a row that has fewer columns than the relation.
@@ -242,6 +238,15 @@ impl Known {
             format!("it has {} columns instead of {}", row.len(), self.encoder.width()),
         ))
     }
+}
+
+/// Texts of a row's key columns, in the order of the key; none if one of them is not known.
+pub fn key_texts(relation: &Relation, row: &[TupleValue<'_>]) -> Option<KeyTexts> {
+    let texts = relation.key.iter().map(|&index| match row.get(index) {
+        Some(TupleValue::Text(text)) => Some(String::from_utf8_lossy(text).into()),
+        _ => None,
+    });
+    texts.collect()
 }
 
 /// Fills values that Postgres left out of the new row from the old one: in any column if the old row is whole, in

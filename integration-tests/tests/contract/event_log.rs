@@ -15,6 +15,7 @@ use sooner_api::{
     Positions, ProgressRecord, Standing, Step, TableProgress, TableState, WriterRequest,
 };
 use sooner_kafka::KafkaLog;
+use sooner_kafka::producer::repartition_rules::RepartitionDesk;
 use sooner_kafka::registry::client::Registry as RegistryClient;
 use sooner_schemas::Lsn;
 
@@ -314,6 +315,7 @@ fn kafka_log(config: &KafkaConfig) -> KafkaLog<NoTelemetry> {
         written_by: config.written_by,
         keeps_columns: true,
         budget: MemoryBudget::new(1 << 20),
+        repartitions: RepartitionDesk::closed(),
         telemetry: NoTelemetry,
     }
 }

@@ -1,6 +1,8 @@
 //! Whether the lake equals its source, row by row: both are looked at, the source in short transactions, the lake once
 //! it is complete to where the source was looked at; and where they differ, again, until it is certain what differs.
+//! Rows that change all the time are followed to a position at which both sides are known exactly.
 
+mod following;
 pub mod notes;
 pub mod pace;
 pub mod rounds;
@@ -13,6 +15,7 @@ use serde::Serialize;
 use sooner_api::{Result, SourceTable};
 use sooner_delta::verification::{Fingerprinter, RecordBatch};
 use sooner_delta::{DeltaLake, StoredRows};
+use sooner_postgres::schedule::KeyTexts;
 use sooner_schemas::{Lsn, TableName};
 
 use self::pace::Pace;
@@ -23,6 +26,8 @@ use crate::config::Config;
 
 /// Looks at one table, at most. What is open then is not verified.
 const MOST_LOOKS: u32 = 8;
+/// Looks after which rows that are still open are followed to one position of both sides.
+const FOLLOWED_AFTER: u32 = 4;
 /// Differences that are told one by one, at most.
 const MOST_TOLD: usize = 100;
 
@@ -98,6 +103,8 @@ struct Comparison<'a> {
     rows: SourceRows,
     pace: Pace,
     report: Report,
+    /// Texts of the keys of rows that may differ, as far as the source has or had the rows.
+    key_texts: HashMap<u128, KeyTexts>,
 }
 
 /// Compares a table with the lake.
@@ -107,7 +114,7 @@ pub async fn verify(config: &Config, lake: &DeltaLake, table: SourceTable, pace:
     let verdict = Verdict::Unverified { why: "it was not looked at".to_owned() };
     let table = rows.name().clone();
     let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0 };
-    let mut comparison = Comparison { config, lake, rows, pace, report };
+    let mut comparison = Comparison { config, lake, rows, pace, report, key_texts: HashMap::new() };
     let verdict = match comparison.compare().await {
         Ok(verdict) => verdict,
         Err(error) => Verdict::Unverified { why: format!("{error:#}") },
@@ -126,7 +133,7 @@ impl Comparison<'_> {
             prints.fingerprints(rows)?.into_iter().for_each(|row| buckets.count(row));
             Ok(())
         };
-        let lsn = self.rows.scan(&self.pace, |rows| count(&mut source, &prints.decode(rows)?)).await?;
+        let lsn = self.rows.scan(&self.pace, |rows, _| count(&mut source, &prints.decode(rows)?)).await?;
         let table = self.lake_at(lsn).await?;
         prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
         self.report.rows = source.rows;
@@ -144,6 +151,9 @@ impl Comparison<'_> {
             let (source, table) = self.look(prints, &wanted).await?;
             let lake = seen_in(&table, prints, &wanted).await?;
             suspects.look(&source, &lake);
+            if self.report.looks >= FOLLOWED_AFTER {
+                self.follow(prints, &mut suspects).await?;
+            }
             wanted = Wanted::Keys(suspects.keys());
             if suspects.open().is_empty() {
                 return self.told(prints, &suspects, &table).await;
@@ -153,12 +163,15 @@ impl Comparison<'_> {
     }
 
     async fn look(&mut self, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<(Seen, StoredRows)> {
-        let mut source = Seen::new();
+        let (mut source, texts) = (Seen::new(), &mut self.key_texts);
         let lsn = self
             .rows
-            .scan(&self.pace, |rows| {
+            .scan(&self.pace, |rows, keys| {
                 let rows = prints.fingerprints(&prints.decode(rows)?)?;
-                source.extend(rows.iter().filter(|row| wanted.has(row.key)).map(|row| (row.key, row.values)));
+                for (row, key) in rows.iter().zip(keys).filter(|(row, _)| wanted.has(row.key)) {
+                    source.insert(row.key, row.values);
+                    texts.entry(row.key).or_insert_with(|| key.clone());
+                }
                 Ok(())
             })
             .await?;
@@ -200,7 +213,7 @@ impl Comparison<'_> {
             }
             Ok(())
         };
-        self.rows.scan(&self.pace, |rows| keep(&mut source, &prints.decode(rows)?)).await?;
+        self.rows.scan(&self.pace, |rows, _| keep(&mut source, &prints.decode(rows)?)).await?;
         prints.scan(table, |rows| keep(&mut lake, &rows)).await?;
         let differences = told.iter().filter_map(|(key, pair)| {
             let (source, lake) = (source.get(key), lake.get(key));

@@ -96,6 +96,17 @@ impl Suspects {
         });
     }
 
+    /// Takes in what rows are on both sides at one and the same position: that is certain of each of these keys.
+    pub fn settle(&mut self, keys: &HashSet<u128>, source: &Seen, lake: &Seen) {
+        for key in keys {
+            let pair = (source.get(key).copied(), lake.get(key).copied());
+            match pair.0 == pair.1 {
+                true => self.pairs.remove(key),
+                false => self.pairs.insert(*key, (pair, TIMES)),
+            };
+        }
+    }
+
     /// Keys that are to be looked at again.
     pub fn open(&self) -> HashSet<u128> {
         let open = self.pairs.iter().filter(|(_, (_, times))| *times < TIMES);
@@ -154,7 +165,11 @@ mod tests {
         let expected = [(1, (Some(10), None)), (3, (Some(30), Some(31))), (5, (None, Some(50)))];
         assert_eq!(certain, BTreeMap::from(expected));
         assert_eq!(suspects.open(), HashSet::from([4]));
-        let equal = seen(&[(1, 10), (3, 30), (4, 44)]);
+        suspects.settle(&HashSet::from([4]), &seen(&[(4, 44)]), &seen(&[(4, 45)]));
+        assert_eq!(suspects.certain().find(|(key, _)| *key == 4), Some((4, (Some(44), Some(45)))));
+        suspects.settle(&HashSet::from([4]), &seen(&[(4, 45)]), &seen(&[(4, 45)]));
+        assert!(!suspects.keys().contains(&4), "what is equal at one position is equal");
+        let equal = seen(&[(1, 10), (3, 30)]);
         suspects.look(&equal, &equal);
         assert!(suspects.keys().is_empty(), "what is equal once is equal");
     }

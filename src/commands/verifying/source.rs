@@ -5,7 +5,7 @@ use sooner_postgres::chunk::{ChunkReader, CopiedTable};
 use sooner_postgres::client::Mode;
 use sooner_postgres::encoders::EncoderFactory;
 use sooner_postgres::inspection::eligible_tables;
-use sooner_postgres::schedule::Part;
+use sooner_postgres::schedule::{KeyTexts, Part};
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::{Lsn, TableName};
 
@@ -45,18 +45,19 @@ impl SourceRows {
         self.copied.table.name()
     }
 
-    /// Hands the value messages of all rows to `each`, batch by batch. Returns a position of the log: whatever was read
-    /// was committed before it.
-    pub async fn scan(&self, pace: &Pace, mut each: impl FnMut(Vec<&[u8]>) -> Result<()>) -> Result<Lsn> {
+    /// Hands the value messages of all rows and the texts of their keys to `each`, batch by batch. Returns a position
+    /// of the log: whatever was read was committed before it.
+    pub async fn scan(&self, pace: &Pace, mut each: impl FnMut(Vec<&[u8]>, &[KeyTexts]) -> Result<()>) -> Result<Lsn> {
         let mut reader = ChunkReader::open(&self.connect).await?;
         let (mut part, mut last) = (Part::First(BLOCKS), Lsn::ZERO);
         loop {
             let mut rows = reader.start(&self.copied, &part).await?;
             last = last.max(rows.snapshot.lsn);
+            rows.keeps_keys = true;
             let (blocks, mut bytes) = (rows.blocks, 0);
             while let Some(batch) = rows.next().await? {
                 bytes += batch.bytes.len();
-                each(batch.rows.iter().map(|row| &batch.bytes[row.value.clone()]).collect())?;
+                each(batch.rows.iter().map(|row| &batch.bytes[row.value.clone()]).collect(), &batch.keys)?;
             }
             rows.end().await?;
             pace.keep(bytes).await;

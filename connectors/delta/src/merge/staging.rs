@@ -41,6 +41,8 @@ pub struct Staging {
     pub parts: Parts,
     /// What has been taken of the feed since the last commit.
     pub positions: Option<Positions>,
+    /// It is to be committed although it may hold nothing but positions.
+    pub marks_positions: bool,
 }
 
 impl Staging {
@@ -58,6 +60,7 @@ impl Staging {
             pending: Pending::default(),
             parts: Parts::default(),
             positions: None,
+            marks_positions: false,
         }
     }
 
@@ -133,6 +136,13 @@ impl Staging {
         }
     }
 
+    /// Notes positions that come with columns rather than events: a topic was read to its end, and another one goes on
+    /// once the table's log says so.
+    pub fn note_told(&mut self, told: &Rows) {
+        self.note(told.positions());
+        self.marks_positions |= !told.next_offsets.is_empty();
+    }
+
     /// Whether all rows that the table has now go.
     pub fn replaces(&self) -> bool {
         self.kind != Kind::Merge
@@ -145,7 +155,8 @@ impl Staging {
 
     /// Whether a commit would change nothing.
     pub fn is_empty(&self) -> bool {
-        !self.replaces() && self.columns.is_none() && self.pending.is_empty() && self.parts.is_empty()
+        let has_rows = !self.pending.is_empty() || !self.parts.is_empty();
+        !self.replaces() && self.columns.is_none() && !has_rows && !self.marks_positions
     }
 }
 

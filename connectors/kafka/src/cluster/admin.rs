@@ -247,6 +247,25 @@ impl Admin {
         Ok(state)
     }
 
+    /// Makes sure that a topic exists as it is planned, and waits until brokers report it so. `existing` is from
+    /// [`Admin::list`].
+    pub async fn ensure_planned_topic(&self, plan: &TopicPlan, existing: &HashMap<String, i32>) -> Result<TopicState> {
+        if !existing.contains_key(&plan.name) {
+            self.check_not_hidden(&plan.name)?;
+            self.create(plan).await?;
+        }
+        let asked = Instant::now();
+        while self.list()?.get(&plan.name) != Some(&plan.partitions) {
+            if asked.elapsed() > SETTLE_TIMEOUT {
+                let what = format!("cannot use topic {}", plan.name);
+                let why = format!("brokers do not report it with {} partitions", plan.partitions);
+                return Err(Error::retry(Code::TopicMissing, what, why, "nothing; it is tried again"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.describe(&plan.name, plan.partitions).await
+    }
+
     /// Makes sure that the progress topic exists, creating it with one partition and compaction only. One that
     /// exists already is checked by [`Admin::check_progress_topic`].
     pub async fn ensure_progress_topic(&self, existing: &HashMap<String, i32>) -> Result<()> {

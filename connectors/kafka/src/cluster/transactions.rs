@@ -44,7 +44,8 @@ impl Transactions {
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
         config.set("compression.codec", &settings.topics.compression);
-        settings.set_default(&mut config, &["linger.ms", "queue.buffering.max.ms"], "2");
+        // While requests are on their way, messages gather without waiting for each other.
+        settings.set_default(&mut config, &["linger.ms", "queue.buffering.max.ms"], "0");
         config.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
         settings.set_default(&mut config, &["queue.buffering.max.messages"], "500000");
         config.set("message.timeout.ms", PATIENCE.as_millis().to_string());
@@ -72,6 +73,11 @@ impl Transactions {
     /// How long brokers made the producer wait, because of a quota; none if they told nothing since the last call.
     pub fn throttled(&self) -> Option<Duration> {
         self.producer.context().throttle.take()
+    }
+
+    /// Whether there are transactions.
+    pub fn is_transactional(&self) -> bool {
+        self.id.is_some()
     }
 
     /// When the open transaction began; none if there is none.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Coverage, Error, EventBatch, Result, Rows, Step};
+use sooner_api::{Coverage, Error, EventBatch, NextOffsets, Result, Rows, Step};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
 
@@ -71,12 +71,31 @@ impl Assembly {
 
     /// Advances the table's next offsets past a message that was read: in its own partition, and in those that held
     /// copies of it.
-    pub fn pass(&mut self, table: &TableName, message: &TopicMessage, copies: &[(i32, i64)]) {
-        if let Some(&index) = self.open.get(table) {
+    pub fn pass(&mut self, topic: &mut Topic, message: &TopicMessage, copies: &[(i32, i64)]) {
+        if let Some(&index) = self.open.get(&topic.table) {
             let next_offsets = &mut self.rows[index].next_offsets;
-            next_offsets.insert(message.partition, message.offset + 1);
-            next_offsets.extend(copies.iter().copied());
+            for (partition, next) in [(message.partition, message.offset + 1)].iter().chain(copies) {
+                next_offsets.insert(topic.tell_offset(*partition, *next), *next);
+            }
         }
+    }
+
+    /// A topic is read to its end, after which another one goes on: the table is complete up to a watermark. `ends` are
+    /// offsets that its lake table has not been told, `schema` is that of its rows.
+    pub fn end_topic(
+        &mut self,
+        topic: &Topic,
+        ends: NextOffsets,
+        schema: Option<Arc<EventSchema>>,
+        watermark: Watermark,
+    ) {
+        if let Some(schema) = schema.filter(|_| !ends.is_empty()) {
+            let since = Position { commit_lsn: watermark.commit_lsn, ordinal: u64::MAX };
+            let (generation, told_at) = (topic.generation, Some(since));
+            let rows = Rows { generation, told_at, next_offsets: ends, ..Rows::new(TableEvents::new(schema)) };
+            self.ends.push(rows.into_step());
+        }
+        self.end_copy(topic.table.clone(), watermark);
     }
 
     /// Index of the entry that a message belongs to. None for a message without a schema whose table has no events in

@@ -68,6 +68,7 @@ enum MemberCommand {
     Commit(Offsets),
     Pause(Vec<TopicPartition>),
     Resume(Vec<TopicPartition>),
+    StartOver,
 }
 
 /// A member of the consumer group. Dropping it leaves the group, waiting for that a few seconds at most, so that
@@ -133,6 +134,11 @@ impl GroupMember {
     /// Resumes fetching of these partitions.
     pub fn resume(&self, places: Vec<TopicPartition>) {
         let _ = self.commands.send(MemberCommand::Resume(places));
+    }
+
+    /// Asks where to read all partitions from, as at a rebalance: the next change is one without partitions.
+    pub fn start_over(&self) {
+        let _ = self.commands.send(MemberCommand::StartOver);
     }
 
     /// Waits for the thread's next report. Cancelling loses nothing. After [`Incoming::Failed`] every call returns
@@ -328,6 +334,11 @@ impl Poller {
                 }
                 MemberCommand::Pause(places) => self.consumer.pause(&list(&places))?,
                 MemberCommand::Resume(places) => self.consumer.resume(&list(&places))?,
+                MemberCommand::StartOver => {
+                    let mut none = TopicPartitionList::new();
+                    let context = self.consumer.context();
+                    self.rewind(&context.settle(Vec::new(), false, false, &mut none)?)?;
+                }
             }
         }
         let ends = self.consumer.context().lag.take_ends();

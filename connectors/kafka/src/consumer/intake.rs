@@ -1,7 +1,7 @@
 //! From messages as they are polled to batches in order: topics are merged up to what the ordering says, and what
 //! cannot be read goes to the dead letters, or stops its table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,7 +14,7 @@ use super::dead_letters::DeadLetters;
 use super::format::Format;
 use super::merge::Step;
 use super::ordering::{Ordering, Reached};
-use super::topic::Topic;
+use super::topic::{Topic, schema_of};
 use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
 use crate::progress::copies::{broken_copies, copying};
@@ -32,6 +32,9 @@ pub struct Intake {
     assembly: Assembly,
     /// What the last watermark covers has been read: its LSN, until that is asked for.
     completed: Option<Lsn>,
+    /// Tables of which partitions of a topic are read to their ends, after which another topic goes on, until that is
+    /// asked for.
+    ended: Vec<(TableName, BTreeSet<i32>)>,
 }
 
 /// How far a topic is read.
@@ -56,7 +59,7 @@ impl Intake {
     /// Reads nothing before it is restarted.
     pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
         let (topics, assembly) = (BTreeMap::new(), Assembly::default());
-        Intake { ordering, format, dead_letters, topics, assembly, completed: None }
+        Intake { ordering, format, dead_letters, topics, assembly, completed: None, ended: Vec::new() }
     }
 
     /// Counts the messages that went to the dead letters; none where there are none.
@@ -68,6 +71,7 @@ impl Intake {
     pub fn restart(&mut self, topics: BTreeMap<String, Topic>) {
         self.topics = topics;
         drop(self.assembly.take());
+        self.ended.clear();
         self.ordering.start_over();
     }
 
@@ -149,7 +153,7 @@ impl Intake {
             let Some(topic) = self.topics.get_mut(name) else { return Ok(Reach::Target) };
             let targets = self.ordering.targets(name, topic.generation.unwrap_or_default());
             if let Step::Message(message, copies) = topic.merge.next(targets) {
-                self.assembly.pass(&topic.table, &message, &copies);
+                self.assembly.pass(topic, &message, &copies);
             }
         }
     }
@@ -173,7 +177,8 @@ impl Intake {
         if message.headers.copy_start {
             topic.begin_copy();
         }
-        self.assembly.append(topic, message, schema, topic.has_seen(message))?;
+        self.assembly.append(topic, message, schema.clone(), topic.has_seen(message))?;
+        topic.schema = schema.or(topic.schema.take());
         topic.note(message);
         Ok(())
     }
@@ -195,14 +200,48 @@ impl Intake {
     fn finish_record(&mut self, reached: Reached) {
         let Reached { record, ended_copies, watermark } = reached;
         self.stop_broken_copies(&record);
+        let elsewhere = self.end_former_topics(&record);
         for (table, watermark) in ended_copies {
             self.assembly.end_copy(table, watermark);
         }
         self.tell_columns(&record);
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
-            self.assembly.complete(Coverage { watermark, except: copying(&record) });
+            let except = copying(&record).into_iter().chain(elsewhere).collect();
+            self.assembly.complete(Coverage { watermark, except });
         }
+    }
+
+    /// Ends what is read of topics that others have taken the place of. Returns their tables: the record covers events
+    /// of theirs that are in the next topic, which are not read here yet.
+    fn end_former_topics(&mut self, record: &TopicProgress) -> Vec<TableName> {
+        let mut tables = Vec::new();
+        for (name, topic) in &mut self.topics {
+            let Some(former) = record.former(&topic.table, name) else { continue };
+            if record.topics.get(&topic.table).map(|present| present.generation) != topic.generation {
+                continue;
+            }
+            tables.push(topic.table.clone());
+            if std::mem::replace(&mut topic.has_ended, true) {
+                continue;
+            }
+            let partitions = topic.merge.next_offsets().map(|(partition, _)| partition).collect();
+            self.ended.push((topic.table.clone(), partitions));
+            if !topic.closed {
+                let known = record.record.tables.get(&topic.table).and_then(|table| table.relation.as_ref());
+                let of_relation = || schema_of(&topic.table, known?);
+                let schema = topic.schema.clone().or_else(of_relation);
+                let ends = topic.untold_ends(&former.end_offsets);
+                self.assembly.end_topic(topic, ends, schema, former.watermark());
+            }
+        }
+        tables
+    }
+
+    /// Tables of which a topic has been read to its end since this was asked last, and another one goes on; with the
+    /// partitions of it that are read here.
+    pub fn take_ended(&mut self) -> Vec<(TableName, BTreeSet<i32>)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Says which columns tables have with a record, those too that nothing was written to.

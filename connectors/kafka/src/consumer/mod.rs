@@ -1,6 +1,7 @@
 //! The sink's side: a member of the consumer group reads partitions, which are merged into commit order.
 
 pub mod assembly;
+pub mod assignment;
 pub mod dead_letters;
 pub mod flow;
 pub mod format;
@@ -14,4 +15,6 @@ pub mod reader;
 pub mod remainder;
 mod standby;
 pub mod start_point;
+pub mod succession;
+pub mod table_start;
 pub mod topic;

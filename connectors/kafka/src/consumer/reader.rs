@@ -1,36 +1,40 @@
 //! The event log's exit: a member of the consumer group reads partitions, and makes batches of them in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sooner_api::{
-    Applied, Assigned, Code, Error, EventBatch, EventReader, Fact, Feed, MemoryBudget, Opened, Result, TableState,
-    Telemetry,
+    Applied, Assigned, Code, Error, EventBatch, EventReader, Fact, MemoryBudget, Opened, Result, TableState, Telemetry,
 };
 use sooner_schemas::TableName;
 use sooner_schemas::naming::TopicPattern;
 use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
+use super::assignment::{Assignment, Held, by_topic};
 use super::flow::{Flow, FlowChange};
 use super::group::{Change, GroupMember, Incoming};
 use super::intake::Intake;
 use super::lag::{LagGauge, LetterReport, report_lag};
 use super::offsets_in_flight::OffsetsInFlight;
 use super::ordering::new_topics;
-use super::remainder::has_messages;
-use super::start_point::{PartitionFacts, awaited_copy};
+use super::succession::Succession;
+use super::table_start::TableStart;
 use super::topic::Topic;
-use crate::cluster::admin::{Admin, topic_gone};
+use crate::cluster::admin::Admin;
 use crate::cluster::settings::KafkaSettings;
 use crate::cluster::topic_partition::{Offsets, TopicPartition};
 use crate::progress::load::load;
 use crate::progress::record::TopicProgress;
+use crate::progress::stages::Stage;
 
 /// How often topics are looked for whose writer does not report them.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon it is looked whether the lake has all of a topic that was read to its end: other members may read parts of
+/// it.
+const ENDED_DELAY: Duration = Duration::from_millis(300);
 
 /// What a reader is made of.
 pub struct ReaderParts {
@@ -57,6 +61,10 @@ pub struct KafkaReader {
     held: Vec<TopicPartition>,
     /// What was assigned last, until it is started.
     assignment: Option<Assignment>,
+    /// Which of a table's topics is read, where there are several.
+    succession: Succession,
+    /// When the lake's tables are opened again, because a topic was read to its end and another one goes on.
+    reopens_at: Option<Instant>,
     /// A batch that waits for room.
     ready: Option<EventBatch>,
     in_flight: OffsetsInFlight,
@@ -65,15 +73,6 @@ pub struct KafkaReader {
     discovery: Interval,
     reporter: JoinHandle<()>,
     letters: LetterReport,
-}
-
-/// Partitions that were assigned, with what is known of their topics.
-struct Assignment {
-    record: Option<TopicProgress>,
-    /// Number of partitions of each topic in the cluster.
-    partitions: HashMap<String, i32>,
-    /// Topics that are read, each with its table and its assigned partitions.
-    topics: BTreeMap<TableName, (String, BTreeSet<i32>)>,
 }
 
 impl KafkaReader {
@@ -100,6 +99,8 @@ impl KafkaReader {
             subscribed: HashSet::new(),
             held: Vec::new(),
             assignment: None,
+            succession: Succession::default(),
+            reopens_at: None,
             ready: None,
             in_flight: OffsetsInFlight::default(),
             lag,
@@ -177,70 +178,45 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// What is held, by table. Topics that the source wrote to before are no table's any more.
+    /// What is held, by table. Topics that no record names are no table's any more.
     fn assign(&self) -> Result<Assignment> {
         let partitions = self.parts.admin.list()?;
         let has_records = self.parts.intake.ordering.has_records();
         let record = if has_records { load(&self.parts.settings)? } else { None };
-        let tables = match &record {
-            Some(record) => record.tables_by_topic(),
-            None if has_records => self.parts.intake.ordering.tables(),
-            None => topics_by_name(&self.parts.admin, &self.parts.settings, &self.parts.topics)?,
+        let held = by_topic(&self.held);
+        let of = |table: &TableName, stages: Vec<Stage>| {
+            let held = Held::of(stages, &held, self.succession.topic(table))?;
+            Some((table.clone(), held))
         };
-        let mut topics: BTreeMap<TableName, (String, BTreeSet<i32>)> = BTreeMap::new();
-        for (topic, partition) in &self.held {
-            if let Some(table) = tables.get(topic) {
-                let entry = topics.entry(table.clone()).or_insert_with(|| (topic.clone(), BTreeSet::new()));
-                entry.1.insert(*partition);
+        let tables = match &record {
+            Some(record) => record.topics.keys().filter_map(|table| of(table, record.stages(table))).collect(),
+            None => {
+                let names = match has_records {
+                    true => self.parts.intake.ordering.tables(),
+                    false => topics_by_name(&self.parts.admin, &self.parts.settings, &self.parts.topics)?,
+                };
+                let alone = names.iter().filter_map(|(topic, table)| of(table, vec![Stage::alone(topic, None)]));
+                alone.collect()
+            }
+        };
+        Ok(Assignment { record, partitions, tables })
+    }
+
+    /// Reads the topic of a table that its lake table has to read; false if that is another one than was assigned.
+    fn follow_succession(&mut self, held: &Held, table: &Opened) -> bool {
+        let is_right = self.succession.follow(held, table);
+        let needed = self.succession.topic(&table.table).map(str::to_owned);
+        if let Some(needed) = needed.filter(|needed| !self.subscribed.contains(needed)) {
+            self.subscribe([needed]);
+        } else if is_right && held.at + 1 == held.stages.len() {
+            let before = self.subscribed.len();
+            let former = &held.stages[..held.at];
+            self.subscribed.retain(|topic| former.iter().all(|stage| stage.topic != *topic));
+            if self.subscribed.len() < before {
+                self.subscribe(None);
             }
         }
-        Ok(Assignment { record, partitions, topics })
-    }
-
-    /// Sets where the partitions of a table are read from.
-    async fn start_table(
-        &self,
-        assignment: &Assignment,
-        table: &Opened,
-        offsets: &mut Offsets,
-    ) -> Result<Option<(String, Topic, Option<Error>)>> {
-        let Some((topic, assigned)) = assignment.topics.get(&table.table) else { return Ok(None) };
-        let has_records = self.parts.intake.ordering.has_records();
-        let recorded = assignment.record.as_ref().and_then(|record| record.topic(topic));
-        let partitions = assignment.partitions.get(topic).copied().unwrap_or_default();
-        let mut problem = awaited_copy(topic, table, has_records);
-        let mut positions = Vec::new();
-        for &partition in assigned {
-            let (first, end) = self.parts.admin.offsets(topic, partition)?;
-            let facts = PartitionFacts { partition, recorded, has_records, first, end };
-            let start = facts.start_point(topic, table);
-            problem = problem.or(start.problem);
-            let from = match facts.written().filter(|written| *written > start.offset) {
-                Some(written) => self.skip_compacted(topic, partition, start.offset, written).await?,
-                None => start.offset,
-            };
-            positions.push((partition, from));
-            offsets.insert((topic.clone(), partition), from);
-        }
-        if let Some(most) = highest_partition(table).filter(|most| *most > partitions) {
-            let why = format!("the table has events of {most} partitions, and the topic has {partitions}");
-            problem = Some(topic_gone(topic, &why));
-        }
-        let whole = assigned.len() as i32 == partitions && problem.is_none();
-        let applied = table.watermark.filter(|_| whole);
-        let generation = recorded.map(|recorded| recorded.generation);
-        let state = Topic::new(table.table.clone(), generation, positions, applied);
-        Ok(Some((topic.clone(), state, problem)))
-    }
-
-    /// Where to read from: compaction may have left nothing of the last events, and nobody is to wait for them.
-    async fn skip_compacted(&self, topic: &str, partition: i32, from: i64, written: i64) -> Result<i64> {
-        let settings = &self.parts.settings;
-        // Who may not ask for a topic's settings goes by its own.
-        let described = self.parts.admin.describe(topic, partition + 1).await;
-        let is_compacted = described.map_or(settings.topics.is_compacted(), |state| state.is_compacted());
-        let is_there = !is_compacted || has_messages(settings, topic, partition, from..written)?;
-        Ok(if is_there { from } else { written })
+        is_right
     }
 
     /// Notes which offsets a watermark covers that was just handed on.
@@ -262,18 +238,13 @@ impl EventReader for KafkaReader {
         }
         let assignment = self.assign()?;
         let in_commit_order = self.parts.intake.ordering.has_records();
-        let tables = assignment.topics.iter().map(|(table, (topic, assigned))| {
-            let recorded = assignment.record.as_ref().and_then(|record| record.topic(topic));
+        let tables = assignment.tables.iter().map(|(table, held)| {
             let state = assignment.record.as_ref().and_then(|record| record.record.tables.get(table));
+            let present = held.stages.last().map(|stage| stage.topic.as_str()).unwrap_or_default();
+            let partitions = assignment.partitions.get(present).copied().unwrap_or_default();
             Assigned {
                 table: table.clone(),
-                feed: Feed::Topic {
-                    topic: topic.clone(),
-                    generation: recorded.map(|recorded| recorded.generation),
-                    partitions: assignment.partitions.get(topic).copied().unwrap_or_default(),
-                    assigned: assigned.clone(),
-                    in_commit_order,
-                },
+                feed: held.feed(partitions, in_commit_order),
                 state: state.map_or(TableState::Streaming { copied_lsn: None }, |table| table.state.clone()),
                 lake: None,
                 copy: None,
@@ -289,11 +260,26 @@ impl EventReader for KafkaReader {
             return Err(Error::internal("cannot read from Kafka", "nothing was assigned"));
         };
         let (mut offsets, mut topics, mut problems) = (Offsets::new(), BTreeMap::new(), Vec::new());
+        let has_records = self.parts.intake.ordering.has_records();
+        let mut starts_over = false;
         for table in tables.iter().filter(|table| table.error.is_none()) {
-            if let Some((name, topic, problem)) = self.start_table(&assignment, table, &mut offsets).await? {
-                problems.extend(problem.map(|problem| (name.clone(), problem)));
-                topics.insert(name, topic);
+            let Some(held) = assignment.tables.get(&table.table) else { continue };
+            if !self.follow_succession(held, table) {
+                starts_over = true;
+                continue;
             }
+            let given_up = self.succession.given_up(&table.table);
+            let starting = TableStart { admin: &self.parts.admin, settings: &self.parts.settings, has_records, held };
+            let (topic, problem) = starting.start(&assignment, table, given_up, &mut offsets).await?;
+            let is_present = held.at + 1 == held.stages.len();
+            if let Some(problem) = problem.clone().filter(|_| !is_present) {
+                // Nobody writes to that topic any more: only a copy, which comes in the present one, goes on.
+                self.succession.give_up(&table.table, problem);
+                starts_over = true;
+                continue;
+            }
+            problems.extend(problem.map(|problem| (held.stage().topic.clone(), problem)));
+            topics.insert(held.stage().topic.clone(), topic);
         }
         tracing::info!(partitions = offsets.len(), tables = topics.len(), "reading");
         self.ready = None;
@@ -305,6 +291,7 @@ impl EventReader for KafkaReader {
         let tables = self.parts.intake.topics().map(|(name, topic)| (name.to_owned(), topic.table.clone()));
         self.lag.start(&offsets, tables.collect());
         self.in_flight.clear();
+        self.reopens_at = starts_over.then(Instant::now);
         let answered = self.change.take().is_none_or(|change| change.settled.send(offsets).is_ok());
         if answered {
             return Ok(());
@@ -323,14 +310,23 @@ impl EventReader for KafkaReader {
             self.regulate();
             self.ready = self.parts.intake.take_batch();
             self.note_completed();
+            for (table, partitions) in self.parts.intake.take_ended() {
+                self.succession.end(table, partitions);
+                self.reopens_at = Some(Instant::now() + ENDED_DELAY);
+            }
             if self.ready.is_some() {
                 break;
             }
             let waits_for_record = self.parts.intake.ordering.waits_for_record();
             let discovers = !self.parts.intake.ordering.has_records();
+            let reopens_at = self.reopens_at;
             tokio::select! {
                 biased;
                 // First: messages that no record covers yet would only wait in memory.
+                () = sleep_until(reopens_at.unwrap_or_else(Instant::now)), if reopens_at.is_some() => {
+                    self.reopens_at = None;
+                    self.parts.member.start_over();
+                }
                 record = self.parts.intake.ordering.next_record(), if waits_for_record => self.follow_record(record?)?,
                 incoming = self.parts.member.next() => self.take(incoming)?,
                 _ = self.discovery.tick(), if discovers => self.discover_topics()?,
@@ -355,13 +351,6 @@ impl Drop for KafkaReader {
     fn drop(&mut self) {
         self.reporter.abort();
         (self.letters)();
-    }
-}
-
-fn highest_partition(table: &Opened) -> Option<i32> {
-    match table.positions.as_ref()? {
-        sooner_api::Positions::Topic { next_offsets, .. } => next_offsets.keys().max().map(|partition| partition + 1),
-        sooner_api::Positions::Stream(_) => None,
     }
 }
 

@@ -103,6 +103,16 @@ pub fn awaited_copy(topic: &str, table: &Opened, has_records: bool) -> Option<Er
     })
 }
 
+/// Why a table that is not there cannot be built from a topic that took another one's place when retention had removed
+/// events of that; none if it is there.
+pub fn partial_history(topic: &str, table: &Opened) -> Option<Error> {
+    let name = &table.table;
+    let why = format!("retention had removed events before they could be written to topic {topic}, which lacks them");
+    let remedy = format!("`sooner resume {name}` at the source writes the table again");
+    let what = format!("the lake table {name} cannot be built from its topic");
+    (table.standing == Standing::Absent).then(|| Error::operator(Code::EventsExpired, what, why, remedy))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

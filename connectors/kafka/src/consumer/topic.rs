@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::Positions;
+use sooner_api::{NextOffsets, Positions};
 use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Relation, TableName};
@@ -21,6 +21,14 @@ pub struct Topic {
     pub generation: Option<i64>,
     /// Whether events are dropped, until a copy starts.
     pub closed: bool,
+    /// Number of the topic's first partition among those of all topics that the table's events have been on.
+    pub shift: i32,
+    /// Whether it was reported that the topic is read to its end, after which another one goes on.
+    pub has_ended: bool,
+    /// Schemas of the last event that was handed on.
+    pub schema: Option<Arc<EventSchema>>,
+    /// For each partition, the offset up to which the lake table has been told of what was read.
+    told_offsets: HashMap<i32, i64>,
     /// What the table's columns were last told to be.
     told: Option<Arc<Relation>>,
     /// What has been handed on of each partition. A writer without transactions repeats
@@ -35,7 +43,18 @@ impl Topic {
         // A table is complete between transactions, so all events of the last one are in it.
         let complete = applied.map(Positions::whole);
         let seen = positions.iter().filter_map(|(partition, _)| Some((*partition, complete.clone()?))).collect();
-        Topic { table, merge: TopicMerge::new(positions), generation, closed: false, told: None, seen }
+        Topic {
+            table,
+            told_offsets: positions.iter().copied().collect(),
+            merge: TopicMerge::new(positions),
+            generation,
+            closed: false,
+            shift: 0,
+            has_ended: false,
+            schema: None,
+            told: None,
+            seen,
+        }
     }
 
     /// Starts a copy: from here on, all events are taken again.
@@ -62,10 +81,23 @@ impl Topic {
             return None;
         }
         self.told = Some(relation.clone());
-        let name = relation.name.to_string();
-        let key = key_schema(&name, relation).map(|schema| schema.to_string());
-        let value = value_schema(&name, relation).to_string();
-        EventSchema::parse(self.table.clone(), key.as_deref(), &value).ok().map(Arc::new)
+        schema_of(&self.table, relation)
+    }
+
+    /// Notes that a lake table is told that a partition was read up to an offset; returns the partition's number among
+    /// those of all topics of the table.
+    pub fn tell_offset(&mut self, partition: i32, next: i64) -> i32 {
+        self.told_offsets.insert(partition, next);
+        self.shift + partition
+    }
+
+    /// What the lake table has not been told although it was read, given the offsets at which the topic ends: messages
+    /// without an event stand there. By the numbers that sinks give partitions.
+    pub fn untold_ends(&self, end_offsets: &[i64]) -> NextOffsets {
+        let ends = (0..)
+            .zip(end_offsets)
+            .filter(|(partition, end)| self.told_offsets.get(partition).is_some_and(|told| told < *end));
+        ends.map(|(partition, end)| (self.shift + partition, *end)).collect()
     }
 
     /// Notes that a record's event was handed on.
@@ -75,4 +107,12 @@ impl Topic {
             self.seen.entry(record.partition).or_insert_with(|| noted.clone()).advance(&noted);
         }
     }
+}
+
+/// Schemas of events of a relation, without their ids; none where they cannot be read.
+pub fn schema_of(table: &TableName, relation: &Relation) -> Option<Arc<EventSchema>> {
+    let name = relation.name.to_string();
+    let key = key_schema(&name, relation).map(|schema| schema.to_string());
+    let value = value_schema(&name, relation).to_string();
+    EventSchema::parse(table.clone(), key.as_deref(), &value).ok().map(Arc::new)
 }

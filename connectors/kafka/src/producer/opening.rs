@@ -1,20 +1,21 @@
 //! What a source finds before it writes: topics as they should be, its predecessors fenced, their last record, and what
 //! they left half done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sooner_api::{Code, Error, ProgressRecord, Result, SourceTable, TableFact, TableState, WriterRequest};
 use sooner_schemas::TableName;
-use sooner_schemas::naming::TopicPattern;
 
 use super::partition_ends::PartitionEnds;
-use super::recovery::{end_open_transactions, last_record, take_lost};
+use super::present_names::{MovedTopic, PresentNames};
+use super::recovery::{end_open_transactions, last_record, last_with_successors, partitions_of_successors, take_lost};
 use super::route::TopicRoute;
 use super::topic_names::TopicNames;
 use super::transaction_writer::TransactionWriter;
 use crate::cluster::admin::{Admin, topic_gone};
 use crate::cluster::settings::KafkaSettings;
 use crate::cluster::topic_partition::TopicPartition;
+use crate::progress::lineage::Lineage;
 use crate::progress::record::{TopicOffsets, TopicProgress};
 
 /// An open entrance that has not begun to write.
@@ -29,6 +30,8 @@ pub struct Opening {
     /// Tables of the last record, whether or not it counts.
     recorded: Vec<TableName>,
     recopy: bool,
+    /// Tables whose events have moved to another topic, or are about to.
+    moved: BTreeMap<TableName, MovedTopic>,
     /// Tables that cannot have a topic, each with the reason.
     pub refused: Vec<(TableName, Error)>,
 }
@@ -49,34 +52,28 @@ impl Opening {
         if missing {
             admin.check_not_hidden(progress_topic)?;
         }
-        let former = if missing { None } else { last_record(settings)? }.filter(|_| !recopy);
+        let before = if missing { None } else { last_record(settings)? };
+        let names = PresentNames::new(names, before.as_ref());
+        let former = before.filter(|_| !recopy);
         if former.is_none() && slot_exists && !recopy {
             return Err(no_record(progress_topic, missing));
         }
         admin.ensure_progress_topic(&existing).await?;
         let (mut routes, mut offsets) = (Vec::new(), HashMap::new());
         let has_topic = |table: &TableName| former.as_ref().is_some_and(|former| former.topics.contains_key(table));
-        let mut refused = names.refused(tables.iter().map(SourceTable::name), has_topic);
+        let mut refused = names.names.refused(tables.iter().map(SourceTable::name), has_topic);
         for table in tables {
             if refused.iter().any(|(name, _)| name == table.name()) {
                 continue;
             }
-            let route = match route(&admin, names.pattern, &existing, former.as_ref(), table).await {
+            let route = match route(&admin, &names, &existing, former.as_ref(), table).await {
                 Err(error) if error.code == Code::TopicRefused => {
                     refused.push((table.name().clone(), error));
                     continue;
                 }
                 route => route?,
             };
-            let zeros = vec![0; route.partitions as usize];
-            let unwritten = TopicOffsets {
-                topic: route.topic.to_string(),
-                generation: now_micros,
-                begun_over: recopy,
-                first_offsets: zeros.clone(),
-                next_offsets: zeros,
-            };
-            offsets.insert(table.name().clone(), unwritten);
+            offsets.insert(table.name().clone(), unwritten(&route, now_micros, recopy));
             routes.push(route);
         }
         let limits: Vec<_> = routes.iter().map(|route| route.limit_bytes).collect();
@@ -87,9 +84,12 @@ impl Opening {
             None => None,
         };
         if let Some(ends) = &ends {
-            end_open_transactions(ends, &mut writer, &all_partitions(&routes, progress_topic)).await?;
+            let mut partitions = all_partitions(&routes, progress_topic);
+            partitions.extend(former.iter().flat_map(partitions_of_successors));
+            end_open_transactions(ends, &mut writer, &partitions).await?;
         }
-        let last = last_record(settings)?;
+        let last = last_with_successors(settings, ends.as_ref())?;
+        let moved = names.check_still(last.as_ref())?;
         let recorded = last.iter().flat_map(|record| record.record.tables.keys().cloned()).collect();
         Ok(Opening {
             admin,
@@ -100,6 +100,7 @@ impl Opening {
             former: last.filter(|_| !recopy),
             recorded,
             recopy,
+            moved,
             refused,
         })
     }
@@ -132,6 +133,8 @@ impl Opening {
         // What is on the topics of tables that are gone, or wait, is read on.
         former.topics.retain(|table, _| record.tables.contains_key(table));
         former.topics.extend(topics);
+        former.lineages.retain(|table, _| record.tables.contains_key(table));
+        self.keep_lineages(&mut former.lineages);
         let mut progress = TopicProgress { record, ..former };
         let again = match &self.ends {
             Some(ends) => take_lost(ends, &mut progress, self.routes.iter())?,
@@ -139,6 +142,23 @@ impl Opening {
         };
         self.writer.start(progress, self.routes, forgotten, &again)?;
         Ok(self.writer)
+    }
+
+    /// Keeps how tables have moved from topic to topic, unless the configuration gives them another one, or all begin
+    /// again.
+    fn keep_lineages(&self, lineages: &mut BTreeMap<TableName, Lineage>) {
+        for route in &self.routes {
+            let moved = self.moved.get(&route.table).filter(|moved| *moved.topic == *route.topic);
+            match moved.map(|moved| moved.base.clone()) {
+                None => drop(lineages.remove(&route.table)),
+                // Where all begin again, nothing but the name is left of it.
+                Some(base) if base != *route.topic => {
+                    let named = || Lineage { base, ..Lineage::default() };
+                    lineages.entry(route.table.clone()).or_insert_with(named);
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     /// Each topic's offsets: as recorded, if the topic still is what it was; otherwise as it stands.
@@ -176,17 +196,29 @@ impl Opening {
 
 async fn route(
     admin: &Admin,
-    topics: &TopicPattern,
+    names: &PresentNames<'_>,
     existing: &HashMap<String, i32>,
     former: Option<&TopicProgress>,
     table: &SourceTable,
 ) -> Result<TopicRoute> {
     let name = table.name();
-    let topic = topics.topic(name);
+    let topic = names.topic(name);
     let known = former.and_then(|former| former.topics.get(name));
     let recorded = known.filter(|known| known.topic == topic).map(|known| known.next_offsets.len() as i32);
     let state = admin.ensure_data_topic(&topic, existing, recorded).await?;
     Ok(TopicRoute::new(name.clone(), topic, &state))
+}
+
+/// A topic's offsets before anything is written to it.
+fn unwritten(route: &TopicRoute, now_micros: i64, recopy: bool) -> TopicOffsets {
+    let zeros = vec![0; route.partitions as usize];
+    TopicOffsets {
+        topic: route.topic.to_string(),
+        generation: now_micros,
+        begun_over: recopy,
+        first_offsets: zeros.clone(),
+        next_offsets: zeros,
+    }
 }
 
 /// All partitions that are written to.

@@ -49,6 +49,20 @@ impl PartitionEnds {
         Ok(self.stable_end(topic, partition)? < self.all.bounds(topic, partition)?.1)
     }
 
+    /// Whether the last message that readers of committed ones see of a partition is the one before this offset.
+    pub fn ends_at(&self, topic: &str, partition: i32, next: i64) -> Result<bool> {
+        let mut last = None;
+        // Retention may have removed it.
+        let (first, _) = self.committed.bounds(topic, partition)?;
+        let from = (next - 1).max(first);
+        let (_, end) = self.all.bounds(topic, partition)?;
+        self.committed.read(topic, partition, from..end, |message| {
+            last = Some(message.offset());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(last.map_or(next <= first, |last| last + 1 == next))
+    }
+
     /// Finds messages of a table that the progress record counts as written but that are not visible. No
     /// transaction may be open. Afterwards the record counts only what is visible. Returns the messages that are to
     /// be written again, in order within each partition.

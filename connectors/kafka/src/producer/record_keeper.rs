@@ -115,6 +115,23 @@ impl RecordKeeper {
         Ok(())
     }
 
+    /// Notes the offset after the last message that was delivered to the successor of a table's topic.
+    pub fn advance_successor(&mut self, table: &TableName, partition: i32, next: i64) {
+        self.change_topics(table, |progress| {
+            let offsets = progress.successor_mut(table).map(|successor| &mut successor.next_offsets);
+            if let Some(known) = offsets.and_then(|offsets| offsets.get_mut(partition as usize)) {
+                *known = next.max(*known);
+            }
+        });
+    }
+
+    /// Changes where events of a table are, or will be.
+    pub fn change_topics(&mut self, table: &TableName, change: impl FnOnce(&mut TopicProgress)) {
+        change(&mut self.progress);
+        self.dirty = true;
+        self.changed.insert(table.clone());
+    }
+
     /// Notes that events were written; of the stream, up to this position.
     pub fn note_events(&mut self, last: Option<Position>) {
         self.dirty = true;

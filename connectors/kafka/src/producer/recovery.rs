@@ -144,3 +144,34 @@ pub fn last_record(settings: &KafkaSettings) -> Result<Option<TopicProgress>> {
         None => load(settings),
     }
 }
+
+/// Partitions of topics that are to take the place of others.
+pub fn partitions_of_successors(record: &TopicProgress) -> Vec<TopicPartition> {
+    let successors = record.lineages.values().filter_map(|lineage| lineage.successor.as_ref());
+    let partitions = successors.flat_map(|successor| {
+        let numbers = 0..successor.next_offsets.len() as i32;
+        numbers.map(|partition| (successor.topic.clone(), partition))
+    });
+    partitions.collect()
+}
+
+/// The last record, in which what was written to successors of topics counts only as far as it was committed; a
+/// successor that lacks some of that is begun again.
+pub fn last_with_successors(settings: &KafkaSettings, ends: Option<&PartitionEnds>) -> Result<Option<TopicProgress>> {
+    let (last, Some(ends)) = (last_record(settings)?, ends) else { return load(settings) };
+    let Some(mut last) = last else { return Ok(None) };
+    if last.lineages.is_empty() {
+        return Ok(Some(last));
+    }
+    last.keep_committed_successors(load(settings)?.as_ref());
+    for (table, lineage) in &mut last.lineages {
+        let Some(successor) = &mut lineage.successor else { continue };
+        for (partition, next) in (0..).zip(&successor.next_offsets) {
+            if !ends.ends_at(&successor.topic, partition, *next)? {
+                tracing::warn!(%table, topic = successor.topic, partition, "brokers lost the end of a transaction; the new topic is begun again");
+                successor.is_lost = true;
+            }
+        }
+    }
+    Ok(Some(last))
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sooner_api::Rows;
 use sooner_schemas::avro::{RecordSchema, Schema};
+use sooner_schemas::envelope::{key_schema, value_schema};
 use sooner_schemas::event::{Event, EventSchema, Op, TableEvents};
 use sooner_schemas::wire::{Malformed, split_header};
 use sooner_schemas::{Relation, TableName};
@@ -31,6 +32,8 @@ pub struct TopicRoute {
     pub replaces: bool,
     /// Whether events are dropped, because the table is parked or waits to be copied.
     pub closed: bool,
+    /// Whether the topic is only filled with what another one has, whose place it is to take.
+    pub is_successor: bool,
     /// A copy of the table was begun here: whatever was written before counts for nothing.
     pub begins: bool,
     /// The table as it was when its last events were written; none before the first.
@@ -53,6 +56,7 @@ impl TopicRoute {
             is_compacted: state.is_compacted(),
             replaces: false,
             closed: false,
+            is_successor: false,
             begins: false,
             relation: None,
             unwritten_mark: None,
@@ -70,6 +74,16 @@ impl TopicRoute {
         self.fields = fields.iter().map(|field| field.name.clone()).collect();
         self.relation = schema.relation.clone().map(Arc::new).or(self.relation.take());
         self.schema = Some(schema.clone());
+    }
+
+    /// Takes over what keys of a relation look like, before any event has come.
+    pub fn adopt_relation(&mut self, relation: &Relation) {
+        let name = relation.name.to_string();
+        let key = key_schema(&name, relation).map(|schema| schema.to_string());
+        let value = value_schema(&name, relation).to_string();
+        if let Ok(schema) = EventSchema::parse(self.table.clone(), key.as_deref(), &value) {
+            self.adopt(&Arc::new(schema));
+        }
     }
 
     /// Names of the row's fields in the schema.
@@ -141,7 +155,6 @@ fn row_of(schema: &EventSchema) -> Option<&Arc<RecordSchema>> {
 
 #[cfg(test)]
 mod tests {
-    use sooner_schemas::envelope::{key_schema, value_schema};
     use sooner_schemas::{Column, ColumnType, Scalar};
 
     use super::*;

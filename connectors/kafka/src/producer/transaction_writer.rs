@@ -24,18 +24,18 @@ use crate::progress::record::TopicProgress;
 
 /// Size of a message beside key, value and header values, at most.
 const OVERHEAD_BYTES: usize = 256;
-/// Key of a message that ends a hanging transaction. It has no value.
-const MARK: &[u8] = b"mark";
+/// Key of a message that only makes its partition part of a transaction. It has no value.
+pub(super) const MARK: &[u8] = b"mark";
 
 /// Writes events and progress records in Kafka transactions, and has fenced its predecessors.
 pub struct TransactionWriter {
-    transactions: Transactions,
-    settings: KafkaSettings,
-    routes: Vec<TopicRoute>,
-    by_name: HashMap<TableName, usize>,
-    keeper: RecordKeeper,
-    pacing: Pacing,
-    open_bytes: usize,
+    pub(super) transactions: Transactions,
+    pub(super) settings: KafkaSettings,
+    pub(super) routes: Vec<TopicRoute>,
+    pub(super) by_name: HashMap<TableName, usize>,
+    pub(super) keeper: RecordKeeper,
+    pub(super) pacing: Pacing,
+    pub(super) open_bytes: usize,
 }
 
 impl TransactionWriter {
@@ -90,7 +90,7 @@ impl TransactionWriter {
 
     fn write_again(&mut self, message: &OwnedMessage) -> Result<()> {
         let Some(number) = self.routes.iter().position(|route| *route.topic == *message.topic()) else { return Ok(()) };
-        self.transactions.begin()?;
+        self.begin()?;
         let headers = message.headers().cloned().unwrap_or_default();
         self.produce(number, message.partition(), message.key(), message.payload(), headers)
     }
@@ -169,8 +169,8 @@ impl TransactionWriter {
         if self.transactions.open_since().is_none() && !self.keeper.is_dirty() {
             return Ok(());
         }
+        self.begin_plain()?;
         let started = Instant::now();
-        self.transactions.begin()?;
         let since = self.transactions.open_since().unwrap_or(started);
         self.take_offsets()?;
         failpoint("messages_written");
@@ -181,7 +181,7 @@ impl TransactionWriter {
             self.transactions.send(message)?;
         }
         self.transactions.commit()?;
-        self.pacing.committed(started, Instant::now());
+        self.pacing.committed(started, Instant::now(), self.open_bytes);
         self.pacing.ended(since, Instant::now());
         tracing::debug!(bytes = self.open_bytes, took = ?started.elapsed(), "committed a Kafka transaction");
         self.open_bytes = 0;
@@ -211,7 +211,7 @@ impl TransactionWriter {
         if !self.adopt_schema(number, events)? {
             return Ok(());
         }
-        self.transactions.begin()?;
+        self.begin()?;
         // Rows tell of their copy themselves, and what comes after it replaces them.
         self.routes[number].unwritten_mark = None;
         self.routes[number].replaces = true;
@@ -298,6 +298,10 @@ impl TransactionWriter {
         let gathered = self.transactions.deliver()?;
         for ((number, partition), next) in gathered.next_offsets {
             let route = &self.routes[number];
+            if route.is_successor {
+                self.keeper.advance_successor(&route.table, partition, next);
+                continue;
+            }
             if let Err(known) = self.keeper.advance(&route.table, partition, next) {
                 let why =
                     format!("an event got offset {} in partition {partition}, and {known} was used before", next - 1);

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::opening::Opening;
 use super::recovery::watch_for_hanging;
+use super::repartition::{Repartitions, standing};
 use super::transaction_writer::TransactionWriter;
 use crate::cluster::settings::KafkaSettings;
 use crate::progress::record::TopicProgress;
@@ -26,6 +27,8 @@ use crate::progress::record::TopicProgress;
 const QUEUE_BYTES: usize = 8 << 20;
 /// How often an idle thread serves the connection.
 const IDLE: Duration = Duration::from_millis(100);
+/// How often it is told where tables' events are.
+const TOPICS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether the thread has ended.
 const END_POLL: Duration = Duration::from_millis(5);
 
@@ -36,7 +39,7 @@ pub struct KafkaWriter<T> {
     stored: Option<ProgressRecord>,
     refused: Vec<(TableName, Error)>,
     keeps_columns: bool,
-    opening: Option<Opening>,
+    opening: Option<(Opening, Repartitions)>,
     running: Option<Running>,
     /// Once it is finished: everything before this is durable.
     settled_lsn: Lsn,
@@ -70,14 +73,20 @@ struct Shared {
 impl<T: Telemetry> KafkaWriter<T> {
     /// An entrance that is open: its predecessors are fenced, and nothing hangs on the topics.
     /// `keeps_columns` says whether sinks know columns by their numbers.
-    pub fn new(settings: &KafkaSettings, opening: Opening, keeps_columns: bool, telemetry: T) -> KafkaWriter<T> {
+    pub fn new(
+        settings: &KafkaSettings,
+        opening: Opening,
+        repartitions: Repartitions,
+        keeps_columns: bool,
+        telemetry: T,
+    ) -> KafkaWriter<T> {
         let stored = opening.stored().cloned();
         let (settings, refused) = (settings.clone(), opening.refused.clone());
-        let (opening, settled_lsn) = (Some(opening), Lsn::ZERO);
+        let (opening, settled_lsn) = (Some((opening, repartitions)), Lsn::ZERO);
         KafkaWriter { settings, telemetry, stored, refused, keeps_columns, opening, running: None, settled_lsn }
     }
 
-    fn start(&mut self, writer: TransactionWriter) -> &Running {
+    fn start(&mut self, writer: TransactionWriter, repartitions: Repartitions) -> &Running {
         let progress = writer.progress().clone();
         let shared = Arc::new(Shared {
             durable: AtomicU64::new(progress.record.confirmed_lsn.0),
@@ -86,8 +95,9 @@ impl<T: Telemetry> KafkaWriter<T> {
             ended: AtomicBool::new(false),
         });
         let (commands, received) = channel();
+        let (telemetry, told) = (self.telemetry.clone(), shared.clone());
         let thread =
-            ProducerThread { writer, commands: received, shared: shared.clone(), telemetry: self.telemetry.clone() };
+            ProducerThread { writer, repartitions, commands: received, shared: told, telemetry, told_topics: None };
         thread::spawn(move || thread.run());
         self.running.insert(Running { commands, room: MemoryBudget::new(QUEUE_BYTES), shared })
     }
@@ -138,7 +148,7 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
     }
 
     async fn begin(&mut self, record: ProgressRecord) -> Result<Vec<TableStart>> {
-        let Some(opening) = self.opening.take() else {
+        let Some((opening, repartitions)) = self.opening.take() else {
             return Err(Error::internal("cannot begin to write to Kafka", "a record was begun with already"));
         };
         let writer = opening.begin(record)?;
@@ -155,7 +165,7 @@ impl<T: Telemetry> EventWriter for KafkaWriter<T> {
         for start in &starts {
             self.telemetry.record(Fact::State(Side::Source, &start.table, &start.state));
         }
-        self.start(writer);
+        self.start(writer, repartitions);
         Ok(starts)
     }
 
@@ -219,9 +229,12 @@ impl Drop for Ended {
 
 struct ProducerThread<T> {
     writer: TransactionWriter,
+    repartitions: Repartitions,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     telemetry: T,
+    /// When it was last told where tables' events are.
+    told_topics: Option<Instant>,
 }
 
 impl<T: Telemetry> ProducerThread<T> {
@@ -234,8 +247,10 @@ impl<T: Telemetry> ProducerThread<T> {
 
     fn work(&mut self) -> Result<()> {
         self.publish();
+        let mut is_busy = false;
         loop {
             let wait = match self.writer.due() {
+                _ if is_busy => Duration::ZERO,
                 Some(due) => due.saturating_duration_since(Instant::now()).min(IDLE),
                 None => IDLE,
             };
@@ -264,7 +279,23 @@ impl<T: Telemetry> ProducerThread<T> {
                     return Ok(());
                 }
             }
+            is_busy = self.repartitions.turn(&mut self.writer)?;
             self.publish();
+            self.tell_topics();
+        }
+    }
+
+    /// Reports now and then where the events of tables are that move, or have moved, from topic to topic.
+    fn tell_topics(&mut self) {
+        if self.told_topics.is_some_and(|at| at.elapsed() < TOPICS_INTERVAL) {
+            return;
+        }
+        self.told_topics = Some(Instant::now());
+        let progress = self.writer.progress();
+        for table in progress.lineages.keys() {
+            if let Some(standing) = standing(progress, table) {
+                self.telemetry.record(Fact::Topic(table, standing));
+            }
         }
     }
 

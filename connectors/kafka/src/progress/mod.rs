@@ -2,5 +2,7 @@
 
 pub mod copies;
 pub mod follower;
+pub mod lineage;
 pub mod load;
 pub mod record;
+pub mod stages;

@@ -12,6 +12,8 @@ use sooner_api::{Code, Error, Positions, ProgressRecord, Result, TableProgress};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, Position, TableName};
 
+use super::lineage::Lineage;
+
 /// What a source has written, and how far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicProgress {
@@ -25,6 +27,8 @@ pub struct TopicProgress {
     pub split: Option<Split>,
     /// Topic and offsets of each table.
     pub topics: BTreeMap<TableName, TopicOffsets>,
+    /// How tables have moved from topic to topic; of those that have, or will.
+    pub lineages: BTreeMap<TableName, Lineage>,
 }
 
 /// How far a transaction that is split over several Kafka transactions is written.
@@ -92,6 +96,8 @@ struct TablePart {
     progress: TableProgress,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     topic: Option<TopicOffsets>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    lineage: Option<Lineage>,
 }
 
 /// A message of the progress topic: key, and value as JSON; a table that no longer takes part has none.
@@ -149,10 +155,16 @@ impl TopicProgress {
         self.topics.values().find(|offsets| offsets.topic == topic)
     }
 
-    /// Next offsets of a topic; none of a topic that was not written to, or that is of another generation.
+    /// Next offsets of a topic, or of one that another has taken the place of; none of a topic that was not written to,
+    /// or that is of another generation.
     pub fn offsets_of(&self, topic: &str, generation: i64) -> &[i64] {
-        let found = self.topic(topic).filter(|offsets| offsets.generation == generation);
-        found.map(|offsets| offsets.next_offsets.as_slice()).unwrap_or_default()
+        if let Some(found) = self.topic(topic) {
+            return if found.generation == generation { &found.next_offsets } else { &[] };
+        }
+        let of_table = |table: &TableName| self.topics.get(table).is_some_and(|it| it.generation == generation);
+        let tables = self.lineages.keys().filter(|table| of_table(table));
+        let mut found = tables.filter_map(|table| Some(self.former(table, topic)?.end_offsets.as_slice()));
+        found.next().unwrap_or_default()
     }
 
     /// The messages that store the record, given which tables have changed since it was last written; the head is last.
@@ -164,6 +176,7 @@ impl TopicProgress {
                 table: table.clone(),
                 progress: progress.clone(),
                 topic: self.topics.get(table).cloned(),
+                lineage: self.lineages.get(table).cloned(),
             });
             let value = part.map(|part| to_json(&part)).transpose()?;
             messages.push((format!("{slot}/{table}"), value));
@@ -203,6 +216,7 @@ pub struct RecordReplay {
 struct Parts {
     tables: BTreeMap<TableName, TableProgress>,
     topics: BTreeMap<TableName, TopicOffsets>,
+    lineages: BTreeMap<TableName, Lineage>,
 }
 
 impl RecordReplay {
@@ -215,13 +229,16 @@ impl RecordReplay {
                 if let (Some(parts), Ok(table)) = (self.slots.get_mut(slot), table.parse::<TableName>()) {
                     parts.tables.remove(&table);
                     parts.topics.remove(&table);
+                    parts.lineages.remove(&table);
                 }
                 Ok(None)
             }
             (Some((slot, _)), Some(json)) => {
-                let TablePart { table, progress, topic } = parse(place, json)?;
+                let TablePart { table, progress, topic, lineage } = parse(place, json)?;
                 let parts = self.slots.entry(slot.to_owned()).or_default();
                 parts.topics.extend(topic.map(|topic| (table.clone(), topic)));
+                parts.lineages.remove(&table);
+                parts.lineages.extend(lineage.map(|lineage| (table.clone(), lineage)));
                 parts.tables.insert(table, progress);
                 Ok(None)
             }
@@ -235,13 +252,14 @@ impl RecordReplay {
         let Head { commit_lsn, commit_micros, split, tables, topics, .. } = head;
         let parts = self.slots.entry(slot.clone()).or_default();
         match tables {
-            Tables::Whole(tables) => *parts = Parts { tables, topics },
+            Tables::Whole(tables) => *parts = Parts { tables, topics, ..Parts::default() },
             Tables::Count(count) if count != parts.tables.len() => return None,
             Tables::Count(_) => {}
         }
         let record = ProgressRecord { system_id, timeline, version, slot, confirmed_lsn, ..ProgressRecord::default() };
         let record = ProgressRecord { tables: parts.tables.clone(), ..record };
-        Some(TopicProgress { record, commit_lsn, commit_micros, split, topics: parts.topics.clone() })
+        let (topics, lineages) = (parts.topics.clone(), parts.lineages.clone());
+        Some(TopicProgress { record, commit_lsn, commit_micros, split, topics, lineages })
     }
 }
 
@@ -292,6 +310,7 @@ mod tests {
             commit_micros: 5,
             split,
             topics: ["a", "b"].map(|table| (name(table), offsets(table, 3))).into(),
+            lineages: [(name("a"), Lineage { base: "a".into(), ..Lineage::default() })].into(),
         }
     }
 
@@ -340,6 +359,7 @@ mod tests {
         assert_eq!(replay(&mut replayed, &messages), [record.clone()]);
         record.record.tables.remove(&name("a"));
         record.topics.remove(&name("a"));
+        record.lineages.remove(&name("a"));
         let messages = record.messages(&BTreeSet::from([name("a")])).unwrap();
         assert_eq!(replay(&mut replayed, &messages), [record], "a table that no longer takes part is forgotten");
     }

@@ -34,7 +34,7 @@ impl Filling {
         self.next += 1;
         let schema = if message.key().is_some() { &self.keyed } else { &self.whole };
         self.assembly.append(&self.topic, &message, Some(schema.clone()), repeated).unwrap();
-        self.assembly.pass(&self.topic.table, &message, copies);
+        self.assembly.pass(&mut self.topic, &message, copies);
     }
 
     fn take(&mut self) -> EventBatch {
@@ -172,11 +172,11 @@ fn a_tombstone_moves_offsets_where_its_table_has_events() {
     let mut filling = Filling::new();
     let tombstone = polled(Some(b"key"), None, (0, 3), &FoundHeaders::default());
     filling.assembly.append(&filling.topic, &tombstone, None, false).unwrap();
-    filling.assembly.pass(&table(), &tombstone, &[]);
+    filling.assembly.pass(&mut filling.topic, &tombstone, &[]);
     assert!(filling.assembly.take().is_none(), "by itself it is nothing");
     filling.add(&inserted(at(10, 0), "1", "a"), false, &[]);
     filling.assembly.append(&filling.topic, &tombstone, None, false).unwrap();
-    filling.assembly.pass(&table(), &tombstone, &[]);
+    filling.assembly.pass(&mut filling.topic, &tombstone, &[]);
     let batch = filling.take();
     assert_eq!(batch.event_count(), 1);
     assert_eq!(batch.steps[0].rows().unwrap().next_offsets, NextOffsets::from([(0, 4)]));

@@ -1,5 +1,5 @@
 //! Measures Postgres to Kafka, beside Debezium on Kafka Connect with Avro, with the same WAL and the same broker, one
-//! after the other; the latency to a read-committed consumer; and Kafka to Delta.
+//! after the other; and Kafka to Delta. Apart from that, the latency to a read-committed consumer.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ const EVENTS: i64 = 600_000;
 const LATENCY_SECONDS: u64 = 8;
 const TRANSACTIONS_PER_SECOND: u64 = 50;
 
-/// Measures throughput to Kafka, throughput from Kafka to Delta, and latency to a consumer at two rates.
+/// Measures throughput to Kafka, and from Kafka to Delta.
 pub async fn run() -> Vec<Line> {
     let settings = ["wal_level=logical", "max_wal_size=4GB", "shared_buffers=512MB"];
     let postgres = Postgres::start_with(Version::V15, &settings).await;
@@ -67,12 +67,19 @@ pub async fn run() -> Vec<Line> {
         ),
     }];
     lines.push(to_delta(&source).await);
+    lines
+}
+
+/// Measures the latency to a consumer at two rates.
+pub async fn consumer_latency() -> Vec<Line> {
+    let postgres = Postgres::start_with(Version::V15, &["wal_level=logical"]).await;
+    let (kafka, registry) = (Kafka::start(), Registry::start());
+    postgres.sql("CREATE TABLE rows (id bigint PRIMARY KEY, a integer, b text, c timestamptz)").await;
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "prefix = \"ours\"");
     source.start_command("source", &[]);
     source.wait_for_log("\"streaming\"", Duration::from_secs(60)).await;
-    for rate in [100, 10_000] {
-        lines.push(latency(&postgres, &kafka, &registry, rate).await);
-    }
-    lines
+    postgres.sql("INSERT INTO rows SELECT i, 1, 'first', now() FROM generate_series(1, 1000) i").await;
+    vec![latency(&postgres, &kafka, &registry, 100).await, latency(&postgres, &kafka, &registry, 10_000).await]
 }
 
 struct Drained {

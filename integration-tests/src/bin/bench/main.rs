@@ -65,6 +65,9 @@ async fn main() {
     if wanted("kafka") {
         lines.extend(kafka::run().await);
     }
+    if wanted("consumer") {
+        lines.extend(kafka::consumer_latency().await);
+    }
     print(&lines);
 }
 
