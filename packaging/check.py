@@ -37,6 +37,10 @@ CASES = [
         {"mode": "kafka", "source": {"persistence": {"enabled": False}}, "serviceAccount": {"create": False}},
         ["ConfigMap", "Deployment", "Service", "StatefulSet"],
     ),
+    (
+        {"http": {"tls": {"existingSecret": "shop-tls", "clientCa": True}}, "podMonitor": {"enabled": True}},
+        ["ConfigMap", "PodMonitor", "Service", "ServiceAccount", "StatefulSet"],
+    ),
 ]
 
 
@@ -44,7 +48,9 @@ def check_values():
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     jsonschema.validate(values, schema)
-    for wrong in [{"mode": "both"}, {"config": values["config"] + "[http]\n"}, {"sink": {"replicas": -1}}]:
+    for wrong in [{"mode": "both"}, {"config": values["config"] + "[http]\n"}, {"sink": {"replicas": -1}}] + [
+        {"http": {"tls": {"secret": "misspelt"}}}
+    ]:
         try:
             jsonschema.validate(values | wrong, schema)
         except jsonschema.ValidationError:
@@ -57,6 +63,33 @@ def check_values():
         for part in path.split("."):
             assert part in found, f"values.yaml has no {path}"
             found = found[part]
+
+
+def check_tls(values, objects):
+    """Where the listener speaks TLS, whoever asks it does, and only there; and the process has its files."""
+    secret = values.get("http", {}).get("tls", {}).get("existingSecret")
+    for pod in [found["spec"]["template"]["spec"] for found in objects if found["kind"] in ("Deployment", "StatefulSet")]:
+        container = pod["containers"][0]
+        probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
+        schemes = {probe["scheme"] for probe in probes}
+        assert schemes == {"HTTPS" if secret else "HTTP"}, schemes
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert ("tls" in mounts) == ("tls" in volumes) == bool(secret), (mounts, volumes)
+        if secret:
+            assert volumes["tls"]["secret"]["secretName"] == secret
+    config = next(found for found in objects if found["kind"] == "ConfigMap")["data"]["sooner.toml"]
+    assert ('certificate = "/etc/sooner-tls/tls.crt"' in config) == bool(secret), config
+    for monitor in [found for found in objects if found["kind"] == "PodMonitor"]:
+        assert monitor["spec"]["podMetricsEndpoints"][0].get("scheme", "http") == ("https" if secret else "http")
+
+
+def check_probes():
+    """Also without helm: each probe, and each who scrapes, goes by the listener's scheme."""
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    probes = re.findall(r"httpGet: (.*)", helpers)
+    assert len(probes) == 3 and all('scheme: {{ include "sooner.scheme" $root }}' in probe for probe in probes), probes
+    assert "scheme: https" in (CHART / "templates/podmonitor.yaml").read_text()
 
 
 def check_chart(program):
@@ -74,7 +107,11 @@ def check_chart(program):
         objects = list(yaml.safe_load_all(rendered))
         assert sorted(found["kind"] for found in objects) == sorted(kinds), [found["kind"] for found in objects]
         config = next(found for found in objects if found["kind"] == "ConfigMap")["data"]["sooner.toml"]
-        check_configuration(program, config)
+        check_tls(values, objects)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("tls.crt", "tls.key", "ca.crt"):
+                (pathlib.Path(folder) / name).touch()
+            check_configuration(program, config.replace("/etc/sooner-tls", folder))
     print("the chart was rendered")
 
 
@@ -103,6 +140,7 @@ def check_unit():
 def main():
     program = sys.argv[1]
     check_values()
+    check_probes()
     check_chart(program)
     check_unit()
     compose = yaml.safe_load((HERE / "compose/compose.yaml").read_text())

@@ -5,9 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use sooner_api::{Class, Clock, Error};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
+use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::SystemClock;
@@ -46,16 +48,55 @@ impl CutRequests {
         remove(&self.request_path(name))
     }
 
+    /// Withdraws a request, and forgets why there was no cut of that name.
+    pub fn dismiss(&self, name: &str) -> io::Result<()> {
+        self.withdraw(name)?;
+        remove(&self.failure_path(name))
+    }
+
+    /// Whether a cut of that name is asked for.
+    pub fn is_asked(&self, name: &str) -> bool {
+        self.request_path(name).exists()
+    }
+
+    /// Asks for a cut of these tables, or of all without any, which has what was committed before a position, and is
+    /// kept until a time.
+    pub fn ask_for(
+        &self,
+        name: &str,
+        tables: Vec<TableName>,
+        from_lsn: Option<Lsn>,
+        until_millis: Option<i64>,
+    ) -> io::Result<()> {
+        self.ask(&CutRequest { name: name.to_owned(), tables, from_lsn, until_millis })
+    }
+
+    /// Names of the cuts that are asked for.
+    pub fn asked(&self) -> Vec<String> {
+        self.ending_in("asked").iter().filter_map(|path| name_of(path)).collect()
+    }
+
+    /// The cuts that were not made, each with why.
+    pub fn failures(&self) -> Vec<(String, Error)> {
+        let named = |path: &PathBuf| Some((name_of(path)?, read(path)?));
+        self.ending_in("failed").iter().filter_map(named).collect()
+    }
+
     /// Why a cut could not be made, if that was said.
     pub fn failure(&self, name: &str) -> Option<Error> {
-        serde_json::from_slice(&std::fs::read(self.failure_path(name)).ok()?).ok()
+        read(&self.failure_path(name))
     }
 
     fn pending(&self) -> Option<CutRequest> {
-        let entries = std::fs::read_dir(&self.folder).ok()?.flatten().map(|entry| entry.path());
-        let mut asked: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "asked")).collect();
-        asked.sort();
-        asked.iter().find_map(|path| serde_json::from_slice(&std::fs::read(path).ok()?).ok())
+        self.ending_in("asked").iter().find_map(|path| read(path))
+    }
+
+    fn ending_in(&self, ending: &str) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let mut found: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
+        found.sort();
+        found
     }
 
     fn fail(&self, request: &CutRequest, error: &Error) {
@@ -79,6 +120,14 @@ impl CutRequests {
     fn failure_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.failed"))
     }
+}
+
+fn name_of(path: &Path) -> Option<String> {
+    Some(path.file_stem()?.to_str()?.to_owned())
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 fn remove(path: &Path) -> io::Result<()> {

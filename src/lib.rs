@@ -29,3 +29,4 @@ pub mod status;
 pub mod table_status;
 pub mod totals;
 pub mod trace;
+pub mod verifications;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use sooner::clock::SystemClock;
 use sooner::control::Requests;
+use sooner::cut_desk::CutRequests;
+use sooner::http::cut_counter::CutCounter;
 use sooner::http::live::Live;
 use sooner::http::planner::Planner;
 use sooner::http::settings::HttpSettings;
@@ -13,6 +15,7 @@ use sooner::http::shapes::{Origins, Shapes};
 use sooner::http::topics::TopicView;
 use sooner::http::{Shared, bind, serve};
 use sooner::status::StatusBoard;
+use sooner::verifications::ReportsView;
 use sooner_api::{
     Clock, Code, Committed, Error, Fact, Side, SlotStanding, TableSize, TableState, TakesPart, Telemetry,
 };
@@ -75,6 +78,8 @@ impl Crowd {
             topics: TopicView::new(None, None),
             planner: Planner::new(|| Box::pin(async { Err("there is no configuration".to_owned()) })),
             requests: Requests::new(folder.path()),
+            cuts: CutCounter::new(CutRequests::new(folder.path()), || Box::pin(async { Ok(None) })),
+            reports: ReportsView::new(folder.path()),
             shapes: Shapes::new(Origins::default()),
             settings: Arc::new(settings),
             live,

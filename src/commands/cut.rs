@@ -201,7 +201,7 @@ pub async fn made(
 }
 
 /// What was committed before now is to be in the cut, where the source can be asked what that is.
-async fn position_now(config: &Config) -> anyhow::Result<Option<sooner_schemas::Lsn>> {
+pub async fn position_now(config: &Config) -> anyhow::Result<Option<sooner_schemas::Lsn>> {
     match config.source {
         Some(_) => source_end(config).await.map(Some),
         None => Ok(None),

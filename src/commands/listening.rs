@@ -3,14 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sooner_delta::LakeStore;
+use futures::future::BoxFuture;
+use sooner_delta::{LakeStore, WaysToWrite};
+use sooner_schemas::Lsn;
 use tokio::task::JoinHandle;
 
+use super::cut::position_now;
 use super::dead_letters::desk;
 use super::sides::Sides;
+use super::upkeep::open_lake;
 use crate::config::Config;
 use crate::control::Requests;
+use crate::cut_desk::CutRequests;
 use crate::http;
+use crate::http::cut_counter::CutCounter;
 use crate::http::live::Live;
 use crate::http::planner::Planner;
 use crate::http::shapes::{Origins, Shapes};
@@ -19,6 +25,7 @@ use crate::letters::Desk;
 use crate::plan::plan;
 use crate::status::StatusBoard;
 use crate::trace::aside::follower;
+use crate::verifications::ReportsView;
 
 /// Listens for HTTP, if that is configured.
 pub async fn listen(
@@ -35,7 +42,10 @@ pub async fn listen(
     let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
     let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
     let (planner, settings) = (planner(path), Arc::new(settings));
-    let shared = http::Shared { board, letters, tracer, topics, planner, requests, shapes, settings, live };
+    let cuts = CutCounter::new(CutRequests::new(&config.state_dir), position(path));
+    let reports = ReportsView::new(&config.state_dir);
+    let shared =
+        http::Shared { board, letters, tracer, topics, planner, requests, cuts, reports, shapes, settings, live };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 
@@ -43,11 +53,25 @@ pub async fn listen(
 pub fn origins(config: &Config, sides: Sides) -> Origins {
     let source = config.source.as_ref().filter(|_| sides != Sides::Sink);
     let lake = config.lake.as_ref().filter(|_| sides != Sides::Source);
-    let has_topics = config.kafka.is_some();
+    let (has_topics, blocks) = (config.kafka.is_some(), config.tables.clone());
     Origins {
         policies: source.map(|source| if has_topics { source.policies() } else { source.policies_of_lake() }),
         lake: lake.and_then(|lake| LakeStore::open(&lake.url, &lake.s3).ok()),
         has_topics,
+        tables: lake.and_then(|_| open_lake(config).ok()),
+        ways: WaysToWrite::new(move |table| blocks.ways(table)),
+    }
+}
+
+/// Says where the log of the source that the file names ends by then.
+fn position(path: &Path) -> impl Fn() -> BoxFuture<'static, Result<Option<Lsn>, String>> + Send + Sync + 'static {
+    let path: Arc<Path> = path.into();
+    move || {
+        let path = path.clone();
+        Box::pin(async move {
+            let position = async { position_now(&Config::load(&path)?).await }.await;
+            position.map_err(|error: anyhow::Error| format!("{error:#}"))
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use sooner_api::CopyRequest;
 use sooner_schemas::TableName;
 
 use super::upkeep::open_lake;
+use super::verifying::notes::Notes;
 use super::verifying::pace::Pace;
 use super::verifying::source::SourceRows;
 use super::verifying::{Kind, Report, Verdict, verify};
@@ -46,6 +47,8 @@ async fn verify_all(config: &Config, asked: Asked) -> anyhow::Result<(bool, Valu
     let lake = open_lake(config)?;
     let names = asked.tables.iter().map(|name| parse_name(name)).collect::<anyhow::Result<Vec<TableName>>>()?;
     let mut tables = SourceRows::tables(config).await?;
+    let mut notes = Notes::new(config, tables.iter().map(|table| table.name().clone()).collect());
+    tables.retain(|table| table.blocked.is_none());
     if let Some(unknown) = names.iter().find(|name| !tables.iter().any(|table| table.name() == *name)) {
         anyhow::bail!("there is no table '{unknown}' in this pipeline. To do: see `sooner status`");
     }
@@ -54,6 +57,7 @@ async fn verify_all(config: &Config, asked: Asked) -> anyhow::Result<(bool, Valu
     let (mut all_equal, mut verified) = (true, Vec::new());
     for table in tables {
         let report = verify(config, &lake, table, pace).await?;
+        notes.take(&report);
         all_equal &= report.verdict == Verdict::Equal;
         verified.push(of_audit(&report));
         match asked.json {
@@ -68,6 +72,7 @@ async fn verify_all(config: &Config, asked: Asked) -> anyhow::Result<(bool, Valu
             }
         }
     }
+    notes.store();
     Ok((all_equal, json!({"all_equal": all_equal, "tables": verified})))
 }
 

@@ -9,8 +9,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sooner_api::{Clock, CopyRequest};
+use sooner_api::{Class, Clock, CopyRequest, Error};
 use sooner_delta::store::folder_name::folder_name;
+use sooner_delta::store::location::HISTORY_SUFFIX;
 use sooner_kafka::producer::repartition_rules::RepartitionRequest;
 use sooner_schemas::TableName;
 
@@ -27,6 +28,16 @@ pub type Answer = (StatusCode, Json<Value>);
 /// The answer to what cannot be done.
 pub fn problem(status: StatusCode, why: &str, remedy: &str) -> Answer {
     (status, Json(json!({ "error": why, "remedy": remedy })))
+}
+
+/// The answer that says what failed, why, and what to do.
+pub fn failed(error: &Error) -> Answer {
+    let status = match error.class {
+        Class::Retry => StatusCode::SERVICE_UNAVAILABLE,
+        Class::Operator => StatusCode::CONFLICT,
+        Class::Fatal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    problem(status, &format!("{}: {}", error.what, error.why), &error.remedy)
 }
 
 /// `GET /livez`: 200 while the loops turn, 503 otherwise.
@@ -90,13 +101,33 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
         Ok(name) => {
             let status = shared.board.look(|status| status.tables.get(&name).cloned());
             let events: Vec<_> = entries(&shared, Some(&name)).take(100).collect();
-            let location = shared.live.lake().map(|lake| {
-                let (schema, table) = (folder_name(&name.schema), folder_name(&name.table));
-                format!("{}/{schema}/{table}", lake.trim_end_matches('/'))
-            });
-            (StatusCode::OK, Json(json!({ "table": name, "location": location, "status": status, "events": events })))
+            (StatusCode::OK, Json(trust(&shared, &name, json!({ "table": name, "status": status, "events": events }))))
         }
     }
+}
+
+/// Adds to what is told of a table where it lies, in which ways it is written, and how it was verified last.
+fn trust(shared: &Shared, name: &TableName, mut told: Value) -> Value {
+    let origins = shared.shapes.origins();
+    let ways = origins.lake.as_ref().map(|_| origins.ways.of(name));
+    let (mirror, history) = ways.map_or((true, false), |ways| (ways.mirror, ways.history));
+    told["location"] = json!(location(shared, name, "").filter(|_| mirror));
+    told["history_location"] = json!(location(shared, name, HISTORY_SUFFIX).filter(|_| history));
+    told["write"] = json!(ways.map(|ways| {
+        [("mirror", ways.mirror), ("history", ways.history)]
+            .into_iter()
+            .filter(|way| way.1)
+            .map(|way| way.0)
+            .collect::<Vec<_>>()
+    }));
+    told["verification"] = json!(shared.reports.read().ok().and_then(|reports| reports.get(name).cloned()));
+    told
+}
+
+/// Where a table lies, or what is beside it; none in a process without a lake.
+pub fn location(shared: &Shared, table: &TableName, suffix: &str) -> Option<String> {
+    let (schema, folder) = (folder_name(&table.schema), folder_name(&table.table));
+    shared.live.lake().map(|lake| format!("{}/{schema}/{folder}{suffix}", lake.trim_end_matches('/')))
 }
 
 /// `GET /api/v1/topics?limit=…`: the topics, with what this process knows of them; no topic is read for it. With a

@@ -5,13 +5,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
-use sooner_api::{Class, Error, Result};
+use sooner_api::Result;
 use sooner_kafka::letters::catalogue::Selection;
 use sooner_kafka::letters::outcome::Outcome;
 use sooner_kafka::message::letter_headers::LetterId;
 
 use super::Shared;
-use super::api::{Answer, note, problem};
+use super::api::{Answer, failed, note, problem};
 use crate::letters::{Desk, Listed};
 
 /// So many letters are listed unless a limit is asked for.
@@ -116,15 +116,6 @@ async fn told(desk: &Desk, selection: &Selection, handled: Result<Vec<Outcome>>)
 
 fn no_letter() -> Answer {
     problem(StatusCode::NOT_FOUND, "there is no such dead letter", "see /api/v1/dead-letters")
-}
-
-fn failed(error: &Error) -> Answer {
-    let status = match error.class {
-        Class::Retry => StatusCode::SERVICE_UNAVAILABLE,
-        Class::Operator => StatusCode::CONFLICT,
-        Class::Fatal => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    problem(status, &format!("{}: {}", error.what, error.why), &error.remedy)
 }
 
 #[cfg(test)]

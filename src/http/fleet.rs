@@ -24,7 +24,7 @@ use super::health::Health;
 use super::live::Live;
 use super::settings::HttpSettings;
 use super::summary::Summary;
-use super::{access, html, serve_paths};
+use super::{access, html, page, serve_paths};
 use crate::clock::SystemClock;
 
 /// Pause between two looks at a pipeline.
@@ -235,7 +235,7 @@ pub async fn serve(entrance: Entrance, fleet: Fleet, settings: HttpSettings) {
         .route("/api/v1/pipelines", get(pipelines))
         .route("/api/v1/openapi.json", get(openapi))
         .layer(axum::middleware::from_fn_with_state(gate.clone(), access::check));
-    let page = include_str!("page.html").replacen("<html ", "<html data-fleet ", 1);
+    let page = page::PAGE.replacen("<html ", "<html data-fleet ", 1);
     let router = Router::new()
         .route("/", get(async move || html(page.clone())))
         .route("/livez", get(async || "ok\n"))

@@ -4,6 +4,7 @@
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,6 +20,7 @@ use sooner_schemas::TableName;
 use super::Shared;
 use crate::status::{Status, TableStatus};
 use crate::totals::{Histogram, Totals};
+use crate::verifications::Reports;
 
 /// Media type of OpenMetrics' text form.
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,6 +34,8 @@ pub async fn metrics(State(shared): State<Shared>) -> Response {
     let snapshot = Snapshot {
         status: shared.board.read_now(),
         totals: shared.board.totals(),
+        // Reports that cannot be read are told by the API.
+        reports: shared.reports.read().unwrap_or_default(),
         of_tables: shared.settings.table_metrics,
         has_kafka: shared.live.has_kafka(),
         resident_bytes: resident_bytes(),
@@ -55,6 +59,8 @@ fn exposition(snapshot: Snapshot) -> Result<String, fmt::Error> {
 struct Snapshot {
     status: Status,
     totals: Totals,
+    /// What `sooner verify` found.
+    reports: Arc<Reports>,
     /// Whether each table has its own series.
     of_tables: bool,
     /// Whether there is Kafka between source and lake.
@@ -197,7 +203,18 @@ impl Snapshot {
                 Some((labels, (offsets.end_offset? - offsets.next_offset).max(0) as f64))
             })
         });
-        out.gauge("sooner_unread_offsets", "Offsets of a partition that have not been read", None, unread)
+        out.gauge("sooner_unread_offsets", "Offsets of a partition that have not been read", None, unread)?;
+        self.verified(out)
+    }
+
+    fn verified(&self, out: &mut Families<'_>) -> fmt::Result {
+        let known = || self.reports.iter().filter(|(table, _)| self.status.tables.contains_key(table));
+        let equal = known().filter_map(|(table, found)| Some((table_label(table), found.equal_micros? as f64 / 1e6)));
+        let help = "When a table was last verified to equal its source";
+        out.gauge("sooner_verify_last_success_timestamp", help, Some(Unit::Seconds), equal)?;
+        let differing = known().filter_map(|(table, found)| Some((table_label(table), found.differing? as f64)));
+        let help = "Rows that differed from the source when a table was last verified";
+        out.gauge("sooner_verify_rows_differing", help, None, differing)
     }
 }
 
@@ -331,6 +348,7 @@ mod tests {
         let of = |of_tables: bool| Snapshot {
             status: status.clone(),
             totals: totals.clone(),
+            reports: Arc::default(),
             of_tables,
             has_kafka: of_tables,
             resident_bytes: Some(7),

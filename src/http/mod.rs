@@ -5,13 +5,17 @@
 pub mod access;
 pub mod api;
 pub mod connections;
+pub mod cut_counter;
+pub mod cuts;
 pub mod dead_letters;
 pub mod entrance;
 pub mod fleet;
 pub mod gate;
 pub mod health;
+pub mod histories;
 pub mod live;
 pub mod metrics;
+pub mod page;
 pub mod planner;
 pub mod schema;
 pub mod settings;
@@ -21,6 +25,7 @@ pub mod tables;
 pub mod tls;
 pub mod topics;
 pub mod trace;
+pub mod verifications;
 
 use std::sync::Arc;
 
@@ -31,6 +36,7 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use tokio::net::TcpListener;
 
+use self::cut_counter::CutCounter;
 use self::entrance::{Entrance, Peer};
 use self::gate::Gate;
 use self::live::Live;
@@ -42,6 +48,7 @@ use self::topics::TopicView;
 use crate::control::Requests;
 use crate::letters::Desk;
 use crate::status::StatusBoard;
+use crate::verifications::ReportsView;
 
 /// Requests of more than this many bytes are refused.
 const BODY_BYTES: usize = 64 << 10;
@@ -65,6 +72,10 @@ pub struct Shared {
     pub planner: Planner,
     /// Where verbs go.
     pub requests: Requests,
+    /// Where cuts are asked for.
+    pub cuts: CutCounter,
+    /// What `sooner verify` found.
+    pub reports: ReportsView,
     /// Where the kinds of columns come from.
     pub shapes: Shapes,
     /// Settings of the listener, but for what changes.
@@ -125,6 +136,11 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/api/v1/dead-letters/drop", post(dead_letters::drop_letters))
         .route("/api/v1/dead-letters/{partition}/{offset}", get(dead_letters::show))
+        .route("/api/v1/cuts", get(cuts::list).post(cuts::create))
+        .route("/api/v1/cuts/{name}", get(cuts::show))
+        .route("/api/v1/cuts/{name}/drop", post(cuts::drop_cut))
+        .route("/api/v1/verifications", get(verifications::verifications))
+        .route("/api/v1/histories", get(histories::histories))
         .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))
@@ -147,7 +163,7 @@ fn router(shared: Shared, gate: Gate) -> Router {
 }
 
 async fn page() -> impl IntoResponse {
-    html(include_str!("page.html"))
+    html(page::PAGE.as_str())
 }
 
 /// A page, with what keeps it from loading anything.

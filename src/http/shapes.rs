@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use sooner_delta::{LakeStore, ShownColumn, TableShape, table_shape};
+use sooner_delta::{DeltaLake, LakeStore, ShownColumn, TableShape, WaysToWrite, history_shape, table_shape};
 use sooner_postgres::encoders::ValuePolicies;
 use sooner_schemas::envelope::column_schema;
+use sooner_schemas::mask::Mask;
 use sooner_schemas::policy::{ValuePolicy, type_with_odd_values};
 use sooner_schemas::type_name::postgres_type;
 use sooner_schemas::{Column, Relation, TableName};
@@ -35,6 +36,10 @@ pub struct Origins {
     pub lake: Option<LakeStore>,
     /// Whether events go through topics.
     pub has_topics: bool,
+    /// The lake's tables and cuts; none where no sink's side runs.
+    pub tables: Option<DeltaLake>,
+    /// In which ways tables are written, where a sink's side runs.
+    pub ways: WaysToWrite,
 }
 
 /// A column, from its source to the lake. What is not known here is left out.
@@ -69,6 +74,9 @@ pub struct Way {
     /// What becomes of values that their target cannot hold, where the type has such values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<ValuePolicy>,
+    /// What becomes of all values before they leave the source's process, where they are masked: the rule, never a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 impl Shapes {
@@ -89,9 +97,22 @@ impl Shapes {
 
     /// The table in the lake; none if there is none yet, and what is in the way as the error.
     pub async fn of_lake(&self, lake: &LakeStore, table: &TableName) -> Result<Option<TableShape>, String> {
+        self.patiently(table_shape(lake, table)).await
+    }
+
+    /// The table's history in the lake; none if there is none yet, and what is in the way as the error.
+    pub async fn of_history(&self, lake: &LakeStore, table: &TableName) -> Result<Option<TableShape>, String> {
+        self.patiently(history_shape(lake, table)).await
+    }
+
+    /// A few at a time, each in a time that somebody waits for.
+    async fn patiently(
+        &self,
+        read: impl Future<Output = sooner_api::Result<Option<TableShape>>>,
+    ) -> Result<Option<TableShape>, String> {
         let reading = async {
             let _permit = self.reading.acquire().await;
-            table_shape(lake, table).await
+            read.await
         };
         match timeout(PATIENCE, reading).await {
             Ok(shape) => shape.map_err(|error| error.to_string()),
@@ -117,6 +138,8 @@ pub fn ways(relation: Option<&Relation>, shape: Option<&TableShape>, origins: &O
             };
             with_lake(at_source, in_lake(column))
         }));
+        let omitted = |name: &String| Way { name: name.clone(), mask: Some(Mask::Omit.to_string()), ..Way::default() };
+        ways.extend(relation.omitted.iter().map(|column| omitted(&column.name)));
     }
     let shown = shape.map(|shape| shape.columns.as_slice()).unwrap_or_default();
     let is_new =
@@ -138,6 +161,7 @@ fn at_source(column: &Column, carried: &Column, origins: &Origins) -> Way {
         generated: column.generated,
         avro_type: origins.has_topics.then(|| avro_text(&column_schema(carried))),
         policy: type_with_odd_values(&column.column_type).map(|_| carried.policy),
+        mask: column.mask.as_ref().filter(|mask| mask.hides()).map(Mask::to_string),
         ..Way::default()
     }
 }
@@ -210,7 +234,7 @@ mod tests {
         let columns = vec![shown("id", Some(1), "integer"), renamed, shown("added by hand", None, "string")];
         let shape = TableShape { columns, ..TableShape::default() };
         let policies: ValuePolicies = Arc::new(|_, _| ValuePolicy::Null);
-        let origins = Origins { policies: Some(policies), lake: None, has_topics: true };
+        let origins = Origins { policies: Some(policies), has_topics: true, ..Origins::default() };
         let ways = ways(Some(&relation()), Some(&shape), &origins);
         let names: Vec<_> = ways.iter().map(|way| way.name.as_str()).collect();
         assert_eq!(names, ["id", "price", "tags", "added by hand"]);

@@ -34,9 +34,6 @@ use crate::written::{WrittenTable, unordered};
 /// Bytes of memory of all key indexes together, unless it is told otherwise.
 const DEFAULT_INDEX_BYTES: usize = 64 << 20;
 
-/// What follows a table's name in that of its history's folder.
-const HISTORY_SUFFIX: &str = "-history";
-
 /// What a table does not need any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vacuumed {
@@ -169,10 +166,9 @@ impl DeltaLake {
         TableLocation::of_table(&self.store, table)
     }
 
-    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed
-    /// by two digits.
+    /// Where the history of a table lies.
     pub fn history_location(&self, table: &TableName) -> TableLocation {
-        TableLocation::of_folder(&self.store, table, HISTORY_SUFFIX)
+        TableLocation::of_history(&self.store, table)
     }
 
     /// A table's history, as its log says it is; none if there is none.

@@ -35,7 +35,7 @@ pub use index::index_store::IndexSettings;
 pub use lake::{DeltaLake, Vacuumed};
 pub use lake_progress::LakeProgress;
 pub use log::retention::RetentionSettings;
-pub use log::shape::{ShownColumn, TableShape, table_shape};
+pub use log::shape::{ShownColumn, TableShape, history_shape, table_shape};
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
 pub use settings::{OnChange, SortColumns, Ways, WaysToWrite};

@@ -54,6 +54,9 @@ async fn a_real_prometheus_finds_each_series_of_the_board_and_fires_for_a_parked
     for expression in expressions {
         prometheus.eventually(&expression, |found| !found.is_empty()).await;
     }
+    assert!(pipeline.output("verify", &[]).status.success());
+    let verified = "time() - sooner_verify_last_success_timestamp_seconds{table=\"public.t\"} < 60";
+    prometheus.eventually(verified, |found| found.len() == 1).await;
     postgres.sql("INSERT INTO t VALUES (100, 'infinity')").await;
     let fires = "ALERTS{alertname=\"SoonerTableParked\", alertstate=\"firing\", table=\"public.t\"}";
     prometheus.eventually(fires, |found| found.len() == 1).await;

@@ -3,6 +3,7 @@
 //! Rows that change all the time are followed to a position at which both sides are known exactly.
 
 mod following;
+pub mod notes;
 pub mod pace;
 pub mod rounds;
 pub mod source;

@@ -24,12 +24,11 @@ pub struct SourceRows {
 }
 
 impl SourceRows {
-    /// The tables of a pipeline that can be compared, as the database has them now.
+    /// The tables of a pipeline, as the database has them now; those that are blocked cannot be compared.
     pub async fn tables(config: &Config) -> anyhow::Result<Vec<SourceTable>> {
         let source = config.source()?;
         let mut client = Client::connect(&source.connect, Mode::Sql).await?;
-        let tables = eligible_tables(&mut client, &source.publication, &source.filter()).await?;
-        Ok(tables.into_iter().filter(|table| table.blocked.is_none()).collect())
+        Ok(eligible_tables(&mut client, &source.publication, &source.filter()).await?)
     }
 
     /// The rows of a table.
@@ -46,8 +45,8 @@ impl SourceRows {
         self.copied.table.name()
     }
 
-    /// Hands the value messages of all rows and the texts of their keys to `each`, batch by batch. Returns a position of
-    /// the log: whatever was read was committed before it.
+    /// Hands the value messages of all rows and the texts of their keys to `each`, batch by batch. Returns a position
+    /// of the log: whatever was read was committed before it.
     pub async fn scan(&self, pace: &Pace, mut each: impl FnMut(Vec<&[u8]>, &[KeyTexts]) -> Result<()>) -> Result<Lsn> {
         let mut reader = ChunkReader::open(&self.connect).await?;
         let (mut part, mut last) = (Part::First(BLOCKS), Lsn::ZERO);

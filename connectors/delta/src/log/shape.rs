@@ -40,15 +40,23 @@ pub struct TableShape {
 
 /// The table in a lake; none if there is no such table there yet.
 pub async fn table_shape(lake: &LakeStore, table: &TableName) -> Result<Option<TableShape>> {
-    let location = TableLocation::of_table(lake, table);
-    let mut found = delta_table(&location);
-    if !found.verify_deltatable_existence().await.map_err(|error| log_error(&location, &error))? {
+    shape_at(&TableLocation::of_table(lake, table)).await
+}
+
+/// The history of a table in a lake; none if there is none yet.
+pub async fn history_shape(lake: &LakeStore, table: &TableName) -> Result<Option<TableShape>> {
+    shape_at(&TableLocation::of_history(lake, table)).await
+}
+
+async fn shape_at(location: &TableLocation) -> Result<Option<TableShape>> {
+    let mut found = delta_table(location);
+    if !found.verify_deltatable_existence().await.map_err(|error| log_error(location, &error))? {
         return Ok(None);
     }
     // This reads the log's metadata; files would be read as they are asked for.
-    found.load().await.map_err(|error| log_error(&location, &error))?;
-    let state = found.snapshot().map_err(|error| log_error(&location, &error))?;
-    let metadata = serde_json::to_value(state.metadata()).map_err(|error| log_error(&location, &error))?;
+    found.load().await.map_err(|error| log_error(location, &error))?;
+    let state = found.snapshot().map_err(|error| log_error(location, &error))?;
+    let metadata = serde_json::to_value(state.metadata()).map_err(|error| log_error(location, &error))?;
     let columns = metadata.get("schemaString").and_then(Value::as_str).map(shown_columns);
     let Provenance { key, unsent, .. } = Provenance::of(&metadata);
     Ok(Some(TableShape { version: state.version(), columns: columns.unwrap_or_default(), key, unsent }))

@@ -15,6 +15,9 @@ use super::redirected::Redirected;
 /// Folder of a table in which the logs of its next generations lie. Its name tells readers to leave it alone.
 pub const NEXT_GENERATIONS: &str = "_sooner_next";
 
+/// What follows a table's name in that of its history's folder.
+pub const HISTORY_SUFFIX: &str = "-history";
+
 /// A table's folder in the store.
 #[derive(Clone, Debug)]
 pub struct TableLocation {
@@ -36,8 +39,13 @@ impl TableLocation {
         TableLocation::of_folder(lake, table, "")
     }
 
-    /// The folder beside those of a lake's tables that has the name of one of them with this after it.
-    pub fn of_folder(lake: &LakeStore, table: &TableName, suffix: &str) -> TableLocation {
+    /// Where the history of a table lies: beside it, in a folder that is no table's, since a `-` in those is followed
+    /// by two digits.
+    pub fn of_history(lake: &LakeStore, table: &TableName) -> TableLocation {
+        TableLocation::of_folder(lake, table, HISTORY_SUFFIX)
+    }
+
+    fn of_folder(lake: &LakeStore, table: &TableName, suffix: &str) -> TableLocation {
         let (schema, table) = (folder_name(&table.schema), folder_name(&table.table) + suffix);
         let folder = lake.prefix().clone().join(schema.as_str()).join(table.as_str());
         TableLocation::new(lake.root(), folder, lake.folder_url(&[&schema, &table]))

@@ -14,6 +14,11 @@ app.kubernetes.io/name: sooner
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* How the listener is asked: by kubelets, too, which check no certificate. */}}
+{{- define "sooner.scheme" -}}
+{{- ternary "HTTPS" "HTTP" (ne .Values.http.tls.existingSecret "") -}}
+{{- end -}}
+
 {{- define "sooner.serviceAccount" -}}
 {{- default (ternary (include "sooner.name" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
@@ -53,15 +58,15 @@ spec:
       ports:
         - { name: http, containerPort: {{ $root.Values.http.port }} }
       startupProbe:
-        httpGet: { path: /livez, port: http }
+        httpGet: { path: /livez, port: http, scheme: {{ include "sooner.scheme" $root }} }
         failureThreshold: 30
         periodSeconds: 2
       livenessProbe:
-        httpGet: { path: /livez, port: http }
+        httpGet: { path: /livez, port: http, scheme: {{ include "sooner.scheme" $root }} }
         periodSeconds: 10
         failureThreshold: 3
       readinessProbe:
-        httpGet: { path: /readyz, port: http }
+        httpGet: { path: /readyz, port: http, scheme: {{ include "sooner.scheme" $root }} }
         periodSeconds: 5
       resources:
         {{- toYaml .resources | nindent 8 }}
@@ -72,7 +77,14 @@ spec:
       volumeMounts:
         - { name: config, mountPath: /etc/sooner, readOnly: true }
         - { name: state, mountPath: /var/lib/sooner }
+        {{- if $root.Values.http.tls.existingSecret }}
+        - { name: tls, mountPath: /etc/sooner-tls, readOnly: true }
+        {{- end }}
   volumes:
+    {{- with $root.Values.http.tls.existingSecret }}
+    - name: tls
+      secret: { secretName: {{ . }} }
+    {{- end }}
     - name: config
       configMap: { name: {{ include "sooner.name" $root }} }
     {{- if not .claimed }}
