@@ -68,7 +68,7 @@ impl CutRequests {
         from_lsn: Option<Lsn>,
         until_millis: Option<i64>,
     ) -> io::Result<()> {
-        self.ask(&CutRequest { name: name.to_owned(), tables, from_lsn, until_millis })
+        self.ask(&CutRequest { name: name.to_owned(), tables, from_lsn, from_micros: None, until_millis })
     }
 
     /// Names of the cuts that are asked for.

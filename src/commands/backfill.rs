@@ -5,6 +5,7 @@ use sooner_api::Clock;
 
 use super::print;
 use super::report::{named, told};
+use crate::audit::trail::{Act, recorded};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::reports::backfill::Backfill;
@@ -33,6 +34,14 @@ pub struct Asked {
 
 /// Makes each run that was due in that time and is not complete; false if one could not be made.
 pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
+    let span = json!({"report": asked.report, "from": asked.from, "to": asked.to});
+    let filling = fill(config, asked);
+    let filled = async { filling.await.map(|(made, failed)| (failed == 0, json!({"made": made, "failed": failed}))) };
+    recorded(config, Act::new("backfill", span), filled).await
+}
+
+/// Returns how many runs were made, and how many could not be made.
+async fn fill(config: &Config, asked: Asked) -> anyhow::Result<(usize, usize)> {
     let settings = named(config, &asked.report)?;
     let moment = |key: &str, text: &str, is_end| {
         parse_moment(text, settings.schedule.zone, is_end).map_err(|why| anyhow::anyhow!("--{key}: {why}"))
@@ -66,11 +75,11 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
         }
     };
     backfill.run(&missing, &turn, each).await?;
+    let count = missing.len() - failed;
     if !asked.json {
-        let count = missing.len() - failed;
         print(&format!("{count} runs were made, {} were complete already, {failed} could not be made\n", made.len()));
     }
-    Ok(failed == 0)
+    Ok((count, failed))
 }
 
 /// A manifest as one line, where a program reads it.

@@ -2,16 +2,18 @@
 //!
 //! What can be refused is refused here, by what the progress topic and the brokers say; the source looks again.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sooner_kafka::WrittenBy;
 use sooner_kafka::cluster::admin::Admin;
 use sooner_kafka::producer::repartition_rules::{RepartitionRequest, check_request};
 use sooner_kafka::producer::successor::{SuccessorPlan, name_successor};
 use sooner_kafka::progress::load::load;
 use sooner_kafka::progress::record::TopicProgress;
+use sooner_schemas::TableName;
 
 use super::status::is_running;
 use super::{parse_name, print};
+use crate::audit::trail::{Act, recorded};
 use crate::config::{Config, KafkaConfig};
 use crate::repartitions::RepartitionRequests;
 use crate::status;
@@ -32,6 +34,12 @@ pub struct RepartitionArguments {
 /// Checks the request, stores it for the pipeline's source, and says what comes.
 pub async fn repartition(config: &Config, arguments: &RepartitionArguments) -> anyhow::Result<()> {
     let table = parse_name(&arguments.table)?;
+    let act = Act::new("repartition", json!({"partitions": arguments.partitions})).of_table(&table);
+    let asking = ask(config, arguments, table);
+    recorded(config, act, async { asking.await.map(|()| ((), Value::Null)) }).await
+}
+
+async fn ask(config: &Config, arguments: &RepartitionArguments, table: TableName) -> anyhow::Result<()> {
     let kafka = config.kafka()?;
     let request = RepartitionRequest { table, partitions: arguments.partitions };
     anyhow::ensure!(

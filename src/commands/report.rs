@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sooner_api::Clock;
 
 use super::print;
+use crate::audit::trail::{Act, recorded};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::report_settings::ReportSettings;
@@ -58,7 +59,10 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<()> {
     match action {
         Action::List { json } => list(config, json).await,
         Action::Show { name, json } => show(config, named(config, &name)?, json).await,
-        Action::Run { name, due, json } => make(config, named(config, &name)?, due.as_deref(), json).await,
+        Action::Run { name, due, json } => {
+            let act = Act::new("report_run", json!({"report": name, "due": due}));
+            recorded(config, act, make(config, named(config, &name)?, due.as_deref(), json)).await
+        }
     }
 }
 
@@ -188,7 +192,13 @@ fn line(manifest: &Manifest) -> String {
     format!("{} rows {origin}, in {}{late}", manifest.rows, files.join(", "))
 }
 
-async fn make(config: &Config, settings: &ReportSettings, due: Option<&str>, json: bool) -> anyhow::Result<()> {
+/// Returns what the audit trail is told of the run.
+async fn make(
+    config: &Config,
+    settings: &ReportSettings,
+    due: Option<&str>,
+    json: bool,
+) -> anyhow::Result<((), Value)> {
     let maker = Maker::new(config)?;
     let store = maker.runs(settings)?;
     let (due, name) = match due {
@@ -209,7 +219,7 @@ async fn make(config: &Config, settings: &ReportSettings, due: Option<&str>, jso
     let turn = Turn::wait(&config.state_dir).await?;
     let manifest = maker.make(Run { settings, store: &store, name: &name, due }, &turn).await?;
     print(&told(&manifest, &store, json)?);
-    Ok(())
+    Ok(((), json!({"run": manifest.run})))
 }
 
 /// What a person, or a program, is told of a run.

@@ -228,6 +228,7 @@ pub async fn repartition(
         let why = "only a topic of Kafka can have another number of partitions, from 1 on";
         return problem(StatusCode::CONFLICT, why, "name a number of partitions, of a pipeline with Kafka");
     }
+    note(&shared, Some(&table), "repartition", json!({ "partitions": partitions }));
     let asked = shared.requests.repartitions().ask(&RepartitionRequest { table, partitions });
     stored(asked, json!({ "asked": true }))
 }

@@ -14,7 +14,7 @@ use sooner_schemas::{Lsn, TableName};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::api::{Answer, Nothing, failed, known, problem};
+use super::api::{Answer, Nothing, failed, known, note, problem};
 
 /// How long the lake and the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,6 +109,7 @@ pub async fn create(State(shared): State<Shared>, Json(wanted): Json<Wanted>) ->
             }
         },
     };
+    note(&shared, None, "cut create", json!({ "name": wanted.name, "tables": wanted.tables, "keep": wanted.keep }));
     match shared.cuts.requests().ask_for(&wanted.name, tables, from_lsn, until_millis) {
         Ok(()) => (StatusCode::ACCEPTED, Json(json!({ "asked": true, "from_lsn": from_lsn }))),
         Err(error) => {
@@ -158,6 +159,7 @@ pub async fn drop_cut(
         Ok(lake) => lake,
         Err(refused) => return refused,
     };
+    note(&shared, None, "cut drop", json!({ "name": name }));
     let was_asked = shared.cuts.requests().is_asked(&name);
     if let Err(error) = shared.cuts.requests().dismiss(&name) {
         let why = format!("cannot withdraw the request: {error}");

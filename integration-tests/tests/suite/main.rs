@@ -56,5 +56,6 @@ mod slots;
 mod steering;
 mod topics;
 mod trace;
+mod trust;
 mod values;
 mod verify;

@@ -99,13 +99,13 @@ mod tests {
     fn a_transaction_begins_when_the_last_one_has_ended_everywhere_unless_much_is_written() {
         let start = Instant::now();
         let mut pacing = Pacing::new(20 * MS);
-        assert_eq!(pacing.rest(start), 0 * MS);
+        assert_eq!(pacing.rest(start), Duration::ZERO);
         pacing.committed(start, start + 4 * MS, 100);
-        assert_eq!((pacing.rest(start + 5 * MS), pacing.rest(start + 7 * MS)), (MS, 0 * MS));
+        assert_eq!((pacing.rest(start + 5 * MS), pacing.rest(start + 7 * MS)), (MS, Duration::ZERO));
         pacing.committed(start, start + 4000 * MS, 100);
         assert_eq!(pacing.rest(start + 4000 * MS), 10 * MS, "slow brokers do not stop it");
         pacing.committed(start, start + 4000 * MS, LARGE_BYTES);
-        assert_eq!(pacing.rest(start + 4000 * MS), 0 * MS);
+        assert_eq!(pacing.rest(start + 4000 * MS), Duration::ZERO);
     }
 
     #[test]
