@@ -2,6 +2,7 @@
 //!
 //! Without a transactional id there are no transactions; then a commit only waits until everything is delivered.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
@@ -16,6 +17,9 @@ use crate::cluster::settings::KafkaSettings;
 
 /// How long brokers may be unavailable before the pipeline starts over.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is waited for delivery reports between two looks, at first and later.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// Bound of the messages that wait in librdkafka's queue, in KiB.
 const QUEUE_KBYTES: usize = 32 << 10;
 
@@ -127,14 +131,24 @@ impl Transactions {
     /// was not delivered.
     pub fn deliver(&self) -> Result<Gathered> {
         let asked = Instant::now();
+        let (mut woken, mut pause) = (None::<Instant>, SHORTEST_PAUSE);
         while self.producer.context().reports() < self.sent {
             if asked.elapsed() >= PATIENCE * 2 {
                 let error = KafkaError::Flush(KafkaCode::OperationTimedOut);
                 return Err(self.failed("cannot write events to Kafka", &error));
             }
             // Wakes librdkafka's threads that wait to fill batches.
-            let _ = self.producer.flush(Duration::ZERO);
-            self.producer.poll(Duration::from_millis(1));
+            if woken.is_none_or(|woken| woken.elapsed() >= LONGEST_PAUSE) {
+                let _ = self.producer.flush(Duration::ZERO);
+                woken = Some(Instant::now());
+            }
+            let before = self.producer.context().reports();
+            self.producer.poll(Duration::ZERO);
+            // A poll that waits would wait for its whole time, whatever comes.
+            if self.producer.context().reports() == before {
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
         let gathered = self.producer.context().take();
         match &gathered.failed {

@@ -79,6 +79,8 @@ pub async fn consumer_latency() -> Vec<Line> {
     source.start_command("source", &[]);
     source.wait_for_log("\"streaming\"", Duration::from_secs(60)).await;
     postgres.sql("INSERT INTO rows SELECT i, 1, 'first', now() FROM generate_series(1, 1000) i").await;
+    // A broker that has just been started is slow at first.
+    latency(&postgres, &kafka, &registry, 1_000).await;
     vec![latency(&postgres, &kafka, &registry, 100).await, latency(&postgres, &kafka, &registry, 10_000).await]
 }
 
@@ -168,7 +170,7 @@ async fn latency(postgres: &Postgres, kafka: &Kafka, registry: &Registry, rate: 
         ours: format!("p50 {:.0} ms, p99 {:.0} ms", percentile(&waits, 0.5), percentile(&waits, 0.99)),
         peer: "transaction_interval 20 ms".to_owned(),
         ratio: None,
-        wanted: "-",
+        wanted: "p50 < 10 ms, p99 < 30 ms",
         notes: "to a read-committed consumer, by the commit's time".to_owned(),
     }
 }
