@@ -95,23 +95,26 @@ impl Generations {
     }
 
     /// The generation whose files may be written again; none while a copy replaces it, or nothing is merged into it.
+    /// Where rows are only added (`is_appended`), nothing has to be found by its key.
     pub fn compactable<'a>(
         &'a self,
         table: &TableName,
+        is_appended: bool,
         plan: Option<&'a EventPlan>,
         settings: &'a TableSettings,
     ) -> Option<Subject<'a>> {
         let Generation { location, base, index, .. } = &self.shown;
-        let keys = &plan.filter(|_| index.is_some() && !self.keep_copies())?.keys;
+        let limits = &settings.limits;
+        if self.keep_copies() {
+            return None;
+        }
+        if is_appended {
+            let sort_by = settings.sort_columns.of(table, &base.provenance().key);
+            return Some(Subject { location, base, keys: None, sort_by, limits });
+        }
+        let keys = &plan.filter(|_| index.is_some())?.keys;
         let sort_by = settings.sort_columns.of(table, &keys.columns());
-        Some(Subject { location, base, keys: Some(keys), sort_by, limits: &settings.limits })
-    }
-
-    /// The generation whose files may be written again, where rows are only added to it.
-    pub fn appended<'a>(&'a self, table: &TableName, settings: &'a TableSettings) -> Option<Subject<'a>> {
-        let Generation { location, base, .. } = &self.shown;
-        let sort_by = settings.sort_columns.of(table, &base.provenance().key);
-        (!self.keep_copies()).then_some(Subject { location, base, keys: None, sort_by, limits: &settings.limits })
+        Some(Subject { location, base, keys: Some(keys), sort_by, limits })
     }
 
     /// Nothing has to be found by its key any more.

@@ -137,10 +137,8 @@ impl DeltaTable {
 
     /// Has files written again where that is worth it.
     fn consider_compaction(&mut self, occasion: Occasion) {
-        let subject = match &self.appending {
-            Some(_) => self.generations.appended(&self.name, &self.settings),
-            None => self.generations.compactable(&self.name, self.staging.plan.as_ref(), &self.settings),
-        };
+        let (is_appended, plan) = (self.appending.is_some(), self.staging.plan.as_ref());
+        let subject = self.generations.compactable(&self.name, is_appended, plan, &self.settings);
         if let Some(subject) = subject {
             self.compaction.consider(subject, occasion);
         }

@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod flow;
 pub mod format;
 pub mod group;
+mod group_config;
 pub mod intake;
 pub mod lag;
 pub mod merge;
