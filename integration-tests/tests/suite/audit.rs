@@ -155,7 +155,9 @@ async fn what_happened_and_what_was_asked_for_is_recorded_once_through_kills() {
     let journal = json_lines(&succeed(&pipeline, "events", &["--json"]));
     assert_eq!(recorded(&pipeline, "pipeline"), journal, "\n{}", pipeline.log());
     let count = |kind: &str| journal.iter().filter(|entry| entry["kind"] == kind).count();
-    assert_eq!((count("started"), count("configured"), count("stopped")), (10, 10, 1));
+    // The process that is killed as soon as it is started may not have come to say so.
+    assert!((9..=10).contains(&count("started")) && count("stopped") == 1, "{journal:?}");
+    assert!((9..=10).contains(&count("configured")), "{journal:?}");
     assert!(count("parked") == 1 && count("table_changed") >= 3, "{journal:?}");
     let expected = [
         "cut_created",
