@@ -8,6 +8,7 @@ pub mod connections;
 pub mod cut_counter;
 pub mod cuts;
 pub mod dead_letters;
+mod docs;
 pub mod entrance;
 pub mod fleet;
 pub mod gate;
@@ -121,7 +122,7 @@ async fn serve_paths(entrance: Entrance, paths: Router, gate: Gate) {
 }
 
 /// All paths. Probes need neither token nor certificate, as kubelets have none, and say nothing but yes or no; the page
-/// has no data, and asks for the token.
+/// has no data, and asks for the token; documents are the same everywhere.
 fn router(shared: Shared, gate: Gate) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
@@ -155,6 +156,7 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .layer(axum::middleware::from_fn_with_state(gate, access::check));
     Router::new()
         .route("/", get(page))
+        .route("/docs/{page}", get(docs::docs))
         .route("/livez", get(api::live))
         .route("/readyz", get(api::ready))
         .merge(guarded)

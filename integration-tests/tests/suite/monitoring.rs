@@ -18,13 +18,13 @@ fn each_alert_fires_where_it_should_and_nowhere_else_and_has_its_page_in_the_run
     let output = promtool.output().expect("promtool is installed");
     assert!(output.status.success(), "{output:?}");
     let alerts = std::fs::read_to_string(root().join("monitoring/alerts.yml")).unwrap();
-    let runbook = std::fs::read_to_string(root().join("monitoring/RUNBOOK.md")).unwrap();
+    let runbook = std::fs::read_to_string(root().join("src/docs/runbook.md")).unwrap();
     let tests = std::fs::read_to_string(root().join("monitoring/alerts_test.yml")).unwrap();
     let names: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 8);
     for name in names {
         assert!(runbook.contains(&format!("## {name}\n")), "{name} has no page");
-        assert!(alerts.contains(&format!("RUNBOOK.md#{}", name.to_lowercase())), "{name} leads to no page");
+        assert!(alerts.contains(&format!("docs/runbook.md#{}", name.to_lowercase())), "{name} leads to no page");
         assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
     }
 }
