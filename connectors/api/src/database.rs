@@ -153,7 +153,8 @@ pub trait Database: Send + Sync {
 pub trait Source: Send {
     /// Waits for the next steps. Within a table they are in commit order, and no event is left out or repeated between
     /// two batches. A transaction larger than a batch spans several; [`Step::Complete`] stands only between
-    /// transactions.
+    /// transactions. Where events of a table are left out, because it is copied again, the copy's start stands before
+    /// the first [`Step::Complete`] that covers them.
     ///
     /// A table's copy runs beside the stream, from its start to its end. Between those two, copied rows stand between
     /// the stream's transactions, and the last step that concerns a row is right; a change may leave out a value of a

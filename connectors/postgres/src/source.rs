@@ -167,6 +167,22 @@ impl<R: SchemaRegistry> PostgresSource<R> {
         self.announce(tables, server_end).await
     }
 
+    /// Events of tables that are to be copied again are left out: they must not count as complete before whoever takes
+    /// the batch knows of the copy that has their rows.
+    async fn announce_left_out(&mut self, batch: &mut EventBatch) -> Result<()> {
+        let Some(end) = batch.steps.iter().rposition(|step| matches!(step, Step::Complete(_))) else { return Ok(()) };
+        self.announce_postponed().await?;
+        batch.steps.splice(end..end, self.ready.drain(..));
+        Ok(())
+    }
+
+    async fn announce_postponed(&mut self) -> Result<()> {
+        let mut recopy = std::mem::take(&mut self.stream.postponed.recopy);
+        recopy.sort_unstable();
+        recopy.dedup();
+        if recopy.is_empty() { Ok(()) } else { self.announce_again(recopy).await }
+    }
+
     /// Begins the announced copies that the stream has got far enough for.
     async fn begin_announced(&mut self) -> Result<()> {
         let Watermark { commit_lsn: emitted, end_lsn, .. } = self.emitted;
@@ -310,10 +326,7 @@ impl<R: SchemaRegistry> PostgresSource<R> {
             self.copies.abandon(oid);
             self.announced.remove(oid);
         }
-        let recopy = std::mem::take(&mut self.stream.postponed.recopy);
-        if !recopy.is_empty() {
-            self.announce_again(recopy).await?;
-        }
+        self.announce_postponed().await?;
         self.announce_reshaped().await?;
         self.take_requests().await?;
         if self.stream.is_idle() {
@@ -350,6 +363,7 @@ impl<R: SchemaRegistry> Source for PostgresSource<R> {
                 Next::Batch(mut batch) => {
                     self.is_copys_turn = true;
                     self.note(&mut batch).await?;
+                    self.announce_left_out(&mut batch).await?;
                     batch.changes = self.stream.take_changes();
                     return Ok(batch);
                 }

@@ -56,6 +56,37 @@ async fn a_copy_misses_no_row_whose_commit_waits_for_its_standby() {
     pipeline.stop();
 }
 
+/// A commit is in the stream before the catalog shows what it altered. Its table is copied again, and that is known
+/// before the commit counts as read: whoever dies in between would never hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_until_its_table_is_copied_again_does_not_count_as_read() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'x')").await;
+    postgres.sql("CREATE TABLE d (id int PRIMARY KEY, v date); INSERT INTO d VALUES (1, '2020-02-02')").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for setting in ["synchronous_standby_names = 'nobody'", "synchronous_commit = 'on'"] {
+        postgres.sql(&format!("ALTER SYSTEM SET {setting}")).await;
+    }
+    postgres.sql("SELECT pg_reload_conf()").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // That a table stops is stored at once.
+    let change = "BEGIN; ALTER TABLE t ADD COLUMN c int; INSERT INTO t (id) VALUES (-1); \
+                  INSERT INTO d VALUES (2, 'infinity'); COMMIT";
+    let waiting = begin(&postgres, change).await;
+    let parked = |status: &Status| find(status, "public.d").is_some_and(|table| table.reason().is_some());
+    pipeline.wait_for("a parked table", LIMIT, parked).await;
+    pipeline.kill();
+    postgres.sql("ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    postgres.sql("SELECT pg_reload_conf()").await;
+    waiting.await.unwrap();
+    pipeline.start();
+    eventually_equal(&postgres, &pipeline.lake, &["public.t"], || pipeline.log()).await;
+    pipeline.stop();
+}
+
 /// Large values that Postgres leaves out, changed keys, truncates: all of it while tables are copied again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_under_load_end_with_the_rows_of_their_tables() {
