@@ -8,6 +8,9 @@ use bytesize::ByteSize;
 use serde::Serialize;
 use sooner_api::{Clock, Code, Error};
 use sooner_kafka::cluster::admin::Admin;
+use sooner_kafka::producer::present_names::PresentNames;
+use sooner_kafka::producer::topic_names::TopicNames;
+use sooner_kafka::progress::load::load;
 use sooner_kafka::registry::reader::SchemaReader;
 use sooner_kafka::registry::schema_id::SchemaId;
 use sooner_kafka::survey::group::GroupInspector;
@@ -140,10 +143,13 @@ fn survey(
         Ok(known.entry(id).or_insert(Arc::new(schema)).clone())
     };
     let (survey, group) = (Survey::open(&kafka.settings, limits)?, GroupInspector::open(&kafka.settings)?);
+    let record = load(&kafka.settings)?;
+    let names = TopicNames { pattern: &kafka.topics, subjects: kafka.subjects };
+    let names = PresentNames::new(names, record.as_ref());
     let mut measured = Vec::new();
     let mut replication = kafka.settings.topics.replication;
     for table in tables {
-        let topic = kafka.topics.topic(table);
+        let topic = names.topic(table);
         let Some(&partitions) = topics.get(&topic) else {
             admin.check_not_hidden(&topic)?;
             anyhow::ensure!(!must_be, "topic {topic} of {table} does not exist. To do: see `sooner topics`");

@@ -116,7 +116,7 @@ fn topic(table: &TableName, topic: String, status: &TableStatus, offsets_per_sec
     let largest = ends.rev().max_by_key(|(_, end)| *end).filter(|_| all > 0);
     ShownTopic {
         table: table.clone(),
-        topic,
+        topic: status.topic.as_ref().map_or(topic, |moved| moved.topic.clone()),
         partitions: status.partitions.len(),
         unread: status.lag_messages,
         end_offsets: is_read.then_some(all),

@@ -43,7 +43,7 @@ pub fn copy(desk: &Inner, handling: &mut Handling<'_>, letters: Vec<Letter>, run
     let Some(database) = &desk.settings.database else {
         return Err(elsewhere("this process does not run the source's side"));
     };
-    let states = states(desk)?;
+    let (states, moved) = states(desk)?;
     let mut judge = Judge {
         database,
         keeps_names: desk.settings.keeps_names,
@@ -55,7 +55,8 @@ pub fn copy(desk: &Inner, handling: &mut Handling<'_>, letters: Vec<Letter>, run
     let mut outcomes = Vec::new();
     let (mut gone, mut by_table) = (Vec::new(), BTreeMap::<TableName, Vec<(Letter, String)>>::new());
     for letter in letters {
-        let Some(table) = desk.settings.topics.table(&letter.topic) else {
+        let Some(table) = moved.get(&*letter.topic).cloned().or_else(|| desk.settings.topics.table(&letter.topic))
+        else {
             let why = "its topic is that of no table of this configuration".to_owned();
             outcomes.push(Outcome::new(&letter, Became::Refused { why, remedy: "drop it".to_owned() }));
             continue;
@@ -79,15 +80,22 @@ pub fn copy(desk: &Inner, handling: &mut Handling<'_>, letters: Vec<Letter>, run
     Ok(outcomes)
 }
 
-/// The states of the tables of the source that runs with this state folder; an operator error if none does.
-fn states(desk: &Inner) -> Result<BTreeMap<TableName, TableState>> {
+/// The states of the tables of the source that runs with this state folder, and the tables whose events move, or have
+/// moved, from topic to topic, by each of these; an operator error if no source does.
+fn states(desk: &Inner) -> Result<(BTreeMap<TableName, TableState>, BTreeMap<String, TableName>)> {
     let status =
         load(&desk.settings.state_dir).map_err(|why| Error::internal("cannot read the pipeline's status", why))?;
     // Only a source has a slot.
     let status = status.filter(|status| status.slot.is_some());
     let status = status.ok_or_else(|| elsewhere("no source has run with this state folder"))?;
+    let mut moved = BTreeMap::new();
+    for (name, topic) in status.tables.iter().filter_map(|(name, table)| Some((name, table.topic.as_ref()?))) {
+        let topics =
+            topic.archived.iter().chain([&topic.topic]).chain(topic.successor.as_ref().map(|next| &next.topic));
+        moved.extend(topics.map(|topic| (topic.clone(), name.clone())));
+    }
     let state = |table: crate::status::TableStatus| table.source_state.unwrap_or(table.state);
-    Ok(status.tables.into_iter().map(|(name, table)| (name, state(table))).collect())
+    Ok((status.tables.into_iter().map(|(name, table)| (name, state(table))).collect(), moved))
 }
 
 fn elsewhere(why: &str) -> Error {

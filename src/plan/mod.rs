@@ -16,6 +16,8 @@ use sooner_api::{Error, Feed, Lake, LakeTable, MemoryBudget, Result, Standing, T
 use sooner_delta::store::folder_name::folder_name;
 use sooner_delta::{DeltaLake, LakeStore, PartLimits};
 use sooner_kafka::producer::opening::moved_from;
+use sooner_kafka::producer::present_names::PresentNames;
+use sooner_kafka::producer::topic_names::TopicNames;
 use sooner_postgres::preview::{Names, left_behind};
 use sooner_schemas::TableName;
 
@@ -146,8 +148,10 @@ fn take_start(plan: &mut Plan, config: &Config, stored: &Stored, known: &Running
 fn move_topics(config: &Config, stored: &Stored, start: &mut Start) -> BTreeMap<TableName, PlannedTable> {
     let mut moved = BTreeMap::new();
     let (Some(kafka), Some(former)) = (&config.kafka, &stored.topics) else { return moved };
+    let names = TopicNames { pattern: &kafka.topics, subjects: kafka.subjects };
+    let names = PresentNames::new(names, Some(former));
     for (name, progress) in start.next.tables.iter().filter(|(_, progress)| progress.state.takes_events()) {
-        let topic = kafka.topics.topic(name);
+        let topic = names.topic(name);
         let Some(from) = moved_from(former, name, &topic).filter(|_| progress.oid.is_some()) else { continue };
         let mut planned = PlannedTable::new(Action::Recopy, format!("its topic is {topic}, where it was {from}"));
         planned.stays.push(format!("the topic {from}"));

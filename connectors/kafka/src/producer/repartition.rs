@@ -239,7 +239,10 @@ fn begin(
     let begun = |partition: usize| present.first_offset(partition as i32);
     let numbered = || first_offsets.iter().copied().enumerate();
     let is_partial = numbered().any(|(partition, first)| first > begun(partition));
-    let read_offsets = numbered().map(|(partition, first)| first.max(begun(partition))).collect();
+    // Where retention has removed everything, the log begins behind the end of the last message's transaction.
+    let ends = present.next_offsets.iter();
+    let read_offsets = numbered().zip(ends).map(|((partition, first), end)| first.max(begun(partition)).min(*end));
+    let read_offsets = read_offsets.collect();
     let next_offsets = vec![0; state.partitions as usize];
     let lineage = progress.lineages.entry(table.clone()).or_insert_with(|| Lineage { base, ..Lineage::default() });
     let is_partial = is_partial || lineage.is_partial;
@@ -266,7 +269,9 @@ impl Replaying {
         let mut bytes = 0;
         let mut read = BTreeMap::new();
         for Replayed { message, read: further } in piece {
-            bytes += self.write_message(writer, &message)?;
+            if let Some(message) = message {
+                bytes += self.write_message(writer, &message)?;
+            }
             read.extend(further);
         }
         let is_partial = self.replay.is_partial();

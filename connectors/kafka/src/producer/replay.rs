@@ -32,8 +32,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// A message in its place among those of all partitions.
 pub struct Replayed {
-    /// The message.
-    pub message: OwnedMessage,
+    /// The message; none where retention has left nothing to read.
+    pub message: Option<OwnedMessage>,
     /// Partitions that are read further with it, each with the offset after the message: its own, and those that had a
     /// copy of an event of the whole table.
     pub read: Vec<(i32, i64)>,
@@ -54,7 +54,8 @@ impl Replay {
         let is_partial = Arc::new(AtomicBool::new(false));
         let merge = ReplayMerge::new(from);
         let (settings, topic) = (settings.clone(), topic.to_owned());
-        let thread = ReplayThread { topic, merge, targets: targets.clone(), is_partial: is_partial.clone(), sender };
+        let (passed, is_told) = (Vec::new(), is_partial.clone());
+        let thread = ReplayThread { topic, merge, passed, targets: targets.clone(), is_partial: is_told, sender };
         thread::spawn(move || thread.run(&settings));
         Replay { pieces, targets, is_partial }
     }
@@ -98,6 +99,8 @@ fn ended() -> Error {
 struct ReplayThread {
     topic: String,
     merge: ReplayMerge<OwnedMessage>,
+    /// Partitions of which retention has left nothing to read, each with the offset up to which.
+    passed: Vec<(i32, i64)>,
     targets: Arc<Mutex<Vec<i64>>>,
     is_partial: Arc<AtomicBool>,
     sender: SyncSender<Result<Vec<Replayed>>>,
@@ -119,7 +122,8 @@ impl ReplayThread {
             for (partition, target) in targets.iter().enumerate() {
                 self.fill(&reader, partition, *target)?;
             }
-            let merged = self.merge.take(&targets);
+            let mut merged = self.merge.take(&targets);
+            merged.extend(self.passed.drain(..).map(|passed| Replayed { message: None, read: vec![passed] }));
             if merged.is_empty() {
                 thread::sleep(PAUSE);
             } else if self.sender.send(Ok(merged)).is_err() {
@@ -136,13 +140,18 @@ impl ReplayThread {
             return Ok(());
         }
         let number = partition as i32;
-        if reader.bounds(&self.topic, number)?.0 > from {
+        let first = reader.bounds(&self.topic, number)?.0;
+        if first > from && !self.is_partial.swap(true, Ordering::Relaxed) {
             tracing::warn!(topic = self.topic, partition, from, "retention removed messages before they were read");
-            self.is_partial.store(true, Ordering::Relaxed);
+        }
+        if first >= target {
+            self.merge.reach(partition, target);
+            self.passed.push((number, target));
+            return Ok(());
         }
         let piece_bytes = (PIECES_BYTES / self.merge.queues.len().max(1)).clamp(PIECE_BYTES.0, PIECE_BYTES.1);
         let (mut bytes, merge) = (0, &mut self.merge);
-        let reached = reader.read(&self.topic, number, from..target, |message| {
+        let reached = reader.read(&self.topic, number, from.max(first)..target, |message| {
             bytes += message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len);
             let headers = FoundHeaders::read(message.headers());
             let is_whole_table = message.key().is_none();
@@ -241,7 +250,7 @@ impl ReplayMerge<OwnedMessage> {
     fn take(&mut self, targets: &[i64]) -> Vec<Replayed> {
         let mut taken = Vec::new();
         while let Some((message, read)) = self.next(targets) {
-            taken.push(Replayed { message, read });
+            taken.push(Replayed { message: Some(message), read });
         }
         taken
     }
