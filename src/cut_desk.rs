@@ -18,6 +18,8 @@ use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
 
 /// How often it is looked for requests.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// So many looks a request is offered, before it is the next one's turn.
+const LOOKS_A_TURN: usize = 4;
 /// After the lake could not be reached.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -87,8 +89,15 @@ impl CutRequests {
         read(&self.failure_path(name))
     }
 
-    fn pending(&self) -> Option<CutRequest> {
-        self.ending_in("asked").iter().find_map(|path| read(path))
+    /// The request whose turn it is: one that cannot be answered yet keeps nobody waiting. Those whose cuts would not
+    /// be kept any more are forgotten.
+    fn pending(&self, turn: usize) -> Option<CutRequest> {
+        let asked = self.ending_in("asked").iter().filter_map(|path| read(path)).collect::<Vec<CutRequest>>();
+        let now_millis = SystemClock.now_micros() / 1000;
+        let (expired, mut asked): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|request| request.until_millis.is_some_and(|until| until < now_millis));
+        expired.iter().for_each(|request| self.forget(request));
+        (!asked.is_empty()).then(|| asked.swap_remove(turn % asked.len()))
     }
 
     fn ending_in(&self, ending: &str) -> Vec<PathBuf> {
@@ -143,8 +152,10 @@ pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
     let (requests, copies) = (CutRequests::new(state_dir), Requests::new(state_dir));
     let ((ask, asked), (answers, mut heard)) = (watch::channel(None), mpsc::unbounded_channel());
     tokio::spawn(async move {
+        let mut looks = 0;
         while !ask.is_closed() {
-            let wanted = if copies.pending().is_empty() { requests.pending() } else { None };
+            let wanted = if copies.pending().is_empty() { requests.pending(looks / LOOKS_A_TURN) } else { None };
+            looks += 1;
             ask.send_if_modified(|known| std::mem::replace(known, wanted.clone()) != wanted);
             match tokio::time::timeout(INTERVAL, heard.recv()).await {
                 Ok(Some(answer)) => take(&requests, &lake, answer).await,

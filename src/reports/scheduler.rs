@@ -132,7 +132,8 @@ impl Scheduler {
         }
         let turn = Turn::take(&self.maker.state_dir).map_err(|error| unusable(&self.maker.state_dir, error))?;
         let Some(turn) = turn else { return Ok(SHORT_REST) };
-        if !self.has_swept {
+        // Not before it is known of all what they still need.
+        if !self.has_swept && self.reports.iter().all(|report| report.progress.is_some()) {
             self.sweep().await?;
             self.has_swept = true;
         }

@@ -53,15 +53,20 @@ impl FollowingSlot {
         let mut holder = Client::connect(options, Mode::Replication).await?;
         let command =
             format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_name(&name));
-        let created = tokio::time::timeout(patience, holder.query(&command)).await;
-        let rows = created.map_err(|_| {
+        // The server itself gives up: who waits for a lock does not notice that nobody waits for it any more.
+        holder.query(&format!("SET lock_timeout = {}", patience.as_millis().max(1))).await?;
+        let rows = holder.query(&command).await.map_err(|error| {
+            // SQLSTATE 55P03: lock_not_available.
+            if !error.why.contains("SQLSTATE 55P03") {
+                return error;
+            }
             Error::retry(
                 Code::TableLocked,
                 "cannot follow rows that change all the time",
                 "a temporary slot is only created once all transactions that write have ended, and one runs on",
                 "try again when it has ended (`SELECT * FROM pg_stat_activity ORDER BY xact_start`)",
             )
-        })??;
+        })?;
         let row = rows.first().cloned().unwrap_or_default();
         let snapshot = text(&row, 2)?.to_owned();
         Ok(FollowingSlot { holder, name, snapshot })
@@ -72,7 +77,7 @@ impl<'a> FollowedRows<'a> {
     /// Reads the rows of these keys, as they are at the slot's position. What is not read is not there.
     pub async fn read(
         options: &ConnectOptions,
-        slot: &FollowingSlot,
+        slot: &mut FollowingSlot,
         copied: &'a CopiedTable,
         keys: Vec<KeyTexts>,
     ) -> Result<FollowedRows<'a>> {
@@ -92,6 +97,8 @@ impl<'a> FollowedRows<'a> {
             followed.put(&row.values());
         }
         client.query("COMMIT").await?;
+        // Any command gives the snapshot up, which would keep old rows from being vacuumed.
+        slot.holder.query("IDENTIFY_SYSTEM").await?;
         Ok(followed)
     }
 

@@ -34,8 +34,9 @@ impl Comparison<'_> {
         let source = self.config.source()?;
         let name = format!("verify-{:016x}", rand::random::<u64>());
         let (connect, patience) = (&source.connect, self.pace.patience);
-        let slot = FollowingSlot::create(connect, format!("sooner_{}", name.replace('-', "_")), patience).await?;
-        let mut rows = FollowedRows::read(connect, &slot, &self.rows.copied, keys.keys().cloned().collect()).await?;
+        let mut slot = FollowingSlot::create(connect, format!("sooner_{}", name.replace('-', "_")), patience).await?;
+        let mut rows =
+            FollowedRows::read(connect, &mut slot, &self.rows.copied, keys.keys().cloned().collect()).await?;
         let cut = self.cut(&name).await?;
         let followed = rows.follow_to(slot, &source.publication, cut.lsn, patience).await;
         let compared = match followed {
@@ -80,8 +81,10 @@ impl Comparison<'_> {
             until_millis: Some(i64::try_from(until)?),
         };
         let left = || Some(self.pace.patience.saturating_sub(asked.elapsed()));
-        let cut = made(&CutRequests::new(&self.config.state_dir), self.lake, &request, left).await?;
-        cut.ok_or_else(|| {
+        let requests = CutRequests::new(&self.config.state_dir);
+        let cut = made(&requests, self.lake, &request, left).await;
+        requests.dismiss(name)?;
+        cut?.ok_or_else(|| {
             anyhow::anyhow!(
                 "the lake has no version at one position in time. To do: see that the pipeline runs (`sooner status`)"
             )

@@ -56,7 +56,8 @@ impl DeltaTable {
                 self.staging.change_columns(&former, columns, provenance);
             }
         }
-        if schema.key.is_none() && self.appending.is_some() {
+        // Of a topic, messages without a key are refused.
+        if schema.key.is_none() && self.appending.is_some() && !self.names.is_topic() {
             self.staging.plan = None;
             return Ok(Staged::Taken);
         }
