@@ -26,9 +26,7 @@ use super::route::TopicRoute;
 use super::successor::{PreparedSuccessor, SuccessorPlan, hanging, prepare};
 use super::transaction_writer::TransactionWriter;
 use crate::cluster::settings::KafkaSettings;
-use crate::cluster::topic_state::TopicState;
 use crate::message::partition::partition_of;
-use crate::progress::lineage::{Lineage, Successor};
 use crate::progress::record::TopicProgress;
 
 /// How often requests are looked for.
@@ -209,7 +207,9 @@ impl Repartitions {
         writer.routes.push(route);
         let number = writer.routes.len() - 1;
         if writer.progress().successor(table).is_none_or(|known| known.topic != topic) {
-            writer.keeper.change_topics(table, |progress| begin(progress, table, base, &topic, &state, &first_offsets));
+            writer.keeper.change_topics(table, |progress| {
+                progress.begin_successor(table, base, &topic, state.partitions, &first_offsets);
+            });
             // On its own: what is aborted leaves the topic as it was.
             writer.commit()?;
             failpoint("repartition_begun");
@@ -224,30 +224,6 @@ impl Repartitions {
         let replay = Replay::start(&self.settings, present, from);
         Ok(Work::Replaying(Box::new(Replaying { number, replay, ends, switches_from: Instant::now() })))
     }
-}
-
-/// Records that a table's messages are written to a new topic, as far as they are still there.
-fn begin(
-    progress: &mut TopicProgress,
-    table: &TableName,
-    base: String,
-    topic: &str,
-    state: &TopicState,
-    first_offsets: &[i64],
-) {
-    let Some(present) = progress.topics.get(table) else { return };
-    let begun = |partition: usize| present.first_offset(partition as i32);
-    let numbered = || first_offsets.iter().copied().enumerate();
-    let is_partial = numbered().any(|(partition, first)| first > begun(partition));
-    // Where retention has removed everything, the log begins behind the end of the last message's transaction.
-    let ends = present.next_offsets.iter();
-    let read_offsets = numbered().zip(ends).map(|((partition, first), end)| first.max(begun(partition)).min(*end));
-    let read_offsets = read_offsets.collect();
-    let next_offsets = vec![0; state.partitions as usize];
-    let lineage = progress.lineages.entry(table.clone()).or_insert_with(|| Lineage { base, ..Lineage::default() });
-    let is_partial = is_partial || lineage.is_partial;
-    let topic = topic.to_owned();
-    lineage.successor = Some(Successor { topic, next_offsets, read_offsets, is_partial, is_lost: false });
 }
 
 impl Replaying {

@@ -2,7 +2,7 @@
 
 use sooner_schemas::TableName;
 
-use super::lineage::{FormerTopic, Successor};
+use super::lineage::{FormerTopic, Lineage, Successor};
 use super::record::{TopicOffsets, TopicProgress};
 
 /// One of the topics that a table's events are or were on, as sinks number its partitions.
@@ -73,6 +73,31 @@ impl TopicProgress {
         self.lineages.get_mut(table)?.successor.as_mut()
     }
 
+    /// A table's messages are written to a new topic, as far as they are still there: the partitions of its present one
+    /// begin at `first_offsets` by now.
+    pub fn begin_successor(
+        &mut self,
+        table: &TableName,
+        base: String,
+        topic: &str,
+        partitions: i32,
+        first_offsets: &[i64],
+    ) {
+        let Some(present) = self.topics.get(table) else { return };
+        let begun = |partition: usize| present.first_offset(partition as i32);
+        let numbered = || first_offsets.iter().copied().enumerate();
+        let is_partial = numbered().any(|(partition, first)| first > begun(partition));
+        // Where retention has removed everything, the log begins behind the end of the last message's transaction.
+        let ends = present.next_offsets.iter();
+        let read_offsets = numbered().zip(ends).map(|((partition, first), end)| first.max(begun(partition)).min(*end));
+        let read_offsets = read_offsets.collect();
+        let next_offsets = vec![0; partitions as usize];
+        let lineage = self.lineages.entry(table.clone()).or_insert_with(|| Lineage { base, ..Lineage::default() });
+        let is_partial = is_partial || lineage.is_partial;
+        let topic = topic.to_owned();
+        lineage.successor = Some(Successor { topic, next_offsets, read_offsets, is_partial, is_lost: false });
+    }
+
     /// The successor takes the place of a table's topic: events up to the record's LSN are in that one, all later ones
     /// come to the successor. Whole transactions must be written, and everything must be in the successor.
     pub fn switch(&mut self, table: &TableName) {
@@ -80,7 +105,7 @@ impl TopicProgress {
         assert!(self.split.is_none(), "a topic is switched between transactions");
         let Some(lineage) = self.lineages.get_mut(table) else { return };
         let (Some(present), Some(next)) = (self.topics.get_mut(table), lineage.successor.take()) else { return };
-        debug_assert_eq!(next.read_offsets, present.next_offsets, "everything is in the successor");
+        assert_eq!(next.read_offsets, present.next_offsets, "everything is in the successor");
         let first_offsets = vec![0; next.next_offsets.len()];
         let following =
             TopicOffsets { topic: next.topic, first_offsets, next_offsets: next.next_offsets, ..present.clone() };
@@ -111,7 +136,6 @@ mod tests {
     use sooner_schemas::Lsn;
 
     use super::*;
-    use crate::progress::lineage::Lineage;
 
     fn name() -> TableName {
         TableName::new("public", "t")
@@ -180,5 +204,18 @@ mod tests {
         let mut begun = progress();
         begun.keep_committed_successors(Some(&TopicProgress::default()));
         assert_eq!(begun.successor(&name()), None, "nobody knows that it was begun");
+    }
+
+    #[test]
+    fn a_topic_whose_messages_have_all_expired_has_nothing_left_to_write_again() {
+        let mut progress = progress();
+        // Of the first partition the last transaction's end is gone, too; of the second a message is left.
+        progress.lineages.clear();
+        progress.begin_successor(&name(), "t".to_owned(), "t.v2", 3, &[10, 4]);
+        let successor = progress.successor(&name()).unwrap();
+        assert_eq!((successor.read_offsets.as_slice(), successor.is_partial), (&[9, 4][..], true));
+        progress.successor_mut(&name()).unwrap().read_offsets[1] = 5;
+        progress.switch(&name());
+        assert_eq!((&*progress.topics[&name()].topic, progress.topics[&name()].next_offsets.len()), ("t.v2", 3));
     }
 }
