@@ -89,8 +89,12 @@ pub struct TableStatus {
     /// Bytes of the index on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_bytes: Option<u64>,
-    /// The table is complete up to here; none before that is known.
+    /// Commit of the last transaction that the table has; none before that is known.
     pub watermark_lsn: Option<Lsn>,
+    /// The table is complete up to this position of the source's log; none before that is known. It says so by itself:
+    /// `lag_bytes` is from the moment it was worked out, and the end of the log moves on meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_lsn: Option<Lsn>,
     /// Commit time at the source of the last transaction up to there, in microseconds since 1970.
     pub watermark_micros: Option<i64>,
     /// With Kafka: where its events are, as they move, or have moved, from one topic to another.
@@ -127,6 +131,7 @@ impl TableStatus {
             index_keys: None,
             index_bytes: None,
             watermark_lsn: None,
+            complete_lsn: None,
             watermark_micros: None,
             topic: None,
             source_state: None,
@@ -198,6 +203,7 @@ impl TableStatus {
         }
         self.lag_bytes = Some(server_end.bytes_since(watermark.end_lsn));
         self.watermark_lsn = Some(watermark.commit_lsn);
+        self.complete_lsn = Some(watermark.end_lsn);
         if watermark.commit_micros > 0 {
             self.watermark_micros = Some(watermark.commit_micros);
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sooner_postgres::client::{Mode, Row};
+use sooner_postgres::log_end::log_end;
 use sooner_postgres::{Client, ConnectOptions};
 use sooner_schemas::Lsn;
 use tempfile::TempDir;
@@ -158,7 +159,7 @@ impl Postgres {
 
     /// LSN at which the write-ahead log ends now, by its insert position.
     pub async fn end_lsn(&self) -> Lsn {
-        self.value("SELECT pg_current_wal_insert_lsn()").await.parse().expect("an LSN")
+        log_end(&mut self.connect("shop").await).await.expect("an LSN")
     }
 
     async fn sql_in(&self, database: &str, sql: &str) -> Vec<Row> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sooner_api::TableState;
 use sooner_postgres::Client;
 use sooner_postgres::client::Mode;
+use sooner_postgres::log_end::log_end;
 use sooner_schemas::{Lsn, TableName};
 
 use super::status::is_running;
@@ -96,9 +97,7 @@ pub async fn reached(
 /// Position of the source's log by now.
 pub async fn source_end(config: &Config) -> anyhow::Result<Lsn> {
     let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
-    let end = client.query_value("SELECT pg_catalog.pg_current_wal_insert_lsn()").await?;
-    let end = end.and_then(|text| text.parse().ok());
-    end.ok_or_else(|| anyhow::anyhow!("the server did not tell the end of its log. To do: report this"))
+    Ok(log_end(&mut client).await?)
 }
 
 /// How far a table is, compared with a position.
@@ -121,8 +120,11 @@ fn standing(status: &Status, table: &TableName, target: Lsn) -> Standing {
         TableState::Gone => Standing::Stopped("it takes no part any more".to_owned()),
         TableState::Waiting { .. } | TableState::Copying => Standing::Behind,
         TableState::Streaming { .. } => {
-            let lag = known.lag_bytes.filter(|lag| status.server_end_lsn.0.saturating_sub(*lag) >= target.0);
-            if lag.is_some() { Standing::Complete } else { Standing::Behind }
+            if known.complete_lsn.is_some_and(|lsn| lsn >= target) {
+                Standing::Complete
+            } else {
+                Standing::Behind
+            }
         }
     }
 }
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_complete_up_to_what_the_log_had_without_its_lag() {
+    fn a_table_is_complete_up_to_its_own_position_and_not_to_that_of_the_log() {
         let name = TableName::new("public", "t");
         let mut table = TableStatus::new(TableState::Streaming { copied_lsn: None });
         let mut status = Status { server_end_lsn: Lsn(100), ..Status::default() };
@@ -151,7 +153,8 @@ mod tests {
             standing(&status, &name, Lsn(target))
         };
         assert_eq!(of(&table, 1), Standing::Behind, "nothing is known yet");
-        table.lag_bytes = Some(40);
+        // The lag is from a moment when the log ended there.
+        (table.lag_bytes, table.complete_lsn) = (Some(0), Some(Lsn(60)));
         assert_eq!((of(&table, 60), of(&table, 61)), (Standing::Complete, Standing::Behind));
         let error = Error::operator(Code::ShapeChanged, "cannot follow", "no key", "give it one");
         let parked = TableStatus::new(TableState::Parked { error, copied_lsn: None });

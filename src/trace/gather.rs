@@ -8,7 +8,7 @@ use sooner_api::{Code, Error, Side, TableState};
 use sooner_delta::trace::row_trace::{RowQuestion, RowTrace};
 use sooner_kafka::key_search::KeyPlace;
 use sooner_postgres::row_lookup::RowNow;
-use sooner_schemas::{Lsn, Relation, TableName};
+use sooner_schemas::{Relation, TableName};
 
 use super::hops::{kafka_hop, lake_hop};
 use super::key::parse_key;
@@ -266,7 +266,7 @@ impl Gatherer<'_> {
             copy_is_asked: requests.pending().iter().any(|request| request.table == *table),
         };
         let lag_bytes = known.and_then(|known| known.lag_bytes);
-        let told = status.zip(lag_bytes).map(|(status, lag)| Lsn(status.server_end_lsn.0.saturating_sub(lag)));
+        let told = known.and_then(|known| known.complete_lsn);
         let recorded = self.stored.of_sink(table).and_then(|stored| stored.lake.as_ref());
         StreamHop {
             problem: stream_problem(table, &standing),

@@ -16,6 +16,7 @@ use crate::clock::now_micros;
 use crate::copy_text::CopyRow;
 use crate::encoders::EncoderFactory;
 use crate::errors::unholdable;
+use crate::log_end::before_page_header;
 use crate::memory::{ReadLimits, row_too_large};
 use crate::options::ConnectOptions;
 use crate::publication::{Members, Selection, quote_table};
@@ -313,17 +314,6 @@ fn oids_of(table: &SourceTable) -> String {
     let partitions = table.facts.partitions.iter().flatten().map(|(oid, _)| *oid);
     let oids: Vec<_> = partitions.chain([table.relation.oid]).map(|oid| oid.to_string()).collect();
     oids.join(", ")
-}
-
-/// A position of the log where a page begins is shown after the page's header, and told to readers of the log without
-/// it: 24 bytes, or 40 for the first page of a segment.
-///
-/// <https://github.com/postgres/postgres/blob/master/src/include/access/xlog_internal.h>
-fn before_page_header(lsn: Lsn) -> Lsn {
-    match lsn.0 % 8192 {
-        header @ (24 | 40) => Lsn(lsn.0 - header),
-        _ => lsn,
-    }
 }
 
 fn lock_error(table: &SourceTable, error: Error) -> Error {

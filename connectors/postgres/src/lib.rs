@@ -34,6 +34,7 @@ pub mod inspection;
 mod joining;
 pub mod kept_names;
 pub mod key_condition;
+pub mod log_end;
 mod login;
 mod low_watermark;
 pub mod memory;
