@@ -36,7 +36,9 @@ type Texts = Vec<Option<Box<[u8]>>>;
 pub struct FollowedRows<'a> {
     copied: &'a CopiedTable,
     keys: BTreeSet<KeyTexts>,
+    /// Rows of those keys, and rows that had one of them and have another key now: they may come back.
     rows: HashMap<KeyTexts, Texts>,
+    origins: BTreeSet<KeyTexts>,
 }
 
 /// A temporary slot, whose stream has not begun. It is gone with its connection.
@@ -88,13 +90,14 @@ impl<'a> FollowedRows<'a> {
         let selection = Selection::load(&mut client, copied.table.facts.publication.as_ref()).await?;
         let selection = selection.ok_or_else(|| altered(copied))?;
         let conditions = Conditions { published: selection.filter.as_deref(), asked: None };
+        let rows = HashMap::with_capacity(keys.len());
         let mut followed =
-            FollowedRows { copied, keys: keys.iter().cloned().collect(), rows: HashMap::with_capacity(keys.len()) };
+            FollowedRows { copied, keys: keys.iter().cloned().collect(), rows, origins: BTreeSet::new() };
         client.copy_out(&select(&copied.table, conditions, &Part::Keys(keys), None, &[])).await?;
         let mut row = CopyRow::default();
         while let Some(line) = client.copy_data().await? {
             row.parse(&line);
-            followed.put(&row.values());
+            followed.put(&row.values(), None);
         }
         client.query("COMMIT").await?;
         // Any command gives the snapshot up, which would keep old rows from being vacuumed.
@@ -161,16 +164,19 @@ impl<'a> FollowedRows<'a> {
         match message {
             Message::Begin { commit_lsn, .. } => return Ok(commit_lsn > end),
             Message::Relation(shape) if shape.oid == table => self.check_shape(&shape)?,
-            Message::Insert { oid, new } if oid == table => self.put(&new),
+            Message::Insert { oid, new } if oid == table => self.put(&new, None),
             Message::Update { oid, old, mut new } if oid == table => {
                 let before = old.as_ref().and_then(|old| self.key_of(tuple(old)));
                 let before = before.or_else(|| self.key_of(&new));
-                let known = before.and_then(|key| self.rows.remove(&key)).unwrap_or_default();
+                let known = before.as_ref().and_then(|key| self.rows.remove(key)).unwrap_or_default();
                 if let Some(OldRow::Whole(old)) = &old {
                     fill(&mut new, |index| old.get(index).copied());
                 }
                 fill(&mut new, |index| known.get(index).map(as_value));
-                self.put(&new);
+                match (before, known.is_empty()) {
+                    (before, true) => self.put(&new, before),
+                    (_, false) => self.keep(&new),
+                }
             }
             Message::Delete { oid, old } if oid == table => {
                 self.key_of(tuple(&old)).and_then(|key| self.rows.remove(&key));
@@ -181,13 +187,21 @@ impl<'a> FollowedRows<'a> {
         Ok(false)
     }
 
-    fn put(&mut self, values: &[TupleValue<'_>]) {
+    /// Takes in a row, if it is followed; it had the key `before` until now.
+    fn put(&mut self, values: &[TupleValue<'_>], before: Option<KeyTexts>) {
         let Some(key) = self.key_of(values).filter(|key| self.keys.contains(key)) else { return };
         if values.contains(&TupleValue::Unavailable) {
-            // It had another key before, which was not followed.
+            // The key that it had was not followed.
+            self.origins.extend(before);
             self.keys.remove(&key);
             return;
         }
+        self.keep(values);
+    }
+
+    /// Takes in a row that was followed until now, whatever its key is.
+    fn keep(&mut self, values: &[TupleValue<'_>]) {
+        let Some(key) = self.key_of(values) else { return };
         let texts = values.iter().map(|value| match value {
             TupleValue::Text(text) => Some((*text).into()),
             TupleValue::Null | TupleValue::Unavailable => None,
@@ -202,6 +216,12 @@ impl<'a> FollowedRows<'a> {
     /// Keys whose rows are known: as [`FollowedRows::messages`] says, or not there.
     pub fn keys(&self) -> &BTreeSet<KeyTexts> {
         &self.keys
+    }
+
+    /// Keys from which rows came to keys that were followed, with values that are not known therefore: who follows these
+    /// as well next time knows them.
+    pub fn origins(&self) -> &BTreeSet<KeyTexts> {
+        &self.origins
     }
 
     fn check_shape(&self, shape: &RelationShape) -> Result<()> {

@@ -34,16 +34,18 @@ impl Comparison<'_> {
         let source = self.config.source()?;
         let name = format!("verify-{:016x}", rand::random::<u64>());
         let (connect, patience) = (&source.connect, self.pace.patience);
+        let followed = keys.keys().cloned().chain(self.origins.iter().cloned()).collect();
         let mut slot = FollowingSlot::create(connect, format!("sooner_{}", name.replace('-', "_")), patience).await?;
-        let mut rows =
-            FollowedRows::read(connect, &mut slot, &self.rows.copied, keys.keys().cloned().collect()).await?;
+        let mut rows = FollowedRows::read(connect, &mut slot, &self.rows.copied, followed).await?;
         let cut = self.cut(&name).await?;
         let followed = rows.follow_to(slot, &source.publication, cut.lsn, patience).await;
         let compared = match followed {
             Ok(()) => self.compare_at(&cut, prints, &rows, &keys, suspects).await,
             Err(error) => Err(error.into()),
         };
+        let origins: Vec<_> = rows.origins().iter().take(MOST_ROWS).cloned().collect();
         drop(rows);
+        self.origins.extend(origins);
         self.lake.drop_cut(&name).await?;
         (self.report.lsn, self.report.version) = (Some(cut.lsn), Some(compared?));
         Ok(())

@@ -8,7 +8,7 @@ pub mod pace;
 pub mod rounds;
 pub mod source;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -105,6 +105,8 @@ struct Comparison<'a> {
     report: Report,
     /// Texts of the keys of rows that may differ, as far as the source has or had the rows.
     key_texts: HashMap<u128, KeyTexts>,
+    /// Keys from which rows come to those that may differ: they are followed as well.
+    origins: BTreeSet<KeyTexts>,
 }
 
 /// Compares a table with the lake.
@@ -114,7 +116,8 @@ pub async fn verify(config: &Config, lake: &DeltaLake, table: SourceTable, pace:
     let verdict = Verdict::Unverified { why: "it was not looked at".to_owned() };
     let table = rows.name().clone();
     let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0 };
-    let mut comparison = Comparison { config, lake, rows, pace, report, key_texts: HashMap::new() };
+    let mut comparison =
+        Comparison { config, lake, rows, pace, report, key_texts: HashMap::new(), origins: BTreeSet::new() };
     let verdict = match comparison.compare().await {
         Ok(verdict) => verdict,
         Err(error) => Verdict::Unverified { why: format!("{error:#}") },
