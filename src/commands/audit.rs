@@ -144,14 +144,38 @@ fn keys_of(config: &Config, files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>>
     read.collect()
 }
 
-async fn verify(config: &Config, files: &[PathBuf], head: Option<Head>, json: bool) -> anyhow::Result<bool> {
+/// The end of the chain and the last entries, the newest first; null without `[audit]`.
+pub async fn newest(config: &Config, count: usize) -> anyhow::Result<Value> {
+    if config.audit.is_none() {
+        return Ok(Value::Null);
+    }
+    let trail = table_of(config)?;
+    let entries = trail.newest(count.max(1)).await?;
+    let head = entries.first().map(|last| Head { sequence: last.sequence, hash: last.hash.clone() }.to_string());
+    let entries: Vec<_> = entries.iter().take(count).map(shown).collect();
+    Ok(json!({"location": trail.url(), "head": head, "entries": entries}))
+}
+
+/// What a check of the whole trail finds; null without `[audit]`.
+pub async fn checked(config: &Config) -> anyhow::Result<Value> {
+    if config.audit.is_none() {
+        return Ok(Value::Null);
+    }
+    Ok(serde_json::to_value(check(config, &[], None).await?)?)
+}
+
+async fn check(config: &Config, files: &[PathBuf], head: Option<&Head>) -> anyhow::Result<Checked> {
     let (trail, keys) = (table_of(config)?, keys_of(config, files)?);
     let mut checker = Checker::new(&config.name, &keys);
     let exists = trail.scan(|chained| checker.take(&chained)).await?;
     if !exists && head.is_none() {
         return Err(no_trail(Ok(trail.url().to_owned())));
     }
-    let checked = checker.finish(head.as_ref());
+    Ok(checker.finish(head))
+}
+
+async fn verify(config: &Config, files: &[PathBuf], head: Option<Head>, json: bool) -> anyhow::Result<bool> {
+    let checked = check(config, files, head.as_ref()).await?;
     print(&if json {
         format!("{}\n", serde_json::to_string_pretty(&checked)?)
     } else {

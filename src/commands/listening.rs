@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use serde_json::Value;
 use sooner_delta::{LakeStore, WaysToWrite};
 use sooner_schemas::Lsn;
 use tokio::task::JoinHandle;
@@ -12,13 +13,15 @@ use super::cut::position_now;
 use super::dead_letters::desk;
 use super::sides::Sides;
 use super::upkeep::open_lake;
+use super::{audit, report};
 use crate::config::Config;
 use crate::control::Requests;
 use crate::cut_desk::CutRequests;
 use crate::http;
 use crate::http::cut_counter::CutCounter;
+use crate::http::inquiry::Inquiry;
 use crate::http::live::Live;
-use crate::http::planner::Planner;
+use crate::http::records::Records;
 use crate::http::shapes::{Origins, Shapes};
 use crate::http::topics::TopicView;
 use crate::letters::Desk;
@@ -41,11 +44,23 @@ pub async fn listen(
     let tracer = follower(path.to_owned(), board.clone());
     let dead_letters = config.kafka.as_ref().and_then(|kafka| kafka.settings.consumer.dead_letters.clone());
     let topics = TopicView::new(config.kafka.as_ref().map(|kafka| kafka.topics.clone()), dead_letters);
-    let (planner, settings) = (planner(path), Arc::new(settings));
+    let (planner, records, settings) = (planner(path), records(path), Arc::new(settings));
     let cuts = CutCounter::new(CutRequests::new(&config.state_dir), position(path));
     let reports = ReportsView::new(&config.state_dir);
-    let shared =
-        http::Shared { board, letters, tracer, topics, planner, requests, cuts, reports, shapes, settings, live };
+    let shared = http::Shared {
+        board,
+        letters,
+        tracer,
+        topics,
+        planner,
+        records,
+        requests,
+        cuts,
+        reports,
+        shapes,
+        settings,
+        live,
+    };
     Ok(Some(tokio::spawn(http::serve(listener, shared))))
 }
 
@@ -75,14 +90,34 @@ fn position(path: &Path) -> impl Fn() -> BoxFuture<'static, Result<Option<Lsn>, 
     }
 }
 
-/// Works out what the file would do by then.
-fn planner(path: &Path) -> Planner {
+/// Answers questions from the configuration that the file has by then.
+fn inquiry<F, A>(path: &Path, work: F) -> Inquiry
+where
+    F: Fn(Arc<Path>, String) -> A + Copy + Send + Sync + 'static,
+    A: Future<Output = anyhow::Result<Value>> + Send + 'static,
+{
     let path: Arc<Path> = path.into();
-    Planner::new(move || {
-        let path = path.clone();
-        Box::pin(async move {
-            let plan = plan(&path, true).await.map_err(|error| format!("{error:#}"))?;
-            serde_json::to_value(plan).map_err(|error| error.to_string())
-        })
+    Inquiry::new(move |question| {
+        let answering = work(path.clone(), question);
+        Box::pin(async move { answering.await.map_err(|error| format!("{error:#}")) })
     })
+}
+
+/// Works out what the file would do.
+fn planner(path: &Path) -> Inquiry {
+    inquiry(path, |path, _| async move { Ok(serde_json::to_value(plan(&path, true).await?)?) })
+}
+
+fn records(path: &Path) -> Records {
+    Records {
+        reports: inquiry(path, |path, name| async move { report::described(&Config::load(&path)?, &name).await }),
+        making: inquiry(path, |path, name| async move {
+            // A run holds on to what may not move between threads.
+            let here = tokio::runtime::Handle::current();
+            let made = move || here.block_on(async { report::made_now(&Config::load(&path)?, &name).await });
+            tokio::task::spawn_blocking(made).await?
+        }),
+        audit: inquiry(path, |path, count| async move { audit::newest(&Config::load(&path)?, count.parse()?).await }),
+        audit_check: inquiry(path, |path, _| async move { audit::checked(&Config::load(&path)?).await }),
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use sooner_api::Clock;
+use sooner_api::{Clock, Error};
 
 use super::print;
 use crate::audit::trail::{Act, recorded};
@@ -79,9 +79,21 @@ fn now() -> Due {
     Due::of_micros(SystemClock.now_micros())
 }
 
-async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+/// A report, and what has become of its runs.
+struct Listed<'a> {
+    settings: &'a ReportSettings,
+    last: Option<Manifest>,
+    made: usize,
+    failed: usize,
+    url: String,
+}
+
+async fn all(config: &Config) -> anyhow::Result<Vec<Listed<'_>>> {
+    if config.reports.is_empty() {
+        return Ok(Vec::new());
+    }
     let maker = Maker::new(config)?;
-    let mut told = Vec::new();
+    let mut all = Vec::new();
     for settings in &config.reports {
         let store = maker.runs(settings)?;
         let runs = store.list().await?;
@@ -91,23 +103,38 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
             None => None,
         };
         let count = |is: fn(&RunFiles) -> bool| runs.values().filter(|files| is(files)).count();
-        let failed = count(|files| files.failed && !files.made);
-        told.push((settings, last, count(|files| files.made), failed, store.url().to_owned()));
+        let (made, failed) = (count(|files| files.made), count(|files| files.failed && !files.made));
+        all.push(Listed { settings, last, made, failed, url: store.url().to_owned() });
     }
+    Ok(all)
+}
+
+/// All reports as JSON, for an empty name; otherwise the one of this name, with its runs.
+pub async fn described(config: &Config, name: &str) -> anyhow::Result<Value> {
+    if !name.is_empty() {
+        let settings = named(config, name)?;
+        let store = Maker::new(config)?.runs(settings)?;
+        return Ok(shown(settings, &store, &runs(&store).await?));
+    }
+    let all = all(config).await?.into_iter().map(|listed| {
+        let mut value = head(listed.settings, &listed.url);
+        value["last"] = json!(listed.last);
+        value["runs_made"] = json!(listed.made);
+        value["runs_failed"] = json!(listed.failed);
+        value
+    });
+    Ok(all.collect())
+}
+
+async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     if json {
-        let all = told.iter().map(|(settings, last, made, failed, url)| {
-            let mut value = described(settings, url);
-            value["last"] = json!(last);
-            value["runs_made"] = json!(made);
-            value["runs_failed"] = json!(failed);
-            value
-        });
-        print(&format!("{}\n", serde_json::to_string_pretty(&all.collect::<Vec<_>>())?));
+        print(&format!("{}\n", serde_json::to_string_pretty(&described(config, "").await?)?));
         return Ok(());
     }
+    let told = all(config).await?;
     let mut text =
         format!("{:<24} {:<21} {:<21} {:>8} {:>6} {:>6}\n", "REPORT", "NEXT", "LAST", "ROWS", "RUNS", "FAILED");
-    for (settings, last, made, failed, _) in &told {
+    for Listed { settings, last, made, failed, .. } in &told {
         let next = settings.schedule.next_after(now()).map_or_else(|| "-".to_owned(), |due| due.to_string());
         let (due, rows) =
             last.as_ref().map_or_else(|| ("-", "-".to_owned()), |last| (&last.due, last.rows.to_string()));
@@ -118,7 +145,7 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn described(settings: &ReportSettings, url: &str) -> Value {
+fn head(settings: &ReportSettings, url: &str) -> Value {
     json!({
         "report": settings.name,
         "schedule": settings.schedule.pattern,
@@ -128,28 +155,41 @@ fn described(settings: &ReportSettings, url: &str) -> Value {
     })
 }
 
-async fn show(config: &Config, settings: &ReportSettings, json: bool) -> anyhow::Result<()> {
-    let store = Maker::new(config)?.runs(settings)?;
-    let mut shown = Vec::new();
+/// A run: its name, which of its files there are, its manifest, or why it failed.
+type ShownRun = (String, RunFiles, Option<Manifest>, Option<Error>);
+
+/// The last runs, the newest first.
+async fn runs(store: &RunStore) -> anyhow::Result<Vec<ShownRun>> {
+    let mut runs = Vec::new();
     for (run, files) in newest(store.list().await?) {
         let manifest = if files.made { store.manifest(&run).await? } else { None };
         let error = if files.failed && !files.made { store.failure(&run).await? } else { None };
-        shown.push((run, files, manifest, error));
+        runs.push((run, files, manifest, error));
     }
+    Ok(runs)
+}
+
+fn shown(settings: &ReportSettings, store: &RunStore, runs: &[ShownRun]) -> Value {
+    let runs = runs.iter().map(|(run, files, manifest, error)| {
+        json!({ "run": run, "state": state(*files), "manifest": manifest, "error": error })
+    });
+    let mut value = head(settings, store.url());
+    value["runs"] = runs.collect();
+    value
+}
+
+async fn show(config: &Config, settings: &ReportSettings, json: bool) -> anyhow::Result<()> {
+    let store = Maker::new(config)?.runs(settings)?;
+    let runs = runs(&store).await?;
     if json {
-        let runs = shown.iter().map(|(run, files, manifest, error)| {
-            json!({ "run": run, "state": state(*files), "manifest": manifest, "error": error })
-        });
-        let mut value = described(settings, store.url());
-        value["runs"] = runs.collect();
-        print(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        print(&format!("{}\n", serde_json::to_string_pretty(&shown(settings, &store, &runs))?));
         return Ok(());
     }
     let (schedule, next) = (&settings.schedule, settings.schedule.next_after(now()));
     let mut text = format!("report '{}': {} ({})", settings.name, schedule.pattern, schedule.zone.name());
     let _ = writeln!(text, "{}", next.map_or_else(String::new, |due| format!(", next at {due}")));
     let _ = writeln!(text, "  results: {}", store.url());
-    for (run, files, manifest, error) in &shown {
+    for (run, files, manifest, error) in &runs {
         let _ = match (manifest, error) {
             (Some(manifest), _) => writeln!(text, "  {run}: {}", line(manifest)),
             (None, Some(error)) => writeln!(text, "  {run}: FAILED: {error}"),
@@ -199,8 +239,6 @@ async fn make(
     due: Option<&str>,
     json: bool,
 ) -> anyhow::Result<((), Value)> {
-    let maker = Maker::new(config)?;
-    let store = maker.runs(settings)?;
     let (due, name) = match due {
         Some(text) => {
             let due =
@@ -214,12 +252,34 @@ async fn make(
             }
             (due, due.name())
         }
-        None => (now(), format!("{ASKED}{}", now().name())),
+        None => asked_now(),
     };
-    let turn = Turn::wait(&config.state_dir).await?;
-    let manifest = maker.make(Run { settings, store: &store, name: &name, due }, &turn).await?;
+    let (manifest, store) = make_run(config, settings, (due, &name)).await?;
     print(&told(&manifest, &store, json)?);
     Ok(((), json!({"run": manifest.run})))
+}
+
+/// Makes the report of this name now; returns its manifest.
+pub async fn made_now(config: &Config, name: &str) -> anyhow::Result<Value> {
+    let (due, run) = asked_now();
+    Ok(json!(make_run(config, named(config, name)?, (due, &run)).await?.0))
+}
+
+fn asked_now() -> (Due, String) {
+    let now = now();
+    (now, format!("{ASKED}{}", now.name()))
+}
+
+async fn make_run(
+    config: &Config,
+    settings: &ReportSettings,
+    (due, name): (Due, &str),
+) -> anyhow::Result<(Manifest, RunStore)> {
+    let maker = Maker::new(config)?;
+    let store = maker.runs(settings)?;
+    let turn = Turn::wait(&config.state_dir).await?;
+    let manifest = maker.make(Run { settings, store: &store, name, due }, &turn).await?;
+    Ok((manifest, store))
 }
 
 /// What a person, or a program, is told of a run.

@@ -88,7 +88,7 @@ pub async fn status(State(shared): State<Shared>) -> Json<Status> {
 
 /// `GET /api/v1/plan`: what `sooner plan --json` prints.
 pub async fn plan(State(shared): State<Shared>) -> Answer {
-    match shared.planner.plan().await {
+    match shared.planner.answer("").await {
         Ok(plan) => (StatusCode::OK, Json(plan)),
         Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why, "`sooner plan` beside the process says the same"),
     }

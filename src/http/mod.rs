@@ -14,10 +14,11 @@ pub mod fleet;
 pub mod gate;
 pub mod health;
 pub mod histories;
+pub mod inquiry;
 pub mod live;
 pub mod metrics;
 pub mod page;
-pub mod planner;
+pub mod records;
 pub mod schema;
 pub mod settings;
 pub mod shapes;
@@ -40,8 +41,9 @@ use tokio::net::TcpListener;
 use self::cut_counter::CutCounter;
 use self::entrance::{Entrance, Peer};
 use self::gate::Gate;
+use self::inquiry::Inquiry;
 use self::live::Live;
-use self::planner::Planner;
+use self::records::Records;
 use self::settings::HttpSettings;
 use self::shapes::Shapes;
 use self::tls::Certificates;
@@ -70,7 +72,9 @@ pub struct Shared {
     /// What is known of topics beside the status.
     pub topics: TopicView,
     /// Works out what another configuration would do.
-    pub planner: Planner,
+    pub planner: Inquiry,
+    /// Knows of reports and of the audit trail.
+    pub records: Records,
     /// Where verbs go.
     pub requests: Requests,
     /// Where cuts are asked for.
@@ -142,6 +146,11 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/cuts/{name}/drop", post(cuts::drop_cut))
         .route("/api/v1/verifications", get(verifications::verifications))
         .route("/api/v1/histories", get(histories::histories))
+        .route("/api/v1/reports", get(records::reports))
+        .route("/api/v1/reports/{name}", get(records::report))
+        .route("/api/v1/reports/{name}/run", post(records::run))
+        .route("/api/v1/audit", get(records::audit))
+        .route("/api/v1/audit/check", get(records::audit_check))
         .route("/api/v1/plan", get(api::plan))
         .route("/api/v1/pause", post(api::pause))
         .route("/api/v1/resume", post(api::resume_all))

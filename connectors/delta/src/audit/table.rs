@@ -4,6 +4,7 @@
 //! was slower reads the new end of the chain, and chains its entries again. Files are not written again, nothing is
 //! ever removed, and the log is kept for ever; every few commits a checkpoint follows.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -164,24 +165,37 @@ impl AuditTable {
         Ok((head.sequence.max(given) + 1, head.hash))
     }
 
-    /// The last entry of a version, read from the files that can have it.
+    /// The last entry of a version.
     async fn last(&self, version: &TableVersion) -> Result<Option<Head>> {
+        let last = self.newest_of(version, 1).await?.into_iter().next();
+        Ok(last.map(|last| Head { sequence: last.sequence, hash: last.hash }))
+    }
+
+    /// The last entries, the newest first.
+    pub async fn newest(&self, count: usize) -> Result<Vec<ChainedEntry>> {
+        self.newest_of(&self.version(None).await?, count).await
+    }
+
+    /// The last entries of a version, read from the files that can have them: by the largest number that each has.
+    async fn newest_of(&self, version: &TableVersion, count: usize) -> Result<Vec<ChainedEntry>> {
         let most = |file: &LiveFile| {
             let stats = file.add.get("stats").and_then(Value::as_str)?;
             serde_json::from_str::<Value>(stats).ok()?.pointer("/maxValues/sequence")?.as_i64()
         };
-        let known = version.files().iter().filter_map(|(_, file)| most(file)).max();
-        let mut last: Option<Head> = None;
-        let files = version.files().iter().map(|(_, file)| file);
-        for file in files.filter(|file| most(file).is_none() || most(file) == known) {
-            let mut each = |chained: ChainedEntry| {
-                if last.as_ref().is_none_or(|last| last.sequence < chained.sequence) {
-                    last = Some(Head { sequence: chained.sequence, hash: chained.hash });
-                }
-            };
-            self.read(file, &mut each).await.map_err(|error| self.unreadable(error))?;
+        // A file that does not say so comes first.
+        let mut files: Vec<_> = version.files().iter().map(|(_, file)| (most(file), file)).collect();
+        files.sort_by_key(|(most, _)| Reverse(most.unwrap_or(i64::MAX)));
+        let mut newest: Vec<ChainedEntry> = Vec::new();
+        for (most, file) in files {
+            let needed = newest.get(count.saturating_sub(1)).map(|entry| entry.sequence);
+            if needed.zip(most).is_some_and(|(needed, most)| most < needed) {
+                break;
+            }
+            self.read(file, &mut |entry| newest.push(entry)).await.map_err(|error| self.unreadable(error))?;
+            newest.sort_by_key(|entry| Reverse(entry.sequence));
+            newest.truncate(count);
         }
-        Ok(last)
+        Ok(newest)
     }
 
     /// Hands the live entries of a file to `each`.

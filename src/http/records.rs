@@ -1,0 +1,104 @@
+//! Reports and the audit trail by the API: as `sooner report` and `sooner audit` have them.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::Shared;
+use super::api::{Answer, Nothing, note, problem};
+use super::inquiry::Inquiry;
+
+/// How long the lake may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// So many entries of the audit trail are told unless a limit is asked for.
+const TOLD: usize = 20;
+/// So many at most.
+const MOST_TOLD: usize = 1000;
+
+/// What the answers about records come from.
+#[derive(Clone)]
+pub struct Records {
+    /// All reports, for an empty name, or the one of a name with its runs.
+    pub reports: Inquiry,
+    /// Makes the report of a name, and says what became of it.
+    pub making: Inquiry,
+    /// The last entries of the audit trail, so many as the text says; null without `[audit]`.
+    pub audit: Inquiry,
+    /// What a check of the whole trail finds; null without `[audit]`.
+    pub audit_check: Inquiry,
+}
+
+/// `GET /api/v1/reports`: what `sooner report list --json` prints.
+pub async fn reports(State(shared): State<Shared>) -> Answer {
+    answered(&shared.records.reports, "").await
+}
+
+/// `GET /api/v1/reports/{name}`: what `sooner report show NAME --json` prints.
+pub async fn report(State(shared): State<Shared>, Path(name): Path<String>) -> Answer {
+    match is_report(&shared, &name).await {
+        Ok(()) => answered(&shared.records.reports, &name).await,
+        Err(refused) => refused,
+    }
+}
+
+/// `POST /api/v1/reports/{name}/run` with `{}`: as `sooner report run NAME`, which is not waited for. A run that fails
+/// is told of by the report's runs.
+pub async fn run(State(shared): State<Shared>, Path(name): Path<String>, Json(Nothing {}): Json<Nothing>) -> Answer {
+    if let Err(refused) = is_report(&shared, &name).await {
+        return refused;
+    }
+    note(&shared, None, "report run", json!({ "report": name }));
+    let making = shared.records.making.clone();
+    tokio::spawn(async move {
+        if let Err(error) = making.answer(&name).await {
+            tracing::error!(report = %name, %error, "the report that was asked for was not made");
+        }
+    });
+    (StatusCode::ACCEPTED, Json(json!({ "asked": true })))
+}
+
+/// That there is a report of this name.
+async fn is_report(shared: &Shared, name: &str) -> Result<(), Answer> {
+    let (code, Json(all)) = answered(&shared.records.reports, "").await;
+    let is_named = |report: &Value| report["report"] == name;
+    match (code, all.as_array()) {
+        (StatusCode::OK, Some(all)) if all.iter().any(is_named) => Ok(()),
+        (StatusCode::OK, _) => Err(problem(StatusCode::NOT_FOUND, "there is no such report", "see /api/v1/reports")),
+        _ => Err((code, Json(all))),
+    }
+}
+
+/// How much of the audit trail is wanted.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wanted {
+    /// So many entries at most.
+    limit: Option<usize>,
+}
+
+/// `GET /api/v1/audit?limit=…`: the end of the audit trail's chain, and its last entries, the newest first.
+pub async fn audit(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> Answer {
+    let limit = wanted.limit.unwrap_or(TOLD).min(MOST_TOLD);
+    answered(&shared.records.audit, &limit.to_string()).await
+}
+
+/// `GET /api/v1/audit/check`: what `sooner audit verify --json` prints, which reads the whole trail.
+pub async fn audit_check(State(shared): State<Shared>) -> Answer {
+    answered(&shared.records.audit_check, "").await
+}
+
+async fn answered(inquiry: &Inquiry, question: &str) -> Answer {
+    match timeout(PATIENCE, inquiry.answer(question)).await {
+        Ok(Ok(answer)) => (StatusCode::OK, Json(answer)),
+        Ok(Err(why)) => problem(StatusCode::SERVICE_UNAVAILABLE, &why, "the command beside the process says the same"),
+        Err(_) => problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the lake did not answer in time",
+            "see to its store, or use the command beside the process",
+        ),
+    }
+}
