@@ -31,6 +31,16 @@ pub enum Outcome {
     Equal,
 }
 
+/// How a table that differs is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repaired {
+    /// The rows that differ are copied again.
+    Rows,
+    /// The whole table is.
+    Table,
+}
+
 /// A row that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
@@ -60,6 +70,9 @@ pub struct Verified {
     /// Some of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Example>,
+    /// How it was asked to be repaired since it was found equal the last time; none if it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repaired>,
     /// Rows of the source that were looked at.
     pub rows: u64,
     /// The lake was complete to here at least.
@@ -83,10 +96,14 @@ impl Verified {
         }
         match self.verdict {
             Outcome::Equal => (self.equal_micros, self.differing) = (Some(self.at_micros), Some(0)),
-            Outcome::Different => self.equal_micros = former.and_then(|former| former.equal_micros),
+            Outcome::Different => {
+                self.equal_micros = former.and_then(|former| former.equal_micros);
+                self.repair = self.repair.or(former.and_then(|former| former.repair));
+            }
             Outcome::Unverified => {
                 self.equal_micros = former.and_then(|former| former.equal_micros);
                 self.differing = former.and_then(|former| former.differing);
+                self.repair = former.and_then(|former| former.repair);
             }
         }
         self
@@ -180,6 +197,7 @@ mod tests {
             equal_micros: None,
             differing: (verdict == Outcome::Different).then_some(3),
             examples: Vec::new(),
+            repair: None,
             rows: 9,
             lsn: Some(Lsn(7)),
             version: Some(1),
@@ -205,11 +223,15 @@ mod tests {
         assert_eq!((reports[&name("a")].equal_micros, reports[&name("a")].differing), (Some(10), Some(0)));
         let reports = note("a", report(Outcome::Different, 20), &both);
         assert_eq!((reports[&name("a")].equal_micros, reports[&name("a")].differing), (Some(10), Some(3)));
+        note("a", Verified { repair: Some(Repaired::Rows), ..report(Outcome::Different, 25) }, &both);
+        note("a", report(Outcome::Different, 27), &both);
         let reports = note("a", report(Outcome::Unverified, 30), &both);
         let of = &reports[&name("a")];
+        assert_eq!(of.repair, Some(Repaired::Rows), "it may not have helped");
         assert_eq!((of.verdict, of.equal_micros, of.differing), (Outcome::Unverified, Some(10), Some(3)), "no pass");
         assert_eq!(reports.len(), 2);
         let reports = note("a", report(Outcome::Equal, 40), &BTreeSet::from([name("a")]));
+        assert_eq!(reports[&name("a")].repair, None);
         assert_eq!(
             reports.keys().collect::<Vec<_>>(),
             [&name("a")],

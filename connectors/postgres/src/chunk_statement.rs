@@ -51,7 +51,7 @@ pub fn select(
         Part::Blocks(blocks) => Some(blocks.clone()),
         // A row that is read by its key is needed, whether or not somebody asked for it.
         Part::Keys(keys) => {
-            let keys = has_key(relation, keys);
+            let keys = has_keys(relation, keys);
             let condition = all_of([Some(keys.as_str()), conditions.published]).unwrap_or_default();
             return format!("COPY (SELECT {columns} FROM {from} WHERE {condition}) TO STDOUT");
         }
@@ -112,7 +112,8 @@ fn leaves_in<'a>(range: &Range<u32>, leaves: &'a [Leaf]) -> impl Iterator<Item =
     })
 }
 
-fn has_key(relation: &Relation, keys: &[KeyTexts]) -> String {
+/// The condition that a row has one of these keys.
+pub fn has_keys(relation: &Relation, keys: &[KeyTexts]) -> String {
     let columns: Vec<_> = relation.key.iter().map(|&index| quote_name(&relation.columns[index].name)).collect();
     let row = |key: &KeyTexts| {
         let texts: Vec<_> = key.iter().map(|text| quote_text(text)).collect();

@@ -1,11 +1,12 @@
-//! The key of an event as an SQL condition: it selects the row that the event was about.
+//! Keys as SQL conditions: that of an event selects the row that the event was about.
 
-use sooner_schemas::TableName;
 use sooner_schemas::avro::{Schema, Shape};
 use sooner_schemas::numeric::decimal_text;
 use sooner_schemas::temporal::{push_zoned, time_text};
 use sooner_schemas::wire::Reader;
+use sooner_schemas::{Column, ColumnType, Relation, Scalar, TableName};
 
+pub use crate::chunk_statement::has_keys;
 use crate::client::{Client, quote_name, quote_text};
 use crate::publication::quote_table;
 
@@ -26,6 +27,21 @@ pub fn key_condition(schema: &Schema, datum: &[u8]) -> Result<String, String> {
         (_, 0) => Ok(parts.join(" AND ")),
         (_, left) => Err(format!("{left} bytes are left over after its key")),
     }
+}
+
+/// The column of a table's key, if it is one column of integers.
+pub fn integer_key(relation: &Relation) -> Option<&Column> {
+    let &[key] = &relation.key[..] else { return None };
+    let column = relation.columns.get(key)?;
+    let is_integer = matches!(column.column_type, ColumnType::Scalar(Scalar::Int2 | Scalar::Int4 | Scalar::Int8));
+    is_integer.then_some(column)
+}
+
+/// The condition that a column's integer is within one of these ranges, both ends included.
+pub fn within(column: &Column, ranges: &[(i64, i64)]) -> String {
+    let name = quote_name(&column.name);
+    let parts: Vec<_> = ranges.iter().map(|(first, last)| format!("{name} BETWEEN '{first}' AND '{last}'")).collect();
+    parts.join(" OR ")
 }
 
 /// Whether the table has a row that fulfils a condition.

@@ -5,21 +5,24 @@
 mod following;
 pub mod notes;
 pub mod pace;
+pub mod repair;
 pub mod rounds;
 pub mod source;
+pub mod tables;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use serde::Serialize;
 use sooner_api::{Result, SourceTable};
-use sooner_delta::verification::{Fingerprinter, RecordBatch};
+use sooner_delta::verification::{Fingerprint, Fingerprinter, RecordBatch};
 use sooner_delta::{DeltaLake, StoredRows};
 use sooner_postgres::schedule::KeyTexts;
 use sooner_schemas::{Lsn, TableName};
 
 use self::pace::Pace;
-use self::rounds::{Buckets, Seen, Suspects, Wanted};
+use self::repair::{Repair, repair_of};
+use self::rounds::{Buckets, MOST_ROWS, Seen, Suspects, Wanted};
 use self::source::SourceRows;
 use super::wait::{Standing, reached};
 use crate::config::Config;
@@ -28,6 +31,11 @@ use crate::config::Config;
 const MOST_LOOKS: u32 = 8;
 /// Looks after which rows that are still open are followed to one position of both sides.
 const FOLLOWED_AFTER: u32 = 4;
+/// Groups of buckets whose rows are looked at, at most, until some are found to differ. What is left then is not
+/// verified.
+const MOST_GROUPS: usize = 8;
+/// Rows of one side that are kept in memory, at most.
+const MOST_SEEN: u64 = 4 * MOST_ROWS;
 /// Differences that are told one by one, at most.
 const MOST_TOLD: usize = 100;
 
@@ -41,6 +49,8 @@ pub enum Verdict {
     Different {
         /// How many rows.
         count: usize,
+        /// There may be more: so many may differ that not all of them were looked at.
+        at_least: bool,
         /// Some of them.
         differences: Vec<Difference>,
     },
@@ -94,6 +104,9 @@ pub struct Report {
     pub looks: u32,
     /// How long it took, in milliseconds.
     pub millis: u64,
+    /// What would make it equal, where rows differ. It has keys, which are values of rows, and is not told.
+    #[serde(skip)]
+    pub repair: Option<Repair>,
 }
 
 /// One table being compared.
@@ -115,9 +128,9 @@ pub async fn verify(config: &Config, lake: &DeltaLake, table: SourceTable, pace:
     let rows = SourceRows::open(config, table).await?;
     let verdict = Verdict::Unverified { why: "it was not looked at".to_owned() };
     let table = rows.name().clone();
-    let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0 };
-    let mut comparison =
-        Comparison { config, lake, rows, pace, report, key_texts: HashMap::new(), origins: BTreeSet::new() };
+    let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0, repair: None };
+    let (key_texts, origins) = (HashMap::new(), BTreeSet::new());
+    let mut comparison = Comparison { config, lake, rows, pace, report, key_texts, origins };
     let verdict = match comparison.compare().await {
         Ok(verdict) => verdict,
         Err(error) => Verdict::Unverified { why: format!("{error:#}") },
@@ -136,7 +149,8 @@ impl Comparison<'_> {
             ));
         }
         let prints = Fingerprinter::new(self.rows.copied.encoder.schema(), &table.version)?;
-        let (mut source, mut lake) = (Buckets::default(), Buckets::default());
+        let estimate = self.rows.copied.table.estimated_rows.unwrap_or_default();
+        let (mut source, mut lake) = (Buckets::for_rows(estimate), Buckets::for_rows(estimate));
         let count = |buckets: &mut Buckets, rows: &RecordBatch| -> Result<()> {
             prints.fingerprints(rows)?.into_iter().for_each(|row| buckets.count(row));
             Ok(())
@@ -145,26 +159,35 @@ impl Comparison<'_> {
         let table = self.lake_at(lsn).await?;
         prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
         self.report.rows = source.rows;
-        let differing = source.differing(&lake);
-        if differing.is_empty() {
-            return Ok(Verdict::Equal);
+        let groups = source.differing(&lake);
+        let is_one = groups.len() <= 1;
+        for (number, wanted) in groups.into_iter().enumerate() {
+            if number == MOST_GROUPS {
+                return Ok(unverified("more rows changed while they were looked at than are looked at one by one"));
+            }
+            match self.settle(&prints, wanted, is_one).await? {
+                Verdict::Equal => {}
+                found => return Ok(found),
+            }
         }
-        self.settle(&prints, Wanted::Buckets(differing)).await
+        Ok(Verdict::Equal)
     }
 
-    /// Looks again at rows that may differ, until it is certain which do.
-    async fn settle(&mut self, prints: &Fingerprinter, mut wanted: Wanted) -> anyhow::Result<Verdict> {
-        let mut suspects = Suspects::default();
-        while self.report.looks < MOST_LOOKS {
+    /// Looks again at rows that may differ, until it is certain which do; `are_all` if no others may.
+    async fn settle(&mut self, prints: &Fingerprinter, mut wanted: Wanted, are_all: bool) -> anyhow::Result<Verdict> {
+        let (mut suspects, mut looks) = (Suspects::default(), 0);
+        self.key_texts.clear();
+        while looks < MOST_LOOKS {
+            looks += 1;
             let (source, table) = self.look(prints, &wanted).await?;
             let lake = seen_in(&table, prints, &wanted).await?;
             suspects.look(&source, &lake);
-            if self.report.looks >= FOLLOWED_AFTER {
+            if looks >= FOLLOWED_AFTER {
                 self.follow(prints, &mut suspects).await?;
             }
             wanted = Wanted::Keys(suspects.keys());
             if suspects.open().is_empty() {
-                return self.told(prints, &suspects, &table).await;
+                return self.told(prints, &suspects, &table, are_all).await;
             }
         }
         Ok(unverified(&format!("{} rows changed each time that they were looked at", suspects.open().len())))
@@ -177,13 +200,15 @@ impl Comparison<'_> {
             .scan(&self.pace, |rows, keys| {
                 let rows = prints.fingerprints(&prints.decode(rows)?)?;
                 for (row, key) in rows.iter().zip(keys).filter(|(row, _)| wanted.has(row.key)) {
-                    source.insert(row.key, row.values);
-                    texts.entry(row.key).or_insert_with(|| key.clone());
+                    keep(&mut source, *row);
+                    if texts.len() as u64 <= MOST_SEEN {
+                        texts.entry(row.key).or_insert_with(|| key.clone());
+                    }
                 }
                 Ok(())
             })
             .await?;
-        Ok((source, self.lake_at(lsn).await?))
+        Ok((bounded(source)?, self.lake_at(lsn).await?))
     }
 
     /// The table in the lake, once it is complete to a position.
@@ -206,11 +231,22 @@ impl Comparison<'_> {
     }
 
     /// The rows that differ for certain, with their keys and columns.
-    async fn told(&self, prints: &Fingerprinter, suspects: &Suspects, table: &StoredRows) -> anyhow::Result<Verdict> {
+    async fn told(
+        &mut self,
+        prints: &Fingerprinter,
+        suspects: &Suspects,
+        table: &StoredRows,
+        are_all: bool,
+    ) -> anyhow::Result<Verdict> {
         let certain: HashMap<_, _> = suspects.certain().collect();
         if certain.is_empty() {
             return Ok(Verdict::Equal);
         }
+        let relation = &self.rows.copied.table.relation;
+        self.report.repair = Some(match are_all {
+            true => repair_of(relation, &certain, &self.key_texts, self.report.rows),
+            false => Repair::Table,
+        });
         let told: HashMap<_, _> = certain.iter().take(MOST_TOLD).map(|(key, pair)| (*key, *pair)).collect();
         let (mut source, mut lake) = (HashMap::new(), HashMap::new());
         let keep = |kept: &mut HashMap<u128, RecordBatch>, rows: &RecordBatch| -> Result<()> {
@@ -236,18 +272,31 @@ impl Comparison<'_> {
         });
         let mut differences: Vec<_> = differences.collect();
         differences.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Verdict::Different { count: certain.len(), differences })
+        Ok(Verdict::Different { count: certain.len(), at_least: !are_all, differences })
     }
 }
 
-async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> Result<Seen> {
+async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<Seen> {
     let mut seen = Seen::new();
     let look = |rows: RecordBatch| {
         let rows = prints.fingerprints(&rows)?;
-        seen.extend(rows.iter().filter(|row| wanted.has(row.key)).map(|row| (row.key, row.values)));
+        rows.into_iter().filter(|row| wanted.has(row.key)).for_each(|row| keep(&mut seen, row));
         Ok(())
     };
     prints.scan(table, look).await?;
+    bounded(seen)
+}
+
+/// Keeps a row, as long as not far more are seen than there were when they were counted.
+fn keep(seen: &mut Seen, row: Fingerprint) {
+    if seen.len() as u64 <= MOST_SEEN {
+        seen.insert(row.key, row.values);
+    }
+}
+
+fn bounded(seen: Seen) -> anyhow::Result<Seen> {
+    let is_whole = seen.len() as u64 <= MOST_SEEN;
+    anyhow::ensure!(is_whole, "more rows have come since they were counted than are looked at one by one");
     Ok(seen)
 }
 

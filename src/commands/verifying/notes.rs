@@ -11,7 +11,7 @@ use sooner_schemas::TableName;
 use super::{Difference, Kind, Report, Verdict};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::verifications::{Example, MOST_EXAMPLES, Outcome, Reports, Verified, store};
+use crate::verifications::{Example, MOST_EXAMPLES, Outcome, Repaired, Reports, Verified, store};
 
 /// Reports are stored together with those of so long before them: the file is written whole.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,9 +30,10 @@ impl Notes {
         Notes { state_dir: config.state_dir.clone(), tables, found: Reports::new(), stored: Instant::now() }
     }
 
-    /// Takes a report.
-    pub fn take(&mut self, report: &Report) {
-        self.found.insert(report.table.clone(), noted(report, SystemClock.now_micros()));
+    /// Takes a report, and how its table was asked to be repaired.
+    pub fn take(&mut self, report: &Report, repair: Option<Repaired>) {
+        let noted = Verified { repair, ..noted(report, SystemClock.now_micros()) };
+        self.found.insert(report.table.clone(), noted);
         if self.stored.elapsed() > INTERVAL {
             self.store();
         }
@@ -52,7 +53,7 @@ fn noted(report: &Report, at_micros: i64) -> Verified {
     let (verdict, why, differing, examples) = match &report.verdict {
         Verdict::Equal => (Outcome::Equal, None, Some(0), Vec::new()),
         Verdict::Unverified { why } => (Outcome::Unverified, Some(why.clone()), None, Vec::new()),
-        Verdict::Different { count, differences } => {
+        Verdict::Different { count, differences, .. } => {
             let examples = differences.iter().take(MOST_EXAMPLES).map(example).collect();
             (Outcome::Different, None, Some(*count as u64), examples)
         }
@@ -64,6 +65,7 @@ fn noted(report: &Report, at_micros: i64) -> Verified {
         equal_micros: None,
         differing,
         examples,
+        repair: None,
         rows: report.rows,
         lsn: report.lsn,
         version: report.version,

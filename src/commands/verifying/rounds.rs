@@ -7,8 +7,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sooner_delta::verification::Fingerprint;
 
-/// Number of buckets that rows are counted in.
-const BUCKETS: usize = 1 << 14;
+/// Fewest and most buckets that rows are counted in.
+const FEWEST_BUCKETS: usize = 1 << 14;
+const MOST_BUCKETS: usize = 1 << 20;
+/// Rows that a bucket is to have.
+const BUCKET_ROWS: u64 = 64;
+/// Rows that are looked at one by one at the same time, at most: what is known of each is in memory.
+pub const MOST_ROWS: u64 = 200_000;
 /// How often a difference has to be seen. A row that moves while it is looked for may be missed at the source.
 const TIMES: u32 = 3;
 
@@ -16,41 +21,57 @@ const TIMES: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buckets {
     sums: Vec<u128>,
+    counts: Vec<u32>,
     /// Number of rows.
     pub rows: u64,
 }
 
-impl Default for Buckets {
-    fn default() -> Buckets {
-        Buckets { sums: vec![0; BUCKETS], rows: 0 }
-    }
-}
-
-/// Number of the bucket that a row is counted in.
-fn bucket_of(key: u128) -> usize {
-    (key >> 64) as usize % BUCKETS
+/// Number of the bucket that a row is counted in, of so many.
+fn bucket_of(key: u128, buckets: usize) -> usize {
+    (key >> 64) as usize % buckets
 }
 
 impl Buckets {
+    /// Buckets for about so many rows.
+    pub fn for_rows(rows: u64) -> Buckets {
+        let wanted = usize::try_from(rows / BUCKET_ROWS).unwrap_or(MOST_BUCKETS);
+        let number = wanted.min(MOST_BUCKETS).next_power_of_two().max(FEWEST_BUCKETS);
+        Buckets { sums: vec![0; number], counts: vec![0; number], rows: 0 }
+    }
+
     /// Counts a row.
     pub fn count(&mut self, row: Fingerprint) {
-        let sum = &mut self.sums[bucket_of(row.key)];
+        let bucket = bucket_of(row.key, self.sums.len());
         // Values are hashed with a secret, and the key is one of them.
-        *sum = sum.wrapping_add(row.values);
+        self.sums[bucket] = self.sums[bucket].wrapping_add(row.values);
+        self.counts[bucket] = self.counts[bucket].saturating_add(1);
         self.rows += 1;
     }
 
-    /// Buckets in which two sets of rows differ.
-    pub fn differing(&self, other: &Buckets) -> HashSet<usize> {
-        (0..BUCKETS).filter(|bucket| self.sums[*bucket] != other.sums[*bucket]).collect()
+    /// Buckets in which two sets of rows differ, in groups: each has few enough rows to be looked at one by one, or is
+    /// of one bucket.
+    pub fn differing(&self, other: &Buckets) -> Vec<Wanted> {
+        let number = self.sums.len();
+        let (mut groups, mut rows) = (Vec::<HashSet<usize>>::new(), 0);
+        for bucket in (0..number).filter(|bucket| self.sums[*bucket] != other.sums[*bucket]) {
+            rows += u64::from(self.counts[bucket].max(other.counts[bucket]));
+            match groups.last_mut().filter(|_| rows <= MOST_ROWS) {
+                Some(group) => drop(group.insert(bucket)),
+                None => {
+                    rows = u64::from(self.counts[bucket].max(other.counts[bucket]));
+                    groups.push(HashSet::from([bucket]));
+                }
+            }
+        }
+        groups.into_iter().map(|buckets| Wanted::Buckets(buckets, number)).collect()
     }
 }
 
 /// Which rows are looked at.
 #[derive(Clone, Debug)]
 pub enum Wanted {
-    /// Those of these buckets.
-    Buckets(HashSet<usize>),
+    /// Those of these buckets, of so many.
+    Buckets(HashSet<usize>, usize),
     /// Those with these keys.
     Keys(HashSet<u128>),
 }
@@ -59,7 +80,7 @@ impl Wanted {
     /// Whether a row is looked at.
     pub fn has(&self, key: u128) -> bool {
         match self {
-            Wanted::Buckets(buckets) => buckets.contains(&bucket_of(key)),
+            Wanted::Buckets(buckets, number) => buckets.contains(&bucket_of(key, *number)),
             Wanted::Keys(keys) => keys.contains(&key),
         }
     }
@@ -136,7 +157,7 @@ mod tests {
     fn equal_sets_of_rows_have_equal_buckets_in_any_order() {
         let rows: Vec<_> = (0..500u128).map(|row| Fingerprint { key: row << 80, values: row * 7 + 1 }).collect();
         let counted = |rows: &mut dyn Iterator<Item = Fingerprint>| {
-            let mut buckets = Buckets::default();
+            let mut buckets = Buckets::for_rows(0);
             rows.for_each(|row| buckets.count(row));
             buckets
         };
@@ -146,7 +167,25 @@ mod tests {
             7 => Fingerprint { values: 0, ..row },
             _ => row,
         }));
-        assert_eq!(there.differing(&other), HashSet::from([bucket_of(7 << 80)]));
+        let groups = there.differing(&other);
+        let [differing] = &groups[..] else { panic!("{groups:?}") };
+        assert!(differing.has(7 << 80) && !differing.has(8 << 80));
+    }
+
+    #[test]
+    fn buckets_that_differ_are_looked_at_in_groups_of_a_bounded_number_of_rows() {
+        let of = |values: u128| {
+            let mut buckets = Buckets::for_rows(1 << 20);
+            (0..1u128 << 20).for_each(|row| buckets.count(Fingerprint { key: row << 64, values }));
+            buckets
+        };
+        let groups = of(1).differing(&of(2));
+        let wanted = |group: &Wanted| (0..1u128 << 20).filter(|row| group.has(row << 64)).count() as u64;
+        let rows: Vec<_> = groups.iter().map(wanted).collect();
+        assert_eq!(rows.iter().sum::<u64>(), 1 << 20, "each row is in one of them");
+        assert!(rows.len() == 6 && rows.iter().all(|rows| *rows <= MOST_ROWS), "{rows:?}");
+        assert!(of(1).differing(&of(1)).is_empty());
+        assert_eq!(Buckets::for_rows(u64::MAX).sums.len(), MOST_BUCKETS);
     }
 
     #[test]

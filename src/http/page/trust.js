@@ -26,7 +26,7 @@ function examples(report) {
     report.differing > told.length ? make("li", { class: "soft" }, `and ${number(report.differing - told.length)} more`) : null) : null;
 }
 
-const repair = (table) => `\`sooner verify ${table} --repair\` has it copied again if it still differs.`;
+const repair = (table) => `\`sooner verify ${table} --repair\` has what still differs copied again.`;
 
 function verifications(answer) {
   if (answer.error) return make("section", {}, make("h2", {}, "Verified"), make("p", { class: "error" }, `${answer.error}. To do: ${answer.remedy}.`));
