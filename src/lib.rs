@@ -30,3 +30,4 @@ pub mod table_status;
 pub mod totals;
 pub mod trace;
 pub mod verifications;
+pub mod verify_settings;

@@ -13,6 +13,7 @@ mod reader;
 mod reports;
 mod secret_files;
 mod table;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,9 +41,11 @@ use reader::Section;
 use reports::read_reports;
 use secret_files::SecretFiles;
 pub use table::TableBlocks;
+use verify::read_verify;
 
 use crate::http::settings::HttpSettings;
 use crate::report_settings::ReportSettings;
+use crate::verify_settings::VerifySettings;
 
 /// JSON Schema of the configuration, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -70,6 +73,8 @@ pub struct Config {
     pub audit: Option<AuditSettings>,
     /// Its reports.
     pub reports: Vec<ReportSettings>,
+    /// When its tables are verified; none if only somebody who asks for it has them verified.
+    pub verify: Option<VerifySettings>,
     /// Files of its secrets.
     pub secrets: SecretFiles,
 }
@@ -187,6 +192,10 @@ impl Config {
         if audit.is_some() && has_kafka && lake.is_none() {
             root.problem("audit", "the trail is a table of the lake: set [lake], too");
         }
+        let verify = root.optional_section("verify", read_verify);
+        if verify.is_some() && has_kafka && (source.is_none() || lake.is_none()) {
+            root.problem("verify", "the source is compared with the lake: set [source] and [lake], too");
+        }
         if has_kafka && source.is_none() && lake.is_none() {
             root.problem("source", "set [source], [lake] or both");
         }
@@ -194,7 +203,20 @@ impl Config {
         match name {
             Some(name) if problems.is_empty() => {
                 let state_dir = state_dir.unwrap_or_else(|| folder.join(".sooner").join(&name));
-                Ok(Config { name, state_dir, memory_bytes, source, lake, tables, kafka, http, audit, reports, secrets })
+                Ok(Config {
+                    name,
+                    state_dir,
+                    memory_bytes,
+                    source,
+                    lake,
+                    tables,
+                    kafka,
+                    http,
+                    audit,
+                    reports,
+                    verify,
+                    secrets,
+                })
             }
             _ => Err(problems),
         }

@@ -61,6 +61,7 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
     ("lake.column_mapping", Takes::Reload, "without a copy; without it, columns that go or are renamed cost one"),
     ("lake.", Takes::Reload, ALONE),
     ("report", Takes::Reload, "without a copy: reports are made by these settings from then on"),
+    ("verify", Takes::Reload, "without a copy: tables are verified by these settings from then on"),
     ("kafka.brokers", Takes::Reload, "the pipeline goes on only where its progress topic is"),
     ("kafka.progress_topic", Takes::Reload, "the pipeline goes on only from its progress record"),
     ("kafka.prefix", Takes::Reload, "tables whose topic has another name are copied there"),

@@ -270,7 +270,7 @@ fn now() -> Due {
 }
 
 /// Whether the pipeline can make cuts: otherwise another process does, or nothing moves.
-fn moves(board: &StatusBoard) -> bool {
+pub fn moves(board: &StatusBoard) -> bool {
     let status = board.read();
     let rests = status.standby || status.trouble.is_some() || status.paused.contains(&Side::Sink);
     !rests && !status.tables.is_empty()

@@ -45,6 +45,7 @@ mod partitions;
 mod plan;
 mod registry_headers;
 mod renames;
+mod repair;
 mod repartition;
 mod reports;
 mod schemas;

@@ -7,6 +7,7 @@ pub mod notes;
 pub mod pace;
 pub mod repair;
 pub mod rounds;
+pub mod scheduler;
 pub mod source;
 pub mod tables;
 

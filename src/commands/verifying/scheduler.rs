@@ -1,0 +1,172 @@
+//! Verifications of a running pipeline: on a thread of its own, when a schedule says so. What was due while it did not
+//! run is made up for once. The pipeline goes on meanwhile, whatever becomes of them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sooner_api::{Clock, Error, Result};
+use tokio::sync::watch;
+
+use super::Verdict;
+use super::pace::Pace;
+use super::tables::{TablesWanted, verify_tables};
+use crate::audit::trail::{Act, recorded};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::reports::priority::lower_this_thread;
+use crate::reports::scheduler::moves;
+use crate::schedule::{CatchUp, Due};
+use crate::status::StatusBoard;
+use crate::verify_settings::VerifySettings;
+
+/// How often a run is tried that comes to no end, such as while the database is away.
+const TRIES: u32 = 3;
+/// Pause before it is tried again.
+const PAUSE: Duration = Duration::from_secs(15);
+/// The longest time for which nothing is looked at: the clock may be set.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+/// While the pipeline does not move.
+const SHORT_REST: Duration = Duration::from_millis(500);
+
+/// Verifications that are made while this is kept.
+#[derive(Debug)]
+pub struct Verifying {
+    stop: watch::Sender<bool>,
+}
+
+impl Drop for Verifying {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Verifies tables beside the pipeline that runs in this process, as its configuration says; none if it does not.
+pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<Verifying>> {
+    let Some(settings) = config.verify.clone() else { return Ok(None) };
+    let scheduled = Scheduled { config: config.clone(), settings, board: board.clone() };
+    let (stop, mut stopped) = watch::channel(false);
+    let spawned = thread::Builder::new().name("verify".to_owned()).spawn(move || {
+        lower_this_thread();
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    // The sender's end counts as a stop.
+                    _ = stopped.wait_for(|stop| *stop) => {}
+                    () = scheduled.run() => {}
+                }
+            }),
+            Err(error) => tracing::error!(%error, "tables are not verified: the thread's runtime cannot be started"),
+        }
+    });
+    match spawned {
+        Ok(_) => Ok(Some(Verifying { stop })),
+        Err(error) => Err(Error::internal("cannot start the thread that verifies tables", error)),
+    }
+}
+
+struct Scheduled {
+    config: Config,
+    settings: VerifySettings,
+    board: StatusBoard,
+}
+
+impl Scheduled {
+    async fn run(&self) {
+        let mut tries = 0;
+        loop {
+            match self.step().await {
+                Ok(rest) => {
+                    tries = 0;
+                    tokio::time::sleep(rest).await;
+                }
+                Err(error) => {
+                    tries += 1;
+                    tracing::warn!(tries, error = format!("{error:#}"), "tables were not verified");
+                    if tries >= TRIES {
+                        tries = 0;
+                        self.note(now());
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Makes the run that is due, if one is; returns for how long nothing has to be done.
+    async fn step(&self) -> anyhow::Result<Duration> {
+        let (now, schedule) = (now(), &self.settings.schedule);
+        let Some(handled) = handled(&self.config.state_dir) else {
+            // What was due before anybody asked for it is not missed.
+            self.note(now);
+            return Ok(SHORT_REST);
+        };
+        let Some(due) = schedule.wanted(handled, now, CatchUp::Last) else {
+            let until = schedule.next_after(now).map_or(i64::MAX, |next| next.micros() - SystemClock.now_micros());
+            return Ok(Duration::from_micros(until.max(10_000).unsigned_abs()).min(LONGEST_REST));
+        };
+        if !moves(&self.board) {
+            return Ok(SHORT_REST);
+        }
+        self.verify(due).await?;
+        self.note(due);
+        Ok(SHORT_REST)
+    }
+
+    async fn verify(&self, due: Due) -> anyhow::Result<()> {
+        let VerifySettings { tables, bytes_per_second, patience, repairs, .. } = &self.settings;
+        let pace = Pace { bytes_per_second: *bytes_per_second, patience: *patience };
+        let wanted = TablesWanted { tables: tables.clone(), repairs: *repairs, pace };
+        let tell = |report: &super::Report, repaired| {
+            let (table, rows) = (&report.table, report.rows);
+            match &report.verdict {
+                Verdict::Equal => tracing::info!(%table, rows, "verified: equal"),
+                Verdict::Different { count, .. } => tracing::warn!(%table, rows, count, ?repaired, "rows differ"),
+                Verdict::Unverified { why } => tracing::warn!(%table, why, "not verified"),
+            }
+            Ok(())
+        };
+        let asked = json!({"tables": tables, "repair": repairs, "scheduled": due.to_string()});
+        recorded(&self.config, Act::new("verification", asked), verify_tables(&self.config, &wanted, tell)).await?;
+        Ok(())
+    }
+
+    /// Everything that was due up to a moment is done. Where that cannot be noted, it is done again after a start.
+    fn note(&self, handled: Due) {
+        if let Err(error) = store(&self.config.state_dir, handled) {
+            let folder = self.config.state_dir.display();
+            tracing::warn!(%error, "cannot note in {folder} that tables were verified");
+        }
+    }
+}
+
+/// What is known of runs, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Handled {
+    /// Everything that was due up to here is done, in seconds since 1970.
+    until: i64,
+}
+
+fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("verify_schedule.json")
+}
+
+/// Up to when everything that was due is done; none where that is not known.
+fn handled(state_dir: &Path) -> Option<Due> {
+    let text = std::fs::read(file(state_dir)).ok()?;
+    serde_json::from_slice(&text).ok().map(|Handled { until }| Due(until))
+}
+
+fn store(state_dir: &Path, handled: Due) -> io::Result<()> {
+    let beside = file(state_dir).with_extension("json.new");
+    std::fs::write(&beside, serde_json::to_vec(&Handled { until: handled.0 })?)?;
+    std::fs::rename(beside, file(state_dir))
+}
+
+fn now() -> Due {
+    Due::of_micros(SystemClock.now_micros())
+}
