@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 use sooner_delta::{DeltaLake, LakeStore};
 
+use super::past_cut::{self, Past, PastRequest};
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
 use super::{parse_name, print};
@@ -14,6 +15,7 @@ use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::cut_desk::CutRequests;
 use crate::pipeline::cutting::CutRequest;
+use crate::status::load;
 
 /// How often it is looked whether the cut is there.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -30,9 +32,11 @@ pub enum Action {
         /// Its tables, as schema.table, separated by commas; all of the pipeline if left out.
         #[arg(long, value_delimiter = ',')]
         tables: Vec<String>,
-        /// When: now, or the first position at or after a UTC time such as 2026-01-31T22:00:00Z or an LSN.
-        #[arg(long, default_value = "now", value_parser = parse_until)]
-        at: Until,
+        /// At which position: now; an LSN, such as 0/16B3748; or a UTC time, such as 2026-01-31T22:00:00Z. One that has
+        /// passed is found in the tables' logs: exactly that LSN, or the latest that they know at or before that time.
+        /// Of one to come it is the first position at or after it.
+        #[arg(long, default_value = "now", value_parser = parse_at)]
+        at: At,
         /// How long it is kept, such as 7y or 90days; until it is dropped if left out.
         #[arg(long, value_parser = humantime::parse_duration)]
         keep: Option<Duration>,
@@ -96,6 +100,19 @@ pub enum Engine {
     Trino,
 }
 
+/// At which position a cut is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Where the source is.
+    Now,
+    /// A position or a moment, which may have passed.
+    Named(Until),
+}
+
+fn parse_at(text: &str) -> Result<At, String> {
+    if text == "now" { Ok(At::Now) } else { parse_until(text).map(At::Named) }
+}
+
 fn parse_cut_name(name: &str) -> Result<String, String> {
     check_cut_name(name).map(|()| name.to_owned())
 }
@@ -125,7 +142,7 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
 
 struct Asked {
     tables: Vec<String>,
-    at: Until,
+    at: At,
     keep: Option<Duration>,
     timeout: Option<Duration>,
     json: bool,
@@ -142,9 +159,18 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
         anyhow::bail!("there is a cut '{name}' already. To do: give this one another name, or drop that one");
     }
     let left = || asked.timeout.map(|limit| limit.saturating_sub(started.elapsed()));
+    let until_millis = asked.keep.map(|keep| (SystemTime::now() + keep).duration_since(UNIX_EPOCH)).transpose()?;
+    let until_millis = until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?;
+    let tables = asked.tables.iter().map(|table| parse_name(table)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(at) = past_of(config, asked.at).await? {
+        let cut = past_cut::make(config, &lake, PastRequest { name: &name, tables, at, until_millis }, left).await?;
+        show(&cut, asked.json)?;
+        return Ok((true, json!(cut)));
+    }
     let from_lsn = match asked.at {
-        Until::Lsn(lsn) => Some(lsn),
-        Until::Time(time) => {
+        At::Now => position_now(config).await?,
+        At::Named(Until::Lsn(lsn)) => Some(lsn),
+        At::Named(Until::Time(time)) => {
             let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::time::sleep(left().map_or(ahead, |left| left.min(ahead))).await;
             if SystemTime::now() < time {
@@ -154,14 +180,7 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
             position_now(config).await?
         }
     };
-    let until_millis = asked.keep.map(|keep| (SystemTime::now() + keep).duration_since(UNIX_EPOCH)).transpose()?;
-    let request = CutRequest {
-        name: name.clone(),
-        tables: asked.tables.iter().map(|table| parse_name(table)).collect::<anyhow::Result<_>>()?,
-        from_lsn,
-        from_micros: None,
-        until_millis: until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?,
-    };
+    let request = CutRequest { name: name.clone(), tables, from_lsn, from_micros: None, until_millis };
     match made(&CutRequests::new(&config.state_dir), &lake, &request, left).await? {
         Some(cut) => {
             show(&cut, asked.json)?;
@@ -175,6 +194,24 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
             Ok((false, json!({"made": false})))
         }
     }
+}
+
+/// The position that is asked for, if it has passed.
+async fn past_of(config: &Config, at: At) -> anyhow::Result<Option<Past>> {
+    Ok(match at {
+        At::Now => None,
+        At::Named(Until::Time(time)) => {
+            let micros = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            (time < SystemTime::now()).then_some(Past::Micros(i64::try_from(micros)?))
+        }
+        At::Named(Until::Lsn(lsn)) => {
+            let end = match position_now(config).await? {
+                Some(end) => Some(end),
+                None => load(&config.state_dir)?.map(|status| status.durable_lsn),
+            };
+            end.filter(|end| lsn <= *end).map(|_| Past::Lsn(lsn))
+        }
+    })
 }
 
 /// Asks for a cut and waits until it is made; withdraws the request, and returns none, once no time is `left`.

@@ -13,6 +13,7 @@ pub mod history;
 pub mod init;
 mod listening;
 mod msk_policy;
+mod past_cut;
 pub mod plan;
 pub mod readers;
 pub mod repartition;

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use sooner_schemas::TableName;
 
 use super::verifying::pace::Pace;
-use super::verifying::repair::with_repair;
-use super::verifying::tables::{TablesWanted, verify_tables};
+use super::verifying::tables::{TablesWanted, verify_tables, with_repair};
 use super::verifying::{Kind, Report, Verdict};
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};

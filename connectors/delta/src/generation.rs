@@ -342,6 +342,7 @@ impl Generation {
             removed: Default::default(),
             txns: Default::default(),
             watermark: None,
+            span: Default::default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod lake_progress;
 pub mod log;
 pub mod maintenance;
 pub mod merge;
+pub mod past_cuts;
 pub mod report_data;
 pub mod results;
 pub mod rows;

@@ -115,6 +115,7 @@ impl DeltaTable {
             let mut transaction = mirror::transaction(&self.staging, base, removed, &self.names, watermark);
             transaction.retention = self.settings.retention;
             transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
+            transaction.span.end_copy(copy, watermark);
             refilled.complete(&mut transaction, &self.staging, base, location, &self.settings.limits).await?;
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
@@ -234,7 +235,7 @@ impl LakeTable for DeltaTable {
         let positions = self.positions.as_ref();
         applies_to_whole_table(&self.name, &self.names, self.standing, positions, &truncate, false)?;
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
-        self.staging.note(truncate.positions());
+        self.staging.note_rows(&truncate, 0);
         if appending::appends(self, &truncate.events.schema).is_some() {
             return appending::truncate(self, &truncate);
         }

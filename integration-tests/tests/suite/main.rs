@@ -42,6 +42,7 @@ mod night;
 mod packaging;
 mod page;
 mod partitions;
+mod past_cuts;
 mod plan;
 mod registry_headers;
 mod renames;

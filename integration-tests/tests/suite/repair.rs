@@ -30,13 +30,28 @@ fn tamper(pipeline: &Pipeline, table: &str, expression: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What the log tells of a copy that has ended.
+const COPIED: &str = "\"message\":\"copied\"";
+
 /// Numbers of rows of the copies that have ended, in their order, as the log tells them.
 fn copied_rows(pipeline: &Pipeline) -> Vec<u64> {
     let log = pipeline.log();
-    let ended = log.lines().filter(|line| line.contains(" copied "));
-    let rows =
-        ended.filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("rows=")?.parse().ok()));
-    rows.collect()
+    let ended = log.lines().filter(|line| line.contains(COPIED));
+    ended.filter_map(|line| serde_json::from_str::<Value>(line).ok()?["rows"].as_u64()).collect()
+}
+
+/// Waits until what was asked for is durable: a request is kept until a later transaction is.
+async fn granted(pipeline: &Pipeline, postgres: &Postgres) {
+    let requests = pipeline.state_dir().join("requests");
+    for _ in 0..120 {
+        if std::fs::read_dir(&requests).unwrap().count() == 0 {
+            return;
+        }
+        postgres.sql("UPDATE wide SET n = n WHERE id = 60000").await;
+        pipeline.catch_up(postgres).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("requests are left in {}\n{}", requests.display(), pipeline.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +73,7 @@ async fn only_rows_that_differ_are_copied_again() {
     let (is_equal, report) = verify(&pipeline, "public.wide", &["--repair"]);
     assert!(!is_equal && report["repair"] == "rows" && report["count"] == 3, "{report}");
     assert_eq!(report["at_least"], false, "{report}");
-    pipeline.wait_for_log_times(" copied ", 2, LIMIT).await;
+    pipeline.wait_for_log_times(COPIED, 2, LIMIT).await;
     assert_eq!(copied_rows(&pipeline), [60_000, 3], "{}", pipeline.log());
     pipeline.catch_up(&postgres).await;
     let (is_equal, report) = verify(&pipeline, "public.wide", &["--repair"]);
@@ -66,25 +81,27 @@ async fn only_rows_that_differ_are_copied_again() {
     pipeline.assert_equal(&postgres, &["public.wide"]);
 
     // Many rows go by ranges of their keys.
+    granted(&pipeline, &postgres).await;
     pipeline.stop();
     tamper(&pipeline, "wide", "{**row, 'n': 0} if 2000 <= row['id'] < 4000 or row['id'] == 50000 else row");
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let (_, report) = verify(&pipeline, "public.wide", &["--repair"]);
     assert!(report["repair"] == "rows" && report["count"] == 2001, "{report}");
-    pipeline.wait_for_log_times(" copied ", 3, LIMIT).await;
+    pipeline.wait_for_log_times(COPIED, 3, LIMIT).await;
     assert_eq!(copied_rows(&pipeline)[2], 2001, "{}", pipeline.log());
     pipeline.catch_up(&postgres).await;
     assert!(verify(&pipeline, "public.wide", &[]).0);
 
     // A row that only the lake has goes with a copy of the whole table.
+    granted(&pipeline, &postgres).await;
     pipeline.stop();
     tamper(&pipeline, "wide", "{**row, 'id': 70000} if row['id'] == 9 else row");
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let (_, report) = verify(&pipeline, "public.wide", &["--repair"]);
     assert!(report["repair"] == "table" && report["count"] == 2, "{report}");
-    pipeline.wait_for_log_times(" copied ", 4, LIMIT).await;
+    pipeline.wait_for_log_times(COPIED, 4, LIMIT).await;
     pipeline.catch_up(&postgres).await;
     assert!(verify(&pipeline, "public.wide", &[]).0);
     pipeline.assert_equal(&postgres, &["public.wide"]);
@@ -114,7 +131,7 @@ async fn a_running_pipeline_verifies_and_repairs_when_its_schedule_says_so_and_m
     let equal = pipeline.log().matches("verified: equal").count();
     pipeline.start();
     pipeline.wait_for_log("rows differ", LIMIT).await;
-    pipeline.wait_for_log_times(" copied ", 2, LIMIT).await;
+    pipeline.wait_for_log_times(COPIED, 2, LIMIT).await;
     assert_eq!(copied_rows(&pipeline)[1], 1, "{}", pipeline.log());
     pipeline.catch_up(&postgres).await;
     assert!(verify(&pipeline, "public.few", &[]).0, "it was repaired");

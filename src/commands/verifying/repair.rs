@@ -1,14 +1,13 @@
 //! What makes a table equal again: the rows that differ are copied again, or, where that does not do, the whole table.
 
 use std::collections::HashMap;
+use std::io;
 
-use serde_json::{Value, json};
 use sooner_api::CopyRequest;
 use sooner_postgres::key_condition::{has_keys, integer_key, within};
 use sooner_postgres::schedule::KeyTexts;
 use sooner_schemas::{Relation, TableName};
 
-use super::Report;
 use super::rounds::Pair;
 use crate::config::Config;
 use crate::control::Requests;
@@ -24,16 +23,6 @@ pub enum Repair {
     Rows(String),
     /// A copy of the whole table.
     Table,
-}
-
-impl Repair {
-    /// How it is told: without keys, which are values of rows.
-    pub fn told(&self) -> Repaired {
-        match self {
-            Repair::Rows(_) => Repaired::Rows,
-            Repair::Table => Repaired::Table,
-        }
-    }
 }
 
 /// What makes a table equal again that has so many rows. Rows that only the lake has go with a copy of the whole table
@@ -89,33 +78,21 @@ fn merged(numbers: &[i64], most: usize) -> Vec<(i64, i64)> {
     ranges.collect()
 }
 
-/// Asks the pipeline to repair a table that differs, and returns how; none if there is nothing to repair. Where a copy
-/// of rows was asked for after the last report, and the table still differs, the whole table is copied: something else
-/// is wrong with it.
-pub fn ask(config: &Config, report: &Report) -> anyhow::Result<Option<Repaired>> {
-    let Some(repair) = &report.repair else { return Ok(None) };
-    let condition = match repair {
-        Repair::Rows(condition) if !was_repaired(config, &report.table) => Some(condition.clone()),
-        _ => None,
+/// Asks the pipeline to repair a table that differs, and returns how. Where a repair was asked for before, and the table
+/// was not found equal since, the whole table is copied: something else is wrong with it.
+pub fn ask(config: &Config, table: &TableName, repair: &Repair) -> io::Result<Repaired> {
+    let (condition, how) = match repair {
+        Repair::Rows(condition) if !was_repaired(config, table) => (Some(condition.clone()), Repaired::Rows),
+        _ => (None, Repaired::Table),
     };
-    let how = if condition.is_some() { Repaired::Rows } else { Repaired::Table };
-    Requests::new(&config.state_dir).ask(&CopyRequest { table: report.table.clone(), condition })?;
-    Ok(Some(how))
+    Requests::new(&config.state_dir).ask(&CopyRequest { table: table.clone(), condition })?;
+    Ok(how)
 }
 
-/// Whether the last report of a table had rows or all of it copied again. What cannot be read says nothing of that.
+/// Whether a repair was asked for since a table was found equal. What cannot be read says nothing of that.
 fn was_repaired(config: &Config, table: &TableName) -> bool {
     let reports = ReportsView::new(&config.state_dir).read();
     reports.is_ok_and(|reports| reports.get(table).is_some_and(|report| report.repair.is_some()))
-}
-
-/// A report as JSON, with how it is repaired.
-pub fn with_repair(report: &Report, repaired: Option<Repaired>) -> serde_json::Result<Value> {
-    let mut told = serde_json::to_value(report)?;
-    if let Some(repaired) = repaired {
-        told["repair"] = json!(repaired);
-    }
-    Ok(told)
 }
 
 #[cfg(test)]
@@ -151,6 +128,21 @@ mod tests {
         assert_eq!(repair(Scalar::Int8, keys(), (Some(1), None), 10_000), Repair::Rows(ranges.to_owned()));
         assert_eq!(repair(Scalar::Int8, keys(), (Some(1), None), 4000), Repair::Table);
         assert_eq!(repair(Scalar::Text, keys(), (Some(1), None), 10_000), Repair::Table);
+    }
+
+    #[test]
+    fn a_repair_of_rows_that_did_not_help_is_followed_by_one_of_the_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "name = 's'\n[source]\nurl = 'postgres://me@db/s'\n[lake]\nurl = '/l'";
+        let config = Config::parse(text, folder.path()).unwrap();
+        let (table, repair) = (TableName::new("public", "t"), Repair::Rows("id = 1".to_owned()));
+        assert_eq!(ask(&config, &table, &repair).unwrap(), Repaired::Rows);
+        assert_eq!(ask(&config, &table, &Repair::Table).unwrap(), Repaired::Table);
+        let report = r#"{"public.t":{"verdict":"different","at_micros":1,"equal_micros":null,"differing":1,"rows":1,
+                         "lsn":null,"version":null,"millis":1,"repair":"rows"}}"#;
+        std::fs::write(config.state_dir.join("verifications.json"), report).unwrap();
+        assert_eq!(ask(&config, &table, &repair).unwrap(), Repaired::Table);
+        assert_eq!(Requests::new(&config.state_dir).pending().len(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use sooner_schemas::TableName;
 
 use super::notes::Notes;
 use super::pace::Pace;
-use super::repair;
+use super::repair::ask;
 use super::source::SourceRows;
 use super::{Report, Verdict, verify};
 use crate::commands::upkeep::open_lake;
@@ -42,7 +42,8 @@ pub async fn verify_tables(
     let (mut all_equal, mut verified) = (true, Vec::new());
     for table in tables {
         let report = verify(config, &lake, table, wanted.pace).await?;
-        let repaired = if wanted.repairs { repair::ask(config, &report)? } else { None };
+        let repair = report.repair.as_ref().filter(|_| wanted.repairs);
+        let repaired = repair.map(|repair| ask(config, &report.table, repair)).transpose()?;
         notes.take(&report, repaired);
         all_equal &= report.verdict == Verdict::Equal;
         verified.push(of_audit(&report, repaired));
@@ -50,6 +51,15 @@ pub async fn verify_tables(
     }
     notes.store();
     Ok((all_equal, json!({"all_equal": all_equal, "tables": verified})))
+}
+
+/// A report as JSON, with how its table is repaired.
+pub fn with_repair(report: &Report, repaired: Option<Repaired>) -> serde_json::Result<Value> {
+    let mut told = serde_json::to_value(report)?;
+    if let Some(repaired) = repaired {
+        told["repair"] = json!(repaired);
+    }
+    Ok(told)
 }
 
 /// What the audit trail is told of a table: no keys, which are values of rows.

@@ -153,6 +153,7 @@ impl HistoryTable {
         if first == events.events.len() {
             return Ok(());
         }
+        self.staging.span.note(&events.events[first..]);
         self.adopt(rows).await?;
         for event in &events.events[first..] {
             let Some(Reading { reader, .. }) = &mut self.reader else { break };

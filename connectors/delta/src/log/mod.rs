@@ -16,5 +16,6 @@ pub mod provenance;
 pub mod replay;
 pub mod retention;
 pub mod shape;
+pub mod span;
 pub mod table_version;
 pub mod transaction;

@@ -19,6 +19,7 @@ use super::deletion_vector::{VectorFile, VectorWriter};
 use super::live_files::LiveFile;
 use super::provenance::Provenance;
 use super::retention::RetentionSettings;
+use super::span::Span;
 use super::table_version::TableVersion;
 use crate::index::key_index::FileId;
 use crate::rows::columns::LakeColumn;
@@ -65,6 +66,8 @@ pub struct Transaction {
     pub txns: HashMap<String, i64>,
     /// What the table is complete to, where that is known.
     pub watermark: Option<Watermark>,
+    /// Which events it holds.
+    pub span: Span,
 }
 
 /// A transaction against one version of the table.
@@ -224,7 +227,7 @@ impl Transaction {
             "txnId": self.id,
         });
         if let Some(watermark) = self.watermark {
-            info["sooner"] = json!({"watermark": watermark.commit_lsn, "commitMicros": watermark.commit_micros});
+            info["sooner"] = self.span.told(watermark);
         }
         info
     }
@@ -273,6 +276,7 @@ mod tests {
             removed: BTreeMap::new(),
             txns: HashMap::from([("w".to_owned(), 5)]),
             watermark: None,
+            span: Default::default(),
         }
     }
 

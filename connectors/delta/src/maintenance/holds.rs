@@ -64,6 +64,14 @@ pub async fn held(location: &TableLocation, now: SystemTime) -> Result<Held> {
     Ok(held)
 }
 
+/// Objects that a hold of this name keeps, below the table; none if there is no such hold.
+pub async fn objects_of(location: &TableLocation, name: &str) -> Result<Vec<Path>> {
+    let path = hold_path(name);
+    let Some(text) = get(location.store(), &path).await? else { return Ok(Vec::new()) };
+    let hold: Hold = serde_json::from_slice(&text).map_err(|error| unreadable(location, &path, error))?;
+    Ok(hold.objects.iter().map(|path| Path::from(path.as_str())).collect())
+}
+
 /// Where a hold lies, below the table.
 pub fn hold_path(name: &str) -> Path {
     Path::from(FOLDER).join(format!("{name}.json"))

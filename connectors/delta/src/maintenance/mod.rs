@@ -10,6 +10,7 @@ pub mod holds;
 pub mod leftovers;
 pub mod log_cleanup;
 pub mod optimize;
+pub mod past;
 pub mod reconcile;
 pub mod refill;
 pub mod rewrite;

@@ -180,6 +180,7 @@ impl Rewritten {
             removed: removed.map(|(id, _)| (*id, RoaringBitmap::new())).collect(),
             txns: Default::default(),
             watermark: None,
+            span: Default::default(),
         }
     }
 

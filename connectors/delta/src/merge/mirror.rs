@@ -41,6 +41,7 @@ pub fn transaction(
         removed,
         txns: names.versions(&reached(staging, base, names, watermark), watermark),
         watermark: names.knows_watermark().then_some(watermark),
+        span: staging.span,
     }
 }
 

@@ -12,6 +12,7 @@ use super::parts::Parts;
 use super::pending::Pending;
 use crate::index::key_index::FileId;
 use crate::log::provenance::Provenance;
+use crate::log::span::Span;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::Kind;
 use crate::rows::column_mapping::greatest_id;
@@ -41,6 +42,8 @@ pub struct Staging {
     pub parts: Parts,
     /// What has been taken of the feed since the last commit.
     pub positions: Option<Positions>,
+    /// Which events it holds.
+    pub span: Span,
     /// It is to be committed although it may hold nothing but positions: of events that bring no row, and that nobody
     /// needs to read again.
     pub marks_positions: bool,
@@ -61,6 +64,7 @@ impl Staging {
             pending: Pending::default(),
             parts: Parts::default(),
             positions: None,
+            span: Span::default(),
             marks_positions: false,
         }
     }
@@ -114,7 +118,7 @@ impl Staging {
 
     /// Stages the events from `first` on.
     pub fn take_rows(&mut self, table: &TableName, rows: Rows, first: usize) -> Result<()> {
-        self.note(rows.positions());
+        self.note_rows(&rows, first);
         let Staging { plan, pending, .. } = self;
         let Some(plan) = plan else {
             return Err(Error::internal("cannot stage events", "their schema is not known"));
@@ -127,6 +131,12 @@ impl Staging {
             pending.push(batch, index as u32, key, old_key);
         }
         Ok(())
+    }
+
+    /// Notes what has been taken of the feed, of which the events from `first` on count.
+    pub fn note_rows(&mut self, rows: &Rows, first: usize) {
+        self.note(rows.positions());
+        self.span.note(rows.events.events.get(first..).unwrap_or_default());
     }
 
     /// Notes what has been taken of the feed.

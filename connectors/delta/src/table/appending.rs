@@ -31,7 +31,7 @@ pub(super) async fn append(table: &mut DeltaTable, rows: &Rows, first: usize) ->
         appending.learn(&rows.events.schema)?;
     }
     appending.take(rows, first, complete, target, staging).await?;
-    table.staging.note(rows.positions());
+    table.staging.note_rows(rows, first);
     Ok(Staged::Taken)
 }
 

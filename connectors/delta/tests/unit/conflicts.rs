@@ -222,6 +222,7 @@ async fn plan(world: &World, id: Uuid) -> Plan {
         removed,
         txns: names.versions(&sooner_api::Positions::whole(sooner_schemas::Lsn(20)), mark(20)),
         watermark: Some(mark(20)),
+        span: Default::default(),
     };
     transaction.plan(&base, 0)
 }

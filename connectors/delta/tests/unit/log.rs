@@ -64,6 +64,7 @@ fn transaction(kind: Kind) -> Transaction {
         removed: BTreeMap::new(),
         txns: HashMap::new(),
         watermark: None,
+        span: Default::default(),
     }
 }
 
