@@ -114,8 +114,7 @@ impl DeltaTable {
             let Generation { location, base, .. } = self.generations.target();
             let mut transaction = mirror::transaction(&self.staging, base, removed, &self.names, watermark);
             transaction.retention = self.settings.retention;
-            transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
-            transaction.span.end_copy(copy, watermark);
+            transaction.end_copy(copy.map(|id| self.names.version_of_copy(id)), watermark);
             refilled.complete(&mut transaction, &self.staging, base, location, &self.settings.limits).await?;
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {

@@ -87,8 +87,22 @@ fn sums(cut: &Value) -> Vec<i64> {
     lines.lines().map(|line| line.split_once(' ').unwrap().0.parse().unwrap()).collect()
 }
 
+/// Number of transfers in the history of `cash` as of a cut.
+fn transfers_in_history(cut: &Value) -> i64 {
+    let history = &cut["tables"]["public.cash"]["history"];
+    let script = "import sys, deltalake; table = deltalake.DeltaTable(sys.argv[1], version=int(sys.argv[2]))\n\
+                  rows = table.to_pyarrow_table().to_pylist()\n\
+                  print(sum(row['_change_type'] == 'update_postimage' for row in rows))";
+    let (url, version) = (history["url"].as_str().unwrap(), history["version"].to_string());
+    let mut command = std::process::Command::new(integration_tests::python());
+    let output = command.args(["-c", script, url, &version]).output().expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+}
+
 async fn past_cuts_are_what_postgres_showed(postgres: &Postgres, mut pipeline: Pipeline) {
     postgres.sql(SOURCE).await;
+    pipeline.append_settings("[[table]]\nmatch = \"public.cash\"\nwrite = [\"mirror\", \"history\"]");
     pipeline.start();
     for table in TABLES {
         pipeline.wait_until_copied(&format!("public.{table}")).await;
@@ -110,6 +124,7 @@ async fn past_cuts_are_what_postgres_showed(postgres: &Postgres, mut pipeline: P
         let cut = made(&pipeline, &create(&pipeline, &format!("lsn-{number}"), &moment.lsn));
         assert_eq!((sums(&cut), sums(&cut).iter().sum()), (moment.sums.clone(), SUM), "{moment:?}: {cut}");
         assert_eq!(cut["lsn"], moment.lsn.as_str());
+        assert_eq!(transfers_in_history(&cut), number as i64, "{moment:?}: {cut}");
         let cut = made(&pipeline, &create(&pipeline, &format!("time-{number}"), &moment.time));
         assert_eq!(sums(&cut), moment.sums, "{moment:?}: {cut}");
     }

@@ -232,7 +232,7 @@ impl HistoryTable {
             if copy.is_some() && !self.names.is_topic() {
                 transaction.txns.extend(self.names.versions(&Positions::whole(watermark.commit_lsn), watermark));
             }
-            transaction.txns.extend(copy.map(|id| self.names.version_of_copy(id)));
+            transaction.end_copy(copy.map(|id| self.names.version_of_copy(id)), watermark);
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => {

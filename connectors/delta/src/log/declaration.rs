@@ -1,6 +1,7 @@
 //! What a transaction declares of the table besides rows: its metadata and its protocol, where they change.
 
 use serde_json::Value;
+use sooner_schemas::event::Watermark;
 
 use super::actions;
 use super::table_version::TableVersion;
@@ -8,6 +9,14 @@ use super::transaction::{Kind, Transaction};
 use crate::rows::column_mapping;
 
 impl Transaction {
+    /// It ends the copy of the whole table that is complete to a watermark, if it has this number.
+    pub fn end_copy(&mut self, copy: Option<(String, i64)>, watermark: Watermark) {
+        if let Some(copy) = copy {
+            self.txns.extend([copy]);
+            self.span.end_copy(watermark);
+        }
+    }
+
     /// The table's metadata, if that changes.
     pub(super) fn metadata(&self, base: &TableVersion, now_millis: i64) -> Option<Value> {
         let changed = self.metadata_of_columns(base, now_millis);

@@ -25,13 +25,10 @@ impl Span {
         }
     }
 
-    /// The commit ends a copy of the whole table, if one is named: all rows are as they were at the watermark, at the
-    /// latest.
-    pub fn end_copy(&mut self, copy: Option<u64>, watermark: Watermark) {
-        if copy.is_some() {
-            let first = self.events.map_or(watermark.commit_lsn, |(first, _)| first);
-            *self = Span { events: Some((first, watermark.commit_lsn)), has_copied: false };
-        }
+    /// The commit ends a copy of the whole table: all rows are as they were at the watermark, at the latest.
+    pub fn end_copy(&mut self, watermark: Watermark) {
+        let first = self.events.map_or(watermark.commit_lsn, |(first, _)| first);
+        *self = Span { events: Some((first, watermark.commit_lsn)), has_copied: false };
     }
 
     /// What a commit that is complete to a watermark tells of itself.

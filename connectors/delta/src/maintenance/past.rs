@@ -134,8 +134,7 @@ impl<'a> PastLog<'a> {
         })
     }
 
-    /// The last entry for which `holds`, of those with something to compare, where all before it hold, too; and where it
-    /// is.
+    /// The last entry for which `holds`, and where it is, of those with something to compare; all before it hold, too.
     async fn last_that(&self, holds: impl Fn(&Entry) -> Option<bool>) -> Result<Option<(usize, Entry)>> {
         let (mut low, mut high, mut found) = (0, self.versions.len(), None);
         while low < high {
