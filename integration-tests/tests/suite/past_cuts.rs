@@ -90,9 +90,8 @@ fn sums(cut: &Value) -> Vec<i64> {
 /// Number of transfers in the history of `cash` as of a cut.
 fn transfers_in_history(cut: &Value) -> i64 {
     let history = &cut["tables"]["public.cash"]["history"];
-    let script = "import sys, deltalake; table = deltalake.DeltaTable(sys.argv[1], version=int(sys.argv[2]))\n\
-                  rows = table.to_pyarrow_table().to_pylist()\n\
-                  print(sum(row['_change_type'] == 'update_postimage' for row in rows))";
+    let script = "import sys, polars; frame = polars.scan_delta(sys.argv[1], version=int(sys.argv[2]))\n\
+                  print(frame.filter(polars.col('_change_type') == 'update_postimage').select(polars.len()).collect().item())";
     let (url, version) = (history["url"].as_str().unwrap(), history["version"].to_string());
     let mut command = std::process::Command::new(integration_tests::python());
     let output = command.args(["-c", script, url, &version]).output().expect("python");
