@@ -78,8 +78,8 @@ fn merged(numbers: &[i64], most: usize) -> Vec<(i64, i64)> {
     ranges.collect()
 }
 
-/// Asks the pipeline to repair a table that differs, and returns how. Where a repair was asked for before, and the table
-/// was not found equal since, the whole table is copied: something else is wrong with it.
+/// Asks the pipeline to repair a table that differs, and returns how. Where a repair was asked for before, and the
+/// table was not found equal since, the whole table is copied: something else is wrong with it.
 pub fn ask(config: &Config, table: &TableName, repair: &Repair) -> io::Result<Repaired> {
     let (condition, how) = match repair {
         Repair::Rows(condition) if !was_repaired(config, table) => (Some(condition.clone()), Repaired::Rows),

@@ -233,6 +233,10 @@ impl HistoryTable {
                 transaction.txns.extend(self.names.versions(&Positions::whole(watermark.commit_lsn), watermark));
             }
             transaction.end_copy(copy.map(|id| self.names.version_of_copy(id)), watermark);
+            if ends_copy {
+                // Also of a copy whose start was not told: a topic may begin with its rows.
+                transaction.span.end_copy(watermark);
+            }
             let plan = transaction.plan(base, now_millis());
             match Committer::new(location, &name).commit(base.next_number(), transaction.id, &plan).await? {
                 Outcome::Committed => {
