@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sooner_delta::{OnChange, Ways};
+use sooner_delta::{Deletes, OnChange, Ways};
 use sooner_postgres::inspection::MaskRules;
 use sooner_schemas::mask::MaskKey;
 use sooner_schemas::masking::TableRules;
@@ -32,6 +32,7 @@ struct TableBlock {
     sort_by: Option<Vec<String>>,
     ways: Option<Ways>,
     on_change: Option<OnChange>,
+    deletes: Option<Deletes>,
     masks: MaskBlock,
 }
 
@@ -74,6 +75,7 @@ impl TableBlocks {
             let sort_by = section.list("sort_by", |name| Ok::<_, String>(name.to_owned()));
             let ways = read_ways(section);
             let on_change = section.optional("on_change", parse_on_change);
+            let deletes = read_deletes(section, ways);
             let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
@@ -85,6 +87,7 @@ impl TableBlocks {
                 sort_by,
                 ways,
                 on_change,
+                deletes,
                 masks,
             })
         })
@@ -147,7 +150,8 @@ impl TableBlocks {
         let blocks = || self.blocks.iter().rev().filter(|block| block.matches.matches(table));
         let ways = blocks().find_map(|block| block.ways).unwrap_or_default();
         let on_change = blocks().find_map(|block| block.on_change);
-        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), ..ways }
+        let deletes = blocks().find_map(|block| block.deletes).filter(|_| ways.mirror).unwrap_or_default();
+        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), deletes, ..ways }
     }
 
     /// Tables that have a topic of another name than the pattern says.
@@ -170,18 +174,35 @@ fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
     ValuePolicy::parse(name).ok_or_else(|| "expected \"park\", \"null\", \"clamp\" or \"text\"".to_owned())
 }
 
+/// A table that is not written at all.
+const NO_WAY: Ways = Ways { mirror: false, history: false, append: None, deletes: Deletes::Hard };
+
+/// What becomes of a mirror's rows that the source deletes, in a block that says how its tables are written, or not.
+fn read_deletes(section: &mut Section, ways: Option<Ways>) -> Option<Deletes> {
+    let deletes = section.optional("deletes", |text| match text {
+        "hard" => Ok(Deletes::Hard),
+        "soft" => Ok(Deletes::Soft),
+        _ => Err("expected \"hard\" or \"soft\"".to_owned()),
+    });
+    if deletes == Some(Deletes::Soft) && ways.is_some_and(|ways| !ways.mirror) {
+        section.problem("deletes", "\"soft\" says what a mirror keeps: add \"mirror\" to write, or leave it out");
+    }
+    deletes
+}
+
 /// The ways that `write` lists.
 fn read_ways(section: &mut Section) -> Option<Ways> {
     let ways = section.list("write", |way| match way {
-        "mirror" => Ok(Ways { mirror: true, history: false, append: None }),
-        "history" => Ok(Ways { mirror: false, history: true, append: None }),
-        "append" => Ok(Ways { mirror: false, history: false, append: Some(OnChange::default()) }),
+        "mirror" => Ok(Ways { mirror: true, ..NO_WAY }),
+        "history" => Ok(Ways { history: true, ..NO_WAY }),
+        "append" => Ok(Ways { append: Some(OnChange::default()), ..NO_WAY }),
         _ => Err("expected \"mirror\", \"append\" or \"history\"".to_owned()),
     })?;
     let either = ways.into_iter().reduce(|a, b| Ways {
         mirror: a.mirror || b.mirror,
         history: a.history || b.history,
         append: a.append.or(b.append),
+        ..NO_WAY
     });
     match either {
         None => {
@@ -221,10 +242,27 @@ mod tests {
         let (blocks, problems) = read(text);
         assert_eq!(problems, Vec::<String>::new());
         let of = |schema: &str, table: &str| blocks.ways(&TableName::new(schema, table));
-        assert_eq!(of("a", "t"), Ways { mirror: false, history: false, append: Some(OnChange::Park) });
+        assert_eq!(of("a", "t"), Ways { append: Some(OnChange::Park), ..NO_WAY });
         assert_eq!(of("a", "kept").append, Some(OnChange::Ignore));
-        assert_eq!(of("b", "t"), Ways { mirror: false, history: true, append: Some(OnChange::Ignore) });
+        assert_eq!(of("b", "t"), Ways { history: true, append: Some(OnChange::Ignore), ..NO_WAY });
         assert_eq!(of("c", "t"), Ways::default());
+    }
+
+    #[test]
+    fn deleted_rows_are_kept_in_mirrors_alone() {
+        let text = "[[table]]\nmatch = 'a.*'\ndeletes = 'soft'\n[[table]]\nmatch = 'a.clicks'\nwrite = ['append']\n\
+                    [[table]]\nmatch = 'a.hard'\ndeletes = 'hard'";
+        let (blocks, problems) = read(text);
+        assert_eq!(problems, Vec::<String>::new());
+        let deletes = |table: &str| blocks.ways(&TableName::new("a", table)).deletes;
+        assert_eq!(["t", "clicks", "hard"].map(deletes), [Deletes::Soft, Deletes::Hard, Deletes::Hard]);
+        for write in ["append", "history"] {
+            let (_, problems) = read(&format!("[[table]]\nmatch = 'a.*'\nwrite = ['{write}']\ndeletes = 'soft'"));
+            assert!(
+                problems.join("\n").contains("table[0].deletes: \"soft\" says what a mirror keeps"),
+                "{problems:?}"
+            );
+        }
     }
 
     #[test]

@@ -85,6 +85,12 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
     ("kafka.compression", Takes::Reload, NEW_TOPICS),
     ("table.freshness", Takes::Reload, "without a copy: how often the table is committed to"),
     ("table.sort_by", Takes::Reload, "without a copy: files are sorted so when they are written again"),
+    (
+        "table.deletes",
+        Takes::Reload,
+        "soft: without a copy, with each table's next change; hard again: the table is copied without the rows that its \
+         source deleted (behind Kafka it parks first)",
+    ),
     ("table.unholdable", Takes::Reload, JUDGED),
     ("table.topic", Takes::Reload, "a table whose topic has another name is copied there"),
 ];

@@ -16,9 +16,10 @@ use crate::maintenance::leftovers::{discard_generation, discard_other_generation
 use crate::merge::append::Target;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{made_by_somebody_else, overtaken};
-use crate::merge::seal::stored_keys;
+use crate::merge::seal::{next_columns, stored_keys};
 use crate::merge::sealing::Sealer;
 use crate::merge::staging::Staging;
+use crate::rows::mark;
 use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
 
@@ -128,7 +129,8 @@ impl Generations {
         if staging.pending.is_empty() {
             return Ok(());
         }
-        let needed = stored_keys(staging);
+        let keeps_deleted = mark::of(next_columns(staging, &self.target().base)).is_some();
+        let needed = stored_keys(staging, keeps_deleted);
         let sealed = staging.parts.rows_of(&needed).await?;
         let located = self.target_mut().locate(table, staging, needed).await?;
         let Generation { location, base, .. } = self.target();

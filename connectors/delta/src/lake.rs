@@ -18,8 +18,8 @@ use crate::log::retention::{Retention, RetentionSettings};
 use crate::maintenance::compaction::Compaction;
 use crate::maintenance::optimize::{Optimized, optimize};
 use crate::maintenance::vacuum::{delete, find_unneeded};
-use crate::merge::append;
 use crate::merge::parts::PartLimits;
+use crate::merge::{append, soft_delete};
 use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
 use crate::store::folder_name::name_of_folder;
@@ -201,10 +201,13 @@ impl Lake for DeltaLake {
     }
 
     async fn open(&self, table: &TableName, feed: &Feed) -> Result<WrittenTable> {
-        let Ways { mirror, history, append } = self.settings.ways.of(table);
+        let ways @ Ways { mirror, history, append, .. } = self.settings.ways.of(table);
         let is_ordered = PositionNames::new(&self.pipeline, feed).knows_watermark();
         if append.is_some() && !is_ordered {
             return Err(append::unordered(table));
+        }
+        if ways.keeps_deleted() && !is_ordered {
+            return Err(soft_delete::unordered(table));
         }
         if mirror && history && !is_ordered {
             return Err(unordered(table));

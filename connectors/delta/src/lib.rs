@@ -39,7 +39,7 @@ pub use log::retention::RetentionSettings;
 pub use log::shape::{ShownColumn, TableShape, history_shape, table_shape};
 pub use maintenance::optimize::Optimized;
 pub use merge::parts::PartLimits;
-pub use settings::{OnChange, SortColumns, Ways, WaysToWrite};
+pub use settings::{Deletes, OnChange, SortColumns, Ways, WaysToWrite};
 pub use store::lake_store::{LakeStore, S3Settings};
 pub use stored_rows::StoredRows;
 pub use table::DeltaTable;

@@ -69,6 +69,18 @@ pub struct Ways {
     pub history: bool,
     /// It has the rows that were inserted; says what becomes of changes to them.
     pub append: Option<OnChange>,
+    /// What becomes of the mirror's rows that the source deletes.
+    pub deletes: Deletes,
+}
+
+/// What becomes of a mirror's rows that the source deletes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deletes {
+    /// They go.
+    #[default]
+    Hard,
+    /// They stay, with the time at which they were deleted.
+    Soft,
 }
 
 /// What an UPDATE, DELETE or TRUNCATE does to a table that rows are only added to.
@@ -81,9 +93,16 @@ pub enum OnChange {
     Ignore,
 }
 
+impl Ways {
+    /// Whether the mirror's rows stay that the source deletes.
+    pub fn keeps_deleted(self) -> bool {
+        self.mirror && self.deletes == Deletes::Soft
+    }
+}
+
 impl Default for Ways {
     fn default() -> Ways {
-        Ways { mirror: true, history: false, append: None }
+        Ways { mirror: true, history: false, append: None, deletes: Deletes::default() }
     }
 }
 

@@ -9,8 +9,8 @@ use sooner_schemas::TableName;
 use crate::lake::DeltaLake;
 use crate::log::replay::{replay, replay_to};
 use crate::log::table_version::TableVersion;
-use crate::maintenance::fitting::{fitted, unfit};
 use crate::rows::columns::LakeColumn;
+use crate::rows::fitting::{fitted, unfit};
 use crate::rows::stored_file::{READ_ROWS, StoredFile};
 use crate::store::location::TableLocation;
 

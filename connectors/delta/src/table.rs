@@ -4,6 +4,7 @@
 mod appending;
 mod carrying;
 mod following;
+mod truncating;
 
 use sooner_api::{
     Alteration, Code, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
@@ -26,7 +27,7 @@ use crate::maintenance::refill::Refilled;
 use crate::merge::append::Appending;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, columns_of_copy, covered_events};
+use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, covered_events};
 use crate::merge::mirror;
 use crate::merge::staging::Staging;
 use crate::settings::TableSettings;
@@ -48,6 +49,8 @@ pub struct DeltaTable {
     compaction: Compaction,
     /// Where rows are only added: how.
     appending: Option<Appending>,
+    /// Rows stay that the source deletes, with the time of that.
+    keeps_deleted: bool,
 }
 
 impl DeltaTable {
@@ -63,6 +66,7 @@ impl DeltaTable {
         let mut table = DeltaTable {
             secret: generations.shown.secret().unwrap_or_else(rand::random),
             appending: settings.ways.of(&name).append.map(Appending::new),
+            keeps_deleted: settings.ways.of(&name).keeps_deleted(),
             generations,
             standing: Standing::Absent,
             positions: None,
@@ -216,7 +220,7 @@ impl LakeTable for DeltaTable {
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
         let schema = &start.events.schema;
         let provenance = appending::provenance_of(self, schema, start.first_position(), None);
-        self.staging.begin_copy(columns_of_copy(schema, mapping)?, provenance);
+        self.staging.begin_copy(self.copied_columns(schema, mapping)?, provenance);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
@@ -235,13 +239,7 @@ impl LakeTable for DeltaTable {
         applies_to_whole_table(&self.name, &self.names, self.standing, positions, &truncate, false)?;
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         self.staging.note_rows(&truncate, 0);
-        if appending::appends(self, &truncate.events.schema).is_some() {
-            return appending::truncate(self, &truncate);
-        }
-        if self.base().exists() || self.staging.columns.is_some() {
-            self.staging.truncate();
-        }
-        Ok(Staged::Taken)
+        truncating::truncate(self, &truncate).await.map(|()| Staged::Taken)
     }
 
     async fn stage(&mut self, rows: Rows) -> Result<Staged> {
@@ -256,7 +254,7 @@ impl LakeTable for DeltaTable {
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
-            let columns = columns_of_copy(&rows.events.schema, self.mapping())?;
+            let columns = self.copied_columns(&rows.events.schema, self.mapping())?;
             let provenance = appending::provenance_of(self, &rows.events.schema, rows.first_position(), None);
             self.staging.set_columns(columns, provenance);
             if self.expects_copy && self.names.orders_whole_table() {

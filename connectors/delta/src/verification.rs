@@ -21,6 +21,7 @@ use crate::index::key::{KeyHash, KeyPlan};
 use crate::log::table_version::TableVersion;
 use crate::merge::event_plan::EventPlan;
 use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::mark;
 use crate::stored_rows::StoredRows;
 
 /// What identifies a row, and what its values are.
@@ -83,9 +84,18 @@ impl Fingerprinter {
         Ok(keys.into_iter().zip(values).map(|(key, values)| Fingerprint { key, values }).collect())
     }
 
-    /// Hands all live rows of a table to `each`, with the columns that are compared.
+    /// Hands all live rows of a table to `each`, with the columns that are compared. Rows that the source has deleted
+    /// are not among them, although the table may keep them.
     pub async fn scan(&self, table: &StoredRows, mut each: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        table.scan(&self.columns, &self.schema, async |rows| each(rows)).await
+        let Some(mark) = mark::of(table.version.columns()) else {
+            return table.scan(&self.columns, &self.schema, async |rows| each(rows)).await;
+        };
+        let columns: Vec<_> = self.columns.iter().chain([mark]).cloned().collect();
+        let each_living = async |rows: RecordBatch| {
+            let living = mark::living(&rows).map_err(|error| Error::internal("cannot compare rows of the lake", error));
+            each(living?)
+        };
+        table.scan(&columns, &arrow_schema(&columns), each_living).await
     }
 
     /// The key of a row, as a person reads it.

@@ -55,6 +55,7 @@ mod selections;
 mod sharing;
 mod simulation;
 mod slots;
+mod soft_deletes;
 mod steering;
 mod topics;
 mod trace;

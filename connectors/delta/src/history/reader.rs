@@ -16,6 +16,7 @@ use sooner_schemas::wire::{Malformed, Reader, split_header};
 use crate::rows::builder::{ColumnBuilder, Refused};
 use crate::rows::columns::{LakeColumn, arrow_schema, columns_of};
 use crate::rows::lake_type::{LakeType, arrow_type, list_field};
+use crate::rows::source_block::{Source, read_source};
 
 /// What a row of a history says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +57,6 @@ impl ChangeType {
             (Op::Update, _) => ChangeType::Postimage,
         }
     }
-}
-
-/// What an envelope says of the transaction.
-#[derive(Clone, Copy, Debug, Default)]
-struct Source {
-    commit_micros: Option<i64>,
-    transaction: Option<i64>,
 }
 
 /// Reads events of one envelope schema into rows, which wait here until they are taken as a batch.
@@ -263,41 +257,6 @@ fn known_before(schema: &EventSchema, row: &RecordSchema) -> Vec<bool> {
     let key = schema.key.as_ref().and_then(Schema::as_record);
     let is_key = |column: &str| key.is_some_and(|key| key.fields.iter().any(|field| field.column == column));
     row.fields.iter().map(|field| is_whole || is_key(&field.column)).collect()
-}
-
-/// Commit time and transaction, from the `source` block:
-/// <https://debezium.io/documentation/reference/3.6/connectors/postgresql.html#postgresql-create-events>
-fn read_source(schema: &Schema, reader: &mut Reader<'_>) -> std::result::Result<Source, Malformed> {
-    let mut source = Source::default();
-    let mut millis = None;
-    let Some(record) = schema.as_record() else {
-        schema.skip(reader)?;
-        return Ok(source);
-    };
-    for field in &record.fields {
-        match field.name.as_str() {
-            "ts_ms" => millis = read_long(&field.schema, reader)?,
-            "ts_us" => source.commit_micros = read_long(&field.schema, reader)?,
-            "txId" => source.transaction = read_long(&field.schema, reader)?,
-            _ => field.schema.skip(reader)?,
-        }
-    }
-    source.commit_micros = source.commit_micros.or_else(|| millis.and_then(|millis| millis.checked_mul(1000)));
-    Ok(source)
-}
-
-fn read_long(schema: &Schema, reader: &mut Reader<'_>) -> std::result::Result<Option<i64>, Malformed> {
-    let (value, null) = schema.without_null();
-    if !matches!(value.shape, Shape::Long | Shape::Int) {
-        schema.skip(reader)?;
-        return Ok(None);
-    }
-    if let Some(null) = null
-        && reader.length()? == null
-    {
-        return Ok(None);
-    }
-    reader.long().map(Some)
 }
 
 fn unreadable(table: &TableName, why: &str) -> Error {

@@ -5,9 +5,9 @@ use arrow_select::interleave::interleave_record_batch;
 use futures::StreamExt;
 use sooner_api::{Error, Result};
 
-use super::fitting::{bytes_of, fitted, unfit};
 use super::sorting::{Source, SourceRow};
 use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::fitting::{bytes_of, fitted, unfit};
 use crate::rows::stored_file::READ_ROWS;
 
 /// Rows that are read, and where among them each row of the wanted order is.

@@ -3,7 +3,6 @@
 pub mod checkpoint;
 pub mod choice;
 pub mod compaction;
-pub mod fitting;
 pub mod gathering;
 pub mod holding;
 pub mod holds;

@@ -8,7 +8,6 @@ use object_store::path::Path;
 use sooner_api::{Error, MemoryBudget, Result, failpoint};
 use sooner_schemas::TableName;
 
-use super::fitting::{fitted, unfit};
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
 use crate::log::position_names::PositionNames;
@@ -19,6 +18,7 @@ use crate::merge::parts::PartLimits;
 use crate::merge::staging::{Staging, fills};
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::data_file::{self, DataFile, DataFileWriter};
+use crate::rows::fitting::{fitted, unfit};
 use crate::rows::stored_file;
 use crate::store::location::TableLocation;
 use crate::store::operations::{discard, put};

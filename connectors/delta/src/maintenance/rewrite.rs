@@ -9,7 +9,6 @@ use roaring::RoaringBitmap;
 use sooner_api::Result;
 use uuid::Uuid;
 
-use super::fitting::unfit;
 use super::gathering::gather;
 use super::sorting::{Source, SourceRow, order};
 use crate::effort::Effort;
@@ -21,6 +20,7 @@ use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
 use crate::merge::parts::{PartLimits, Parts};
 use crate::rows::columns::LakeColumn;
+use crate::rows::fitting::unfit;
 use crate::rows::stored_file::READ_ROWS;
 use crate::store::location::TableLocation;
 use crate::store::operations::discard;

@@ -12,10 +12,10 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use sooner_api::{MemoryBudget, Result};
 
-use super::fitting::{bytes_of, fitted, unfit};
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
 use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::fitting::{bytes_of, fitted, unfit};
 use crate::rows::stored_file::{READ_ROWS, StoredFile};
 
 /// A file whose rows are written again.

@@ -1,5 +1,5 @@
 //! Events into a table: taken in, collapsed by key, sealed into files, and made a transaction. Each way to write a
-//! table is a file of its own: [`mirror`] and [`append`].
+//! table is a file of its own: [`mirror`], [`append`] and [`soft_delete`].
 
 pub mod append;
 pub mod event_plan;
@@ -13,4 +13,5 @@ pub mod pending;
 pub mod preview;
 pub mod seal;
 pub mod sealing;
+pub mod soft_delete;
 pub mod staging;

@@ -138,6 +138,18 @@ impl Pending {
         }
     }
 
+    /// The state by which a row was deleted, given the last one of its key, and where the row's values are. Of several
+    /// deletes in a row, the first one counts.
+    pub fn deletion(&self, last: StateId) -> (StateId, Former) {
+        let mut first = last;
+        loop {
+            match self.states[first as usize].former {
+                Former::State(former) if self.event(former).op == Op::Delete => first = former,
+                former => return (first, former),
+            }
+        }
+    }
+
     /// Whether nothing came after this state.
     pub fn is_last(&self, state: StateId) -> bool {
         state as usize + 1 == self.states.len()

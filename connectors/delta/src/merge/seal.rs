@@ -9,13 +9,14 @@ use sooner_schemas::event::Op;
 use super::event_plan::copy_again;
 use super::fill::{self, Gap};
 use super::parts::Parts;
-use super::pending::{Found, Pending, StateId};
-use super::sealing::{Sealer, Sealing};
+use super::pending::{Former, Found, Pending, StateId};
+use super::sealing::{Outcome, RowState, Sealer, Sealing};
 use super::staging::Staging;
 use crate::index::key::{KeyHash, KeySet};
 use crate::index::key_index::RowAddress;
 use crate::log::table_version::TableVersion;
 use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::mark;
 use crate::rows::reader::finish;
 
 /// Rows of one Arrow batch.
@@ -39,22 +40,19 @@ impl Sealer<'_> {
         let Some(plan) = plan else {
             return Err(Error::internal("cannot seal events", "their schema is not known"));
         };
-        let winners = pending.winners();
-        let (deleted, mut upserts): (Vec<_>, Vec<_>) =
-            winners.into_iter().partition(|(state, _)| pending.event(*state).op == Op::Delete);
-        // A delete may be the first event of a changed key, and the second one may need a value of the row: so the row
-        // is written, though it is gone. In commit order only the last event here can wait for another one.
-        let waits = deleted.iter().filter(|(state, _)| !self.in_commit_order || pending.is_last(*state));
-        upserts.extend(waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key))));
-        if is_copy {
-            // The rest of such a row has not been copied yet; the row follows whole.
-            upserts.retain(|(state, _)| self.is_whole(pending, *state, replaces));
-        }
-        let mut placed = Vec::with_capacity(upserts.len());
-        let fills = upserts.iter().any(|(state, _)| !pending.event(*state).unavailable.is_empty());
+        let Outcome { rows, stored, mut gone } = match mark::of(&columns) {
+            Some(_) => self.keep_deleted(plan, pending, replaces)?,
+            None => self.drop_deleted(pending),
+        };
+        let (rows, incomplete): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| !is_copy || self.is_whole(pending, row.state, replaces));
+        // The rest of such a row has not been copied yet; a row that is there still follows whole.
+        gone.extend(incomplete.into_iter().filter(|row| row.deleted_at.is_some()).map(|row| row.key));
+        let fills = rows.iter().any(|row| !pending.event(row.state).unavailable.is_empty());
         let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces };
+        let mut placed = sealing.mark_stored(stored, parts).await?;
         let mut batch_rows = if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS };
-        let mut rest = &upserts[..];
+        let mut rest = &rows[..];
         while !rest.is_empty() {
             let chunk = next_batch(pending, rest, batch_rows);
             let Some(batch) = sealing.decode(chunk, parts).await? else {
@@ -64,13 +62,25 @@ impl Sealer<'_> {
             rest = &rest[chunk.len()..];
             let first = parts.append(&batch, &self.base.files().ids())?;
             let rows = chunk.iter().zip(first.row..);
-            placed.extend(rows.map(|((_, key), row)| (*key, Some(RowAddress { file: first.file, row }))));
+            placed.extend(rows.map(|(RowState { key, .. }, row)| (*key, Some(RowAddress { file: first.file, row }))));
             parts.close_if_full(self.location, self.limits).await?;
         }
-        placed.extend(deleted.into_iter().map(|(_, key)| (key, None)));
+        placed.extend(gone.into_iter().map(|key| (key, None)));
         parts.place(placed, self.indexes).await?;
         pending.clear();
         Ok(())
+    }
+
+    /// Where rows go that the source has deleted.
+    fn drop_deleted(&self, pending: &Pending) -> Outcome {
+        let (deleted, upserts): (Vec<_>, Vec<_>) =
+            pending.winners().into_iter().partition(|(state, _)| pending.event(*state).op == Op::Delete);
+        // A delete may be the first event of a changed key, and the second one may need a value of the row: so the row
+        // is written, though it is gone. In commit order only the last event here can wait for another one.
+        let waits = deleted.iter().filter(|(state, _)| !self.in_commit_order || pending.is_last(*state));
+        let waits = waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key)));
+        let rows = upserts.into_iter().chain(waits).map(|(state, key)| RowState { state, key, deleted_at: None });
+        Outcome { rows: rows.collect(), gone: deleted.into_iter().map(|(_, key)| key).collect(), ..Outcome::default() }
     }
 
     /// Whether all values of a state can be found.
@@ -84,24 +94,31 @@ impl Sealer<'_> {
 }
 
 /// As many of these states as fit into one batch, but one at least.
-fn next_batch<'a>(pending: &Pending, states: &'a [(StateId, KeyHash)], most_rows: usize) -> &'a [(StateId, KeyHash)] {
+fn next_batch<'a>(pending: &Pending, states: &'a [RowState], most_rows: usize) -> &'a [RowState] {
     let mut bytes = 0;
-    let fits = |(state, _): &&(StateId, KeyHash)| {
-        bytes += pending.message(*state).len();
+    let fits = |row: &&RowState| {
+        bytes += pending.message(row.state).len();
         bytes <= BATCH_BYTES
     };
     let rows = states.iter().take(most_rows).take_while(fits).count();
     &states[..rows.max(1).min(states.len())]
 }
 
-/// Keys of the rows that values have to be taken from which Postgres left out.
-pub fn stored_keys(staging: &Staging) -> Vec<KeyHash> {
+/// Keys of the rows that values have to be taken from: those that Postgres left out, and, where deleted rows are kept,
+/// all of a deleted row.
+pub fn stored_keys(staging: &Staging, keeps_deleted: bool) -> Vec<KeyHash> {
     let pending = &staging.pending;
     let gaps = pending.states().flat_map(|state| {
         let unavailable = pending.event(state).unavailable.iter();
         unavailable.map(move |&column| pending.find(state, column))
     });
-    let keys: KeySet = gaps.filter_map(|found| if let Found::Stored(key) = found { Some(key) } else { None }).collect();
+    let gaps = gaps.filter_map(|found| if let Found::Stored(key) = found { Some(key) } else { None });
+    let deleted = pending.states().filter(|state| keeps_deleted && pending.event(*state).op == Op::Delete);
+    let deleted = deleted.filter_map(|state| match pending.deletion(state).1 {
+        Former::Stored(key) => Some(key),
+        Former::State(_) | Former::Nothing => None,
+    });
+    let keys: KeySet = gaps.chain(deleted).collect();
     keys.into_iter().collect()
 }
 
@@ -113,7 +130,7 @@ pub fn next_columns<'a>(staging: &'a Staging, base: &'a TableVersion) -> &'a [La
 impl Sealing<'_> {
     /// Decodes the rows of these states, with the values that Postgres left out filled in; none if there are several
     /// and the latter are too large together.
-    async fn decode(&self, states: &[(StateId, KeyHash)], parts: &mut Parts) -> Result<Option<RecordBatch>> {
+    async fn decode(&self, states: &[RowState], parts: &mut Parts) -> Result<Option<RecordBatch>> {
         let mut left_bytes = match states.len() {
             1 => usize::MAX,
             _ => self.sealer.limits.part_bytes / FILLED_SHARE,
@@ -121,7 +138,7 @@ impl Sealing<'_> {
         let schema = arrow_schema(self.columns);
         let mut builders = self.plan.rows.builders()?;
         let mut gaps: BTreeMap<usize, Vec<Gap>> = BTreeMap::new();
-        for (row, (state, _)) in states.iter().enumerate() {
+        for (row, RowState { state, .. }) in states.iter().enumerate() {
             let event = self.pending.event(*state);
             self.plan.rows.append(self.pending.message(*state), &event.unavailable, &mut builders)?;
             for &column in &event.unavailable {
@@ -140,6 +157,9 @@ impl Sealing<'_> {
             }
         }
         let in_table = self.columns.iter().enumerate().map(|(place, column)| {
+            if mark::is_mark(column) {
+                return Ok(mark::values(states.iter().map(|row| row.deleted_at)));
+            }
             let array = self.plan.place_of(column, place).and_then(|place| arrays.get(place).cloned());
             array.map_or_else(|| column.missing_values(states.len()), Ok)
         });

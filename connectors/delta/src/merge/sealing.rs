@@ -6,7 +6,7 @@ use sooner_schemas::TableName;
 
 use super::event_plan::EventPlan;
 use super::parts::PartLimits;
-use super::pending::Pending;
+use super::pending::{Pending, StateId};
 use crate::index::index_store::IndexStore;
 use crate::index::key::{KeyHash, KeyMap};
 use crate::index::key_index::RowAddress;
@@ -61,4 +61,38 @@ pub struct Sealing<'a> {
     pub pending: &'a Pending,
     /// No row that the table has now counts.
     pub replaces: bool,
+}
+
+/// A row to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct RowState {
+    /// The state that has its values.
+    pub state: StateId,
+    /// Its key.
+    pub key: KeyHash,
+    /// When the source deleted it, in microseconds since 1970; none for a row that the source has, or whose deletion
+    /// the table does not tell.
+    pub deleted_at: Option<i64>,
+}
+
+/// A deleted row that lies in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRow {
+    /// Its key.
+    pub key: KeyHash,
+    /// Where it lies.
+    pub address: RowAddress,
+    /// When it was deleted, in microseconds since 1970.
+    pub deleted_at: i64,
+}
+
+/// What becomes of the rows of all keys that events in memory touch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Rows to be written.
+    pub rows: Vec<RowState>,
+    /// Rows that were deleted, and that lie in files.
+    pub stored: Vec<StoredRow>,
+    /// Keys that have no row any more.
+    pub gone: Vec<KeyHash>,
 }

@@ -13,6 +13,8 @@ use crate::log::provenance::Provenance;
 use crate::merge::append::{Appending, cannot_keep, other_setting};
 use crate::merge::foreign::rows_altered;
 use crate::merge::intake::copy_needed;
+use crate::merge::soft_delete::no_longer_kept;
+use crate::rows::mark;
 
 /// How events of a schema are added; none where they are merged, as those of a copy are if their rows have a key.
 pub(super) fn appends<'a>(table: &'a DeltaTable, schema: &EventSchema) -> Option<&'a Appending> {
@@ -35,14 +37,6 @@ pub(super) async fn append(table: &mut DeltaTable, rows: &Rows, first: usize) ->
     Ok(Staged::Taken)
 }
 
-/// The source has removed all rows.
-pub(super) fn truncate(table: &mut DeltaTable, truncate: &Rows) -> Result<Staged> {
-    if let Some(appending) = &table.appending {
-        appending.change("a TRUNCATE", truncate, &mut table.staging)?;
-    }
-    Ok(Staged::Taken)
-}
-
 fn ignores_changes(table: &DeltaTable) -> bool {
     table.appending.as_ref().is_some_and(Appending::ignores_changes)
 }
@@ -62,6 +56,9 @@ pub(super) fn provenance_of(
 /// Why the table has to be copied again, if it was written under another setting.
 pub(super) fn other_setting_of(table: &DeltaTable) -> Option<String> {
     let base = table.base();
+    if !table.staging.replaces() && !table.keeps_deleted && mark::of(base.columns()).is_some() {
+        return Some(no_longer_kept());
+    }
     let ignored = base.exists() && !table.staging.replaces() && base.provenance().ignores_changes;
     other_setting(ignored, ignores_changes(table))
 }
@@ -74,12 +71,17 @@ pub(super) fn needs_copy(table: &DeltaTable, why: &str) -> Result<Staged> {
     }
 }
 
-/// Before a copy begins. Where changes are ignored, what is staged is committed, since the source may have removed it
-/// by now; and a copy is refused that would lose rows which the source has removed.
+/// Whether rows stay in the table that its source has removed.
+fn keeps_rows(table: &DeltaTable) -> bool {
+    table.keeps_deleted || ignores_changes(table)
+}
+
+/// Before a copy begins. Where rows stay, what is staged is committed, since the source may have removed it by now; and
+/// a copy is refused that would lose rows which the source has removed.
 pub(super) async fn prepare_copy(table: &mut DeltaTable, start: &Rows) -> Result<()> {
-    if ignores_changes(table) && !table.generations.keep_copies() && table.standing() == Standing::Follows {
+    if keeps_rows(table) && !table.generations.keep_copies() && table.standing() == Standing::Follows {
         let has_key = start.events.schema.key.is_some() || table.names.is_topic();
-        if !has_key && table.base().files().iter().next().is_some() {
+        if !has_key && ignores_changes(table) && table.base().files().iter().next().is_some() {
             return Err(cannot_keep(&table.name));
         }
         // A copy begins between two transactions.
@@ -91,9 +93,9 @@ pub(super) async fn prepare_copy(table: &mut DeltaTable, start: &Rows) -> Result
     Ok(())
 }
 
-/// Before a copy takes the place of the table: where changes are ignored, rows stay that the source has removed.
+/// Before a copy takes the place of the table: rows stay that the source has removed, where that is so.
 pub(super) async fn keep_former_rows(table: &mut DeltaTable, watermark: Watermark) -> Result<()> {
-    if !ignores_changes(table) || !table.generations.shown.base.exists() {
+    if !keeps_rows(table) || !table.generations.shown.base.exists() {
         return Ok(());
     }
     match table.generations.unfinished_copy() {
@@ -104,7 +106,10 @@ pub(super) async fn keep_former_rows(table: &mut DeltaTable, watermark: Watermar
         None => table.seal().await?,
     }
     let Some((former, next)) = table.generations.both_mut() else { return Ok(()) };
-    let carrying = Carrying { table: &table.name, former, secret: table.secret, settings: &table.settings };
+    // Nothing says when exactly a row went that the copy lacks.
+    let deleted_at = table.keeps_deleted.then(|| watermark.commit_micros.max(1));
+    let (secret, settings) = (table.secret, &table.settings);
+    let carrying = Carrying { table: &table.name, former, secret, deleted_at, settings };
     let kept = carrying.run(next, &mut table.staging).await?;
     tracing::info!(table = %table.name, rows = kept, "kept rows that the source has no more");
     Ok(())

@@ -1,7 +1,9 @@
-//! Rows that are carried over into a copy because it lacks them: where changes of rows are ignored, what the source has
-//! removed stays. Enters: the generation that readers see, and the one that a copy has built; leaves: rows in parts.
+//! Rows that are carried over into a copy because it lacks them: where changes of rows are ignored, or deleted rows are
+//! kept, what the source has removed stays. Enters: the generation that readers see, and the one that a copy has built;
+//! leaves: rows in parts.
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_cast::cast;
 use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
 use futures::StreamExt;
@@ -11,14 +13,16 @@ use sooner_schemas::TableName;
 use crate::generation::Generation;
 use crate::index::build::index_files;
 use crate::index::key::{KeyHash, KeyPlan, KeySet};
+use crate::index::key_index::RowAddress;
 use crate::index::table_index::TableIndex;
 use crate::log::live_files::LiveFile;
-use crate::maintenance::fitting::unfit;
 use crate::merge::event_plan::copy_again;
-use crate::merge::intake::changed_shape;
 use crate::merge::seal::next_columns;
 use crate::merge::staging::Staging;
 use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::fitting::unfit;
+use crate::rows::lake_type::arrow_type;
+use crate::rows::mark;
 use crate::rows::stored_file::{READ_ROWS, StoredFile};
 use crate::settings::TableSettings;
 
@@ -30,6 +34,8 @@ pub struct Carrying<'a> {
     pub former: &'a Generation,
     /// What keys are hashed with.
     pub secret: (u64, u64),
+    /// When rows were deleted of which nothing says it, in microseconds since 1970; none where the table does not tell.
+    pub deleted_at: Option<i64>,
     /// Settings of the table.
     pub settings: &'a TableSettings,
 }
@@ -58,12 +64,7 @@ impl Carrying<'_> {
         let mut columns = next_columns(staging, &next.base).to_vec();
         for column in &mut columns {
             let was = source_of(column, former);
-            if let Some(was) = was.filter(|was| was.lake_type != column.lake_type) {
-                let what =
-                    format!("column '{}' had another type before, which rows have that only the lake has", was.name);
-                return Err(changed_shape(self.table, &what));
-            }
-            column.nullable |= was.is_none_or(|was| was.nullable);
+            column.nullable |= was.is_none_or(|was| was.nullable || was.lake_type != column.lake_type);
         }
         if columns != next_columns(staging, &next.base) {
             // The open part has the former columns.
@@ -100,16 +101,27 @@ impl Carrying<'_> {
         let mut batches = stored.batches(None, Some(&live), READ_ROWS)?;
         let mut carried = 0;
         while let Some(batch) = batches.next().await {
-            let batch = self.fitted(&batch?, columns).map_err(|error| unfit(&file.path, error))?;
-            let hashes = keys.hash_rows(&batch).ok_or_else(|| changed_shape(self.table, "its key changed"))?;
-            let known = self.known(hashes.clone(), next, staging).await?;
-            let lacks = BooleanArray::from_iter(hashes.iter().map(|key| Some(!known.contains(key))));
-            let batch = filter_record_batch(&batch, &lacks).map_err(|error| unfit(&file.path, error))?;
+            let former = batch?;
+            let batch = self.fitted(&former, columns).map_err(|error| unfit(&file.path, error))?;
+            let hashes = keys.hash_rows(&batch).ok_or_else(|| self.unkept("its key changed"))?;
+            let mut known = self.known(hashes.clone(), next, staging).await?;
+            // Under a key that changed, several rows may be one.
+            let lacks = BooleanArray::from_iter(hashes.iter().map(|key| Some(known.insert(*key))));
+            let only = |batch: &RecordBatch| filter_record_batch(batch, &lacks);
+            let batch = only(&batch).map_err(|error| unfit(&file.path, error))?;
             if batch.num_rows() == 0 {
                 continue;
             }
+            self.check_values(&only(&former).map_err(|error| unfit(&file.path, error))?, &batch, columns)?;
             carried += batch.num_rows() as u64;
-            staging.parts.append(&batch, &next.base.files().ids())?;
+            let batch = self.marked(batch, columns).map_err(|error| unfit(&file.path, error))?;
+            let first = staging.parts.append(&batch, &next.base.files().ids())?;
+            if self.deleted_at.is_some() {
+                // A row is found by its key when that comes again.
+                let added = hashes.into_iter().zip(&lacks).filter(|(_, lacks)| *lacks == Some(true)).zip(first.row..);
+                let placed = added.map(|((key, _), row)| (key, Some(RowAddress { file: first.file, row })));
+                staging.parts.place(placed.collect(), &self.settings.indexes).await?;
+            }
             staging.parts.close_if_full(&next.location, &self.settings.limits).await?;
         }
         Ok(carried)
@@ -126,14 +138,57 @@ impl Carrying<'_> {
         Ok(known)
     }
 
-    /// Rows of the former generation with the columns that the table has afterwards.
+    /// An error if values of the former rows are others in the columns that the table has afterwards.
+    fn check_values(&self, former: &RecordBatch, now: &RecordBatch, columns: &[LakeColumn]) -> Result<()> {
+        for (column, values) in columns.iter().zip(now.columns()) {
+            let Some(was) = source_of(column, self.former.base.columns()) else { continue };
+            let Some(before) = former.column_by_name(was.stored_name()).filter(|_| was.lake_type != column.lake_type)
+            else {
+                continue;
+            };
+            let is_same = cast(values, before.data_type()).is_ok_and(|back| back.as_ref() == before.as_ref());
+            if !is_same {
+                let what = format!("column '{}' had a type before that its type cannot hold", was.name);
+                return Err(self.unkept(&what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that are carried over, with the time at which they were deleted, where the table tells that.
+    fn marked(&self, batch: RecordBatch, columns: &[LakeColumn]) -> std::result::Result<RecordBatch, ArrowError> {
+        match (self.deleted_at, columns.iter().position(mark::is_mark)) {
+            (Some(deleted_at), Some(place)) => {
+                let times = mark::times(&batch, place).into_iter().map(|known| known.or(Some(deleted_at)));
+                mark::replaced(&batch, place, mark::values(times))
+            }
+            _ => Ok(batch),
+        }
+    }
+
+    /// The error of rows that only the lake has and that do not fit the copy.
+    fn unkept(&self, what: &str) -> Error {
+        let (table, url) = (self.table, &self.former.location.url);
+        Error::operator(
+            Code::ShapeChanged,
+            format!("cannot keep the rows of {table} that only the lake has"),
+            format!("the table's shape changed: {what}"),
+            format!(
+                "move the lake table at {url} away, which keeps those rows as they are; then `sooner resume {table}` \
+                 begins it again with the rows that the source has"
+            ),
+        )
+    }
+
+    /// Rows of the former generation with the columns that the table has afterwards. What a changed type cannot hold is
+    /// NULL.
     fn fitted(&self, batch: &RecordBatch, columns: &[LakeColumn]) -> std::result::Result<RecordBatch, ArrowError> {
         let former = self.former.base.columns();
         let arrays = columns.iter().map(|column| match source_of(column, former) {
             None => LakeColumn { missing: None, ..column.clone() }.missing_values(batch.num_rows()),
             Some(was) => match batch.column_by_name(was.stored_name()) {
-                Some(values) => Ok(values.clone()),
-                None => was.missing_values(batch.num_rows()),
+                Some(values) => cast(values, &arrow_type(&column.lake_type)),
+                None => cast(&was.missing_values(batch.num_rows())?, &arrow_type(&column.lake_type)),
             },
         });
         RecordBatch::try_new(arrow_schema(columns), arrays.collect::<std::result::Result<_, _>>()?)

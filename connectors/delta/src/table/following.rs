@@ -13,9 +13,12 @@ use crate::log::committer::Committer;
 use crate::maintenance::refill::check_fill;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign;
-use crate::merge::intake::{ColumnChange, TableColumns, compare_columns, key_changed};
+use crate::merge::intake::{ColumnChange, TableColumns, columns_of_copy, compare_columns, key_changed};
 use crate::merge::seal::next_columns;
+use crate::merge::soft_delete::change_beside_mark;
 use crate::rows::column_mapping::Mapping;
+use crate::rows::columns::LakeColumn;
+use crate::rows::mark;
 
 impl DeltaTable {
     /// The table's column mapping, as it is with what is staged.
@@ -28,7 +31,8 @@ impl DeltaTable {
     /// the first of them.
     pub(super) async fn adopt_schema(&mut self, schema: &Arc<EventSchema>, at: Option<Position>) -> Result<Staged> {
         let is_appended = appends(self, schema).is_some_and(|appending| appending.reads(schema));
-        if is_appended || self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
+        let lacks_mark = self.keeps_deleted && mark::of(next_columns(&self.staging, self.base())).is_none();
+        if is_appended || !lacks_mark && self.staging.plan.as_ref().is_some_and(|plan| plan.reads(schema)) {
             return Ok(Staged::Taken);
         }
         self.seal().await?;
@@ -37,10 +41,9 @@ impl DeltaTable {
             return needs_copy(self, &why);
         }
         let provenance = provenance_of(self, schema, at, Some(&former));
-        let known = TableColumns { columns: next_columns(&self.staging, self.base()), since: former.since };
-        match compare_columns(schema, at, known, self.mapping(), &self.names)? {
+        match self.change_of_columns(schema, at, former.since)? {
             ColumnChange::None if provenance.says_other_than(&former) && at >= former.since => {
-                let columns = known.columns.to_vec();
+                let columns = next_columns(&self.staging, self.base()).to_vec();
                 self.staging.set_columns(columns, provenance);
             }
             ColumnChange::None => {}
@@ -67,6 +70,28 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
+    }
+
+    /// What events of a schema, the first of which is at a position, mean for the columns that the table has since one.
+    fn change_of_columns(
+        &self,
+        schema: &Arc<EventSchema>,
+        at: Option<Position>,
+        since: Option<Position>,
+    ) -> Result<ColumnChange> {
+        let (columns, mapping) = (next_columns(&self.staging, self.base()), self.mapping());
+        if !self.keeps_deleted {
+            return compare_columns(schema, at, TableColumns { columns, since }, mapping, &self.names);
+        }
+        let known = TableColumns { columns: &mark::without(columns), since };
+        let change = compare_columns(schema, at, known, mapping, &self.names)?;
+        change_beside_mark(&self.name, change, columns, mapping.last_id)
+    }
+
+    /// Columns of the table once its rows are replaced by those of a copy.
+    pub(super) fn copied_columns(&self, schema: &EventSchema, mapping: Mapping) -> Result<Vec<LakeColumn>> {
+        let columns = columns_of_copy(schema, mapping)?;
+        if self.keeps_deleted { mark::beside(&self.name, columns, &[], mapping.last_id) } else { Ok(columns) }
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.

@@ -1,6 +1,6 @@
 //! Looks a row up in a table: reads the table's log, then files, then what came before.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use futures::StreamExt;
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
@@ -15,7 +15,8 @@ use crate::log::live_files::LiveFile;
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
-use crate::rows::stored_file;
+use crate::rows::columns::LakeColumn;
+use crate::rows::{mark, stored_file};
 use crate::store::location::TableLocation;
 
 /// Looks for a row in the table at a location, whose positions have these names. Only reads.
@@ -35,7 +36,7 @@ pub async fn look_up(
     };
     let past = look_back(location, version, wanted, question.deadline).await?;
     let row = match found {
-        Some((file, number)) => Some(read_row(location, &base, file, number, question).await?),
+        Some((file, number)) => read_row(location, &base, file, number, question).await?,
         None => None,
     };
     Ok(RowTrace {
@@ -60,19 +61,29 @@ fn sought_key(table: &TableName, base: &TableVersion, question: &RowQuestion) ->
     Ok(SoughtKey { hash, plan: plan.stored_in(base.columns()), bounds })
 }
 
+/// A row; none if it is there only because the table keeps what the source deletes.
 async fn read_row(
     location: &TableLocation,
     base: &TableVersion,
     file: &LiveFile,
     number: u32,
     question: &RowQuestion,
-) -> Result<LakeRow> {
+) -> Result<Option<LakeRow>> {
     let mut batches = stored_file::open(&location.table, &file.path, file.size, None, Some(&[number]), 1).await?;
     let row: RecordBatch = batches.next().await.transpose()?.ok_or_else(|| {
         let what = format!("cannot read the data file {}", file.path);
         Error::operator(Code::FileDamaged, what, "it lacks a row that it had", "copy the table again")
     })?;
+    let place = row.schema().fields().iter().position(|field| marks_deletion(base.columns(), field.name()));
+    if place.is_some_and(|place| row.column(place).is_valid(0)) {
+        return Ok(None);
+    }
     let compared = question.row.as_ref().map(|message| differences(&question.schema, message, base.columns(), &row));
     let values = if question.with_values { texts(base.columns(), &row) } else { Vec::new() };
-    Ok(LakeRow { file: file.key().to_owned(), number, differences: compared.transpose()?, values })
+    Ok(Some(LakeRow { file: file.key().to_owned(), number, differences: compared.transpose()?, values }))
+}
+
+/// Whether a column of a file says which rows the source has deleted.
+fn marks_deletion(columns: &[LakeColumn], in_file: &str) -> bool {
+    mark::of(columns).is_some_and(|mark| mark.stored_name() == in_file)
 }

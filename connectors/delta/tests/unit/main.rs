@@ -14,6 +14,7 @@ mod log;
 mod model;
 mod parts;
 mod progress;
+mod soft_deletes;
 mod staged_keys;
 mod statistics;
 mod support;
