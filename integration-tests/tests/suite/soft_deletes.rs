@@ -158,14 +158,25 @@ async fn clear(postgres: &Postgres, pipeline: &mut Pipeline, random: &mut StdRng
     }
 }
 
-/// Has the table copied again, while it is changed and the pipeline is killed; rows went meanwhile, and before.
+/// Has the table copied again, while it is changed and the pipeline is killed; rows went just before, and go meanwhile.
+/// What a row became between the last state that the lake had and its end is nobody's to know, so none is both.
 async fn copy_again(postgres: &Postgres, pipeline: &mut Pipeline, random: &mut StdRng) {
-    postgres.sql("DELETE FROM things WHERE id % 3 = 0").await;
+    for _ in 0..100 {
+        change(postgres, random).await;
+    }
+    pipeline.catch_up(postgres).await;
+    postgres.sql("DELETE FROM things WHERE id % 11 = 0").await;
     let copies = pipeline.log().matches("kept rows that the source has no more").count();
     pipeline.resume("public.things");
-    for _ in 0..3 {
-        for _ in 0..30 {
-            change(postgres, random).await;
+    for round in 1..4 {
+        for change in 0..10 {
+            let (gone, changed) = (round * 2 + change % 2, 8 + change % 3);
+            let sql = format!(
+                "DELETE FROM things WHERE id % 11 = {gone} AND id % 5 = {}; UPDATE things SET n = n + 1 WHERE id % 11 = {changed}",
+                change / 2
+            );
+            postgres.sql(&sql).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         pipeline.kill();
         pipeline.start();
@@ -236,7 +247,7 @@ async fn the_setting_is_switched_on_without_a_copy_and_off_with_one() {
     pipeline.replace(HARD, SOFT);
     let plan = String::from_utf8(pipeline.output("plan", &[]).stdout).unwrap();
     assert!(plan.contains("deletes") && plan.contains("without a copy"), "{plan}");
-    let copies = pipeline.log().matches("copying").count();
+    let copies = pipeline.log().matches("\"copied\"").count();
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     postgres.sql(ORACLE).await;
@@ -245,7 +256,7 @@ async fn the_setting_is_switched_on_without_a_copy_and_off_with_one() {
     pipeline.assert_equal(&postgres, &["public.things"]);
     let kept = "SELECT count(*) || ' ' || sum(id) FROM lake WHERE _deleted_at IS NOT NULL";
     assert_eq!(query(&things(&pipeline), kept), "8 36");
-    assert_eq!(pipeline.log().matches("copying").count(), copies, "{}", pipeline.log());
+    assert_eq!(pipeline.log().matches("\"copied\"").count(), copies, "{}", pipeline.log());
     pipeline.stop();
     pipeline.replace(SOFT, HARD);
     pipeline.start();
@@ -285,7 +296,7 @@ async fn columns_come_go_and_change_beside_deleted_rows() {
     pipeline.catch_up(&postgres).await;
     assert_kept(&postgres, &pipeline, false).await;
     let more = query(&things(&pipeline), "SELECT count(\"more of it\") FROM lake WHERE _deleted_at IS NOT NULL");
-    assert_eq!(more, "48");
+    assert_eq!(more, "47");
     judge(&pipeline.lake, &["public.things"], Duration::from_secs(3600));
     let error = pipeline.wait_until_parked("public.taken").await;
     assert!(error.code == Code::TypeUnsupported && error.remedy.contains("deletes = \"hard\""), "{error}");
