@@ -220,7 +220,7 @@ impl LakeTable for DeltaTable {
         let mapping = self.generations.shown.base.mapping(self.settings.maps_columns);
         let schema = &start.events.schema;
         let provenance = appending::provenance_of(self, schema, start.first_position(), None);
-        self.staging.begin_copy(self.copied_columns(schema, mapping)?, provenance);
+        self.staging.begin_copy(following::copied_columns(self, schema, mapping)?, provenance);
         self.generations.begin_copy(self.names.orders_whole_table());
         self.compare_with_feed();
         // On a topic, the mark of a copy comes without the schema of keys.
@@ -254,7 +254,7 @@ impl LakeTable for DeltaTable {
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         if !self.base().exists() && self.staging.columns.is_none() {
             // A topic may begin with rows: then the table does, too.
-            let columns = self.copied_columns(&rows.events.schema, self.mapping())?;
+            let columns = following::copied_columns(self, &rows.events.schema, self.mapping())?;
             let provenance = appending::provenance_of(self, &rows.events.schema, rows.first_position(), None);
             self.staging.set_columns(columns, provenance);
             if self.expects_copy && self.names.orders_whole_table() {

@@ -41,7 +41,7 @@ impl DeltaTable {
             return needs_copy(self, &why);
         }
         let provenance = provenance_of(self, schema, at, Some(&former));
-        match self.change_of_columns(schema, at, former.since)? {
+        match change_of_columns(self, schema, at, former.since)? {
             ColumnChange::None if provenance.says_other_than(&former) && at >= former.since => {
                 let columns = next_columns(&self.staging, self.base()).to_vec();
                 self.staging.set_columns(columns, provenance);
@@ -70,28 +70,6 @@ impl DeltaTable {
         }
         self.staging.plan = Some(plan);
         Ok(Staged::Taken)
-    }
-
-    /// What events of a schema, the first of which is at a position, mean for the columns that the table has since one.
-    fn change_of_columns(
-        &self,
-        schema: &Arc<EventSchema>,
-        at: Option<Position>,
-        since: Option<Position>,
-    ) -> Result<ColumnChange> {
-        let (columns, mapping) = (next_columns(&self.staging, self.base()), self.mapping());
-        if !self.keeps_deleted {
-            return compare_columns(schema, at, TableColumns { columns, since }, mapping, &self.names);
-        }
-        let known = TableColumns { columns: &mark::without(columns), since };
-        let change = compare_columns(schema, at, known, mapping, &self.names)?;
-        change_beside_mark(&self.name, change, columns, mapping.last_id)
-    }
-
-    /// Columns of the table once its rows are replaced by those of a copy.
-    pub(super) fn copied_columns(&self, schema: &EventSchema, mapping: Mapping) -> Result<Vec<LakeColumn>> {
-        let columns = columns_of_copy(schema, mapping)?;
-        if self.keeps_deleted { mark::beside(&self.name, columns, &[], mapping.last_id) } else { Ok(columns) }
     }
 
     /// Takes in what others have committed, so that the next attempt builds on it.
@@ -125,4 +103,26 @@ impl DeltaTable {
         foreign::adjust(&self.name, author, was_absent, &before, &target.base, &mut self.staging)?;
         target.index_added(&name, self.staging.plan.as_ref(), added).await
     }
+}
+
+/// What events of a schema, the first of which is at a position, mean for the columns that the table has since one.
+fn change_of_columns(
+    table: &DeltaTable,
+    schema: &Arc<EventSchema>,
+    at: Option<Position>,
+    since: Option<Position>,
+) -> Result<ColumnChange> {
+    let (columns, mapping) = (next_columns(&table.staging, table.base()), table.mapping());
+    if !table.keeps_deleted {
+        return compare_columns(schema, at, TableColumns { columns, since }, mapping, &table.names);
+    }
+    let known = TableColumns { columns: &mark::without(columns), since };
+    let change = compare_columns(schema, at, known, mapping, &table.names)?;
+    change_beside_mark(&table.name, change, columns, mapping.last_id)
+}
+
+/// Columns of the table once its rows are replaced by those of a copy.
+pub(super) fn copied_columns(table: &DeltaTable, schema: &EventSchema, mapping: Mapping) -> Result<Vec<LakeColumn>> {
+    let columns = columns_of_copy(schema, mapping)?;
+    if table.keeps_deleted { mark::beside(&table.name, columns, &[], mapping.last_id) } else { Ok(columns) }
 }
