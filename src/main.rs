@@ -17,8 +17,8 @@ use sooner::config::Config;
 use sooner::control::NamedSide;
 use tracing_subscriber::EnvFilter;
 
-/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, and
-/// of `sooner trace` for a row that is not up to date.
+/// Exit code of `sooner wait` for a table that is not complete, of `sooner cut create` for a cut that is not made, of
+/// `sooner trace` for a row that is not up to date, and of `sooner erase` for what is left.
 const NOT_COMPLETE: u8 = 3;
 /// Exit code of `sooner plan --detailed-exitcode` where something would be done, as Terraform has it.
 const WOULD_CHANGE: u8 = 2;
@@ -186,6 +186,12 @@ enum Command {
         #[command(subcommand)]
         action: commands::cut::Action,
     },
+    /// Removes all rows of a subject from the lake: from all files of all versions, histories and logs. Exits with 3 if
+    /// something is left, such as what a cut holds.
+    Erase(commands::erase::Asked),
+    /// Makes, lists and releases legal holds, which keep tables, cuts and subjects.
+    #[command(subcommand)]
+    Hold(commands::hold::Action),
     /// Lists the pipeline's audit trail, and checks it with nothing but the lake's files. `verify` exits with 1 if an
     /// entry was changed, is missing or does not follow the one before.
     Audit {
@@ -270,7 +276,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let no = match arguments.command {
-        Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_) => ExitCode::from(NOT_COMPLETE),
+        Command::Wait { .. } | Command::Cut { .. } | Command::Trace(_) | Command::Erase(_) => {
+            ExitCode::from(NOT_COMPLETE)
+        }
         Command::Plan { .. } => ExitCode::from(WOULD_CHANGE),
         _ => ExitCode::FAILURE,
     };
@@ -321,6 +329,8 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
         Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,
+        Command::Erase(asked) => commands::erase::run(&config, asked).await,
+        Command::Hold(action) => commands::hold::run(&config, action).await.map(|()| true),
         Command::Audit { action } => commands::audit::run(&config, action).await,
         Command::Report { action } => commands::report::run(&config, action).await.map(|()| true),
         Command::Backfill { asked } => commands::backfill::run(&config, asked).await,

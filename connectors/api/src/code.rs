@@ -178,6 +178,10 @@ pub enum Code {
     CutExists,
     /// No cut of these tables can be made as they are.
     CutImpossible,
+    /// A legal hold keeps what somebody wants to be deleted.
+    Held,
+    /// Rows cannot be erased as things are.
+    ErasureRefused,
     /// A report could not be made: its engine or its query failed.
     ReportFailed,
     /// Others committed first, again and again.

@@ -37,6 +37,10 @@ pub const REPARTITION_FAILPOINTS: [&str; 3] = ["repartition_begun", "replay_ende
 /// Those of a pipeline that keeps an audit trail.
 pub const AUDIT_FAILPOINTS: [&str; 1] = ["audit_appended"];
 
+/// Those of a command that erases rows.
+pub const ERASURE_FAILPOINTS: [&str; 4] =
+    ["erased_files_written", "rows_erased", "erased_files_found", "erased_log_checkpointed"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -51,8 +55,8 @@ mod asked {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::{
-        ALTERATION_FAILPOINTS, AUDIT_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS,
-        UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+        ALTERATION_FAILPOINTS, AUDIT_FAILPOINTS, COPY_FAILPOINTS, ERASURE_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS,
+        REPARTITION_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
     };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
@@ -68,6 +72,7 @@ mod asked {
             &REPARTITION_FAILPOINTS[..],
             &WAYS_FAILPOINTS[..],
             &AUDIT_FAILPOINTS[..],
+            &ERASURE_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {

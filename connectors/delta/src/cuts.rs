@@ -132,8 +132,9 @@ impl DeltaLake {
     }
 
     /// Drops a cut: what only it needs goes with the tables' upkeep. Also of one that was never made whole; false if
-    /// there is no cut of that name.
+    /// there is no cut of that name. An operator error if a legal hold keeps the cut.
     pub async fn drop_cut(&self, name: &str) -> Result<bool> {
+        self.check_cut_not_held(name).await?;
         let cut = self.cut(name).await?;
         let known = cut.iter().flat_map(|cut| cut.tables.keys().cloned());
         let mut tables: Vec<_> = known.chain(self.tables().await?).collect();

@@ -24,7 +24,7 @@ use crate::settings::{SortColumns, TableSettings, Ways, WaysToWrite};
 use crate::store::errors::store_error;
 use crate::store::folder_name::name_of_folder;
 use crate::store::lake_store::LakeStore;
-use crate::store::location::TableLocation;
+use crate::store::location::{HISTORY_SUFFIX, TableLocation};
 use crate::store::operations::retrying;
 use crate::table::DeltaTable;
 use crate::trace::look::look_up;
@@ -102,15 +102,26 @@ impl DeltaLake {
         &self.pipeline
     }
 
-    /// Names of the tables that lie in the lake, whoever made them.
+    /// Settings of the lake's tables.
+    pub(crate) fn settings(&self) -> &TableSettings {
+        &self.settings
+    }
+
+    /// Names of the tables that lie in the lake, whoever made them; also of those that only have a history.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut tables = Vec::new();
         for schema in self.folders(self.store.prefix()).await? {
             let Some(schema_name) = name_of_folder(&schema) else { continue };
             let folder = self.store.prefix().clone().join(schema.as_str());
-            let names = self.folders(&folder).await?.into_iter().filter_map(|folder| name_of_folder(&folder));
+            let names = self
+                .folders(&folder)
+                .await?
+                .into_iter()
+                .filter_map(|folder| name_of_folder(folder.strip_suffix(HISTORY_SUFFIX).unwrap_or(&folder)));
             tables.extend(names.map(|table| TableName::new(&schema_name, &table)));
         }
+        tables.sort();
+        tables.dedup();
         Ok(tables)
     }
 

@@ -1,8 +1,9 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Eight wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! Nine wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
 //! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
-//! [`maintenance`] keeps tables fast, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
+//! [`maintenance`] keeps tables fast, [`erasure`] takes a subject's rows out of every file, and [`trace`] tells people
+//! where a row lies. [`lake`] opens tables, each
 //! [`written`] as a [`table`] of which readers see a [`generation`], which mirrors its source or is appended to, as a
 //! [`history`], or as both. [`audit`] is the pipeline's own table: what it did, and who asked for what.
 
@@ -10,6 +11,8 @@ pub mod audit;
 mod clock;
 pub mod cuts;
 pub mod effort;
+pub mod erase;
+pub mod erasure;
 pub mod export;
 pub mod generation;
 mod generations;
@@ -17,6 +20,7 @@ pub mod history;
 pub mod index;
 pub mod lake;
 mod lake_progress;
+pub mod legal_holds;
 pub mod log;
 pub mod maintenance;
 pub mod merge;

@@ -2,8 +2,8 @@
 //! it has taken, so that a break between their commits leaves one of them ahead, which then passes over what it has.
 
 use sooner_api::{
-    Alteration, Code, Committed, Error, Feed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged,
-    Standing, TableSize, failpoint,
+    Alteration, Class, Code, Committed, Error, Feed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows,
+    Staged, Standing, TableSize, failpoint,
 };
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
@@ -181,16 +181,8 @@ impl LakeTable for WrittenTable {
     }
 
     async fn stage(&mut self, rows: Rows) -> Result<Staged> {
-        let has = self.mirror_has(&rows);
-        if let Some(history) = &mut self.history {
-            history.stage(&rows).await?;
-        }
-        let staged = match &mut self.mirror {
-            Some(mirror) if !has => mirror.stage(rows).await,
-            _ => Ok(Staged::Taken),
-        };
-        self.note_positions();
-        staged
+        let staged = self.stage_both(rows).await;
+        self.or_opened_again(staged).await
     }
 
     fn staged_bytes(&self) -> usize {
@@ -199,17 +191,13 @@ impl LakeTable for WrittenTable {
     }
 
     async fn seal(&mut self) -> Result<()> {
-        if let Some(history) = &mut self.history {
-            history.seal().await?;
-        }
-        match &mut self.mirror {
-            Some(mirror) => mirror.seal().await,
-            None => Ok(()),
-        }
+        let sealed = self.seal_both().await;
+        self.or_opened_again(sealed).await
     }
 
     async fn commit(&mut self, watermark: Watermark) -> Result<Committed> {
-        self.commit_both(watermark, false).await
+        let committed = self.commit_both(watermark, false).await;
+        self.or_opened_again(committed).await
     }
 
     async fn end_copy(&mut self, watermark: Watermark) -> Result<Committed> {
@@ -290,6 +278,40 @@ impl LakeTable for WrittenTable {
 }
 
 impl WrittenTable {
+    async fn stage_both(&mut self, rows: Rows) -> Result<Staged> {
+        let has = self.mirror_has(&rows);
+        if let Some(history) = &mut self.history {
+            history.stage(&rows).await?;
+        }
+        let staged = match &mut self.mirror {
+            Some(mirror) if !has => mirror.stage(rows).await,
+            _ => Ok(Staged::Taken),
+        };
+        self.note_positions();
+        staged
+    }
+
+    async fn seal_both(&mut self) -> Result<()> {
+        if let Some(history) = &mut self.history {
+            history.seal().await?;
+        }
+        match &mut self.mirror {
+            Some(mirror) => mirror.seal().await,
+            None => Ok(()),
+        }
+    }
+
+    /// A file may be gone because somebody else has taken it out of the table, and deleted it at once, as an erasure
+    /// does. Then the table is fine: it is opened again.
+    async fn or_opened_again<T>(&self, outcome: Result<T>) -> Result<T> {
+        match outcome {
+            Err(error) if error.code == Code::ObjectMissing && !self.is_current().await? => {
+                Err(Error { class: Class::Retry, remedy: "nothing; the table is opened again".into(), ..error })
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Commits the history first: what it lacks could not be told from the mirror, which holds the last state only.
     async fn commit_both(&mut self, watermark: Watermark, ends_copy: bool) -> Result<Committed> {
         let kept = match &mut self.history {

@@ -261,6 +261,9 @@ impl HistoryTable {
             let (version, base) = (self.generation.base.next_number(), &self.generation.base);
             let judged = foreign::author(&self.name, url, &self.names, base, &self.staging, &entry);
             judged.map_err(|error| self.judged(error, version))?;
+            if entry.erases {
+                self.compaction.void();
+            }
             let before = base.columns().len();
             let committer = Committer::new(&self.generation.location, "");
             let commit = committer.load(entry).await?;

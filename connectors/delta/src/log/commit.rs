@@ -50,8 +50,10 @@ pub struct LogEntry {
     pub adds: Vec<Map<String, Value>>,
     /// Paths of remove actions.
     pub removes: Vec<String>,
-    /// Whether rows were removed or changed, rather than rearranged (`dataChange` of the remove actions).
+    /// Whether rows were removed or changed, rather than rearranged (`dataChange` of the remove actions) or erased.
     pub removes_rows: bool,
+    /// Whether it erases rows, because somebody has asked for that: then they are missed by nobody.
+    pub erases: bool,
     /// Metadata action.
     pub metadata: Option<Value>,
     /// Protocol action.
@@ -68,6 +70,7 @@ impl LogEntry {
                 entry.take(&kind, body);
             }
         }
+        entry.removes_rows &= !entry.erases;
         Ok(entry)
     }
 
@@ -83,6 +86,7 @@ impl LogEntry {
             ("commitInfo", info) => {
                 let text = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
                 (self.id, self.operation) = (text("txnId"), text("operation"));
+                self.erases = info.pointer("/sooner/erasure").and_then(Value::as_bool) == Some(true);
             }
             ("txn", txn) => {
                 let id = txn.get("appId").and_then(Value::as_str);
@@ -124,6 +128,14 @@ mod tests {
         assert!(!removes(",\"dataChange\":false"));
         assert!(removes(",\"dataChange\":true") && removes(""));
         assert!(!LogEntry::parse(b"{\"add\":{\"dataChange\":true}}").unwrap().removes_rows, "an append");
+    }
+
+    #[test]
+    fn rows_that_are_erased_are_not_missed() {
+        let remove = "{\"remove\":{\"path\":\"x\",\"dataChange\":true}}";
+        let text = format!("{{\"commitInfo\":{{\"sooner\":{{\"erasure\":true}}}}}}\n{remove}");
+        let entry = LogEntry::parse(text.as_bytes()).unwrap();
+        assert!(entry.erases && !entry.removes_rows);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::actions::{line, txn};
 use super::commit::{AddedFile, Commit};
 use super::deletion_vector::{VectorFile, VectorWriter};
+pub use super::kind::Kind;
 use super::live_files::LiveFile;
 use super::provenance::Provenance;
 use super::retention::RetentionSettings;
@@ -23,19 +24,6 @@ use super::span::Span;
 use super::table_version::TableVersion;
 use crate::index::key_index::FileId;
 use crate::rows::columns::LakeColumn;
-
-/// What a commit does to the rows that are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Replaces single rows.
-    Merge,
-    /// Removes all rows.
-    Truncate,
-    /// Replaces all rows, and the columns, by a copy.
-    Copy,
-    /// Moves rows from files into others, and changes none.
-    Rearrange,
-}
 
 /// A commit to be.
 #[derive(Clone, Debug)]
@@ -60,7 +48,7 @@ pub struct Transaction {
     pub added: BTreeMap<FileId, LiveFile>,
     /// Rows of new files that later events superseded.
     pub superseded: BTreeMap<FileId, RoaringBitmap>,
-    /// Rows of live files that go, for [`Kind::Merge`]; for [`Kind::Rearrange`], the files go whole.
+    /// Rows of live files that go, for [`Kind::Merge`]; where rows are moved, the files go whole.
     pub removed: BTreeMap<FileId, RoaringBitmap>,
     /// Positions by application id.
     pub txns: HashMap<String, i64>,
@@ -127,11 +115,11 @@ impl Transaction {
         let shrunk = changes.shrunk.iter().filter_map(|(id, _)| base.files().get(*id));
         let removed: Vec<_> = changes.removed.iter().copied().chain(shrunk).collect();
         for file in &removed {
-            line(&mut text, "remove", file.remove_action(now_millis, self.changes_data()));
+            line(&mut text, "remove", file.remove_action(now_millis, self.kind.changes_data()));
         }
         let adds: Vec<_> = changes.shrunk.into_iter().chain(added).collect();
         for (_, file) in &adds {
-            line(&mut text, "add", file.add_action(file.vector.as_ref(), self.changes_data()));
+            line(&mut text, "add", file.add_action(file.vector.as_ref(), self.kind.changes_data()));
         }
         let commit = Commit {
             id: Some(self.id),
@@ -179,7 +167,7 @@ impl Transaction {
         for (id, rows) in refilled.chain(others) {
             let Some(file) = base.files().get(*id) else { continue };
             changes.rows_removed += rows.len() - rows.intersection_len(&file.deleted);
-            if self.kind == Kind::Rearrange || file.is_emptied_by(rows) {
+            if self.kind.moves_files() || file.is_emptied_by(rows) {
                 changes.removed.push(file);
                 continue;
             }
@@ -193,21 +181,10 @@ impl Transaction {
         changes
     }
 
-    /// Readers of changes pass over a commit that changes no data.
-    fn changes_data(&self) -> bool {
-        self.kind != Kind::Rearrange
-    }
-
     fn commit_info(&self, added: &[(FileId, LiveFile)], changes: &Changes<'_>, now_millis: i64) -> Value {
-        let operation = match self.kind {
-            Kind::Copy => "REPLACE TABLE AS SELECT",
-            Kind::Truncate => "TRUNCATE",
-            Kind::Merge => "MERGE",
-            Kind::Rearrange => "OPTIMIZE",
-        };
         let inserted = added.iter().filter_map(|(_, file)| file.rows).sum::<u64>();
         let metrics = match self.kind {
-            Kind::Rearrange => json!({
+            kind if kind.moves_files() => json!({
                 "numAddedFiles": added.len().to_string(),
                 "numRemovedFiles": changes.removed.len().to_string(),
             }),
@@ -218,7 +195,7 @@ impl Transaction {
         };
         let mut info = json!({
             "timestamp": now_millis,
-            "operation": operation,
+            "operation": self.kind.operation(),
             "operationParameters": {},
             "operationMetrics": metrics,
             "isolationLevel": "Serializable",
@@ -226,6 +203,9 @@ impl Transaction {
             "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),
             "txnId": self.id,
         });
+        if matches!(self.kind, Kind::Erase { .. }) {
+            info["sooner"] = json!({"erasure": true});
+        }
         if let Some(watermark) = self.watermark {
             info["sooner"] = self.span.told(watermark);
         }

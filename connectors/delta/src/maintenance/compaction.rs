@@ -51,6 +51,8 @@ pub struct Compaction {
     /// The rewrite that runs; at most one.
     running: JoinSet<Result<Rewritten>>,
     rewritten: Option<Rewritten>,
+    /// What runs, or waits to be committed, has read files before rows of them were erased.
+    is_void: bool,
     /// When it is looked what can be done in quiet times, and how quiet they are then.
     quiet_at: Option<(Instant, Occasion)>,
     paused_until: Instant,
@@ -59,8 +61,8 @@ pub struct Compaction {
 impl Compaction {
     /// Nothing is done yet.
     pub fn new(table: TableName, effort: Arc<Effort>) -> Compaction {
-        let (running, rewritten, quiet_at) = (JoinSet::new(), None, None);
-        Compaction { table, effort, running, rewritten, quiet_at, paused_until: Instant::now() }
+        let (running, rewritten, quiet_at, paused_until) = (JoinSet::new(), None, None, Instant::now());
+        Compaction { table, effort, running, rewritten, is_void: false, quiet_at, paused_until }
     }
 
     /// Waits until files are written again, or nothing has happened to the table for a while. May be cancelled.
@@ -75,6 +77,7 @@ impl Compaction {
                     return;
                 }
                 Ok(Err(error)) | Err(error) => {
+                    self.is_void = false;
                     tracing::warn!(table = %self.table, %error, "could not write files again");
                     self.paused_until = Instant::now() + PAUSE;
                     self.quiet_at = Some((self.paused_until, Occasion::Quiet));
@@ -95,7 +98,7 @@ impl Compaction {
     /// Files that are written, to be committed to the table at a location, which is `base` by now.
     pub async fn take(&mut self, location: &TableLocation, base: &TableVersion) -> Option<Rewritten> {
         let rewritten = self.rewritten.take()?;
-        if rewritten.is_worth_it() {
+        if !std::mem::take(&mut self.is_void) && rewritten.is_worth_it() {
             return Some(rewritten);
         }
         self.paused_until = Instant::now() + PAUSE;
@@ -111,6 +114,12 @@ impl Compaction {
     /// Files that are written are committed later.
     pub fn put_back(&mut self, rewritten: Rewritten) {
         self.rewritten = Some(rewritten);
+    }
+
+    /// Rows of the table were erased: files that were read before are not committed. They are written to their end, so
+    /// that it is known what is to be deleted.
+    pub fn void(&mut self) {
+        self.is_void = !self.running.is_empty() || self.rewritten.is_some();
     }
 
     /// Has files written again where that is worth it.
@@ -136,6 +145,7 @@ impl Compaction {
         let sources = chosen.into_iter().filter_map(|id| Some((id, base.files().get(id)?.clone())));
         let rewrite = Rewrite {
             sources: sources.collect(),
+            erased: Default::default(),
             location: location.clone(),
             columns: base.columns().to_vec(),
             sort_by,
@@ -154,7 +164,7 @@ impl Compaction {
             self.rewritten = ended.ok().and_then(Result::ok).or(self.rewritten.take());
         }
         self.running.shutdown().await;
-        self.quiet_at = None;
+        (self.quiet_at, self.is_void) = (None, false);
         if let Some(rewritten) = self.rewritten.take() {
             rewritten.discard_unused(location, base).await;
         }

@@ -19,8 +19,12 @@ use crate::store::operations::put;
 /// when the log before it is gone. Repeating it is safe.
 pub async fn hold(location: &TableLocation, name: &str, version: u64, until_millis: Option<i64>) -> Result<()> {
     let objects = write_checkpoint_of(location, version).await?;
-    let hold = Hold { version, until_millis, objects };
-    let text = serde_json::to_vec(&hold).map_err(|error| Error::internal("cannot hold a version", error))?;
+    put_hold(location, name, &Hold { version, until_millis, objects, everything: false }).await
+}
+
+/// Stores a hold under a name, in place of any that has it.
+pub async fn put_hold(location: &TableLocation, name: &str, hold: &Hold) -> Result<()> {
+    let text = serde_json::to_vec(hold).map_err(|error| Error::internal("cannot hold a version", error))?;
     put(location.store(), &hold_path(name), Bytes::from(text)).await
 }
 

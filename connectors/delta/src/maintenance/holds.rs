@@ -1,7 +1,8 @@
-//! Holds: versions of a table that stay readable whatever its retention says, because a cut names them. Each is an
-//! object in a folder of the table that readers leave alone, and says which objects its version consists of.
+//! Holds: versions of a table that stay readable whatever its retention says, because a cut names them, and tables of
+//! which nothing is deleted, because a legal hold says so. Each is an object in a folder of the table that readers leave
+//! alone, and says which objects its version consists of.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
@@ -26,6 +27,16 @@ pub struct Hold {
     pub until_millis: Option<i64>,
     /// Data files and files of vectors, below the table.
     pub objects: Vec<String>,
+    /// Nothing of the table is deleted, whichever version it belongs to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everything: bool,
+}
+
+impl Hold {
+    /// Whether it has not ended by a moment, in milliseconds since 1970.
+    pub fn is_in_force(&self, now_millis: i64) -> bool {
+        self.until_millis.is_none_or(|until| until > now_millis)
+    }
 }
 
 /// What the holds of a table keep.
@@ -35,6 +46,15 @@ pub struct Held {
     pub versions: BTreeSet<u64>,
     /// Data files and files of vectors.
     pub objects: HashSet<Path>,
+    /// All that the table has.
+    pub everything: bool,
+}
+
+impl Held {
+    /// Whether a data file or a file of vectors is kept.
+    pub fn keeps(&self, path: &Path) -> bool {
+        self.everything || self.objects.contains(path)
+    }
 }
 
 /// Ends a hold; one that is not there has ended.
@@ -47,21 +67,32 @@ pub async fn release(location: &TableLocation, name: &str) -> Result<()> {
 
 /// What the holds of a table keep that have not ended.
 pub async fn held(location: &TableLocation, now: SystemTime) -> Result<Held> {
+    let mut held = Held::default();
+    for (_, hold) in holds_in_force(location, now).await? {
+        held.everything |= hold.everything;
+        held.versions.insert(hold.version);
+        held.objects.extend(hold.objects.iter().map(|path| Path::from(path.as_str())));
+    }
+    Ok(held)
+}
+
+/// The holds of a table that have not ended, by their names.
+pub async fn holds_in_force(location: &TableLocation, now: SystemTime) -> Result<BTreeMap<String, Hold>> {
     let now_millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     let failed = |error: object_store::Error| store_error("cannot list the holds of a lake table", &error);
     let listed = location.store().list(Some(&Path::from(FOLDER)));
     let objects: Vec<_> = listed.try_collect().await.map_err(failed)?;
-    let mut held = Held::default();
+    let mut holds = BTreeMap::new();
     for object in objects {
         let Some(text) = get(location.store(), &object.location).await? else { continue };
         let hold: Hold =
             serde_json::from_slice(&text).map_err(|error| unreadable(location, &object.location, error))?;
-        if hold.until_millis.is_none_or(|until| until > now_millis) {
-            held.versions.insert(hold.version);
-            held.objects.extend(hold.objects.iter().map(|path| Path::from(path.as_str())));
+        if hold.is_in_force(now_millis) {
+            let name = object.location.filename().unwrap_or_default();
+            holds.insert(name.strip_suffix(".json").unwrap_or(name).to_owned(), hold);
         }
     }
-    Ok(held)
+    Ok(holds)
 }
 
 /// Objects that a hold of this name keeps, below the table; none if there is no such hold.

@@ -35,7 +35,11 @@ pub async fn clean_log(location: &TableLocation, retention: &Retention, now: Sys
     }
     let mut unneeded: Vec<_> = log.unneeded().collect();
     if !unneeded.is_empty() {
-        let held = held(location, now).await?.versions;
+        let held = held(location, now).await?;
+        if held.everything {
+            return Ok(0);
+        }
+        let held = held.versions;
         unneeded.retain(|name| LogObject::parse(name).is_none_or(|object| !held.contains(&object.version)));
     }
     delete(location, unneeded.into_iter().map(|name| Path::from("_delta_log").join(name)).collect()).await

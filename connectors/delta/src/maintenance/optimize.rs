@@ -47,6 +47,7 @@ pub async fn optimize(
         }
         let rewrite = Rewrite {
             sources,
+            erased: Default::default(),
             location: location.clone(),
             columns: base.columns().to_vec(),
             sort_by: settings.sort_columns.of(table, &base.provenance().key),
@@ -88,8 +89,13 @@ async fn commit(
                 return Ok((base.apply(plan.commit), true));
             }
             Outcome::Conflict(entry) => {
+                let erases = entry.erases;
                 base = base.apply(committer.load(*entry).await?);
                 base.check_mergeable(name)?;
+                if erases {
+                    // What was read before may hold erased rows.
+                    return Ok((base, false));
+                }
             }
             Outcome::Unknown(error) => return Err(error),
         }

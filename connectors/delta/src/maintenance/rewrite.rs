@@ -38,6 +38,8 @@ const MOST_SLICES: usize = 8;
 pub struct Rewrite {
     /// The files, as they were when this was decided.
     pub sources: Vec<(FileId, LiveFile)>,
+    /// Rows of the files that are left out, because they are erased.
+    pub erased: BTreeMap<FileId, RoaringBitmap>,
     /// Where the table lies.
     pub location: TableLocation,
     /// Its columns.
@@ -94,7 +96,11 @@ impl Rewrite {
     async fn write(&self, parts: &mut Parts, moved: &mut Vec<MovedRow>) -> Result<()> {
         let mut sources = Vec::new();
         for (id, file) in &self.sources {
-            sources.push(Source::open(&self.location.table, *id, file.clone()).await?);
+            let mut file = file.clone();
+            if let Some(erased) = self.erased.get(id) {
+                file.deleted |= erased;
+            }
+            sources.push(Source::open(&self.location.table, *id, file).await?);
         }
         let rows = sources.iter().map(Source::live_count).sum::<u64>() as usize;
         let largest = sources.iter().map(|source| source.stored.row_bytes()).max().unwrap_or(0).max(1);

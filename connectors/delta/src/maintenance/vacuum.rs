@@ -34,8 +34,8 @@ pub struct Unneeded {
 
 /// Deletes objects by the names that the log has for them, but for those that are held. Returns how many.
 pub async fn delete_unused(location: &TableLocation, objects: Vec<Object>) -> Result<usize> {
-    let held = held(location, SystemTime::now()).await?.objects;
-    delete(location, objects.iter().filter_map(path_of).filter(|path| !held.contains(path)).collect()).await
+    let held = held(location, SystemTime::now()).await?;
+    delete(location, objects.iter().filter_map(path_of).filter(|path| !held.keeps(path)).collect()).await
 }
 
 /// Deletes objects; those that are not there do not count as failures. Returns how many.
@@ -67,7 +67,11 @@ pub async fn find_unneeded(
     if old.is_empty() {
         return Ok(Vec::new());
     }
-    let mut needs = Needs { used: held(location, now).await?.objects, ..Needs::default() };
+    let held = held(location, now).await?;
+    if held.everything {
+        return Ok(Vec::new());
+    }
+    let mut needs = Needs { used: held.objects, ..Needs::default() };
     // The shown log last: a generation that takes its place meanwhile is in it then.
     let listed = location.table.list_with_delimiter(Some(&Path::from(NEXT_GENERATIONS))).await;
     let generations = listed.map_err(|error| store_error("cannot list a lake table", &error))?.common_prefixes;

@@ -55,6 +55,11 @@ impl StoredFile {
         self.metadata.metadata().file_metadata().num_rows().max(0) as u64
     }
 
+    /// Whether it has one of the columns.
+    pub fn has_any(&self, columns: &[&str]) -> bool {
+        self.metadata.schema().fields().iter().any(|field| columns.contains(&field.name().as_str()))
+    }
+
     /// Bytes of a row on average, as they are encoded before compression.
     pub fn row_bytes(&self) -> usize {
         let groups = self.metadata.metadata().row_groups().iter();

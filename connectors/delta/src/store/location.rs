@@ -66,6 +66,11 @@ impl TableLocation {
         TableLocation { is_next_generation: true, ..location }
     }
 
+    /// The table's folder, below the store's root.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The store from the table's folder.
     pub fn store(&self) -> &dyn ObjectStore {
         &*self.table

@@ -86,6 +86,9 @@ impl DeltaTable {
         let name = self.name.to_string();
         let url = self.generations.shown.location.url.as_str();
         let author = foreign::author(&self.name, url, &self.names, self.base(), &self.staging, &entry)?;
+        if entry.erases {
+            self.compaction.void();
+        }
         let commit = Committer::new(&self.generations.target().location, &name).load(entry).await?;
         tracing::info!(table = name, version = self.base().next_number(), "another writer committed; following it");
         let (was_absent, before) = (!self.base().exists(), self.base().columns().to_vec());

@@ -1,0 +1,243 @@
+//! Erases subjects from the lake, table by table, beside a running pipeline or without one. Repeating it is safe at any
+//! point: what is found is what is left.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use serde::Serialize;
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::TableName;
+
+use crate::erasure::deleting::{Deleted, HeldFile, delete_former, held_files};
+use crate::erasure::finding::{Found, find};
+use crate::erasure::log_traces::{Cleaned, clean};
+use crate::erasure::rewriting::Target;
+use crate::erasure::search::{LEAST_BYTES, Needles, Searched, search, search_folder};
+use crate::erasure::subject::Subject;
+use crate::lake::DeltaLake;
+use crate::log::replay::replay;
+use crate::store::errors::store_error;
+use crate::store::location::TableLocation;
+use crate::store::operations::{Put, put, put_new};
+
+/// How often a table is looked through again for what others have written meanwhile.
+const PASSES: u32 = 10;
+/// Pause before that, where files may belong to a commit to come.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a table holds of subjects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Places {
+    /// Its name at the source.
+    pub table: TableName,
+    /// Whether it is the table's history.
+    pub is_history: bool,
+    /// Rows that readers see.
+    pub live_rows: u64,
+    /// Rows that they do not: hidden by vectors, or in files of former versions, each as often as it lies there.
+    pub other_rows: u64,
+    /// Files that have them.
+    pub files: usize,
+    /// Those of the files that holds keep.
+    pub held: Vec<Kept>,
+    /// Whether a copy builds the table's next generation.
+    pub is_copying: bool,
+}
+
+/// A file that holds keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Where it lies, below its table.
+    pub path: String,
+    /// Names of cuts, and of legal holds behind `legal=`.
+    pub holds: Vec<String>,
+}
+
+/// What was done to a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Erased {
+    /// Its name at the source.
+    pub table: String,
+    /// Whether it is the table's history.
+    pub is_history: bool,
+    /// Rows that went which readers saw.
+    pub rows: u64,
+    /// Files that were deleted, below the table.
+    pub files_deleted: Vec<String>,
+    /// Rows of the subject that are still seen by readers, because they were to stay.
+    pub rows_left: u64,
+    /// Files that hold rows still, because of holds.
+    pub held: Vec<Kept>,
+    /// Files that hold rows still, because they may belong to a commit to come.
+    pub young: Vec<String>,
+    /// Entries of the log that tell less than they did.
+    pub log_entries: usize,
+    /// Checkpoints and checksums that were deleted.
+    pub checkpoints: usize,
+}
+
+/// How rows are erased.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Files of no version are deleted if they were written before this moment, by the store's clock: the pipeline had
+    /// committed everything then that it had of the subject.
+    pub before: SystemTime,
+    /// Rows that readers of a mirror see stay, because its source has them.
+    pub spares_mirrors: bool,
+}
+
+impl DeltaLake {
+    /// Finds what tables hold of subjects; those that hold nothing are left out.
+    pub async fn find_subjects(&self, tables: &[TableName], subjects: &[Subject]) -> Result<Vec<Places>> {
+        let mut places = Vec::new();
+        for table in tables {
+            for is_history in [false, true] {
+                let location = if is_history { self.history_location(table) } else { self.location(table) };
+                let Some(found) = find(&location, table, subjects).await? else { continue };
+                let is_ours = found.version.is_made_by(self.pipeline());
+                if !is_ours || (found.files.is_empty() && !found.is_copying) {
+                    continue;
+                }
+                let all: u64 = found.files.iter().map(|file| file.rows.len()).sum();
+                let held = held_files(&location, &found.files).await?;
+                places.push(Places {
+                    table: table.clone(),
+                    is_history,
+                    live_rows: found.live_rows(),
+                    other_rows: all - found.live_rows(),
+                    files: found.files.len(),
+                    held: kept(held),
+                    is_copying: found.is_copying,
+                });
+            }
+        }
+        Ok(places)
+    }
+
+    /// Erases subjects from a table, or from its history; none if it holds nothing of them. A retriable error while a
+    /// copy builds the table's next generation.
+    pub async fn erase_subjects(
+        &self,
+        table: &TableName,
+        is_history: bool,
+        subjects: &[Subject],
+        manner: Manner,
+    ) -> Result<Option<Erased>> {
+        let location = if is_history { self.history_location(table) } else { self.location(table) };
+        let target =
+            Target { location: &location, table, is_history, pipeline: self.pipeline(), settings: self.settings() };
+        let Some(mut found) = find(&location, table, subjects).await? else { return Ok(None) };
+        if !found.version.is_made_by(self.pipeline()) {
+            return Ok(None);
+        }
+        let spares = manner.spares_mirrors && !is_history;
+        let mut erased = Erased { table: table.to_string(), is_history, ..Erased::default() };
+        let first = match found.files.is_empty() {
+            true => found.version.number().unwrap_or_default(),
+            false => target.mark().await?,
+        };
+        for pass in 0..PASSES {
+            check_not_copying(table, &found)?;
+            erased.rows_left = if spares { spare_live_rows(&mut found) } else { 0 };
+            if found.files.is_empty() {
+                break;
+            }
+            erased.rows += target.rewrite(&found).await?;
+            let Deleted { gone, held, young } = delete_former(&location, &found.files, manner.before, first).await?;
+            erased.files_deleted.extend(gone.iter().map(Path::to_string));
+            erased.held = kept(held);
+            erased.young = young.iter().map(Path::to_string).collect();
+            if pass > 0 && gone.is_empty() && young.is_empty() {
+                break;
+            }
+            if !young.is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let Some(again) = find(&location, table, subjects).await? else { break };
+            found = again;
+        }
+        let since = replay(&location, &[]).await?.number().unwrap_or_default();
+        let values: Vec<_> = subjects.iter().map(|subject| subject.value.as_str()).collect();
+        if erased.touched() || self.log_tells(&location, &values).await? {
+            let Cleaned { entries, checkpoints } = clean(&location, since, &long(&values)).await?;
+            (erased.log_entries, erased.checkpoints) = (entries, checkpoints);
+        }
+        Ok((erased.touched() || erased.rows_left > 0 || erased.log_entries > 0).then_some(erased))
+    }
+
+    /// Looks for values in all bytes of the lake, but for those that are too short.
+    pub async fn search_bytes<'a>(&self, values: impl IntoIterator<Item = &'a str>) -> Result<Searched> {
+        search(self.store(), &Needles::new(values)).await
+    }
+
+    /// The present moment by the store's clock.
+    pub async fn store_time(&self, name: &str) -> Result<SystemTime> {
+        let (store, path) = (self.store().root(), self.erasure_path(&format!("{name}.begun")));
+        put(&*store, &path, Bytes::from_static(b"begun")).await?;
+        let head = store.head(&path).await.map_err(|error| store_error("cannot begin to erase", &error))?;
+        // That it cannot be deleted costs only its space.
+        let _ = store.delete(&path).await;
+        Ok(SystemTime::from(head.last_modified))
+    }
+
+    /// Stores what is to be kept of an erasure, such as its certificate, under a name that is new.
+    pub async fn put_erasure(&self, name: &str, text: Vec<u8>) -> Result<Path> {
+        let path = self.erasure_path(name);
+        match put_new(&*self.store().root(), &path, Bytes::from(text)).await? {
+            Put::Created => Ok(path),
+            Put::Exists => Err(Error::internal("cannot store a certificate", "there is one of that name")),
+        }
+    }
+
+    fn erasure_path(&self, name: &str) -> Path {
+        self.store().prefix().clone().join("_sooner").join(self.pipeline()).join("erasures").join(name)
+    }
+
+    /// Whether a table's log has one of the values.
+    async fn log_tells(&self, location: &TableLocation, values: &[&str]) -> Result<bool> {
+        let needles = Needles::new(values.iter().copied());
+        if needles.is_empty() {
+            return Ok(false);
+        }
+        let log = location.folder().clone().join("_delta_log");
+        Ok(!search_folder(self.store(), &log, &needles).await?.holding.is_empty())
+    }
+}
+
+impl Erased {
+    fn touched(&self) -> bool {
+        self.rows > 0 || !self.files_deleted.is_empty() || !self.held.is_empty() || !self.young.is_empty()
+    }
+}
+
+/// Values that are long enough to be replaced wherever they stand.
+fn long<'a>(values: &[&'a str]) -> Vec<&'a str> {
+    values.iter().copied().filter(|value| value.len() >= LEAST_BYTES).collect()
+}
+
+/// Leaves rows that readers see out of what is to be erased; returns how many.
+fn spare_live_rows(found: &mut Found) -> u64 {
+    let spared = found.live_rows();
+    for file in &mut found.files {
+        if let Some((_, live)) = &file.live {
+            file.rows &= &live.deleted;
+        }
+    }
+    found.files.retain(|file| !file.rows.is_empty());
+    spared
+}
+
+fn check_not_copying(table: &TableName, found: &Found) -> Result<()> {
+    if !found.is_copying {
+        return Ok(());
+    }
+    let why = "a copy builds its next generation, which may have read rows of the subject";
+    let remedy = "repeat it when the copy has ended; see `sooner status`";
+    Err(Error::operator(Code::ErasureRefused, format!("cannot erase rows of {table}"), why, remedy))
+}
+
+fn kept(held: Vec<HeldFile>) -> Vec<Kept> {
+    held.into_iter().map(|HeldFile { path, holds }| Kept { path: path.to_string(), holds }).collect()
+}

@@ -1,0 +1,254 @@
+//! Legal holds: of tables, of a cut or of a subject, until a moment or until they are released. Each is an object under
+//! `_sooner/<pipeline>/holds/` of the lake, which stays when it is released. A table's or a cut's is beside those of cuts
+//! in the tables' own folders as well, where whoever deletes objects looks. A subject's value is known by its hash.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::TableName;
+
+use crate::clock::now_millis;
+use crate::erasure::search::hex;
+use crate::erasure::subject::Subject;
+use crate::lake::DeltaLake;
+use crate::log::replay::replay;
+use crate::maintenance::holding::put_hold;
+use crate::maintenance::holds::{Hold, holds_in_force, release};
+use crate::store::errors::store_error;
+use crate::store::location::TableLocation;
+use crate::store::operations::{Put, get, put, put_new, retrying};
+
+/// What the name of a hold begins with in a table's folder if it is a legal one. No cut has such a name.
+pub const LEGAL: &str = "legal=";
+
+/// A legal hold, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegalHold {
+    /// Its name.
+    pub name: String,
+    /// Why there is one.
+    pub reason: String,
+    /// When it was made, in milliseconds since 1970.
+    pub made_millis: i64,
+    /// When it ends, in milliseconds since 1970; when it is released if none.
+    pub until_millis: Option<i64>,
+    /// Tables of which nothing is deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableName>,
+    /// The cut that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
+    /// The subject whose rows are not erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<HashedSubject>,
+    /// When and why it was released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Released>,
+}
+
+/// The end of a hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// When, in milliseconds since 1970.
+    pub at_millis: i64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A subject without its value: whoever knows the value can tell that it is the one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashedSubject {
+    /// The only table that is meant; every table that has the column if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableName>,
+    /// Name of the column.
+    pub column: String,
+    /// What was put before the value when it was hashed.
+    pub salt: String,
+    /// SHA-256 of salt and value, as hexadecimal digits.
+    pub sha256: String,
+}
+
+impl HashedSubject {
+    /// Hashes a subject's value, with a salt of its own.
+    pub fn of(subject: &Subject) -> HashedSubject {
+        let salt = hex(&rand::random::<[u8; 16]>());
+        let sha256 = hash(&salt, &subject.value);
+        HashedSubject { table: subject.table.clone(), column: subject.column.clone(), salt, sha256 }
+    }
+
+    /// Whether rows may be this subject's and another one's.
+    pub fn may_be(&self, other: &Subject) -> bool {
+        let tables = self.table.as_ref().zip(other.table.as_ref());
+        let is_same_place = self.column == other.column && tables.is_none_or(|(a, b)| a == b);
+        is_same_place && self.sha256 == hash(&self.salt, &other.value)
+    }
+}
+
+fn hash(salt: &str, value: &str) -> String {
+    hex(&Sha256::digest(format!("{salt}{value}")))
+}
+
+impl LegalHold {
+    /// Whether it has neither ended nor been released.
+    pub fn is_in_force(&self) -> bool {
+        self.released.is_none() && self.until_millis.is_none_or(|until| until > now_millis())
+    }
+
+    /// The error of whoever wants to have deleted what it keeps.
+    pub fn refusal(&self, what: &str) -> Error {
+        let remedy =
+            format!("wait until the hold ends, or `sooner hold release {}`, if it no longer applies", self.name);
+        Error::operator(Code::Held, what, format!("the legal hold '{}' keeps it: {}", self.name, self.reason), remedy)
+    }
+}
+
+impl DeltaLake {
+    /// Makes a legal hold. What it keeps is kept from here on, also if storing the hold itself fails; repeating it is
+    /// safe. An operator error if there is one of that name, or if it names a table or a cut that is not there.
+    pub async fn add_legal_hold(&self, hold: &LegalHold) -> Result<()> {
+        if self.legal_hold(&hold.name).await?.is_some() {
+            return Err(name_taken(&hold.name));
+        }
+        for table in &hold.tables {
+            self.hold_table(table, hold).await?;
+        }
+        if let Some(cut) = &hold.cut {
+            self.hold_cut(cut, hold).await?;
+        }
+        match put_new(&*self.store().root(), &self.legal_hold_path(&hold.name), stored(hold)?).await? {
+            Put::Created => Ok(()),
+            // After a lost response the object that is there may be this one.
+            Put::Exists if self.legal_hold(&hold.name).await?.as_ref() == Some(hold) => Ok(()),
+            Put::Exists => Err(name_taken(&hold.name)),
+        }
+    }
+
+    async fn hold_table(&self, table: &TableName, hold: &LegalHold) -> Result<()> {
+        let mut is_there = false;
+        for location in [self.location(table), self.history_location(table)] {
+            let Some(version) = replay(&location, &[]).await?.number() else { continue };
+            is_there = true;
+            let held = Hold { version, until_millis: hold.until_millis, objects: Vec::new(), everything: true };
+            put_hold(&location, &format!("{LEGAL}{}", hold.name), &held).await?;
+        }
+        match is_there {
+            true => Ok(()),
+            false => Err(not_there(hold, &format!("the lake has no table {table}"))),
+        }
+    }
+
+    async fn hold_cut(&self, name: &str, hold: &LegalHold) -> Result<()> {
+        let Some(cut) = self.cut(name).await? else {
+            return Err(not_there(hold, &format!("there is no cut '{name}'")));
+        };
+        for table in cut.tables.keys() {
+            for location in [self.location(table), self.history_location(table)] {
+                let holds = holds_in_force(&location, std::time::SystemTime::now()).await?;
+                let Some(of_cut) = holds.get(name) else { continue };
+                let held = Hold { until_millis: hold.until_millis, ..of_cut.clone() };
+                put_hold(&location, &format!("{LEGAL}{}", hold.name), &held).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases a legal hold; none if there is none of that name. Repeating it after an error is safe.
+    pub async fn release_legal_hold(&self, name: &str, reason: &str) -> Result<Option<LegalHold>> {
+        let Some(mut hold) = self.legal_hold(name).await? else { return Ok(None) };
+        let released = Released { at_millis: now_millis(), reason: reason.to_owned() };
+        hold.released.get_or_insert(released);
+        put(&*self.store().root(), &self.legal_hold_path(name), stored(&hold)?).await?;
+        for location in self.places().await? {
+            release(&location, &format!("{LEGAL}{name}")).await?;
+        }
+        Ok(Some(hold))
+    }
+
+    /// All legal holds, by their names; also those that have ended.
+    pub async fn legal_holds(&self) -> Result<Vec<LegalHold>> {
+        let folder = self.legal_holds_folder();
+        let listed = retrying(|| async {
+            let listed = self.store().root().list(Some(&folder)).try_collect::<Vec<_>>().await;
+            listed.map_err(|error| store_error("cannot list the legal holds of the lake", &error))
+        });
+        let mut holds = Vec::new();
+        for object in listed.await? {
+            if let Some(name) = object.location.filename().and_then(|name| name.strip_suffix(".json")) {
+                holds.extend(self.legal_hold(name).await?);
+            }
+        }
+        holds.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(holds)
+    }
+
+    /// An operator error if a legal hold keeps a cut.
+    pub(crate) async fn check_cut_not_held(&self, name: &str) -> Result<()> {
+        let holds = self.legal_holds().await?;
+        let keeps = |hold: &&LegalHold| hold.is_in_force() && hold.cut.as_deref() == Some(name);
+        match holds.iter().find(keeps) {
+            Some(hold) => Err(hold.refusal(&format!("cannot drop the cut '{name}'"))),
+            None => Ok(()),
+        }
+    }
+
+    async fn legal_hold(&self, name: &str) -> Result<Option<LegalHold>> {
+        let path = self.legal_hold_path(name);
+        let Some(text) = get(&*self.store().root(), &path).await? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            let remedy = "restore it from a former version; what it keeps stays held";
+            Error::operator(Code::ProgressUnreadable, format!("cannot understand {path}"), error, remedy)
+        })
+    }
+
+    /// Where all tables and histories of the lake lie, or would.
+    async fn places(&self) -> Result<Vec<TableLocation>> {
+        let tables = self.tables().await?;
+        Ok(tables.iter().flat_map(|table| [self.location(table), self.history_location(table)]).collect())
+    }
+
+    fn legal_holds_folder(&self) -> Path {
+        self.store().prefix().clone().join("_sooner").join(self.pipeline()).join("holds")
+    }
+
+    fn legal_hold_path(&self, name: &str) -> Path {
+        self.legal_holds_folder().join(format!("{name}.json"))
+    }
+}
+
+fn stored(hold: &LegalHold) -> Result<Bytes> {
+    let text = serde_json::to_vec_pretty(hold).map_err(|error| Error::internal("cannot store a legal hold", error))?;
+    Ok(Bytes::from(text))
+}
+
+fn name_taken(name: &str) -> Error {
+    let what = format!("cannot make the legal hold '{name}'");
+    let remedy = "give it another name; one that was released keeps its name";
+    Error::operator(Code::Held, what, "there is one of that name", remedy)
+}
+
+fn not_there(hold: &LegalHold, why: &str) -> Error {
+    let what = format!("cannot make the legal hold '{}'", hold.name);
+    Error::operator(Code::Held, what, why, "see `sooner status` for tables and `sooner cut list` for cuts")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_subject_is_recognised_by_its_value_and_does_not_have_it() {
+        let subject: Subject = "public.users.email=jane@doe.org".parse().unwrap();
+        let hashed = HashedSubject::of(&subject);
+        assert!(!serde_json::to_string(&hashed).unwrap().contains("jane"));
+        assert!(hashed.may_be(&subject) && hashed.may_be(&"email=jane@doe.org".parse().unwrap()));
+        for other in ["email=joe@doe.org", "name=jane@doe.org", "public.staff.email=jane@doe.org"] {
+            assert!(!hashed.may_be(&other.parse().unwrap()), "{other}");
+        }
+        assert_ne!(HashedSubject::of(&subject).sha256, hashed.sha256);
+    }
+}

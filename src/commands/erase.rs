@@ -1,0 +1,292 @@
+//! `sooner erase`: removes rows of a subject from every place of the lake, and issues a certificate of it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use sooner_delta::DeltaLake;
+use sooner_delta::erase::{Erased, Manner, Places};
+use sooner_delta::erasure::subject::Subject;
+use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold};
+use sooner_schemas::TableName;
+
+use super::erasing::certificate::{Certificate, Search, line};
+use super::erasing::remains::{Ends, Remains, of_object, of_table, of_topics};
+use super::erasing::source::{SourceRows, ask, concerned, wait};
+use super::print;
+use super::upkeep::open_lake;
+use crate::audit::trail::{Act, recorded};
+use crate::config::Config;
+
+/// Whose rows are erased, and how.
+#[derive(Debug, clap::Args)]
+pub struct Asked {
+    /// Whose rows: COLUMN=VALUE in every table that has the column, or SCHEMA.TABLE.COLUMN=VALUE. May be given several
+    /// times. Other users of the machine may see it in its list of processes: --keys keeps it from them.
+    #[arg(long = "subject", value_name = "COLUMN=VALUE", required_unless_present = "keys")]
+    subjects: Vec<Subject>,
+    /// File that has one of these a line.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// Only say what there is, and what keeps it.
+    #[arg(long)]
+    dry_run: bool,
+    /// Erase although the source still has the subject: from histories, from tables that rows are only added to, and
+    /// former states from mirrors. What changes at the source comes again.
+    #[arg(long)]
+    allow_source: bool,
+    /// Drop the cuts that hold rows of the subject, unless a legal hold keeps them.
+    #[arg(long)]
+    drop_cuts: bool,
+    /// Do not wait until the lake has all that the source had committed before.
+    #[arg(long)]
+    no_wait: bool,
+    /// How long it is waited for at most.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "2m")]
+    timeout: Duration,
+    /// Print the certificate as JSON; with --dry-run, what was found.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `sooner erase`; false if something is left that was found.
+pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
+    if let Some(path) = &asked.keys {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| anyhow::anyhow!("cannot read {}: {error}. To do: see --keys", path.display()))?;
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let subject = line.parse().map_err(|why| anyhow::anyhow!("line {} of --keys: {why}", number + 1))?;
+            asked.subjects.push(subject);
+        }
+    }
+    anyhow::ensure!(!asked.subjects.is_empty(), "there is nobody to erase. To do: give --subject, or lines in --keys");
+    if asked.dry_run {
+        return dry_run(config, &asked).await;
+    }
+    let name = format!("erase-{}-{:08x}", millis(SystemTime::now()), rand::random::<u32>());
+    let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
+    let act = Act::new("erasure", json!({"name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts}));
+    recorded(config, act, erase(config, &asked, name, subjects)).await
+}
+
+fn millis(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Says what there is. Changes nothing.
+async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
+    let lake = open_lake(config)?;
+    let tables = lake.tables().await?;
+    let holds = lake.legal_holds().await?;
+    let ends = Ends::of(&lake, &holds).await?;
+    let places = lake.find_subjects(&tables, &asked.subjects).await?;
+    let source = match &config.source {
+        Some(_) => Some(ask(config, &tables, &asked.subjects).await?),
+        None => None,
+    };
+    let refusals: Vec<_> = refusing(&holds, &asked.subjects, &places).map(|hold| told_of(hold)).collect();
+    let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
+    let searched = lake.search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
+    let topics = of_topics(config, &named(&places));
+    if asked.json {
+        let found = json!({
+            "tables": places, "held": held, "refused_by": refusals, "objects": searched.holding, "topics": topics,
+            "source_rows": source.map(|source| source.rows),
+        });
+        print(&format!("{}\n", serde_json::to_string_pretty(&found)?));
+        return Ok(true);
+    }
+    let mut text = String::new();
+    for place in &places {
+        let kind = if place.is_history { "history of " } else { "" };
+        let Places { table, live_rows, other_rows, files, .. } = place;
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{kind}{table}: {live_rows} rows that readers see, {other_rows} that they do not, in {files} files"
+        );
+    }
+    for (table, rows) in source.iter().flat_map(|source| &source.rows) {
+        let _ = writeln!(text, "the source has {rows} rows in {table}. To do: delete them there first");
+    }
+    for left in held.iter().chain(&topics) {
+        let _ = writeln!(text, "{}", line(left));
+    }
+    for refusal in refusals {
+        let _ = writeln!(text, "refused: {refusal}");
+    }
+    let _ = writeln!(text, "{} objects of the lake have the value's bytes:", searched.holding.len());
+    searched.holding.iter().for_each(|path| {
+        let _ = writeln!(text, "  {path}");
+    });
+    print(&text);
+    Ok(true)
+}
+
+/// Returns whether nothing that was found is left, and what the audit trail is told.
+async fn erase(
+    config: &Config,
+    asked: &Asked,
+    name: String,
+    subjects: Vec<HashedSubject>,
+) -> anyhow::Result<(bool, Value)> {
+    let (lake, begun_millis) = (open_lake(config)?, millis(SystemTime::now()));
+    let tables = lake.tables().await?;
+    let holds = lake.legal_holds().await?;
+    check_holds(&holds, &asked.subjects, &[])?;
+    let mut before = lake.store_time(&name).await?;
+    let source = agreed_with_source(config, &lake, &tables, asked).await?;
+    if source.is_none() || asked.no_wait {
+        // What lies there may belong to a commit to come, however old it is.
+        before = UNIX_EPOCH;
+    }
+    let places = lake.find_subjects(&tables, &asked.subjects).await?;
+    check_holds(&holds, &asked.subjects, &places)?;
+    let ends = Ends::of(&lake, &holds).await?;
+    let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
+    let (mut erased, mut remains) = (Vec::new(), Vec::new());
+    for table in &tables {
+        let has = source.as_ref().is_none_or(|source| source.rows.contains_key(table));
+        let spares_mirrors = has && config.tables.ways(table).append.is_none();
+        for is_history in [false, true] {
+            let manner = Manner { before, spares_mirrors };
+            let done = lake.erase_subjects(table, is_history, &asked.subjects, manner).await?;
+            if let Some(done) = done {
+                remains.extend(of_table(&folder(&lake, table, is_history), &done, &ends));
+                erased.push(done);
+            }
+        }
+    }
+    let certificate = Certificate {
+        name: name.clone(),
+        pipeline: config.name.clone(),
+        written_by: concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned(),
+        begun_millis,
+        ended_millis: 0,
+        subjects,
+        complete_lsn: source.as_ref().filter(|_| !asked.no_wait).map(|source| source.lsn),
+        source_rows: source.map(|source| source.rows).unwrap_or_default(),
+        cuts_dropped,
+        search: search(&lake, asked, &name, &mut remains).await?,
+        remains: Vec::new(),
+        tables: erased,
+        clean: false,
+    };
+    remains.extend(of_topics(config, &named(&places)));
+    let certificate = Certificate {
+        ended_millis: millis(SystemTime::now()),
+        clean: remains.iter().all(|left| !left.found) && certificate.search.unreadable.is_empty(),
+        remains,
+        ..certificate
+    };
+    issue(&lake, &certificate, asked.json).await
+}
+
+/// Asks the source, and waits until the lake has what the source had; none without a source in the configuration.
+async fn agreed_with_source(
+    config: &Config,
+    lake: &DeltaLake,
+    tables: &[TableName],
+    asked: &Asked,
+) -> anyhow::Result<Option<SourceRows>> {
+    if config.source.is_none() {
+        anyhow::ensure!(
+            asked.allow_source,
+            "this configuration has no [source], so nobody can tell whether the source still has the subject. To do: \
+             run it where [source] is configured, or --allow-source"
+        );
+        return Ok(None);
+    }
+    let source = ask(config, tables, &asked.subjects).await?;
+    if let Some((table, rows)) = source.rows.iter().next().filter(|_| !asked.allow_source) {
+        anyhow::bail!(
+            "the source still has {rows} rows of the subject in {table}. To do: delete them at the source first, or \
+             --allow-source, which erases from histories, and former states, nevertheless"
+        );
+    }
+    if !asked.no_wait {
+        let concerned = concerned(lake, tables, &asked.subjects).await?;
+        wait(config, &concerned, source.lsn, asked.timeout).await?;
+    }
+    Ok(Some(source))
+}
+
+/// Searches all bytes, and tells what has values although no table's file is known to.
+async fn search(lake: &DeltaLake, asked: &Asked, name: &str, remains: &mut Vec<Remains>) -> anyhow::Result<Search> {
+    let values: Vec<_> = asked.subjects.iter().map(|subject| subject.value.as_str()).collect();
+    let searched = lake.search_bytes(values.iter().copied()).await?;
+    let known: BTreeSet<_> = remains.iter().map(|left| left.place.clone()).collect();
+    remains.extend(searched.holding.iter().filter(|path| !known.contains(*path)).map(|path| of_object(path)));
+    let list = lake.put_erasure(&format!("{name}.files"), searched.list.clone().into_bytes()).await?;
+    Ok(Search::of(&searched, &values, list.to_string()))
+}
+
+async fn issue(lake: &DeltaLake, certificate: &Certificate, json: bool) -> anyhow::Result<(bool, Value)> {
+    let text = serde_json::to_string_pretty(certificate)?;
+    lake.put_erasure(&format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
+    print(&if json { format!("{text}\n") } else { certificate.text() });
+    let rows: u64 = certificate.tables.iter().map(|erased| erased.rows).sum();
+    let files: usize = certificate.tables.iter().map(|erased| erased.files_deleted.len()).sum();
+    let told = json!({
+        "clean": certificate.clean, "rows": rows, "files_deleted": files, "search": certificate.search,
+        "remains": certificate.remains.len(),
+    });
+    Ok((certificate.clean, told))
+}
+
+/// Legal holds that keep subjects, or tables that hold rows of them.
+fn refusing<'a>(
+    holds: &'a [LegalHold],
+    subjects: &'a [Subject],
+    places: &'a [Places],
+) -> impl Iterator<Item = &'a LegalHold> {
+    holds.iter().filter(|hold| hold.is_in_force()).filter(|hold| {
+        let keeps_subject = hold.subject.iter().any(|held| subjects.iter().any(|subject| held.may_be(subject)));
+        keeps_subject || places.iter().any(|place| hold.tables.contains(&place.table))
+    })
+}
+
+fn check_holds(holds: &[LegalHold], subjects: &[Subject], places: &[Places]) -> anyhow::Result<()> {
+    match refusing(holds, subjects, places).next() {
+        Some(hold) => Err(hold.refusal("cannot erase the subject").into()),
+        None => Ok(()),
+    }
+}
+
+fn told_of(hold: &LegalHold) -> String {
+    let end = super::hold::end(hold);
+    format!("the legal hold '{}' keeps {}, {end}: {}", hold.name, super::hold::kept(hold), hold.reason)
+}
+
+/// Drops cuts that hold files with rows of subjects; those that a legal hold keeps stay.
+async fn drop_cuts(lake: &DeltaLake, places: &[Places]) -> anyhow::Result<Vec<String>> {
+    let kept = places.iter().flat_map(|place| &place.held);
+    let names: BTreeSet<_> = kept.flat_map(|kept| &kept.holds).filter(|name| !name.starts_with(LEGAL)).collect();
+    let mut dropped = Vec::new();
+    for name in names {
+        match lake.drop_cut(name).await {
+            Ok(_) => dropped.push(name.clone()),
+            Err(error) if error.code == sooner_api::Code::Held => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(dropped)
+}
+
+fn kept_in(lake: &DeltaLake, place: &Places, ends: &Ends) -> Vec<Remains> {
+    let erased = Erased { held: place.held.clone(), ..Erased::default() };
+    of_table(&folder(lake, &place.table, place.is_history), &erased, ends)
+}
+
+/// Folder of a table, or of its history, below the lake.
+fn folder(lake: &DeltaLake, table: &TableName, is_history: bool) -> String {
+    let location = if is_history { lake.history_location(table) } else { lake.location(table) };
+    let path = location.folder().to_string();
+    path.strip_prefix(lake.store().prefix().as_ref()).unwrap_or(&path).trim_start_matches('/').to_owned()
+}
+
+fn named(places: &[Places]) -> Vec<TableName> {
+    places.iter().map(|place| place.table.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+}

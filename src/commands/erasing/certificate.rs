@@ -1,0 +1,117 @@
+//! The certificate of an erasure: what was asked for, what was done, which files were searched afterwards, and what is
+//! left. It has no value of the subject, only hashes with salts of their own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+use sooner_delta::erase::Erased;
+use sooner_delta::erasure::search::{LEAST_BYTES, Searched};
+use sooner_delta::legal_holds::HashedSubject;
+use sooner_schemas::{Lsn, TableName};
+
+use super::remains::Remains;
+
+/// What is left as evidence of an erasure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Certificate {
+    /// Its name.
+    pub name: String,
+    /// Pipeline of the lake's tables.
+    pub pipeline: String,
+    /// What wrote it.
+    pub written_by: String,
+    /// When the erasure began, in milliseconds since 1970.
+    pub begun_millis: i64,
+    /// When the search had ended, in milliseconds since 1970.
+    pub ended_millis: i64,
+    /// Whose rows were erased.
+    pub subjects: Vec<HashedSubject>,
+    /// Position of the source's log at which it had no rows of the subjects, and up to which the lake was complete;
+    /// none if that was not waited for.
+    pub complete_lsn: Option<Lsn>,
+    /// Rows of the subjects that the source has nevertheless, by table.
+    pub source_rows: BTreeMap<TableName, u64>,
+    /// Cuts that were dropped for it.
+    pub cuts_dropped: Vec<String>,
+    /// What was done to tables.
+    pub tables: Vec<Erased>,
+    /// The search of all bytes of the lake afterwards.
+    pub search: Search,
+    /// What may hold values still.
+    pub remains: Vec<Remains>,
+    /// Whether nothing that was found holds a value.
+    pub clean: bool,
+}
+
+/// What was searched, and for how much.
+#[derive(Clone, Debug, Serialize)]
+pub struct Search {
+    /// Objects of the lake, all of which were read.
+    pub objects: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// SHA-256 over the hashes of the objects.
+    pub sha256: String,
+    /// Object of the lake that lists each object with its hash.
+    pub list: String,
+    /// Values that were looked for in the objects' bytes and in unpacked pages of Parquet files.
+    pub values: usize,
+    /// Values that are too short for that, and were looked for in their columns only.
+    pub values_by_column_only: usize,
+    /// Parquet files that could not be unpacked.
+    pub unreadable: Vec<String>,
+}
+
+impl Search {
+    /// What a search has seen that was made for so many values.
+    pub fn of(searched: &Searched, values: &[&str], list: String) -> Search {
+        let long = values.iter().filter(|value| value.len() >= LEAST_BYTES).count();
+        Search {
+            objects: searched.objects,
+            bytes: searched.bytes,
+            sha256: searched.sha256.clone(),
+            list,
+            values: long,
+            values_by_column_only: values.len() - long,
+            unreadable: searched.unreadable.clone(),
+        }
+    }
+}
+
+impl Certificate {
+    /// The certificate for a person.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for erased in &self.tables {
+            let kind = if erased.is_history { "history of " } else { "" };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{kind}{}: {} rows erased that readers saw, {} files deleted, {} log entries and {} checkpoints cleaned",
+                erased.table,
+                erased.rows,
+                erased.files_deleted.len(),
+                erased.log_entries,
+                erased.checkpoints
+            );
+        }
+        let _ = writeln!(text, "searched {} objects, {} bytes", self.search.objects, self.search.bytes);
+        for left in &self.remains {
+            let _ = writeln!(text, "{}", line(left));
+        }
+        let outcome = match self.clean {
+            true => "no readable byte of the subject is left in the lake",
+            false => "something is left, see above",
+        };
+        let _ = writeln!(text, "{outcome}; certificate '{}'", self.name);
+        text
+    }
+}
+
+/// What remains somewhere, for a person.
+pub fn line(left: &Remains) -> String {
+    let until = left.until.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
+    let verb = if left.found { "remains" } else { "may remain" };
+    format!("{verb} in {}: {}{until}. To do: {}", left.place, left.why, left.to_do)
+}

@@ -1,0 +1,99 @@
+//! Asks the database whether it still has rows of subjects, and waits until the lake has all that came before.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sooner_delta::DeltaLake;
+use sooner_delta::erasure::subject::Subject;
+use sooner_postgres::Client;
+use sooner_postgres::client::{Mode, quote_name, quote_text};
+use sooner_postgres::log_end::log_end;
+use sooner_schemas::{Lsn, TableName};
+
+use crate::commands::wait::{Standing, reached};
+use crate::config::Config;
+use crate::status;
+
+/// Rows that are counted, at most.
+const MOST_ROWS: u32 = 1000;
+
+/// What the database has of subjects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceRows {
+    /// Rows by table; tables without rows are left out.
+    pub rows: BTreeMap<TableName, u64>,
+    /// Position of its log after that was looked at.
+    pub lsn: Lsn,
+}
+
+/// Asks the database what it has of subjects in tables that the lake has.
+pub async fn ask(config: &Config, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<SourceRows> {
+    let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
+    let mut rows = BTreeMap::new();
+    for table in tables {
+        for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
+            if !has_column(&mut client, table, &subject.column).await? {
+                continue;
+            }
+            let sql = format!(
+                "SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {}.{} WHERE {}::text = {} LIMIT {MOST_ROWS}) found",
+                quote_name(&table.schema),
+                quote_name(&table.table),
+                quote_name(&subject.column),
+                quote_text(&subject.value),
+            );
+            let count = client.query_value(&sql).await?.and_then(|count| count.parse().ok()).unwrap_or(0u64);
+            if count > 0 {
+                *rows.entry(table.clone()).or_default() += count;
+            }
+        }
+    }
+    Ok(SourceRows { rows, lsn: log_end(&mut client).await? })
+}
+
+async fn has_column(client: &mut Client, table: &TableName, column: &str) -> anyhow::Result<bool> {
+    let sql = format!(
+        "SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} \
+         AND a.attname = {} AND a.attnum > 0 AND NOT a.attisdropped",
+        quote_text(&table.schema),
+        quote_text(&table.table),
+        quote_text(column),
+    );
+    Ok(client.query_value(&sql).await?.is_some())
+}
+
+/// Tables of the lake that have a column of a subject, or had.
+pub async fn concerned(lake: &DeltaLake, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<Vec<TableName>> {
+    let mut concerned = Vec::new();
+    for table in tables {
+        let mirror = lake.rows_of(table).await?.map(|rows| rows.version.columns().to_vec()).unwrap_or_default();
+        let history = lake.describe_history(table).await?.map(|history| history.columns).unwrap_or_default();
+        let has = |name: &str| mirror.iter().chain(&history).any(|column| column.name == name);
+        if subjects.iter().any(|subject| subject.concerns(table) && has(&subject.column)) {
+            concerned.push(table.clone());
+        }
+    }
+    Ok(concerned)
+}
+
+/// Waits until tables of the lake have all that was committed before a position. One that has stopped, or takes no part
+/// any more, is not waited for.
+pub async fn wait(config: &Config, tables: &[TableName], lsn: Lsn, limit: Duration) -> anyhow::Result<()> {
+    let asked = Instant::now();
+    for table in tables {
+        let is_known = status::load(&config.state_dir)?.is_some_and(|status| status.tables.contains_key(table));
+        if !is_known {
+            continue;
+        }
+        match reached(config, table, lsn, || Some(limit.saturating_sub(asked.elapsed()))).await? {
+            Standing::Complete | Standing::Stopped(_) => {}
+            Standing::Behind | Standing::Unknown => anyhow::bail!(
+                "{table} is not complete up to {lsn} yet, so rows of the subject may still come. To do: let the \
+                 pipeline run and see `sooner status`, or --no-wait, which leaves files alone that may belong to a \
+                 commit to come"
+            ),
+        }
+    }
+    Ok(())
+}
