@@ -16,6 +16,7 @@ mod ddl_storm;
 mod dead_letters;
 mod debezium;
 mod end_to_end;
+mod erase;
 mod errors;
 mod events;
 mod failpoints;
