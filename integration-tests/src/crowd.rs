@@ -8,8 +8,9 @@ use sooner::clock::SystemClock;
 use sooner::control::Requests;
 use sooner::cut_desk::CutRequests;
 use sooner::http::cut_counter::CutCounter;
+use sooner::http::inquiry::Inquiry;
 use sooner::http::live::Live;
-use sooner::http::planner::Planner;
+use sooner::http::records::Records;
 use sooner::http::settings::HttpSettings;
 use sooner::http::shapes::{Origins, Shapes};
 use sooner::http::topics::TopicView;
@@ -76,7 +77,8 @@ impl Crowd {
             // There is no row to be followed, and no file to plan from.
             tracer: Arc::new(|_, _| None),
             topics: TopicView::new(None, None),
-            planner: Planner::new(|| Box::pin(async { Err("there is no configuration".to_owned()) })),
+            planner: unasked(),
+            records: Records { reports: unasked(), making: unasked(), audit: unasked(), audit_check: unasked() },
             requests: Requests::new(folder.path()),
             cuts: CutCounter::new(CutRequests::new(folder.path()), || Box::pin(async { Ok(None) })),
             reports: ReportsView::new(folder.path()),
@@ -87,6 +89,11 @@ impl Crowd {
         let serving = tokio::spawn(serve(listener, shared));
         Crowd { url: format!("http://{address}"), board, names, _folder: folder, serving }
     }
+}
+
+/// What nobody asks here.
+fn unasked() -> Inquiry {
+    Inquiry::new(|_| Box::pin(async { Err("there is no configuration".to_owned()) }))
 }
 
 fn name(number: usize) -> TableName {

@@ -86,7 +86,7 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
         Some(_) => Some(ask(config, &tables, &asked.subjects).await?),
         None => None,
     };
-    let refusals: Vec<_> = refusing(&holds, &asked.subjects, &places).map(|hold| told_of(hold)).collect();
+    let refusals: Vec<_> = refusing(&holds, &asked.subjects, &places).map(told_of).collect();
     let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
     let searched = lake.search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
     let topics = of_topics(config, &named(&places));

@@ -101,7 +101,7 @@ impl Cutting {
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
         }
-        match chosen(&request, lanes) {
+        match chosen(&request, lanes, watermark) {
             Err(error) => {
                 self.answer(CutAnswer::Failed(request, error));
                 Vec::new()
@@ -148,8 +148,9 @@ impl Cutting {
     }
 }
 
-/// Lanes of the tables of a request; none while one of them is being copied.
-fn chosen(request: &CutRequest, lanes: &[Lane]) -> Result<Option<Vec<usize>>, Error> {
+/// Lanes of the tables of a request; none while one of them is being copied, or is beyond the watermark: what is read
+/// again after a break is in the table already, with what came after it.
+fn chosen(request: &CutRequest, lanes: &[Lane], watermark: Watermark) -> Result<Option<Vec<usize>>, Error> {
     let mut numbers = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
         if !request.tables.is_empty() && !request.tables.contains(&lane.name) {
@@ -158,7 +159,7 @@ fn chosen(request: &CutRequest, lanes: &[Lane]) -> Result<Option<Vec<usize>>, Er
         if lane.error().is_some() {
             return Err(parked(&request.name, &lane.name));
         }
-        if !lane.follows_stream() {
+        if !lane.follows_stream() || lane.is_beyond(watermark) {
             return Ok(None);
         }
         numbers.push(number);
@@ -261,5 +262,22 @@ mod tests {
         lanes[1].step(TableFact::Failed(Error::operator(Code::ShapeChanged, "w", "y", "r")));
         ask.send_replace(Some(request(&["b", "b"])));
         assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
+    }
+
+    #[test]
+    fn a_cut_waits_until_what_is_read_again_has_passed_what_every_table_holds() {
+        let (ask, _heard, mut cutting) = desk();
+        let mut ahead = lane("ahead");
+        ahead.note_reached(Lsn(30));
+        let lanes = [lane("a"), ahead];
+        ask.send_replace(Some(request(&[])));
+        cutting.note(mark(20));
+        assert!(cutting.begin(&lanes).is_empty(), "one of them holds what comes after it");
+        ask.send_replace(Some(request(&["a"])));
+        assert_eq!(cutting.begin(&lanes), [0], "the other alone");
+        cutting.hear(0, &lanes[0].name, Some((Some(7), None)));
+        ask.send_replace(Some(request(&[])));
+        cutting.note(mark(30));
+        assert_eq!(cutting.begin(&lanes), [0, 1]);
     }
 }

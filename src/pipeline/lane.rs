@@ -40,6 +40,8 @@ pub struct Lane {
     column_step: Option<u64>,
     /// It has changed since that was last stored.
     is_changed: bool,
+    /// It holds nothing after this position. What is read may be behind that: a former process has committed it.
+    reached: Lsn,
 }
 
 impl Lane {
@@ -61,7 +63,18 @@ impl Lane {
             note: None,
             column_step: None,
             is_changed: false,
+            reached: complete.commit_lsn,
         }
+    }
+
+    /// The table holds events up to here.
+    pub fn note_reached(&mut self, reached: Lsn) {
+        self.reached = self.reached.max(reached);
+    }
+
+    /// Whether the table may hold what comes after a watermark.
+    pub fn is_beyond(&self, watermark: Watermark) -> bool {
+        self.reached > watermark.commit_lsn
     }
 
     /// The table's copy goes on from here.
@@ -96,6 +109,8 @@ impl Lane {
     /// A copy begins.
     pub fn begin_copy(&mut self) {
         self.is_copying = true;
+        // All of its rows are replaced, by those of another server perhaps.
+        self.reached = Lsn::ZERO;
         self.is_changed |= self.kept_copy.clear();
         if self.handed_on == Lsn(u64::MAX) {
             self.handed_on = self.complete.commit_lsn;
@@ -146,6 +161,7 @@ impl Lane {
         self.column_step.take_if(|step| *step <= steps);
         self.last_copied_step.take_if(|last| *last <= steps);
         self.complete = watermark;
+        self.note_reached(watermark.commit_lsn);
         self.is_changed = true;
         self.kept_copy.commit(steps, copy, watermark.end_lsn);
         if copy.is_none() {

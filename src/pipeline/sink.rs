@@ -96,6 +96,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             let complete = table.watermark().unwrap_or_default();
             let complete = Watermark { commit_lsn: complete, end_lsn: complete, commit_micros: 0 };
             let mut lane = Lane::new(table.name().clone(), state.clone(), complete);
+            lane.note_reached(table.reached().unwrap_or_default());
             if let Some(copy) = copy {
                 lane.resume_copy(copy);
             }

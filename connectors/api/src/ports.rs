@@ -263,6 +263,12 @@ pub trait LakeTable: Send {
     /// The LSN up to which its own log says that it is complete.
     fn watermark(&self) -> Option<Lsn>;
 
+    /// The LSN after which it holds nothing of its feed: more than [`LakeTable::watermark`] where one way of writing it
+    /// is ahead of another after a break.
+    fn reached(&self) -> Option<Lsn> {
+        self.watermark()
+    }
+
     /// Table version; none before it exists.
     fn version(&self) -> Option<u64>;
 

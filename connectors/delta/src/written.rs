@@ -101,6 +101,11 @@ impl LakeTable for WrittenTable {
         }
     }
 
+    fn reached(&self) -> Option<Lsn> {
+        let mirror = self.mirror.as_ref().and_then(|mirror| mirror.watermark());
+        mirror.max(self.history.as_ref().and_then(|history| history.watermark()))
+    }
+
     fn version(&self) -> Option<u64> {
         match &self.mirror {
             Some(mirror) => mirror.version(),

@@ -271,7 +271,7 @@ async fn the_setting_is_switched_on_without_a_copy_and_off_with_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_come_go_and_change_beside_deleted_rows() {
     let postgres = Postgres::start_with(Version::V15, &SETTINGS).await;
-    let mut pipeline = keeping(&postgres, Pipeline::local(&postgres)).await;
+    let pipeline = keeping(&postgres, Pipeline::local(&postgres)).await;
     postgres.sql("CREATE TABLE taken (id int PRIMARY KEY, _deleted_at int)").await;
     let steps = [
         "ALTER TABLE things ADD COLUMN extra text",

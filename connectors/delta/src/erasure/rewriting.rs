@@ -137,5 +137,6 @@ fn empty(pipeline: &str) -> Transaction {
         removed: BTreeMap::<_, RoaringBitmap>::new(),
         txns: Default::default(),
         watermark: None,
+        span: Default::default(),
     }
 }
