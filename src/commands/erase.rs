@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sooner_delta::DeltaLake;
-use sooner_delta::erase::{Erased, Manner, Places};
+use sooner_delta::erase::{Erased, Erasures, Manner, Places};
 use sooner_delta::erasure::subject::Subject;
-use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold};
+use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold, LegalHolds};
 use sooner_schemas::TableName;
 
 use super::erasing::certificate::{Certificate, Search, line};
@@ -79,16 +79,17 @@ fn millis(at: SystemTime) -> i64 {
 async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
     let lake = open_lake(config)?;
     let tables = lake.tables().await?;
-    let holds = lake.legal_holds().await?;
+    let holds = LegalHolds::of(&lake).all().await?;
     let ends = Ends::of(&lake, &holds).await?;
-    let places = lake.find_subjects(&tables, &asked.subjects).await?;
+    let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects).await?;
     let source = match &config.source {
         Some(_) => Some(ask(config, &tables, &asked.subjects).await?),
         None => None,
     };
     let refusals: Vec<_> = refusing(&holds, &asked.subjects, &places).map(told_of).collect();
     let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
-    let searched = lake.search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
+    let searched =
+        Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
     let topics = of_topics(config, &named(&places));
     if asked.json {
         let found = json!({
@@ -134,15 +135,15 @@ async fn erase(
 ) -> anyhow::Result<(bool, Value)> {
     let (lake, begun_millis) = (open_lake(config)?, millis(SystemTime::now()));
     let tables = lake.tables().await?;
-    let holds = lake.legal_holds().await?;
+    let holds = LegalHolds::of(&lake).all().await?;
     check_holds(&holds, &asked.subjects, &[])?;
-    let mut before = lake.store_time(&name).await?;
+    let mut before = Erasures::of(&lake).store_time(&name).await?;
     let source = agreed_with_source(config, &lake, &tables, asked).await?;
     if source.is_none() || asked.no_wait {
         // What lies there may belong to a commit to come, however old it is.
         before = UNIX_EPOCH;
     }
-    let places = lake.find_subjects(&tables, &asked.subjects).await?;
+    let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects).await?;
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
@@ -152,7 +153,7 @@ async fn erase(
         let spares_mirrors = has && config.tables.ways(table).append.is_none();
         for is_history in [false, true] {
             let manner = Manner { before, spares_mirrors };
-            let done = lake.erase_subjects(table, is_history, &asked.subjects, manner).await?;
+            let done = Erasures::of(&lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
             if let Some(done) = done {
                 remains.extend(of_table(&folder(&lake, table, is_history), &done, &ends));
                 erased.push(done);
@@ -216,16 +217,16 @@ async fn agreed_with_source(
 /// Searches all bytes, and tells what has values although no table's file is known to.
 async fn search(lake: &DeltaLake, asked: &Asked, name: &str, remains: &mut Vec<Remains>) -> anyhow::Result<Search> {
     let values: Vec<_> = asked.subjects.iter().map(|subject| subject.value.as_str()).collect();
-    let searched = lake.search_bytes(values.iter().copied()).await?;
+    let searched = Erasures::of(lake).search_bytes(values.iter().copied()).await?;
     let known: BTreeSet<_> = remains.iter().map(|left| left.place.clone()).collect();
     remains.extend(searched.holding.iter().filter(|path| !known.contains(*path)).map(|path| of_object(path)));
-    let list = lake.put_erasure(&format!("{name}.files"), searched.list.clone().into_bytes()).await?;
+    let list = Erasures::of(lake).put_erasure(&format!("{name}.files"), searched.list.clone().into_bytes()).await?;
     Ok(Search::of(&searched, &values, list.to_string()))
 }
 
 async fn issue(lake: &DeltaLake, certificate: &Certificate, json: bool) -> anyhow::Result<(bool, Value)> {
     let text = serde_json::to_string_pretty(certificate)?;
-    lake.put_erasure(&format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
+    Erasures::of(lake).put_erasure(&format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
     print(&if json { format!("{text}\n") } else { certificate.text() });
     let rows: u64 = certificate.tables.iter().map(|erased| erased.rows).sum();
     let files: usize = certificate.tables.iter().map(|erased| erased.files_deleted.len()).sum();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use sooner_delta::cuts::check_cut_name;
 use sooner_delta::erasure::subject::Subject;
-use sooner_delta::legal_holds::{HashedSubject, LegalHold};
+use sooner_delta::legal_holds::{HashedSubject, LegalHold, LegalHolds};
 
 use super::upkeep::open_lake;
 use super::{parse_name, print};
@@ -96,7 +96,7 @@ fn millis(at: SystemTime) -> i64 {
 }
 
 async fn add(config: &Config, hold: &LegalHold, json: bool) -> anyhow::Result<((), Value)> {
-    open_lake(config)?.add_legal_hold(hold).await?;
+    LegalHolds::of(&open_lake(config)?).add(hold).await?;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(hold)?)),
         false => print(&format!("the hold '{}' keeps {}, {}\n", hold.name, kept(hold), end(hold))),
@@ -105,14 +105,14 @@ async fn add(config: &Config, hold: &LegalHold, json: bool) -> anyhow::Result<((
 }
 
 async fn release(config: &Config, name: &str, reason: &str) -> anyhow::Result<((), Value)> {
-    let released = open_lake(config)?.release_legal_hold(name, reason).await?;
+    let released = LegalHolds::of(&open_lake(config)?).release(name, reason).await?;
     anyhow::ensure!(released.is_some(), "there is no hold '{name}'. To do: see `sooner hold list`");
     print(&format!("released the hold '{name}'\n"));
     Ok(((), Value::Null))
 }
 
 async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
-    let holds = open_lake(config)?.legal_holds().await?;
+    let holds = LegalHolds::of(&open_lake(config)?).all().await?;
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&holds)?));
         return Ok(());

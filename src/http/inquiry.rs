@@ -27,3 +27,16 @@ impl Inquiry {
         (self.work)(question.to_owned()).await
     }
 }
+
+/// What the answers about records come from.
+#[derive(Clone)]
+pub struct Records {
+    /// All reports, for an empty name, or the one of a name with its runs.
+    pub reports: Inquiry,
+    /// Makes the report of a name, and says what became of it.
+    pub making: Inquiry,
+    /// The last entries of the audit trail, so many as the text says; null without `[audit]`.
+    pub audit: Inquiry,
+    /// What a check of the whole trail finds; null without `[audit]`.
+    pub audit_check: Inquiry,
+}

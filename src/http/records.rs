@@ -20,19 +20,6 @@ const TOLD: usize = 20;
 /// So many at most.
 const MOST_TOLD: usize = 1000;
 
-/// What the answers about records come from.
-#[derive(Clone)]
-pub struct Records {
-    /// All reports, for an empty name, or the one of a name with its runs.
-    pub reports: Inquiry,
-    /// Makes the report of a name, and says what became of it.
-    pub making: Inquiry,
-    /// The last entries of the audit trail, so many as the text says; null without `[audit]`.
-    pub audit: Inquiry,
-    /// What a check of the whole trail finds; null without `[audit]`.
-    pub audit_check: Inquiry,
-}
-
 /// `GET /api/v1/reports`: what `sooner report list --json` prints.
 pub async fn reports(State(shared): State<Shared>) -> Answer {
     answered(&shared.records.reports, "").await

@@ -392,25 +392,4 @@ mod tests {
         let lake = lane.take_change(mark(99)).unwrap().lake.unwrap();
         assert_eq!(lake.watermark, mark(90), "something of it is not visible yet");
     }
-
-    #[test]
-    fn what_a_source_says_of_a_table_is_stored_once_what_came_before_is_visible() {
-        let mut lane = lane(streaming());
-        lane.hand_on(Lsn(30), mark(20));
-        lane.note(TableNote { table: lane.name.clone(), relation: None, facts: Default::default() });
-        assert!(lane.take_change(mark(20)).is_none());
-        lane.committed(committed(1, 30, 9));
-        assert!(lane.take_change(mark(30)).unwrap().note.is_some());
-        assert!(lane.take_change(mark(30)).is_none(), "once");
-    }
-
-    #[test]
-    fn a_copy_lets_a_parked_table_go_on() {
-        let mut lane = lane(streaming());
-        lane.step(TableFact::Failed(error()));
-        lane.begin_copy();
-        lane.step(TableFact::CopyBegun);
-        assert_eq!(lane.state, TableState::Copying);
-        assert!(lane.error().is_none());
-    }
 }

@@ -9,6 +9,7 @@ mod direct;
 mod fake_database;
 mod fake_lake;
 mod fake_log;
+mod lane;
 mod reports;
 mod sink;
 mod sink_record;

@@ -13,6 +13,7 @@ use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::lake::DeltaLake;
+use crate::legal_holds::LegalHolds;
 use crate::maintenance::holding::hold;
 use crate::maintenance::holds::release;
 use crate::store::errors::store_error;
@@ -134,7 +135,7 @@ impl DeltaLake {
     /// Drops a cut: what only it needs goes with the tables' upkeep. Also of one that was never made whole; false if
     /// there is no cut of that name. An operator error if a legal hold keeps the cut.
     pub async fn drop_cut(&self, name: &str) -> Result<bool> {
-        self.check_cut_not_held(name).await?;
+        LegalHolds::of(self).check_cut_not_held(name).await?;
         let cut = self.cut(name).await?;
         let known = cut.iter().flat_map(|cut| cut.tables.keys().cloned());
         let mut tables: Vec<_> = known.chain(self.tables().await?).collect();

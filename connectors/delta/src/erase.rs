@@ -88,15 +88,24 @@ pub struct Manner {
     pub spares_mirrors: bool,
 }
 
-impl DeltaLake {
+/// What is erased from a lake.
+#[derive(Clone, Copy, Debug)]
+pub struct Erasures<'a>(&'a DeltaLake);
+
+impl<'a> Erasures<'a> {
+    /// From this lake.
+    pub fn of(lake: &'a DeltaLake) -> Erasures<'a> {
+        Erasures(lake)
+    }
+
     /// Finds what tables hold of subjects; those that hold nothing are left out.
     pub async fn find_subjects(&self, tables: &[TableName], subjects: &[Subject]) -> Result<Vec<Places>> {
         let mut places = Vec::new();
         for table in tables {
             for is_history in [false, true] {
-                let location = if is_history { self.history_location(table) } else { self.location(table) };
+                let location = if is_history { self.0.history_location(table) } else { self.0.location(table) };
                 let Some(found) = find(&location, table, subjects).await? else { continue };
-                let is_ours = found.version.is_made_by(self.pipeline());
+                let is_ours = found.version.is_made_by(self.0.pipeline());
                 if !is_ours || (found.files.is_empty() && !found.is_copying) {
                     continue;
                 }
@@ -125,11 +134,11 @@ impl DeltaLake {
         subjects: &[Subject],
         manner: Manner,
     ) -> Result<Option<Erased>> {
-        let location = if is_history { self.history_location(table) } else { self.location(table) };
+        let location = if is_history { self.0.history_location(table) } else { self.0.location(table) };
         let target =
-            Target { location: &location, table, is_history, pipeline: self.pipeline(), settings: self.settings() };
+            Target { location: &location, table, is_history, pipeline: self.0.pipeline(), settings: self.0.settings() };
         let Some(mut found) = find(&location, table, subjects).await? else { return Ok(None) };
-        if !found.version.is_made_by(self.pipeline()) {
+        if !found.version.is_made_by(self.0.pipeline()) {
             return Ok(None);
         }
         let spares = manner.spares_mirrors && !is_history;
@@ -168,13 +177,13 @@ impl DeltaLake {
     }
 
     /// Looks for values in all bytes of the lake, but for those that are too short.
-    pub async fn search_bytes<'a>(&self, values: impl IntoIterator<Item = &'a str>) -> Result<Searched> {
-        search(self.store(), &Needles::new(values)).await
+    pub async fn search_bytes<'b>(&self, values: impl IntoIterator<Item = &'b str>) -> Result<Searched> {
+        search(self.0.store(), &Needles::new(values)).await
     }
 
     /// The present moment by the store's clock.
     pub async fn store_time(&self, name: &str) -> Result<SystemTime> {
-        let (store, path) = (self.store().root(), self.erasure_path(&format!("{name}.begun")));
+        let (store, path) = (self.0.store().root(), self.erasure_path(&format!("{name}.begun")));
         put(&*store, &path, Bytes::from_static(b"begun")).await?;
         let head = store.head(&path).await.map_err(|error| store_error("cannot begin to erase", &error))?;
         // That it cannot be deleted costs only its space.
@@ -185,14 +194,14 @@ impl DeltaLake {
     /// Stores what is to be kept of an erasure, such as its certificate, under a name that is new.
     pub async fn put_erasure(&self, name: &str, text: Vec<u8>) -> Result<Path> {
         let path = self.erasure_path(name);
-        match put_new(&*self.store().root(), &path, Bytes::from(text)).await? {
+        match put_new(&*self.0.store().root(), &path, Bytes::from(text)).await? {
             Put::Created => Ok(path),
             Put::Exists => Err(Error::internal("cannot store a certificate", "there is one of that name")),
         }
     }
 
     fn erasure_path(&self, name: &str) -> Path {
-        self.store().prefix().clone().join("_sooner").join(self.pipeline()).join("erasures").join(name)
+        self.0.store().prefix().clone().join("_sooner").join(self.0.pipeline()).join("erasures").join(name)
     }
 
     /// Whether a table's log has one of the values.
@@ -202,7 +211,7 @@ impl DeltaLake {
             return Ok(false);
         }
         let log = location.folder().clone().join("_delta_log");
-        Ok(!search_folder(self.store(), &log, &needles).await?.holding.is_empty())
+        Ok(!search_folder(self.0.store(), &log, &needles).await?.holding.is_empty())
     }
 }
 

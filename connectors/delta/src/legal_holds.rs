@@ -1,6 +1,6 @@
 //! Legal holds: of tables, of a cut or of a subject, until a moment or until they are released. Each is an object under
-//! `_sooner/<pipeline>/holds/` of the lake, which stays when it is released. A table's or a cut's is beside those of cuts
-//! in the tables' own folders as well, where whoever deletes objects looks. A subject's value is known by its hash.
+//! `_sooner/<pipeline>/holds/` of the lake, which stays when it is released. A table's or a cut's is beside those of
+//! cuts in the tables' own folders as well, where whoever deletes objects looks. A subject's value is known by its hash.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -17,7 +17,7 @@ use crate::erasure::subject::Subject;
 use crate::lake::DeltaLake;
 use crate::log::replay::replay;
 use crate::maintenance::holding::put_hold;
-use crate::maintenance::holds::{Hold, holds_in_force, release};
+use crate::maintenance::holds::{self, Hold, holds_in_force};
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 use crate::store::operations::{Put, get, put, put_new, retrying};
@@ -107,11 +107,20 @@ impl LegalHold {
     }
 }
 
-impl DeltaLake {
+/// The legal holds of a lake.
+#[derive(Clone, Copy, Debug)]
+pub struct LegalHolds<'a>(&'a DeltaLake);
+
+impl<'a> LegalHolds<'a> {
+    /// Those of this lake.
+    pub fn of(lake: &'a DeltaLake) -> LegalHolds<'a> {
+        LegalHolds(lake)
+    }
+
     /// Makes a legal hold. What it keeps is kept from here on, also if storing the hold itself fails; repeating it is
     /// safe. An operator error if there is one of that name, or if it names a table or a cut that is not there.
-    pub async fn add_legal_hold(&self, hold: &LegalHold) -> Result<()> {
-        if self.legal_hold(&hold.name).await?.is_some() {
+    pub async fn add(&self, hold: &LegalHold) -> Result<()> {
+        if self.named(&hold.name).await?.is_some() {
             return Err(name_taken(&hold.name));
         }
         for table in &hold.tables {
@@ -120,17 +129,17 @@ impl DeltaLake {
         if let Some(cut) = &hold.cut {
             self.hold_cut(cut, hold).await?;
         }
-        match put_new(&*self.store().root(), &self.legal_hold_path(&hold.name), stored(hold)?).await? {
+        match put_new(&*self.0.store().root(), &self.path(&hold.name), stored(hold)?).await? {
             Put::Created => Ok(()),
             // After a lost response the object that is there may be this one.
-            Put::Exists if self.legal_hold(&hold.name).await?.as_ref() == Some(hold) => Ok(()),
+            Put::Exists if self.named(&hold.name).await?.as_ref() == Some(hold) => Ok(()),
             Put::Exists => Err(name_taken(&hold.name)),
         }
     }
 
     async fn hold_table(&self, table: &TableName, hold: &LegalHold) -> Result<()> {
         let mut is_there = false;
-        for location in [self.location(table), self.history_location(table)] {
+        for location in [self.0.location(table), self.0.history_location(table)] {
             let Some(version) = replay(&location, &[]).await?.number() else { continue };
             is_there = true;
             let held = Hold { version, until_millis: hold.until_millis, objects: Vec::new(), everything: true };
@@ -143,11 +152,11 @@ impl DeltaLake {
     }
 
     async fn hold_cut(&self, name: &str, hold: &LegalHold) -> Result<()> {
-        let Some(cut) = self.cut(name).await? else {
+        let Some(cut) = self.0.cut(name).await? else {
             return Err(not_there(hold, &format!("there is no cut '{name}'")));
         };
         for table in cut.tables.keys() {
-            for location in [self.location(table), self.history_location(table)] {
+            for location in [self.0.location(table), self.0.history_location(table)] {
                 let holds = holds_in_force(&location, std::time::SystemTime::now()).await?;
                 let Some(of_cut) = holds.get(name) else { continue };
                 let held = Hold { until_millis: hold.until_millis, ..of_cut.clone() };
@@ -158,28 +167,28 @@ impl DeltaLake {
     }
 
     /// Releases a legal hold; none if there is none of that name. Repeating it after an error is safe.
-    pub async fn release_legal_hold(&self, name: &str, reason: &str) -> Result<Option<LegalHold>> {
-        let Some(mut hold) = self.legal_hold(name).await? else { return Ok(None) };
+    pub async fn release(&self, name: &str, reason: &str) -> Result<Option<LegalHold>> {
+        let Some(mut hold) = self.named(name).await? else { return Ok(None) };
         let released = Released { at_millis: now_millis(), reason: reason.to_owned() };
         hold.released.get_or_insert(released);
-        put(&*self.store().root(), &self.legal_hold_path(name), stored(&hold)?).await?;
+        put(&*self.0.store().root(), &self.path(name), stored(&hold)?).await?;
         for location in self.places().await? {
-            release(&location, &format!("{LEGAL}{name}")).await?;
+            holds::release(&location, &format!("{LEGAL}{name}")).await?;
         }
         Ok(Some(hold))
     }
 
     /// All legal holds, by their names; also those that have ended.
-    pub async fn legal_holds(&self) -> Result<Vec<LegalHold>> {
-        let folder = self.legal_holds_folder();
+    pub async fn all(&self) -> Result<Vec<LegalHold>> {
+        let folder = self.folder();
         let listed = retrying(|| async {
-            let listed = self.store().root().list(Some(&folder)).try_collect::<Vec<_>>().await;
+            let listed = self.0.store().root().list(Some(&folder)).try_collect::<Vec<_>>().await;
             listed.map_err(|error| store_error("cannot list the legal holds of the lake", &error))
         });
         let mut holds = Vec::new();
         for object in listed.await? {
             if let Some(name) = object.location.filename().and_then(|name| name.strip_suffix(".json")) {
-                holds.extend(self.legal_hold(name).await?);
+                holds.extend(self.named(name).await?);
             }
         }
         holds.sort_by(|a, b| a.name.cmp(&b.name));
@@ -188,7 +197,7 @@ impl DeltaLake {
 
     /// An operator error if a legal hold keeps a cut.
     pub(crate) async fn check_cut_not_held(&self, name: &str) -> Result<()> {
-        let holds = self.legal_holds().await?;
+        let holds = self.all().await?;
         let keeps = |hold: &&LegalHold| hold.is_in_force() && hold.cut.as_deref() == Some(name);
         match holds.iter().find(keeps) {
             Some(hold) => Err(hold.refusal(&format!("cannot drop the cut '{name}'"))),
@@ -196,9 +205,9 @@ impl DeltaLake {
         }
     }
 
-    async fn legal_hold(&self, name: &str) -> Result<Option<LegalHold>> {
-        let path = self.legal_hold_path(name);
-        let Some(text) = get(&*self.store().root(), &path).await? else { return Ok(None) };
+    async fn named(&self, name: &str) -> Result<Option<LegalHold>> {
+        let path = self.path(name);
+        let Some(text) = get(&*self.0.store().root(), &path).await? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             let remedy = "restore it from a former version; what it keeps stays held";
             Error::operator(Code::ProgressUnreadable, format!("cannot understand {path}"), error, remedy)
@@ -207,16 +216,16 @@ impl DeltaLake {
 
     /// Where all tables and histories of the lake lie, or would.
     async fn places(&self) -> Result<Vec<TableLocation>> {
-        let tables = self.tables().await?;
-        Ok(tables.iter().flat_map(|table| [self.location(table), self.history_location(table)]).collect())
+        let tables = self.0.tables().await?;
+        Ok(tables.iter().flat_map(|table| [self.0.location(table), self.0.history_location(table)]).collect())
     }
 
-    fn legal_holds_folder(&self) -> Path {
-        self.store().prefix().clone().join("_sooner").join(self.pipeline()).join("holds")
+    fn folder(&self) -> Path {
+        self.0.store().prefix().clone().join("_sooner").join(self.0.pipeline()).join("holds")
     }
 
-    fn legal_hold_path(&self, name: &str) -> Path {
-        self.legal_holds_folder().join(format!("{name}.json"))
+    fn path(&self, name: &str) -> Path {
+        self.folder().join(format!("{name}.json"))
     }
 }
 

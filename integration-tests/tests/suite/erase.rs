@@ -246,7 +246,7 @@ async fn what_is_held_is_told_and_stays_until_it_is_not() {
     assert_eq!(rows(), "503");
     let partial = erase(&pipeline, &["--drop-cuts"]);
     assert_eq!(partial.status.code(), Some(3), "{}", told(&partial));
-    assert!(told(&partial).contains("kept by the cut 'q3' and the legal hold 'case-3'"), "{}", told(&partial));
+    assert!(told(&partial).contains("kept by the legal hold 'case-3' and the cut 'q3'"), "{}", told(&partial));
     assert_eq!(rows(), "503", "the cut is as it was");
     assert!(pipeline.output("hold", &["release", "case-3", "--reason", "done"]).status.success());
     let all = erase(&pipeline, &["--drop-cuts"]);
