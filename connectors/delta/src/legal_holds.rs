@@ -1,6 +1,7 @@
 //! Legal holds: of tables, of a cut or of a subject, until a moment or until they are released. Each is an object under
 //! `_sooner/<pipeline>/holds/` of the lake, which stays when it is released. A table's or a cut's is beside those of
-//! cuts in the tables' own folders as well, where whoever deletes objects looks. A subject's value is known by its hash.
+//! cuts in the tables' own folders as well, where whoever deletes objects looks. A subject's value is known by its
+//! hash.
 
 use bytes::Bytes;
 use futures::TryStreamExt;

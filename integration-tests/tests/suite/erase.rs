@@ -181,6 +181,19 @@ async fn nothing_of_a_subject_is_left_and_all_else_is_after_kills_under_load() {
     assert!(!pipeline.log().contains("copies it again") && !pipeline.log().contains("parked"), "{}", pipeline.log());
 }
 
+/// Number of rows of a version of a table, as a cut names it.
+fn count(version: &Value) -> String {
+    let script = "import sys\nsys.path.insert(0, sys.argv[1])\nfrom verify import connect_duckdb\n\
+                  lake = connect_duckdb(None)\n\
+                  lake.execute(f\"ATTACH '{sys.argv[2]}' AS cut (TYPE delta, VERSION {sys.argv[3]})\")\n\
+                  print(lake.execute('SELECT count(*) FROM cut').fetchone()[0])";
+    let place = version["url"].as_str().unwrap().trim_start_matches("file://").trim_end_matches('/');
+    let readers = integration_tests::root().join("integration-tests/readers");
+    let mut reader = Command::new(integration_tests::python());
+    reader.args(["-c", script, readers.to_str().unwrap(), place, &version["version"].to_string()]);
+    told(&reader.output().unwrap()).trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_is_told_and_stays_until_it_is_not() {
     let postgres = Postgres::start(Version::V15).await;
@@ -227,22 +240,9 @@ async fn what_is_held_is_told_and_stays_until_it_is_not() {
     let dropped = pipeline.output("cut", &["drop", "q3"]);
     assert!(told(&dropped).contains("the legal hold 'case-3' keeps it: audit"), "{}", told(&dropped));
 
-    let count = "import sys\nsys.path.insert(0, sys.argv[1])\nfrom verify import connect_duckdb\n\
-                 lake = connect_duckdb(None)\n\
-                 lake.execute(f\"ATTACH '{sys.argv[2]}' AS cut (TYPE delta, VERSION {sys.argv[3]})\")\n\
-                 print(lake.execute('SELECT count(*) FROM cut').fetchone()[0])";
     let shown = pipeline.output("cut", &["show", "q3", "--json"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    let version = &shown["tables"]["public.visits"]["mirror"];
-    let place = version["url"].as_str().unwrap().trim_start_matches("file://").trim_end_matches('/');
-    let (readers, number) =
-        (integration_tests::root().join("integration-tests/readers"), version["version"].to_string());
-    let rows = || {
-        let mut reader = Command::new(integration_tests::python());
-        reader.args(["-c", count, readers.to_str().unwrap(), place, &number]);
-        let output = reader.output().unwrap();
-        told(&output).trim().to_owned()
-    };
+    let rows = || count(&shown["tables"]["public.visits"]["mirror"]);
     assert_eq!(rows(), "503");
     let partial = erase(&pipeline, &["--drop-cuts"]);
     assert_eq!(partial.status.code(), Some(3), "{}", told(&partial));

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use object_store::path::Path;
 use sooner_api::{Result, failpoint};
 
-use super::finding::FoundFile;
+use super::objects::FoundFile;
 use crate::log::actions::log_path;
 use crate::log::commit::LogEntry;
 use crate::log::replay::replay;

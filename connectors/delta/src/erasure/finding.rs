@@ -2,16 +2,15 @@
 //! version at all.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use roaring::RoaringBitmap;
-use sooner_api::{Code, Error, Result};
+use sooner_api::Result;
 use sooner_schemas::TableName;
 
+use super::objects::{FoundFile, data_objects, open};
 use super::same_key::{KeyColumns, Keys, other_states};
 use super::subject::{Subject, Wanted};
 use crate::index::key_index::FileId;
@@ -21,28 +20,6 @@ use crate::log::table_version::TableVersion;
 use crate::rows::stored_file::{READ_ROWS, StoredFile};
 use crate::store::errors::store_error;
 use crate::store::location::{NEXT_GENERATIONS, TableLocation};
-
-/// A data file below a table's folder.
-#[derive(Clone, Debug)]
-pub struct DataObject {
-    /// Where it lies, below the table.
-    pub path: Path,
-    /// Its size.
-    pub size: u64,
-    /// When it was written, by the store's clock.
-    pub modified: SystemTime,
-}
-
-/// A data file that holds rows of subjects.
-#[derive(Clone, Debug)]
-pub struct FoundFile {
-    /// The file.
-    pub object: DataObject,
-    /// Positions of the rows.
-    pub rows: RoaringBitmap,
-    /// What the last version of the table says of it; none if the file is not part of that.
-    pub live: Option<(FileId, LiveFile)>,
-}
 
 /// What a table holds of subjects.
 #[derive(Debug)]
@@ -55,13 +32,6 @@ pub struct Found {
     pub searched: usize,
     /// Whether a copy builds the table's next generation.
     pub is_copying: bool,
-}
-
-impl FoundFile {
-    /// Rows of subjects that readers of the last version see.
-    pub fn live_rows(&self) -> u64 {
-        self.live.as_ref().map_or(0, |(_, file)| (&self.rows - &file.deleted).len())
-    }
 }
 
 impl Found {
@@ -101,20 +71,6 @@ pub async fn find(location: &TableLocation, table: &TableName, subjects: &[Subje
     Ok(Some(Found { version, files, searched, is_copying }))
 }
 
-/// Data files below a table's folder, but for the log's.
-pub async fn data_objects(location: &TableLocation) -> Result<Vec<DataObject>> {
-    let mut listed = location.table.list(None);
-    let mut objects = Vec::new();
-    while let Some(object) = listed.try_next().await.map_err(|error| store_error("cannot list a lake table", &error))? {
-        let is_log = object.location.parts().any(|part| part.as_ref() == "_delta_log");
-        if !is_log && object.location.extension() == Some("parquet") {
-            let modified = SystemTime::from(object.last_modified);
-            objects.push(DataObject { path: object.location, size: object.size, modified });
-        }
-    }
-    Ok(objects)
-}
-
 async fn is_copying(location: &TableLocation) -> Result<bool> {
     let folder = Path::from(NEXT_GENERATIONS);
     let first = location.table.list(Some(&folder)).try_next().await;
@@ -123,19 +79,6 @@ async fn is_copying(location: &TableLocation) -> Result<bool> {
 
 fn live_files(version: &TableVersion) -> HashMap<Path, (FileId, LiveFile)> {
     version.files().iter().map(|(id, file)| (file.path.clone(), (id, file.clone()))).collect()
-}
-
-/// Opens a data file; none if it has gone since it was listed.
-pub async fn open(location: &TableLocation, object: &DataObject) -> Result<Option<StoredFile>> {
-    match StoredFile::open(&location.table, &object.path, object.size, false).await {
-        Ok(stored) => Ok(Some(stored)),
-        Err(error) if is_gone(&location.table, &error, &object.path).await => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-async fn is_gone(store: &Arc<dyn ObjectStore>, error: &Error, path: &Path) -> bool {
-    error.code == Code::ObjectMissing && matches!(store.head(path).await, Err(object_store::Error::NotFound { .. }))
 }
 
 /// Positions of rows that have one of the values; their keys are noted.

@@ -8,7 +8,8 @@ use sooner_api::{Result, failpoint};
 use sooner_schemas::TableName;
 use uuid::Uuid;
 
-use super::finding::{Found, FoundFile};
+use super::finding::Found;
+use super::objects::FoundFile;
 use crate::clock::now_millis;
 use crate::history::columns::ORDER;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use object_store::path::Path;
 use sooner_api::Result;
 
-use super::finding::{DataObject, FoundFile, open};
+use super::objects::{DataObject, FoundFile, open};
 use super::subject::text_of;
 use crate::index::key_index::FileId;
 use crate::log::live_files::LiveFile;
