@@ -218,8 +218,8 @@ impl<'a> FollowedRows<'a> {
         &self.keys
     }
 
-    /// Keys from which rows came to keys that were followed, with values that are not known therefore: who follows these
-    /// as well next time knows them.
+    /// Keys from which rows came to keys that were followed, with values that are not known therefore: who follows
+    /// these as well next time knows them.
     pub fn origins(&self) -> &BTreeSet<KeyTexts> {
         &self.origins
     }

@@ -1,6 +1,6 @@
 //! Holds: versions of a table that stay readable whatever its retention says, because a cut names them, and tables of
-//! which nothing is deleted, because a legal hold says so. Each is an object in a folder of the table that readers leave
-//! alone, and says which objects its version consists of.
+//! which nothing is deleted, because a legal hold says so. Each is an object in a folder of the table that readers
+//! leave alone, and says which objects its version consists of.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
