@@ -226,6 +226,42 @@ async fn what_was_verified_is_told_by_api_and_metrics_and_seen_on_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_and_the_audit_trail_are_told_as_the_commands_tell_them_and_a_report_is_made_when_asked_for() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1), (2)").await;
+    let mut pipeline = Pipeline::local(&postgres);
+    let engine = "import sys, duckdb; duckdb.connect().execute(sys.stdin.read())";
+    pipeline.append_settings(&format!(
+        "[audit]\n[[report]]\nname = \"count\"\nschedule = \"0 0 1 1 *\"\nengine = [\"{}\", \"-c\", \"{engine}\"]\n\
+         sql = \"SELECT count(*) AS orders FROM public.orders\"",
+        python().display()
+    ));
+    let listener = Listener::of(&pipeline, "allow_control = true");
+    pipeline.start();
+    pipeline.wait_until_copied("public.orders").await;
+    let json_of = |command: &str, arguments: &[&str]| -> Value {
+        serde_json::from_slice(&pipeline.output(command, arguments).stdout).unwrap()
+    };
+    let (_, listed) = listener.get("/api/v1/reports").await;
+    assert_eq!((&listed[0]["report"], &listed[0]["runs_made"]), (&json!("count"), &json!(0)), "{listed}");
+    assert_eq!(listener.get("/api/v1/reports/none").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(listener.post("/api/v1/reports/none/run", json!({})).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(listener.post("/api/v1/reports/count/run", json!({})).await.0, StatusCode::ACCEPTED);
+    let made = listener.until("/api/v1/reports/count", |_, answer| answer["runs"][0]["state"] == "made").await;
+    assert_eq!(made["runs"][0]["manifest"]["rows"], 1, "{made}");
+    assert_eq!(made, json_of("report", &["show", "count", "--json"]));
+
+    let asked = |answer: &Value| answer["entries"].to_string().contains("'report run' was asked for through HTTP");
+    let trail = listener.until("/api/v1/audit", |_, answer| asked(answer)).await;
+    let sequences: Vec<_> =
+        trail["entries"].as_array().unwrap().iter().filter_map(|it| it["sequence"].as_i64()).collect();
+    assert!(sequences.len() > 1 && sequences.is_sorted_by(|a, b| a > b), "the newest first: {trail}");
+    assert_eq!(listener.get("/api/v1/audit?limit=1").await.1["entries"].as_array().unwrap().len(), 1);
+    let (_, checked) = listener.get("/api/v1/audit/check").await;
+    assert!(checked["count"] == 0 && checked["entries"].as_u64() >= Some(sequences.len() as u64), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verbs_of_cuts_are_refused_where_only_looks_are_allowed() {
     let postgres = Postgres::start(Version::V15).await;
     let (_pipeline, listener) = start(&postgres, false).await;
