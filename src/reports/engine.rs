@@ -8,8 +8,8 @@ use sooner_api::{Code, Error, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, Command};
 
-use super::priority::lower;
 use super::script::{Outputs, version_script};
+use crate::priority::lower;
 
 /// How much of what an engine says on standard error is kept: its end.
 const TOLD_BYTES: usize = 2 << 10;

@@ -12,7 +12,6 @@ pub mod completeness;
 pub mod engine;
 pub mod making;
 pub mod manifest;
-pub mod priority;
 pub mod runs;
 pub mod scheduler;
 pub mod script;

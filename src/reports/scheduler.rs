@@ -3,21 +3,19 @@
 //! meanwhile, whatever becomes of reports.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use sooner_api::{Class, Clock, Error, Fact, Result, Side, Telemetry};
-use tokio::sync::watch;
+use sooner_api::{Class, Clock, Fact, Result, Side, Telemetry};
 
 use super::making::{CUT_PREFIX, Maker, Run, cut_name, unusable};
 use super::manifest::Manifest;
-use super::priority::lower_this_thread;
 use super::runs::{Progress, RunStore};
 use super::turn::Turn;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::report_settings::ReportSettings;
 use crate::schedule::{CatchUp, Due};
+use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
 
 /// How often a run is tried before it counts as failed.
@@ -29,43 +27,13 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move, or somebody else makes a run.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
-/// Reports that are made while this is kept.
-#[derive(Debug)]
-pub struct Reporting {
-    stop: watch::Sender<bool>,
-}
-
-impl Drop for Reporting {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-    }
-}
-
 /// Makes the reports of a configuration beside the pipeline that runs in this process; none if there are none.
-pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<Reporting>> {
+pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>> {
     if config.reports.is_empty() {
         return Ok(None);
     }
     let mut scheduler = Scheduler::new(config, board)?;
-    let (stop, mut stopped) = watch::channel(false);
-    let spawned = thread::Builder::new().name("reports".to_owned()).spawn(move || {
-        lower_this_thread();
-        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    // The sender's end counts as a stop.
-                    _ = stopped.wait_for(|stop| *stop) => {}
-                    () = scheduler.run() => {}
-                }
-            }),
-            Err(error) => tracing::error!(%error, "reports are not made: their runtime cannot be started"),
-        }
-    });
-    match spawned {
-        Ok(_) => Ok(Some(Reporting { stop })),
-        Err(error) => Err(Error::internal("cannot start the thread of reports", error)),
-    }
+    SideThread::start("reports", move || async move { scheduler.run().await }).map(Some)
 }
 
 /// A report, as far as it is known.

@@ -3,13 +3,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sooner_api::{Clock, Error, Result};
-use tokio::sync::watch;
+use sooner_api::{Clock, Result};
 
 use super::Verdict;
 use super::pace::Pace;
@@ -17,9 +15,9 @@ use super::tables::{TablesWanted, verify_tables};
 use crate::audit::trail::{Act, recorded};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::reports::priority::lower_this_thread;
 use crate::reports::scheduler::moves;
 use crate::schedule::{CatchUp, Due};
+use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
 use crate::verify_settings::VerifySettings;
 
@@ -32,41 +30,11 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
-/// Verifications that are made while this is kept.
-#[derive(Debug)]
-pub struct Verifying {
-    stop: watch::Sender<bool>,
-}
-
-impl Drop for Verifying {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-    }
-}
-
 /// Verifies tables beside the pipeline that runs in this process, as its configuration says; none if it does not.
-pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<Verifying>> {
+pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>> {
     let Some(settings) = config.verify.clone() else { return Ok(None) };
     let scheduled = Scheduled { config: config.clone(), settings, board: board.clone() };
-    let (stop, mut stopped) = watch::channel(false);
-    let spawned = thread::Builder::new().name("verify".to_owned()).spawn(move || {
-        lower_this_thread();
-        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    // The sender's end counts as a stop.
-                    _ = stopped.wait_for(|stop| *stop) => {}
-                    () = scheduled.run() => {}
-                }
-            }),
-            Err(error) => tracing::error!(%error, "tables are not verified: the thread's runtime cannot be started"),
-        }
-    });
-    match spawned {
-        Ok(_) => Ok(Some(Verifying { stop })),
-        Err(error) => Err(Error::internal("cannot start the thread that verifies tables", error)),
-    }
+    SideThread::start("verify", move || async move { scheduled.run().await }).map(Some)
 }
 
 struct Scheduled {
