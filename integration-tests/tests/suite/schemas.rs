@@ -138,4 +138,7 @@ async fn each_side_tells_what_it_knows() {
     assert_eq!(told(&in_lake, "delta_nullable"), [&json!(false), &json!(false), &json!(true)]);
     assert_eq!((&in_lake["columns"][0]["key"], &in_lake["columns"][1]["key"]), (&json!(1), &Value::Null));
     assert!(told(&in_lake, "postgres_type").iter().all(|of_source| of_source.is_null()), "{in_lake}");
+    let first = format!("{}/public/t/_delta_log/00000000000000000000.json", sink.lake);
+    let first = std::fs::read_to_string(first).unwrap();
+    assert!(first.contains(r#""sooner.key":"[\"id\"]""#), "the table is seen with its key from the first on: {first}");
 }
