@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Error};
+use sooner_api::{Code, Coverage, Error};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
@@ -70,7 +70,7 @@ pub struct Cutting {
     /// The request that was answered last, which may still lie on the desk.
     answered: Option<CutRequest>,
     /// Everything that was handed on is of whole transactions, up to here.
-    between: Option<Watermark>,
+    between: Option<Coverage>,
 }
 
 impl Cutting {
@@ -79,15 +79,18 @@ impl Cutting {
         Cutting { desk, current: None, answered: None, between: None }
     }
 
-    /// Everything up to a watermark has been handed on, and nothing after it; or something after it has.
-    pub fn note(&mut self, between: Option<Watermark>) {
+    /// Everything that is covered has been handed on, and nothing after it; or something after it has.
+    pub fn note(&mut self, between: Option<Coverage>) {
         self.between = between;
     }
 
     /// Begins the cut that is asked for, if it can be made here. Returns the numbers of the lanes whose tables are to
     /// answer, which they do before they take what comes next.
     pub fn begin(&mut self, lanes: &[Lane]) -> Vec<usize> {
-        let Some(watermark) = self.between.filter(|between| between.end_lsn > Lsn::ZERO) else { return Vec::new() };
+        let Some(between) = self.between.as_ref().filter(|between| between.watermark.end_lsn > Lsn::ZERO) else {
+            return Vec::new();
+        };
+        let watermark = between.watermark;
         if self.current.is_some() {
             return Vec::new();
         }
@@ -101,7 +104,7 @@ impl Cutting {
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
         }
-        match chosen(&request, lanes, watermark) {
+        match chosen(&request, lanes, between) {
             Err(error) => {
                 self.answer(CutAnswer::Failed(request, error));
                 Vec::new()
@@ -115,9 +118,10 @@ impl Cutting {
         }
     }
 
-    /// A table answers. Without an answer, it has stopped meanwhile, and the cut is begun again when it can be.
-    pub fn hear(&mut self, number: usize, table: &TableName, versions: Option<Versions>) {
-        let Some(current) = &mut self.current else { return };
+    /// A table answers what it was asked at a watermark. Without versions, it has stopped meanwhile, and the cut is
+    /// begun again when it can be.
+    pub fn hear(&mut self, number: usize, table: &TableName, at: Watermark, versions: Option<Versions>) {
+        let Some(current) = self.current.as_mut().filter(|current| current.watermark == at) else { return };
         if !current.waiting.remove(&number) {
             return;
         }
@@ -133,9 +137,9 @@ impl Cutting {
         }
     }
 
-    /// A table's partitions are not all read here.
-    pub fn refuse(&mut self, table: &TableName) {
-        let Some(Collecting { request, .. }) = self.current.take() else { return };
+    /// A table answers, asked at a watermark, that its partitions are not all read here.
+    pub fn refuse(&mut self, table: &TableName, at: Watermark) {
+        let Some(Collecting { request, .. }) = self.current.take_if(|current| current.watermark == at) else { return };
         let error = unordered(&request.name, table);
         self.answer(CutAnswer::Failed(request, error));
     }
@@ -148,9 +152,10 @@ impl Cutting {
     }
 }
 
-/// Lanes of the tables of a request; none while one of them is being copied, or is beyond the watermark: what is read
-/// again after a break is in the table already, with what came after it.
-fn chosen(request: &CutRequest, lanes: &[Lane], watermark: Watermark) -> Result<Option<Vec<usize>>, Error> {
+/// Lanes of the tables of a request; none while one of them is being copied, is not covered since it goes over to
+/// another topic, or is beyond the watermark: what is read again after a break is in the table already, with what came
+/// after it.
+fn chosen(request: &CutRequest, lanes: &[Lane], between: &Coverage) -> Result<Option<Vec<usize>>, Error> {
     let mut numbers = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
         if !request.tables.is_empty() && !request.tables.contains(&lane.name) {
@@ -159,7 +164,7 @@ fn chosen(request: &CutRequest, lanes: &[Lane], watermark: Watermark) -> Result<
         if lane.error().is_some() {
             return Err(parked(&request.name, &lane.name));
         }
-        if !lane.follows_stream() || lane.is_beyond(watermark) {
+        if !lane.follows_stream() || !between.applies_to(&lane.name) || lane.is_beyond(between.watermark) {
             return Ok(None);
         }
         numbers.push(number);
@@ -196,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    fn mark(lsn: u64) -> Option<Watermark> {
-        Some(Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 })
+    fn mark(lsn: u64) -> Watermark {
+        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 }
     }
 
     fn lane(name: &str) -> Lane {
@@ -221,16 +226,16 @@ mod tests {
         ask.send_replace(Some(request(&[])));
         cutting.note(None);
         assert!(cutting.begin(&lanes).is_empty(), "inside a transaction");
-        cutting.note(mark(20));
+        cutting.note(Some(Coverage::all(mark(20))));
         assert_eq!(cutting.begin(&lanes), [0, 1]);
         assert!(cutting.begin(&lanes).is_empty(), "it is on its way");
         cutting.note(None);
-        cutting.hear(1, &lanes[1].name, Some((Some(7), None)));
+        cutting.hear(1, &lanes[1].name, mark(20), Some((Some(7), None)));
         assert!(heard.try_recv().is_err());
-        cutting.hear(0, &lanes[0].name, Some((Some(3), Some(2))));
+        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(3), Some(2))));
         let Ok(CutAnswer::Found(_, watermark, versions)) = heard.try_recv() else { panic!("no answer") };
-        assert_eq!((Some(watermark), versions.len(), versions[&lanes[0].name]), (mark(20), 2, (Some(3), Some(2))));
-        cutting.note(mark(30));
+        assert_eq!((watermark, versions.len(), versions[&lanes[0].name]), (mark(20), 2, (Some(3), Some(2))));
+        cutting.note(Some(Coverage::all(mark(30))));
         assert!(cutting.begin(&lanes).is_empty(), "it is answered once");
         ask.send_replace(None);
         assert!(cutting.begin(&lanes).is_empty());
@@ -242,7 +247,7 @@ mod tests {
     fn a_cut_waits_for_copies_and_for_its_position_and_fails_for_what_needs_a_person() {
         let (ask, mut heard, mut cutting) = desk();
         let mut lanes = [lane("a"), lane("b")];
-        cutting.note(mark(20));
+        cutting.note(Some(Coverage::all(mark(20))));
         ask.send_replace(Some(CutRequest { from_lsn: Some(Lsn(29)), ..request(&[]) }));
         assert!(cutting.begin(&lanes).is_empty());
         ask.send_replace(Some(CutRequest { from_micros: Some(1), ..request(&[]) }));
@@ -253,9 +258,9 @@ mod tests {
         assert!(cutting.begin(&lanes).is_empty() && heard.try_recv().is_err());
         ask.send_replace(Some(request(&["b"])));
         assert_eq!(cutting.begin(&lanes), [1], "that one is not copied");
-        cutting.hear(1, &lanes[1].name, None);
+        cutting.hear(1, &lanes[1].name, mark(20), None);
         assert_eq!(cutting.begin(&lanes), [1], "it stopped meanwhile, and is asked again");
-        cutting.refuse(&lanes[1].name);
+        cutting.refuse(&lanes[1].name, mark(20));
         assert!(matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
         ask.send_replace(Some(request(&["c"])));
         assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
@@ -271,13 +276,42 @@ mod tests {
         ahead.note_reached(Lsn(30));
         let lanes = [lane("a"), ahead];
         ask.send_replace(Some(request(&[])));
-        cutting.note(mark(20));
+        cutting.note(Some(Coverage::all(mark(20))));
         assert!(cutting.begin(&lanes).is_empty(), "one of them holds what comes after it");
         ask.send_replace(Some(request(&["a"])));
         assert_eq!(cutting.begin(&lanes), [0], "the other alone");
-        cutting.hear(0, &lanes[0].name, Some((Some(7), None)));
+        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(7), None)));
         ask.send_replace(Some(request(&[])));
-        cutting.note(mark(30));
+        cutting.note(Some(Coverage::all(mark(30))));
         assert_eq!(cutting.begin(&lanes), [0, 1]);
+    }
+
+    #[test]
+    fn a_cut_waits_for_a_table_whose_last_events_stand_in_a_topic_that_is_not_read_yet() {
+        let (ask, _heard, mut cutting) = desk();
+        let lanes = [lane("a"), lane("b")];
+        let except = vec![lanes[1].name.clone()];
+        ask.send_replace(Some(request(&[])));
+        cutting.note(Some(Coverage { watermark: mark(20), except: except.clone() }));
+        assert!(cutting.begin(&lanes).is_empty());
+        cutting.note(Some(Coverage::all(mark(30))));
+        assert_eq!(cutting.begin(&lanes), [0, 1]);
+    }
+
+    #[test]
+    fn what_a_table_answers_to_a_former_question_is_no_answer() {
+        let (ask, mut heard, mut cutting) = desk();
+        let lanes = [lane("a")];
+        ask.send_replace(Some(request(&[])));
+        cutting.note(Some(Coverage::all(mark(20))));
+        assert_eq!(cutting.begin(&lanes), [0]);
+        cutting.hear(0, &lanes[0].name, mark(20), None);
+        cutting.note(Some(Coverage::all(mark(30))));
+        assert_eq!(cutting.begin(&lanes), [0]);
+        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(1), None)));
+        cutting.refuse(&lanes[0].name, mark(20));
+        assert!(heard.try_recv().is_err());
+        cutting.hear(0, &lanes[0].name, mark(30), Some((Some(2), None)));
+        assert!(matches!(heard.try_recv(), Ok(CutAnswer::Found(..))));
     }
 }

@@ -59,8 +59,8 @@ pub enum TableReport {
     Stopped(Error),
     /// The table has to be copied again first; further events are dropped.
     CopyNeeded(Error),
-    /// The version that was asked for; none if the table is complete to no position.
-    Cut(Option<CutVersions>),
+    /// The version that was asked for at a watermark; none if the table is complete to no position.
+    Cut(Watermark, Option<CutVersions>),
     /// The pipeline cannot go on.
     Failed(Error),
 }

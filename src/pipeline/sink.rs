@@ -177,7 +177,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                         }
                     }
                     self.read = coverage.watermark;
-                    self.cutting.note(Some(self.read));
+                    self.cutting.note(Some(coverage));
                     self.cut();
                 }
                 Step::CopyProgress { table, progress, watermark } => {
@@ -258,8 +258,8 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
                 self.step(number, TableFact::CopyNeeded);
                 return Ok(SinkEnd::CopyNeeded);
             }
-            TableReport::Cut(Some(CutVersions { is_whole: false, .. })) => self.cutting.refuse(&lane.name),
-            TableReport::Cut(found) => self.cutting.hear(number, &lane.name, found.map(|found| found.versions)),
+            TableReport::Cut(at, Some(CutVersions { is_whole: false, .. })) => self.cutting.refuse(&lane.name, at),
+            TableReport::Cut(at, found) => self.cutting.hear(number, &lane.name, at, found.map(|found| found.versions)),
             TableReport::Failed(error) => return Err(error),
         }
         Ok(SinkEnd::Drained)

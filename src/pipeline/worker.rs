@@ -262,13 +262,14 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
     /// Commits what is there, which ends with the watermark, and reports the version.
     async fn cut(&mut self, watermark: Watermark) -> Result<()> {
         if self.is_stopped || self.is_copying {
-            self.report(TableReport::Cut(None));
+            self.report(TableReport::Cut(watermark, None));
             return Ok(());
         }
         self.complete = self.due.map(|_| watermark);
         self.commit().await?;
         let versions = (self.table.version(), self.table.history_version());
-        self.report(TableReport::Cut(Some(CutVersions { versions, is_whole: self.table.watermark().is_some() })));
+        let found = CutVersions { versions, is_whole: self.table.watermark().is_some() };
+        self.report(TableReport::Cut(watermark, Some(found)));
         Ok(())
     }
 

@@ -81,7 +81,7 @@ impl Bench {
                 }
                 TableReport::Inspected(to) => format!("inspected at {}", to.commit_lsn.0),
                 TableReport::CopyBegun => "copy begun".to_owned(),
-                TableReport::Cut(found) => format!("cut at {:?}", found.and_then(|found| found.versions.0)),
+                TableReport::Cut(_, found) => format!("cut at {:?}", found.and_then(|found| found.versions.0)),
                 TableReport::CopyEnded(to) => format!("copy ended at {}", to.commit_lsn.0),
                 TableReport::Stopped(_) => "stopped".to_owned(),
                 TableReport::CopyNeeded(_) => "copy needed".to_owned(),

@@ -14,6 +14,7 @@ use sooner_schemas::{Lsn, Relation, TableName};
 
 use crate::batch_builder::BatchBuilder;
 use crate::errors::unholdable;
+use crate::log_end::before_page_header;
 use crate::open_transaction::OpenTransaction;
 use crate::pgoutput::{Message, OldRow, RelationShape, Tuple};
 use crate::tracked::{Change, Known, Meaning, Next, PartialRow, Relations, Selected, fill_from_old, relaxed};
@@ -36,6 +37,8 @@ pub struct Decoder {
     partial: Vec<PartialRow>,
     /// Everything before this LSN has been read.
     read_lsn: Lsn,
+    /// The server's log ended here at least when it was looked at.
+    log_end: Lsn,
     /// Transactions that have ended since they were last asked for.
     ended: Vec<Ended>,
     transaction: Option<OpenTransaction>,
@@ -56,6 +59,7 @@ impl Decoder {
             watermark: Watermark { commit_lsn: start_lsn.last_before(), end_lsn: start_lsn, commit_micros: 0 },
             start_lsn,
             read_lsn: Lsn::ZERO,
+            log_end: Lsn::ZERO,
             partial: Vec::new(),
             ended: Vec::new(),
             transaction: None,
@@ -108,12 +112,14 @@ impl Decoder {
     }
 
     /// Handles a keepalive: the server has sent everything before `end_lsn`. Outside a transaction the watermark
-    /// advances to it.
+    /// advances to it, and to the time of the server's clock unless the server is known to be behind its log: then it
+    /// has yet to send what was committed before that time.
     pub fn caught_up(&mut self, end_lsn: Lsn, server_micros: i64) {
-        self.server_end(end_lsn);
+        self.batch.note_server_end(end_lsn);
         if self.transaction.is_none() {
+            let commit_micros = if end_lsn < self.log_end { self.watermark.commit_micros } else { server_micros };
             self.read_lsn = self.read_lsn.max(end_lsn);
-            self.reach(Watermark { commit_lsn: end_lsn.last_before(), end_lsn, commit_micros: server_micros });
+            self.reach(Watermark { commit_lsn: end_lsn.last_before(), end_lsn, commit_micros });
         }
     }
 
@@ -125,9 +131,10 @@ impl Decoder {
         self.batch.set_watermark(Some(self.watermark));
     }
 
-    /// Records where the server's log ends, for measuring lag.
+    /// Records where the server's log was seen to end.
     pub fn server_end(&mut self, end_lsn: Lsn) {
         self.batch.note_server_end(end_lsn);
+        self.log_end = self.log_end.max(before_page_header(end_lsn));
     }
 
     /// Whether the catalog should be looked at soon; once after each reason for it.

@@ -227,9 +227,8 @@ impl<R: SchemaRegistry> PostgresStream<R> {
     /// Queries the end of the server's log and what is visible, and looks for what happened to tables. After an error
     /// it is tried again at the next interval.
     async fn inspect_catalog(&mut self) -> Result<Vec<Verdict>> {
-        let ServerState { end_lsn, visible, is_awaited } = self.catalog.server_state().await?;
+        let ServerState { visible, is_awaited, .. } = self.server_state().await?;
         self.is_awaited = is_awaited;
-        self.decoder.server_end(end_lsn);
         self.visible = Some(visible);
         let mut client = self.catalog.take().await?;
         let verdicts = self.watch.look(&mut client).await?;
@@ -326,7 +325,9 @@ impl<R: SchemaRegistry> PostgresStream<R> {
 
     /// Asks how the server is doing.
     pub async fn server_state(&mut self) -> Result<ServerState> {
-        self.catalog.server_state().await
+        let state = self.catalog.server_state().await?;
+        self.decoder.server_end(state.end_lsn);
+        Ok(state)
     }
 
     /// Has the server send what it keeps back.

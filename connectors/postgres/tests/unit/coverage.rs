@@ -126,6 +126,17 @@ fn keepalives_advance_the_watermark_between_transactions_and_never_back() {
 }
 
 #[test]
+fn a_keepalive_of_a_server_that_is_behind_its_log_tells_no_time() {
+    let mut stream = Stream::of_three();
+    stream.transaction(500, &[]);
+    stream.decoder.server_end(Lsn(700));
+    stream.decoder.caught_up(Lsn(600), NOW);
+    assert_eq!(reached(&mut stream), watermark(599, 600, COMMIT_MICROS), "more was committed by now");
+    stream.decoder.caught_up(Lsn(700), NOW);
+    assert_eq!(reached(&mut stream), watermark(699, 700, NOW));
+}
+
+#[test]
 fn a_keepalive_inside_a_transaction_completes_nothing() {
     let mut stream = Stream::of_three();
     stream.begin(500);
