@@ -1,6 +1,7 @@
 //! Independent readers of the lake, whose rows are compared with those of Postgres.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::postgres::Postgres;
@@ -82,6 +83,18 @@ pub fn query(location: &str, sql: &str) -> String {
     let output = Command::new(python()).arg(script).args([location, sql]).output().expect("python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// What Spark makes of queries: a line for each, its rows apart by `;` and their values by `|`.
+pub fn query_by_spark(queries: &[String]) -> Vec<String> {
+    let script = root().join("integration-tests/readers/spark_query.py");
+    let mut asked = Command::new(python());
+    let mut spark = asked.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Spark is installed");
+    let input = serde_json::to_vec(queries).expect("strings are JSON");
+    spark.stdin.take().expect("it is piped").write_all(&input).expect("Spark reads");
+    let output = spark.wait_with_output().expect("Spark ends");
+    assert!(output.status.success(), "Spark failed at {queries:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 /// Waits until each of these tables in the lake equals its source in Postgres; fails with the difference and the log.

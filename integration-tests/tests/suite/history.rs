@@ -8,7 +8,7 @@ use std::time::Duration;
 use integration_tests::between;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::query;
+use integration_tests::readers::{query, query_by_spark};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -108,11 +108,16 @@ async fn so_it_is_through_kafka() {
     pipeline.assert_equal(&postgres, &["public.accounts"]);
 }
 
-/// What a query that `sooner history` prints finds.
-fn found(pipeline: &Pipeline, table: &str, as_of: &[&str], select: &str) -> String {
-    let output = pipeline.output("history", &[&[table], as_of].concat());
+/// A query that `sooner history` prints.
+fn view(pipeline: &Pipeline, arguments: &[&str]) -> String {
+    let output = pipeline.output("history", arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let view = String::from_utf8_lossy(&output.stdout).trim().trim_end_matches(';').to_owned();
+    String::from_utf8_lossy(&output.stdout).trim().trim_end_matches(';').to_owned()
+}
+
+/// What such a query finds.
+fn found(pipeline: &Pipeline, table: &str, as_of: &[&str], select: &str) -> String {
+    let view = view(pipeline, &[&[table], as_of].concat());
     query(&history(pipeline, &table.replace("public.", "")), &format!("{select} FROM ({view})"))
 }
 
@@ -162,6 +167,15 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
         assert_eq!(&seen, wanted, "as of {lsn}\n{}", pipeline.log());
     }
     assert_eq!(found(&pipeline, "public.docs", &["--as-of", "now"], "SELECT max(amount)"), "5");
+    let in_order = "transform(array_sort(collect_list(struct(id, concat(id, state, body) AS text))), row -> row.text)";
+    let all =
+        format!("SELECT concat(count(*), CASE WHEN count(*) > 0 THEN md5(array_join({in_order}, ',')) ELSE '' END)");
+    let for_spark = |as_of: &[&str]| view(&pipeline, &[&["public.docs", "--engine", "spark"], as_of].concat());
+    let as_of = moments.iter().map(|(lsn, _)| format!("{all} FROM ({})", for_spark(&["--as-of", lsn])));
+    let states = format!("SELECT count(*), count_if(is_current), max(amount) FROM ({})", for_spark(&[]));
+    let seen = query_by_spark(&as_of.chain([states]).collect::<Vec<_>>());
+    let wanted = moments.iter().map(|(_, wanted)| wanted.as_str()).chain(["2|1|5"]).collect::<Vec<_>>();
+    assert_eq!(seen, wanted, "read by Spark");
     let states = found(&pipeline, "public.docs", &[], "SELECT count(*) || ' ' || count(*) FILTER (is_current)");
     assert_eq!(states, "2 1", "since the table was emptied, its row had no amount, and then it had one");
     assert!(!std::path::Path::new(&format!("{}/public/docs", pipeline.lake)).exists(), "there is no mirror");
