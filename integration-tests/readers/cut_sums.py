@@ -1,38 +1,40 @@
-"""Prints the sum of `amount` and the number of rows of tables as of versions, a line for each.
+"""Prints the sum of `amount` and the number of rows of tables of a cut, a line for each. The input is what `sooner cut sql`
+prints for the engine.
 
-    cut_sums.py deltalake|duckdb|spark URL=VERSION …
+    cut_sums.py polars|duckdb|spark VIEW …
 """
 
 import sys
 
-reader, *tables = sys.argv[1:]
+reader, *views = sys.argv[1:]
+printed = sys.stdin.read()
 
 
-def by_deltalake(path, version):
+def by_polars():
     import polars
 
-    frame = polars.scan_delta(path, version=version).select(polars.col("amount").sum(), polars.len()).collect()
-    return frame.row(0)
+    frames = {}
+    exec(printed)
+    sums = (polars.col("amount").sum(), polars.len())
+    return [frames[view].select(*sums).collect().row(0) for view in views]
 
 
-def by_duckdb(path, version):
+def by_duckdb():
     from verify import connect_duckdb
 
     database = connect_duckdb(None)
-    database.execute(f"ATTACH '{path}' AS cut (TYPE delta, VERSION {version})")
-    return database.execute("SELECT sum(amount), count(*) FROM cut").fetchone()
+    database.execute(printed)
+    return [database.execute(f'SELECT sum(amount), count(*) FROM "{view}"').fetchone() for view in views]
 
 
-def by_spark(path, version):
-    from spark_session import session
+def by_spark():
+    from spark_session import open_session
 
-    row = session().sql(f"SELECT sum(amount), count(*) FROM delta.`{path}` VERSION AS OF {version}").collect()[0]
-    return row[0], row[1]
+    session = open_session()
+    for statement in filter(str.strip, printed.split(";\n")):
+        session.sql(statement)
+    return [session.sql(f"SELECT sum(amount), count(*) FROM `{view}`").collect()[0] for view in views]
 
 
-for table in tables:
-    url, version = table.rsplit("=", 1)
-    total, rows = {"deltalake": by_deltalake, "duckdb": by_duckdb, "spark": by_spark}[reader](
-        url.removeprefix("file://").rstrip("/"), int(version)
-    )
+for total, rows in {"polars": by_polars, "duckdb": by_duckdb, "spark": by_spark}[reader]():
     print(total, rows)

@@ -11,6 +11,7 @@ pub mod avro_json;
 pub mod between;
 pub mod certificates;
 pub mod crowd;
+pub mod cut_sums;
 pub mod debezium;
 pub mod glue;
 pub mod identity;

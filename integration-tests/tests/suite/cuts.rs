@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use integration_tests::between;
+use integration_tests::cut_sums::cut_sums;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use rand::rngs::StdRng;
@@ -49,24 +50,6 @@ fn transfers(url: String, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32>
     })
 }
 
-/// Sums and numbers of rows of the tables as of a cut, and as they are now, by a reader that knows nothing of cuts.
-fn sums(cut: &Value, reader: &str) -> Vec<(i64, i64)> {
-    let script = integration_tests::root().join("integration-tests/readers/cut_sums.py");
-    let tables = TABLES.iter().map(|table| {
-        let mirror = &cut["tables"][format!("public.{table}")]["mirror"];
-        format!("{}={}", mirror["url"].as_str().unwrap(), mirror["version"])
-    });
-    let output = std::process::Command::new(integration_tests::python()).arg(script).arg(reader).args(tables).output();
-    let output = output.expect("python");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    let pairs = lines.lines().map(|line| {
-        let (sum, rows) = line.split_once(' ').unwrap();
-        (sum.parse().unwrap(), rows.parse().unwrap())
-    });
-    pairs.collect()
-}
-
 fn create(pipeline: &Pipeline, name: &str, more: &[&str]) -> Value {
     let arguments = [&["create", name, "--json", "--timeout", "60s"], more].concat();
     let output = pipeline.output("cut", &arguments);
@@ -76,10 +59,11 @@ fn create(pipeline: &Pipeline, name: &str, more: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", log()))
 }
 
-fn assert_consistent(cut: &Value, reader: &str) {
-    let sums = sums(cut, reader);
+fn assert_consistent(pipeline: &Pipeline, cut: &Value, engine: &str) -> Vec<(i64, i64)> {
+    let sums = cut_sums(pipeline, cut["name"].as_str().unwrap(), engine, &TABLES);
     assert_eq!(sums.iter().map(|(sum, _)| sum).sum::<i64>(), SUM, "{cut}: {sums:?}");
     assert!(sums.iter().all(|(_, rows)| *rows == 1000), "{cut}: {sums:?}");
+    sums
 }
 
 async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline, cuts: u32) {
@@ -116,7 +100,7 @@ async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline
     let done = load.await.unwrap();
     assert!(done > 100, "{done} transfers prove little");
     for cut in &made {
-        assert_consistent(cut, "deltalake");
+        assert_consistent(&pipeline, cut, "polars");
     }
     let lsns: Vec<_> = made.iter().map(|cut| cut["lsn"].as_str().unwrap().to_owned()).collect();
     assert!(lsns.windows(2).all(|pair| pair[0] != pair[1]), "{lsns:?}");
@@ -125,9 +109,9 @@ async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline
         .sql("UPDATE cash SET amount = amount + 7 WHERE id = 5; UPDATE idle SET amount = amount - 7 WHERE id = 5")
         .await;
     let last = create(&pipeline, "last", &[]);
-    assert_consistent(&last, "deltalake");
-    assert_eq!(sums(&last, "deltalake")[2].0, 99_993);
-    assert_consistent(&last, "duckdb");
+    for engine in ["polars", "duckdb", "spark"] {
+        assert_eq!(assert_consistent(&pipeline, &last, engine)[2].0, 99_993, "read by {engine}");
+    }
     exported(&pipeline, "last");
 }
 

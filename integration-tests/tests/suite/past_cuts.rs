@@ -6,6 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use integration_tests::between;
+use integration_tests::cut_sums::cut_sums;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use serde_json::Value;
@@ -74,17 +75,8 @@ fn refusal(output: &Output) -> String {
 }
 
 /// Sums of the tables as of a cut, by a reader that knows nothing of cuts.
-fn sums(cut: &Value) -> Vec<i64> {
-    let script = integration_tests::root().join("integration-tests/readers/cut_sums.py");
-    let tables = TABLES.iter().map(|table| {
-        let mirror = &cut["tables"][format!("public.{table}")]["mirror"];
-        format!("{}={}", mirror["url"].as_str().unwrap(), mirror["version"])
-    });
-    let mut command = std::process::Command::new(integration_tests::python());
-    let output = command.arg(script).arg("deltalake").args(tables).output().expect("python");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    lines.lines().map(|line| line.split_once(' ').unwrap().0.parse().unwrap()).collect()
+fn sums(pipeline: &Pipeline, cut: &Value) -> Vec<i64> {
+    cut_sums(pipeline, cut["name"].as_str().unwrap(), "polars", &TABLES).into_iter().map(|(sum, _)| sum).collect()
 }
 
 /// Number of transfers in the history of `cash` as of a cut.
@@ -121,11 +113,12 @@ async fn past_cuts_are_what_postgres_showed(postgres: &Postgres, mut pipeline: P
     pipeline.catch_up(postgres).await;
     for (number, moment) in moments.iter().enumerate() {
         let cut = made(&pipeline, &create(&pipeline, &format!("lsn-{number}"), &moment.lsn));
-        assert_eq!((sums(&cut), sums(&cut).iter().sum()), (moment.sums.clone(), SUM), "{moment:?}: {cut}");
+        let seen = sums(&pipeline, &cut);
+        assert_eq!((&seen, seen.iter().sum()), (&moment.sums, SUM), "{moment:?}: {cut}");
         assert_eq!(cut["lsn"], moment.lsn.as_str());
         assert_eq!(transfers_in_history(&cut), number as i64, "{moment:?}: {cut}");
         let cut = made(&pipeline, &create(&pipeline, &format!("time-{number}"), &moment.time));
-        assert_eq!(sums(&cut), moment.sums, "{moment:?}: {cut}");
+        assert_eq!(sums(&pipeline, &cut), moment.sums, "{moment:?}: {cut}");
     }
     let early = refusal(&create(&pipeline, "early", "0/1"));
     assert!(early.contains("To do: choose a later position"), "{early}");
@@ -146,7 +139,7 @@ async fn past_cuts_are_what_postgres_showed(postgres: &Postgres, mut pipeline: P
         let output = create(&pipeline, &format!("within-{number}"), &moment.lsn);
         if output.status.success() {
             let cut = made(&pipeline, &output);
-            assert_eq!(sums(&cut), moment.sums, "{moment:?}: {cut}");
+            assert_eq!(sums(&pipeline, &cut), moment.sums, "{moment:?}: {cut}");
         } else {
             let why = refusal(&output);
             assert!(why.contains("is exactly at") && why.contains("nearest are"), "{why}");
