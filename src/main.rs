@@ -147,19 +147,10 @@ enum Command {
     },
     /// Writes tables of the lake in as few files as possible, without the rows that are gone. The pipeline does so by
     /// itself, bit by bit; this may run beside it.
-    Optimize {
-        /// Names of tables: schema.table; all tables of the pipeline if none are named.
-        tables: Vec<String>,
-    },
+    Optimize(commands::upkeep::Optimizing),
     /// Deletes the files of tables of the lake that no version needs any more. The pipeline does so by itself; this may
     /// run beside it.
-    Vacuum {
-        /// Names of tables: schema.table; all tables of the pipeline if none are named.
-        tables: Vec<String>,
-        /// Only say what would be deleted.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Vacuum(commands::upkeep::Vacuuming),
     /// Waits until a table of the lake is complete up to a moment or a position of the log. Exits with 0 once it
     /// is, and with 3 if it is not in time, or has stopped.
     Wait {
@@ -322,10 +313,8 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Resume { table: Some(table), .. } => steer::resume(&config, &table).await.map(|()| true),
         Command::Cancel { table } => steer::cancel(&config, &table).await.map(|()| true),
         Command::Copy { table, condition } => steer::copy(&config, &table, condition).await.map(|()| true),
-        Command::Optimize { tables } => commands::upkeep::run_optimize(&config, &tables).await.map(|()| true),
-        Command::Vacuum { tables, dry_run } => {
-            commands::upkeep::run_vacuum(&config, &tables, dry_run).await.map(|()| true)
-        }
+        Command::Optimize(asked) => commands::upkeep::run_optimize(&config, &asked).await.map(|()| true),
+        Command::Vacuum(asked) => commands::upkeep::run_vacuum(&config, &asked).await.map(|()| true),
         Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
         Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,

@@ -47,7 +47,11 @@ pub enum Action {
         json: bool,
     },
     /// Prints the end of the chain as SEQUENCE:HASH. Kept elsewhere, it shows later that nothing was cut off.
-    Head,
+    Head {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs `sooner audit …`; false if the trail is not as it was written.
@@ -55,10 +59,13 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
     match action {
         Action::List { kind, table, since, json } => list(config, Wanted { kind, table, since }, json).await?,
         Action::Verify { key, head, json } => return verify(config, &key, head, json).await,
-        Action::Head => {
+        Action::Head { json } => {
             let head = table_of(config)?.head().await?;
             let head = head.ok_or_else(|| no_trail(table_of(config).map(|trail| trail.url().to_owned())))?;
-            print(&format!("{head}\n"));
+            match json {
+                true => print(&format!("{}\n", json!({"sequence": head.sequence, "hash": head.hash}))),
+                false => print(&format!("{head}\n")),
+            }
         }
     }
     Ok(true)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 use sooner_delta::{DeltaLake, LakeStore};
 
+use super::cut_sql::{self, Engine};
 use super::past_cut::{self, Past, PastRequest};
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
@@ -68,6 +69,9 @@ pub enum Action {
         /// The engine.
         #[arg(long, value_enum, default_value = "spark")]
         engine: Engine,
+        /// Print JSON: the statement for each table.
+        #[arg(long)]
+        json: bool,
     },
     /// Writes its tables as plain Parquet files, with a manifest that has their hashes.
     Export {
@@ -84,20 +88,10 @@ pub enum Action {
     Drop {
         /// Its name.
         name: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
-}
-
-/// Who reads a cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Engine {
-    /// Spark SQL, with Delta Lake.
-    Spark,
-    /// DuckDB, with its extension delta.
-    Duckdb,
-    /// Polars, in Python.
-    Polars,
-    /// Trino, whose catalog has the tables under their own names.
-    Trino,
 }
 
 /// At which position a cut is made.
@@ -128,13 +122,13 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
         }
         Action::List { json } => list(config, json).await?,
         Action::Show { name, json } => show(&existing(config, &name).await?, json)?,
-        Action::Sql { name, engine } => print(&queries(&existing(config, &name).await?, engine)),
+        Action::Sql { name, engine, json } => print(&cut_sql::text(&existing(config, &name).await?, engine, json)),
         Action::Export { name, to, json } => {
             let act = Act::new("cut_exported", json!({"name": name, "to": to}));
             recorded(config, act, export(config, &name, &to, json)).await?;
         }
-        Action::Drop { name } => {
-            recorded(config, Act::new("cut_dropped", json!({"name": name})), drop_cut(config, &name)).await?;
+        Action::Drop { name, json } => {
+            recorded(config, Act::new("cut_dropped", json!({"name": name})), drop_cut(config, &name, json)).await?;
         }
     }
     Ok(true)
@@ -300,52 +294,6 @@ fn show(cut: &Cut, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For each table of a cut, how an engine reads it as of the cut.
-fn queries(cut: &Cut, engine: Engine) -> String {
-    let mut text = String::new();
-    for (table, versions) in &cut.tables {
-        for (suffix, found) in [("", &versions.mirror), ("_history", &versions.history)] {
-            let Some(CutVersion { url, version }) = found else { continue };
-            let name = format!("{}_{}{suffix}", table.schema, table.table);
-            let place = local_path(url);
-            let _ = writeln!(
-                text,
-                "{}",
-                match engine {
-                    Engine::Spark => format!(
-                        "CREATE OR REPLACE TEMPORARY VIEW {} AS SELECT * FROM delta.{} VERSION AS OF {version};",
-                        quoted(&name, '`'),
-                        quoted(&place, '`')
-                    ),
-                    Engine::Duckdb => format!(
-                        "ATTACH {} AS {} (TYPE delta, VERSION {version});",
-                        quoted(&place, '\''),
-                        quoted(&name, '"')
-                    ),
-                    Engine::Polars => format!("frames[{name:?}] = polars.scan_delta({place:?}, version={version})"),
-                    Engine::Trino => format!(
-                        "SELECT * FROM {}.{} FOR VERSION AS OF {version};",
-                        quoted(&table.schema, '"'),
-                        quoted(&format!("{}{suffix}", table.table), '"')
-                    ),
-                }
-            );
-        }
-    }
-    text
-}
-
-/// A local folder as a path; any other location as it is.
-fn local_path(url: &str) -> String {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    path.trim_end_matches('/').to_owned()
-}
-
-fn quoted(text: &str, quote: char) -> String {
-    let twice: String = [quote, quote].into_iter().collect();
-    format!("{quote}{}{quote}", text.replace(quote, &twice))
-}
-
 async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<((), Value)> {
     let (cut, target) = (existing(config, name).await?, LakeStore::open(to, &config.lake()?.s3)?);
     let manifest = open_lake(config)?.export_cut(&cut, &target).await?;
@@ -361,34 +309,15 @@ async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Re
     Ok(((), told))
 }
 
-async fn drop_cut(config: &Config, name: &str) -> anyhow::Result<((), Value)> {
+async fn drop_cut(config: &Config, name: &str, json: bool) -> anyhow::Result<((), Value)> {
     CutRequests::new(&config.state_dir).withdraw(name)?;
     anyhow::ensure!(
         open_lake(config)?.drop_cut(name).await?,
         "there is no cut '{name}'; what may have been held for it is released. To do: see `sooner cut list`"
     );
-    print(&format!("dropped the cut '{name}'\n"));
-    Ok(((), Value::Null))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use sooner_delta::cuts::CutTable;
-    use sooner_schemas::{Lsn, TableName};
-
-    use super::*;
-
-    #[test]
-    fn each_engine_is_told_the_version_in_its_own_language() {
-        let found = Some(CutVersion { url: "file:///lake/public/it-27s/".to_owned(), version: 7 });
-        let tables = BTreeMap::from([(TableName::new("public", "it's"), CutTable { mirror: found, history: None })]);
-        let cut =
-            Cut { name: "q3".to_owned(), lsn: Lsn(9), commit_micros: 0, made_micros: 0, until_millis: None, tables };
-        let spark = "CREATE OR REPLACE TEMPORARY VIEW `public_it's` AS SELECT * FROM delta.`/lake/public/it-27s` VERSION AS OF 7;\n";
-        assert_eq!(queries(&cut, Engine::Spark), spark);
-        let duck = "ATTACH '/lake/public/it-27s' AS \"public_it's\" (TYPE delta, VERSION 7);\n";
-        assert_eq!(queries(&cut, Engine::Duckdb), duck);
+    match json {
+        true => print(&format!("{}\n", json!({"dropped": name}))),
+        false => print(&format!("dropped the cut '{name}'\n")),
     }
+    Ok(((), Value::Null))
 }

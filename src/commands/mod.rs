@@ -5,6 +5,7 @@ pub mod advise;
 pub mod audit;
 pub mod backfill;
 pub mod cut;
+pub mod cut_sql;
 pub mod dead_letters;
 pub mod erase;
 pub mod erasing;

@@ -2,33 +2,67 @@
 //! beside it, or without it.
 
 use bytesize::ByteSize;
+use serde_json::{Map, Value, json};
 use sooner_api::{Error, MemoryBudget};
 use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, SortColumns, Vacuumed};
 use sooner_schemas::TableName;
 
 use super::{parse_name, print};
+use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::memory::MemoryShares;
 
+/// What `sooner optimize` is asked for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Optimizing {
+    /// Names of tables: schema.table; all tables of the pipeline if none are named.
+    pub tables: Vec<String>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `sooner vacuum` is asked for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Vacuuming {
+    /// Names of tables: schema.table; all tables of the pipeline if none are named.
+    pub tables: Vec<String>,
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Writes tables in as few files as possible; all tables of the pipeline, if none are named.
-pub async fn run_optimize(config: &Config, tables: &[String]) -> anyhow::Result<()> {
-    let (lake, names) = chosen(config, tables).await?;
-    let mut report = Report::default();
-    for name in &names {
-        report.take(name, lake.optimize(name).await, |optimized| optimized_line(name, optimized));
-    }
-    report.end(config, tables)
+pub async fn run_optimize(config: &Config, asked: &Optimizing) -> anyhow::Result<()> {
+    let optimized = async {
+        let (lake, names) = chosen(config, &asked.tables).await?;
+        let mut report = Report::default();
+        for name in &names {
+            report.take(name, lake.optimize(name).await, |optimized| optimized_line(name, &optimized, asked.json));
+        }
+        report.end(config, &asked.tables, asked.json)
+    };
+    recorded(config, Act::new("optimized", json!({"tables": asked.tables})), optimized).await
 }
 
 /// Deletes the files of tables that no version needs which is kept, or only says how many there are; of all tables of
 /// the pipeline, if none are named.
-pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> anyhow::Result<()> {
-    let (lake, names) = chosen(config, tables).await?;
-    let mut report = Report::default();
-    for name in &names {
-        report.take(name, lake.vacuum(name, !dry_run).await, |found| vacuumed_line(name, found, dry_run));
+pub async fn run_vacuum(config: &Config, asked: &Vacuuming) -> anyhow::Result<()> {
+    let vacuumed = async {
+        let (lake, names) = chosen(config, &asked.tables).await?;
+        let mut report = Report::default();
+        for name in &names {
+            report.take(name, lake.vacuum(name, !asked.dry_run).await, |found| vacuumed_line(name, &found, asked));
+        }
+        report.end(config, &asked.tables, asked.json)
+    };
+    if asked.dry_run {
+        return vacuumed.await.map(|((), _)| ());
     }
-    report.end(config, tables)
+    recorded(config, Act::new("vacuumed", json!({"tables": asked.tables})), vacuumed).await
 }
 
 /// The lake of a configuration, for a command.
@@ -60,25 +94,32 @@ fn not_ours(config: &Config, table: &TableName) -> Error {
 /// What became of the tables: one table's trouble does not keep a command from the others.
 #[derive(Default)]
 struct Report {
-    done: usize,
+    done: Map<String, Value>,
     not_ours: Option<TableName>,
     failed: Vec<Error>,
 }
 
+/// What became of a table: as it is printed, and as it is recorded.
+struct Line {
+    printed: String,
+    figures: Value,
+}
+
 impl Report {
-    fn take<T>(&mut self, table: &TableName, outcome: Result<Option<T>, Error>, line: impl FnOnce(T) -> String) {
+    fn take<T>(&mut self, table: &TableName, outcome: Result<Option<T>, Error>, line: impl FnOnce(T) -> Line) {
         match outcome {
             Ok(Some(done)) => {
-                self.done += 1;
-                print(&line(done));
+                let Line { printed, figures } = line(done);
+                print(&printed);
+                self.done.insert(table.to_string(), figures);
             }
             Ok(None) => self.not_ours = Some(table.clone()),
             Err(error) => self.failed.push(error),
         }
     }
 
-    /// An error, if a table failed, or one that was named is not the pipeline's.
-    fn end(self, config: &Config, named: &[String]) -> anyhow::Result<()> {
+    /// What is recorded; an error, if a table failed, or one that was named is not the pipeline's.
+    fn end(self, config: &Config, named: &[String], json: bool) -> anyhow::Result<((), Value)> {
         if let Some(table) = self.not_ours.filter(|_| !named.is_empty()) {
             anyhow::bail!(not_ours(config, &table));
         }
@@ -86,28 +127,35 @@ impl Report {
             let list = self.failed.iter().map(|error| format!("\n  - {error}")).collect::<String>();
             anyhow::bail!("{} table(s) failed:{list}", self.failed.len());
         }
-        if self.done == 0 {
+        if self.done.is_empty() && !json {
             print("the lake has no table of this pipeline yet\n");
         }
-        Ok(())
+        Ok(((), Value::Object(self.done)))
     }
 }
 
-fn optimized_line(table: &TableName, optimized: Optimized) -> String {
-    let Optimized { files_before, files_after } = optimized;
-    match files_before == files_after {
-        true => format!("{table}: {}, as before\n", files(files_after)),
-        false => format!("{table}: {}, where there were {files_before}\n", files(files_after)),
-    }
+fn optimized_line(table: &TableName, optimized: &Optimized, json: bool) -> Line {
+    let Optimized { files_before: before, files_after: after } = *optimized;
+    let printed = match (json, before == after) {
+        (true, _) => format!("{}\n", json!({"table": table, "files_before": before, "files_after": after})),
+        (false, true) => format!("{table}: {}, as before\n", files(after)),
+        (false, false) => format!("{table}: {}, where there were {before}\n", files(after)),
+    };
+    Line { printed, figures: json!({"files_before": before, "files_after": after}) }
 }
 
-fn vacuumed_line(table: &TableName, found: Vacuumed, dry_run: bool) -> String {
-    let Vacuumed { files: count, bytes } = found;
-    match (count, dry_run) {
-        (0, _) => format!("{table}: nothing to delete\n"),
-        (_, true) => format!("{table}: would delete {}, {}\n", files(count), ByteSize(bytes)),
-        (_, false) => format!("{table}: deleted {}, {}\n", files(count), ByteSize(bytes)),
-    }
+fn vacuumed_line(table: &TableName, found: &Vacuumed, asked: &Vacuuming) -> Line {
+    let Vacuumed { files: count, bytes } = *found;
+    let printed = match (asked.json, count, asked.dry_run) {
+        (true, ..) => {
+            let told = json!({"table": table, "files": count, "bytes": bytes, "deleted": !asked.dry_run});
+            format!("{told}\n")
+        }
+        (_, 0, _) => format!("{table}: nothing to delete\n"),
+        (_, _, true) => format!("{table}: would delete {}, {}\n", files(count), ByteSize(bytes)),
+        (_, _, false) => format!("{table}: deleted {}, {}\n", files(count), ByteSize(bytes)),
+    };
+    Line { printed, figures: json!({"files": count, "bytes": bytes}) }
 }
 
 fn files(count: usize) -> String {

@@ -127,6 +127,11 @@ fn ask_for_everything(pipeline: &Pipeline) {
     succeed(pipeline, "cut", &["export", "q1", "--to", &export]);
     succeed(pipeline, "cut", &["drop", "q1"]);
     assert!(!pipeline.output("cut", &["drop", "q1"]).status.success(), "what fails is recorded, too");
+    succeed(pipeline, "vacuum", &["public.t", "--dry-run"]);
+    for command in ["optimize", "vacuum"] {
+        let done: Value = serde_json::from_str(&succeed(pipeline, command, &["public.t", "--json"])).unwrap();
+        assert_eq!(done["table"], "public.t", "{done}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,6 +173,8 @@ async fn what_happened_and_what_was_asked_for_is_recorded_once_through_kills() {
         "cut_exported",
         "cut_dropped",
         "cut_dropped",
+        "optimized",
+        "vacuumed",
         "teardown",
     ];
     assert_eq!(kinds(&pipeline, "command"), expected);
@@ -176,7 +183,9 @@ async fn what_happened_and_what_was_asked_for_is_recorded_once_through_kills() {
     assert_eq!(commands[1]["result"]["all_equal"], true, "{}", commands[1]);
     assert_eq!(commands[2]["asked"]["where"], "id < 0");
     assert!(commands[7]["error"].as_str().unwrap().contains("no cut 'q1'"), "{}", commands[7]);
-    assert_eq!(commands[8]["result"]["slot_dropped"], true);
+    assert_eq!(commands[8]["result"]["public.t"]["files_after"], 1, "{}", commands[8]);
+    assert!(commands[9]["result"]["public.t"]["bytes"].is_u64(), "{}", commands[9]);
+    assert_eq!(commands[10]["result"]["slot_dropped"], true);
     assert_eq!(assert_good(&pipeline, &public), journal.len() + expected.len());
 
     let settings = &journal.iter().find(|entry| entry["kind"] == "configured").unwrap()["details"];
