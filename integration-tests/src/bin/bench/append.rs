@@ -1,9 +1,9 @@
-//! Measures inserts into a table that rows are only added to, beside the same inserts into a mirror.
+//! Measures inserts into tables that are written in other ways, beside the same inserts into a mirror.
 
 use std::time::Instant;
 
 use sooner_api::{Feed, Lake, LakeTable, MemoryBudget, Rows};
-use sooner_delta::{DeltaLake, IndexSettings, LakeStore, OnChange, PartLimits, S3Settings, Ways, WaysToWrite};
+use sooner_delta::{Deletes, DeltaLake, IndexSettings, LakeStore, OnChange, PartLimits, S3Settings, Ways, WaysToWrite};
 use sooner_schemas::TableName;
 use sooner_schemas::event::Op;
 
@@ -16,18 +16,25 @@ const ROWS: u64 = 2_000_000;
 const INSERTS: u64 = 100_000;
 const TRANSACTIONS: u64 = 5;
 
-/// Measures both in one run.
+/// Measures all ways in one run.
 pub async fn run() -> Vec<Line> {
+    let append = Ways { mirror: false, append: Some(OnChange::Park), ..Ways::default() };
+    let soft = Ways { deletes: Deletes::Soft, ..Ways::default() };
+    let both = Ways { history: true, ..Ways::default() };
     let (mirror, mirror_bytes) = inserts(Ways::default()).await;
-    let (append, append_bytes) = inserts(Ways { mirror: false, append: Some(OnChange::Park), ..Ways::default() }).await;
-    vec![Line {
-        what: format!("{INSERTS} inserts appended to {} M rows", ROWS / 1_000_000),
-        ours: format!("{:.1} ms", append * 1e3),
-        peer: format!("into a mirror {:.1} ms", mirror * 1e3),
-        ratio: Some(mirror / append),
-        wanted: "-",
-        notes: format!("best of {TRANSACTIONS}; index on disk {append_bytes} and {mirror_bytes} bytes"),
-    }]
+    let mut lines = Vec::new();
+    for (name, ways) in [("appended", append), ("with soft deletes", soft), ("with history", both)] {
+        let (seconds, bytes) = inserts(ways).await;
+        lines.push(Line {
+            what: format!("{INSERTS} inserts {name}, {} M rows", ROWS / 1_000_000),
+            ours: format!("{:.1} ms", seconds * 1e3),
+            peer: format!("into a mirror {:.1} ms", mirror * 1e3),
+            ratio: Some(mirror / seconds),
+            wanted: "-",
+            notes: format!("best of {TRANSACTIONS}; index on disk {bytes} and {mirror_bytes} bytes"),
+        });
+    }
+    lines
 }
 
 /// Seconds of the best transaction, and bytes of the index on disk, of a table that is written in these ways.
