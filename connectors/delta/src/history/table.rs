@@ -270,7 +270,7 @@ impl HistoryTable {
             let (version, base) = (self.generation.base.next_number(), &self.generation.base);
             let judged = foreign::author(&self.name, url, &self.names, base, &self.staging, &entry);
             judged.map_err(|error| self.judged(error, version))?;
-            self.links.follow(&self.name, &entry)?;
+            let chained = self.links.follow(&self.name, &entry);
             if entry.erases {
                 self.compaction.void();
             }
@@ -279,6 +279,7 @@ impl HistoryTable {
             let commit = committer.load(entry).await?;
             self.generation.follow(commit);
             self.compare_with_feed();
+            chained?;
             if self.generation.base.columns().len() != before {
                 return Err(columns_changed(&self.name));
             }
