@@ -1,6 +1,6 @@
 //! What is stored of erasures below `_sooner/<pipeline>/erasures` of a lake: that one has begun, and its certificate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -47,6 +47,8 @@ struct Certificate {
 struct CertifiedTable {
     table: String,
     is_history: bool,
+    #[serde(default)]
+    stubs: u64,
 }
 
 /// All that is known of a lake's erasures.
@@ -87,15 +89,20 @@ impl ErasureRecords {
         unfinished.filter(|begun| begun.subjects.iter().all(is_known)).map(|begun| begun.name.clone()).collect()
     }
 
-    /// Names of erasures of which a certificate says that rows of a table's history went: its own, or that of a later
-    /// one which has done the rest.
-    pub fn of_history(&self, table: &TableName) -> BTreeSet<String> {
+    /// Names of erasures of which a certificate says that rows of a table's history went, with the number of those that
+    /// it says have stayed as stubs. One that was broken off, and whose rest a later one has done, has no number.
+    pub fn of_history(&self, table: &TableName) -> BTreeMap<String, Option<u64>> {
         let name = table.to_string();
-        let is_named = |certified: &CertifiedTable| certified.is_history && certified.table == name;
-        let own = self.certificates.iter().filter(|certificate| certificate.tables.iter().any(is_named));
         let completed: BTreeSet<_> = self.certificates.iter().flat_map(|certificate| &certificate.completes).collect();
         let begun = self.begun.iter().filter(|begun| completed.contains(&begun.name) && begun.tables.contains(table));
-        own.map(|certificate| certificate.name.clone()).chain(begun.map(|begun| begun.name.clone())).collect()
+        let mut erasures: BTreeMap<_, _> = begun.map(|begun| (begun.name.clone(), None)).collect();
+        for certificate in &self.certificates {
+            let is_named = |certified: &&CertifiedTable| certified.is_history && certified.table == name;
+            if let Some(certified) = certificate.tables.iter().find(is_named) {
+                erasures.insert(certificate.name.clone(), Some(certified.stubs));
+            }
+        }
+        erasures
     }
 }
 
@@ -138,7 +145,7 @@ mod tests {
     #[test]
     fn a_certificate_stands_for_its_erasure_and_for_those_that_it_completes() {
         let (t, other) = (TableName::new("public", "t"), TableName::new("public", "u"));
-        let table = |is_history| CertifiedTable { table: "public.t".to_owned(), is_history };
+        let table = |is_history| CertifiedTable { table: "public.t".to_owned(), is_history, stubs: 3 };
         let certificate = |name: &str, tables, completes: &[&str]| Certificate {
             name: name.to_owned(),
             tables,
@@ -148,12 +155,13 @@ mod tests {
         let mut records = ErasureRecords { begun: begun.to_vec(), certificates: Vec::new() };
         let subjects = ["id=7".parse().unwrap()];
         assert_eq!(records.unfinished(&subjects), ["a", "b"], "the third is of somebody else");
-        assert_eq!(records.of_history(&t), BTreeSet::new());
+        assert_eq!(records.of_history(&t), BTreeMap::new());
         records.certificates.push(certificate("b", vec![table(false)], &["a"]));
         assert_eq!(records.unfinished(&subjects), Vec::<String>::new());
-        assert_eq!(records.of_history(&t), BTreeSet::from(["a".to_owned()]), "the second has not touched the history");
+        let first = ("a".to_owned(), None);
+        assert_eq!(records.of_history(&t), BTreeMap::from([first.clone()]), "the second has not touched the history");
         records.certificates.push(certificate("d", vec![table(true)], &[]));
-        assert_eq!(records.of_history(&t), BTreeSet::from(["a".to_owned(), "d".to_owned()]));
-        assert_eq!(records.of_history(&other), BTreeSet::new());
+        assert_eq!(records.of_history(&t), BTreeMap::from([first, ("d".to_owned(), Some(3))]));
+        assert_eq!(records.of_history(&other), BTreeMap::new());
     }
 }

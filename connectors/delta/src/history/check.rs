@@ -2,7 +2,7 @@
 //! window, and reads of each file the rows of one window. First it notes the hashes that the rows have, and then makes
 //! each again, of the row's values and of the hash of the row before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -37,12 +37,12 @@ pub enum Outcome {
     Checked(Checked),
 }
 
-/// Checks the history that a pipeline keeps at a location. Rows that were erased must name one of these `erasures`, and
-/// the row that a head names must be there still.
+/// Checks the history that a pipeline keeps at a location. Rows that were erased must name one of these `erasures`, no
+/// more of them than it has left where that is known; and the row that a head names must be there still.
 pub async fn check(
     location: &TableLocation,
     pipeline: &str,
-    erasures: &BTreeSet<String>,
+    erasures: &BTreeMap<String, Option<u64>>,
     head: Option<&Head>,
 ) -> Result<Outcome> {
     let sequence = sequence_name(pipeline);
@@ -118,8 +118,11 @@ impl Checking<'_> {
         Ok(())
     }
 
-    fn finish(mut self, erasures: &BTreeSet<String>) -> Checked {
-        let uncertified = self.stubs.iter().filter(|(erasure, _)| !erasures.contains(*erasure));
+    fn finish(mut self, erasures: &BTreeMap<String, Option<u64>>) -> Checked {
+        let is_certified = |erasure: &String, rows: u64| {
+            erasures.get(erasure).is_some_and(|certified| certified.is_none_or(|certified| rows <= certified))
+        };
+        let uncertified = self.stubs.iter().filter(|(erasure, (_, rows))| !is_certified(erasure, *rows));
         let findings = uncertified.map(|(erasure, (sequence, rows))| Finding {
             sequence: *sequence,
             fault: Fault::Uncertified { erasure: erasure.clone(), rows: *rows },

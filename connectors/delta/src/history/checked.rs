@@ -36,7 +36,7 @@ pub enum Fault {
         /// Number of these rows.
         rows: u64,
     },
-    /// It is told to be erased, and no certificate of such an erasure names the history.
+    /// It is told to be erased, and no certificate says that so many rows of the history were, by that erasure.
     Uncertified {
         /// The erasure that it names.
         erasure: String,
@@ -95,7 +95,7 @@ impl fmt::Display for Finding {
             Fault::Uncertified { erasure, rows } => write!(
                 f,
                 "{rows} rows from row {sequence} on have no values, as if the erasure '{erasure}' had taken them, and \
-                 no certificate says so. If that erasure was broken off, repeat it for the same subject"
+                 no certificate says so of as many. If that erasure was broken off, repeat it for the same subject"
             ),
             Fault::HeadDiffers => write!(f, "row {sequence} is not the one of the head: the chain was written anew"),
         }
