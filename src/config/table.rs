@@ -78,7 +78,7 @@ impl TableBlocks {
             let ways = read_ways(section);
             let on_change = section.optional("on_change", parse_on_change);
             let deletes = read_deletes(section, ways);
-            let chain = section.has("chain").then(|| section.flag("chain", false));
+            let (says_chain, chain) = (section.has("chain"), section.flag("chain", false));
             let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
@@ -91,7 +91,7 @@ impl TableBlocks {
                 ways,
                 on_change,
                 deletes,
-                chain,
+                chain: says_chain.then_some(chain),
                 masks,
             })
         })

@@ -110,22 +110,15 @@ fn was_compacted(folder: &Path) -> bool {
     texts.any(|text| text.contains("\"OPTIMIZE\""))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chain_goes_on_whatever_dies_and_whoever_changes_a_row_is_found() {
-    let postgres = Postgres::start(Version::V15).await;
-    postgres.sql(SOURCE).await;
-    let mut pipeline = Pipeline::local(&postgres);
-    pipeline.append_settings(CHAINED);
-    copied(&mut pipeline, &postgres, "accounts").await;
-    let first = good_head(&pipeline, "accounts");
-    let (mut random, place) = (StdRng::seed_from_u64(15), folder(&pipeline, "accounts"));
+/// Changes, with kills at any moment, and a column that comes.
+async fn change_with_kills(postgres: &Postgres, pipeline: &mut Pipeline, random: &mut StdRng) {
     for kill in 0..6 {
         pipeline.kill();
         if kill % 2 == 1 {
             pipeline.set("SOONER_FAILPOINT", ["history_committed@2", "part_put@3"][usize::from(kill > 2)]);
             pipeline.start();
             while pipeline.is_running() {
-                change(&postgres, &mut random).await;
+                change(postgres, random).await;
             }
             pipeline.set("SOONER_FAILPOINT", "");
         }
@@ -134,33 +127,25 @@ async fn a_chain_goes_on_whatever_dies_and_whoever_changes_a_row_is_found() {
             postgres.sql("ALTER TABLE accounts ADD COLUMN \"added later\" text DEFAULT 'x'").await;
         }
         for _ in 0..random.random_range(20..60) {
-            change(&postgres, &mut random).await;
+            change(postgres, random).await;
         }
     }
+}
+
+/// Changes, until files of the history were written again.
+async fn change_until_compacted(postgres: &Postgres, pipeline: &Pipeline, random: &mut StdRng) {
     let asked = Instant::now();
-    while !was_compacted(&place) {
+    while !was_compacted(&folder(pipeline, "accounts")) {
         assert!(asked.elapsed() < Duration::from_secs(60), "no file was written again\n{}", pipeline.log());
-        change(&postgres, &mut random).await;
+        change(postgres, random).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    postgres.sql("UPDATE accounts SET \"added later\" = 'y' WHERE id < 20").await;
-    pipeline.catch_up(&postgres).await;
-    pipeline.assert_equal(&postgres, &["public.accounts"]);
-    pipeline.stop();
-    let head = good_head(&pipeline, "accounts");
-    let last: i64 = head.split(':').next().unwrap().parse().unwrap();
-    let rows = query(
-        place.to_str().unwrap(),
-        "SELECT count(*) || ' ' || count(_sequence) || ' ' || \
-         count(\"added later\") FILTER (_change_type = 'update_postimage') FROM lake",
-    );
-    assert!(rows.starts_with(&format!("{last} {last} ")) && !rows.ends_with(" 0"), "{rows}");
-    for known in [&first, &head] {
-        assert!(verify(&pipeline, "public.accounts", &["--head", known]).0);
-    }
+}
 
+/// Whoever changes, removes, doubles or adds a row is found out; `last` is the number of the last one.
+fn assert_faults_are_found(pipeline: &Pipeline, last: i64) {
     let change_of = |row: &str, to: &str| format!("{to} if row['_sequence'] == {row} else row");
-    let found = |expression: &str, more: &[&str]| faults_after(&pipeline, "accounts", expression, more);
+    let found = |expression: &str, more: &[&str]| faults_after(pipeline, "accounts", expression, more);
     assert_eq!(found(&change_of("90", "{**row, 'note': 'forged'}"), &[]), fault(90, "changed"));
     assert_eq!(found(&change_of("91", "{**row, '_change_type': 'delete'}"), &[]), fault(91, "changed"));
     assert_eq!(
@@ -177,8 +162,37 @@ async fn a_chain_goes_on_whatever_dies_and_whoever_changes_a_row_is_found() {
     let unchained = found(&change_of("97", "{**row, '_sequence': None, '_hash': None}"), &[]);
     assert_eq!(unchained, [(1, "unchained".to_owned()), (97, "missing".to_owned())]);
     let other = format!("{last}:{}", "a".repeat(64));
-    assert_eq!(verify(&pipeline, "public.accounts", &["--head", &other]).1["findings"][0]["fault"], "head_differs");
+    assert_eq!(verify(pipeline, "public.accounts", &["--head", &other]).1["findings"][0]["fault"], "head_differs");
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_goes_on_whatever_dies_and_whoever_changes_a_row_is_found() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(SOURCE).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.append_settings(CHAINED);
+    copied(&mut pipeline, &postgres, "accounts").await;
+    let first = good_head(&pipeline, "accounts");
+    let (mut random, place) = (StdRng::seed_from_u64(15), folder(&pipeline, "accounts"));
+    change_with_kills(&postgres, &mut pipeline, &mut random).await;
+    change_until_compacted(&postgres, &pipeline, &mut random).await;
+    postgres.sql("UPDATE accounts SET \"added later\" = 'y' WHERE id < 20").await;
+    pipeline.catch_up(&postgres).await;
+    pipeline.assert_equal(&postgres, &["public.accounts"]);
+    pipeline.stop();
+    let head = good_head(&pipeline, "accounts");
+    let last: i64 = head.split(':').next().unwrap().parse().unwrap();
+    let rows = query(
+        place.to_str().unwrap(),
+        "SELECT count(*) || ' ' || count(_sequence) || ' ' || \
+         count(\"added later\") FILTER (_change_type = 'update_postimage') FROM lake",
+    );
+    assert!(rows.starts_with(&format!("{last} {last} ")) && !rows.ends_with(" 0"), "{rows}");
+    for known in [&first, &head] {
+        assert!(verify(&pipeline, "public.accounts", &["--head", known]).0);
+    }
+
+    assert_faults_are_found(&pipeline, last);
     // The trail has the ends that were found, so that its signature stands for the history, too.
     let trail = said(&pipeline.output("audit", &["list", "--kind", "history_verification"]));
     assert!(trail.contains(&head) && trail.contains("\"good\":true") && trail.contains("\"good\":false"), "{trail}");

@@ -3,8 +3,8 @@
 //! [`subject`] says whose rows these are; [`objects`] lists data files, and [`finding`] reads every one of a table for
 //! them, also rows that vectors hide, and files that only former versions have; [`same_key`] adds the other states of
 //! rows that are gone; [`rewriting`] writes live files again without them, beside a running pipeline, where rows of a
-//! chain become [`stubs`]; [`deleting`] deletes the former files; [`log_traces`] takes what the log tells of them; [`search`] looks for what is left, in all
-//! bytes of the lake.
+//! chain become [`stubs`]; [`deleting`] deletes the former files; [`log_traces`] takes what the log tells of them;
+//! [`search`] looks for what is left, in all bytes of the lake.
 
 pub mod deleting;
 pub mod finding;
