@@ -1,5 +1,5 @@
-//! Writes files of a table again without rows that are erased, or without their values, and commits them as another writer would, beside a
-//! pipeline that merges into the table or not.
+//! Writes files of a table again without rows that are erased, or without their values, and commits them as another
+//! writer would, beside a pipeline that merges into the table or not.
 
 use std::collections::BTreeMap;
 
