@@ -26,7 +26,7 @@ const UNCHANGED: &str = "_unchanged";
 /// have none in a history.
 const CHAIN: [(&str, i16, LakeType); 3] =
     [("_sequence", -1, LakeType::Long), ("_hash", -2, LakeType::String), ("_erased", -3, LakeType::String)];
-/// Columns by which the rows of a history are in order; the last one tells rows of one event apart, if they are chained.
+/// Columns by which the rows of a history are in order. The last one tells rows of one event apart that are chained.
 pub const ORDER: [&str; 3] = ["_commit_lsn", "_ordinal", "_sequence"];
 /// Place of the column `_commit_lsn`.
 pub const LSN: usize = 1;
