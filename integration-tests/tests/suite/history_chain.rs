@@ -39,6 +39,19 @@ fn check_apart(folder: &Path) -> String {
     said(&Command::new(python()).arg(script).arg(folder).output().unwrap()).trim().to_owned()
 }
 
+/// Checks a history by the script of the page, which stops at the first row that is wrong.
+fn check_as_the_page_says(folder: &Path) {
+    let page = std::fs::read_to_string(root().join("src/docs/audit.md")).unwrap();
+    let script = page.split("```python\n").nth(2).unwrap().split("```").next().unwrap();
+    let script = script.replace("lake/public/orders-history", folder.to_str().unwrap());
+    // The harness' DuckDB has the extension without a network.
+    let script = script.replace("duckdb.sql(", "database.sql(");
+    let script = format!("from verify import connect_duckdb\ndatabase = connect_duckdb(None)\n{script}");
+    let readers = root().join("integration-tests/readers");
+    let output = Command::new(python()).args(["-c", &script]).env("PYTHONPATH", readers).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
 /// What `sooner history --verify` finds, and whether it calls it good.
 fn verify(pipeline: &Pipeline, table: &str, more: &[&str]) -> (bool, Value) {
     let output = pipeline.output("history", &[&[table, "--verify", "--json"], more].concat());
@@ -197,6 +210,7 @@ async fn a_chain_goes_on_whatever_dies_and_whoever_changes_a_row_is_found() {
     let trail = said(&pipeline.output("audit", &["list", "--kind", "history_verification"]));
     assert!(trail.contains(&head) && trail.contains("\"good\":true") && trail.contains("\"good\":false"), "{trail}");
     assert_eq!(check_apart(&place).split(' ').next(), Some("good"), "it is as it was");
+    check_as_the_page_says(&place);
 }
 
 #[tokio::test(flavor = "multi_thread")]
