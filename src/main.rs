@@ -201,20 +201,9 @@ enum Command {
         asked: commands::backfill::Asked,
     },
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
-    /// which it was so; or the table as of a moment.
-    History {
-        /// Name of the table: schema.table
-        table: String,
-        /// The table as of now, of a UTC time such as 2026-01-31T22:00:00Z, or of an LSN such as 0/16B3748.
-        #[arg(long, value_parser = parse_until)]
-        as_of: Option<Until>,
-        /// Whose SQL.
-        #[arg(long, value_enum, default_value = "duckdb")]
-        engine: commands::history::For,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// which it was so; or the table as of a moment. With --verify, checks the chain of a history with nothing but its
+    /// files, and exits with 1 if a row was changed, is missing, or is there twice.
+    History(commands::history::Asked),
     /// Lists, shows, replays and drops messages that could not be read, and went to dead_letter_topic of [kafka].
     DeadLetters {
         /// What to do with them.
@@ -323,9 +312,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Audit { action } => commands::audit::run(&config, action).await,
         Command::Report { action } => commands::report::run(&config, action).await.map(|()| true),
         Command::Backfill { asked } => commands::backfill::run(&config, asked).await,
-        Command::History { table, as_of, engine, json } => {
-            commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
-        }
+        Command::History(asked) => commands::history::run(&config, asked).await,
         Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
         Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
         Command::Acls { only, principal, cluster } => {

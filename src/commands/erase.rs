@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sooner_delta::DeltaLake;
 use sooner_delta::erase::{Erased, Erasures, Manner, Places};
 use sooner_delta::erasure::subject::Subject;
+use sooner_delta::erasures::{Begun, ErasureRecords, put_begun, put_erasure};
 use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold, LegalHolds};
 use sooner_schemas::TableName;
 
@@ -147,12 +148,13 @@ async fn erase(
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
+    let completes = begin(&lake, (&name, begun_millis), &subjects, &tables, asked).await?;
     let (mut erased, mut remains) = (Vec::new(), Vec::new());
     for table in &tables {
         let has = source.as_ref().is_none_or(|source| source.rows.contains_key(table));
         let spares_mirrors = has && config.tables.ways(table).append.is_none();
         for is_history in [false, true] {
-            let manner = Manner { before, spares_mirrors };
+            let manner = Manner { erasure: &name, before, spares_mirrors };
             let done = Erasures::of(&lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
             if let Some(done) = done {
                 remains.extend(of_table(&folder(&lake, table, is_history), &done, &ends));
@@ -167,6 +169,7 @@ async fn erase(
         begun_millis,
         ended_millis: 0,
         subjects,
+        completes,
         complete_lsn: source.as_ref().filter(|_| !asked.no_wait).map(|source| source.lsn),
         source_rows: source.map(|source| source.rows).unwrap_or_default(),
         cuts_dropped,
@@ -183,6 +186,21 @@ async fn erase(
         ..certificate
     };
     issue(&lake, &certificate, asked.json).await
+}
+
+/// Stores that the erasure begins. Returns those of the same subjects that were broken off before.
+async fn begin(
+    lake: &DeltaLake,
+    (name, begun_millis): (&str, i64),
+    subjects: &[HashedSubject],
+    tables: &[TableName],
+    asked: &Asked,
+) -> anyhow::Result<Vec<String>> {
+    let unfinished = ErasureRecords::of(lake).await?.unfinished(&asked.subjects);
+    let (name, pipeline) = (name.to_owned(), lake.pipeline().to_owned());
+    let (subjects, tables) = (subjects.to_vec(), tables.to_vec());
+    put_begun(lake, &Begun { name, pipeline, begun_millis, subjects, tables }).await?;
+    Ok(unfinished)
 }
 
 /// Asks the source, and waits until the lake has what the source had; none without a source in the configuration.
@@ -220,13 +238,13 @@ async fn search(lake: &DeltaLake, asked: &Asked, name: &str, remains: &mut Vec<R
     let searched = Erasures::of(lake).search_bytes(values.iter().copied()).await?;
     let known: BTreeSet<_> = remains.iter().map(|left| left.place.clone()).collect();
     remains.extend(searched.holding.iter().filter(|path| !known.contains(*path)).map(|path| of_object(path)));
-    let list = Erasures::of(lake).put_erasure(&format!("{name}.files"), searched.list.clone().into_bytes()).await?;
+    let list = put_erasure(lake, &format!("{name}.files"), searched.list.clone().into_bytes()).await?;
     Ok(Search::of(&searched, &values, list.to_string()))
 }
 
 async fn issue(lake: &DeltaLake, certificate: &Certificate, json: bool) -> anyhow::Result<(bool, Value)> {
     let text = serde_json::to_string_pretty(certificate)?;
-    Erasures::of(lake).put_erasure(&format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
+    put_erasure(lake, &format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
     print(&if json { format!("{text}\n") } else { certificate.text() });
     let rows: u64 = certificate.tables.iter().map(|erased| erased.rows).sum();
     let files: usize = certificate.tables.iter().map(|erased| erased.files_deleted.len()).sum();

@@ -1,14 +1,40 @@
-//! `sooner history`: queries of a table's history, to paste into DuckDB or Spark.
+//! `sooner history`: queries of a table's history, to paste into DuckDB or Spark; and what is known of its chain, by
+//! [`history_chain`](super::history_chain).
 
 use std::time::SystemTime;
 
 use serde_json::json;
+use sooner_delta::audit::chain::Head;
 use sooner_delta::history::views::{AsOf, Engine};
 
+use super::history_chain::{print_head, verify};
 use super::upkeep::open_lake;
-use super::wait::Until;
+use super::wait::{Until, parse_until};
 use super::{parse_name, print};
 use crate::config::Config;
+
+/// What is asked of a history.
+#[derive(Debug, clap::Args)]
+pub struct Asked {
+    /// Name of the table: schema.table
+    table: String,
+    /// The table as of now, of a UTC time such as 2026-01-31T22:00:00Z, or of an LSN such as 0/16B3748.
+    #[arg(long, value_parser = parse_until, conflicts_with_all = ["verify", "head"])]
+    as_of: Option<Until>,
+    /// Whose SQL.
+    #[arg(long, value_enum, default_value = "duckdb")]
+    engine: For,
+    /// Check every row of a chained history: its hash, its number, and that none is missing.
+    #[arg(long)]
+    verify: bool,
+    /// Print the end of the chain as SEQUENCE:HASH. Kept elsewhere and given with --verify, it shows later that the row
+    /// is there still, so that nothing was cut off or written anew.
+    #[arg(long, value_name = "SEQUENCE:HASH", num_args = 0..=1)]
+    head: Option<Option<Head>>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Whose SQL is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -19,20 +45,29 @@ pub enum For {
     Spark,
 }
 
-/// Prints a query: of the table as of a position or a moment, or, without one, of each state of each row.
-pub async fn run(config: &Config, table: &str, as_of: Option<Until>, engine: For, json: bool) -> anyhow::Result<()> {
-    let table = parse_name(table)?;
+/// Runs `sooner history`; false if the history is not as it was written.
+pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
+    let table = parse_name(&asked.table)?;
+    match (asked.verify, asked.head) {
+        (true, Some(None)) => {
+            anyhow::bail!("--head needs SEQUENCE:HASH with --verify. To do: give what it printed once")
+        }
+        (true, head) => return verify(config, &table, head.flatten(), asked.json).await,
+        (false, Some(Some(_))) => anyhow::bail!("--head SEQUENCE:HASH is checked with --verify. To do: add it"),
+        (false, Some(None)) => return print_head(config, &table, asked.json).await.map(|()| true),
+        (false, None) => {}
+    }
     let Some(history) = open_lake(config)?.describe_history(&table).await? else {
         anyhow::bail!(
             "there is no history of {table} in the lake. To do: give it write = [\"mirror\", \"history\"] in a [[table]] \
              block; it begins with a copy"
         );
     };
-    let engine = match engine {
+    let engine = match asked.engine {
         For::Duckdb => Engine::DuckDb,
         For::Spark => Engine::Spark,
     };
-    let query = match as_of {
+    let query = match asked.as_of {
         None => history.slowly_changing(engine),
         Some(Until::Lsn(lsn)) => history.as_of(engine, &AsOf::Lsn(lsn.0)),
         Some(Until::Time(time)) => history.as_of(engine, &AsOf::Time(rfc3339(time))),
@@ -43,11 +78,11 @@ pub async fn run(config: &Config, table: &str, as_of: Option<Until>, engine: For
             history.url
         );
     };
-    match json {
+    match asked.json {
         true => print(&format!("{}\n", json!({ "table": table, "location": history.url, "sql": query }))),
         false => print(&query),
     }
-    Ok(())
+    Ok(true)
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -13,6 +13,7 @@ pub mod events;
 pub mod fleet;
 pub mod health;
 pub mod history;
+mod history_chain;
 pub mod hold;
 pub mod init;
 mod listening;

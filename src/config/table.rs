@@ -33,6 +33,7 @@ struct TableBlock {
     ways: Option<Ways>,
     on_change: Option<OnChange>,
     deletes: Option<Deletes>,
+    chain: Option<bool>,
     masks: MaskBlock,
 }
 
@@ -55,6 +56,7 @@ impl TableBlocks {
             let why = "needs a key: set key in [masking], as { env = \"VARIABLE\" } or { file = \"path\" }";
             root.problem(&format!("table[{at}].mask.{column}"), why);
         }
+        check_chains(root, &blocks);
         TableBlocks { blocks, masking_key }
     }
 
@@ -76,6 +78,7 @@ impl TableBlocks {
             let ways = read_ways(section);
             let on_change = section.optional("on_change", parse_on_change);
             let deletes = read_deletes(section, ways);
+            let (says_chain, chain) = (section.has("chain"), section.flag("chain", false));
             let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
@@ -88,6 +91,7 @@ impl TableBlocks {
                 ways,
                 on_change,
                 deletes,
+                chain: says_chain.then_some(chain),
                 masks,
             })
         })
@@ -151,7 +155,8 @@ impl TableBlocks {
         let ways = blocks().find_map(|block| block.ways).unwrap_or_default();
         let on_change = blocks().find_map(|block| block.on_change);
         let deletes = blocks().find_map(|block| block.deletes).filter(|_| ways.mirror).unwrap_or_default();
-        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), deletes, ..ways }
+        let chain = ways.history && blocks().find_map(|block| block.chain).unwrap_or_default();
+        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), deletes, chain, ..ways }
     }
 
     /// Tables that have a topic of another name than the pattern says.
@@ -175,7 +180,7 @@ fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
 }
 
 /// A table that is not written at all.
-const NO_WAY: Ways = Ways { mirror: false, history: false, append: None, deletes: Deletes::Hard };
+const NO_WAY: Ways = Ways { mirror: false, history: false, append: None, deletes: Deletes::Hard, chain: false };
 
 /// What becomes of a mirror's rows that the source deletes, in a block that says how its tables are written, or not.
 fn read_deletes(section: &mut Section, ways: Option<Ways>) -> Option<Deletes> {
@@ -188,6 +193,20 @@ fn read_deletes(section: &mut Section, ways: Option<Ways>) -> Option<Deletes> {
         section.problem("deletes", "\"soft\" says what a mirror keeps: add \"mirror\" to write, or leave it out");
     }
     deletes
+}
+
+/// Refuses `chain` where nothing could be chained: in a block whose tables have no history, by its own `write`, or by
+/// that of any block.
+fn check_chains(root: &mut Section, blocks: &[TableBlock]) {
+    let has_history = |ways: Option<Ways>| ways.is_some_and(|ways| ways.history);
+    let any_has = blocks.iter().any(|block| has_history(block.ways));
+    for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.chain == Some(true)) {
+        let has = if block.ways.is_some() { has_history(block.ways) } else { any_has };
+        if !has {
+            let why = "rows of a history are chained: add \"history\" to write, or leave it out";
+            root.problem(&format!("table[{at}].chain"), why);
+        }
+    }
 }
 
 /// The ways that `write` lists.
@@ -271,6 +290,22 @@ mod tests {
         let problems = problems.join("\n");
         for expected in ["table[0].write: \"mirror\" and \"append\"", "table[0].on_change: 'merge'"] {
             assert!(problems.contains(expected), "'{expected}' not in:\n{problems}");
+        }
+    }
+
+    #[test]
+    fn only_histories_are_chained() {
+        let text = "[[table]]\nmatch = 'a.*'\nwrite = ['mirror', 'history']\n[[table]]\nmatch = 'a.kept'\n\
+                    chain = true\n[[table]]\nmatch = 'b.*'\nwrite = ['history']\nchain = true\n[[table]]\n\
+                    match = 'b.plain'\nchain = false\n[[table]]\nmatch = 'b.mirror'\nwrite = ['mirror']";
+        let (blocks, problems) = read(text);
+        assert_eq!(problems, Vec::<String>::new());
+        let chain = |schema: &str, table: &str| blocks.ways(&TableName::new(schema, table)).chain;
+        assert!(chain("a", "kept") && chain("b", "t"));
+        assert!(!chain("a", "t") && !chain("b", "plain") && !chain("b", "mirror") && !chain("c", "t"));
+        for more in ["", "write = ['mirror']", "write = ['append']"] {
+            let (_, problems) = read(&format!("[[table]]\nmatch = 'a.*'\nchain = true\n{more}"));
+            assert!(problems.join("\n").contains("table[0].chain: rows of a history are chained"), "{problems:?}");
         }
     }
 }

@@ -86,6 +86,11 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
     ("table.freshness", Takes::Reload, "without a copy: how often the table is committed to"),
     ("table.sort_by", Takes::Reload, "without a copy: files are sorted so when they are written again"),
     (
+        "table.chain",
+        Takes::Reload,
+        "without a copy: the next row of a history is the next one of its chain, or none is chained any more",
+    ),
+    (
         "table.deletes",
         Takes::Reload,
         "soft: without a copy, with each table's next change; hard again: the table is copied without the rows that its \

@@ -16,11 +16,12 @@ use crate::erasure::log_traces::{Cleaned, clean};
 use crate::erasure::rewriting::Target;
 use crate::erasure::search::{LEAST_BYTES, Needles, Searched, search, search_folder};
 use crate::erasure::subject::Subject;
+use crate::erasures::folder;
 use crate::lake::DeltaLake;
 use crate::log::replay::replay;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
-use crate::store::operations::{Put, put, put_new};
+use crate::store::operations::put;
 
 /// How often a table is looked through again for what others have written meanwhile.
 const PASSES: u32 = 10;
@@ -64,6 +65,8 @@ pub struct Erased {
     pub is_history: bool,
     /// Rows that went which readers saw.
     pub rows: u64,
+    /// Those of them that are left in a chained history, without their values.
+    pub stubs: u64,
     /// Files that were deleted, below the table.
     pub files_deleted: Vec<String>,
     /// Rows of the subject that are still seen by readers, because they were to stay.
@@ -80,7 +83,9 @@ pub struct Erased {
 
 /// How rows are erased.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
+pub struct Manner<'a> {
+    /// Name of the erasure.
+    pub erasure: &'a str,
     /// Files of no version are deleted if they were written before this moment, by the store's clock: the pipeline had
     /// committed everything then that it had of the subject.
     pub before: SystemTime,
@@ -132,11 +137,11 @@ impl<'a> Erasures<'a> {
         table: &TableName,
         is_history: bool,
         subjects: &[Subject],
-        manner: Manner,
+        manner: Manner<'_>,
     ) -> Result<Option<Erased>> {
         let location = if is_history { self.0.history_location(table) } else { self.0.location(table) };
-        let target =
-            Target { location: &location, table, is_history, pipeline: self.0.pipeline(), settings: self.0.settings() };
+        let (pipeline, settings, erasure) = (self.0.pipeline(), self.0.settings(), manner.erasure);
+        let target = Target { location: &location, table, is_history, pipeline, settings, erasure };
         let Some(mut found) = find(&location, table, subjects).await? else { return Ok(None) };
         if !found.version.is_made_by(self.0.pipeline()) {
             return Ok(None);
@@ -153,7 +158,8 @@ impl<'a> Erasures<'a> {
             if found.files.is_empty() {
                 break;
             }
-            erased.rows += target.rewrite(&found).await?;
+            let gone = target.rewrite(&found).await?;
+            (erased.rows, erased.stubs) = (erased.rows + gone.rows, erased.stubs + gone.stubs);
             let Deleted { gone, held, young } = delete_former(&location, &found.files, manner.before, first).await?;
             erased.files_deleted.extend(gone.iter().map(Path::to_string));
             erased.held = kept(held);
@@ -183,25 +189,12 @@ impl<'a> Erasures<'a> {
 
     /// The present moment by the store's clock.
     pub async fn store_time(&self, name: &str) -> Result<SystemTime> {
-        let (store, path) = (self.0.store().root(), self.erasure_path(&format!("{name}.begun")));
+        let (store, path) = (self.0.store().root(), folder(self.0).join(format!("{name}.begun")));
         put(&*store, &path, Bytes::from_static(b"begun")).await?;
         let head = store.head(&path).await.map_err(|error| store_error("cannot begin to erase", &error))?;
         // That it cannot be deleted costs only its space.
         let _ = store.delete(&path).await;
         Ok(SystemTime::from(head.last_modified))
-    }
-
-    /// Stores what is to be kept of an erasure, such as its certificate, under a name that is new.
-    pub async fn put_erasure(&self, name: &str, text: Vec<u8>) -> Result<Path> {
-        let path = self.erasure_path(name);
-        match put_new(&*self.0.store().root(), &path, Bytes::from(text)).await? {
-            Put::Created => Ok(path),
-            Put::Exists => Err(Error::internal("cannot store a certificate", "there is one of that name")),
-        }
-    }
-
-    fn erasure_path(&self, name: &str) -> Path {
-        self.0.store().prefix().clone().join("_sooner").join(self.0.pipeline()).join("erasures").join(name)
     }
 
     /// Whether a table's log has one of the values.

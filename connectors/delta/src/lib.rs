@@ -13,6 +13,7 @@ pub mod cuts;
 pub mod effort;
 pub mod erase;
 pub mod erasure;
+pub mod erasures;
 pub mod export;
 pub mod generation;
 mod generations;

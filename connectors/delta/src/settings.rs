@@ -71,6 +71,8 @@ pub struct Ways {
     pub append: Option<OnChange>,
     /// What becomes of the mirror's rows that the source deletes.
     pub deletes: Deletes,
+    /// The history's rows are chained, so that a changed or missing one is found.
+    pub chain: bool,
 }
 
 /// What becomes of a mirror's rows that the source deletes.
@@ -102,7 +104,7 @@ impl Ways {
 
 impl Default for Ways {
     fn default() -> Ways {
-        Ways { mirror: true, history: false, append: None, deletes: Deletes::default() }
+        Ways { mirror: true, history: false, append: None, deletes: Deletes::default(), chain: false }
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Certificate {
     pub ended_millis: i64,
     /// Whose rows were erased.
     pub subjects: Vec<HashedSubject>,
+    /// Erasures of the same subjects that were broken off before, of which this one has done the rest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub completes: Vec<String>,
     /// Position of the source's log at which it had no rows of the subjects, and up to which the lake was complete;
     /// none if that was not waited for.
     pub complete_lsn: Option<Lsn>,
@@ -95,6 +98,9 @@ impl Certificate {
                 erased.log_entries,
                 erased.checkpoints
             );
+            if erased.stubs > 0 {
+                let _ = writeln!(text, "  {} of the rows stay in the chain without their values", erased.stubs);
+            }
         }
         let _ = writeln!(text, "searched {} objects, {} bytes", self.search.objects, self.search.bytes);
         for left in &self.remains {

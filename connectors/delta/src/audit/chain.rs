@@ -74,7 +74,7 @@ impl FromStr for Head {
             let sequence = sequence.parse().ok().filter(|sequence| *sequence > 0)?;
             Some(Head { sequence, hash: hash_bytes(hash).map(|_| hash.to_owned())? })
         });
-        parsed.ok_or_else(|| format!("'{text}': expected SEQUENCE:HASH, as `sooner audit head` prints it"))
+        parsed.ok_or_else(|| format!("'{text}': expected SEQUENCE:HASH, as it was printed once"))
     }
 }
 

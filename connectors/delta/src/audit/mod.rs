@@ -6,6 +6,6 @@
 pub mod chain;
 pub mod check;
 mod columns;
-mod digits;
+pub mod digits;
 pub mod keys;
 pub mod table;

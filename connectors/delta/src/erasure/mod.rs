@@ -2,9 +2,9 @@
 //!
 //! [`subject`] says whose rows these are; [`objects`] lists data files, and [`finding`] reads every one of a table for
 //! them, also rows that vectors hide, and files that only former versions have; [`same_key`] adds the other states of
-//! rows that are gone; [`rewriting`] writes live files again without them, beside a running pipeline; [`deleting`]
-//! deletes the former files; [`log_traces`] takes what the log tells of them; [`search`] looks for what is left, in all
-//! bytes of the lake.
+//! rows that are gone; [`rewriting`] writes live files again without them, beside a running pipeline, where rows of a
+//! chain become [`stubs`]; [`deleting`] deletes the former files; [`log_traces`] takes what the log tells of them;
+//! [`search`] looks for what is left, in all bytes of the lake.
 
 pub mod deleting;
 pub mod finding;
@@ -13,4 +13,5 @@ pub mod objects;
 pub mod rewriting;
 pub mod same_key;
 pub mod search;
+pub mod stubs;
 pub mod subject;

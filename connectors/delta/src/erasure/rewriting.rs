@@ -1,5 +1,5 @@
-//! Writes files of a table again without rows that are erased, and commits them as another writer would, beside a
-//! pipeline that merges into the table or not.
+//! Writes files of a table again without rows that are erased, or without their values, and commits them as another
+//! writer would, beside a pipeline that merges into the table or not.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::finding::Found;
 use super::objects::FoundFile;
+use super::stubs::stubs;
 use crate::clock::now_millis;
 use crate::history::columns::ORDER;
 use crate::log::committer::{Committer, MAX_CONFLICTS, Outcome, contended};
@@ -32,6 +33,17 @@ pub struct Target<'a> {
     pub pipeline: &'a str,
     /// Settings of the lake's tables.
     pub settings: &'a TableSettings,
+    /// Name of the erasure.
+    pub erasure: &'a str,
+}
+
+/// What became of rows that readers saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Rows that they do not see any more, or without their values.
+    pub rows: u64,
+    /// Those of the rows that are left as stubs in a chain.
+    pub stubs: u64,
 }
 
 impl Target<'_> {
@@ -46,29 +58,34 @@ impl Target<'_> {
     }
 
     /// Writes each live file again that holds rows of subjects. Returns how many rows went that readers saw.
-    pub async fn rewrite(&self, found: &Found) -> Result<u64> {
-        let mut gone = 0;
+    pub async fn rewrite(&self, found: &Found) -> Result<Gone> {
+        let mut gone = Gone::default();
         for file in found.files.iter().filter(|file| file.live.is_some()) {
-            gone += self.rewrite_file(found, file).await?;
+            let Gone { rows, stubs } = self.rewrite_file(found, file).await?;
+            (gone.rows, gone.stubs) = (gone.rows + rows, gone.stubs + stubs);
         }
         Ok(gone)
     }
 
-    async fn rewrite_file(&self, found: &Found, file: &FoundFile) -> Result<u64> {
-        let Some((_, live)) = &file.live else { return Ok(0) };
+    async fn rewrite_file(&self, found: &Found, file: &FoundFile) -> Result<Gone> {
+        let nothing = Gone::default();
+        let Some((_, live)) = &file.live else { return Ok(nothing) };
         let mut base = replay(self.location, &[]).await?;
         base.check_mergeable(&self.table.to_string())?;
         // Numbers are those of one replay.
-        let Some(id) = base.files().id_of(live.key()) else { return Ok(0) };
-        let Some(live) = base.files().get(id).cloned() else { return Ok(0) };
+        let Some(id) = base.files().id_of(live.key()) else { return Ok(nothing) };
+        let Some(live) = base.files().get(id).cloned() else { return Ok(nothing) };
         let live_rows = (&file.rows - &live.deleted).len();
         let sort_by = match self.is_history {
             true => ORDER.map(str::to_owned).to_vec(),
             false => self.settings.sort_columns.of(self.table, &found.version.provenance().key),
         };
+        let blanked = stubs(self.location, base.columns(), (id, &live), &file.rows, self.erasure).await?;
+        let stubs = blanked.rows.get(&id).cloned().unwrap_or_default();
         let rewrite = Rewrite {
             sources: vec![(id, live)],
-            erased: BTreeMap::from([(id, file.rows.clone())]),
+            erased: BTreeMap::from([(id, &file.rows - &stubs)]),
+            blanked,
             location: self.location.clone(),
             columns: base.columns().to_vec(),
             sort_by,
@@ -83,7 +100,7 @@ impl Target<'_> {
         let is_committed;
         (base, is_committed) = self.commit(base, |base| moving(&rewritten, base, self.pipeline, kind)).await?;
         rewritten.discard_unused(self.location, &base).await;
-        Ok(if is_committed { live_rows } else { 0 })
+        Ok(if is_committed { Gone { rows: live_rows, stubs: stubs.len() } } else { nothing })
     }
 
     /// Commits what `transaction` makes of the table's last version, after what others commit meanwhile. Returns the

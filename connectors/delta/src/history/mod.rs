@@ -2,9 +2,17 @@
 //! find in it what was true at any moment, and who changed what in which transaction.
 //!
 //! [`columns`] says what its columns are, [`reader`] makes rows of events, and [`table`] commits them. [`views`] are
-//! queries of it.
+//! queries of it. Where rows are chained, [`chain`] is the rule, [`links`] chains what is written to the end that
+//! [`head`] finds in the table, and [`check`] tells whether all rows are as they were: part by part as
+//! [`windows`], with what can be wrong as [`checked`].
 
+pub mod chain;
+pub mod check;
+pub mod checked;
 pub mod columns;
+pub mod head;
+pub mod links;
 pub mod reader;
 pub mod table;
 pub mod views;
+mod windows;

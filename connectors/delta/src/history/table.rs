@@ -6,6 +6,7 @@ use sooner_schemas::TableName;
 use sooner_schemas::event::Watermark;
 
 use super::columns::{ORDER, extended};
+use super::links::Links;
 use super::reader::HistoryReader;
 use crate::clock::now_millis;
 use crate::generation::Generation;
@@ -39,6 +40,7 @@ pub struct HistoryTable {
     reader: Option<Reading>,
     /// The copy whose rows are staged.
     copy: Option<u64>,
+    links: Links,
     compaction: Compaction,
 }
 
@@ -58,6 +60,7 @@ impl HistoryTable {
         compaction: Compaction,
     ) -> Result<HistoryTable> {
         let generation = Generation::open(location, &names, &settings).await?;
+        let links = Links::new(settings.ways.of(&name).chain);
         let mut table = HistoryTable {
             name,
             names,
@@ -68,6 +71,7 @@ impl HistoryTable {
             staging: Staging::new(None),
             reader: None,
             copy: None,
+            links,
             compaction,
         };
         table.compare_with_feed();
@@ -185,7 +189,7 @@ impl HistoryTable {
         self.seal().await?;
         let reader = HistoryReader::new(schema)?;
         let known = next_columns(&self.staging, &self.generation.base).to_vec();
-        let (columns, places) = extended(&self.name, &known, &reader.columns)?;
+        let (columns, places) = extended(&self.name, &known, &reader.columns, self.links.is_on())?;
         if columns != known {
             let mapping = self.generation.base.mapping(self.settings.maps_columns);
             let mapping = Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping };
@@ -212,6 +216,8 @@ impl HistoryTable {
         let Some(Reading { reader, places }) = &mut self.reader else { return Ok(()) };
         let columns = next_columns(&self.staging, &self.generation.base).to_vec();
         let Some(batch) = reader.take(&columns, places)? else { return Ok(()) };
+        let Generation { location, base, .. } = &self.generation;
+        let batch = self.links.chain(batch, &columns, location, base, self.names.sequence(base.txns())).await?;
         self.staging.parts.append(&batch, &self.generation.base.files().ids())?;
         self.staging.parts.close_if_full(&self.generation.location, &self.settings.limits).await
     }
@@ -229,6 +235,8 @@ impl HistoryTable {
             let Generation { location, base, .. } = &self.generation;
             let mut transaction = mirror::transaction(&self.staging, base, RowSets::new(), &self.names, watermark);
             transaction.retention = self.settings.retention;
+            let chained = self.links.staged_sequence().map(|sequence| self.names.version_of_sequence(sequence));
+            transaction.txns.extend(chained);
             if copy.is_some() && !self.names.is_topic() {
                 transaction.txns.extend(self.names.versions(&Positions::whole(watermark.commit_lsn), watermark));
             }
@@ -244,6 +252,7 @@ impl HistoryTable {
                     let committed = plan.committed();
                     self.generation.finish_commit(&self.name, plan, staging).await;
                     self.copy = None;
+                    self.links.committed();
                     self.compare_with_feed();
                     self.consider_compaction(Occasion::Merged);
                     return Ok(Committed { table_version: self.version().unwrap_or_default(), ..committed });
@@ -261,6 +270,7 @@ impl HistoryTable {
             let (version, base) = (self.generation.base.next_number(), &self.generation.base);
             let judged = foreign::author(&self.name, url, &self.names, base, &self.staging, &entry);
             judged.map_err(|error| self.judged(error, version))?;
+            let chained = self.links.follow(&self.name, &entry);
             if entry.erases {
                 self.compaction.void();
             }
@@ -269,6 +279,7 @@ impl HistoryTable {
             let commit = committer.load(entry).await?;
             self.generation.follow(commit);
             self.compare_with_feed();
+            chained?;
             if self.generation.base.columns().len() != before {
                 return Err(columns_changed(&self.name));
             }
@@ -320,6 +331,7 @@ impl HistoryTable {
         self.staging = Staging::new(None);
         self.reader = None;
         self.copy = None;
+        self.links.discard();
     }
 }
 

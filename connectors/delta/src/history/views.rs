@@ -1,7 +1,7 @@
 //! Queries of a history, to paste into a SQL engine: the table as of a position or a moment, and each row with the time
 //! for which it was so. They need nothing but the history.
 
-use super::columns::FACT_COLUMNS;
+use super::columns::{ChainPlaces, source_columns};
 use crate::rows::columns::LakeColumn;
 
 /// Whose SQL is written.
@@ -65,7 +65,7 @@ impl Described {
             return None;
         }
         let key = self.key.iter().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
-        let table = engine.table(&self.url);
+        let table = self.rows(engine);
         // A row that an update gave another key is new, and has the row that it was before at the same position.
         Some(format!(
             "WITH marked AS (\n  SELECT *, count(*) FILTER (WHERE _change_type IN ('truncate', 'snapshot_start')) \
@@ -85,7 +85,16 @@ impl Described {
     }
 
     fn values(&self) -> impl Iterator<Item = &str> {
-        self.columns[FACT_COLUMNS.min(self.columns.len())..].iter().map(|column| column.name.as_str())
+        source_columns(&self.columns).map(|(_, column)| column.name.as_str())
+    }
+
+    /// The history in a query, without rows of a chain that were erased: they have no values, and no key.
+    fn rows(&self, engine: Engine) -> String {
+        let table = engine.table(&self.url);
+        match ChainPlaces::of(&self.columns) {
+            Some(_) => format!("(SELECT * FROM {table} WHERE _erased IS NULL)"),
+            None => table,
+        }
     }
 
     /// States of rows since the table was last emptied or copied, each with what came after it. A value that the source
@@ -102,7 +111,7 @@ impl Described {
         };
         let values = self.values().filter(|name| !self.key.iter().any(|key| key == name));
         let values: String = values.map(|name| format!(",\n         {}", engine.last_sent(name))).collect();
-        let (table, position) = (engine.table(&self.url), engine.position());
+        let (table, position) = (self.rows(engine), engine.position());
         Some(format!(
             "WITH counted AS (\n  SELECT *, {position} AS position FROM {table}\n  \
              WHERE {bound} AND _change_type <> 'update_preimage'\n),\n\
@@ -182,7 +191,7 @@ mod tests {
         let table = sooner_schemas::TableName::new("public", "t");
         let mut odd = fact_columns().remove(1);
         (odd.name, odd.lake_type) = ("o\"d`d'".to_owned(), LakeType::Long);
-        let (columns, _) = extended(&table, &[], &[odd]).unwrap();
+        let (columns, _) = extended(&table, &[], &[odd], false).unwrap();
         let history = Described { url: "/lake/it's".to_owned(), columns, key: vec!["id".to_owned()] };
         let duck = history.as_of(Engine::DuckDb, &AsOf::Lsn(7)).unwrap();
         for part in ["\"o\"\"d`d'\"", "'o\"d`d'''", "delta_scan('/lake/it''s')", "_commit_lsn <= 7"] {
@@ -193,5 +202,24 @@ mod tests {
             assert!(spark.contains(part), "{part} in {spark}");
         }
         assert_eq!(Described { key: Vec::new(), ..history }.slowly_changing(Engine::Spark), None);
+    }
+
+    #[test]
+    fn queries_of_a_chained_history_leave_out_what_was_erased_and_show_columns_of_the_source() {
+        let table = sooner_schemas::TableName::new("public", "t");
+        let id = LakeColumn { name: "id".to_owned(), lake_type: LakeType::Long, ..fact_columns().remove(1) };
+        for chains in [false, true] {
+            let (columns, _) = extended(&table, &[], std::slice::from_ref(&id), chains).unwrap();
+            let history = Described { url: "/h".to_owned(), columns, key: vec!["id".to_owned()] };
+            for query in [
+                history.as_of(Engine::DuckDb, &AsOf::Latest),
+                history.slowly_changing(Engine::Spark),
+                history.completeness(Engine::DuckDbFiles),
+            ] {
+                let query = query.unwrap();
+                assert_eq!(query.matches("_erased IS NULL").count() > 0, chains, "{query}");
+                assert!(!query.contains("_hash") && !query.contains("_sequence"), "{query}");
+            }
+        }
     }
 }

@@ -21,6 +21,13 @@ pub struct PositionNames {
     generation: Option<String>,
     /// Which copy replaced the table last.
     copy: String,
+    /// Number of the last row of a history that was chained.
+    sequence: String,
+}
+
+/// Name of the number of the last row of a history that was chained, whatever the feed.
+pub fn sequence_name(pipeline: &str) -> String {
+    format!("sooner/{pipeline}/history/sequence")
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +62,7 @@ impl PositionNames {
             positions,
             generation: generation_name,
             copy,
+            sequence: sequence_name(pipeline),
         }
     }
 
@@ -117,7 +125,7 @@ impl PositionNames {
             Names::Stream(name) => vec![name.as_str()],
             Names::Topic(names) => names.values().map(String::as_str).collect(),
         };
-        let further = [self.watermark.as_deref(), self.generation.as_deref(), Some(&*self.copy)];
+        let further = [self.watermark.as_deref(), self.generation.as_deref(), Some(&*self.copy), Some(&*self.sequence)];
         positions.into_iter().chain(further.into_iter().flatten()).collect()
     }
 
@@ -147,6 +155,16 @@ impl PositionNames {
     /// What the commit of a copy writes in addition.
     pub fn version_of_copy(&self, id: u64) -> (String, i64) {
         (self.copy.clone(), id.cast_signed())
+    }
+
+    /// The number of the last row that was chained, which is not given again even if the row is gone.
+    pub fn sequence(&self, txns: &HashMap<String, i64>) -> Option<i64> {
+        txns.get(&self.sequence).copied()
+    }
+
+    /// What a commit of chained rows writes in addition.
+    pub fn version_of_sequence(&self, sequence: i64) -> (String, i64) {
+        (self.sequence.clone(), sequence)
     }
 
     /// What a table holds, compared with this feed.

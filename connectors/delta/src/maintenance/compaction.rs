@@ -146,6 +146,7 @@ impl Compaction {
         let rewrite = Rewrite {
             sources: sources.collect(),
             erased: Default::default(),
+            blanked: Default::default(),
             location: location.clone(),
             columns: base.columns().to_vec(),
             sort_by,

@@ -1,5 +1,6 @@
 //! What keeps a table fast to read.
 
+pub mod blanking;
 pub mod checkpoint;
 pub mod choice;
 pub mod compaction;

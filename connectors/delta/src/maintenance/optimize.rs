@@ -48,6 +48,7 @@ pub async fn optimize(
         let rewrite = Rewrite {
             sources,
             erased: Default::default(),
+            blanked: Default::default(),
             location: location.clone(),
             columns: base.columns().to_vec(),
             sort_by: settings.sort_columns.of(table, &base.provenance().key),

@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 use sooner_api::Result;
 use uuid::Uuid;
 
+use super::blanking::Blanking;
 use super::gathering::gather;
 use super::sorting::{Source, SourceRow, order};
 use crate::effort::Effort;
@@ -40,6 +41,8 @@ pub struct Rewrite {
     pub sources: Vec<(FileId, LiveFile)>,
     /// Rows of the files that are left out, because they are erased.
     pub erased: BTreeMap<FileId, RoaringBitmap>,
+    /// Rows of the files that stay without their values.
+    pub blanked: Blanking,
     /// Where the table lies.
     pub location: TableLocation,
     /// Its columns.
@@ -119,7 +122,8 @@ impl Rewrite {
                 slice_rows = (slice_rows / 2).max(1);
             }
             for (batch, rows) in gathered.batches().zip(slice.chunks(READ_ROWS)) {
-                self.append(&batch?, rows, &sources, parts, moved)?;
+                let batch = self.blanked.apply(batch?, rows, &sources)?;
+                self.append(&batch, rows, &sources, parts, moved)?;
                 parts.close_if_full(&self.location, &self.limits).await?;
                 tokio::task::yield_now().await;
             }

@@ -17,7 +17,7 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 /// Columns that statistics are kept of, as by `delta.dataSkippingNumIndexedCols`.
-const COLUMNS: usize = 32;
+pub const COLUMNS: usize = 32;
 /// Characters of a text's bound.
 const TEXT_CHARS: usize = 32;
 /// Days since 1970 that four digits of a year can express: 0001-01-01 to 9999-12-31.

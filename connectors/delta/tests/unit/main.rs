@@ -8,6 +8,7 @@ mod checkpoints;
 mod compaction;
 mod conflicts;
 mod events;
+mod history_chain;
 mod holds;
 mod key_index;
 mod log;

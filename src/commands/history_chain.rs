@@ -1,0 +1,128 @@
+//! `sooner history --verify` and `--head`: whether the rows of a chained history are as they were written.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use sooner_delta::audit::chain::Head;
+use sooner_delta::audit::digits::hex;
+use sooner_delta::erasures::ErasureRecords;
+use sooner_delta::history::check::{Outcome, check};
+use sooner_delta::history::checked::Checked;
+use sooner_delta::history::head::end_of;
+use sooner_delta::log::replay::replay;
+use sooner_schemas::TableName;
+
+use super::print;
+use super::upkeep::open_lake;
+use crate::audit::trail::{Act, recorded};
+use crate::config::Config;
+
+/// Checks the chain of a table's history, and records what was found; false if it is not as it was written.
+pub async fn verify(config: &Config, table: &TableName, head: Option<Head>, json: bool) -> anyhow::Result<bool> {
+    let act = Act::new("history_verification", json!({"head": head.as_ref().map(Head::to_string)})).of_table(table);
+    recorded(config, act, verified(config, table, head, json)).await
+}
+
+async fn verified(config: &Config, table: &TableName, head: Option<Head>, json: bool) -> anyhow::Result<(bool, Value)> {
+    let lake = open_lake(config)?;
+    let erasures = ErasureRecords::of(&lake).await?.of_history(table);
+    let checked = match check(&lake.history_location(table), lake.pipeline(), &erasures, head.as_ref()).await? {
+        Outcome::Absent => return Err(no_history(table)),
+        Outcome::Unchained => return Err(not_chained(table)),
+        Outcome::Checked(checked) => checked,
+    };
+    print(&match json {
+        true => format!("{}\n", serde_json::to_string_pretty(&shown(table, &checked)?)?),
+        false => text_of(table, &checked),
+    });
+    let told = json!({
+        "good": checked.is_good(), "rows": checked.rows, "head": checked.head, "faults": checked.count,
+        "erased": checked.erased.values().sum::<u64>(),
+    });
+    Ok((checked.is_good(), told))
+}
+
+fn shown(table: &TableName, checked: &Checked) -> serde_json::Result<Value> {
+    let mut shown = serde_json::to_value(checked)?;
+    (shown["table"], shown["good"]) = (json!(table), json!(checked.is_good()));
+    Ok(shown)
+}
+
+/// Prints the end of the chain of a table's history.
+pub async fn print_head(config: &Config, table: &TableName, json: bool) -> anyhow::Result<()> {
+    let location = open_lake(config)?.history_location(table);
+    let version = replay(&location, &[]).await?;
+    anyhow::ensure!(version.exists(), no_history(table));
+    let Some(end) = end_of(&location, &version).await? else { return Err(not_chained(table)) };
+    let head = Head { sequence: end.sequence, hash: hex(&end.hash) };
+    match json {
+        true => print(&format!("{}\n", json!({"table": table, "head": head.to_string()}))),
+        false => print(&format!("{head}\n")),
+    }
+    Ok(())
+}
+
+fn no_history(table: &TableName) -> anyhow::Error {
+    anyhow::anyhow!(
+        "there is no history of {table} in the lake. To do: give it write = [\"mirror\", \"history\"] in a [[table]] block"
+    )
+}
+
+fn not_chained(table: &TableName) -> anyhow::Error {
+    anyhow::anyhow!(
+        "no row of the history of {table} is chained. To do: set chain = true in a [[table]] block; the chain begins with \
+         the next row"
+    )
+}
+
+fn text_of(table: &TableName, checked: &Checked) -> String {
+    let mut text = String::new();
+    for finding in &checked.findings {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{finding}");
+    }
+    let Checked { rows, unchained_before, count, .. } = checked;
+    if *unchained_before > 0 {
+        let _ = writeln!(
+            text,
+            "{unchained_before} rows came before the chain began: nothing shows whether they are as they were"
+        );
+    }
+    for (erasure, rows) in &checked.erased {
+        let _ = writeln!(text, "the values of {rows} rows were taken by the erasure '{erasure}'");
+    }
+    let _ = match count {
+        0 => writeln!(text, "the history of {table} is as it was written: {rows} chained rows"),
+        _ => writeln!(text, "the history of {table} is not as it was written: {count} fault(s), {rows} chained rows"),
+    };
+    if let Some(head) = checked.head.as_ref().filter(|_| *count == 0) {
+        let _ = writeln!(text, "head {head}; kept elsewhere, it shows later that nothing was cut off: see --head");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sooner_delta::history::checked::{Fault, Finding};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_protected_is_told_beside_what_is() {
+        let table = TableName::new("public", "t");
+        let erased = BTreeMap::from([("erase-1".to_owned(), 2)]);
+        let good =
+            Checked { rows: 9, unchained_before: 4, erased, head: Some("9:ab".to_owned()), ..Checked::default() };
+        let text = text_of(&table, &good);
+        for part in ["4 rows came before the chain began", "2 rows were taken by the erasure 'erase-1'", "head 9:ab"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let mut bad = good;
+        bad.tell(vec![Finding { sequence: 3, fault: Fault::Missing { to: 5 } }]);
+        let text = text_of(&table, &bad);
+        assert!(text.starts_with("rows 3 to 5 are missing\n") && text.contains("1 fault(s)"), "{text}");
+        assert!(!text.contains("head"), "a wrong chain has no end to be kept: {text}");
+    }
+}
