@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use sooner_api::{Class, Clock, Error};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
+use sooner_delta::past_cuts::after_erasures;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
 
@@ -208,7 +209,11 @@ async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
         tables: Default::default(),
     };
     loop {
-        match lake.make_cut(cut.clone(), versions.clone()).await {
+        let making = async {
+            let versions = after_erasures(lake, versions.clone()).await?;
+            lake.make_cut(cut.clone(), versions).await
+        };
+        match making.await {
             Ok(cut) => {
                 tracing::info!(cut = cut.name, lsn = %cut.lsn, tables = cut.tables.len(), "made a cut");
                 return requests.forget(&request.name);

@@ -2,7 +2,7 @@
 //! folder, which also reach the process that follows, and are seen to one after the other, beside the stream.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sooner_api::{Class, Clock, Code, Error, Result};
 use sooner_delta::DeltaLake;
@@ -14,16 +14,20 @@ use crate::config::Config;
 use crate::cut_desk::CutRequests;
 use crate::past_cut_request::PastCutRequest;
 use crate::side_thread::SideThread;
+use crate::status::load;
 use crate::told::operator_error;
 
 /// How often it is looked for requests.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// After the lake could not be reached.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How long a process takes, at most, until its status has all of its tables again.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// Sees to requests as long as what is returned is kept. Each goes by the configuration that the file has by then.
 pub fn start(path: &Path, requests: CutRequests) -> Result<SideThread> {
     let path = path.to_owned();
+    let (started, started_micros) = (Instant::now(), SystemClock.now_micros());
     SideThread::start("past cuts", move || async move {
         loop {
             let mut pause = INTERVAL;
@@ -31,6 +35,10 @@ pub fn start(path: &Path, requests: CutRequests) -> Result<SideThread> {
                 let done = see_to(&path, &requests, &request).await;
                 match done.map_err(|error| operator_error(error, Code::CutImpossible, "cannot make the cut")) {
                     Ok(()) => {}
+                    // What the process before this one was asked for waits until this one knows what it knew.
+                    Err(error) if request.asked_micros < started_micros && started.elapsed() < STARTING => {
+                        tracing::debug!(cut = request.name, %error, "cannot make a cut at a past position yet");
+                    }
                     Err(error) if error.class == Class::Retry => {
                         tracing::warn!(cut = request.name, %error, "cannot make a cut at a past position yet");
                         pause = PAUSE;
@@ -46,12 +54,16 @@ pub fn start(path: &Path, requests: CutRequests) -> Result<SideThread> {
     })
 }
 
+/// Makes the cut of a request, unless the process does not know its tables yet.
 async fn see_to(path: &Path, requests: &CutRequests, request: &PastCutRequest) -> anyhow::Result<()> {
     if request.until_millis.is_some_and(|until| until < SystemClock.now_micros() / 1000) {
         requests.forget(&request.name);
         return Ok(());
     }
     let config = Config::load(path)?;
+    if load(&config.state_dir)?.is_none_or(|status| status.tables.is_empty()) {
+        return Ok(());
+    }
     let lake = open_lake(&config)?;
     if !was_made(&lake, request).await? {
         let cut = past_cut::make(&config, &lake, request, || None).await?;

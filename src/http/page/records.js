@@ -49,7 +49,7 @@ async function drawReport(name, control) {
     make("td", {}, run.manifest ? number(run.manifest.rows) : "–"), make("td", { class: "wide" }, run.manifest ? run.manifest.cut.lsn : "–"),
     make("td", { class: "left path wide" }, run.manifest ? run.manifest.files.map((file) => `${file.name} (${bytes(file.bytes)})`).join(", ") : "–")));
   return [make("section", { "aria-label": "report" }, head,
-    make("p", {}, `Due by ${answer.schedule} (${answer.time_zone}), next at ${moment(answer.next_due)}. `, make("span", { class: "soft" }, `Results: ${answer.output}`)),
+    make("p", {}, `Schedule: ${answer.schedule} (${answer.time_zone}); next due ${moment(answer.next_due)}. `, make("span", { class: "soft" }, `Results: ${answer.output}`)),
     ...failed.map((run) => make("div", { class: "problem error" }, make("div", {}, make("strong", {}, `${run.run} failed`),
       make("p", {}, `${run.error.what}: ${run.error.why}`), make("p", {}, `To do: ${run.error.remedy}.`)))),
     answer.asked ? make("p", {}, "It is asked for, and not made yet.") : null,
@@ -103,7 +103,7 @@ function audit(answer) {
   const [count, hash] = (answer.head || "0:").split(":");
   const checked = chain.answer && !chain.answer.error ? chain.answer : null;
   return make("section", { "aria-label": "audit" }, make("div", { class: "bar" }, head, chainState()),
-    answer.head ? make("p", {}, `${number(Number(count))} entries; the last one’s hash is `, make("code", {}, hash.slice(0, 16)), "…. ",
+    answer.head ? make("p", {}, `${number(Number(count))} entries; the last one’s hash begins with `, make("code", {}, hash.slice(0, 16)), ". ",
       checked ? `${number(checked.entries)} of them were checked ${at(chain.at * 1000)} UTC, and ${number(checked.signatures)} signatures are right. ` : null,
       answer.signing_key_id ? make("span", {}, "Signed with the key ", make("code", {}, answer.signing_key_id), ".")
         : make("span", { class: "soft" }, "Not signed: who may write the lake could write all of it anew, unless its head is kept elsewhere."))
