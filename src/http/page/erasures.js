@@ -23,7 +23,7 @@ function newErasure() {
     });
   };
   const box = (id, text) => make("label", {}, make("input", { id, type: "checkbox" }), ` ${text}`);
-  return make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); asked(true); } },
+  return make("form", { class: "bar", "data-stays": "erasure", onsubmit: (event) => { event.preventDefault(); asked(true); } },
     make("label", {}, "Rows where ", make("input", { id: "erase-subject", autocomplete: "off", required: "", placeholder: "email=jane@example.org" })),
     box("erase-cuts", "drop cuts that keep them"), box("erase-source", "although the source has them"),
     make("button", {}, "What is there?"), make("button", { type: "button", class: "error", onclick: () => asked(false) }, "Erase"));
@@ -127,7 +127,7 @@ function newHold() {
     deed("/api/v1/holds", { name, reason, until, ...kept }, `The hold ${name} is in force.`)
       .then((answer) => { if (answer) for (const id of ids) $(id).value = ""; });
   };
-  return make("form", { class: "bar", onsubmit: asked }, field("hold-name", "A hold named", { required: "", placeholder: "case-7" }),
+  return make("form", { class: "bar", "data-stays": "hold", onsubmit: asked }, field("hold-name", "A hold named", { required: "", placeholder: "case-7" }),
     make("label", {}, "keeps the ", kinds),
     make("input", { id: "hold-what", "aria-label": "what it keeps", autocomplete: "off", required: "", placeholder: "public.orders, or email=…" }),
     field("hold-reason", "because of", { required: "", placeholder: "litigation" }),

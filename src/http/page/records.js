@@ -91,7 +91,8 @@ function entryText(entry) {
   try { told = JSON.parse(entry.entry); } catch (error) { return entry.entry; }
   const list = (values) => Object.entries(values).filter(([, value]) => value !== null && value !== false && typeof value !== "object")
     .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ");
-  const text = told.error ? `failed: ${told.error}` : told.what || list(told.asked || told);
+  const details = told.details && list(told.details);
+  const text = told.error ? `failed: ${told.error}` : told.what ? `${told.what}${details ? `: ${details}` : ""}` : list(told.asked || told);
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
 }
 

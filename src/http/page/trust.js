@@ -61,7 +61,7 @@ async function cutting(path, body, told) {
 
 function newCut() {
   const field = (id, text, more) => make("label", {}, `${text} `, make("input", { id, autocomplete: "off", ...more }));
-  return make("form", { class: "bar", onsubmit: (event) => {
+  return make("form", { class: "bar", "data-stays": "cut", onsubmit: (event) => {
     event.preventDefault();
     const name = $("cut-name").value, keep = $("cut-keep").value, moment = $("cut-at").value.trim();
     cutting("/api/v1/cuts", { name, keep, at: moment || "now" }, `Asked for the cut ${name}: ${moment && moment !== "now"
