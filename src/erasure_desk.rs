@@ -1,7 +1,7 @@
-//! Erasures that a running process is asked for. They are made one after the other, on a thread of its own; so many wait
-//! at most. Values of subjects are in memory only: what the state folder has of an erasure that is asked for has their
-//! hashes, so that one that its process did not live to make is told of by the next process, and has to be asked for
-//! again. What was made has a certificate in the lake.
+//! Erasures that a running process is asked for. They are made one after the other, on a thread of its own; so many
+//! wait at most. Values of subjects are in memory only: what the state folder has of an erasure that is asked for has
+//! their hashes, so that one that its process did not live to make is told of by the next process, and has to be asked
+//! for again. What was made has a certificate in the lake.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -101,12 +101,11 @@ impl ErasureDesk {
     {
         let folder = state_dir.join("erasures");
         let known = Arc::new(Mutex::new(left_behind(&folder)));
-        let (orders, mut asked) = mpsc::channel(MOST_WAITING);
+        let (orders, mut asked) = mpsc::channel::<ErasureOrder>(MOST_WAITING);
         let desk = ErasureDesk { folder, orders, known };
         let serving = desk.clone();
         let thread = SideThread::start("erasures", move || async move {
             while let Some(order) = asked.recv().await {
-                let order: ErasureOrder = order;
                 let name = order.name.clone();
                 if serving.begin(&name) {
                     let outcome = work(order).await;

@@ -31,8 +31,8 @@ pub struct Most {
     limit: Option<usize>,
 }
 
-/// `GET /api/v1/erasures?limit=…`: certificates in short, the newest first; erasures that are asked for; those that were
-/// not made, each with why; and what dry runs found.
+/// `GET /api/v1/erasures?limit=…`: certificates in short, the newest first; erasures that are asked for; those that
+/// were not made, each with why; and what dry runs found.
 pub async fn list(State(shared): State<Shared>, Query(most): Query<Most>) -> Answer {
     let Some(lake) = shared.shapes.origins().tables else {
         let none = json!({ "count": null, "erasures": null, "asked": [], "failed": [], "found": [] });
