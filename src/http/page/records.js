@@ -26,11 +26,11 @@ function reports(answer, control) {
   if (answer.error) return make("section", { "aria-label": "reports" }, head, trouble(answer));
   if (!answer.length) return make("section", { "aria-label": "reports" }, head, make("p", { class: "soft" },
     "There is no [[report]]: a query of a cut, made whenever a schedule says so, with a manifest of what it was made from."));
-  const heads = ["report", { name: "last due", class: "left" }, { name: "next due", class: "left" }, { name: "last result", class: "left wide" },
+  const heads = ["report", { name: "last due", class: "left" }, { name: "next due", class: "left wide" }, { name: "last result", class: "left wide" },
     { name: "rows", class: "wide" }, "made", "failed", control ? { name: "now", class: "left" } : null].filter((of) => of);
   const rows = answer.map((report) => make("tr", {},
     make("td", {}, make("a", { href: `#:report/${encodeURIComponent(report.report)}` }, report.report)),
-    make("td", { class: "left wrap" }, latestOf(report)), make("td", { class: "left wrap" }, moment(report.next_due)),
+    make("td", { class: "left wrap" }, latestOf(report)), make("td", { class: "left wide" }, moment(report.next_due)),
     make("td", { class: "left wide" }, report.last ? [moment(report.last.due), " "].join("") : "–", late(report.last)),
     make("td", { class: "wide" }, report.last ? number(report.last.rows) : "–"), make("td", {}, number(report.runs_made)),
     make("td", { class: report.runs_failed ? "error" : "" }, number(report.runs_failed)),

@@ -49,10 +49,11 @@ function verifications(answer) {
 }
 
 /* Asks for a cut, or drops one, and looks again. */
-async function cutting(path, body, told) {
+async function cutting(path, body, told, mayBeNone) {
   try {
     const answer = await post(path, body);
-    if (answer.error) say(`${answer.error}. To do: ${answer.remedy}.`, "error");
+    // Why a cut was not made is forgotten also where there is none to be dropped.
+    if (answer.error && !(mayBeNone && answer.error === "there is no such cut")) say(`${answer.error}. To do: ${answer.remedy}.`, "error");
     else say(told, "soft");
   } catch (error) { say(`No answer: ${error.message}`, "error"); }
   lately = {};
@@ -86,7 +87,7 @@ function cuts(answer, control) {
     ...answer.failed.map((failure) => make("div", { class: "problem error" }, make("div", {}, make("strong", {}, `${failure.name} was not made`),
       make("p", {}, `${failure.error.what}: ${failure.error.why}`), make("p", {}, `To do: ${failure.error.remedy}.`)),
       control ? make("button", { "aria-label": `Forget ${failure.name}`,
-        onclick: () => cutting(`/api/v1/cuts/${failure.name}/drop`, {}, `Forgot ${failure.name}.`) }, "Forget it") : null)),
+        onclick: () => cutting(`/api/v1/cuts/${failure.name}/drop`, {}, `Forgot ${failure.name}.`, true) }, "Forget it") : null)),
     answer.asked.length ? make("p", {}, `Asked for, and not made yet: ${answer.asked.join(", ")}.`) : null,
     rows.length ? grid(heads, rows) : null, control ? newCut() : null);
 }
