@@ -9,11 +9,13 @@ use serde::de::DeserializeOwned;
 use sooner_api::{Class, Clock, Error};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
+use sooner_delta::past_cuts::after_erasures;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::SystemClock;
 use crate::control::Requests;
+use crate::past_cut_request::PastCutRequest;
 use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
 
 /// How often it is looked for requests.
@@ -45,8 +47,23 @@ impl CutRequests {
         std::fs::rename(beside, self.request_path(&request.name))
     }
 
+    /// Asks for a cut at a position that has passed; what was said of one of that name before is forgotten.
+    pub fn ask_past(&self, request: &PastCutRequest) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        remove(&self.failure_path(&request.name))?;
+        let beside = self.folder.join(format!("{}.asking", request.name));
+        std::fs::write(&beside, serde_json::to_vec(request)?)?;
+        std::fs::rename(beside, self.past_path(&request.name))
+    }
+
+    /// The requests for cuts at positions that have passed.
+    pub fn past(&self) -> Vec<PastCutRequest> {
+        self.ending_in("past").iter().filter_map(|path| read(path)).collect()
+    }
+
     /// Withdraws a request.
     pub fn withdraw(&self, name: &str) -> io::Result<()> {
+        remove(&self.past_path(name))?;
         remove(&self.request_path(name))
     }
 
@@ -58,24 +75,26 @@ impl CutRequests {
 
     /// Whether a cut of that name is asked for.
     pub fn is_asked(&self, name: &str) -> bool {
-        self.request_path(name).exists()
+        self.request_path(name).exists() || self.past_path(name).exists()
     }
 
-    /// Asks for a cut of these tables, or of all without any, which has what was committed before a position, and is
-    /// kept until a time.
+    /// Asks for a cut of these tables, or of all without any, which has what was committed before a position and before
+    /// a moment, where they are named, and is kept until a time.
     pub fn ask_for(
         &self,
         name: &str,
         tables: Vec<TableName>,
-        from_lsn: Option<Lsn>,
+        (from_lsn, from_micros): (Option<Lsn>, Option<i64>),
         until_millis: Option<i64>,
     ) -> io::Result<()> {
-        self.ask(&CutRequest { name: name.to_owned(), tables, from_lsn, from_micros: None, until_millis })
+        self.ask(&CutRequest { name: name.to_owned(), tables, from_lsn, from_micros, until_millis })
     }
 
     /// Names of the cuts that are asked for.
     pub fn asked(&self) -> Vec<String> {
-        self.ending_in("asked").iter().filter_map(|path| name_of(path)).collect()
+        let mut names: Vec<_> = ["asked", "past"].iter().flat_map(|ending| self.ending_in(ending)).collect();
+        names.sort();
+        names.iter().filter_map(|path| name_of(path)).collect()
     }
 
     /// The cuts that were not made, each with why.
@@ -96,7 +115,7 @@ impl CutRequests {
         let now_millis = SystemClock.now_micros() / 1000;
         let (expired, mut asked): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|request| request.until_millis.is_some_and(|until| until < now_millis));
-        expired.iter().for_each(|request| self.forget(request));
+        expired.iter().for_each(|request| self.forget(&request.name));
         (!asked.is_empty()).then(|| asked.swap_remove(turn % asked.len()))
     }
 
@@ -108,18 +127,24 @@ impl CutRequests {
         found
     }
 
-    fn fail(&self, request: &CutRequest, error: &Error) {
+    /// Says why a cut was not made, and forgets that it was asked for.
+    pub fn fail(&self, name: &str, error: &Error) {
         let told = serde_json::to_vec(error).map_err(io::Error::other);
-        if let Err(error) = told.and_then(|text| std::fs::write(self.failure_path(&request.name), text)) {
-            tracing::warn!(cut = request.name, %error, "cannot say why a cut was not made");
+        if let Err(error) = told.and_then(|text| std::fs::write(self.failure_path(name), text)) {
+            tracing::warn!(cut = name, %error, "cannot say why a cut was not made");
         }
-        self.forget(request);
+        self.forget(name);
     }
 
-    fn forget(&self, request: &CutRequest) {
-        if let Err(error) = self.withdraw(&request.name) {
-            tracing::warn!(cut = request.name, %error, "cannot remove a request that was answered");
+    /// Forgets a request that was answered.
+    pub fn forget(&self, name: &str) {
+        if let Err(error) = self.withdraw(name) {
+            tracing::warn!(cut = name, %error, "cannot remove a request that was answered");
         }
+    }
+
+    fn past_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.past"))
     }
 
     fn request_path(&self, name: &str) -> PathBuf {
@@ -171,7 +196,7 @@ async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
     let (request, watermark, versions) = match answer {
         CutAnswer::Failed(request, error) => {
             tracing::warn!(cut = request.name, %error, "a cut was not made");
-            return requests.fail(&request, &error);
+            return requests.fail(&request.name, &error);
         }
         CutAnswer::Found(request, watermark, versions) => (request, watermark, versions),
     };
@@ -184,10 +209,14 @@ async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
         tables: Default::default(),
     };
     loop {
-        match lake.make_cut(cut.clone(), versions.clone()).await {
+        let making = async {
+            let versions = after_erasures(lake, versions.clone()).await?;
+            lake.make_cut(cut.clone(), versions).await
+        };
+        match making.await {
             Ok(cut) => {
                 tracing::info!(cut = cut.name, lsn = %cut.lsn, tables = cut.tables.len(), "made a cut");
-                return requests.forget(&request);
+                return requests.forget(&request.name);
             }
             Err(error) if error.class == Class::Retry => {
                 tracing::warn!(cut = request.name, %error, "cannot store a cut yet");
@@ -195,7 +224,7 @@ async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
             }
             Err(error) => {
                 tracing::warn!(cut = request.name, %error, "a cut was not made");
-                return requests.fail(&request, &error);
+                return requests.fail(&request.name, &error);
             }
         }
     }

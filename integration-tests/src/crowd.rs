@@ -8,7 +8,8 @@ use sooner::clock::SystemClock;
 use sooner::control::Requests;
 use sooner::cut_desk::CutRequests;
 use sooner::http::cut_counter::CutCounter;
-use sooner::http::inquiry::{Inquiry, Records};
+use sooner::http::erasure_view::ErasureView;
+use sooner::http::inquiry::{HoldVerbs, Inquiry, Records, Verb, Waiting};
 use sooner::http::live::Live;
 use sooner::http::settings::HttpSettings;
 use sooner::http::shapes::{Origins, Shapes};
@@ -77,9 +78,17 @@ impl Crowd {
             tracer: Arc::new(|_, _| None),
             topics: TopicView::new(None, None),
             planner: unasked(),
-            records: Records { reports: unasked(), making: unasked(), audit: unasked(), audit_check: unasked() },
+            records: Records {
+                reports: unasked(),
+                making: unasked(),
+                waiting: Waiting::default(),
+                audit: unasked(),
+                audit_check: unasked(),
+            },
             requests: Requests::new(folder.path()),
             cuts: CutCounter::new(CutRequests::new(folder.path()), || Box::pin(async { Ok(None) })),
+            erasing: ErasureView::new(None),
+            holds: HoldVerbs { add: undone(), release: undone() },
             reports: ReportsView::new(folder.path()),
             shapes: Shapes::new(Origins::default()),
             settings: Arc::new(settings),
@@ -93,6 +102,13 @@ impl Crowd {
 /// What nobody asks here.
 fn unasked() -> Inquiry {
     Inquiry::new(|_| Box::pin(async { Err("there is no configuration".to_owned()) }))
+}
+
+/// What nobody has done here.
+fn undone() -> Verb {
+    Verb::new(|_| {
+        Box::pin(async { Err(sooner_api::Error::internal("cannot do it", "there is no configuration").into()) })
+    })
 }
 
 fn name(number: usize) -> TableName {

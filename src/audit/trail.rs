@@ -20,12 +20,18 @@ pub struct Act {
     kind: &'static str,
     table: Option<TableName>,
     asked: Value,
+    is_through_http: bool,
 }
 
 impl Act {
     /// Something of a kind, with how it was asked for.
     pub fn new(kind: &'static str, asked: Value) -> Act {
-        Act { kind, table: None, asked }
+        Act { kind, table: None, asked, is_through_http: false }
+    }
+
+    /// The same, asked for through the listener of a running process.
+    pub fn through_http(self) -> Act {
+        Act { is_through_http: true, ..self }
     }
 
     /// The same, for one table.
@@ -42,7 +48,7 @@ impl Act {
         }
         AuditEntry {
             at_micros: SystemClock.now_micros(),
-            side: "command".to_owned(),
+            side: if self.is_through_http { "http" } else { "command" }.to_owned(),
             kind: self.kind.to_owned(),
             table: self.table.map(|table| table.to_string()),
             actor: actor::user(),

@@ -160,7 +160,8 @@ pub async fn newest(config: &Config, count: usize) -> anyhow::Result<Value> {
     let entries = trail.newest(count.max(1)).await?;
     let head = entries.first().map(|last| Head { sequence: last.sequence, hash: last.hash.clone() }.to_string());
     let entries: Vec<_> = entries.iter().take(count).map(shown).collect();
-    Ok(json!({"location": trail.url(), "head": head, "entries": entries}))
+    let key = config.audit.as_ref().and_then(|audit| audit.signing_key.as_ref()).map(|key| key.public().id());
+    Ok(json!({"location": trail.url(), "head": head, "signing_key_id": key, "entries": entries}))
 }
 
 /// What a check of the whole trail finds; null without `[audit]`.

@@ -8,15 +8,17 @@ use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 use sooner_delta::{DeltaLake, LakeStore};
 
 use super::cut_sql::{self, Engine};
-use super::past_cut::{self, Past, PastRequest};
+use super::past_cut;
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::cut_desk::CutRequests;
+use crate::past_cut_request::{Past, PastCutRequest};
 use crate::pipeline::cutting::CutRequest;
 use crate::status::load;
+use crate::until::micros;
 
 /// How often it is looked whether the cut is there.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -157,7 +159,8 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
     let until_millis = until_millis.map(|until| i64::try_from(until.as_millis())).transpose()?;
     let tables = asked.tables.iter().map(|table| parse_name(table)).collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(at) = past_of(config, asked.at).await? {
-        let cut = past_cut::make(config, &lake, PastRequest { name: &name, tables, at, until_millis }, left).await?;
+        let request = PastCutRequest::new(name, tables, at, until_millis);
+        let cut = past_cut::make(config, &lake, &request, left).await?;
         show(&cut, asked.json)?;
         return Ok((true, json!(cut)));
     }
@@ -194,10 +197,7 @@ async fn create(config: &Config, name: String, asked: Asked) -> anyhow::Result<(
 async fn past_of(config: &Config, at: At) -> anyhow::Result<Option<Past>> {
     Ok(match at {
         At::Now => None,
-        At::Named(Until::Time(time)) => {
-            let micros = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-            (time < SystemTime::now()).then_some(Past::Micros(i64::try_from(micros)?))
-        }
+        At::Named(Until::Time(time)) => (time < SystemTime::now()).then(|| Past::Micros(micros(time))),
         At::Named(Until::Lsn(lsn)) => {
             let end = match position_now(config).await? {
                 Some(end) => Some(end),

@@ -1,10 +1,11 @@
 //! `sooner erase`: removes rows of a subject from every place of the lake, and issues a certificate of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use sooner_delta::DeltaLake;
 use sooner_delta::erase::{Erased, Erasures, Manner, Places};
@@ -20,6 +21,10 @@ use super::print;
 use super::upkeep::open_lake;
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
+use crate::erasure_desk::ErasureOrder;
+
+/// How long an erasure that a process is asked for waits until the lake has all that the source had.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Whose rows are erased, and how.
 #[derive(Debug, clap::Args)]
@@ -64,20 +69,62 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
     }
     anyhow::ensure!(!asked.subjects.is_empty(), "there is nobody to erase. To do: give --subject, or lines in --keys");
     if asked.dry_run {
-        return dry_run(config, &asked).await;
+        let found = dry_run(config, &asked).await?;
+        print(&if asked.json { format!("{}\n", serde_json::to_string_pretty(&found)?) } else { text_of(&found) });
+        return Ok(true);
     }
     let name = format!("erase-{}-{:08x}", millis(SystemTime::now()), rand::random::<u32>());
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
     let act = Act::new("erasure", json!({"name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts}));
-    recorded(config, act, erase(config, &asked, name, subjects)).await
+    let certificate = recorded(config, act, erase(config, &asked, name, subjects)).await?;
+    print(&match asked.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&certificate)?),
+        false => certificate.text(),
+    });
+    Ok(certificate.clean)
+}
+
+/// Makes what a running process was asked for; returns what a dry run found. Others have their certificate in the lake.
+pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<Option<Value>> {
+    let ErasureOrder { name, subjects, dry_run: is_dry, allow_source, drop_cuts } = order;
+    let asked = Asked {
+        subjects,
+        keys: None,
+        dry_run: is_dry,
+        allow_source,
+        drop_cuts,
+        no_wait: false,
+        timeout: ORDER_TIMEOUT,
+        json: true,
+    };
+    if is_dry {
+        return Ok(Some(serde_json::to_value(dry_run(config, &asked).await?)?));
+    }
+    let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
+    let told = json!({"name": name, "subjects": subjects, "drop_cuts": drop_cuts});
+    let act = Act::new("erasure", told).through_http();
+    recorded(config, act, erase(config, &asked, name, subjects)).await?;
+    Ok(None)
 }
 
 fn millis(at: SystemTime) -> i64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
+/// What there is of subjects, and what keeps it.
+#[derive(Serialize)]
+struct Found {
+    tables: Vec<Places>,
+    held: Vec<Remains>,
+    refused_by: Vec<String>,
+    /// Objects of the lake that have a value's bytes.
+    objects: Vec<String>,
+    topics: Vec<Remains>,
+    source_rows: Option<BTreeMap<TableName, u64>>,
+}
+
 /// Says what there is. Changes nothing.
-async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
+async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<Found> {
     let lake = open_lake(config)?;
     let tables = lake.tables().await?;
     let holds = LegalHolds::of(&lake).all().await?;
@@ -92,16 +139,19 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
     let searched =
         Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
     let topics = of_topics(config, &named(&places));
-    if asked.json {
-        let found = json!({
-            "tables": places, "held": held, "refused_by": refusals, "objects": searched.holding, "topics": topics,
-            "source_rows": source.map(|source| source.rows),
-        });
-        print(&format!("{}\n", serde_json::to_string_pretty(&found)?));
-        return Ok(true);
-    }
+    Ok(Found {
+        tables: places,
+        held,
+        refused_by: refusals,
+        objects: searched.holding,
+        topics,
+        source_rows: source.map(|source| source.rows),
+    })
+}
+
+fn text_of(found: &Found) -> String {
     let mut text = String::new();
-    for place in &places {
+    for place in &found.tables {
         let kind = if place.is_history { "history of " } else { "" };
         let Places { table, live_rows, other_rows, files, .. } = place;
         // Writing to a string cannot fail.
@@ -110,30 +160,29 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
             "{kind}{table}: {live_rows} rows that readers see, {other_rows} that they do not, in {files} files"
         );
     }
-    for (table, rows) in source.iter().flat_map(|source| &source.rows) {
+    for (table, rows) in found.source_rows.iter().flatten() {
         let _ = writeln!(text, "the source has {rows} rows in {table}. To do: delete them there first");
     }
-    for left in held.iter().chain(&topics) {
+    for left in found.held.iter().chain(&found.topics) {
         let _ = writeln!(text, "{}", line(left));
     }
-    for refusal in refusals {
+    for refusal in &found.refused_by {
         let _ = writeln!(text, "refused: {refusal}");
     }
-    let _ = writeln!(text, "{} objects of the lake have the value's bytes:", searched.holding.len());
-    searched.holding.iter().for_each(|path| {
+    let _ = writeln!(text, "{} objects of the lake have the value's bytes:", found.objects.len());
+    found.objects.iter().for_each(|path| {
         let _ = writeln!(text, "  {path}");
     });
-    print(&text);
-    Ok(true)
+    text
 }
 
-/// Returns whether nothing that was found is left, and what the audit trail is told.
+/// Returns the certificate, and what the audit trail is told.
 async fn erase(
     config: &Config,
     asked: &Asked,
     name: String,
     subjects: Vec<HashedSubject>,
-) -> anyhow::Result<(bool, Value)> {
+) -> anyhow::Result<(Certificate, Value)> {
     let (lake, begun_millis) = (open_lake(config)?, millis(SystemTime::now()));
     let tables = lake.tables().await?;
     let holds = LegalHolds::of(&lake).all().await?;
@@ -185,7 +234,7 @@ async fn erase(
         remains,
         ..certificate
     };
-    issue(&lake, &certificate, asked.json).await
+    issue(&lake, certificate).await
 }
 
 /// Stores that the erasure begins. Returns those of the same subjects that were broken off before.
@@ -242,17 +291,16 @@ async fn search(lake: &DeltaLake, asked: &Asked, name: &str, remains: &mut Vec<R
     Ok(Search::of(&searched, &values, list.to_string()))
 }
 
-async fn issue(lake: &DeltaLake, certificate: &Certificate, json: bool) -> anyhow::Result<(bool, Value)> {
-    let text = serde_json::to_string_pretty(certificate)?;
-    put_erasure(lake, &format!("{}.json", certificate.name), text.clone().into_bytes()).await?;
-    print(&if json { format!("{text}\n") } else { certificate.text() });
+async fn issue(lake: &DeltaLake, certificate: Certificate) -> anyhow::Result<(Certificate, Value)> {
+    let text = serde_json::to_string_pretty(&certificate)?;
+    put_erasure(lake, &format!("{}.json", certificate.name), text.into_bytes()).await?;
     let rows: u64 = certificate.tables.iter().map(|erased| erased.rows).sum();
     let files: usize = certificate.tables.iter().map(|erased| erased.files_deleted.len()).sum();
     let told = json!({
         "clean": certificate.clean, "rows": rows, "files_deleted": files, "search": certificate.search,
         "remains": certificate.remains.len(),
     });
-    Ok((certificate.clean, told))
+    Ok((certificate, told))
 }
 
 /// Legal holds that keep subjects, or tables that hold rows of them.

@@ -95,6 +95,26 @@ fn millis(at: SystemTime) -> i64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
+/// Makes the hold that is given, as a running process was asked to, and records it.
+pub async fn add_asked(config: &Config, hold: Value) -> anyhow::Result<Value> {
+    let hold: LegalHold = serde_json::from_value(hold)?;
+    let lake = open_lake(config)?;
+    let act = Act::new("hold_added", json!(hold)).through_http();
+    recorded(config, act, async { Ok((LegalHolds::of(&lake).add(&hold).await?, Value::Null)) }).await?;
+    Ok(Value::Null)
+}
+
+/// Releases the hold of a `name` for a `reason`, as a running process was asked to, and records it.
+pub async fn release_asked(config: &Config, asked: Value) -> anyhow::Result<Value> {
+    let text = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
+    let (name, reason, lake) = (text("name"), text("reason"), open_lake(config)?);
+    let act = Act::new("hold_released", asked).through_http();
+    let releasing = async { Ok((LegalHolds::of(&lake).release(&name, &reason).await?, Value::Null)) };
+    let released = recorded(config, act, releasing).await?;
+    anyhow::ensure!(released.is_some(), "there is no hold '{name}'. To do: see /api/v1/holds");
+    Ok(Value::Null)
+}
+
 async fn add(config: &Config, hold: &LegalHold, json: bool) -> anyhow::Result<((), Value)> {
     LegalHolds::of(&open_lake(config)?).add(hold).await?;
     match json {

@@ -13,18 +13,21 @@ use super::cut::position_now;
 use super::dead_letters::desk;
 use super::sides::Sides;
 use super::upkeep::open_lake;
-use super::{audit, report};
+use super::{audit, erase, hold, past_cut_desk, report};
 use crate::config::Config;
 use crate::control::Requests;
 use crate::cut_desk::CutRequests;
+use crate::erasure_desk::ErasureDesk;
 use crate::http;
 use crate::http::cut_counter::CutCounter;
-use crate::http::inquiry::{Inquiry, Records};
+use crate::http::erasure_view::ErasureView;
+use crate::http::inquiry::{HoldVerbs, Inquiry, Records, Verb, Waiting};
 use crate::http::live::Live;
 use crate::http::shapes::{Origins, Shapes};
 use crate::http::topics::TopicView;
 use crate::letters::Desk;
 use crate::plan::plan;
+use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
 use crate::trace::aside::follower;
 use crate::verifications::ReportsView;
@@ -46,6 +49,11 @@ pub async fn listen(
     let (planner, records, settings) = (planner(path), records(path), Arc::new(settings));
     let cuts = CutCounter::new(CutRequests::new(&config.state_dir), position(path));
     let reports = ReportsView::new(&config.state_dir);
+    let (erasing, beside) = match sides {
+        Sides::Source => (ErasureView::new(None), Vec::new()),
+        Sides::Both | Sides::Sink => deeds(config, path)?,
+    };
+    let holds = HoldVerbs { add: verb(path, hold_added), release: verb(path, hold_released) };
     let shared = http::Shared {
         board,
         letters,
@@ -55,12 +63,47 @@ pub async fn listen(
         records,
         requests,
         cuts,
+        erasing,
+        holds,
         reports,
         shapes,
         settings,
         live,
     };
-    Ok(Some(tokio::spawn(http::serve(listener, shared))))
+    Ok(Some(tokio::spawn(async move {
+        // What is done beside the stream goes on as long as it can be asked for.
+        let _beside = beside;
+        http::serve(listener, shared).await;
+    })))
+}
+
+/// What is done when somebody asks for it, and takes long: threads of their own for erasures and for past cuts.
+fn deeds(config: &Config, path: &Path) -> anyhow::Result<(ErasureView, Vec<SideThread>)> {
+    let file: Arc<Path> = path.into();
+    let (desk, erasures) = ErasureDesk::start(&config.state_dir, move |order| {
+        let file = file.clone();
+        async move { erase::run_order(&Config::load(&file)?, order).await }
+    })?;
+    let past_cuts = past_cut_desk::start(path, CutRequests::new(&config.state_dir))?;
+    Ok((ErasureView::new(Some(desk)), vec![erasures, past_cuts]))
+}
+
+async fn hold_added(path: Arc<Path>, asked: Value) -> anyhow::Result<Value> {
+    hold::add_asked(&Config::load(&path)?, asked).await
+}
+
+async fn hold_released(path: Arc<Path>, asked: Value) -> anyhow::Result<Value> {
+    hold::release_asked(&Config::load(&path)?, asked).await
+}
+
+/// Does what is asked for with the configuration that the file has by then.
+fn verb<F, A>(path: &Path, work: F) -> Verb
+where
+    F: Fn(Arc<Path>, Value) -> A + Send + Sync + 'static,
+    A: Future<Output = anyhow::Result<Value>> + Send + 'static,
+{
+    let path: Arc<Path> = path.into();
+    Verb::new(move |asked| Box::pin(work(path.clone(), asked)))
 }
 
 /// What decides about columns where these sides run. A lake that cannot be opened is the sink's own trouble.
@@ -116,6 +159,7 @@ fn records(path: &Path) -> Records {
             let made = move || here.block_on(async { report::made_now(&Config::load(&path)?, &name).await });
             tokio::task::spawn_blocking(made).await?
         }),
+        waiting: Waiting::default(),
         audit: inquiry(path, |path, count| async move { audit::newest(&Config::load(&path)?, count.parse()?).await }),
         audit_check: inquiry(path, |path, _| async move { audit::checked(&Config::load(&path)?).await }),
     }

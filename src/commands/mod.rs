@@ -19,6 +19,7 @@ pub mod init;
 mod listening;
 mod msk_policy;
 mod past_cut;
+mod past_cut_desk;
 pub mod plan;
 pub mod readers;
 pub mod repartition;

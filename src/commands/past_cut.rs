@@ -6,43 +6,23 @@ use std::time::{Duration, Instant};
 use sooner_api::{Clock, TableState};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
-use sooner_schemas::{Lsn, TableName};
+use sooner_schemas::TableName;
 
 use super::wait::{Standing, reached};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::past_cut_request::{Past, PastCutRequest};
 use crate::status::load;
 
 /// How long the lake may take to get to where the source was, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A position that has passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Past {
-    /// This one.
-    Lsn(Lsn),
-    /// The latest that a table's log knows at or before a moment, in microseconds since 1970.
-    Micros(i64),
-}
-
-/// A cut to be.
-pub struct PastRequest<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its tables; all of the pipeline if none are named.
-    pub tables: Vec<TableName>,
-    /// Its position.
-    pub at: Past,
-    /// Until when it is kept, in milliseconds since 1970.
-    pub until_millis: Option<i64>,
-}
 
 /// Makes a cut; an error if a table has no version that is exactly there. What is committed at the source and not in
 /// the lake yet is waited for as long as time is `left`.
 pub async fn make(
     config: &Config,
     lake: &DeltaLake,
-    request: PastRequest<'_>,
+    request: &PastCutRequest,
     left: impl Fn() -> Option<Duration>,
 ) -> anyhow::Result<Cut> {
     let (known, asked) = (known(config)?, Instant::now());
@@ -69,7 +49,7 @@ pub async fn make(
     }
     let past = lake.past_cut(lsn, &complete).await?;
     let cut = Cut {
-        name: request.name.to_owned(),
+        name: request.name.clone(),
         lsn,
         commit_micros: past.commit_micros,
         made_micros: SystemClock.now_micros(),

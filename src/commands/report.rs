@@ -3,18 +3,19 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use sooner_api::{Clock, Error};
+use sooner_api::{Clock, Code, Error};
 
 use super::print;
 use crate::audit::trail::{Act, recorded};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::report_settings::ReportSettings;
-use crate::reports::making::{Maker, Run};
+use crate::reports::making::{Maker, Run, cut_name};
 use crate::reports::manifest::{MadeFrom, Manifest};
 use crate::reports::runs::{RunFiles, RunStore};
 use crate::reports::turn::Turn;
 use crate::schedule::{Due, parse_moment};
+use crate::told::operator_error;
 
 /// Runs that are shown.
 const SHOWN: usize = 30;
@@ -83,6 +84,8 @@ fn now() -> Due {
 struct Listed<'a> {
     settings: &'a ReportSettings,
     last: Option<Manifest>,
+    /// The run that was due last, and what has become of it.
+    latest: Option<(String, &'static str)>,
     made: usize,
     failed: usize,
     url: String,
@@ -102,9 +105,11 @@ async fn all(config: &Config) -> anyhow::Result<Vec<Listed<'_>>> {
             Some((run, _)) => store.manifest(run).await?,
             None => None,
         };
+        let due = runs.iter().rev().find(|(run, _)| Due::of_name(run).is_some());
+        let latest = due.map(|(run, files)| (run.clone(), state(*files)));
         let count = |is: fn(&RunFiles) -> bool| runs.values().filter(|files| is(files)).count();
         let (made, failed) = (count(|files| files.made), count(|files| files.failed && !files.made));
-        all.push(Listed { settings, last, made, failed, url: store.url().to_owned() });
+        all.push(Listed { settings, last, latest, made, failed, url: store.url().to_owned() });
     }
     Ok(all)
 }
@@ -119,6 +124,7 @@ pub async fn described(config: &Config, name: &str) -> anyhow::Result<Value> {
     let all = all(config).await?.into_iter().map(|listed| {
         let mut value = head(listed.settings, &listed.url);
         value["last"] = json!(listed.last);
+        value["latest"] = json!(listed.latest.map(|(run, state)| json!({ "run": run, "state": state })));
         value["runs_made"] = json!(listed.made);
         value["runs_failed"] = json!(listed.failed);
         value
@@ -259,10 +265,18 @@ async fn make(
     Ok(((), json!({"run": manifest.run})))
 }
 
-/// Makes the report of this name now; returns its manifest.
+/// Makes the report of this name now; returns its manifest. That it failed is noted as what became of the run, since
+/// nobody waits for it.
 pub async fn made_now(config: &Config, name: &str) -> anyhow::Result<Value> {
-    let (due, run) = asked_now();
-    Ok(json!(make_run(config, named(config, name)?, (due, &run)).await?.0))
+    let ((due, run), settings) = (asked_now(), named(config, name)?);
+    let error = match make_run(config, settings, (due, &run)).await {
+        Ok((manifest, _)) => return Ok(json!(manifest)),
+        Err(error) => operator_error(error, Code::ReportFailed, "cannot make the report"),
+    };
+    let maker = Maker::new(config)?;
+    maker.runs(settings)?.fail(&run, &error).await?;
+    maker.release(&cut_name(settings, &run), settings).await;
+    Err(error.into())
 }
 
 fn asked_now() -> (Due, String) {

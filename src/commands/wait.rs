@@ -12,31 +12,10 @@ use super::status::is_running;
 use super::{parse_name, print};
 use crate::config::Config;
 use crate::status::{Status, load};
+pub use crate::until::{Until, parse_until};
 
 /// How often the status is read.
 const INTERVAL: Duration = Duration::from_millis(250);
-
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// Everything that was committed before this moment.
-    Time(SystemTime),
-    /// Everything before this position of the source's log.
-    Lsn(Lsn),
-}
-
-/// Parses a moment or a position, as a person wrote it.
-pub fn parse_until(text: &str) -> Result<Until, String> {
-    if text == "now" {
-        return Ok(Until::Time(SystemTime::now()));
-    }
-    if let Ok(lsn) = text.parse::<Lsn>() {
-        return Ok(Until::Lsn(lsn));
-    }
-    humantime::parse_rfc3339_weak(text)
-        .map(Until::Time)
-        .map_err(|_| "expected now, a UTC time such as 2026-01-31T22:00:00Z, or an LSN such as 0/16B3748".to_owned())
-}
 
 /// Waits until a table is complete; false if it is not within the limit, or has stopped. Of a time the source is asked
 /// what its log's position is by then, so the clocks of the machines matter only as far as they differ.

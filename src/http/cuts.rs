@@ -1,13 +1,12 @@
 //! Cuts by the API: as `sooner cut` has them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sooner_api::{Error, Result};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::{Cut, check_cut_name};
 use sooner_schemas::{Lsn, TableName};
@@ -15,8 +14,11 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::api::{Answer, Nothing, failed, known, note, problem};
+use super::lake::{answered, lake_of};
+use crate::past_cut_request::{Past, PastCutRequest};
+use crate::until::{Until, micros, parse_until};
 
-/// How long the lake and the database may take to answer.
+/// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Cuts that may be asked for at the same time.
 const MOST_ASKED: usize = 100;
@@ -77,7 +79,10 @@ pub struct Wanted {
     /// Its tables; all of the pipeline without any.
     #[serde(default)]
     tables: Vec<String>,
-    /// Everything that was committed before this position is in it; what was committed before now, without it.
+    /// At which position: `now`, an LSN or a UTC time, as `sooner cut create --at` takes it.
+    #[serde(default)]
+    at: Option<String>,
+    /// The same, of an LSN.
     #[serde(default)]
     lsn: Option<Lsn>,
     /// How long it is kept, such as `7y`; until it is dropped, without it.
@@ -85,38 +90,86 @@ pub struct Wanted {
     keep: Option<String>,
 }
 
-/// `POST /api/v1/cuts` with `{"name": "q3"}`, and if need be `tables`, `lsn` and `keep`: as `sooner cut create`, which
+/// What is wanted, once it is checked.
+struct Checked {
+    tables: Vec<TableName>,
+    /// None for now.
+    at: Option<Until>,
+    until_millis: Option<i64>,
+}
+
+/// Where a cut is to be.
+enum Place {
+    /// In the logs of tables, which know it already.
+    Passed(Past),
+    /// At the first position that has all that was committed before these.
+    ToCome(Option<Lsn>, Option<i64>),
+}
+
+/// `POST /api/v1/cuts` with `{"name": "q3"}`, and if need be `tables`, `at` and `keep`: as `sooner cut create`, which
 /// is not waited for.
 pub async fn create(State(shared): State<Shared>, Json(wanted): Json<Wanted>) -> Answer {
-    let (tables, until_millis) = match checked(&shared, &wanted) {
+    let Checked { tables, at, until_millis } = match checked(&shared, &wanted) {
         Ok(checked) => checked,
         Err(refused) => return refused,
     };
     if let Err(refused) = is_free(&shared, &wanted.name).await {
         return refused;
     }
-    let from_lsn = match wanted.lsn {
-        Some(lsn) => Some(lsn),
-        None => match timeout(PATIENCE, shared.cuts.position()).await {
-            Ok(Ok(now)) => now,
-            Ok(Err(why)) => {
-                let remedy = "see that the database can be reached, or name an lsn";
-                return problem(StatusCode::SERVICE_UNAVAILABLE, &why, remedy);
-            }
-            Err(_) => {
-                let why = "the database did not say in time where its log ends";
-                return problem(StatusCode::SERVICE_UNAVAILABLE, why, "ask again, or name an lsn");
-            }
-        },
+    let to_be = match place_of(&shared, at).await {
+        Ok(to_be) => to_be,
+        Err(refused) => return refused,
     };
-    note(&shared, None, "cut create", json!({ "name": wanted.name, "tables": wanted.tables, "keep": wanted.keep }));
-    match shared.cuts.requests().ask_for(&wanted.name, tables, from_lsn, until_millis) {
-        Ok(()) => (StatusCode::ACCEPTED, Json(json!({ "asked": true, "from_lsn": from_lsn }))),
+    let at = at.map(|at| match at {
+        Until::Lsn(lsn) => lsn.to_string(),
+        Until::Time(time) => humantime::format_rfc3339(time).to_string(),
+    });
+    let asked = json!({ "name": wanted.name, "tables": wanted.tables, "at": at, "keep": wanted.keep });
+    note(&shared, None, "cut create", asked);
+    let requests = shared.cuts.requests();
+    let (stored, answer) = match to_be {
+        Place::Passed(at) => {
+            let request = PastCutRequest::new(wanted.name.clone(), tables, at, until_millis);
+            (requests.ask_past(&request), json!({ "asked": true, "has_passed": true }))
+        }
+        Place::ToCome(from_lsn, from_micros) => (
+            requests.ask_for(&wanted.name, tables, (from_lsn, from_micros), until_millis),
+            json!({ "asked": true, "has_passed": false, "from_lsn": from_lsn }),
+        ),
+    };
+    match stored {
+        Ok(()) => (StatusCode::ACCEPTED, Json(answer)),
         Err(error) => {
             let why = format!("cannot store the request: {error}");
             problem(StatusCode::INTERNAL_SERVER_ERROR, &why, "see to the disk of state_dir")
         }
     }
+}
+
+/// Whether what is wanted has passed, as `sooner cut create` sees it: by where the source's log ends now, or by how far
+/// the lake is where no source can be asked; and by this machine's clock.
+async fn place_of(shared: &Shared, at: Option<Until>) -> std::result::Result<Place, Answer> {
+    if let Some(Until::Time(time)) = at {
+        let moment = micros(time);
+        return Ok(match time < SystemTime::now() {
+            true => Place::Passed(Past::Micros(moment)),
+            false => Place::ToCome(None, Some(moment)),
+        });
+    }
+    let unknown = |why: &str| {
+        let remedy = "see that the database can be reached, and ask again";
+        problem(StatusCode::SERVICE_UNAVAILABLE, why, remedy)
+    };
+    let end = match timeout(PATIENCE, shared.cuts.position()).await {
+        Ok(Ok(end)) => end,
+        Ok(Err(why)) => return Err(unknown(&why)),
+        Err(_) => return Err(unknown("the database did not say in time where its log ends")),
+    };
+    let Some(Until::Lsn(lsn)) = at else { return Ok(Place::ToCome(end, None)) };
+    Ok(match lsn <= end.unwrap_or_else(|| shared.board.look(|status| status.durable_lsn)) {
+        true => Place::Passed(Past::Lsn(lsn)),
+        false => Place::ToCome(Some(lsn), None),
+    })
 }
 
 /// That a cut may be asked for under a name.
@@ -133,18 +186,27 @@ async fn is_free(shared: &Shared, name: &str) -> std::result::Result<(), Answer>
     Ok(())
 }
 
-/// The tables that are wanted, and until when the cut is kept.
-fn checked(shared: &Shared, wanted: &Wanted) -> std::result::Result<(Vec<TableName>, Option<i64>), Answer> {
+/// What is wanted, if it can be.
+fn checked(shared: &Shared, wanted: &Wanted) -> std::result::Result<Checked, Answer> {
     let wrong = |why: &str, remedy: &str| Err(problem(StatusCode::BAD_REQUEST, why, remedy));
     if let Err(why) = check_cut_name(&wanted.name) {
         return wrong(&why, "give it such a name");
     }
     let tables = wanted.tables.iter().map(|table| known(shared, table)).collect::<std::result::Result<_, _>>()?;
-    let Some(keep) = wanted.keep.as_deref().filter(|keep| !keep.is_empty()) else { return Ok((tables, None)) };
+    let at = match (wanted.at.as_deref().filter(|at| !matches!(*at, "" | "now")), wanted.lsn) {
+        (Some(_), Some(_)) => return wrong("at and lsn are two places for one cut", "leave one of them out"),
+        (None, lsn) => lsn.map(Until::Lsn),
+        (Some(text), None) => match parse_until(text) {
+            Ok(at) => Some(at),
+            Err(why) => return wrong(&format!("at is no position: {why}"), "write it so"),
+        },
+    };
+    let Some(keep) = wanted.keep.as_deref().filter(|keep| !keep.is_empty()) else {
+        return Ok(Checked { tables, at, until_millis: None });
+    };
     let until = humantime::parse_duration(keep).ok().and_then(|keep| SystemTime::now().checked_add(keep));
-    let until = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok());
-    match until.and_then(|until| i64::try_from(until.as_millis()).ok()) {
-        Some(until) => Ok((tables, Some(until))),
+    match until.map(|until| micros(until) / 1000) {
+        Some(until) => Ok(Checked { tables, at, until_millis: Some(until) }),
         None => wrong("keep is no span of time", "write it as 7y or 90days"),
     }
 }
@@ -182,17 +244,7 @@ fn place(shared: &Shared, name: &str) -> std::result::Result<DeltaLake, Answer> 
     if check_cut_name(name).is_err() {
         return Err(no_cut());
     }
-    shared.shapes.origins().tables.ok_or_else(|| {
-        let why = "this process has no lake";
-        problem(StatusCode::CONFLICT, why, "ask the listener of the sink's process, or use `sooner cut`")
-    })
-}
-
-/// What the lake says, in a time that somebody waits for.
-async fn answered<T>(asking: impl Future<Output = Result<T>>) -> std::result::Result<T, Answer> {
-    let late =
-        || problem(StatusCode::GATEWAY_TIMEOUT, "the lake did not answer in time", "see to its store, and ask again");
-    timeout(PATIENCE, asking).await.map_err(|_| late())?.map_err(|error: Error| failed(&error))
+    lake_of(shared, "cut")
 }
 
 fn no_cut() -> Answer {

@@ -10,11 +10,15 @@ pub mod cuts;
 pub mod dead_letters;
 mod docs;
 pub mod entrance;
+pub mod erasure_view;
+pub mod erasures;
 pub mod fleet;
 pub mod gate;
 pub mod health;
 pub mod histories;
+pub mod holds;
 pub mod inquiry;
+mod lake;
 pub mod live;
 pub mod metrics;
 pub mod page;
@@ -40,8 +44,9 @@ use tokio::net::TcpListener;
 
 use self::cut_counter::CutCounter;
 use self::entrance::{Entrance, Peer};
+use self::erasure_view::ErasureView;
 use self::gate::Gate;
-use self::inquiry::{Inquiry, Records};
+use self::inquiry::{HoldVerbs, Inquiry, Records};
 use self::live::Live;
 use self::settings::HttpSettings;
 use self::shapes::Shapes;
@@ -78,6 +83,10 @@ pub struct Shared {
     pub requests: Requests,
     /// Where cuts are asked for.
     pub cuts: CutCounter,
+    /// What is known of erasures, and where they are asked for.
+    pub erasing: ErasureView,
+    /// Makes and releases legal holds.
+    pub holds: HoldVerbs,
     /// What `sooner verify` found.
     pub reports: ReportsView,
     /// Where the kinds of columns come from.
@@ -143,6 +152,11 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/cuts", get(cuts::list).post(cuts::create))
         .route("/api/v1/cuts/{name}", get(cuts::show))
         .route("/api/v1/cuts/{name}/drop", post(cuts::drop_cut))
+        .route("/api/v1/erasures", get(erasures::list).post(erasures::ask))
+        .route("/api/v1/erasures/{name}", get(erasures::show))
+        .route("/api/v1/erasures/{name}/forget", post(erasures::forget))
+        .route("/api/v1/holds", get(holds::list).post(holds::add))
+        .route("/api/v1/holds/{name}/release", post(holds::release))
         .route("/api/v1/verifications", get(verifications::verifications))
         .route("/api/v1/histories", get(histories::histories))
         .route("/api/v1/reports", get(records::reports))

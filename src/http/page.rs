@@ -9,13 +9,15 @@ pub static PAGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Its scripts; those that others call come first.
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 10] = [
     include_str!("page/base.js"),
     include_str!("page/pipeline.js"),
     include_str!("page/kafka.js"),
     include_str!("page/events.js"),
     include_str!("page/table.js"),
     include_str!("page/trust.js"),
+    include_str!("page/records.js"),
+    include_str!("page/erasures.js"),
     include_str!("page/fleet.js"),
     include_str!("page/main.js"),
 ];

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::api::{Answer, Nothing, note, problem};
-use super::inquiry::Inquiry;
+use super::inquiry::{Inquiry, NoPlace};
 
 /// How long the lake may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,16 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TOLD: usize = 20;
 /// So many at most.
 const MOST_TOLD: usize = 1000;
+/// Reports that are asked for and not made yet, at most.
+const MOST_WAITING: usize = 20;
 
 /// `GET /api/v1/reports`: what `sooner report list --json` prints.
 pub async fn reports(State(shared): State<Shared>) -> Answer {
     answered(&shared.records.reports, "").await
 }
 
-/// `GET /api/v1/reports/{name}`: what `sooner report show NAME --json` prints.
+/// `GET /api/v1/reports/{name}`: what `sooner report show NAME --json` prints, and whether it is asked for.
 pub async fn report(State(shared): State<Shared>, Path(name): Path<String>) -> Answer {
     match is_report(&shared, &name).await {
-        Ok(()) => answered(&shared.records.reports, &name).await,
+        Ok(()) => {
+            let (code, Json(mut told)) = answered(&shared.records.reports, &name).await;
+            if code == StatusCode::OK && shared.records.waiting.has(&name) {
+                told["asked"] = json!(true);
+            }
+            (code, Json(told))
+        }
         Err(refused) => refused,
     }
 }
@@ -39,9 +47,21 @@ pub async fn run(State(shared): State<Shared>, Path(name): Path<String>, Json(No
     if let Err(refused) = is_report(&shared, &name).await {
         return refused;
     }
+    let place = match shared.records.waiting.enter(&name, MOST_WAITING) {
+        Ok(place) => place,
+        Err(NoPlace::Asked) => {
+            let remedy = format!("see /api/v1/reports/{name} for what becomes of it");
+            return problem(StatusCode::CONFLICT, "the report is asked for already", &remedy);
+        }
+        Err(NoPlace::Full) => {
+            let why = format!("{MOST_WAITING} reports are asked for already, and made one after the other");
+            return problem(StatusCode::TOO_MANY_REQUESTS, &why, "ask again when some of them are made");
+        }
+    };
     note(&shared, None, "report run", json!({ "report": name }));
     let making = shared.records.making.clone();
     tokio::spawn(async move {
+        let _place = place;
         if let Err(error) = making.answer(&name).await {
             tracing::error!(report = %name, %error, "the report that was asked for was not made");
         }

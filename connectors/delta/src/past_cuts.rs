@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sooner_api::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use sooner_api::{Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::cuts::{Cut, Versions};
@@ -10,6 +11,9 @@ use crate::lake::DeltaLake;
 use crate::maintenance::holds::objects_of;
 use crate::maintenance::past::{COPIED_MICROS, PastLog, PastVersion, check_files, impossible};
 use crate::store::location::TableLocation;
+
+/// Logs of tables that are looked at together.
+const AT_ONCE: usize = 16;
 
 /// What a cut at a past position is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,28 @@ impl DeltaLake {
             }
         }
         Ok(())
+    }
+}
+
+/// Versions of tables, each as the newest that has the same rows but for those that were erased since: a table to which
+/// nothing happens is not told of its erasures before its next commit.
+pub async fn after_erasures(
+    lake: &DeltaLake,
+    versions: BTreeMap<TableName, Versions>,
+) -> Result<BTreeMap<TableName, Versions>> {
+    let looking = versions.into_iter().map(|(table, (mirror, history))| async move {
+        let mirror = newest(&lake.location(&table), &table, mirror).await?;
+        let history = newest(&lake.history_location(&table), &table, history).await?;
+        Ok::<_, Error>((table, (mirror, history)))
+    });
+    stream::iter(looking).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+async fn newest(location: &TableLocation, table: &TableName, version: Option<u64>) -> Result<Option<u64>> {
+    let Some(version) = version else { return Ok(None) };
+    match PastLog::open(location, table).await? {
+        Some(log) => log.after_erasures(version).await.map(Some),
+        None => Ok(Some(version)),
     }
 }
 

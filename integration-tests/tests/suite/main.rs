@@ -62,5 +62,6 @@ mod steering;
 mod topics;
 mod trace;
 mod trust;
+mod trust_deeds;
 mod values;
 mod verify;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::prometheus::{Prometheus, tool};
-use integration_tests::{free_port, root};
+use integration_tests::{free_port, python, root};
 use serde_json::Value;
 
 #[test]
@@ -36,7 +36,12 @@ async fn a_real_prometheus_finds_each_series_of_the_board_and_fires_for_a_parked
     postgres.sql("ANALYZE t").await;
     let mut pipeline = Pipeline::local(&postgres);
     let address = format!("127.0.0.1:{}", free_port());
-    pipeline.append_settings(&format!("[http]\nlisten = \"{address}\""));
+    let engine = "import sys, duckdb; duckdb.connect().execute(sys.stdin.read())";
+    pipeline.append_settings(&format!(
+        "[http]\nlisten = \"{address}\"\n[[report]]\nname = \"count\"\nschedule = \"*/5 * * * * *\"\n\
+         engine = [\"{}\", \"-c\", \"{engine}\"]\nsql = \"SELECT count(*) AS count FROM public.t\"",
+        python().display()
+    ));
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let prometheus = Prometheus::start(&address, |rules| rules);
@@ -50,11 +55,11 @@ async fn a_real_prometheus_finds_each_series_of_the_board_and_fires_for_a_parked
     let expressions =
         panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()).map(|target| &target["expr"]);
     let expressions: Vec<_> = expressions.map(|expr| expr.as_str().unwrap().replace("$pipeline", ".*")).collect();
-    assert!(expressions.len() >= 10);
+    assert!(expressions.len() >= 14);
+    assert!(pipeline.output("verify", &[]).status.success());
     for expression in expressions {
         prometheus.eventually(&expression, |found| !found.is_empty()).await;
     }
-    assert!(pipeline.output("verify", &[]).status.success());
     let verified = "time() - sooner_verify_last_success_timestamp_seconds{table=\"public.t\"} < 60";
     prometheus.eventually(verified, |found| found.len() == 1).await;
     postgres.sql("INSERT INTO t VALUES (100, 'infinity')").await;

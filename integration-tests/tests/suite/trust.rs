@@ -22,24 +22,24 @@ mask = { email = 'hash', phone = { truncate = 3 }, ssn = 'omit' }
 write = ['mirror', 'history']
 ";
 
-struct Listener {
-    url: String,
+pub struct Listener {
+    pub url: String,
     http: Client,
 }
 
 impl Listener {
-    fn of(pipeline: &Pipeline, settings: &str) -> Listener {
+    pub fn of(pipeline: &Pipeline, settings: &str) -> Listener {
         let address = format!("127.0.0.1:{}", free_port());
         pipeline.append_settings(&format!("[http]\nlisten = \"{address}\"\n{settings}"));
         Listener { url: format!("http://{address}"), http: Client::new() }
     }
 
-    async fn get(&self, path: &str) -> (StatusCode, Value) {
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
         (answer.status(), answer.json().await.unwrap())
     }
 
-    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         let answer = self.http.post(format!("{}{path}", self.url)).json(&body).send().await.unwrap();
         (answer.status(), answer.json().await.unwrap_or_default())
     }
@@ -49,7 +49,7 @@ impl Listener {
     }
 
     /// Asks until the answer is so.
-    async fn until(&self, path: &str, holds: impl Fn(StatusCode, &Value) -> bool) -> Value {
+    pub async fn until(&self, path: &str, holds: impl Fn(StatusCode, &Value) -> bool) -> Value {
         let asked = Instant::now();
         loop {
             let (code, answer) = self.get(path).await;
@@ -71,11 +71,12 @@ fn tamper(pipeline: &Pipeline, table: &str, expression: &str) {
 }
 
 /// Has a program look at the page in a browser; `SOONER_SCREENSHOTS` names a folder for pictures of it.
-async fn browse(url: &str, views: &str) {
+pub async fn browse(program: &str, url: &str, views: &str) {
+    let program = root().join("integration-tests/browser").join(program);
     let (url, views) = (url.to_owned(), views.to_owned());
     let looking = move || {
         let mut browser = Command::new(python());
-        browser.arg(root().join("integration-tests/browser/trust.py")).args(["--url", &url, "--views", &views]);
+        browser.arg(program).args(["--url", &url, "--views", &views]);
         if let Ok(folder) = std::env::var("SOONER_SCREENSHOTS") {
             browser.args(["--screenshots", &folder]);
         }
@@ -211,7 +212,7 @@ async fn what_was_verified_is_told_by_api_and_metrics_and_seen_on_the_page() {
     assert_eq!((&histories["count"], &history["table"]), (&json!(1), &json!("public.people")), "{histories}");
     assert!(history["version"].is_u64() && history["trouble"].is_null(), "{histories}");
 
-    browse(&listener.url, ":trust,public.orders,public.people").await;
+    browse("trust.py", &listener.url, ":trust,public.orders,public.people").await;
     let dropped = listener.until("/api/v1/cuts", |_, answer| answer["cuts"] == json!([])).await;
     assert_eq!(dropped["failed"], json!([]), "the page made a cut on each size, and dropped it");
     // What cannot be told is no pass.

@@ -23,10 +23,19 @@ const at = (micros) => new Date(micros / 1000).toISOString().replace("T", " ").s
 const behind = (end, position) => { const lag = lsn(end) - lsn(position); return bytes(lag > 0n ? lag : 0n); };
 
 /* Makes a node's children what is wanted, and leaves alone what is so already: what is focused, selected, typed or
-   scrolled stays, whatever is drawn again. */
+   scrolled stays, whatever is drawn again. Forms are told from others by data-stays: what appears or goes before one
+   leaves it alone. */
 function settle(parent, wanted) {
+  const stays = (node) => node && node.dataset && node.dataset.stays;
   wanted.forEach((want, index) => {
-    const is = parent.childNodes[index];
+    let is = parent.childNodes[index];
+    if (stays(want)) {
+      const kept = [...parent.childNodes].slice(index).find((node) => stays(node) === stays(want));
+      while (kept && is !== kept) { is.remove(); is = parent.childNodes[index]; }
+    } else if (stays(is) && wanted.slice(index).some((later) => stays(later) === stays(is))) {
+      parent.insertBefore(want, is);
+      return;
+    }
     if (!is) { parent.append(want); return; }
     if (is.nodeName !== want.nodeName || (is.dataset && is.dataset.key !== want.dataset.key)) { is.replaceWith(want); return; }
     if (is.nodeType === Node.TEXT_NODE) { if (is.data !== want.data) is.data = want.data; return; }

@@ -2,7 +2,7 @@ function mark(view) {
   for (const link of document.querySelectorAll("nav a")) {
     const target = link.getAttribute("href").slice(1);
     const current = target === view || (target === "" && !view.startsWith(":")) || (target === ":kafka" && view.startsWith(":dead"))
-      || (target === ":trust" && view.startsWith(":trust/"));
+      || (target === ":trust" && [":trust/", ":report/", ":erasure/"].some((start) => view.startsWith(start)));
     if (current) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
 }
@@ -23,6 +23,8 @@ async function draw() {
     : view.startsWith(":dead/") ? [deadLetter(await letters(view.slice(5)), health.control)]
     : view === ":trust" ? await drawTrust(health.control)
     : view.startsWith(":trust/") ? await drawCut(view.slice(7), health.control)
+    : view.startsWith(":report/") ? await drawReport(view.slice(8), health.control)
+    : view.startsWith(":erasure/") ? await drawErasure(view.slice(9), health.control)
     : view === ":events" ? [events(await ask("/api/v1/events?limit=500"))]
     : view ? await drawTable(view, health)
     : [hops(status), problems(health), tables(status), events(await ask("/api/v1/events?limit=20"))];

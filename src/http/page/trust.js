@@ -4,7 +4,7 @@ const VERDICTS = { equal: "ok", different: "error", unverified: "warn" };
 /* What is asked of the lake is asked now and then only; more often while something is on its way. */
 let lately = {};
 async function askLately(path) {
-  const known = lately[path], waits = known && known.answer.asked && known.answer.asked.length !== 0;
+  const known = lately[path], waits = known && known.answer && known.answer.asked && known.answer.asked.length !== 0;
   if (known && Date.now() - known.at < (waits ? 1500 : 15000)) return known.answer;
   const answer = await ask(path);
   lately[path] = { at: Date.now(), answer };
@@ -49,10 +49,11 @@ function verifications(answer) {
 }
 
 /* Asks for a cut, or drops one, and looks again. */
-async function cutting(path, body, told) {
+async function cutting(path, body, told, mayBeNone) {
   try {
     const answer = await post(path, body);
-    if (answer.error) say(`${answer.error}. To do: ${answer.remedy}.`, "error");
+    // Why a cut was not made is forgotten also where there is none to be dropped.
+    if (answer.error && !(mayBeNone && answer.error === "there is no such cut")) say(`${answer.error}. To do: ${answer.remedy}.`, "error");
     else say(told, "soft");
   } catch (error) { say(`No answer: ${error.message}`, "error"); }
   lately = {};
@@ -61,19 +62,22 @@ async function cutting(path, body, told) {
 
 function newCut() {
   const field = (id, text, more) => make("label", {}, `${text} `, make("input", { id, autocomplete: "off", ...more }));
-  return make("form", { class: "bar", onsubmit: (event) => {
+  return make("form", { class: "bar", "data-stays": "cut", onsubmit: (event) => {
     event.preventDefault();
-    const name = $("cut-name").value, keep = $("cut-keep").value;
-    cutting("/api/v1/cuts", keep ? { name, keep } : { name }, `Asked for the cut ${name}: it is made between two transactions.`);
-    $("cut-name").value = "";
-  } }, field("cut-name", "A cut named", { required: "", placeholder: "q3" }), field("cut-keep", "kept for", { placeholder: "7y" }),
+    const name = $("cut-name").value, keep = $("cut-keep").value, moment = $("cut-at").value.trim();
+    cutting("/api/v1/cuts", { name, keep, at: moment || "now" }, `Asked for the cut ${name}: ${moment && moment !== "now"
+      ? "one that has passed is looked for in the tables’ logs" : "it is made between two transactions"}.`);
+    $("cut-name").value = $("cut-at").value = "";
+  } }, field("cut-name", "A cut named", { required: "", placeholder: "q3" }),
+    field("cut-at", "at", { placeholder: "now", title: "now, an LSN such as 0/16B3748, or a UTC time such as 2026-01-31T22:00:00Z; past or to come" }),
+    field("cut-keep", "kept for", { placeholder: "7y" }),
     make("button", {}, "Make it"));
 }
 
 function cuts(answer, control) {
   const head = make("h2", {}, answer.cuts ? `Cuts (${number(answer.cuts.length)})` : "Cuts");
-  if (answer.error) return make("section", {}, head, make("p", { class: "error" }, `${answer.error}. To do: ${answer.remedy}.`));
-  if (!answer.cuts) return make("section", {}, head, make("p", { class: "soft" }, "This process has no lake: the sink's listener knows of cuts."));
+  if (answer.error) return make("section", { "aria-label": "cuts" }, head, make("p", { class: "error" }, `${answer.error}. To do: ${answer.remedy}.`));
+  if (!answer.cuts) return make("section", { "aria-label": "cuts" }, head, make("p", { class: "soft" }, "This process has no lake: the sink's listener knows of cuts."));
   const heads = ["cut", "complete to", { name: "committed", class: "left wide" }, "tables", { name: "kept until", class: "left" }];
   const rows = answer.cuts.map((cut) => make("tr", {}, make("td", {}, make("a", { href: `#:trust/${cut.name}` }, cut.name)),
     make("td", {}, cut.lsn), make("td", { class: "left wide" }, `${at(cut.commit_micros)} UTC`), make("td", {}, number(cut.tables)),
@@ -83,7 +87,7 @@ function cuts(answer, control) {
     ...answer.failed.map((failure) => make("div", { class: "problem error" }, make("div", {}, make("strong", {}, `${failure.name} was not made`),
       make("p", {}, `${failure.error.what}: ${failure.error.why}`), make("p", {}, `To do: ${failure.error.remedy}.`)),
       control ? make("button", { "aria-label": `Forget ${failure.name}`,
-        onclick: () => cutting(`/api/v1/cuts/${failure.name}/drop`, {}, `Forgot ${failure.name}.`) }, "Forget it") : null)),
+        onclick: () => cutting(`/api/v1/cuts/${failure.name}/drop`, {}, `Forgot ${failure.name}.`, true) }, "Forget it") : null)),
     answer.asked.length ? make("p", {}, `Asked for, and not made yet: ${answer.asked.join(", ")}.`) : null,
     rows.length ? grid(heads, rows) : null, control ? newCut() : null);
 }
@@ -99,9 +103,41 @@ function histories(answer) {
     answer.count > rows.length ? make("p", { class: "soft" }, `The first ${rows.length} of ${number(answer.count)}.`) : null);
 }
 
+/* What of trust there is, in a few words, each a way to its section. */
+function overview(verified, made, reported, erased, held, trail) {
+  const tile = (label, name, value, note) => {
+    const to = (event) => {
+      event.preventDefault();
+      const section = document.querySelector(`section[aria-label="${label}"]`);
+      if (section) section.scrollIntoView();
+    };
+    return make("li", {}, make("a", { href: "#:trust", onclick: to }, name), make("b", {}, value), note ? make("span", { class: "soft" }, note) : null);
+  };
+  const counts = verified.counts || {}, runs = Array.isArray(reported) ? reported : [], last = (made.cuts || [])[0];
+  const failing = runs.filter((report) => report.latest && report.latest.state === "failed").length;
+  const next = runs.map((report) => report.next_due).filter((due) => due).sort()[0];
+  const inForce = (held.holds || []).filter((hold) => hold.in_force).length, entries = trail && trail.head ? Number(trail.head.split(":")[0]) : 0;
+  const unknown = dotted("warn", "not known");
+  const equal = dotted(counts.equal && counts.equal === verified.tables ? "ok" : "soft", `${number(counts.equal)} equal`);
+  return make("ol", { class: "hops", "aria-label": "overview" },
+    tile("verifications", "Verified", verified.error ? unknown : counts.different ? dotted("error", `${number(counts.different)} differ`)
+      : counts.unverified ? dotted("warn", `${number(counts.unverified)} unverified`) : equal, `of ${number(verified.tables)} tables`),
+    made.cuts === null ? null : tile("cuts", "Cuts", made.error ? unknown : number(made.cuts.length), last ? `the last at ${at(last.commit_micros)} UTC` : null),
+    tile("reports", "Reports", reported.error ? unknown : failing ? dotted("error", `${number(failing)} failed`) : number(runs.length),
+      next ? `next ${moment(next)}` : null),
+    erased.count === null ? null : tile("erasures", "Erasures", erased.error ? unknown : erased.failed.length
+      ? dotted("error", `${number(erased.failed.length)} not made`) : number(erased.count),
+      !erased.error && erased.asked.length ? `${number(erased.asked.length)} on the way` : null),
+    held.holds === null ? null : tile("holds", "Legal holds", held.error ? unknown : number(inForce), "in force"),
+    tile("audit", "Audit chain", trail === null ? dotted("soft", "none") : trail.error ? unknown : chainState(), entries ? `${number(entries)} entries` : null));
+}
+
 async function drawTrust(control) {
-  const [verified, made, kept] = await Promise.all([ask("/api/v1/verifications"), askLately("/api/v1/cuts"), askLately("/api/v1/histories")]);
-  return [verifications(verified), cuts(made, control), histories(kept)];
+  const [verified, made, kept, reported, erased, held, trail] = await Promise.all([ask("/api/v1/verifications"), ...["cuts", "histories", "reports",
+    "erasures", "holds", "audit?limit=12"].map((name) => askLately(`/api/v1/${name}`))]);
+  if (trail && trail.head && !chain.at && !chain.isAsked && Number(trail.head.split(":")[0]) <= CHECKED_AT_ONCE) setTimeout(checkChain);
+  return [overview(verified, made, reported, erased, held, trail), verifications(verified), cuts(made, control), reports(reported, control),
+    erasures(erased, control), holds(held, control), audit(trail), histories(kept)];
 }
 
 async function drawCut(name, control) {

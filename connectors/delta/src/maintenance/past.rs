@@ -42,6 +42,8 @@ enum Told {
 struct Entry {
     version: u64,
     told: Told,
+    /// It only erases rows, because somebody asked for that.
+    erases: bool,
     /// Up to where it is complete, and the commit time of that, in microseconds since 1970.
     watermark: Option<(Lsn, i64)>,
     /// When it was written, by the writer's clock, in microseconds since 1970.
@@ -79,7 +81,8 @@ impl Entry {
                 },
             },
         };
-        Ok(Entry { version, told, watermark, written_micros })
+        let erases = sooner["erasure"] == true;
+        Ok(Entry { version, told, erases, watermark, written_micros })
     }
 
     /// Position of its last event.
@@ -171,7 +174,7 @@ impl<'a> PastLog<'a> {
             let why = format!("none, from {first} on, says that it is complete to a position at or before {lsn}");
             return Err(self.gone(why));
         };
-        let mut known = entry.watermark;
+        let (mut version, mut known) = (entry.version, entry.watermark);
         let mut complete = known;
         let mut next = None;
         for after in at + 1..self.versions.len() {
@@ -179,6 +182,9 @@ impl<'a> PastLog<'a> {
             if following.last().is_some() {
                 next = Some(following);
                 break;
+            }
+            if following.erases {
+                version = following.version;
             }
             complete = complete.max(following.watermark);
             known = known.max(following.watermark.filter(|(known, _)| *known <= lsn));
@@ -194,7 +200,23 @@ impl<'a> PastLog<'a> {
         }
         let copied = self.copied_until(at).await?;
         let settled_after = copied.filter(|copied| complete.is_none_or(|(_, micros)| micros < *copied));
-        Ok(PastVersion { version: entry.version, known, settled_after })
+        Ok(PastVersion { version, known, settled_after })
+    }
+
+    /// The newest version that has the rows of another one, but for rows that were erased since: files of the former
+    /// are deleted, whoever knows of it.
+    pub async fn after_erasures(&self, version: u64) -> Result<u64> {
+        let mut newest = version;
+        for at in self.versions.partition_point(|known| *known <= version)..self.versions.len() {
+            let entry = self.entry(at).await?;
+            if entry.last().is_some() {
+                break;
+            }
+            if entry.erases {
+                newest = entry.version;
+            }
+        }
+        Ok(newest)
     }
 
     /// Moment after which rows are exact again that a version or one shortly before it has copied over others.
