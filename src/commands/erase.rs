@@ -13,8 +13,11 @@ use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold, LegalHolds};
 use sooner_schemas::TableName;
 
 use super::erasing::certificate::{Certificate, Search, line};
-use super::erasing::remains::{Ends, Remains, of_object, of_table, of_topics};
+use super::erasing::local::in_state_folder;
+use super::erasing::remains::{Ends, Remains, of_object, of_table};
+use super::erasing::reports::in_reports;
 use super::erasing::source::{SourceRows, ask, concerned, wait};
+use super::erasing::topics::in_topics;
 use super::print;
 use super::upkeep::open_lake;
 use crate::audit::trail::{Act, recorded};
@@ -40,6 +43,9 @@ pub struct Asked {
     /// Drop the cuts that hold rows of the subject, unless a legal hold keeps them.
     #[arg(long)]
     drop_cuts: bool,
+    /// Erase the results of reports' runs that hold rows of the subject. Such a run can be made again.
+    #[arg(long)]
+    drop_reports: bool,
     /// Do not wait until the lake has all that the source had committed before.
     #[arg(long)]
     no_wait: bool,
@@ -67,7 +73,11 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
     }
     let name = format!("erase-{}-{:08x}", millis(SystemTime::now()), rand::random::<u32>());
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
-    let act = Act::new("erasure", json!({"name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts}));
+    let act = Act::new(
+        "erasure",
+        json!({"name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts,
+        "drop_reports": asked.drop_reports}),
+    );
     recorded(config, act, erase(config, &asked, name, subjects)).await
 }
 
@@ -90,10 +100,14 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
     let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
     let searched =
         Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
-    let topics = of_topics(config, &named(&places));
+    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), None).await?;
+    let reports = in_reports(config, &asked.subjects, None).await?;
+    let local = in_state_folder(&config.state_dir, &asked.subjects).await;
+    let beside: Vec<_> = topics.remains.iter().cloned().chain(reports.remains()).chain(local).collect();
     if asked.json {
         let found = json!({
-            "tables": places, "held": held, "refused_by": refusals, "objects": searched.holding, "topics": topics,
+            "tables": places, "held": held, "refused_by": refusals, "objects": searched.holding, "beside": beside,
+            "topics": topics.erased.topics, "dead_letters": topics.erased.dead_letters, "reports": reports.runs,
             "source_rows": source.map(|source| source.rows),
         });
         print(&format!("{}\n", serde_json::to_string_pretty(&found)?));
@@ -112,7 +126,7 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<bool> {
     for (table, rows) in source.iter().flat_map(|source| &source.rows) {
         let _ = writeln!(text, "the source has {rows} rows in {table}. To do: delete them there first");
     }
-    for left in held.iter().chain(&topics) {
+    for left in held.iter().chain(&beside) {
         let _ = writeln!(text, "{}", line(left));
     }
     for refusal in refusals {
@@ -147,19 +161,11 @@ async fn erase(
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
-    let (mut erased, mut remains) = (Vec::new(), Vec::new());
-    for table in &tables {
-        let has = source.as_ref().is_none_or(|source| source.rows.contains_key(table));
-        let spares_mirrors = has && config.tables.ways(table).append.is_none();
-        for is_history in [false, true] {
-            let manner = Manner { before, spares_mirrors };
-            let done = Erasures::of(&lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
-            if let Some(done) = done {
-                remains.extend(of_table(&folder(&lake, table, is_history), &done, &ends));
-                erased.push(done);
-            }
-        }
-    }
+    let (erased, mut remains) = erase_tables(config, &lake, (&tables, asked), source.as_ref(), (before, &ends)).await?;
+    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), Some(&name)).await?;
+    let reports = in_reports(config, &asked.subjects, Some(name.as_str()).filter(|_| asked.drop_reports)).await?;
+    remains.extend(reports.remains());
+    remains.extend(in_state_folder(&config.state_dir, &asked.subjects).await);
     let certificate = Certificate {
         name: name.clone(),
         pipeline: config.name.clone(),
@@ -173,9 +179,15 @@ async fn erase(
         search: search(&lake, asked, &name, &mut remains).await?,
         remains: Vec::new(),
         tables: erased,
+        topics: topics.erased.topics,
+        dead_letters: topics.erased.dead_letters,
+        dead_letters_dropped: topics.letters_dropped,
+        report_objects: reports.objects,
+        reports: reports.runs,
         clean: false,
     };
-    remains.extend(of_topics(config, &named(&places)));
+    // They are no objects of the lake.
+    remains.extend(topics.remains);
     let certificate = Certificate {
         ended_millis: millis(SystemTime::now()),
         clean: remains.iter().all(|left| !left.found) && certificate.search.unreadable.is_empty(),
@@ -183,6 +195,30 @@ async fn erase(
         ..certificate
     };
     issue(&lake, &certificate, asked.json).await
+}
+
+/// Erases from tables and histories; returns what was done to them, and what is left.
+async fn erase_tables(
+    config: &Config,
+    lake: &DeltaLake,
+    (tables, asked): (&[TableName], &Asked),
+    source: Option<&SourceRows>,
+    (before, ends): (SystemTime, &Ends),
+) -> anyhow::Result<(Vec<Erased>, Vec<Remains>)> {
+    let (mut erased, mut remains) = (Vec::new(), Vec::new());
+    for table in tables {
+        let has = source.is_none_or(|source| source.rows.contains_key(table));
+        let spares_mirrors = has && config.tables.ways(table).append.is_none();
+        for is_history in [false, true] {
+            let manner = Manner { before, spares_mirrors };
+            let done = Erasures::of(lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
+            if let Some(done) = done {
+                remains.extend(of_table(&folder(lake, table, is_history), &done, ends));
+                erased.push(done);
+            }
+        }
+    }
+    Ok((erased, remains))
 }
 
 /// Asks the source, and waits until the lake has what the source had; none without a source in the configuration.
@@ -286,8 +322,4 @@ fn folder(lake: &DeltaLake, table: &TableName, is_history: bool) -> String {
     let location = if is_history { lake.history_location(table) } else { lake.location(table) };
     let path = location.folder().to_string();
     path.strip_prefix(lake.store().prefix().as_ref()).unwrap_or(&path).trim_start_matches('/').to_owned()
-}
-
-fn named(places: &[Places]) -> Vec<TableName> {
-    places.iter().map(|place| place.table.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
