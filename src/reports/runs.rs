@@ -256,3 +256,43 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(value)
         .map_err(|error| Error::internal("cannot write what a report says of itself", error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let text = r#"{"report":"r","run":"one","pipeline":"shop","due":"d","made_from":"cut","as_of":"a",
+            "late_seconds":0,"cut":{"name":"c","lsn":"0/1","committed":"c","made":"m"},"started":"s","finished":"f",
+            "tables":{},"query":"SELECT 'jane'","query_sha256":"q","engine":[],"engine_version":"e","written_by":"w",
+            "format":"csv","rows":3,"files":[{"name":"r.csv","bytes":4,"sha256":"h"}]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_erased_leaves_only_that_it_was_and_can_be_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LakeStore::open(folder.path().to_str().unwrap(), &S3Settings::default()).unwrap();
+        let runs = RunStore { report: "r".into(), pipeline: "shop".into(), folder: ResultFolder::at(&store) };
+        let names = async || {
+            let mut names = runs.folder("one").names().await.unwrap();
+            names.sort_unstable();
+            names
+        };
+        runs.folder("one").put("r.csv", b"jane".to_vec()).await.unwrap();
+        runs.complete(manifest()).await.unwrap();
+        runs.erase("one", "erase-1", "now".into()).await.unwrap();
+        assert_eq!(names().await, [ERASED]);
+        let erased = runs.erased("one").await.unwrap().unwrap();
+        assert_eq!((erased.erasure.as_str(), erased.made.unwrap().files), ("erase-1", manifest().files));
+        let of_run = async || runs.list().await.unwrap()["one"];
+        assert_eq!(of_run().await, RunFiles { erased: true, ..RunFiles::default() });
+        // Somebody was killed before the files were gone: the next one still knows what the result had been.
+        runs.folder("one").put("r.csv", b"jane".to_vec()).await.unwrap();
+        runs.erase("one", "erase-2", "later".into()).await.unwrap();
+        assert_eq!(names().await, [ERASED]);
+        assert!(runs.erased("one").await.unwrap().unwrap().made.is_some());
+        runs.complete(manifest()).await.unwrap();
+        assert!(of_run().await.made && of_run().await.erased);
+    }
+}

@@ -53,6 +53,14 @@ fn erase(pipeline: &Pipeline, more: &[&str]) -> Output {
     pipeline.output("erase", &[&["--subject", SUBJECT, "--timeout", "60s"], more].concat())
 }
 
+/// Has an erasure die at a moment.
+fn die(pipeline: &Pipeline, failpoint: &str, more: &[&str]) {
+    let mut command = pipeline.command("erase");
+    command.args(["--subject", SUBJECT, "--timeout", "60s"]).args(more).env("SOONER_FAILPOINT", failpoint);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), None, "{failpoint}: {}", told(&output));
+}
+
 fn of_topic<'a>(certificate: &'a Value, topic: &str) -> &'a Value {
     let topics = certificate["topics"].as_array().unwrap();
     topics.iter().find(|of| of["topic"] == topic).unwrap_or_else(|| panic!("{certificate:#}"))
@@ -140,6 +148,7 @@ async fn topics_letters_and_reports_hold_nothing_of_a_subject_once_brokers_have_
     assert!(!with_email(&kafka, LETTERS).is_empty(), "{}", pipeline.log());
     dry_run(&kafka, &pipeline);
 
+    die(&pipeline, "record_written@1", &[]);
     let partial = erase(&pipeline, &[]);
     assert_eq!(partial.status.code(), Some(3), "{}", told(&partial));
     assert!(told(&partial).contains("erase again with --drop-reports"), "{}", told(&partial));
@@ -150,6 +159,8 @@ async fn topics_letters_and_reports_hold_nothing_of_a_subject_once_brokers_have_
     let written: Vec<_> = read_topic(&kafka, PEOPLE).into_iter().filter(tombstone).collect();
     assert_eq!(written.iter().map(|seen| &seen.key[..5]).collect::<Vec<_>>(), [[0, 0, 0, 9, 9]]);
 
+    die(&pipeline, "report_erased@1", &["--drop-reports"]);
+    assert_ne!(holding(&pipeline.lake, EMAIL), "", "the result is still there");
     let again = erase(&pipeline, &["--drop-reports", "--json"]);
     let certificate = json(&again);
     assert_eq!((again.status.code(), &certificate["clean"]), (Some(3), &Value::Bool(false)), "topics still have it");
