@@ -1,4 +1,5 @@
-//! Longer pages, as text: what to do when an alert fires, how anybody checks the audit trail, and how to erase somebody.
+//! Longer pages, as text: what to do when an alert fires, how anybody checks the audit trail, and how to
+//! erase somebody.
 
 use axum::extract::Path;
 use axum::http::StatusCode;

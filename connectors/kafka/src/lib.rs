@@ -2,8 +2,8 @@
 //!
 //! Ten wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
-//! [`letters`] sees to what the consumer could not read, [`survey`] measures topics, and [`erasure`] erases subjects from
-//! them; these know nothing of each other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
+//! [`letters`] sees to what the consumer could not read, [`survey`] measures topics, and [`erasure`] erases subjects
+//! from them; these know nothing of each other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
 
 pub mod aws;
 pub mod cluster;

@@ -28,8 +28,8 @@ pub struct InTopics {
     pub remains: Vec<Remains>,
 }
 
-/// Searches the topics of a lake's tables, and the dead letters. With the name of an erasure, writes the tombstones that
-/// are missing, and drops dead letters; without, changes nothing. What cannot be searched is told as what is left.
+/// Searches the topics of a lake's tables, and the dead letters. With the name of an erasure, writes the tombstones
+/// that are missing, and drops dead letters; without, changes nothing. What cannot be searched is told as what is left.
 pub async fn in_topics(
     config: &Config,
     lake: &DeltaLake,

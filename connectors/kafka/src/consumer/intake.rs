@@ -201,8 +201,8 @@ impl Intake {
         let Reached { record, ended_copies, watermark } = reached;
         self.stop_broken_copies(&record);
         let elsewhere = self.end_former_topics(&record);
-        // An event of the whole table has no key, so that a table to which no row was copied learns its key here: before
-        // it is seen.
+        // An event of the whole table has no key, so that a table to which no row was copied learns its key here:
+        // before it is seen.
         self.tell_columns(&record);
         for (table, watermark) in ended_copies {
             self.assembly.end_copy(table, watermark);

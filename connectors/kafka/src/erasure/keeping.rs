@@ -44,8 +44,8 @@ impl Keeping {
         is_compacted(&self.cleanup_policy)
     }
 
-    /// Until when retention may keep a message that was written at this time, in milliseconds since 1970: a segment goes
-    /// as a whole, once its last message is old enough. None if retention removes nothing.
+    /// Until when retention may keep a message that was written at this time, in milliseconds since 1970: a segment
+    /// goes as a whole, once its last message is old enough. None if retention removes nothing.
     pub fn retention_end(&self, written_millis: i64) -> Option<i64> {
         let deletes = self.cleanup_policy.split(',').any(|policy| policy.trim() == "delete");
         let is_bounded = deletes && self.retention_ms >= 0;

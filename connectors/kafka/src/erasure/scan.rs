@@ -58,8 +58,8 @@ pub enum Verdict {
 }
 
 impl RowState {
-    /// What is to be done about it. `is_gone` says that the source has no row of the subjects: one that looks alive here
-    /// with a value of theirs is left over then.
+    /// What is to be done about it. `is_gone` says that the source has no row of the subjects: one that looks alive
+    /// here with a value of theirs is left over then.
     pub fn verdict(&self, is_gone: bool) -> Verdict {
         let is_left_over = match self.last {
             Some((RowEvent::Live, held)) => is_gone && held == Held::Row,

@@ -227,8 +227,8 @@ impl<'a> Erasing<'a> {
         Err(contended(topic))
     }
 
-    /// Writes tombstones if the topic is compacted and this is no dry run. None if others have written messages of these
-    /// keys meanwhile.
+    /// Writes tombstones if the topic is compacted and this is no dry run. None if others have written messages of
+    /// these keys meanwhile.
     fn write(
         &mut self,
         keeping: &Keeping,
