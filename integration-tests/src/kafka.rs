@@ -230,6 +230,13 @@ impl Kafka {
         self.java("kafka.admin.ConfigCommand", &[&arguments[..], &["--add-config", setting]].concat());
     }
 
+    /// Changes a setting of all brokers, given as `name=value`, while they run.
+    pub fn alter_brokers(&self, setting: &str) {
+        let brokers = self.brokers();
+        let arguments = ["--bootstrap-server", &brokers, "--alter", "--entity-type", "brokers", "--entity-default"];
+        self.java("kafka.admin.ConfigCommand", &[&arguments[..], &["--add-config", setting]].concat());
+    }
+
     /// Writes a message to partition 0 of a topic, and waits until it is no longer in flight.
     pub fn produce(&self, topic: &str, key: &[u8], value: &[u8]) {
         let producer: BaseProducer =
@@ -241,7 +248,7 @@ impl Kafka {
         }
     }
 
-    /// Deletes the messages before an offset of a topic's partition 0, as retention does.
+    /// Deletes the messages before an offset of a topic's partition 0, as retention does; all of them before -1.
     pub fn delete_records(&self, topic: &str, before: i64) {
         let file = self.folder.path().join("delete.json");
         let text = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":{before}}}],"version":1}}"#);

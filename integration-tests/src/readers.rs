@@ -105,3 +105,11 @@ pub async fn eventually_equal(postgres: &Postgres, lake: &str, tables: &[&str], 
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
+
+/// Files of a lake that hold a text, a line for each, as a reader finds them that shares nothing with the program.
+pub fn holding(lake: &str, text: &str) -> String {
+    let script = root().join("integration-tests/readers/search.py");
+    let output = Command::new(python()).arg(script).args([lake, text]).output().expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

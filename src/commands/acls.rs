@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use sooner_kafka::WrittenBy;
-use sooner_kafka::cluster::acls::{Allowed, Resource, of_letters, of_sink, of_source};
+use sooner_kafka::cluster::acls::{Allowed, Resource, of_erasure, of_letters, of_sink, of_source};
 use sooner_kafka::cluster::msk_iam::MskIam;
 use sooner_kafka::cluster::settings::Sasl;
 use sooner_kafka::registry::reader::RegistryKind;
@@ -118,7 +118,8 @@ fn needed(config: &Config, kafka: &KafkaConfig) -> Vec<Allowed> {
     let sink = config.lake.iter().flat_map(|_| of_sink(&kafka.settings, &tables));
     // Where our own source writes, rows are copied again instead of sent.
     let letters = of_letters(&kafka.settings, &tables, kafka.written_by == WrittenBy::Debezium);
-    source.chain(sink).chain(letters).collect()
+    let erasure = config.lake.iter().flat_map(|_| of_erasure(&kafka.settings));
+    source.chain(sink).chain(letters).chain(erasure).collect()
 }
 
 fn msk_policy(config: &Config, kafka: &KafkaConfig, iam: &MskIam, cluster: Option<&str>) -> anyhow::Result<String> {

@@ -12,11 +12,15 @@ use sooner_delta::erase::{Erased, Erasures, Manner, Places};
 use sooner_delta::erasure::subject::Subject;
 use sooner_delta::erasures::{Begun, ErasureRecords, put_begun, put_erasure};
 use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold, LegalHolds};
+use sooner_kafka::erasure::topics::{ErasedLetters, ErasedTopic};
 use sooner_schemas::TableName;
 
 use super::erasing::certificate::{Certificate, Search, line};
-use super::erasing::remains::{Ends, Remains, of_object, of_table, of_topics};
+use super::erasing::local::in_state_folder;
+use super::erasing::remains::{Ends, Remains, of_object, of_table};
+use super::erasing::reports::{FoundRun, in_reports};
 use super::erasing::source::{SourceRows, ask, concerned, wait};
+use super::erasing::topics::in_topics;
 use super::print;
 use super::upkeep::open_lake;
 use crate::audit::trail::{Act, recorded};
@@ -46,6 +50,9 @@ pub struct Asked {
     /// Drop the cuts that hold rows of the subject, unless a legal hold keeps them.
     #[arg(long)]
     drop_cuts: bool,
+    /// Erase the results of reports' runs that hold rows of the subject. Such a run can be made again.
+    #[arg(long)]
+    drop_reports: bool,
     /// Do not wait until the lake has all that the source had committed before.
     #[arg(long)]
     no_wait: bool,
@@ -75,7 +82,10 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
     }
     let name = format!("erase-{}-{:08x}", millis(SystemTime::now()), rand::random::<u32>());
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
-    let act = Act::new("erasure", json!({"name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts}));
+    let told = json!({
+        "name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts, "drop_reports": asked.drop_reports
+    });
+    let act = Act::new("erasure", told);
     let certificate = recorded(config, act, erase(config, &asked, name, subjects)).await?;
     print(&match asked.json {
         true => format!("{}\n", serde_json::to_string_pretty(&certificate)?),
@@ -93,6 +103,7 @@ pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<O
         dry_run: is_dry,
         allow_source,
         drop_cuts,
+        drop_reports: false,
         no_wait: false,
         timeout: ORDER_TIMEOUT,
         json: true,
@@ -119,7 +130,11 @@ struct Found {
     refused_by: Vec<String>,
     /// Objects of the lake that have a value's bytes.
     objects: Vec<String>,
-    topics: Vec<Remains>,
+    topics: Vec<ErasedTopic>,
+    dead_letters: Option<ErasedLetters>,
+    reports: Vec<FoundRun>,
+    /// What lies beside the lake's tables.
+    beside: Vec<Remains>,
     source_rows: Option<BTreeMap<TableName, u64>>,
 }
 
@@ -138,13 +153,19 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<Found> {
     let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
     let searched =
         Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
-    let topics = of_topics(config, &named(&places));
+    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), None).await?;
+    let reports = in_reports(config, &asked.subjects, None).await?;
+    let local = in_state_folder(&config.state_dir, &asked.subjects).await;
+    let beside = topics.remains.iter().cloned().chain(reports.remains()).chain(local).collect();
     Ok(Found {
         tables: places,
         held,
         refused_by: refusals,
         objects: searched.holding,
-        topics,
+        topics: topics.erased.topics,
+        dead_letters: topics.erased.dead_letters,
+        reports: reports.runs,
+        beside,
         source_rows: source.map(|source| source.rows),
     })
 }
@@ -163,7 +184,7 @@ fn text_of(found: &Found) -> String {
     for (table, rows) in found.source_rows.iter().flatten() {
         let _ = writeln!(text, "the source has {rows} rows in {table}. To do: delete them there first");
     }
-    for left in found.held.iter().chain(&found.topics) {
+    for left in found.held.iter().chain(&found.beside) {
         let _ = writeln!(text, "{}", line(left));
     }
     for refusal in &found.refused_by {
@@ -198,19 +219,11 @@ async fn erase(
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
     let completes = begin(&lake, (&name, begun_millis), &subjects, &tables, asked).await?;
-    let (mut erased, mut remains) = (Vec::new(), Vec::new());
-    for table in &tables {
-        let has = source.as_ref().is_none_or(|source| source.rows.contains_key(table));
-        let spares_mirrors = has && config.tables.ways(table).append.is_none();
-        for is_history in [false, true] {
-            let manner = Manner { erasure: &name, before, spares_mirrors };
-            let done = Erasures::of(&lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
-            if let Some(done) = done {
-                remains.extend(of_table(&folder(&lake, table, is_history), &done, &ends));
-                erased.push(done);
-            }
-        }
-    }
+    let (erased, mut remains) = erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;
+    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), Some(&name)).await?;
+    let reports = in_reports(config, &asked.subjects, Some(name.as_str()).filter(|_| asked.drop_reports)).await?;
+    remains.extend(reports.remains());
+    remains.extend(in_state_folder(&config.state_dir, &asked.subjects).await);
     let certificate = Certificate {
         name: name.clone(),
         pipeline: config.name.clone(),
@@ -225,9 +238,15 @@ async fn erase(
         search: search(&lake, asked, &name, &mut remains).await?,
         remains: Vec::new(),
         tables: erased,
+        topics: topics.erased.topics,
+        dead_letters: topics.erased.dead_letters,
+        dead_letters_dropped: topics.letters_dropped,
+        report_objects: reports.objects,
+        reports: reports.runs,
         clean: false,
     };
-    remains.extend(of_topics(config, &named(&places)));
+    // They are no objects of the lake.
+    remains.extend(topics.remains);
     let certificate = Certificate {
         ended_millis: millis(SystemTime::now()),
         clean: remains.iter().all(|left| !left.found) && certificate.search.unreadable.is_empty(),
@@ -250,6 +269,30 @@ async fn begin(
     let (subjects, tables) = (subjects.to_vec(), tables.to_vec());
     put_begun(lake, &Begun { name, pipeline, begun_millis, subjects, tables }).await?;
     Ok(unfinished)
+}
+
+/// Erases from tables and histories; returns what was done to them, and what is left.
+async fn erase_tables(
+    config: &Config,
+    lake: &DeltaLake,
+    (tables, asked): (&[TableName], &Asked),
+    source: Option<&SourceRows>,
+    (name, before, ends): (&str, SystemTime, &Ends),
+) -> anyhow::Result<(Vec<Erased>, Vec<Remains>)> {
+    let (mut erased, mut remains) = (Vec::new(), Vec::new());
+    for table in tables {
+        let has = source.is_none_or(|source| source.rows.contains_key(table));
+        let spares_mirrors = has && config.tables.ways(table).append.is_none();
+        for is_history in [false, true] {
+            let manner = Manner { erasure: name, before, spares_mirrors };
+            let done = Erasures::of(lake).erase_subjects(table, is_history, &asked.subjects, manner).await?;
+            if let Some(done) = done {
+                remains.extend(of_table(&folder(lake, table, is_history), &done, ends));
+                erased.push(done);
+            }
+        }
+    }
+    Ok((erased, remains))
 }
 
 /// Asks the source, and waits until the lake has what the source had; none without a source in the configuration.
@@ -352,8 +395,4 @@ fn folder(lake: &DeltaLake, table: &TableName, is_history: bool) -> String {
     let location = if is_history { lake.history_location(table) } else { lake.location(table) };
     let path = location.folder().to_string();
     path.strip_prefix(lake.store().prefix().as_ref()).unwrap_or(&path).trim_start_matches('/').to_owned()
-}
-
-fn named(places: &[Places]) -> Vec<TableName> {
-    places.iter().map(|place| place.table.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }

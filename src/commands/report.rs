@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::report_settings::ReportSettings;
 use crate::reports::making::{Maker, Run, cut_name};
 use crate::reports::manifest::{MadeFrom, Manifest};
-use crate::reports::runs::{RunFiles, RunStore};
+use crate::reports::runs::{ErasedRun, RunFiles, RunStore};
 use crate::reports::turn::Turn;
 use crate::schedule::{Due, parse_moment};
 use crate::told::operator_error;
@@ -88,6 +88,7 @@ struct Listed<'a> {
     latest: Option<(String, &'static str)>,
     made: usize,
     failed: usize,
+    erased: usize,
     url: String,
 }
 
@@ -109,7 +110,8 @@ async fn all(config: &Config) -> anyhow::Result<Vec<Listed<'_>>> {
         let latest = due.map(|(run, files)| (run.clone(), state(*files)));
         let count = |is: fn(&RunFiles) -> bool| runs.values().filter(|files| is(files)).count();
         let (made, failed) = (count(|files| files.made), count(|files| files.failed && !files.made));
-        all.push(Listed { settings, last, latest, made, failed, url: store.url().to_owned() });
+        let erased = count(|files| files.erased && !files.made);
+        all.push(Listed { settings, last, latest, made, failed, erased, url: store.url().to_owned() });
     }
     Ok(all)
 }
@@ -127,6 +129,7 @@ pub async fn described(config: &Config, name: &str) -> anyhow::Result<Value> {
         value["latest"] = json!(listed.latest.map(|(run, state)| json!({ "run": run, "state": state })));
         value["runs_made"] = json!(listed.made);
         value["runs_failed"] = json!(listed.failed);
+        value["runs_erased"] = json!(listed.erased);
         value
     });
     Ok(all.collect())
@@ -138,14 +141,16 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let told = all(config).await?;
-    let mut text =
-        format!("{:<24} {:<21} {:<21} {:>8} {:>6} {:>6}\n", "REPORT", "NEXT", "LAST", "ROWS", "RUNS", "FAILED");
-    for Listed { settings, last, made, failed, .. } in &told {
+    let head = ["REPORT", "NEXT", "LAST", "ROWS", "RUNS", "FAILED", "ERASED"];
+    let [name, next, last, rows, runs, failed, erased] = head;
+    let mut text = format!("{name:<24} {next:<21} {last:<21} {rows:>8} {runs:>6} {failed:>6} {erased:>6}\n");
+    for Listed { settings, last, made, failed, erased, .. } in &told {
         let next = settings.schedule.next_after(now()).map_or_else(|| "-".to_owned(), |due| due.to_string());
         let (due, rows) =
             last.as_ref().map_or_else(|| ("-", "-".to_owned()), |last| (&last.due, last.rows.to_string()));
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<24} {next:<21} {due:<21} {rows:>8} {made:>6} {failed:>6}", settings.name);
+        let _ =
+            writeln!(text, "{:<24} {next:<21} {due:<21} {rows:>8} {made:>6} {failed:>6} {erased:>6}", settings.name);
     }
     print(if told.is_empty() { "the configuration has no [[report]]\n" } else { &text });
     Ok(())
@@ -161,8 +166,8 @@ fn head(settings: &ReportSettings, url: &str) -> Value {
     })
 }
 
-/// A run: its name, which of its files there are, its manifest, or why it failed.
-type ShownRun = (String, RunFiles, Option<Manifest>, Option<Error>);
+/// A run: its name, which of its files there are, its manifest, or why it failed, or what erased it.
+type ShownRun = (String, RunFiles, Option<Manifest>, Option<Error>, Option<ErasedRun>);
 
 /// The last runs, the newest first.
 async fn runs(store: &RunStore) -> anyhow::Result<Vec<ShownRun>> {
@@ -170,14 +175,15 @@ async fn runs(store: &RunStore) -> anyhow::Result<Vec<ShownRun>> {
     for (run, files) in newest(store.list().await?) {
         let manifest = if files.made { store.manifest(&run).await? } else { None };
         let error = if files.failed && !files.made { store.failure(&run).await? } else { None };
-        runs.push((run, files, manifest, error));
+        let erased = if files.erased && !files.made { store.erased(&run).await? } else { None };
+        runs.push((run, files, manifest, error, erased));
     }
     Ok(runs)
 }
 
 fn shown(settings: &ReportSettings, store: &RunStore, runs: &[ShownRun]) -> Value {
-    let runs = runs.iter().map(|(run, files, manifest, error)| {
-        json!({ "run": run, "state": state(*files), "manifest": manifest, "error": error })
+    let runs = runs.iter().map(|(run, files, manifest, error, erased)| {
+        json!({ "run": run, "state": state(*files), "manifest": manifest, "error": error, "erased": erased })
     });
     let mut value = head(settings, store.url());
     value["runs"] = runs.collect();
@@ -195,11 +201,12 @@ async fn show(config: &Config, settings: &ReportSettings, json: bool) -> anyhow:
     let mut text = format!("report '{}': {} ({})", settings.name, schedule.pattern, schedule.zone.name());
     let _ = writeln!(text, "{}", next.map_or_else(String::new, |due| format!(", next at {due}")));
     let _ = writeln!(text, "  results: {}", store.url());
-    for (run, files, manifest, error) in &runs {
-        let _ = match (manifest, error) {
-            (Some(manifest), _) => writeln!(text, "  {run}: {}", line(manifest)),
-            (None, Some(error)) => writeln!(text, "  {run}: FAILED: {error}"),
-            (None, None) => writeln!(text, "  {run}: {}", state(*files)),
+    for (run, files, manifest, error, erased) in &runs {
+        let _ = match (manifest, erased, error) {
+            (Some(manifest), ..) => writeln!(text, "  {run}: {}", line(manifest)),
+            (None, Some(ErasedRun { erasure, at, .. }), _) => writeln!(text, "  {run}: erased by '{erasure}' at {at}"),
+            (None, None, Some(error)) => writeln!(text, "  {run}: FAILED: {error}"),
+            (None, None, None) => writeln!(text, "  {run}: {}", state(*files)),
         };
     }
     print(&text);
@@ -217,6 +224,7 @@ fn newest(runs: std::collections::BTreeMap<String, RunFiles>) -> Vec<(String, Ru
 fn state(files: RunFiles) -> &'static str {
     match files {
         RunFiles { made: true, .. } => "made",
+        RunFiles { erased: true, .. } => "erased",
         RunFiles { failed: true, .. } => "failed",
         _ => "not made yet",
     }

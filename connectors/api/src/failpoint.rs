@@ -38,8 +38,8 @@ pub const REPARTITION_FAILPOINTS: [&str; 3] = ["repartition_begun", "replay_ende
 pub const AUDIT_FAILPOINTS: [&str; 1] = ["audit_appended"];
 
 /// Those of a command that erases rows.
-pub const ERASURE_FAILPOINTS: [&str; 4] =
-    ["erased_files_written", "rows_erased", "erased_files_found", "erased_log_checkpointed"];
+pub const ERASURE_FAILPOINTS: [&str; 5] =
+    ["erased_files_written", "rows_erased", "erased_files_found", "erased_log_checkpointed", "report_erased"];
 
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {

@@ -61,6 +61,11 @@ impl ResultFolder {
         ResultFolder { root: self.root.clone(), folder: self.folder.clone().join(name), url }
     }
 
+    /// The store, and the folder's path in it.
+    pub fn place(&self) -> (&Arc<dyn ObjectStore>, &Path) {
+        (&self.root, &self.folder)
+    }
+
     /// URL of the folder.
     pub fn url(&self) -> &str {
         &self.url
@@ -105,6 +110,18 @@ impl ResultFolder {
     /// Removes an object that nothing refers to. That it cannot be removed costs only its space.
     pub async fn discard(&self, name: &str) {
         discard(&*self.root, &self.folder.clone().join(name)).await;
+    }
+
+    /// Removes an object, whether or not it is there.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let path = self.folder.clone().join(name);
+        retrying(|| async {
+            match self.root.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(store_error(format!("cannot remove {path}"), &error)),
+            }
+        })
+        .await
     }
 
     /// Copies a local file to the folder, in bounded memory, in place of any of that name.

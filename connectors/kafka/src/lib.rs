@@ -1,13 +1,14 @@
 //! Kafka as the event log, and the schema registry beside it.
 //!
-//! Nine wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
+//! Ten wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
-//! [`letters`] sees to what the consumer could not read, and [`survey`] measures topics; these know nothing of each
-//! other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
+//! [`letters`] sees to what the consumer could not read, [`survey`] measures topics, and [`erasure`] erases subjects
+//! from them; these know nothing of each other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
 
 pub mod aws;
 pub mod cluster;
 pub mod consumer;
+pub mod erasure;
 pub mod key_search;
 pub mod letters;
 pub mod log;

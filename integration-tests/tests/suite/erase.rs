@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::query;
+use integration_tests::readers::{holding, query};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -92,15 +92,6 @@ fn load(url: String, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
-}
-
-/// Files of the lake that hold a text, as a reader finds them that shares nothing with the program.
-fn holding(lake: &str, text: &str) -> String {
-    let script = integration_tests::root().join("integration-tests/readers/search.py");
-    let output = Command::new(integration_tests::python()).arg(script).args([lake, text]).output().expect("python");
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{log}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn assert_nothing_left(pipeline: &Pipeline) {

@@ -17,6 +17,7 @@ mod dead_letters;
 mod debezium;
 mod end_to_end;
 mod erase;
+mod erase_topics;
 mod errors;
 mod events;
 mod failpoints;

@@ -8,9 +8,11 @@ use serde::Serialize;
 use sooner_delta::erase::Erased;
 use sooner_delta::erasure::search::{LEAST_BYTES, Searched};
 use sooner_delta::legal_holds::HashedSubject;
+use sooner_kafka::erasure::topics::{ErasedLetters, ErasedTopic};
 use sooner_schemas::{Lsn, TableName};
 
 use super::remains::Remains;
+use super::reports::FoundRun;
 
 /// What is left as evidence of an erasure.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +41,16 @@ pub struct Certificate {
     pub cuts_dropped: Vec<String>,
     /// What was done to tables.
     pub tables: Vec<Erased>,
+    /// Topics that were searched, with what they have, and the tombstones that were written.
+    pub topics: Vec<ErasedTopic>,
+    /// The dead letters, if there are any.
+    pub dead_letters: Option<ErasedLetters>,
+    /// Open dead letters that were dropped.
+    pub dead_letters_dropped: usize,
+    /// Objects among reports' results that were searched.
+    pub report_objects: usize,
+    /// Runs of reports whose results held values.
+    pub reports: Vec<FoundRun>,
     /// The search of all bytes of the lake afterwards.
     pub search: Search,
     /// What may hold values still.
@@ -102,13 +114,43 @@ impl Certificate {
                 let _ = writeln!(text, "  {} of the rows stay in the chain without their values", erased.stubs);
             }
         }
+        for topic in &self.topics {
+            let (found, written) = (&topic.found, topic.tombstones_written);
+            let _ = writeln!(
+                text,
+                "topic {}: {} messages searched, {} of {} rows found, {written} tombstones written",
+                topic.topic, found.searched, found.messages, found.rows
+            );
+        }
+        if let Some(letters) = &self.dead_letters {
+            let (searched, found) = (letters.found.searched, letters.found.letters.len());
+            let dropped = self.dead_letters_dropped;
+            let _ = writeln!(
+                text,
+                "topic {}: {searched} dead letters searched, {found} found, {dropped} open ones dropped",
+                letters.topic
+            );
+        }
+        for run in self.reports.iter().filter(|run| run.erased) {
+            let _ = writeln!(text, "report {}: the run {} was erased", run.report, run.run);
+        }
         let _ = writeln!(text, "searched {} objects, {} bytes", self.search.objects, self.search.bytes);
+        if self.search.values_by_column_only > 0 {
+            let _ = writeln!(
+                text,
+                "{} values have less than {LEAST_BYTES} bytes: they were looked for in columns of their name only",
+                self.search.values_by_column_only
+            );
+        }
         for left in &self.remains {
             let _ = writeln!(text, "{}", line(left));
         }
-        let outcome = match self.clean {
-            true => "no readable byte of the subject is left in the lake",
-            false => "something is left, see above",
+        let is_elsewhere = |left: &Remains| left.place == "topics" || left.place.starts_with("topic ");
+        let is_lake_clean = self.remains.iter().all(|left| !left.found || is_elsewhere(left));
+        let outcome = match (self.clean, is_lake_clean && self.search.unreadable.is_empty()) {
+            (true, _) => "no readable byte of the subject is left in what was searched",
+            (false, true) => "no readable byte of the subject is left in the lake; topics have some, see above",
+            (false, false) => "something is left, see above",
         };
         let _ = writeln!(text, "{outcome}; certificate '{}'", self.name);
         text

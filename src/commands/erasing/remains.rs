@@ -6,11 +6,8 @@ use serde::Serialize;
 use sooner_delta::DeltaLake;
 use sooner_delta::erase::{Erased, Kept};
 use sooner_delta::legal_holds::{LEGAL, LegalHold};
-use sooner_kafka::cluster::topic_plan::TopicPlan;
-use sooner_schemas::TableName;
 
 use crate::commands::hold::instant;
-use crate::config::Config;
 
 /// A place that may still hold values of a subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,6 +86,9 @@ pub fn of_object(path: &str) -> Remains {
             ("the audit trail has it; its entries are chained and cannot be changed", "keep it, or begin a trail anew")
         }
         _ if path.contains("_delta_log/") => ("a log of a table tells it", "erase again; if it stays, see the entry"),
+        _ if path.starts_with("_sooner/") && path.contains("/reports/") => {
+            ("a report that this configuration does not have has made it of such rows", "delete the folder of its run")
+        }
         _ if path.starts_with("_sooner/") => ("an object of the pipeline has it", "see the object, and delete it"),
         _ if path.ends_with(".parquet") => {
             ("the value is there in another column, or within a longer value", "erase by that column, if it is meant")
@@ -97,26 +97,4 @@ pub fn of_object(path: &str) -> Remains {
     };
     let (why, to_do) = (why.to_owned(), to_do.to_owned());
     Remains { place: path.to_owned(), why, until: None, to_do, found: true }
-}
-
-/// Topics that have had the events of tables, as the configuration makes them.
-pub fn of_topics(config: &Config, tables: &[TableName]) -> Vec<Remains> {
-    let Some(kafka) = &config.kafka else { return Vec::new() };
-    let topics = &kafka.settings.topics;
-    let mut plans: Vec<_> =
-        tables.iter().map(|table| TopicPlan::of_table(&kafka.topics.topic(table), topics)).collect();
-    plans.extend(kafka.settings.consumer.dead_letters.as_deref().map(TopicPlan::of_dead_letters));
-    let told = plans.into_iter().map(|plan| {
-        let settings = plan.configs.iter().map(|(name, value)| format!("{name}={value}"));
-        Remains {
-            place: format!("topic {}", plan.name),
-            why: format!("events stay as long as the topic keeps them: {}", settings.collect::<Vec<_>>().join(", ")),
-            until: None,
-            to_do: "where the topic is compacted, the tombstones behind the source's deletes end them; elsewhere its \
-                    retention does, or kafka-delete-records.sh"
-                .to_owned(),
-            found: false,
-        }
-    });
-    told.collect()
 }

@@ -1,6 +1,6 @@
 //! Asks the database whether it still has rows of subjects, and waits until the lake has all that came before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sooner_delta::DeltaLake;
@@ -8,6 +8,7 @@ use sooner_delta::erasure::subject::Subject;
 use sooner_postgres::Client;
 use sooner_postgres::client::{Mode, quote_name, quote_text};
 use sooner_postgres::log_end::log_end;
+use sooner_schemas::masking::{ColumnRule, NewColumns, TableRules};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::commands::wait::{Standing, reached};
@@ -22,17 +23,27 @@ const MOST_ROWS: u32 = 1000;
 pub struct SourceRows {
     /// Rows by table; tables without rows are left out.
     pub rows: BTreeMap<TableName, u64>,
+    /// Tables of which nobody can tell: they do not have the column by this name, or the source masks it.
+    pub unknown: BTreeSet<TableName>,
     /// Position of its log after that was looked at.
     pub lsn: Lsn,
 }
 
 /// Asks the database what it has of subjects in tables that the lake has.
 pub async fn ask(config: &Config, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<SourceRows> {
-    let mut client = Client::connect(&config.source()?.connect, Mode::Sql).await?;
-    let mut rows = BTreeMap::new();
+    let source = config.source()?;
+    let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+    let (mut rows, mut unknown) = (BTreeMap::new(), BTreeSet::new());
+    let masks = source.blocks.mask_rules();
     for table in tables {
         for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
-            if !has_column(&mut client, table, &subject.column).await? {
+            let has_column = has_column(&mut client, table, Some(&subject.column)).await?;
+            if is_masked(&masks(table), &subject.column)
+                || (!has_column && self::has_column(&mut client, table, None).await?)
+            {
+                unknown.insert(table.clone());
+            }
+            if !has_column {
                 continue;
             }
             let sql = format!(
@@ -48,17 +59,26 @@ pub async fn ask(config: &Config, tables: &[TableName], subjects: &[Subject]) ->
             }
         }
     }
-    Ok(SourceRows { rows, lsn: log_end(&mut client).await? })
+    Ok(SourceRows { rows, unknown, lsn: log_end(&mut client).await? })
 }
 
-async fn has_column(client: &mut Client, table: &TableName, column: &str) -> anyhow::Result<bool> {
+/// Whether a column's values are others in the lake than in the database.
+fn is_masked(rules: &TableRules, column: &str) -> bool {
+    match rules.columns.get(column) {
+        Some(rule) => *rule != ColumnRule::Keep,
+        None => rules.new_columns == NewColumns::Mask && !rules.known.contains(column),
+    }
+}
+
+/// Whether the database has a table, with a column if one is named.
+async fn has_column(client: &mut Client, table: &TableName, column: Option<&str>) -> anyhow::Result<bool> {
+    let named = column.map(|column| format!(" AND a.attname = {}", quote_text(column))).unwrap_or_default();
     let sql = format!(
         "SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} \
-         AND a.attname = {} AND a.attnum > 0 AND NOT a.attisdropped",
+         AND a.attnum > 0 AND NOT a.attisdropped{named} LIMIT 1",
         quote_text(&table.schema),
         quote_text(&table.table),
-        quote_text(column),
     );
     Ok(client.query_value(&sql).await?.is_some())
 }

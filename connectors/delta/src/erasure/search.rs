@@ -47,12 +47,13 @@ pub struct Searched {
 }
 
 impl Needles {
-    /// From values, as they are and as JSON has them. Those that are too short are left out.
+    /// From values, as they are and as JSON and CSV have them. Those that are too short are left out.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Needles {
         let mut needles = Vec::new();
         for value in values.into_iter().filter(|value| value.len() >= LEAST_BYTES) {
             let quoted = serde_json::Value::from(value).to_string();
-            for form in [value, quoted.trim_matches('"')] {
+            let doubled = value.replace('"', "\"\"");
+            for form in [value, json_text(&quoted), &doubled] {
                 if !needles.contains(&form.as_bytes().to_vec()) {
                     needles.push(form.as_bytes().to_vec());
                 }
@@ -76,6 +77,11 @@ impl Needles {
     }
 }
 
+/// A JSON string without the double quotes around it.
+fn json_text(quoted: &str) -> &str {
+    quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(quoted)
+}
+
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     let Some((first, rest)) = needle.split_first() else { return false };
     let mut left = bytes;
@@ -95,7 +101,16 @@ pub async fn search(lake: &LakeStore, needles: &Needles) -> Result<Searched> {
 
 /// Searches all objects of a folder of a lake.
 pub async fn search_folder(lake: &LakeStore, folder: &Path, needles: &Needles) -> Result<Searched> {
-    let (store, prefix) = (lake.root(), lake.prefix());
+    search_objects(&lake.root(), lake.prefix(), folder, needles).await
+}
+
+/// Searches all objects of a folder; their paths are told as they are below `prefix`.
+pub async fn search_objects(
+    store: &Arc<dyn ObjectStore>,
+    prefix: &Path,
+    folder: &Path,
+    needles: &Needles,
+) -> Result<Searched> {
     let listed = retrying(|| async {
         let listed = store.list(Some(folder)).try_collect::<Vec<_>>().await;
         listed.map_err(|error| store_error("cannot list the lake", &error))
@@ -104,10 +119,10 @@ pub async fn search_folder(lake: &LakeStore, folder: &Path, needles: &Needles) -
     objects.sort_by(|a, b| a.location.cmp(&b.location));
     let (mut searched, mut all) = (Searched::default(), Sha256::new());
     for object in objects {
-        let Some((hash, mut holds)) = search_raw(&store, &object, needles).await? else { continue };
+        let Some((hash, mut holds)) = search_raw(store, &object, needles).await? else { continue };
         let path = below(prefix, &object.location);
         if !holds && object.location.extension() == Some("parquet") && !needles.is_empty() {
-            match search_pages(&store, &object, needles).await {
+            match search_pages(store, &object, needles).await {
                 Ok(found) => holds = found,
                 Err(error) if error.code == Code::FileDamaged => searched.unreadable.push(path.clone()),
                 Err(error) if error.code == Code::ObjectMissing => continue,

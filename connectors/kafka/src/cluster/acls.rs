@@ -77,6 +77,15 @@ pub fn of_letters(settings: &KafkaSettings, tables: &[Resource], resends: bool) 
     needed
 }
 
+/// What `sooner erase` needs besides, which writes tombstones where topics are compacted.
+pub fn of_erasure(settings: &KafkaSettings) -> Vec<Allowed> {
+    if !settings.topics.is_compacted() {
+        return Vec::new();
+    }
+    let id = Resource::TransactionalId(settings.erasure_id());
+    vec![Allowed { resource: id, operations: vec!["Describe", "Write"] }]
+}
+
 /// Readers of the progress topic are in no group, but librdkafka looks for the coordinator of one by this name.
 fn of_progress_reader(settings: &KafkaSettings) -> Allowed {
     Allowed { resource: Resource::Group(settings.progress_group()), operations: vec!["Describe"] }

@@ -128,6 +128,20 @@ impl Admin {
 
     /// Settings of a topic. `partitions` is its number of partitions, known from [`Admin::list`].
     pub async fn describe(&self, topic: &str, partitions: i32) -> Result<TopicState> {
+        let configs = self.configs(topic).await?;
+        let value = |name: &str| configs.get(name).cloned().unwrap_or_default();
+        Ok(TopicState {
+            partitions,
+            replication: self.replication(topic),
+            cleanup_policy: value("cleanup.policy"),
+            compression: value("compression.type"),
+            max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
+            retention_ms: value("retention.ms").parse().unwrap_or(-1),
+        })
+    }
+
+    /// All settings of a topic, by the names that Kafka gives them.
+    pub async fn configs(&self, topic: &str) -> Result<HashMap<String, String>> {
         self.log_in()?;
         let what = || format!("cannot read the settings of topic {topic}");
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
@@ -138,15 +152,7 @@ impl Admin {
             Some(Err(code)) => return Err(self.failed(what(), &KafkaError::AdminOp(code))),
             None => return Err(self.failed(what(), &KafkaError::AdminOp(KafkaCode::UnknownTopic))),
         };
-        let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-        Ok(TopicState {
-            partitions,
-            replication: self.replication(topic),
-            cleanup_policy: value("cleanup.policy"),
-            compression: value("compression.type"),
-            max_message_bytes: value("max.message.bytes").parse().unwrap_or(1_048_588),
-            retention_ms: value("retention.ms").parse().unwrap_or(-1),
-        })
+        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 
     /// Checks that a topic missing from the brokers' list is not one that this user may not see: brokers leave such

@@ -192,6 +192,12 @@ impl KafkaSettings {
         format!("sooner-letters-{topic}")
     }
 
+    /// Transactional id of whoever erases a subject from this pipeline's topics: of two that do so at a time the former
+    /// is fenced.
+    pub fn erasure_id(&self) -> String {
+        format!("sooner-erasure-{}", self.pipeline)
+    }
+
     /// Configuration that all clients share, including the properties that are passed through. Brokers know a client by
     /// its pipeline and this part of it, for their quotas and logs.
     pub fn client_config(&self, part: &str) -> ClientConfig {

@@ -38,6 +38,8 @@ pub struct Letter {
 pub enum Selection {
     /// One.
     One(LetterId),
+    /// Several.
+    Several(BTreeSet<LetterId>),
     /// Those of a source topic.
     Topic(String),
     /// All.
@@ -179,6 +181,12 @@ impl Catalogue {
     pub fn open(&self, selection: &Selection) -> Vec<Letter> {
         let mut open: Vec<_> = match selection {
             Selection::One(id) => self.find(*id).into_iter().collect(),
+            Selection::Several(ids) => {
+                // A message that was written twice is one letter.
+                let found: BTreeMap<_, _> =
+                    ids.iter().filter_map(|id| self.find(*id)).map(|letter| (letter.id, letter)).collect();
+                found.into_values().collect()
+            }
             _ => self.letters.values().map(|known| &known.letter).collect(),
         };
         open.retain(|letter| letter.mark.is_none());
@@ -286,6 +294,7 @@ mod tests {
         assert_eq!(open(&catalogue), [1, 3]);
         assert_eq!(catalogue.find(id(6)).unwrap().mark, Some(Mark::Replayed), "the first mark counts");
         assert!(catalogue.open(&Selection::One(id(6))).is_empty());
+        assert_eq!(catalogue.open(&Selection::Several([id(0), id(1), id(9)].into())).len(), 1);
         assert_eq!(catalogue.open(&Selection::Topic("t".to_owned())).len(), 2);
         assert!(catalogue.open(&Selection::Topic("u".to_owned())).is_empty());
         assert_eq!(catalogue.offsets_of("t", 0), HashSet::from([5, 6, 7]));

@@ -1,0 +1,186 @@
+//! What a topic has of what is looked for: first which rows' messages hold a value, then all messages of those rows.
+//! Reads committed messages from the first to the last, in no group, and writes nothing.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use serde::Serialize;
+use sooner_api::Result;
+
+use super::sought::{Decoder, Held, RowEvent, Sought, key_datum};
+use crate::cluster::range_reader::RangeReader;
+
+/// A row in a topic: its partition, and its key without the id of the schema.
+pub type RowKey = (i32, Vec<u8>);
+
+/// What a topic has of what is looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Messages that were read.
+    pub searched: u64,
+    /// Messages of rows of the subjects, whatever state they tell; tombstones do not count.
+    pub messages: u64,
+    /// Rows of the subjects, by their keys.
+    pub rows: usize,
+    /// Messages that hold a value without a key, or in another column or a header.
+    pub elsewhere: u64,
+    /// When the last one of all these was written, in milliseconds since 1970.
+    pub newest_millis: Option<i64>,
+    /// Keys of the subjects' rows that end with a tombstone.
+    pub tombstones: usize,
+    /// When the last of these tombstones was written, in milliseconds since 1970.
+    pub newest_tombstone_millis: Option<i64>,
+    /// Rows that live, by their last event.
+    pub living: usize,
+    /// Whether keys hold values, so that tombstones do.
+    pub keys_hold: bool,
+}
+
+/// What is known of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowState {
+    /// Its keys as they stand in messages, with the ids of their schemas: whether the last message of each is a
+    /// tombstone.
+    pub keys: BTreeMap<Vec<u8>, bool>,
+    /// What the last message says of it that can be decoded and is no tombstone, and whether that holds a value.
+    pub last: Option<(RowEvent, Held)>,
+}
+
+/// What is to be done about a row in a compacted topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Tombstones of these keys are missing; none if all are there.
+    Tombstones(Vec<Vec<u8>>),
+    /// The row lives, and keeps its last message.
+    Lives,
+}
+
+impl RowState {
+    /// What is to be done about it. `is_gone` says that the source has no row of the subjects: one that looks alive
+    /// here with a value of theirs is left over then.
+    pub fn verdict(&self, is_gone: bool) -> Verdict {
+        let is_left_over = match self.last {
+            Some((RowEvent::Live, held)) => is_gone && held == Held::Row,
+            Some((RowEvent::Delete, _)) => true,
+            // Whoever cannot read its messages does not know whether it lives.
+            _ => self.keys.values().all(|ends| *ends),
+        };
+        let open = self.keys.iter().filter(|(_, ends_with_tombstone)| !**ends_with_tombstone);
+        if is_left_over { Verdict::Tombstones(open.map(|(key, _)| key.clone()).collect()) } else { Verdict::Lives }
+    }
+
+    fn take(&mut self, key: &[u8], event: RowEvent, held: Held) {
+        self.keys.insert(key.to_vec(), event == RowEvent::Tombstone);
+        if matches!(event, RowEvent::Live | RowEvent::Delete) {
+            self.last = Some((event, held));
+        }
+    }
+}
+
+/// A topic that has been read.
+pub struct Scan {
+    /// What it has.
+    pub found: Found,
+    /// The subjects' rows.
+    pub rows: BTreeMap<RowKey, RowState>,
+    /// For each partition the offset up to which it was read.
+    pub ends: Vec<i64>,
+}
+
+/// Reads a topic. May take as long as reading it twice does.
+pub(crate) fn scan(
+    reader: &RangeReader,
+    decoder: &mut Decoder,
+    (topic, partitions): (&str, i32),
+    sought: &Sought,
+) -> Result<Scan> {
+    let mut scan = Scan { found: Found::default(), rows: BTreeMap::new(), ends: Vec::new() };
+    for partition in 0..partitions {
+        let (first, end) = reader.bounds(topic, partition)?;
+        scan.ends.push(end);
+        let mut keys = BTreeMap::new();
+        reader.read(topic, partition, first..end, |message| {
+            scan.found.searched += 1;
+            let examined = decoder.examine(message, sought)?;
+            match (examined.held, key_datum(message)) {
+                (Held::Nothing, _) => {}
+                (Held::Row | Held::Unreadable, Some(datum)) => {
+                    scan.found.keys_hold |= examined.key_holds;
+                    keys.insert(datum, RowState::default());
+                }
+                _ => {
+                    scan.found.elsewhere += 1;
+                    scan.found.newest_millis = scan.found.newest_millis.max(message.timestamp().to_millis());
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if keys.is_empty() {
+            continue;
+        }
+        reader.read(topic, partition, first..end, |message| {
+            if let Some(state) = key_datum(message).and_then(|datum| keys.get_mut(&datum)) {
+                let examined = decoder.examine(message, sought)?;
+                state.take(message.key().unwrap_or_default(), examined.event, examined.held);
+                scan.found.note(message);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        scan.rows.extend(keys.into_iter().map(|(datum, state)| ((partition, datum), state)));
+    }
+    scan.found.rows = scan.rows.len();
+    scan.found.tombstones = scan.rows.values().flat_map(|row| row.keys.values()).filter(|ends| **ends).count();
+    Ok(scan)
+}
+
+impl Found {
+    fn note(&mut self, message: &BorrowedMessage<'_>) {
+        let written = message.timestamp().to_millis();
+        if message.payload().is_some() {
+            self.messages += 1;
+            self.newest_millis = self.newest_millis.max(written);
+        } else {
+            self.newest_tombstone_millis = self.newest_tombstone_millis.max(written);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(events: &[(&[u8], RowEvent, Held)]) -> RowState {
+        let mut row = RowState::default();
+        events.iter().for_each(|(key, event, held)| row.take(key, *event, *held));
+        row
+    }
+
+    #[test]
+    fn a_tombstone_is_owed_to_each_key_of_a_row_that_is_gone() {
+        let (held, nothing) = (Held::Row, Held::Nothing);
+        let deleted = row(&[
+            (b"1a", RowEvent::Live, held),
+            (b"2a", RowEvent::Live, held),
+            (b"2a", RowEvent::Delete, nothing),
+            (b"2a", RowEvent::Tombstone, nothing),
+        ]);
+        // The key was registered again: compaction takes the former one for another key.
+        assert_eq!(deleted.verdict(false), Verdict::Tombstones(vec![b"1a".to_vec()]));
+        let broken = row(&[(b"1a", RowEvent::Delete, nothing), (b"9a", RowEvent::Unknown, Held::Unreadable)]);
+        assert_eq!(broken.verdict(false), Verdict::Tombstones(vec![b"1a".to_vec(), b"9a".to_vec()]));
+    }
+
+    #[test]
+    fn a_row_that_lives_keeps_its_last_message() {
+        let held = Held::Row;
+        let left_over = row(&[(b"a", RowEvent::Live, held)]);
+        assert_eq!(left_over.verdict(true), Verdict::Tombstones(vec![b"a".to_vec()]));
+        assert_eq!(left_over.verdict(false), Verdict::Lives, "the source may have it");
+        let changed = row(&[(b"a", RowEvent::Live, held), (b"a", RowEvent::Live, Held::Nothing)]);
+        assert_eq!(changed.verdict(true), Verdict::Lives, "it is another's now");
+        let unknown = row(&[(b"a", RowEvent::Unknown, Held::Unreadable)]);
+        assert_eq!(unknown.verdict(true), Verdict::Lives);
+    }
+}
