@@ -6,6 +6,7 @@ use sooner_api::{Error, MemoryBudget};
 use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, SortColumns, Vacuumed};
 use sooner_schemas::TableName;
 
+use super::trimming::trim;
 use super::{parse_name, print};
 use crate::config::Config;
 use crate::memory::MemoryShares;
@@ -20,12 +21,18 @@ pub async fn run_optimize(config: &Config, tables: &[String]) -> anyhow::Result<
     report.end(config, tables)
 }
 
-/// Deletes the files of tables that no version needs which is kept, or only says how many there are; of all tables of
+/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is kept,
+/// or only says how many there are; of all tables of
 /// the pipeline, if none are named.
 pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> anyhow::Result<()> {
     let (lake, names) = chosen(config, tables).await?;
     let mut report = Report::default();
     for name in &names {
+        match trim(config, &lake, name, dry_run).await {
+            Ok(told) => print(&told.unwrap_or_default()),
+            // What was asked for besides is done.
+            Err(error) => report.failed.push(error),
+        }
         report.take(name, lake.vacuum(name, !dry_run).await, |found| vacuumed_line(name, found, dry_run));
     }
     report.end(config, tables)
@@ -62,7 +69,7 @@ fn not_ours(config: &Config, table: &TableName) -> Error {
 struct Report {
     done: usize,
     not_ours: Option<TableName>,
-    failed: Vec<Error>,
+    failed: Vec<anyhow::Error>,
 }
 
 impl Report {
@@ -73,7 +80,7 @@ impl Report {
                 print(&line(done));
             }
             Ok(None) => self.not_ours = Some(table.clone()),
-            Err(error) => self.failed.push(error),
+            Err(error) => self.failed.push(error.into()),
         }
     }
 
@@ -83,7 +90,7 @@ impl Report {
             anyhow::bail!(not_ours(config, &table));
         }
         if !self.failed.is_empty() {
-            let list = self.failed.iter().map(|error| format!("\n  - {error}")).collect::<String>();
+            let list = self.failed.iter().map(|error| format!("\n  - {error:#}")).collect::<String>();
             anyhow::bail!("{} table(s) failed:{list}", self.failed.len());
         }
         if self.done == 0 {

@@ -180,6 +180,8 @@ pub enum Code {
     CutImpossible,
     /// A legal hold keeps what somebody wants to be deleted.
     Held,
+    /// What a history was asked for was removed from it, because it is older than the history keeps.
+    HistoryTrimmed,
     /// Rows cannot be erased as things are.
     ErasureRefused,
     /// A report could not be made: its engine or its query failed.

@@ -33,6 +33,8 @@ pub mod store;
 mod stored_rows;
 pub mod table;
 pub mod trace;
+pub mod trim;
+pub mod trimming;
 pub mod verification;
 pub mod written;
 

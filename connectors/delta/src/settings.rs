@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sooner_schemas::TableName;
 
@@ -71,6 +72,8 @@ pub struct Ways {
     pub append: Option<OnChange>,
     /// What becomes of the mirror's rows that the source deletes.
     pub deletes: Deletes,
+    /// How long the history keeps what is superseded; for ever if none.
+    pub keep_history: Option<Duration>,
 }
 
 /// What becomes of a mirror's rows that the source deletes.
@@ -102,7 +105,7 @@ impl Ways {
 
 impl Default for Ways {
     fn default() -> Ways {
-        Ways { mirror: true, history: false, append: None, deletes: Deletes::default() }
+        Ways { mirror: true, history: false, append: None, deletes: Deletes::default(), keep_history: None }
     }
 }
 
