@@ -24,6 +24,7 @@ mod faults;
 mod fleet;
 mod foreign_writers;
 mod history;
+mod history_retention;
 mod http;
 mod kafka;
 mod kafka_errors;

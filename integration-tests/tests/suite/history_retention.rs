@@ -1,0 +1,162 @@
+//! Histories that are kept for a while: what was superseded goes, under load and through kills, and every later moment
+//! is told as before; what is held stays; earlier moments are refused.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use integration_tests::pipeline::Pipeline;
+use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::query;
+use sooner_api::TRIMMING_FAILPOINTS;
+
+const SOURCE: &str = "
+    CREATE TABLE accounts (id int PRIMARY KEY, email text, balance int, body text);
+    ALTER TABLE accounts ALTER body SET STORAGE EXTERNAL;
+    INSERT INTO accounts SELECT i, 'p' || i || '@doe.example', 0, repeat(md5(i::text), 200) FROM generate_series(1, 300) i;
+    CREATE TABLE clicks (said text, n int); ALTER TABLE clicks REPLICA IDENTITY FULL;
+    INSERT INTO clicks VALUES ('old', 1);";
+const KEPT_FOREVER: &str = "[[table]]\nmatch = \"public.*\"\nwrite = [\"mirror\", \"history\"]";
+const KEPT: &str = "[[table]]\nmatch = \"public.*\"\nkeep_history = \"10s\"\n[audit]";
+const ALL: &str =
+    "SELECT count(*) || ' ' || md5(string_agg(concat_ws(',', id, email, balance, md5(body)), ';' ORDER BY id))";
+const ROWS: &str = "SELECT count(*) FROM lake";
+
+fn history(pipeline: &Pipeline, table: &str) -> String {
+    format!("{}/public/{table}-history", pipeline.lake)
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What a query that `sooner history` prints finds.
+fn found(pipeline: &Pipeline, as_of: &[&str], select: &str) -> String {
+    let output = pipeline.output("history", &[&["public.accounts"], as_of].concat());
+    assert!(output.status.success(), "{}", told(&output));
+    let view = String::from_utf8_lossy(&output.stdout).trim().trim_end_matches(';').to_owned();
+    query(&history(pipeline, "accounts"), &format!("{select} FROM ({view})"))
+}
+
+/// Changes of all kinds; most keep the large value, which the source then leaves out.
+async fn change(postgres: &Postgres, round: i32) {
+    let new = 1000 + round;
+    postgres
+        .sql(&format!(
+            "BEGIN; UPDATE accounts SET balance = balance + 1 WHERE id % 7 = {round} % 7; \
+             INSERT INTO accounts VALUES ({new}, 'new', {round}, repeat('x', 3000)); \
+             DELETE FROM accounts WHERE id = {new} - 3; UPDATE accounts SET body = repeat('y{round}', 900) WHERE id = {round}; \
+             COMMIT; INSERT INTO clicks VALUES ('round', {round})"
+        ))
+        .await;
+}
+
+/// Trims by the command until it has come to its end, which it does not where it dies.
+fn trim(pipeline: &Pipeline, failpoint: Option<&str>) -> Output {
+    let mut command = pipeline.command("vacuum");
+    if let Some(failpoint) = failpoint {
+        command.env("SOONER_FAILPOINT", format!("{failpoint}@1"));
+    }
+    command.arg("public.accounts").output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_superseded_goes_and_every_later_moment_is_as_before() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(SOURCE).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.configure_source("tables = [\"public.*\"]");
+    pipeline.configure("[lake]", "deleted_file_retention = \"0s\"");
+    pipeline.append_settings(KEPT_FOREVER);
+    pipeline.start();
+    for table in ["public.accounts", "public.clicks"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    for statement in ["gone", "held"] {
+        postgres.sql(&format!("UPDATE accounts SET email = '{statement}@doe.example' WHERE id = 3")).await;
+        postgres.sql("UPDATE accounts SET email = 'p3@doe.example' WHERE id = 3").await;
+    }
+    for round in 1..40 {
+        change(&postgres, round).await;
+    }
+    let early = postgres.end_lsn().await.to_string();
+    pipeline.catch_up(&postgres).await;
+    let hold = ["add", "case-7", "--subject", "email=held@doe.example", "--reason", "case 7"];
+    assert!(pipeline.output("hold", &hold).status.success());
+    // All of that is to be old.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let mut moments = Vec::new();
+    for round in 40..60 {
+        change(&postgres, round).await;
+        let lsn = postgres.end_lsn().await.to_string();
+        let time = postgres
+            .value("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+            .await;
+        moments.push((lsn, time));
+    }
+    pipeline.catch_up(&postgres).await;
+    let last = moments.last().unwrap().clone();
+    let as_of = |pipeline: &Pipeline, moment: &str| found(pipeline, &["--as-of", moment], ALL);
+    let wanted: Vec<_> = moments.iter().step_by(6).map(|(lsn, _)| (lsn.clone(), as_of(&pipeline, lsn))).collect();
+    let at_times: Vec<_> = moments.iter().step_by(9).map(|(_, time)| (time.clone(), as_of(&pipeline, time))).collect();
+    assert_eq!(as_of(&pipeline, &last.0), postgres.value(&format!("{ALL} FROM accounts")).await);
+    let before: u64 = query(&history(&pipeline, "accounts"), ROWS).parse().unwrap();
+
+    // Kills of the command beside the pipeline, which goes on; then it comes to its end.
+    pipeline.append_settings(KEPT);
+    for failpoint in TRIMMING_FAILPOINTS {
+        let killed = trim(&pipeline, Some(failpoint));
+        assert!(!killed.status.success(), "{failpoint}: {}", told(&killed));
+        change(&postgres, 60 + failpoint.len() as i32).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    pipeline.kill();
+    pipeline.start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while query(&history(&pipeline, "clicks"), "SELECT count(*) FROM lake WHERE n < 40") != "0" {
+        assert!(Instant::now() < deadline, "the pipeline trims by itself\n{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    let after: u64 = query(&history(&pipeline, "accounts"), ROWS).parse().unwrap();
+    assert!(after < before / 2, "{before} rows, and {after}\n{}", pipeline.log());
+    pipeline.assert_all_stream();
+    pipeline.assert_equal(&postgres, &["public.accounts"]);
+
+    // As of every moment that can still be asked for.
+    let mut refused = 0;
+    for (moment, view) in wanted.iter().chain(&at_times) {
+        let output = pipeline.output("history", &["public.accounts", "--as-of", moment]);
+        match output.status.success() {
+            true => assert_eq!(&as_of(&pipeline, moment), view, "as of {moment}\n{}", pipeline.log()),
+            false => {
+                assert!(told(&output).contains("reaches back to"), "{}", told(&output));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(as_of(&pipeline, "now"), postgres.value(&format!("{ALL} FROM accounts")).await);
+    let output = pipeline.output("history", &["public.accounts", "--as-of", &early]);
+    let said = told(&output);
+    assert!(!output.status.success() && said.contains("its history reaches back to 20"), "{refused}: {said}");
+    let current = found(&pipeline, &[], "SELECT count(*) FILTER (is_current)");
+    assert_eq!(current, postgres.value("SELECT count(*) FROM accounts").await);
+
+    // The subject's rows stay, with those of their key, until the hold is released.
+    let of = |what: &str| query(&history(&pipeline, "accounts"), &format!("SELECT count(*) FROM lake WHERE {what}"));
+    assert_eq!(of("email = 'held@doe.example'"), "1");
+    assert_ne!(of("id = 3 AND email = 'gone@doe.example'"), "0", "it is of the same key");
+    assert!(told(&pipeline.output("vacuum", &["--dry-run"])).contains("the legal hold case-7 keeps"));
+    assert!(pipeline.output("hold", &["release", "case-7", "--reason", "closed"]).status.success());
+    pipeline.stop();
+    let trimmed = trim(&pipeline, None);
+    assert!(trimmed.status.success(), "{}", told(&trimmed));
+    assert_eq!(of("email IN ('held@doe.example', 'gone@doe.example')"), "0", "{}", told(&trimmed));
+    let events = told(&pipeline.output("events", &[]));
+    assert!(events.contains("superseded by"), "{events}");
+    // Each time is in the audit trail, whoever did it.
+    let list = told(&pipeline.output("audit", &["list", "--json", "--kind", "history_trimmed"]));
+    let (by_command, by_itself) = (list.matches("\"command\"").count(), list.matches("\"pipeline\"").count());
+    assert!(by_command > 0 && by_itself > 0, "{list}");
+}
