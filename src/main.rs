@@ -151,8 +151,8 @@ enum Command {
         /// Names of tables: schema.table; all tables of the pipeline if none are named.
         tables: Vec<String>,
     },
-    /// Deletes the files of tables of the lake that no version needs any more. The pipeline does so by itself; this may
-    /// run beside it.
+    /// Deletes the files of tables of the lake that no version needs any more, and of histories what they keep no longer
+    /// (`keep_history`). The pipeline does so by itself; this may run beside it.
     Vacuum {
         /// Names of tables: schema.table; all tables of the pipeline if none are named.
         tables: Vec<String>,

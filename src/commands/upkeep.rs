@@ -21,9 +21,8 @@ pub async fn run_optimize(config: &Config, tables: &[String]) -> anyhow::Result<
     report.end(config, tables)
 }
 
-/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is kept,
-/// or only says how many there are; of all tables of
-/// the pipeline, if none are named.
+/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is
+/// kept; or only says how much that is. Of all tables of the pipeline, if none are named.
 pub async fn run_vacuum(config: &Config, tables: &[String], dry_run: bool) -> anyhow::Result<()> {
     let (lake, names) = chosen(config, tables).await?;
     let mut report = Report::default();
