@@ -17,7 +17,8 @@ const SOURCE: &str = "
     INSERT INTO accounts SELECT i, 'p' || i || '@doe.example', 0, repeat(md5(i::text), 200) FROM generate_series(1, 300) i;
     CREATE TABLE clicks (said text, n int); ALTER TABLE clicks REPLICA IDENTITY FULL;
     INSERT INTO clicks VALUES ('old', 1);";
-const KEPT_FOREVER: &str = "[[table]]\nmatch = \"public.*\"\nwrite = [\"mirror\", \"history\"]";
+const KEPT_FOREVER: &str = "[[table]]\nmatch = \"public.*\"\nwrite = [\"mirror\", \"history\"]
+[[table]]\nmatch = \"public.clicks\"\nwrite = [\"history\"]";
 /// Time in seconds between what is old and what is not: in between is the cut-off, as long as commands take no longer.
 const BETWEEN: u64 = 22;
 const ALL: &str =
