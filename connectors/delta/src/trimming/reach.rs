@@ -98,7 +98,7 @@ fn cut(mut files: Vec<OldFile>, before: i64, judged: Option<i64>, most_rows: u64
     }
     files.retain(|file| file.least < reached);
     let has_new =
-        files.iter().any(|file| is_new(file)) && judged.is_none_or(|judged| reached > judged.saturating_add(1));
+        files.iter().any(is_new) && judged.is_none_or(|judged| reached > judged.saturating_add(1));
     has_new.then_some(Reach { before: reached, files, judged, has_more: reached < before })
 }
 
