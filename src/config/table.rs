@@ -298,7 +298,7 @@ mod tests {
         for (write, keep, told) in [("mirror", "400d", "add \"history\" to write"), ("history", "9s", "at least 10s")] {
             let text = format!("[[table]]\nmatch = 'a.*'\nwrite = ['{write}']\nkeep_history = '{keep}'");
             let problems = read(&text).1.join("\n");
-            assert!(problems.contains(&format!("table[0].keep_history: ")) && problems.contains(told), "{problems}");
+            assert!(problems.contains("table[0].keep_history: ") && problems.contains(told), "{problems}");
         }
     }
 

@@ -97,8 +97,7 @@ fn cut(mut files: Vec<OldFile>, before: i64, judged: Option<i64>, most_rows: u64
         rows += file.file.rows.unwrap_or_default();
     }
     files.retain(|file| file.least < reached);
-    let has_new =
-        files.iter().any(is_new) && judged.is_none_or(|judged| reached > judged.saturating_add(1));
+    let has_new = files.iter().any(is_new) && judged.is_none_or(|judged| reached > judged.saturating_add(1));
     has_new.then_some(Reach { before: reached, files, judged, has_more: reached < before })
 }
 
