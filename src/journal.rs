@@ -57,6 +57,8 @@ pub enum Kind {
     Waiting,
     /// A report could not be made.
     ReportFailed,
+    /// Rows were removed from a history that it keeps no longer, or a hold kept them.
+    HistoryTrimmed,
 }
 
 /// Something that happened.

@@ -87,6 +87,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Parked => "PARKED",
         Kind::Waiting => "waiting",
         Kind::ReportFailed => "REPORT FAILED",
+        Kind::HistoryTrimmed => "history",
     }
 }
 

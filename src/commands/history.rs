@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde_json::json;
 use sooner_delta::audit::chain::Head;
 use sooner_delta::history::views::{AsOf, Engine};
+use sooner_delta::trim::{Moment, check_within};
 
 use super::history_chain::{print_head, verify};
 use super::upkeep::open_lake;
@@ -69,8 +70,15 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
     };
     let query = match asked.as_of {
         None => history.slowly_changing(engine),
-        Some(Until::Lsn(lsn)) => history.as_of(engine, &AsOf::Lsn(lsn.0)),
-        Some(Until::Time(time)) => history.as_of(engine, &AsOf::Time(rfc3339(time))),
+        Some(Until::Lsn(lsn)) => {
+            check_within(&table, history.horizon, &Moment::Lsn(lsn.0))?;
+            history.as_of(engine, &AsOf::Lsn(lsn.0))
+        }
+        Some(Until::Time(time)) => {
+            let time = rfc3339(time);
+            check_within(&table, history.horizon, &Moment::Time(&time))?;
+            history.as_of(engine, &AsOf::Time(time))
+        }
     };
     let Some(query) = query else {
         anyhow::bail!(

@@ -31,6 +31,7 @@ pub mod steer;
 pub mod teardown;
 pub mod topics;
 pub mod trace;
+mod trimming;
 pub mod upkeep;
 pub mod verify;
 pub mod verifying;

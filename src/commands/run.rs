@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::listening::{listen, origins};
 pub use super::sides::Sides;
-use super::verifying;
+use super::{trimming, verifying};
 use crate::audit::recorder::Recorder;
 use crate::bars::CopyBars;
 use crate::config::Config;
@@ -111,6 +111,10 @@ async fn run_and_reload(
         let _verifying = match sides {
             Sides::Source => None,
             Sides::Both | Sides::Sink => verifying::scheduler::start(&config, board)?,
+        };
+        let _trimming = match sides {
+            Sides::Source => None,
+            Sides::Both | Sides::Sink => trimming::start(&config, board)?,
         };
         let mut running = std::pin::pin!(run_sides(config.clone(), sides, recopy.clone(), board.clone(), halt.clone()));
         let reloaded = loop {

@@ -7,6 +7,7 @@ use sooner_api::{Error, MemoryBudget};
 use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, SortColumns, Vacuumed};
 use sooner_schemas::TableName;
 
+use super::trimming::trim;
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
@@ -48,13 +49,18 @@ pub async fn run_optimize(config: &Config, asked: &Optimizing) -> anyhow::Result
     recorded(config, Act::new("optimized", json!({"tables": asked.tables})), optimized).await
 }
 
-/// Deletes the files of tables that no version needs which is kept, or only says how many there are; of all tables of
-/// the pipeline, if none are named.
+/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is
+/// kept; or only says how much that is. Of all tables of the pipeline, if none are named.
 pub async fn run_vacuum(config: &Config, asked: &Vacuuming) -> anyhow::Result<()> {
     let vacuumed = async {
         let (lake, names) = chosen(config, &asked.tables).await?;
         let mut report = Report::default();
         for name in &names {
+            match trim(config, &lake, name, asked.dry_run).await {
+                Ok(told) => print(&told.filter(|_| !asked.json).unwrap_or_default()),
+                // What was asked for besides is done.
+                Err(error) => report.failed.push(error),
+            }
             report.take(name, lake.vacuum(name, !asked.dry_run).await, |found| vacuumed_line(name, &found, asked));
         }
         report.end(config, &asked.tables, asked.json)
@@ -96,7 +102,7 @@ fn not_ours(config: &Config, table: &TableName) -> Error {
 struct Report {
     done: Map<String, Value>,
     not_ours: Option<TableName>,
-    failed: Vec<Error>,
+    failed: Vec<anyhow::Error>,
 }
 
 /// What became of a table: as it is printed, and as it is recorded.
@@ -114,7 +120,7 @@ impl Report {
                 self.done.insert(table.to_string(), figures);
             }
             Ok(None) => self.not_ours = Some(table.clone()),
-            Err(error) => self.failed.push(error),
+            Err(error) => self.failed.push(error.into()),
         }
     }
 
@@ -124,7 +130,7 @@ impl Report {
             anyhow::bail!(not_ours(config, &table));
         }
         if !self.failed.is_empty() {
-            let list = self.failed.iter().map(|error| format!("\n  - {error}")).collect::<String>();
+            let list = self.failed.iter().map(|error| format!("\n  - {error:#}")).collect::<String>();
             anyhow::bail!("{} table(s) failed:{list}", self.failed.len());
         }
         if self.done.is_empty() && !json {

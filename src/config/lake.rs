@@ -5,7 +5,7 @@ use std::time::Duration;
 use sooner_delta::{RetentionSettings, S3Settings};
 
 use super::reader::Section;
-use super::table::LEAST_FRESHNESS;
+use super::table::{LEAST_FRESHNESS, TableBlocks};
 
 /// Checked settings of the section `[lake]`.
 #[derive(Clone, Debug)]
@@ -43,4 +43,14 @@ pub fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     }
     let s3 = S3Settings { endpoint, region, credentials: access_key.zip(secret_key) };
     Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, maps_columns, s3 })
+}
+
+/// Nothing is kept for a shorter time than files that a table does not need any more.
+pub fn refuse_short_histories(root: &mut Section, tables: &TableBlocks, lake: &LakeConfig) {
+    let least = lake.retention.deleted_files_of_new_tables();
+    for (at, kept) in tables.kept_histories().filter(|(_, kept)| *kept < least) {
+        let (kept, least) = (humantime::format_duration(kept), humantime::format_duration(least));
+        let why = format!("{kept} is shorter than deleted_file_retention of [lake], which is {least}: set one of them");
+        root.problem(&format!("table[{at}].keep_history"), &why);
+    }
 }

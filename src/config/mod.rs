@@ -33,7 +33,7 @@ use http::{STALLED_AFTER, read_http};
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 pub use lake::LakeConfig;
-use lake::read_lake;
+use lake::{read_lake, refuse_short_histories};
 use lines::Lines;
 use names::{check_name, check_slot};
 pub use pattern::TablePattern;
@@ -198,6 +198,9 @@ impl Config {
         }
         if has_kafka && source.is_none() && lake.is_none() {
             root.problem("source", "set [source], [lake] or both");
+        }
+        if let Some(lake) = &lake {
+            refuse_short_histories(&mut root, &tables, lake);
         }
         let problems = root.finish();
         match name {

@@ -20,6 +20,9 @@ use super::reader::Section;
 /// The shortest freshness: below that, commits would cost more than they carry.
 pub const LEAST_FRESHNESS: Duration = Duration::from_millis(50);
 
+/// The shortest time for which a history keeps what is superseded: it is longer than events are on their way.
+pub const LEAST_KEPT_HISTORY: Duration = Duration::from_secs(10);
+
 /// One block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TableBlock {
@@ -34,6 +37,7 @@ struct TableBlock {
     on_change: Option<OnChange>,
     deletes: Option<Deletes>,
     chain: Option<bool>,
+    keep_history: Option<Duration>,
     masks: MaskBlock,
 }
 
@@ -79,6 +83,10 @@ impl TableBlocks {
             let on_change = section.optional("on_change", parse_on_change);
             let deletes = read_deletes(section, ways);
             let (says_chain, chain) = (section.has("chain"), section.flag("chain", false));
+            let keep_history = read_keep_history(section, ways);
+            if chain && keep_history.is_some() {
+                section.problem("keep_history", "of a chained history no row may be missing: choose this or chain");
+            }
             let (masks, matches) = (MaskBlock::read(section), matches?);
             Some(TableBlock {
                 matches,
@@ -92,6 +100,7 @@ impl TableBlocks {
                 on_change,
                 deletes,
                 chain: says_chain.then_some(chain),
+                keep_history,
                 masks,
             })
         })
@@ -156,7 +165,14 @@ impl TableBlocks {
         let on_change = blocks().find_map(|block| block.on_change);
         let deletes = blocks().find_map(|block| block.deletes).filter(|_| ways.mirror).unwrap_or_default();
         let chain = ways.history && blocks().find_map(|block| block.chain).unwrap_or_default();
-        Ways { append: ways.append.map(|default| on_change.unwrap_or(default)), deletes, chain, ..ways }
+        let keep_history = blocks().find_map(|block| block.keep_history).filter(|_| ways.history);
+        let append = ways.append.map(|default| on_change.unwrap_or(default));
+        Ways { append, deletes, chain, keep_history, ..ways }
+    }
+
+    /// How long histories keep what is superseded, for each block that says so, with its number.
+    pub fn kept_histories(&self) -> impl Iterator<Item = (usize, Duration)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| Some((at, block.keep_history?)))
     }
 
     /// Tables that have a topic of another name than the pattern says.
@@ -180,7 +196,8 @@ fn parse_policy(name: &str) -> Result<ValuePolicy, String> {
 }
 
 /// A table that is not written at all.
-const NO_WAY: Ways = Ways { mirror: false, history: false, append: None, deletes: Deletes::Hard, chain: false };
+const NO_WAY: Ways =
+    Ways { mirror: false, history: false, append: None, deletes: Deletes::Hard, chain: false, keep_history: None };
 
 /// What becomes of a mirror's rows that the source deletes, in a block that says how its tables are written, or not.
 fn read_deletes(section: &mut Section, ways: Option<Ways>) -> Option<Deletes> {
@@ -207,6 +224,16 @@ fn check_chains(root: &mut Section, blocks: &[TableBlock]) {
             root.problem(&format!("table[{at}].chain"), why);
         }
     }
+}
+
+/// How long a history keeps what is superseded, in a block that says how its tables are written, or not.
+fn read_keep_history(section: &mut Section, ways: Option<Ways>) -> Option<Duration> {
+    let keep_history = section.optional_duration("keep_history", LEAST_KEPT_HISTORY);
+    if keep_history.is_some() && ways.is_some_and(|ways| !ways.history) {
+        section
+            .problem("keep_history", "says how long a history keeps events: add \"history\" to write, or leave it out");
+    }
+    keep_history
 }
 
 /// The ways that `write` lists.
@@ -281,6 +308,21 @@ mod tests {
                 problems.join("\n").contains("table[0].deletes: \"soft\" says what a mirror keeps"),
                 "{problems:?}"
             );
+        }
+    }
+
+    #[test]
+    fn histories_are_kept_for_a_while_where_there_are_any() {
+        let text = "[[table]]\nmatch = 'a.*'\nkeep_history = '400d'\n[[table]]\nmatch = 'a.t'\nwrite = ['mirror', 'history']\n\
+                    [[table]]\nmatch = 'a.u'\nwrite = ['history']\nkeep_history = '7years'";
+        let (blocks, problems) = read(text);
+        assert_eq!(problems, Vec::<String>::new());
+        let days = |table: &str| Some(blocks.ways(&TableName::new("a", table)).keep_history?.as_secs() / 86_400);
+        assert_eq!([days("t"), days("u"), days("mirror")], [Some(400), Some(7 * 1461 / 4), None]);
+        for (write, keep, told) in [("mirror", "400d", "add \"history\" to write"), ("history", "9s", "at least 10s")] {
+            let text = format!("[[table]]\nmatch = 'a.*'\nwrite = ['{write}']\nkeep_history = '{keep}'");
+            let problems = read(&text).1.join("\n");
+            assert!(problems.contains("table[0].keep_history: ") && problems.contains(told), "{problems}");
         }
     }
 

@@ -96,6 +96,12 @@ const EFFECTS: &[(&str, Takes, &str)] = &[
         "soft: without a copy, with each table's next change; hard again: the table is copied without the rows that its \
          source deleted (behind Kafka it parks first)",
     ),
+    (
+        "table.keep_history",
+        Takes::Reload,
+        "without a copy; shorter: rows of the history that are older and superseded go for good, the files a little \
+         later (`sooner vacuum --dry-run` says how many); longer: from now on, what is gone does not come back",
+    ),
     ("table.unholdable", Takes::Reload, JUDGED),
     ("table.topic", Takes::Reload, "a table whose topic has another name is copied there"),
 ];

@@ -7,6 +7,7 @@ use sooner_api::{Clock, Code, Error, Result};
 use sooner_delta::cuts::Cut;
 use sooner_delta::history::views::{AsOf, Engine};
 use sooner_delta::report_data::LocalHistory;
+use sooner_delta::trim::{Moment, check_within};
 use sooner_schemas::TableName;
 
 use super::completeness::{Beginning, check, parse};
@@ -123,6 +124,7 @@ impl Backfill<'_> {
         for (table, (history, beginnings)) in &histories.tables {
             let remedy = "begin with a later day; a history knows its table from the end of its first copy on";
             check(beginnings, due).map_err(|why| failed(&what, format!("{table}: {why}"), remedy))?;
+            check_within(table, history.described.horizon, &Moment::Micros(due.micros()))?;
             let as_of = AsOf::Time(due.to_string());
             let query = history.described.as_of(Engine::DuckDbFiles, &as_of).unwrap_or_default();
             views.push((table.clone(), query.trim_end().trim_end_matches(';').to_owned()));

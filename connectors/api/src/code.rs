@@ -180,6 +180,10 @@ pub enum Code {
     CutImpossible,
     /// A legal hold keeps what somebody wants to be deleted.
     Held,
+    /// Rows of a history are chained, so that none may be removed.
+    HistoryChained,
+    /// What a history was asked for was removed from it, because it is older than the history keeps.
+    HistoryTrimmed,
     /// Rows cannot be erased as things are.
     ErasureRefused,
     /// A report could not be made: its engine or its query failed.

@@ -41,6 +41,9 @@ pub const AUDIT_FAILPOINTS: [&str; 1] = ["audit_appended"];
 pub const ERASURE_FAILPOINTS: [&str; 5] =
     ["erased_files_written", "rows_erased", "erased_files_found", "erased_log_checkpointed", "report_erased"];
 
+/// Those of a history whose old rows are removed.
+pub const TRIMMING_FAILPOINTS: [&str; 2] = ["trimmed_files_written", "history_trimmed"];
+
 /// Ends the process if it was asked to die here, this time.
 pub fn failpoint(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -56,7 +59,7 @@ mod asked {
 
     use super::{
         ALTERATION_FAILPOINTS, AUDIT_FAILPOINTS, COPY_FAILPOINTS, ERASURE_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS,
-        REPARTITION_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
+        REPARTITION_FAILPOINTS, TRIMMING_FAILPOINTS, UPKEEP_FAILPOINTS, WAYS_FAILPOINTS,
     };
 
     static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
@@ -73,6 +76,7 @@ mod asked {
             &WAYS_FAILPOINTS[..],
             &AUDIT_FAILPOINTS[..],
             &ERASURE_FAILPOINTS[..],
+            &TRIMMING_FAILPOINTS[..],
         ];
         debug_assert!(lists.iter().any(|list| list.contains(&name)), "{name} is not listed");
         let asked = ASKED.get_or_init(|| {

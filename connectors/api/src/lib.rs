@@ -26,8 +26,8 @@ pub use database::{
 };
 pub use error::{Class, Error, Result};
 pub use failpoint::{
-    ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS, UPKEEP_FAILPOINTS,
-    failpoint,
+    ALTERATION_FAILPOINTS, COPY_FAILPOINTS, FAILPOINTS, KAFKA_FAILPOINTS, REPARTITION_FAILPOINTS, TRIMMING_FAILPOINTS,
+    UPKEEP_FAILPOINTS, failpoint,
 };
 pub use memory::{MemoryBudget, Reservation};
 pub use ports::{

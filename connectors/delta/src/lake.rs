@@ -11,6 +11,7 @@ use crate::effort::Effort;
 use crate::history::table::HistoryTable;
 use crate::history::views::Described;
 use crate::index::index_store::{IndexSettings, IndexStore};
+use crate::log::horizon::Horizon;
 use crate::log::other_writers::other_writers;
 use crate::log::position_names::PositionNames;
 use crate::log::replay::replay;
@@ -187,7 +188,8 @@ impl DeltaLake {
         let location = self.history_location(table);
         let version = replay(&location, &[]).await?;
         let (columns, key) = (version.columns().to_vec(), version.provenance().key);
-        Ok(version.exists().then(|| Described { url: location.url.to_string(), columns, key }))
+        let horizon = Horizon::of(version.metadata());
+        Ok(version.exists().then(|| Described { url: location.url.to_string(), columns, key, horizon }))
     }
 
     async fn open_mirror(&self, table: &TableName, feed: &Feed) -> Result<DeltaTable> {

@@ -12,6 +12,7 @@ use crate::cuts::Cut;
 use crate::export::{Place, export, folder_of};
 use crate::history::views::Described;
 use crate::lake::DeltaLake;
+use crate::log::horizon::Horizon;
 use crate::store::lake_store::{LakeStore, S3Settings};
 use crate::store::location::TableLocation;
 use crate::stored_rows::StoredRows;
@@ -63,7 +64,8 @@ impl DeltaLake {
             let (columns, key) = (stored.version.columns().to_vec(), stored.version.provenance().key);
             let files = local(self.history_location(table), (&found.url, found.version), table, folder).await?;
             let url = folder.join(folder_of(table)).join("*.parquet").display().to_string();
-            let described = Described { url, columns, key };
+            let horizon = Horizon::of(stored.version.metadata());
+            let described = Described { url, columns, key, horizon };
             histories.insert(table.clone(), LocalHistory { table: files, described });
         }
         Ok(histories)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sooner_schemas::TableName;
 
@@ -73,6 +74,8 @@ pub struct Ways {
     pub deletes: Deletes,
     /// The history's rows are chained, so that a changed or missing one is found.
     pub chain: bool,
+    /// How long the history keeps what is superseded; for ever if none.
+    pub keep_history: Option<Duration>,
 }
 
 /// What becomes of a mirror's rows that the source deletes.
@@ -104,7 +107,8 @@ impl Ways {
 
 impl Default for Ways {
     fn default() -> Ways {
-        Ways { mirror: true, history: false, append: None, deletes: Deletes::default(), chain: false }
+        let deletes = Deletes::default();
+        Ways { mirror: true, history: false, append: None, deletes, chain: false, keep_history: None }
     }
 }
 

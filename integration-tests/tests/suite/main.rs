@@ -26,6 +26,7 @@ mod fleet;
 mod foreign_writers;
 mod history;
 mod history_chain;
+mod history_retention;
 mod http;
 mod kafka;
 mod kafka_errors;

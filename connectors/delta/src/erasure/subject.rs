@@ -104,7 +104,7 @@ impl Wanted {
 }
 
 /// Whether a history's column has the values that a column had under another type.
-fn is_another_type_of(column: &LakeColumn, name: &str) -> bool {
+pub fn is_another_type_of(column: &LakeColumn, name: &str) -> bool {
     let kind = type_name(&column.lake_type);
     let kind: String = kind.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let rest = column.name.strip_prefix(name).and_then(|rest| rest.strip_prefix('_'));

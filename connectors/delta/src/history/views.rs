@@ -2,6 +2,7 @@
 //! for which it was so. They need nothing but the history.
 
 use super::columns::{ChainPlaces, source_columns};
+use crate::log::horizon::Horizon;
 use crate::rows::columns::LakeColumn;
 
 /// Whose SQL is written.
@@ -35,6 +36,8 @@ pub struct Described {
     pub columns: Vec<LakeColumn>,
     /// Columns of its source's key; empty for a table without one.
     pub key: Vec<String>,
+    /// Since when it is whole; since its first copy if none.
+    pub horizon: Option<Horizon>,
 }
 
 impl Described {
@@ -47,13 +50,18 @@ impl Described {
     }
 
     /// Each state of each row, with the time from which and to which it was so: a slowly changing dimension of type 2.
-    /// None for a table without a key.
+    /// Of states before the history's horizon, only those are told that lasted beyond it. None for a table without a
+    /// key.
     pub fn slowly_changing(&self, engine: Engine) -> Option<String> {
         let states = self.states(engine, &AsOf::Latest)?;
         let columns = self.values().map(|name| engine.name(name)).collect::<Vec<_>>().join(", ");
+        // A former state would seem to have lasted until the next one that is known.
+        let lasting = self
+            .horizon
+            .map_or_else(String::new, |horizon| format!(" AND (next_lsn IS NULL OR next_lsn > {})", horizon.lsn.0));
         Some(format!(
             "{states}\nSELECT {columns},\n       _commit_time AS valid_from, next_time AS valid_to, \
-             next_lsn IS NULL AS is_current\nFROM states\nWHERE _change_type <> 'delete';\n"
+             next_lsn IS NULL AS is_current\nFROM states\nWHERE _change_type <> 'delete'{lasting};\n"
         ))
     }
 
@@ -192,7 +200,7 @@ mod tests {
         let mut odd = fact_columns().remove(1);
         (odd.name, odd.lake_type) = ("o\"d`d'".to_owned(), LakeType::Long);
         let (columns, _) = extended(&table, &[], &[odd], false).unwrap();
-        let history = Described { url: "/lake/it's".to_owned(), columns, key: vec!["id".to_owned()] };
+        let history = Described { url: "/lake/it's".to_owned(), columns, key: vec!["id".to_owned()], horizon: None };
         let duck = history.as_of(Engine::DuckDb, &AsOf::Lsn(7)).unwrap();
         for part in ["\"o\"\"d`d'\"", "'o\"d`d'''", "delta_scan('/lake/it''s')", "_commit_lsn <= 7"] {
             assert!(duck.contains(part), "{part} in {duck}");

@@ -29,6 +29,9 @@ impl Transaction {
             self.provenance.set(&mut metadata);
         }
         self.retention.set(&mut metadata, !base.exists());
+        if let Kind::Trim(horizon) = self.kind {
+            horizon.set(&mut metadata);
+        }
         (metadata != *base.metadata()).then(|| actions::completed(metadata))
     }
 

@@ -1,5 +1,7 @@
 //! What a commit does to the rows that are there, and how the log tells it.
 
+use super::horizon::Horizon;
+
 /// What a commit does to the rows that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -17,12 +19,20 @@ pub enum Kind {
         /// Whether live rows go.
         live: bool,
     },
+    /// Moves rows of a history from files into others, but for those that it keeps no longer, and says since when it
+    /// is whole. Whoever has read files for a commit of its own gives that up.
+    Trim(Horizon),
 }
 
 impl Kind {
     /// Whether the files whose rows are named go whole.
     pub fn moves_files(self) -> bool {
-        matches!(self, Kind::Rearrange | Kind::Erase { .. })
+        matches!(self, Kind::Rearrange | Kind::Erase { .. } | Kind::Trim(_))
+    }
+
+    /// Whether rows go because somebody has asked for that: then whoever writes the table does not miss them.
+    pub fn is_asked_for(self) -> bool {
+        matches!(self, Kind::Erase { .. } | Kind::Trim(_))
     }
 
     /// Whether readers of changes have to see the commit; they pass over one that changes no data.
@@ -37,7 +47,7 @@ impl Kind {
             Kind::Truncate => "TRUNCATE",
             Kind::Merge => "MERGE",
             Kind::Rearrange | Kind::Erase { live: false } => "OPTIMIZE",
-            Kind::Erase { live: true } => "DELETE",
+            Kind::Erase { live: true } | Kind::Trim(_) => "DELETE",
         }
     }
 }

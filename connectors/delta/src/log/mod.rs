@@ -8,6 +8,7 @@ pub mod committer;
 pub mod declaration;
 pub mod deletion_vector;
 pub mod file_rows;
+pub mod horizon;
 pub mod kind;
 pub mod last_checkpoint;
 pub mod live_files;

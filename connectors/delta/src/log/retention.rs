@@ -32,6 +32,11 @@ pub struct RetentionSettings {
 }
 
 impl RetentionSettings {
+    /// How long tables that are made keep files that are no longer part of them.
+    pub fn deleted_files_of_new_tables(&self) -> Duration {
+        self.deleted_files.unwrap_or(MADE_DELETED_FILES)
+    }
+
     /// Sets the properties of a table's metadata; of one that is new, also those that were not told.
     pub fn set(&self, metadata: &mut Value, is_new: bool) {
         let properties = [(DELETED_FILES, self.deleted_files, MADE_DELETED_FILES), (LOG, self.log, MADE_LOG)];

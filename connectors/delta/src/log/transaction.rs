@@ -203,7 +203,7 @@ impl Transaction {
             "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),
             "txnId": self.id,
         });
-        if matches!(self.kind, Kind::Erase { .. }) {
+        if self.kind.is_asked_for() {
             info["sooner"] = json!({"erasure": true});
         }
         if let Some(watermark) = self.watermark {

@@ -163,6 +163,12 @@ impl Rewritten {
         self.sources.len() == 1 || self.written.len() < self.sources.len()
     }
 
+    /// The files that were read, each with the rows that it had lost then, and those that were written: all that counts
+    /// where nobody removes single rows meanwhile.
+    pub fn into_files(self) -> (Vec<(FileId, RoaringBitmap)>, BTreeMap<FileId, LiveFile>) {
+        (self.sources, self.written)
+    }
+
     /// Whether no row has come back to one of the files since they were read: such a row is not in the new ones.
     pub fn has_all_rows(&self, base: &TableVersion) -> bool {
         let mut files = self.sources.iter().filter_map(|(id, deleted)| Some((base.files().get(*id)?, deleted)));

@@ -19,4 +19,5 @@ mod soft_deletes;
 mod staged_keys;
 mod statistics;
 mod support;
+mod trimming;
 mod vectors;
