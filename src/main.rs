@@ -209,6 +209,8 @@ enum Command {
         #[command(flatten)]
         asked: commands::backfill::Asked,
     },
+    /// Writes the events of a table within a range again, in commit order; refuses a range that is not all known.
+    Replay(commands::replay::Asked),
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
     /// which it was so; or the table as of a moment.
     History {
@@ -334,6 +336,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Audit { action } => commands::audit::run(&config, action).await,
         Command::Report { action } => commands::report::run(&config, action).await.map(|()| true),
         Command::Backfill { asked } => commands::backfill::run(&config, asked).await,
+        Command::Replay(asked) => commands::replay::run(&config, asked).await.map(|()| true),
         Command::History { table, as_of, engine, json } => {
             commands::history::run(&config, &table, as_of, engine, json).await.map(|()| true)
         }

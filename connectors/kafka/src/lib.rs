@@ -3,7 +3,8 @@
 //! Nine wings on four floors: [`aws`] signs what AWS asks to be signed; [`cluster`] reaches brokers; [`message`],
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
 //! [`letters`] sees to what the consumer could not read, and [`survey`] measures topics; these know nothing of each
-//! other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
+//! other. [`log`] opens the ends; [`key_search`] looks for a key in a topic, and
+//! [`topic_range`] reads a table's events of a range again.
 
 pub mod aws;
 pub mod cluster;
@@ -16,6 +17,7 @@ pub mod producer;
 pub mod progress;
 pub mod registry;
 pub mod survey;
+pub mod topic_range;
 
 pub use log::{KafkaLog, WrittenBy};
 
