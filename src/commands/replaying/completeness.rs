@@ -1,6 +1,6 @@
 //! Whether everything up to the end of a range is where it is read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sooner_api::{Clock, Error};
 use sooner_delta::replaying::range::{Bound, DISORDER_MICROS, Range};
@@ -10,6 +10,9 @@ use sooner_schemas::{Lsn, TableName};
 use crate::clock::SystemClock;
 use crate::commands::wait::{Standing, reached, source_end};
 use crate::config::Config;
+
+/// How long is waited for what is on its way; `sooner wait` waits for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An error, with what to do, unless a table is complete up to the end of a range. `known` is up to where it is by its
 /// own log, and the commit time of that; beyond, the pipeline's status is asked. `place` is where events are read.
@@ -35,8 +38,9 @@ pub async fn completeness(
         // Whatever was committed before that time is before this.
         Bound::Micros(_) => source_end(config).await,
     };
+    let asked = Instant::now();
     let standing = match to {
-        Ok(lsn) => reached(config, table, lsn, || Some(Duration::ZERO)).await,
+        Ok(lsn) => reached(config, table, lsn, || Some(PATIENCE.saturating_sub(asked.elapsed()))).await,
         Err(error) => Err(error),
     };
     let why = match standing {

@@ -2,6 +2,7 @@
 
 use sooner_delta::history::columns::FACT_COLUMNS;
 use sooner_delta::replaying::facts::FactColumns;
+use sooner_delta::replaying::history_rows::{HistoryRows, history_watermark};
 use sooner_delta::replaying::output::{Form, Output};
 use sooner_delta::replaying::survey::Survey;
 
@@ -14,9 +15,9 @@ impl Replay<'_> {
     pub(super) async fn from_history(&self, form: Form, writer: Writer) -> anyhow::Result<Done> {
         let (lake, table, range) = (open_lake(self.config)?, &self.table, self.range);
         // Before the history is opened: what is complete by then is in it.
-        let known = lake.history_watermark(table).await?;
+        let known = history_watermark(&lake, table).await?;
         let complete = completeness(self.config, table, range, known, "the lake").await;
-        let history = lake.history_from(table, range.from).await?;
+        let history = HistoryRows::open(&lake, table, range.from).await?;
         let history = history.ok_or_else(|| without_history(table))?;
         let mut survey = Survey::new(table, range, history.knows_before());
         history

@@ -26,10 +26,20 @@ pub struct HistoryRows {
     from: From,
 }
 
-impl DeltaLake {
+/// Up to where a table's history is complete, as its log says, and the commit time of that, in microseconds since 1970;
+/// none if it does not say.
+pub async fn history_watermark(lake: &DeltaLake, table: &TableName) -> Result<Option<(Lsn, i64)>> {
+    let location = lake.history_location(table);
+    match PastLog::open(&location, table).await? {
+        Some(log) => log.position_at(i64::MAX).await,
+        None => Ok(None),
+    }
+}
+
+impl HistoryRows {
     /// The latest version of a table's history, to be read from a bound on; none if there is no history.
-    pub async fn history_from(&self, table: &TableName, from: From) -> Result<Option<HistoryRows>> {
-        let location = self.history_location(table);
+    pub async fn open(lake: &DeltaLake, table: &TableName, from: From) -> Result<Option<HistoryRows>> {
+        let location = lake.history_location(table);
         let version = replay(&location, &[]).await?;
         if !version.exists() {
             return Ok(None);
@@ -39,25 +49,13 @@ impl DeltaLake {
     }
 
     /// A version of a table's history, to be read from its start.
-    pub async fn history_at(&self, table: &TableName, version: u64) -> Result<HistoryRows> {
-        let location = self.history_location(table);
+    pub async fn at(lake: &DeltaLake, table: &TableName, version: u64) -> Result<HistoryRows> {
+        let location = lake.history_location(table);
         let version = replay_to(&location, Some(version), &[]).await?;
         check_columns(version.columns())?;
         Ok(HistoryRows { location, version, from: From::Copy })
     }
 
-    /// Up to where a table's history is complete, as its log says, and the commit time of that, in microseconds since
-    /// 1970; none if it does not say.
-    pub async fn history_watermark(&self, table: &TableName) -> Result<Option<(Lsn, i64)>> {
-        let location = self.history_location(table);
-        match PastLog::open(&location, table).await? {
-            Some(log) => log.position_at(i64::MAX).await,
-            None => Ok(None),
-        }
-    }
-}
-
-impl HistoryRows {
     /// All columns of the history.
     pub fn columns(&self) -> &[LakeColumn] {
         self.version.columns()
@@ -66,11 +64,6 @@ impl HistoryRows {
     /// Columns of the source's key; empty for a table without one.
     pub fn key(&self) -> Vec<String> {
         self.version.provenance().key
-    }
-
-    /// Version of the history.
-    pub fn number(&self) -> u64 {
-        self.version.number().unwrap_or_default()
     }
 
     /// Whether there are rows at or before the bound that are not read.

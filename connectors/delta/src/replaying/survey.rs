@@ -91,7 +91,7 @@ impl<'a> Survey<'a> {
                 "give an LSN or a time as --from",
             )),
             (From::After(_), Some(copy)) => {
-                let why = format!("the table was copied again {}; what happened before it may be missing", at(&copy));
+                let why = format!("the table was copied {}; what happened before it may be missing", at(&copy));
                 let remedy = format!(
                     "replay up to an earlier moment and begin again with that copy: --from copy has it and all events \
                      since, --from {} only those after its start",
@@ -119,7 +119,7 @@ impl<'a> Survey<'a> {
         if self.last.as_ref().is_some_and(reaches) {
             return Ok(());
         }
-        let why = format!("the table was copied again {}, and events shortly before that may be missing", at(copy));
+        let why = format!("the table was copied {}, and events shortly before that may be missing", at(copy));
         let remedy = match self.last {
             Some(last) => format!("--to {} is the last event before it that is there", last.position.commit_lsn),
             None => "choose a range that begins with that copy: --from copy".to_owned(),
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(surveyed(after(20), 30, &rows, true).unwrap().rows, 1);
         assert!(surveyed(after(20), 30, &rows, false).unwrap_err().contains("complete"), "more may come");
         let why = surveyed(after(5), 25, &rows, true).unwrap_err();
-        assert!(why.contains("copied again at 0/A"), "{why}");
+        assert!(why.contains("copied at 0/A"), "{why}");
         let why = surveyed(after(15), 25, &rows[2..], true).unwrap_err();
         assert!(why.contains("first event that is there is one at 0/14"), "{why}");
         let copy = surveyed(From::Copy, 25, &rows, false).unwrap();
@@ -193,7 +193,7 @@ mod tests {
         let why = surveyed(after(10), 30, &rows, true).unwrap_err();
         assert!(why.contains("--to 0/14 is the last"), "{why}");
         let why = surveyed(after(10), 50, &rows, true).unwrap_err();
-        assert!(why.contains("copied again at 0/28"), "{why}");
+        assert!(why.contains("copied at 0/28"), "{why}");
         assert_eq!(surveyed(From::Copy, 50, &rows, true).unwrap().rows, 2);
     }
 
