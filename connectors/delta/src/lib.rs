@@ -9,6 +9,7 @@
 
 pub mod audit;
 mod clock;
+pub mod cut_check;
 pub mod cuts;
 pub mod effort;
 pub mod erase;
