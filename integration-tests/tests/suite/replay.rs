@@ -116,7 +116,7 @@ fn applied(events: &[Value]) -> String {
     for event in events {
         let position = |name: &str| event["headers"][name].as_str().unwrap();
         let (high, low) = position("sooner.commit_lsn").split_once('/').unwrap();
-        let lsn = u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap();
+        let lsn = (u64::from_str_radix(high, 16).unwrap() << 32) | u64::from_str_radix(low, 16).unwrap();
         let position = (lsn, position("sooner.ordinal").parse::<u64>().unwrap());
         assert!(position > last, "in commit order, each once: {event}");
         last = position;

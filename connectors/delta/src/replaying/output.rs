@@ -60,7 +60,7 @@ pub struct Output<W: Write + Send> {
 }
 
 enum Writing<W: Write + Send> {
-    Lines(Hashed<W>, Envelopes),
+    Lines(Hashed<W>, Box<Envelopes>),
     Parquet(Box<ArrowWriter<Hashed<W>>>, SchemaRef),
 }
 
@@ -82,7 +82,7 @@ impl<W: Write + Send> Output<W> {
     ) -> Result<Output<W>> {
         let hashed = Hashed { writer, hash: Sha256::new(), bytes: 0 };
         let form = match form {
-            Form::JsonLines => Writing::Lines(hashed, Envelopes::new(origin, columns)),
+            Form::JsonLines => Writing::Lines(hashed, Box::new(Envelopes::new(origin, columns))),
             Form::Parquet => {
                 let fields = columns.iter().zip(shown_names(columns));
                 let fields = fields.map(|(column, name)| Field::new(name, arrow_type(&column.lake_type), true));
