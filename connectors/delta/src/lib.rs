@@ -9,7 +9,6 @@
 
 pub mod audit;
 mod clock;
-pub mod cut_check;
 pub mod cuts;
 pub mod effort;
 pub mod erase;
