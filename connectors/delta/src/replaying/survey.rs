@@ -59,7 +59,6 @@ impl<'a> Survey<'a> {
         match self.range.from {
             From::After(bound) if bound.covers(&row) => self.knows_before = true,
             From::Copy if row.change == ChangeType::SnapshotStart => (self.copy, self.rows) = (Some(row), 1),
-            From::Copy if self.copy.is_none() => {}
             _ => {
                 if row.change == ChangeType::SnapshotStart {
                     self.copy = Some(row);
@@ -86,6 +85,10 @@ impl<'a> Survey<'a> {
     fn start(&self) -> Result<Start> {
         match (self.range.from, self.copy) {
             (From::Copy, Some(copy)) => Ok(Start::At(copy.position)),
+            // The first copy to a topic is not announced: nothing was there before it.
+            (From::Copy, None) if self.begins_with_a_copy() => {
+                Ok(Start::At(self.first.map(|first| first.position).unwrap_or_default()))
+            }
             (From::Copy, None) => Err(self.refused(
                 "no copy of the whole table is known that began by then".to_owned(),
                 "give an LSN or a time as --from",
@@ -108,6 +111,10 @@ impl<'a> Survey<'a> {
                 Err(self.refused(why, "choose a later --from, or --from copy, or another --source"))
             }
         }
+    }
+
+    fn begins_with_a_copy(&self) -> bool {
+        self.first.is_some_and(|first| first.change == ChangeType::Snapshot && self.range.to.covers(&first))
     }
 
     /// An error unless the range ends with the last event before a copy.
@@ -195,6 +202,9 @@ mod tests {
         let why = surveyed(after(10), 50, &rows, true).unwrap_err();
         assert!(why.contains("copied at 0/28"), "{why}");
         assert_eq!(surveyed(From::Copy, 50, &rows, true).unwrap().rows, 2);
+        let unannounced = [row(10, ChangeType::Snapshot), row(20, Insert)];
+        assert_eq!(surveyed(From::Copy, 20, &unannounced, true).unwrap().rows, 2);
+        assert!(surveyed(From::Copy, 20, &rows[..2], true).is_err(), "nobody knows what was before");
     }
 
     #[test]
