@@ -200,6 +200,8 @@ enum Command {
         #[command(flatten)]
         asked: commands::backfill::Asked,
     },
+    /// Writes the events of a table within a range again, in commit order; refuses a range that is not all known.
+    Replay(commands::replay::Asked),
     /// Prints a query of a table's history, to paste into DuckDB or Spark: each state of each row, with the time for
     /// which it was so; or the table as of a moment. With --verify, checks the chain of a history with nothing but its
     /// files, and exits with 1 if a row was changed, is missing, or is there twice.
@@ -313,6 +315,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
         Command::Report { action } => commands::report::run(&config, action).await.map(|()| true),
         Command::Backfill { asked } => commands::backfill::run(&config, asked).await,
         Command::History(asked) => commands::history::run(&config, asked).await,
+        Command::Replay(asked) => commands::replay::run(&config, asked).await.map(|()| true),
         Command::DeadLetters { verb } => commands::dead_letters::run(&config, verb).await,
         Command::Trace(arguments) => commands::trace::run(&config, arguments).await,
         Command::Acls { only, principal, cluster } => {

@@ -219,7 +219,8 @@ async fn erase(
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
     let completes = begin(&lake, (&name, begun_millis), &subjects, &tables, asked).await?;
-    let (erased, mut remains) = erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;
+    let (erased, mut remains) =
+        erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;
     let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), Some(&name)).await?;
     let reports = in_reports(config, &asked.subjects, Some(name.as_str()).filter(|_| asked.drop_reports)).await?;
     remains.extend(reports.remains());

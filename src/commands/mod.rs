@@ -23,6 +23,8 @@ mod past_cut_desk;
 pub mod plan;
 pub mod readers;
 pub mod repartition;
+pub mod replay;
+pub mod replaying;
 pub mod report;
 pub mod run;
 mod sides;

@@ -186,6 +186,8 @@ pub enum Code {
     HistoryTrimmed,
     /// Rows cannot be erased as things are.
     ErasureRefused,
+    /// Events of a range cannot be replayed: not all of them are known, or they cannot be written.
+    ReplayImpossible,
     /// A report could not be made: its engine or its query failed.
     ReportFailed,
     /// Others committed first, again and again.

@@ -1,9 +1,10 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Ten wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! Twelve wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
 //! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
 //! [`maintenance`] keeps tables fast, [`erasure`] takes a subject's rows out of every file,
-//! [`trimming`] what a history keeps no longer, and [`trace`] tells people where a row lies. [`lake`] opens tables, each
+//! [`trimming`] what a history keeps no longer, [`replaying`] reads events of a range again, and [`trace`] tells people
+//! where a row lies. [`lake`] opens tables, each
 //! [`written`] as a [`table`] of which readers see a [`generation`], which mirrors its source or is appended to, as a
 //! [`history`], or as both. [`audit`] is the pipeline's own table: what it did, and who asked for what.
 
@@ -26,6 +27,7 @@ pub mod log;
 pub mod maintenance;
 pub mod merge;
 pub mod past_cuts;
+pub mod replaying;
 pub mod report_data;
 pub mod results;
 pub mod rows;

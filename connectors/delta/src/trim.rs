@@ -7,8 +7,8 @@ use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 
 use crate::clock::now_millis;
-use crate::lake::DeltaLake;
 use crate::history::columns::ChainPlaces;
+use crate::lake::DeltaLake;
 use crate::legal_holds::{LegalHold, LegalHolds};
 use crate::log::horizon::micros_of;
 pub use crate::log::horizon::{Horizon, instant};

@@ -4,6 +4,7 @@
 //! [`registry`] and [`progress`] know what is on the topics; [`producer`] and [`consumer`] are the two ends of the log,
 //! [`letters`] sees to what the consumer could not read, [`survey`] measures topics, and [`erasure`] erases subjects
 //! from them; these know nothing of each other. [`log`] opens the ends; [`key_search`] looks for a key in a topic.
+//! [`topic_range`] reads a table's events of a range again.
 
 pub mod aws;
 pub mod cluster;
@@ -17,6 +18,7 @@ pub mod producer;
 pub mod progress;
 pub mod registry;
 pub mod survey;
+pub mod topic_range;
 
 pub use log::{KafkaLog, WrittenBy};
 

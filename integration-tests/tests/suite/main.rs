@@ -52,6 +52,7 @@ mod registry_headers;
 mod renames;
 mod repair;
 mod repartition;
+mod replay;
 mod reports;
 mod schemas;
 mod security;

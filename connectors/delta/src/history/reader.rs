@@ -9,55 +9,15 @@ use arrow_schema::{DataType, Field};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 use sooner_schemas::avro::{RecordSchema, Schema, Shape};
-use sooner_schemas::event::{Event, EventSchema, Op};
+use sooner_schemas::event::{Event, EventSchema};
 use sooner_schemas::relation::ReplicaIdentity;
 use sooner_schemas::wire::{Malformed, Reader, split_header};
 
+use super::change_type::ChangeType;
 use crate::rows::builder::{ColumnBuilder, Refused};
 use crate::rows::columns::{LakeColumn, arrow_schema, columns_of};
 use crate::rows::lake_type::{LakeType, arrow_type, list_field};
 use crate::rows::source_block::{Source, read_source};
-
-/// What a row of a history says that it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ChangeType {
-    Insert,
-    Preimage,
-    Postimage,
-    Delete,
-    Snapshot,
-    Truncate,
-    SnapshotStart,
-}
-
-impl ChangeType {
-    /// The name of a change, as Delta's change data feed has it where it has it:
-    /// <https://docs.delta.io/latest/delta-change-data-feed.html>
-    fn name(self) -> &'static str {
-        match self {
-            ChangeType::Insert => "insert",
-            ChangeType::Preimage => "update_preimage",
-            ChangeType::Postimage => "update_postimage",
-            ChangeType::Delete => "delete",
-            ChangeType::Snapshot => "snapshot",
-            ChangeType::Truncate => "truncate",
-            ChangeType::SnapshotStart => "snapshot_start",
-        }
-    }
-
-    /// What an event is, by its envelope's `op`: whoever reads a topic tells rows that are there from those that are
-    /// not, and leaves the rest to the envelope.
-    fn of(event: Op, op: Option<&str>) -> ChangeType {
-        match (event, op) {
-            (Op::Truncate, _) => ChangeType::Truncate,
-            (Op::CopyStart, _) => ChangeType::SnapshotStart,
-            (Op::Delete, _) => ChangeType::Delete,
-            (_, Some("r")) | (Op::Read, _) => ChangeType::Snapshot,
-            (_, Some("c")) | (Op::Create, _) => ChangeType::Insert,
-            (Op::Update, _) => ChangeType::Postimage,
-        }
-    }
-}
 
 /// Reads events of one envelope schema into rows, which wait here until they are taken as a batch.
 pub struct HistoryReader {

@@ -218,7 +218,7 @@ mod tests {
         let id = LakeColumn { name: "id".to_owned(), lake_type: LakeType::Long, ..fact_columns().remove(1) };
         for chains in [false, true] {
             let (columns, _) = extended(&table, &[], std::slice::from_ref(&id), chains).unwrap();
-            let history = Described { url: "/h".to_owned(), columns, key: vec!["id".to_owned()] };
+            let history = Described { url: "/h".to_owned(), columns, key: vec!["id".to_owned()], horizon: None };
             for query in [
                 history.as_of(Engine::DuckDb, &AsOf::Latest),
                 history.slowly_changing(Engine::Spark),

@@ -24,6 +24,7 @@ use crate::log::live_files::LiveFile;
 use crate::log::replay::replay;
 use crate::log::table_version::TableVersion;
 use crate::log::transaction::{Kind, Transaction};
+use crate::maintenance::blanking::Blanking;
 use crate::maintenance::rewrite::Rewrite;
 use crate::settings::TableSettings;
 use crate::store::location::TableLocation;
@@ -183,6 +184,7 @@ impl Trim<'_> {
             let rewrite = Rewrite {
                 sources: vec![(*id, old.file.clone())],
                 erased: BTreeMap::from([(*id, goes.clone())]),
+                blanked: Blanking::default(),
                 location: self.location.clone(),
                 columns: base.columns().to_vec(),
                 sort_by: ORDER.map(str::to_owned).to_vec(),

@@ -87,8 +87,9 @@ impl Decoder {
         let key = self.decode(message.key(), key_schema.as_deref())?;
         let value = self.decode(message.payload(), value_schema.as_deref())?;
         let mut raw: Vec<&[u8]> = message.key().into_iter().chain(message.payload()).collect();
-        let texts = message.headers().map(|headers| headers.iter().filter_map(|header| header.value).collect());
-        raw.extend(texts.unwrap_or_else(Vec::new));
+        let texts: Option<Vec<&[u8]>> =
+            message.headers().map(|headers| headers.iter().filter_map(|header| header.value).collect());
+        raw.extend(texts.unwrap_or_default());
         Ok(judge(sought, &key, message.payload().map(|_| &value), &raw))
     }
 

@@ -167,7 +167,7 @@ impl ReplayThread {
 }
 
 /// Merge of partitions that are in commit order each.
-struct ReplayMerge<M> {
+pub(crate) struct ReplayMerge<M> {
     queues: Vec<Queue<M>>,
 }
 
@@ -185,20 +185,31 @@ struct Queued<M> {
 }
 
 impl<M> ReplayMerge<M> {
-    fn new(from: &[i64]) -> ReplayMerge<M> {
+    /// Of partitions that are read from these offsets on.
+    pub(crate) fn new(from: &[i64]) -> ReplayMerge<M> {
         let queue = |fetched: &i64| Queue { messages: VecDeque::new(), fetched: *fetched };
         ReplayMerge { queues: from.iter().map(queue).collect() }
     }
 
-    fn fetched(&self, partition: usize) -> i64 {
+    /// Offset of a partition from which nothing has been read.
+    pub(crate) fn fetched(&self, partition: usize) -> i64 {
         self.queues.get(partition).map_or(0, |queue| queue.fetched)
     }
 
-    fn is_empty(&self, partition: usize) -> bool {
+    /// Whether no message of a partition waits.
+    pub(crate) fn is_empty(&self, partition: usize) -> bool {
         self.queues.get(partition).is_none_or(|queue| queue.messages.is_empty())
     }
 
-    fn push(&mut self, partition: usize, offset: i64, position: Option<Position>, is_whole_table: bool, message: M) {
+    /// Takes in the next message of a partition.
+    pub(crate) fn push(
+        &mut self,
+        partition: usize,
+        offset: i64,
+        position: Option<Position>,
+        is_whole_table: bool,
+        message: M,
+    ) {
         if let Some(queue) = self.queues.get_mut(partition) {
             queue.messages.push_back(Queued { offset, position, is_whole_table, message });
             queue.fetched = offset + 1;
@@ -206,7 +217,7 @@ impl<M> ReplayMerge<M> {
     }
 
     /// Nothing stands before this offset that was not pushed.
-    fn reach(&mut self, partition: usize, offset: i64) {
+    pub(crate) fn reach(&mut self, partition: usize, offset: i64) {
         if let Some(queue) = self.queues.get_mut(partition) {
             queue.fetched = queue.fetched.max(offset);
         }
@@ -229,7 +240,8 @@ impl<M> ReplayMerge<M> {
         best.map(|(_, partition)| partition)
     }
 
-    fn next(&mut self, targets: &[i64]) -> Option<(M, Vec<(i32, i64)>)> {
+    /// The next message in commit order, with what is read further by it; none until all that may come first is read.
+    pub(crate) fn next(&mut self, targets: &[i64]) -> Option<(M, Vec<(i32, i64)>)> {
         let chosen = self.choose(targets)?;
         let Queued { offset, position, is_whole_table, message } = self.queues[chosen].messages.pop_front()?;
         let mut read = vec![(chosen as i32, offset + 1)];
