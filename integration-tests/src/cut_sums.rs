@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use crate::pipeline::Pipeline;
 use crate::{python, root};
 
-/// Sums of `amount` and numbers of rows of tables of the schema `public` as of a cut. Engines are `polars`, `duckdb` and
-/// `spark`, which know nothing of cuts.
+/// Sums of `amount` and numbers of rows of tables of the schema `public` as of a cut. Engines are `polars`, `duckdb`
+/// and `spark`, which know nothing of cuts.
 pub fn cut_sums(pipeline: &Pipeline, cut: &str, engine: &str, tables: &[&str]) -> Vec<(i64, i64)> {
     let printed = pipeline.output("cut", &["sql", cut, "--engine", engine]);
     assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));

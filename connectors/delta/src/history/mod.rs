@@ -3,8 +3,8 @@
 //!
 //! [`columns`] says what its columns are, and [`change_type`] what a row says that it is; [`reader`] makes rows of
 //! events, and [`table`] commits them. [`views`] are queries of it. Where rows are chained, [`chain`] is the rule,
-//! [`links`] chains what is written to the end that [`head`] finds in the table, and [`check`] tells whether all rows are
-//! as they were: part by part as [`windows`], with what can be wrong as [`checked`].
+//! [`links`] chains what is written to the end that [`head`] finds in the table, and [`check`] tells whether all rows
+//! are as they were: part by part as [`windows`], with what can be wrong as [`checked`].
 
 pub mod chain;
 pub mod change_type;
