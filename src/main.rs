@@ -148,8 +148,8 @@ enum Command {
     /// Writes tables of the lake in as few files as possible, without the rows that are gone. The pipeline does so by
     /// itself, bit by bit; this may run beside it.
     Optimize(commands::upkeep::Optimizing),
-    /// Deletes the files of tables of the lake that no version needs any more, and of histories what they keep no longer
-    /// (`keep_history`). The pipeline does so by itself; this may run beside it.
+    /// Deletes the files of tables of the lake that no version needs any more, and of histories what they keep no
+    /// longer (`keep_history`). The pipeline does so by itself; this may run beside it.
     Vacuum(commands::upkeep::Vacuuming),
     /// Waits until a table of the lake is complete up to a moment or a position of the log. Exits with 0 once it
     /// is, and with 3 if it is not in time, or has stopped.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use sooner_api::{Code, Error, Result};
 use sooner_delta::DeltaLake;
+use sooner_delta::erasures::certificate_of;
 use sooner_delta::results::ResultFolder;
 
 use crate::erasure_desk::ErasureDesk;
@@ -32,7 +33,7 @@ impl ErasureView {
     pub async fn last(&self, lake: &DeltaLake, count: usize) -> Result<(usize, Vec<Value>)> {
         let folder = ResultFolder::of_lake(lake, "erasures");
         let names = folder.names().await?;
-        let mut names: Vec<_> = names.iter().filter_map(|name| name.strip_suffix(".json")).collect();
+        let mut names: Vec<_> = names.iter().filter_map(|name| certificate_of(name)).collect();
         // They begin with the time.
         names.sort_unstable_by(|a, b| b.cmp(a));
         let mut told = Vec::new();
@@ -59,7 +60,11 @@ impl ErasureView {
 
 /// A certificate by its name; none if there is none.
 pub async fn certificate(folder: &ResultFolder, name: &str) -> Result<Option<Value>> {
-    let Some(text) = folder.get(&format!("{name}.json")).await? else { return Ok(None) };
+    let object = format!("{name}.json");
+    if certificate_of(&object).is_none() {
+        return Ok(None);
+    }
+    let Some(text) = folder.get(&object).await? else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|error| {
         let what = format!("cannot understand the certificate '{name}'");
         Error::operator(Code::ProgressUnreadable, what, error, "restore it from a former version")

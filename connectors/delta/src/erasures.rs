@@ -18,6 +18,13 @@ use crate::store::operations::{Put, get, put_new, retrying};
 
 /// End of the name of what says that an erasure has begun.
 const BEGUN: &str = ".begun.json";
+/// End of the names of both.
+const JSON: &str = ".json";
+
+/// The erasure whose certificate an object below `erasures` is; none if it is something else.
+pub fn certificate_of(object: &str) -> Option<&str> {
+    object.strip_suffix(JSON).filter(|_| !object.ends_with(BEGUN))
+}
 
 /// An erasure that has begun. Whether it has ended, its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
