@@ -52,7 +52,9 @@ fn listen(pipeline: &Pipeline, settings: &str) -> Listener {
 }
 
 async fn all_but_probes_and_the_page_ask_for_the_token(listener: &Listener) {
-    for open in ["/livez", "/readyz", "/", "/docs/runbook.md", "/docs/audit.md", "/docs/erasure.md"] {
+    for open in
+        ["/livez", "/readyz", "/", "/docs/runbook.md", "/docs/audit.md", "/docs/erasure.md", "/docs/compliance.md"]
+    {
         assert_eq!(status_of(listener.get(open)).await, StatusCode::OK, "{open}");
     }
     for guarded in ["/metrics", "/healthz", "/api/v1/status", "/api/v1/events", "/api/v1/tables/public.t"] {
