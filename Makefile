@@ -9,8 +9,9 @@ demo: stack-demo build
 demo-kafka: stack-kafka build
 	.stack/venv/bin/python integration-tests/demo/demo.py --kafka
 
+# Tests wait for servers and readers more than for a core: three at once make use of two.
 test: stack-test build
-	cargo test --workspace --no-fail-fast
+	RUST_TEST_THREADS=3 cargo test --workspace --no-fail-fast
 
 # What takes too long for every change: many more worlds of the simulation, and the faults again and again.
 soak: stack-soak build

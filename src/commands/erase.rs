@@ -153,7 +153,7 @@ async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<Found> {
     let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
     let searched =
         Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
-    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), None).await?;
+    let topics = in_topics(config, &lake, &asked.subjects, None).await?;
     let reports = in_reports(config, &asked.subjects, None).await?;
     let local = in_state_folder(&config.state_dir, &asked.subjects).await;
     let beside = topics.remains.iter().cloned().chain(reports.remains()).chain(local).collect();
@@ -221,7 +221,7 @@ async fn erase(
     let completes = begin(&lake, (&name, begun_millis), &subjects, &tables, asked).await?;
     let (erased, mut remains) =
         erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;
-    let topics = in_topics(config, &lake, &asked.subjects, source.as_ref(), Some(&name)).await?;
+    let topics = in_topics(config, &lake, &asked.subjects, Some(&name)).await?;
     let reports = in_reports(config, &asked.subjects, Some(name.as_str()).filter(|_| asked.drop_reports)).await?;
     remains.extend(reports.remains());
     remains.extend(in_state_folder(&config.state_dir, &asked.subjects).await);

@@ -124,6 +124,7 @@ async fn replay(config: &Config, table: TableName, range: Range, asked: &Asked) 
         into: asked.into.clone(),
         events: written.events,
         rows: written.rows,
+        erased: written.erased,
         bytes: written.bytes,
         sha256: written.sha256,
     };
@@ -155,7 +156,13 @@ impl Report {
             Kept::History => "history",
             Kept::Topic => "topic",
         };
-        format!("{table}: {events} events from {from} to {to}, from its {kept}: {bytes} bytes, SHA-256 {sha256}\n")
+        let erased = match self.erased {
+            0 => String::new(),
+            erased => format!("; {erased} rows more, whose values were erased, are left out"),
+        };
+        format!(
+            "{table}: {events} events from {from} to {to}, from its {kept}: {bytes} bytes, SHA-256 {sha256}{erased}\n"
+        )
     }
 }
 

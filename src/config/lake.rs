@@ -45,6 +45,15 @@ pub fn read_lake(section: &mut Section) -> Option<LakeConfig> {
     Some(LakeConfig { url: url?, freshness, index_memory_bytes, retention, maps_columns, s3 })
 }
 
+/// Of topics that others write no position is known by which states of a row are in order.
+pub fn refuse_kept_histories_of_others(root: &mut Section, tables: &TableBlocks) {
+    for (at, _) in tables.kept_histories() {
+        let why = "positions of events that Debezium has written begin anew with each process, so that nobody knows \
+                   which state of a row is the newest: leave it out";
+        root.problem(&format!("table[{at}].keep_history"), why);
+    }
+}
+
 /// Nothing is kept for a shorter time than files that a table does not need any more.
 pub fn refuse_short_histories(root: &mut Section, tables: &TableBlocks, lake: &LakeConfig) {
     let least = lake.retention.deleted_files_of_new_tables();

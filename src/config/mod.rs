@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sooner_api::{Code, Error};
+use sooner_kafka::WrittenBy;
 use sooner_postgres::encoders::ValuePolicies;
 use sooner_postgres::inspection::TableFilter;
 use sooner_postgres::kept_names::KeptNames;
@@ -33,7 +34,7 @@ use http::{STALLED_AFTER, read_http};
 pub use kafka::KafkaConfig;
 use kafka::{read_kafka, read_registry};
 pub use lake::LakeConfig;
-use lake::{read_lake, refuse_short_histories};
+use lake::{read_lake, refuse_kept_histories_of_others, refuse_short_histories};
 use lines::Lines;
 use names::{check_name, check_slot};
 pub use pattern::TablePattern;
@@ -201,6 +202,9 @@ impl Config {
         }
         if let Some(lake) = &lake {
             refuse_short_histories(&mut root, &tables, lake);
+            if kafka.as_ref().is_some_and(|kafka| kafka.written_by == WrittenBy::Debezium) {
+                refuse_kept_histories_of_others(&mut root, &tables);
+            }
         }
         let problems = root.finish();
         match name {

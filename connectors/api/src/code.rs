@@ -180,6 +180,8 @@ pub enum Code {
     CutImpossible,
     /// A legal hold keeps what somebody wants to be deleted.
     Held,
+    /// Rows of a history had another key before, so that none is removed.
+    HistoryKeyChanged,
     /// Rows of a history are chained, so that none may be removed.
     HistoryChained,
     /// What a history was asked for was removed from it, because it is older than the history keeps.

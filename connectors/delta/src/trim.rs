@@ -64,7 +64,8 @@ impl<'a> Trims<'a> {
     }
 
     /// Removes from a table's history what is older than `keep` and no longer known at that moment; none if this
-    /// pipeline made no such history. An operator error if its rows are chained: of a chain no row may be missing.
+    /// pipeline made no such history. An operator error if its rows are chained, since of a chain no row may be
+    /// missing; or if they had another key before, since it is not known then which of them belong together.
     pub async fn trim(&self, table: &TableName, keep: Duration, manner: Manner) -> Result<Option<TrimOutcome>> {
         let version = replay(&self.0.history_location(table), &[]).await?;
         if !version.is_made_by(self.0.pipeline()) {
@@ -72,6 +73,9 @@ impl<'a> Trims<'a> {
         }
         if ChainPlaces::of(version.columns()).is_some() {
             return Err(chained(table));
+        }
+        if version.provenance().key_changed {
+            return Err(other_key(table));
         }
         let horizon = Horizon::of(version.metadata());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -157,6 +161,17 @@ pub fn check_within(table: &TableName, horizon: Option<Horizon>, moment: &Moment
         ),
         "choose a later moment; a cut that was made before still has the table as it was (`sooner cut list`)",
     ))
+}
+
+fn other_key(table: &TableName) -> Error {
+    Error::operator(
+        Code::HistoryKeyChanged,
+        format!("cannot remove what the history of {table} keeps no longer"),
+        "its rows had another key before, so that it is not certain which of them are states of the same row",
+        format!(
+            "leave keep_history out for this table; or move the history away, and `sooner copy {table}` begins another"
+        ),
+    )
 }
 
 fn chained(table: &TableName) -> Error {

@@ -12,7 +12,7 @@ use sooner_kafka::letters::catalogue::Selection;
 use sooner_schemas::TableName;
 
 use super::remains::Remains;
-use super::source::{SourceRows, concerned};
+use super::source::concerned;
 use crate::commands::dead_letters::desk;
 use crate::commands::hold::instant;
 use crate::config::{Config, KafkaConfig};
@@ -34,7 +34,6 @@ pub async fn in_topics(
     config: &Config,
     lake: &DeltaLake,
     subjects: &[Subject],
-    source: Option<&SourceRows>,
     erasure: Option<&str>,
 ) -> anyhow::Result<InTopics> {
     let Some(kafka) = &config.kafka else { return Ok(InTopics::default()) };
@@ -43,7 +42,7 @@ pub async fn in_topics(
     let needles = Arc::new(Needles::new(subjects.iter().map(|subject| subject.value.as_str())));
     let holds: HoldsValue = Arc::new(move |bytes| needles.are_in(bytes));
     let others: Arc<BTreeSet<_>> = Arc::new(all.iter().map(|table| kafka.topics.topic(table)).collect());
-    let sought = tables.into_iter().map(|table| sought(kafka, table, subjects, source, (&holds, &others))).collect();
+    let sought = tables.into_iter().map(|table| sought(kafka, table, subjects, (&holds, &others))).collect();
     let anywhere = Sought { columns: Vec::new(), holds: holds.clone() };
     let asked = erase_topics(&kafka.settings, &kafka.registry, sought, anywhere, erasure.map(str::to_owned));
     let erased = match asked.await {
@@ -66,14 +65,12 @@ fn sought(
     kafka: &KafkaConfig,
     table: TableName,
     subjects: &[Subject],
-    source: Option<&SourceRows>,
     (holds, others): (&HoldsValue, &Arc<BTreeSet<String>>),
 ) -> SoughtTable {
     let meant = subjects.iter().filter(|subject| subject.concerns(&table));
     let columns = meant.map(|subject| (subject.column.clone(), subject.value.clone())).collect();
-    let is_gone = source.is_some_and(|source| !source.rows.contains_key(&table) && !source.unknown.contains(&table));
     let base = kafka.topics.topic(&table);
-    SoughtTable { table, base, others: others.clone(), sought: Sought { columns, holds: holds.clone() }, is_gone }
+    SoughtTable { table, base, others: others.clone(), sought: Sought { columns, holds: holds.clone() } }
 }
 
 /// Marks open letters as dropped. Their messages stay as long as the topic keeps them.
@@ -99,7 +96,7 @@ fn not_searched(error: &sooner_api::Error) -> Remains {
 
 fn of_topics(erased: &ErasedTopics, is_erased: bool) -> Vec<Remains> {
     let of_topics = erased.topics.iter().flat_map(|topic| of_topic(topic, is_erased));
-    of_topics.chain(erased.dead_letters.iter().filter_map(of_letters)).collect()
+    of_topics.chain(erased.dead_letters.iter().flat_map(of_letters)).collect()
 }
 
 /// What is left in a topic, and until when.
@@ -137,6 +134,10 @@ fn of_topic(erased: &ErasedTopic, is_erased: bool) -> Vec<Remains> {
         let why = format!("{} of these rows live, by their last message that can be read", found.living);
         left.push(remains(why, kept_until, LIVING));
     }
+    if found.undecoded > 0 {
+        let why = format!("{} messages could not be decoded, and were searched by their bytes alone", found.undecoded);
+        left.push(remains(why, None, UNDECODED));
+    }
     if found.elsewhere > 0 {
         let why = format!("{} messages have a value without a key, or in another column or a header", found.elsewhere);
         left.push(remains(why, kept_until, NOTHING_ENDS));
@@ -161,7 +162,20 @@ const NO_LAG: &str = "set max.compaction.lag.ms of the topic, or wait until its 
 const LIVING: &str =
     "delete the rows at the source, if it has them; compaction keeps the last message of a row that lives";
 
-fn of_letters(letters: &ErasedLetters) -> Option<Remains> {
+const UNDECODED: &str = "see that the registry has all schemas of the topic";
+
+fn of_letters(letters: &ErasedLetters) -> Vec<Remains> {
+    let of_living = (letters.found.of_living > 0).then(|| Remains {
+        place: format!("topic {}", letters.topic),
+        why: format!("{} dead letters hold a value and are of rows that live", letters.found.of_living),
+        until: None,
+        to_do: "replay or drop them (`sooner dead-letters`); then erase again".to_owned(),
+        found: true,
+    });
+    of_gone(letters).into_iter().chain(of_living).collect()
+}
+
+fn of_gone(letters: &ErasedLetters) -> Option<Remains> {
     let newest = letters.found.newest_millis.filter(|_| !letters.found.letters.is_empty())?;
     let compacted = letters.written_millis.and_then(|written| letters.keeping.compaction_end(written));
     let until = letters.keeping.retention_end(newest).into_iter().chain(compacted).min();

@@ -48,8 +48,10 @@ pub struct Done {
     pub kept: Kept,
     /// Number of events.
     pub events: u64,
-    /// Number of rows.
+    /// Number of rows that were read.
     pub rows: u64,
+    /// Rows of them that were not written, since their values were erased.
+    pub erased: u64,
     /// Number of bytes.
     pub bytes: u64,
     /// SHA-256 of the bytes.
@@ -77,8 +79,10 @@ pub struct Report {
     pub into: String,
     /// Number of events.
     pub events: u64,
-    /// Number of rows: an update may have two.
+    /// Number of rows that were read: an update may have two.
     pub rows: u64,
+    /// Rows of them that were not written, since their values were erased.
+    pub erased: u64,
     /// Size of the output.
     pub bytes: u64,
     /// SHA-256 of the output, as hexadecimal digits.
@@ -122,8 +126,8 @@ impl Replay<'_> {
             let what = format!("cannot replay events of {}", self.table);
             return Err(Error::operator(Code::ReplayImpossible, what, why, "begin again"));
         }
-        let Written { events, rows, bytes, sha256, .. } = written;
-        Ok(Done { kept, events, rows, bytes, sha256, last })
+        let Written { events, rows, erased, bytes, sha256, .. } = written;
+        Ok(Done { kept, events, rows, erased, bytes, sha256, last })
     }
 }
 

@@ -22,8 +22,13 @@ impl Replay<'_> {
         };
         let topic = TopicRange::open(&kafka.settings, table, from).await?;
         let complete = self.completeness(&topic).await;
+        // What was waited for stands behind the ends that were known before.
+        let topic = TopicRange::open(&kafka.settings, table, from).await?;
         let mut rows = TopicRows::new(table.clone(), Vec::new());
         let mut survey = Survey::new(table, range, topic.knows_before);
+        if topic.whole_after.is_none() {
+            survey = survey.from_the_very_first();
+        }
         topic
             .read(&kafka.registry, async |events| {
                 let Some(rows) = rows.of(events)? else { return Ok(true) };

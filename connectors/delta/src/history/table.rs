@@ -190,6 +190,8 @@ impl HistoryTable {
         let reader = HistoryReader::new(schema)?;
         let known = next_columns(&self.staging, &self.generation.base).to_vec();
         let (columns, places) = extended(&self.name, &known, &reader.columns, self.links.is_on())?;
+        let former = self.staging.provenance_after(&self.generation.base);
+        let provenance = Provenance::of_history(schema, &former);
         if columns != known {
             let mapping = self.generation.base.mapping(self.settings.maps_columns);
             let mapping = Mapping { last_id: mapping.last_id.max(self.staging.last_column_id), ..mapping };
@@ -199,8 +201,9 @@ impl HistoryTable {
             // The open file has the former columns.
             self.staging.parts.close(&self.generation.location).await?;
             let columns = column_mapping::stored(columns, &known, mapping.last_id);
-            let former = self.staging.provenance_after(&self.generation.base);
-            self.staging.set_columns(columns, Provenance::of_events(schema, None, &former));
+            self.staging.set_columns(columns, provenance);
+        } else if provenance.says_other_than(&former) {
+            self.staging.set_columns(known, provenance);
         }
         self.reader = Some(Reading { reader, places });
         Ok(())

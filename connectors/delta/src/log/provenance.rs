@@ -13,6 +13,8 @@ use sooner_schemas::{Lsn, Position, Relation};
 const SINCE: &str = "sooner.columnsSince";
 /// Property with the names of the key's columns, as a JSON array.
 const KEY: &str = "sooner.key";
+/// Property that says that the key was another one before.
+const KEY_CHANGED: &str = "sooner.keyChanged";
 /// Property with the names of columns that are not sent, as a JSON array.
 const UNSENT: &str = "sooner.columnsNotSent";
 
@@ -28,8 +30,10 @@ const MASKED: &str = "sooner.masked";
 pub struct Provenance {
     /// Position of the first event that had them, where events may come in another order.
     pub since: Option<Position>,
-    /// Columns of the table's key, in its order; none where that is not known.
+    /// Columns of the table's key, in its order; none where that is not known, or the table has none.
     pub key: Vec<String>,
+    /// The rows of a history have been told apart by other columns before.
+    pub key_changed: bool,
     /// Columns that the source's table has, and Postgres does not send.
     pub unsent: Vec<String>,
     /// Columns that are masked, each with what became of its values.
@@ -50,7 +54,15 @@ impl Provenance {
         let masked = property(MASKED).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
         let masked = masked.into_iter().flatten().filter_map(|(name, mask)| Some((name, mask.as_str()?.to_owned())));
         let ignores_changes = property(ON_CHANGE) == Some(IGNORE);
-        Provenance { since, key: names(KEY), unsent: names(UNSENT), masked: masked.collect(), ignores_changes }
+        let key_changed = property(KEY_CHANGED).is_some();
+        Provenance {
+            since,
+            key: names(KEY),
+            key_changed,
+            unsent: names(UNSENT),
+            masked: masked.collect(),
+            ignores_changes,
+        }
     }
 
     /// Where the columns of events come from, the first of which has the position `since`, if that counts. What is not
@@ -58,10 +70,17 @@ impl Provenance {
     pub fn of_events(schema: &EventSchema, since: Option<Position>, former: &Provenance) -> Provenance {
         let unsent = schema.relation.as_ref().map(|relation| relation.unsent.clone()).unwrap_or_default();
         let masked = schema.relation.as_ref().map(Relation::masked_columns).unwrap_or_default();
-        let key = schema.key.as_ref().and_then(Schema::as_record);
-        let key = key.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
-        let (since, key) = (since.or(former.since), key.unwrap_or_else(|| former.key.clone()));
-        Provenance { since, key, unsent, masked, ignores_changes: former.ignores_changes }
+        let key = key_of(schema).filter(|key| !key.is_empty()).unwrap_or_else(|| former.key.clone());
+        let since = since.or(former.since);
+        Provenance { since, key, unsent, masked, ..former.clone() }
+    }
+
+    /// The same of a history, which keeps the rows that it had under another key.
+    pub fn of_history(schema: &EventSchema, former: &Provenance) -> Provenance {
+        let told = Provenance::of_events(schema, None, former);
+        let key = key_of(schema).unwrap_or_else(|| former.key.clone());
+        let is_other = !former.key.is_empty() && key != former.key;
+        Provenance { key, key_changed: former.key_changed || is_other, ..told }
     }
 
     /// The same, where rows stay as they were inserted, or do not.
@@ -71,7 +90,7 @@ impl Provenance {
 
     /// Whether readers of the table are told something else by it, apart from where it begins.
     pub fn says_other_than(&self, other: &Provenance) -> bool {
-        let said = |it: &Provenance| (it.key.clone(), it.unsent.clone(), it.masked.clone(), it.ignores_changes);
+        let said = |it: &Provenance| Provenance { since: None, ..it.clone() };
         said(self) != said(other)
     }
 
@@ -86,6 +105,11 @@ impl Provenance {
         }
         if !self.key.is_empty() {
             properties.insert(KEY.to_owned(), json!(json!(self.key).to_string()));
+        } else if self.key_changed {
+            properties.shift_remove(KEY);
+        }
+        if self.key_changed {
+            properties.insert(KEY_CHANGED.to_owned(), json!("true"));
         }
         match self.unsent.is_empty() {
             true => drop(properties.shift_remove(UNSENT)),
@@ -103,8 +127,23 @@ impl Provenance {
     }
 }
 
+/// Columns of the key of events: those of their key's schema, or, for an event of the whole table, which has no key, those
+/// that the table has; none where neither is known.
+fn key_of(schema: &EventSchema) -> Option<Vec<String>> {
+    let of_schema = schema.key.as_ref().and_then(Schema::as_record);
+    let of_schema = of_schema.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
+    let of_relation = schema.relation.as_ref().map(|relation| {
+        let columns = relation.key.iter().filter_map(|index| relation.columns.get(*index));
+        columns.map(|column| column.name.clone()).collect()
+    });
+    of_schema.or(of_relation)
+}
+
 #[cfg(test)]
 mod tests {
+    use sooner_schemas::envelope::{key_schema, value_schema};
+    use sooner_schemas::{Column, ColumnType, Scalar, TableName};
+
     use super::*;
 
     #[test]
@@ -115,12 +154,35 @@ mod tests {
         let key = vec!["id".to_owned(), "a b".to_owned()];
         let unsent = vec!["total".to_owned(), "a \"b\"".to_owned()];
         let masked = vec![("email".to_owned(), "hash".to_owned()), ("a \"b\"".to_owned(), "omit".to_owned())];
-        let noted = Provenance { since, key: key.clone(), unsent, masked, ignores_changes: true };
+        let noted = Provenance { since, key: key.clone(), key_changed: true, unsent, masked, ignores_changes: true };
         noted.set(&mut metadata);
         assert_eq!(Provenance::of(&metadata), noted);
         Provenance::default().set(&mut metadata);
-        assert_eq!(Provenance::of(&metadata), Provenance { since, key, ..Provenance::default() });
+        assert_eq!(Provenance::of(&metadata), Provenance { since, key, key_changed: true, ..Provenance::default() });
         metadata["configuration"] = json!({SINCE: "yesterday", KEY: "id"});
         assert_eq!(Provenance::of(&metadata), Provenance::default());
+    }
+
+    fn events(key: Vec<usize>, is_of_whole_table: bool) -> EventSchema {
+        let columns = ["a", "b"].map(|name| Column::new(name, ColumnType::Scalar(Scalar::Int4)));
+        let relation = Relation::new(TableName::new("public", "t"), columns.to_vec(), key);
+        let key = key_schema("t", &relation).filter(|_| !is_of_whole_table).map(|schema| schema.to_string());
+        let value = value_schema("t", &relation).to_string();
+        EventSchema::parse(relation.name, key.as_deref(), &value).unwrap()
+    }
+
+    #[test]
+    fn an_event_of_the_whole_table_tells_its_key_too_and_a_history_knows_that_it_had_another() {
+        let none = Provenance::default();
+        let first = Provenance::of_history(&events(vec![0], true), &none);
+        assert_eq!((first.key.clone(), first.key_changed), (vec!["a".to_owned()], false));
+        let same = Provenance::of_history(&events(vec![0], false), &first);
+        assert_eq!((&same, same.says_other_than(&first)), (&first, false));
+        for other in [vec![1, 0], Vec::new()] {
+            let changed = Provenance::of_history(&events(other, true), &first);
+            assert!(changed.key_changed && changed.says_other_than(&first));
+            assert!(Provenance::of_history(&events(vec![0], false), &changed).key_changed, "its rows are there still");
+        }
+        assert!(!Provenance::of_history(&events(Vec::new(), true), &none).key_changed);
     }
 }

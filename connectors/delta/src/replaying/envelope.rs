@@ -5,7 +5,7 @@
 //! same range is always written alike. What topics say in headers stands in `headers`, under the same names: values
 //! that Postgres left out, which `after` has Debezium's placeholder for, and the start of a copy.
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use serde_json::{Map, Value, json};
 use sooner_api::Result;
 use sooner_schemas::TableName;
@@ -15,7 +15,7 @@ use sooner_schemas::value::PLACEHOLDER;
 use super::facts::{FactColumns, RowFacts};
 use super::value_json::value_json;
 use crate::history::change_type::ChangeType;
-use crate::history::columns::{ChainPlaces, source_columns};
+use crate::history::columns::source_columns;
 use crate::rows::columns::LakeColumn;
 
 /// Where events come from, as their source block says.
@@ -34,8 +34,6 @@ pub struct Envelopes {
     origin: Origin,
     /// Columns of the source, each with its place among those of the rows.
     columns: Vec<(usize, String)>,
-    /// Place of the column that names the erasure which has taken a row's values, in a chained history.
-    erased: Option<usize>,
     /// The former row of an update, until the row that it became is there.
     before: Option<(RowFacts, Value)>,
 }
@@ -43,18 +41,13 @@ pub struct Envelopes {
 impl Envelopes {
     /// Of rows with these columns.
     pub fn new(origin: Origin, columns: &[LakeColumn]) -> Envelopes {
-        let erased = ChainPlaces::of(columns).map(|places| places.erased);
         let columns = source_columns(columns).map(|(place, column)| (place, column.name.clone())).collect();
-        Envelopes { origin, columns, erased, before: None }
+        Envelopes { origin, columns, before: None }
     }
 
-    /// The event that a row completes; none for the former row of an update, whose other row comes next, and for a row
-    /// whose values were erased: only its place in a chain is left.
+    /// The event that a row completes; none for the former row of an update, whose other row comes next.
     pub fn take(&mut self, rows: &RecordBatch, facts: &FactColumns, row: usize) -> Result<Option<Value>> {
         let at = facts.at(row)?;
-        if self.erased.is_some_and(|place| rows.column(place).is_valid(row)) {
-            return Ok(None);
-        }
         if at.change == ChangeType::Preimage {
             self.before = Some((at, self.image(rows, row, &[])));
             return Ok(None);

@@ -133,7 +133,9 @@ impl HistoryRows {
             From::After(Bound::Lsn(lsn)) => self.number_of(file, "maxValues").is_some_and(|most| Lsn(most) <= lsn),
             From::After(Bound::Micros(micros)) => {
                 let most = self.bound_of(file, "maxValues", 3);
-                most.and_then(|most| zoned_micros(most.as_str()?).ok()).is_some_and(|most| most <= micros)
+                // Other writers' statistics may lack what is below a millisecond.
+                let most = most.and_then(|most| zoned_micros(most.as_str()?).ok());
+                most.is_some_and(|most| most.saturating_add(999) <= micros)
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -17,6 +17,7 @@ use super::facts::FactColumns;
 use super::range::{Bound, Start};
 use crate::export::hexadecimal;
 use crate::history::change_type::ChangeType;
+use crate::history::columns::ChainPlaces;
 use crate::rows::column_mapping::shown_names;
 use crate::rows::columns::LakeColumn;
 use crate::rows::lake_type::arrow_type;
@@ -40,8 +41,10 @@ pub enum Form {
 pub struct Written<W> {
     /// Number of events.
     pub events: u64,
-    /// Number of their rows: an update may have two.
+    /// Number of rows that were read: an update may have two.
     pub rows: u64,
+    /// Rows of them that were not written, since their values were erased.
+    pub erased: u64,
     /// Number of bytes.
     pub bytes: u64,
     /// SHA-256 of the bytes, as hexadecimal digits.
@@ -57,6 +60,9 @@ pub struct Output<W: Write + Send> {
     form: Writing<W>,
     events: u64,
     rows: u64,
+    erased: u64,
+    /// Place of the column that names the erasure which has taken a row's values, in a chained history.
+    erased_by: Option<usize>,
 }
 
 enum Writing<W: Write + Send> {
@@ -95,7 +101,8 @@ impl<W: Write + Send> Output<W> {
                 Writing::Parquet(Box::new(writer.map_err(unwritable)?), schema)
             }
         };
-        Ok(Output { start, to, form, events: 0, rows: 0 })
+        let erased_by = ChainPlaces::of(columns).map(|places| places.erased);
+        Ok(Output { start, to, form, events: 0, rows: 0, erased: 0, erased_by })
     }
 
     /// Writes those of some rows, which come in commit order, that are of the range; false once no later ones are.
@@ -112,6 +119,10 @@ impl<W: Write + Send> Output<W> {
                 continue;
             }
             self.rows += 1;
+            if self.erased_by.is_some_and(|place| rows.column(place).is_valid(row)) {
+                self.erased += 1;
+                continue;
+            }
             self.events += u64::from(at.change != ChangeType::Preimage);
             if run.end != row {
                 self.write(rows, &facts, run)?;
@@ -154,7 +165,8 @@ impl<W: Write + Send> Output<W> {
         };
         hashed.flush().map_err(unwritable)?;
         let Hashed { writer, hash, bytes } = hashed;
-        Ok(Written { events: self.events, rows: self.rows, bytes, sha256: hexadecimal(&hash.finalize()), writer })
+        let (events, rows, erased, sha256) = (self.events, self.rows, self.erased, hexadecimal(&hash.finalize()));
+        Ok(Written { events, rows, erased, bytes, sha256, writer })
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Survey<'a> {
     range: Range,
     /// Something at or before the start is there.
     knows_before: bool,
+    /// Nothing was there before what is looked at.
+    is_from_first: bool,
     first: Option<RowFacts>,
     /// The start of the last copy of those that are wanted.
     copy: Option<RowFacts>,
@@ -44,7 +46,24 @@ impl<'a> Survey<'a> {
     /// Of a table's rows in a range; `knows_before` if the source has rows at or before its start that are not shown.
     pub fn new(table: &'a TableName, range: Range, knows_before: bool) -> Survey<'a> {
         let (first, copy, last, beyond) = (None, None, None, None);
-        Survey { table, range, knows_before, first, copy, last, beyond, is_passed: false, rows: 0 }
+        Survey {
+            table,
+            range,
+            knows_before,
+            is_from_first: false,
+            first,
+            copy,
+            last,
+            beyond,
+            is_passed: false,
+            rows: 0,
+        }
+    }
+
+    /// The same, where nothing that was written is gone: a topic may begin with the rows of a copy that was not
+    /// announced.
+    pub fn from_the_very_first(self) -> Survey<'a> {
+        Survey { is_from_first: true, ..self }
     }
 
     /// Takes a row in; false once no later one can be wanted.
@@ -114,7 +133,8 @@ impl<'a> Survey<'a> {
     }
 
     fn begins_with_a_copy(&self) -> bool {
-        self.first.is_some_and(|first| first.change == ChangeType::Snapshot && self.range.to.covers(&first))
+        let begins = |first: RowFacts| first.change == ChangeType::Snapshot && self.range.to.covers(&first);
+        self.is_from_first && self.first.is_some_and(begins)
     }
 
     /// An error unless the range ends with the last event before a copy.
@@ -203,7 +223,12 @@ mod tests {
         assert!(why.contains("copied at 0/28"), "{why}");
         assert_eq!(surveyed(From::Copy, 50, &rows, true).unwrap().rows, 2);
         let unannounced = [row(10, ChangeType::Snapshot), row(20, Insert)];
-        assert_eq!(surveyed(From::Copy, 20, &unannounced, true).unwrap().rows, 2);
+        assert!(surveyed(From::Copy, 20, &unannounced, true).is_err(), "its first rows may be gone");
+        let table = TableName::new("public", "t");
+        let range = Range { from: From::Copy, to: Bound::Lsn(Lsn(20)) };
+        let mut survey = Survey::new(&table, range, false).from_the_very_first();
+        assert!(unannounced.iter().all(|row| survey.note(*row)));
+        assert_eq!(survey.finish(Ok(())).unwrap().rows, 2);
         assert!(surveyed(From::Copy, 20, &rows[..2], true).is_err(), "nobody knows what was before");
     }
 

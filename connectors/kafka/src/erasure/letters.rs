@@ -16,8 +16,10 @@ use crate::message::letter_headers::{LetterId, LetterRecord};
 pub(crate) struct OfTopic {
     /// What is looked for in its messages.
     pub sought: Sought,
-    /// Keys of the subjects' rows there, without the ids of their schemas.
-    pub keys: BTreeSet<Vec<u8>>,
+    /// Keys of the subjects' rows there that are gone, without the ids of their schemas.
+    pub gone: BTreeSet<Vec<u8>>,
+    /// Keys of those that live: what waits for them as a letter may be their newest state.
+    pub living: BTreeSet<Vec<u8>>,
 }
 
 /// Letters that hold values.
@@ -27,6 +29,8 @@ pub struct FoundLetters {
     pub searched: u64,
     /// The letters, by their places.
     pub letters: Vec<LetterId>,
+    /// Letters besides that hold a value, and are of rows that live.
+    pub of_living: u64,
     /// When the last one was written, in milliseconds since 1970.
     pub newest_millis: Option<i64>,
 }
@@ -64,9 +68,15 @@ pub(crate) fn scan_letters(
                 return Ok(ControlFlow::Continue(()));
             };
             let of_topic = by_topic.get(&*headers.topic);
-            let is_of_row = of_topic.is_some_and(|of| key_datum(message).is_some_and(|key| of.keys.contains(&key)));
+            let key = key_datum(message).unwrap_or_default();
+            let is_gone = of_topic.is_some_and(|of| of.gone.contains(&key));
             let sought = of_topic.map_or(anywhere, |of| &of.sought);
-            if is_of_row || decoder.examine(message, sought)?.held != Held::Nothing {
+            if !is_gone && decoder.examine(message, sought)?.held == Held::Nothing {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if of_topic.is_some_and(|of| of.living.contains(&key)) {
+                found.of_living += 1;
+            } else {
                 found.letters.push(LetterId { partition, offset: message.offset() });
                 found.newest_millis = found.newest_millis.max(message.timestamp().to_millis());
                 open.extend(place);

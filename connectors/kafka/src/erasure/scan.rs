@@ -34,6 +34,8 @@ pub struct Found {
     pub newest_tombstone_millis: Option<i64>,
     /// Rows that live, by their last event.
     pub living: usize,
+    /// Messages that could not be decoded, so that only their bytes were searched.
+    pub undecoded: u64,
     /// Whether keys hold values, so that tombstones do.
     pub keys_hold: bool,
 }
@@ -44,8 +46,8 @@ pub struct RowState {
     /// Its keys as they stand in messages, with the ids of their schemas: whether the last message of each is a
     /// tombstone.
     pub keys: BTreeMap<Vec<u8>, bool>,
-    /// What the last message says of it that can be decoded and is no tombstone, and whether that holds a value.
-    pub last: Option<(RowEvent, Held)>,
+    /// What the last message says of it that is no tombstone.
+    pub last: Option<RowEvent>,
 }
 
 /// What is to be done about a row in a compacted topic.
@@ -58,23 +60,22 @@ pub enum Verdict {
 }
 
 impl RowState {
-    /// What is to be done about it. `is_gone` says that the source has no row of the subjects: one that looks alive
-    /// here with a value of theirs is left over then.
-    pub fn verdict(&self, is_gone: bool) -> Verdict {
-        let is_left_over = match self.last {
-            Some((RowEvent::Live, held)) => is_gone && held == Held::Row,
-            Some((RowEvent::Delete, _)) => true,
-            // Whoever cannot read its messages does not know whether it lives.
+    /// What is to be done about it. A row lives unless its last message says that it is gone: whoever cannot read that,
+    /// does not know.
+    pub fn verdict(&self) -> Verdict {
+        let is_gone = match self.last {
+            Some(RowEvent::Live) => false,
+            Some(RowEvent::Delete) => true,
             _ => self.keys.values().all(|ends| *ends),
         };
         let open = self.keys.iter().filter(|(_, ends_with_tombstone)| !**ends_with_tombstone);
-        if is_left_over { Verdict::Tombstones(open.map(|(key, _)| key.clone()).collect()) } else { Verdict::Lives }
+        if is_gone { Verdict::Tombstones(open.map(|(key, _)| key.clone()).collect()) } else { Verdict::Lives }
     }
 
-    fn take(&mut self, key: &[u8], event: RowEvent, held: Held) {
+    fn take(&mut self, key: &[u8], event: RowEvent) {
         self.keys.insert(key.to_vec(), event == RowEvent::Tombstone);
-        if matches!(event, RowEvent::Live | RowEvent::Delete) {
-            self.last = Some((event, held));
+        if event != RowEvent::Tombstone {
+            self.last = Some(event);
         }
     }
 }
@@ -104,6 +105,7 @@ pub(crate) fn scan(
         reader.read(topic, partition, first..end, |message| {
             scan.found.searched += 1;
             let examined = decoder.examine(message, sought)?;
+            scan.found.undecoded += u64::from(examined.event == RowEvent::Unknown);
             match (examined.held, key_datum(message)) {
                 (Held::Nothing, _) => {}
                 (Held::Row | Held::Unreadable, Some(datum)) => {
@@ -123,7 +125,7 @@ pub(crate) fn scan(
         reader.read(topic, partition, first..end, |message| {
             if let Some(state) = key_datum(message).and_then(|datum| keys.get_mut(&datum)) {
                 let examined = decoder.examine(message, sought)?;
-                state.take(message.key().unwrap_or_default(), examined.event, examined.held);
+                state.take(message.key().unwrap_or_default(), examined.event);
                 scan.found.note(message);
             }
             Ok(ControlFlow::Continue(()))
@@ -151,36 +153,32 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn row(events: &[(&[u8], RowEvent, Held)]) -> RowState {
+    fn row(events: &[(&[u8], RowEvent)]) -> RowState {
         let mut row = RowState::default();
-        events.iter().for_each(|(key, event, held)| row.take(key, *event, *held));
+        events.iter().for_each(|(key, event)| row.take(key, *event));
         row
     }
 
     #[test]
     fn a_tombstone_is_owed_to_each_key_of_a_row_that_is_gone() {
-        let (held, nothing) = (Held::Row, Held::Nothing);
         let deleted = row(&[
-            (b"1a", RowEvent::Live, held),
-            (b"2a", RowEvent::Live, held),
-            (b"2a", RowEvent::Delete, nothing),
-            (b"2a", RowEvent::Tombstone, nothing),
+            (b"1a", RowEvent::Live),
+            (b"2a", RowEvent::Live),
+            (b"2a", RowEvent::Delete),
+            (b"2a", RowEvent::Tombstone),
         ]);
         // The key was registered again: compaction takes the former one for another key.
-        assert_eq!(deleted.verdict(false), Verdict::Tombstones(vec![b"1a".to_vec()]));
-        let broken = row(&[(b"1a", RowEvent::Delete, nothing), (b"9a", RowEvent::Unknown, Held::Unreadable)]);
-        assert_eq!(broken.verdict(false), Verdict::Tombstones(vec![b"1a".to_vec(), b"9a".to_vec()]));
+        assert_eq!(deleted.verdict(), Verdict::Tombstones(vec![b"1a".to_vec()]));
+        let broken = row(&[(b"9a", RowEvent::Unknown), (b"1a", RowEvent::Delete)]);
+        assert_eq!(broken.verdict(), Verdict::Tombstones(vec![b"1a".to_vec(), b"9a".to_vec()]));
     }
 
     #[test]
-    fn a_row_that_lives_keeps_its_last_message() {
-        let held = Held::Row;
-        let left_over = row(&[(b"a", RowEvent::Live, held)]);
-        assert_eq!(left_over.verdict(true), Verdict::Tombstones(vec![b"a".to_vec()]));
-        assert_eq!(left_over.verdict(false), Verdict::Lives, "the source may have it");
-        let changed = row(&[(b"a", RowEvent::Live, held), (b"a", RowEvent::Live, Held::Nothing)]);
-        assert_eq!(changed.verdict(true), Verdict::Lives, "it is another's now");
-        let unknown = row(&[(b"a", RowEvent::Unknown, Held::Unreadable)]);
-        assert_eq!(unknown.verdict(true), Verdict::Lives);
+    fn a_row_keeps_its_last_message_unless_that_says_that_it_is_gone() {
+        assert_eq!(row(&[(b"a", RowEvent::Live)]).verdict(), Verdict::Lives);
+        let again = row(&[(b"a", RowEvent::Delete), (b"a", RowEvent::Tombstone), (b"a", RowEvent::Live)]);
+        assert_eq!(again.verdict(), Verdict::Lives);
+        let unknown = row(&[(b"a", RowEvent::Delete), (b"b", RowEvent::Unknown)]);
+        assert_eq!(unknown.verdict(), Verdict::Lives, "it may have been inserted again");
     }
 }

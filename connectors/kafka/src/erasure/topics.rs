@@ -36,8 +36,6 @@ pub struct SoughtTable {
     pub others: Arc<BTreeSet<String>>,
     /// What is looked for.
     pub sought: Sought,
-    /// Whether the source has no row of the subjects in it.
-    pub is_gone: bool,
 }
 
 /// What a topic has of subjects, and what was done about it.
@@ -153,9 +151,9 @@ impl<'a> Erasing<'a> {
         let (mut erased, mut by_topic) = (ErasedTopics::default(), HashMap::new());
         for table in tables {
             for topic in names_of(table, record.as_ref(), &self.existing) {
-                let (of_topic, keys) = self.erase(&topic, table)?;
+                let (of_topic, of_letters) = self.erase(&topic, table)?;
                 erased.topics.push(of_topic);
-                by_topic.insert(topic, OfTopic { sought: table.sought.clone(), keys });
+                by_topic.insert(topic, of_letters);
             }
         }
         if let Some(topic) = &self.settings.consumer.dead_letters {
@@ -168,24 +166,29 @@ impl<'a> Erasing<'a> {
         Ok(Keeping::of(&self.runtime.block_on(self.admin.configs(topic))?))
     }
 
-    /// What is done about a topic, and the keys of the subjects' rows there, without the ids of their schemas.
-    fn erase(&mut self, topic: &str, table: &SoughtTable) -> Result<(ErasedTopic, BTreeSet<Vec<u8>>)> {
+    /// What is done about a topic, and what is looked for in dead letters of it.
+    fn erase(&mut self, topic: &str, table: &SoughtTable) -> Result<(ErasedTopic, OfTopic)> {
         let keeping = self.keeping(topic)?;
         let partitions = self.existing.get(topic).copied().unwrap_or_default();
         for _ in 0..ATTEMPTS {
             let Scan { mut found, rows, ends } =
                 scan(&self.reader, &mut self.decoder, (topic, partitions), &table.sought)?;
             let mut missing = BTreeSet::new();
-            for ((partition, _), row) in &rows {
-                match row.verdict(table.is_gone) {
-                    Verdict::Tombstones(keys) => missing.extend(keys.into_iter().map(|key| (*partition, key))),
-                    Verdict::Lives => found.living += 1,
+            let sought = table.sought.clone();
+            let mut of_letters = OfTopic { sought, gone: BTreeSet::new(), living: BTreeSet::new() };
+            for ((partition, datum), row) in rows {
+                match row.verdict() {
+                    Verdict::Tombstones(keys) => {
+                        missing.extend(keys.into_iter().map(|key| (partition, key)));
+                        of_letters.gone.insert(datum);
+                    }
+                    Verdict::Lives => drop(of_letters.living.insert(datum)),
                 }
             }
+            found.living = of_letters.living.len();
             if let Some(Written { tombstones_missing, tombstones_written, written_millis }) =
                 self.write(&keeping, topic, &missing, &ends)?
             {
-                let keys = rows.into_keys().map(|(_, key)| key).collect();
                 let erased = ErasedTopic {
                     topic: topic.to_owned(),
                     table: table.table.clone(),
@@ -195,7 +198,7 @@ impl<'a> Erasing<'a> {
                     tombstones_written,
                     written_millis,
                 };
-                return Ok((erased, keys));
+                return Ok((erased, of_letters));
             }
         }
         Err(contended(topic))
@@ -300,7 +303,7 @@ mod tests {
         let table = TableName::new("public", "t");
         let sought = Sought { columns: Vec::new(), holds: Arc::new(|_| false) };
         let others = Arc::new(BTreeSet::from(["shop.t.v3".to_owned()]));
-        let asked = SoughtTable { table: table.clone(), base: "shop.t".to_owned(), others, sought, is_gone: true };
+        let asked = SoughtTable { table: table.clone(), base: "shop.t".to_owned(), others, sought };
         let names = ["shop.t", "shop.t.v2", "shop.t.v3", "shop.t.vx", "shop.tv2", "former", "shop.tt"];
         let existing: HashMap<_, _> = names.into_iter().map(|name| (name.to_owned(), 1)).collect();
         let found =
