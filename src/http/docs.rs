@@ -1,5 +1,5 @@
-//! Longer pages, as text: what to do when an alert fires, how anybody checks the audit trail, how to erase somebody, and
-//! how to know what was true at a moment.
+//! Longer pages, as text: what to do when an alert fires, how anybody checks the audit trail, how to erase somebody,
+//! and how to know what was true at a moment.
 
 use axum::extract::Path;
 use axum::http::StatusCode;

@@ -127,8 +127,8 @@ impl Provenance {
     }
 }
 
-/// Columns of the key of events: those of their key's schema, or, for an event of the whole table, which has no key, those
-/// that the table has; none where neither is known.
+/// Columns of the key of events: those of their key's schema, or, for an event of the whole table, which has no key,
+/// those that the table has; none where neither is known.
 fn key_of(schema: &EventSchema) -> Option<Vec<String>> {
     let of_schema = schema.key.as_ref().and_then(Schema::as_record);
     let of_schema = of_schema.map(|key| key.fields.iter().map(|field| field.column.clone()).collect());
