@@ -20,6 +20,9 @@ impl Replay<'_> {
         let history = HistoryRows::open(&lake, table, range.from).await?;
         let history = history.ok_or_else(|| without_history(table))?;
         let mut survey = Survey::new(table, range, history.knows_before());
+        if history.is_untrimmed() {
+            survey = survey.from_the_very_first();
+        }
         history
             .scan(&history.columns()[..FACT_COLUMNS], async |rows| {
                 let facts = FactColumns::of(&rows)?;

@@ -50,6 +50,11 @@ impl HistoryRows {
         Ok(Some(HistoryRows { location, version, from }))
     }
 
+    /// Whether no row was ever removed from the history because it was old.
+    pub fn is_untrimmed(&self) -> bool {
+        Horizon::of(self.version.metadata()).is_none()
+    }
+
     /// An operator error if rows were removed from the history that an event from `start` on may have been.
     pub fn check_reach(&self, table: &TableName, start: Start) -> Result<()> {
         let moment = match start {
