@@ -42,6 +42,9 @@ impl Replay<'_> {
             })
             .await?;
         self.check_retention(&topic)?;
+        if range.from == From::Copy && topic.whole_after.is_some() && !survey.knows_copy() {
+            return Err(expired(&topic.topic).into());
+        }
         let found = survey.finish(complete)?;
         if let (Start::At(copy), Some(whole_after)) = (found.start, topic.whole_after)
             && whole_after > copy

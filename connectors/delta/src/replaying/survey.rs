@@ -66,6 +66,11 @@ impl<'a> Survey<'a> {
         Survey { is_from_first: true, ..self }
     }
 
+    /// Whether the start of a copy was among the rows.
+    pub fn knows_copy(&self) -> bool {
+        self.copy.is_some()
+    }
+
     /// Takes a row in; false once no later one can be wanted.
     pub fn note(&mut self, row: RowFacts) -> bool {
         self.first.get_or_insert(row);
