@@ -99,6 +99,14 @@ fn of_topics(erased: &ErasedTopics, is_erased: bool) -> Vec<Remains> {
     of_topics.chain(erased.dead_letters.iter().flat_map(of_letters)).collect()
 }
 
+/// What a person does about what is left until a moment, or for ever unless something else is done.
+fn to_do(until: Option<i64>, forever: &str) -> String {
+    match until {
+        Some(_) => "erase again after that".to_owned(),
+        None => format!("{forever}; then erase again"),
+    }
+}
+
 /// What is left in a topic, and until when.
 fn of_topic(erased: &ErasedTopic, is_erased: bool) -> Vec<Remains> {
     let ErasedTopic { topic, keeping, found, .. } = erased;
@@ -106,11 +114,7 @@ fn of_topic(erased: &ErasedTopic, is_erased: bool) -> Vec<Remains> {
         place: format!("topic {topic}"),
         why: format!("{why}; cleanup.policy={}", keeping.cleanup_policy),
         until: until.map(instant),
-        to_do: if until.is_some() {
-            "erase again after that".to_owned()
-        } else {
-            format!("{forever}; then erase again")
-        },
+        to_do: to_do(until, forever),
         found: true,
     };
     let kept_until = found.newest_millis.and_then(|written| keeping.retention_end(written));
@@ -188,11 +192,7 @@ fn of_gone(letters: &ErasedLetters) -> Option<Remains> {
             letters.keeping.cleanup_policy
         ),
         until: until.map(instant),
-        to_do: if until.is_some() {
-            "erase again after that".to_owned()
-        } else {
-            format!("{forever}; then erase again")
-        },
+        to_do: to_do(until, forever),
         found: true,
     })
 }

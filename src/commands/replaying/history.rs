@@ -1,7 +1,6 @@
 //! Events from a table's history.
 
 use sooner_delta::history::columns::FACT_COLUMNS;
-use sooner_delta::replaying::facts::FactColumns;
 use sooner_delta::replaying::history_rows::{HistoryRows, history_watermark};
 use sooner_delta::replaying::output::{Form, Output};
 use sooner_delta::replaying::survey::Survey;
@@ -23,17 +22,7 @@ impl Replay<'_> {
         if history.is_untrimmed() {
             survey = survey.from_the_very_first();
         }
-        history
-            .scan(&history.columns()[..FACT_COLUMNS], async |rows| {
-                let facts = FactColumns::of(&rows)?;
-                for row in 0..facts.len() {
-                    if !survey.note(facts.at(row)?) {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            })
-            .await?;
+        history.scan(&history.columns()[..FACT_COLUMNS], async |rows| survey.note_all(&rows)).await?;
         let found = survey.finish(complete)?;
         history.check_reach(table, found.start)?;
         let mut output = Output::new(form, (found.start, range.to), self.origin(), history.columns(), writer)?;

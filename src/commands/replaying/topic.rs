@@ -1,7 +1,6 @@
 //! Events from a table's topic.
 
 use sooner_api::Result;
-use sooner_delta::replaying::facts::FactColumns;
 use sooner_delta::replaying::output::{Form, Output};
 use sooner_delta::replaying::range::{Bound, From, Start};
 use sooner_delta::replaying::survey::{Survey, refused};
@@ -30,15 +29,9 @@ impl Replay<'_> {
             survey = survey.from_the_very_first();
         }
         topic
-            .read(&kafka.registry, async |events| {
-                let Some(rows) = rows.of(events)? else { return Ok(true) };
-                let facts = FactColumns::of(&rows)?;
-                for row in 0..facts.len() {
-                    if !survey.note(facts.at(row)?) {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
+            .read(&kafka.registry, async |events| match rows.of(events)? {
+                Some(rows) => survey.note_all(&rows),
+                None => Ok(true),
             })
             .await?;
         self.check_retention(&topic)?;

@@ -5,10 +5,11 @@
 //! stopped. So a range is whole if no copy begins in it, something is known at or before its start, and something that
 //! is no start of a copy is known after it, or it is known that there is nothing yet.
 
+use arrow_array::RecordBatch;
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
-use super::facts::RowFacts;
+use super::facts::{FactColumns, RowFacts};
 use super::range::{Bound, From, Range, Start, instant};
 use crate::history::change_type::ChangeType;
 
@@ -91,6 +92,17 @@ impl<'a> Survey<'a> {
             }
         }
         true
+    }
+
+    /// Takes rows in; false once no later ones can be wanted.
+    pub fn note_all(&mut self, rows: &RecordBatch) -> Result<bool> {
+        let facts = FactColumns::of(rows)?;
+        for row in 0..facts.len() {
+            if !self.note(facts.at(row)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The events that are wanted, or why they are not all known. `complete` says why not all of them may have got
