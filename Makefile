@@ -9,9 +9,11 @@ demo: stack-demo build
 demo-kafka: stack-kafka build
 	.stack/venv/bin/python integration-tests/demo/demo.py --kafka
 
-# Tests wait for servers and readers more than for a core: three at once make use of two.
+# Tests wait for servers and readers more than for a core: three at once make use of two. The suite comes last, so that
+# what it says of a failure is at the end.
 test: stack-test build
-	RUST_TEST_THREADS=3 cargo test --workspace --no-fail-fast
+	cargo test --workspace --no-fail-fast --lib --bins --test unit --test structure
+	RUST_TEST_THREADS=3 cargo test --workspace --test suite
 
 # What takes too long for every change: many more worlds of the simulation, and the faults again and again.
 soak: stack-soak build

@@ -7,17 +7,16 @@ Prints `good`, the number of entries and of signatures, and the head; or what is
 
 import base64
 import hashlib
-import os
 import sys
 
 import deltalake
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from verdict import end
+
 
 def wrong(what):
-    print(what, flush=True)
-    # Threads of the readers may still run.
-    os._exit(1)
+    end(what, 1)
 
 
 table, key, head = (sys.argv[1:] + [None, None])[:3]
@@ -46,4 +45,4 @@ if public and not rows[-1]["signature"]:
     wrong("the end is not signed")
 if head and head not in [f"{row['sequence']}:{row['hash']}" for row in rows]:
     wrong(f"the entry {head} is gone")
-print(f"good {len(rows)} {signatures} {rows[-1]['sequence']}:{previous}")
+end(f"good {len(rows)} {signatures} {rows[-1]['sequence']}:{previous}", 0)
