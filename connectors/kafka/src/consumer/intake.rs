@@ -18,6 +18,7 @@ use super::topic::{Topic, schema_of};
 use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
 use crate::progress::copies::{broken_copies, copying};
+use crate::progress::lineage::FormerTopic;
 use crate::progress::record::TopicProgress;
 use crate::registry::plain::plain;
 
@@ -29,6 +30,8 @@ pub struct Intake {
     /// Where messages go that cannot be read; without it, they stop their table.
     dead_letters: Option<DeadLetters>,
     topics: BTreeMap<String, Topic>,
+    /// Tables of which nothing is read before they are assigned once more: they need another of their topics.
+    unread: Vec<TableName>,
     assembly: Assembly,
     /// What the last watermark covers has been read: its LSN, until that is asked for.
     completed: Option<Lsn>,
@@ -48,18 +51,25 @@ enum Reach {
 }
 
 /// Whether more of a table has been read than a record covers, or it is read from another topic, or from one of another
-/// generation.
+/// generation, or not at all.
 fn is_beyond(topics: &BTreeMap<String, Topic>, record: &TopicProgress, table: &TableName) -> bool {
     let Some(offsets) = record.topics.get(table) else { return false };
-    let Some(topic) = topics.get(&offsets.topic) else { return topics.values().any(|topic| topic.table == *table) };
+    let Some(topic) = topics.get(&offsets.topic) else { return true };
     topic.generation != Some(offsets.generation) || topic.merge.is_beyond(&offsets.next_offsets)
+}
+
+/// Where a topic that is read ended, if another one has taken its place.
+fn former_topic<'r>(record: &'r TopicProgress, topic: &Topic, name: &str) -> Option<&'r FormerTopic> {
+    let present = record.topics.get(&topic.table)?;
+    record.former(&topic.table, name).filter(|_| Some(present.generation) == topic.generation)
 }
 
 impl Intake {
     /// Reads nothing before it is restarted.
     pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
         let (topics, assembly) = (BTreeMap::new(), Assembly::default());
-        Intake { ordering, format, dead_letters, topics, assembly, completed: None, ended: Vec::new() }
+        let (unread, ended) = (Vec::new(), Vec::new());
+        Intake { ordering, format, dead_letters, topics, unread, assembly, completed: None, ended }
     }
 
     /// Counts the messages that went to the dead letters; none where there are none.
@@ -67,9 +77,10 @@ impl Intake {
         self.dead_letters.as_ref().map(DeadLetters::counter)
     }
 
-    /// Reads these topics from now on, and forgets what it had of others.
-    pub fn restart(&mut self, topics: BTreeMap<String, Topic>) {
-        self.topics = topics;
+    /// Reads these topics from now on, and forgets what it had of others. Of `unread` tables nothing is read until they
+    /// are assigned once more.
+    pub fn restart(&mut self, topics: BTreeMap<String, Topic>, unread: Vec<TableName>) {
+        (self.topics, self.unread) = (topics, unread);
         drop(self.assembly.take());
         self.ended.clear();
         self.ordering.start_over();
@@ -200,7 +211,7 @@ impl Intake {
     fn finish_record(&mut self, reached: Reached) {
         let Reached { record, ended_copies, watermark } = reached;
         self.stop_broken_copies(&record);
-        let elsewhere = self.end_former_topics(&record);
+        self.end_former_topics(&record);
         // The start of a copy has no key, so that a table to which no row was copied learns its key here: before it is
         // seen.
         self.tell_columns(&record);
@@ -209,21 +220,21 @@ impl Intake {
         }
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
-            let except = copying(&record).into_iter().chain(elsewhere).collect();
+            let except = copying(&record).into_iter().chain(self.elsewhere(&record)).collect();
             self.assembly.complete(Coverage { watermark, except });
         }
     }
 
-    /// Ends what is read of topics that others have taken the place of. Returns their tables: the record covers events
-    /// of theirs that are in the next topic, which are not read here yet.
-    fn end_former_topics(&mut self, record: &TopicProgress) -> Vec<TableName> {
-        let mut tables = Vec::new();
+    /// Tables of which a record covers events that are in a topic that is not read here yet.
+    pub fn elsewhere(&self, record: &TopicProgress) -> Vec<TableName> {
+        let former = self.topics.iter().filter(|(name, topic)| former_topic(record, topic, name).is_some());
+        former.map(|(_, topic)| &topic.table).chain(&self.unread).cloned().collect()
+    }
+
+    /// Ends what is read of topics that others have taken the place of.
+    fn end_former_topics(&mut self, record: &TopicProgress) {
         for (name, topic) in &mut self.topics {
-            let Some(former) = record.former(&topic.table, name) else { continue };
-            if record.topics.get(&topic.table).map(|present| present.generation) != topic.generation {
-                continue;
-            }
-            tables.push(topic.table.clone());
+            let Some(former) = former_topic(record, topic, name) else { continue };
             if std::mem::replace(&mut topic.has_ended, true) {
                 continue;
             }
@@ -237,7 +248,6 @@ impl Intake {
                 self.assembly.end_topic(topic, ends, schema, former.watermark());
             }
         }
-        tables
     }
 
     /// Tables of which a topic has been read to its end since this was asked last, and another one goes on; with the

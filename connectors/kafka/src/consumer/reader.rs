@@ -261,11 +261,11 @@ impl EventReader for KafkaReader {
         };
         let (mut offsets, mut topics, mut problems) = (Offsets::new(), BTreeMap::new(), Vec::new());
         let has_records = self.parts.intake.ordering.has_records();
-        let mut starts_over = false;
+        let mut unread = Vec::new();
         for table in tables.iter().filter(|table| table.error.is_none()) {
             let Some(held) = assignment.tables.get(&table.table) else { continue };
             if !self.follow_succession(held, table) {
-                starts_over = true;
+                unread.push(table.table.clone());
                 continue;
             }
             let given_up = self.succession.given_up(&table.table);
@@ -275,7 +275,7 @@ impl EventReader for KafkaReader {
             if let Some(problem) = problem.clone().filter(|_| !is_present) {
                 // Nobody writes to that topic any more: only a copy, which comes in the present one, goes on.
                 self.succession.give_up(&table.table, problem);
-                starts_over = true;
+                unread.push(table.table.clone());
                 continue;
             }
             problems.extend(problem.map(|problem| (held.stage().topic.clone(), problem)));
@@ -283,7 +283,8 @@ impl EventReader for KafkaReader {
         }
         tracing::info!(partitions = offsets.len(), tables = topics.len(), "reading");
         self.ready = None;
-        self.parts.intake.restart(topics);
+        self.reopens_at = (!unread.is_empty()).then(Instant::now);
+        self.parts.intake.restart(topics, unread);
         problems.into_iter().for_each(|(name, problem)| self.parts.intake.close(&name, problem));
         self.flow.start_over();
         // Whatever became of former commands: nothing waits any more, so nothing is paused.
@@ -291,7 +292,6 @@ impl EventReader for KafkaReader {
         let tables = self.parts.intake.topics().map(|(name, topic)| (name.to_owned(), topic.table.clone()));
         self.lag.start(&offsets, tables.collect());
         self.in_flight.clear();
-        self.reopens_at = starts_over.then(Instant::now);
         let answered = self.change.take().is_none_or(|change| change.settled.send(offsets).is_ok());
         if answered {
             return Ok(());

@@ -9,6 +9,8 @@ use sooner_kafka::consumer::ordering::Ordering;
 use sooner_kafka::consumer::topic::Topic;
 use sooner_kafka::message::headers::FoundHeaders;
 use sooner_kafka::message::topic_message::TopicMessage;
+use sooner_kafka::progress::lineage::{FormerTopic, Lineage};
+use sooner_kafka::progress::record::{TopicOffsets, TopicProgress};
 use sooner_kafka::registry::client::{Login, RegistrySettings};
 use sooner_kafka::registry::reader::{RegistryKind, SchemaReader};
 use sooner_schemas::{Lsn, TableName};
@@ -25,7 +27,7 @@ fn format() -> Format {
 fn intake() -> Intake {
     let mut intake = Intake::new(Ordering::ByArrival, format(), None);
     let topic = |name| Topic::new(TableName::new("public", name), None, vec![(0, 0), (1, 0)], None);
-    intake.restart(BTreeMap::from([("t".to_owned(), topic("t")), ("u".to_owned(), topic("u"))]));
+    intake.restart(BTreeMap::from([("t".to_owned(), topic("t")), ("u".to_owned(), topic("u"))]), Vec::new());
     intake
 }
 
@@ -92,9 +94,39 @@ async fn a_restart_forgets_what_waited() {
     intake.push(broken(0));
     intake.close("u", Error::operator(Code::CopyAwaited, "w", "y", "r"));
     let topic = Topic::new(table(), None, vec![(0, 5)], Some(Lsn(9)));
-    intake.restart(BTreeMap::from([("t".to_owned(), topic)]));
+    intake.restart(BTreeMap::from([("t".to_owned(), topic)]), Vec::new());
     assert!(stops(&mut intake).await.is_empty(), "neither the message nor the stop is left");
     assert_eq!((next_offset(&intake, "t", 0), intake.next_offsets().len()), (5, 1));
+}
+
+/// A record of tables `t` and `u`, of which `t` has gone over to another topic.
+fn record_after_a_switch(generation: i64) -> TopicProgress {
+    let offsets = |topic: &str| TopicOffsets {
+        topic: topic.into(),
+        generation,
+        begun_over: false,
+        first_offsets: vec![0],
+        next_offsets: vec![5],
+    };
+    let topics = [("t", "t.v2"), ("u", "u")].map(|(name, topic)| (TableName::new("public", name), offsets(topic)));
+    let former = FormerTopic { topic: "t".into(), end_offsets: vec![3], ..FormerTopic::default() };
+    let lineage = Lineage { base: "t".into(), former: vec![former], ..Lineage::default() };
+    TopicProgress { topics: topics.into(), lineages: [(table(), lineage)].into(), ..TopicProgress::default() }
+}
+
+#[test]
+fn a_record_says_nothing_of_tables_whose_events_are_in_a_topic_that_is_not_read_yet() {
+    let mut intake = Intake::new(Ordering::ByArrival, format(), None);
+    let topic = |name: &str| Topic::new(TableName::new("public", name), Some(7), vec![(0, 0)], None);
+    let record = record_after_a_switch(7);
+    let topics = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), topic(&name[..1]))).collect();
+    intake.restart(topics(&["t", "u"]), Vec::new());
+    assert_eq!(intake.elsewhere(&record), [table()], "its former topic is read");
+    assert!(intake.elsewhere(&record_after_a_switch(8)).is_empty(), "a topic that was begun over is another one");
+    intake.restart(topics(&["u"]), vec![table()]);
+    assert_eq!(intake.elsewhere(&record), [table()], "none of its topics is read before it is assigned again");
+    intake.restart(topics(&["t.v2", "u"]), Vec::new());
+    assert!(intake.elsewhere(&record).is_empty());
 }
 
 #[tokio::test]
