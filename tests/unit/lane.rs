@@ -2,7 +2,7 @@
 
 use sooner::pipeline::lane::Lane;
 use sooner::pipeline::messages::CommitReport;
-use sooner_api::{Code, Committed, Error, TableFact, TableNote, TableState};
+use sooner_api::{Code, Committed, Coverage, Error, TableFact, TableNote, TableState};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -27,6 +27,37 @@ fn what_a_source_says_of_a_table_is_stored_once_what_came_before_is_visible() {
     lane.committed(committed(30));
     assert!(lane.take_change(mark(30)).unwrap().note.is_some());
     assert!(lane.take_change(mark(30)).is_none(), "once");
+}
+
+#[test]
+fn a_worker_hears_of_a_watermark_once() {
+    let mut lane = lane();
+    assert!(!lane.cover(&Coverage::all(mark(20))), "there is nothing to complete");
+    lane.hand_on(Lsn(30), mark(20));
+    let except = Coverage { except: vec![lane.name.clone()], ..Coverage::all(mark(30)) };
+    assert!(!lane.cover(&except), "it says nothing of this table");
+    assert!(lane.cover(&Coverage::all(mark(30))));
+    assert!(!lane.cover(&Coverage::all(mark(31))));
+}
+
+#[test]
+fn a_table_whose_last_events_are_not_read_yet_is_complete_to_what_it_was_and_holds_back_what_is_durable() {
+    let mut lane = lane();
+    let elsewhere = Coverage { elsewhere: vec![lane.name.clone()], ..Coverage::all(mark(30)) };
+    assert!(!lane.cover(&elsewhere));
+    assert_eq!((lane.behind(), lane.held_back_from()), (Some(mark(10)), Some(Lsn(18))));
+    lane.hand_on(Lsn(40), mark(30));
+    assert_eq!(lane.behind(), Some(mark(10)), "what comes after it says nothing of what came before");
+    lane.committed(committed(40));
+    assert!(lane.cover(&Coverage::all(mark(50))));
+    assert_eq!((lane.behind(), lane.held_back_from()), (None, None));
+}
+
+#[test]
+fn a_table_that_is_copied_is_complete_to_what_it_was_and_holds_nothing_back() {
+    let mut lane = lane();
+    lane.cover(&Coverage { except: vec![lane.name.clone()], ..Coverage::all(mark(30)) });
+    assert_eq!((lane.behind(), lane.held_back_from()), (Some(mark(10)), None));
 }
 
 #[test]

@@ -97,7 +97,7 @@ async fn a_transaction_that_is_open_holds_back_though_others_ended() {
     let (ended, _) = run(vec![(FakeTable::new("t"), streaming())], Steps::default(), async |batches, stored, _halt| {
         send(&batches, vec![complete(20), insert("t", 60)]);
         let except = vec![name("t")];
-        send(&batches, vec![Step::Complete(Coverage { watermark: mark(90), except })]);
+        send(&batches, vec![Step::Complete(Coverage { except, ..Coverage::all(mark(90)) })]);
         pass(11_000).await;
         assert_eq!(stored.confirmed(), 28);
         send(&batches, vec![complete(95)]);
@@ -225,7 +225,7 @@ async fn the_end_of_the_log_commits_what_is_complete_and_hands_all_tables_back()
     let (ended, stored) = run(tables, Steps::default(), async |batches, _, halt| {
         send(&batches, vec![insert("whole", 30), complete(40), insert("open", 50)]);
         let except = vec![name("open")];
-        send(&batches, vec![Step::Complete(Coverage { watermark: mark(60), except })]);
+        send(&batches, vec![Step::Complete(Coverage { except, ..Coverage::all(mark(60)) })]);
         drop(batches);
         pass(100).await;
         drop(halt);

@@ -74,13 +74,15 @@ pub struct TableNote {
 }
 
 /// Which tables are complete up to a watermark: all, but those that are being copied, whose own copy says how far they
-/// are. So a table that is copied or parked withholds nobody's watermark.
+/// are, and those that are elsewhere. So a table that is copied or parked withholds nobody's watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// Every event at or before it has been delivered.
     pub watermark: Watermark,
-    /// Tables to which that does not apply.
+    /// Tables to which that does not apply: they are being copied.
     pub except: Vec<TableName>,
+    /// Nor does it to these: events of theirs stand where they are not read yet, such as in another topic.
+    pub elsewhere: Vec<TableName>,
 }
 
 /// Steps that are handed on at once.
@@ -177,12 +179,12 @@ impl Step {
 impl Coverage {
     /// All tables are complete up to a watermark.
     pub fn all(watermark: Watermark) -> Coverage {
-        Coverage { watermark, except: Vec::new() }
+        Coverage { watermark, except: Vec::new(), elsewhere: Vec::new() }
     }
 
     /// Whether a table is complete up to the watermark.
     pub fn applies_to(&self, table: &TableName) -> bool {
-        !self.except.contains(table)
+        !self.except.contains(table) && !self.elsewhere.contains(table)
     }
 }
 

@@ -100,11 +100,12 @@ fn a_batch_counts_the_events_of_all_its_steps() {
 #[test]
 fn the_last_coverage_counts() {
     assert_eq!(batch(vec![sized("a", 1).into_step()]).coverage(), None);
-    let last = Coverage { watermark: watermark(2), except: vec![name("copied")] };
+    let (except, elsewhere) = (vec![name("copied")], vec![name("moved")]);
+    let last = Coverage { watermark: watermark(2), except, elsewhere };
     let steps =
         vec![Step::Complete(Coverage::all(watermark(1))), Step::Complete(last.clone()), sized("a", 1).into_step()];
     assert_eq!(batch(steps).coverage(), Some(&last));
-    assert!(last.applies_to(&name("other")) && !last.applies_to(&name("copied")));
+    assert!(last.applies_to(&name("other")) && !last.applies_to(&name("copied")) && !last.applies_to(&name("moved")));
     assert!(Coverage::all(watermark(1)).applies_to(&name("copied")));
 }
 

@@ -220,8 +220,8 @@ impl Intake {
         }
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
-            let except = copying(&record).into_iter().chain(self.elsewhere(&record)).collect();
-            self.assembly.complete(Coverage { watermark, except });
+            let (except, elsewhere) = (copying(&record), self.elsewhere(&record));
+            self.assembly.complete(Coverage { watermark, except, elsewhere });
         }
     }
 

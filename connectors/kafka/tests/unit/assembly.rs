@@ -121,7 +121,7 @@ fn another_schema_opens_another_step() {
 fn ends_come_after_the_events_in_the_order_in_which_they_were_added() {
     let mut filling = Filling::new();
     filling.assembly.end_copy(table(), mark(20));
-    filling.assembly.complete(Coverage { watermark: mark(21), except: vec![table()] });
+    filling.assembly.complete(Coverage { except: vec![table()], ..Coverage::all(mark(21)) });
     filling.add(&inserted(at(20, 0), "1", "a"), false, &[]);
     let batch = filling.take();
     assert_eq!(names(&batch), ["rows", "copy end", "complete"]);
