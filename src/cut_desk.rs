@@ -189,7 +189,7 @@ pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
             }
         }
     });
-    CutDesk { asked, answers }
+    CutDesk { asked, answers, ..CutDesk::closed() }
 }
 
 async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Coverage, Error};
+use sooner_api::{Code, Coverage, CutStanding, Error};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
@@ -42,6 +42,8 @@ pub enum CutAnswer {
 pub struct CutDesk {
     /// The request that waits.
     pub asked: watch::Receiver<Option<CutRequest>>,
+    /// Told whether it waits because others read some of the tables' events.
+    pub shared: watch::Sender<bool>,
     /// Answers.
     pub answers: mpsc::UnboundedSender<CutAnswer>,
 }
@@ -49,7 +51,8 @@ pub struct CutDesk {
 impl CutDesk {
     /// A desk at which nobody asks.
     pub fn closed() -> CutDesk {
-        CutDesk { asked: watch::channel(None).1, answers: mpsc::unbounded_channel().0 }
+        let (asked, shared) = (watch::channel(None).1, watch::channel(false).0);
+        CutDesk { asked, shared, answers: mpsc::unbounded_channel().0 }
     }
 }
 
@@ -71,12 +74,14 @@ pub struct Cutting {
     answered: Option<CutRequest>,
     /// Everything that was handed on is of whole transactions, up to here.
     between: Option<Coverage>,
+    /// Tables that are assigned here and have no lane: they could not be opened.
+    unopened: Vec<TableName>,
 }
 
 impl Cutting {
-    /// Answers the requests of a desk.
-    pub fn new(desk: CutDesk) -> Cutting {
-        Cutting { desk, current: None, answered: None, between: None }
+    /// Answers the requests of a desk. These tables have no lane, because they could not be opened.
+    pub fn new(desk: CutDesk, unopened: Vec<TableName>) -> Cutting {
+        Cutting { desk, current: None, answered: None, between: None, unopened }
     }
 
     /// Everything that is covered has been handed on, and nothing after it; or something after it has.
@@ -97,6 +102,7 @@ impl Cutting {
         let Some(request) = self.desk.asked.borrow().clone() else {
             // Whoever asks the same again, once that was dropped, asks anew.
             self.answered = None;
+            self.tell_shared(false);
             return Vec::new();
         };
         let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from)
@@ -104,7 +110,15 @@ impl Cutting {
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
         }
-        match chosen(&request, lanes, between) {
+        let chosen = chosen(&request, lanes, between, &self.unopened);
+        let is_shared = between.cut == CutStanding::Shared;
+        match chosen {
+            _ if is_shared => {
+                // Tables of others may be copied: nobody is to wait for that.
+                let is_copied = |table: &TableName| request.tables.is_empty() || request.tables.contains(table);
+                self.tell_shared(!between.except.iter().any(is_copied));
+                Vec::new()
+            }
             Err(error) => {
                 self.answer(CutAnswer::Failed(request, error));
                 Vec::new()
@@ -144,7 +158,12 @@ impl Cutting {
         self.answer(CutAnswer::Failed(request, error));
     }
 
+    fn tell_shared(&self, is_shared: bool) {
+        self.desk.shared.send_if_modified(|known| std::mem::replace(known, is_shared) != is_shared);
+    }
+
     fn answer(&mut self, answer: CutAnswer) {
+        self.tell_shared(false);
         let (CutAnswer::Found(request, ..) | CutAnswer::Failed(request, _)) = &answer;
         self.answered = Some(request.clone());
         // Nobody listens any more only when the pipeline ends; the request is answered by the next one then.
@@ -155,16 +174,29 @@ impl Cutting {
 /// Lanes of the tables of a request; none while one of them is being copied, is not covered since it goes over to
 /// another topic, or is beyond the watermark: what is read again after a break is in the table already, with what came
 /// after it.
-fn chosen(request: &CutRequest, lanes: &[Lane], between: &Coverage) -> Result<Option<Vec<usize>>, Error> {
+fn chosen(
+    request: &CutRequest,
+    lanes: &[Lane],
+    between: &Coverage,
+    unopened: &[TableName],
+) -> Result<Option<Vec<usize>>, Error> {
+    let is_meant = |table: &&TableName| request.tables.is_empty() || request.tables.contains(table);
+    if let Some(table) = unopened.iter().find(is_meant) {
+        return Err(parked(&request.name, table));
+    }
     let mut numbers = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
-        if !request.tables.is_empty() && !request.tables.contains(&lane.name) {
+        if !is_meant(&&lane.name) {
             continue;
         }
         if lane.error().is_some() {
             return Err(parked(&request.name, &lane.name));
         }
-        if !lane.follows_stream() || !between.applies_to(&lane.name) || lane.is_beyond(between.watermark) {
+        if between.cut != CutStanding::Whole
+            || !lane.follows_stream()
+            || !between.applies_to(&lane.name)
+            || lane.is_beyond(between.watermark)
+        {
             return Ok(None);
         }
         numbers.push(number);
@@ -191,8 +223,8 @@ fn unknown(name: &str, table: &TableName) -> Error {
 }
 
 fn unordered(name: &str, table: &TableName) -> Error {
-    let remedy = "stop the other sinks while cuts are made; topics of other writers have no positions to cut at";
-    failed(name, format!("the partitions of {table} are not all read here in commit order"), remedy)
+    let remedy = "read its table from a slot, or through topics that sooner writes: those of others have no positions";
+    failed(name, format!("the events of {table} are not read in commit order"), remedy)
 }
 
 #[cfg(test)]
@@ -211,7 +243,7 @@ mod tests {
 
     fn desk() -> (watch::Sender<Option<CutRequest>>, mpsc::UnboundedReceiver<CutAnswer>, Cutting) {
         let ((ask, asked), (answers, heard)) = (watch::channel(None), mpsc::unbounded_channel());
-        (ask, heard, Cutting::new(CutDesk { asked, answers }))
+        (ask, heard, Cutting::new(CutDesk { asked, answers, ..CutDesk::closed() }, Vec::new()))
     }
 
     fn request(tables: &[&str]) -> CutRequest {

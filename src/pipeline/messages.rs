@@ -70,6 +70,6 @@ pub enum TableReport {
 pub struct CutVersions {
     /// Of its mirror and of its history.
     pub versions: Versions,
-    /// The table's own log tells up to where it is complete: all of its events come here, in commit order.
+    /// All of its events come here, in commit order, so that they are complete to there.
     pub is_whole: bool,
 }

@@ -16,6 +16,7 @@ pub mod sink;
 pub mod sink_side;
 pub mod source;
 pub mod source_side;
+pub mod turns;
 pub mod worker;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use sooner_api::{Error, EventLog, Fact, Lake, MemoryBudget, Result, SchemaRegistry, Side, Telemetry};
+use sooner_delta::cut_lease::CutLease;
 use sooner_delta::{
     DeltaLake, IndexSettings, LakeProgress, LakeStore, PartLimits, SortColumns, WaysToWrite, WrittenTable,
 };
@@ -52,6 +54,7 @@ use cutting::CutDesk;
 use sink::{SinkEnd, SinkSettings};
 use sink_side::{KnownTables, SinkSide};
 use source_side::SourceSide;
+use turns::Turns;
 use worker::WorkerSettings;
 
 /// How often progress is stored and the slot confirmed, at most.
@@ -235,8 +238,11 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
     // In one process with a source, requests are the source's: it copies the table again, and the copy's start lets the
     // table go on here, too.
     let own_requests = config.source.is_none();
+    let lease = CutLease::new(&sink.lake, format!("{:032x}", rand::random::<u128>()));
+    let turns = Turns::start(lease, sink.settings.cuts.shared.subscribe());
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &[Side::Sink], async || ()).await;
+        turns.rest(stop.clone()).await;
         if *stop.borrow() {
             return Ok(End::Stopped);
         }
@@ -248,10 +254,12 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
             requests.forget(&resumed);
         }
         let (halt, halted) = watch::channel(false);
+        let gives_way = tokio::spawn(turns.clone().halt_for_others(halt.clone()));
         let watcher = tokio::spawn(halt_on_request(halt, stop.clone(), requests.clone(), &[Side::Sink], own_requests));
         let side = SinkSide { lake: &sink.lake, settings: &sink.settings, clock: SystemClock, telemetry: &board };
         let ended = side.attempt(&mut reader, &mut sink.known, halted).await;
         watcher.abort();
+        gives_way.abort();
         ended?;
         Ok(if *stop.borrow() { End::Stopped } else { End::Again })
     })

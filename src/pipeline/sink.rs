@@ -85,8 +85,14 @@ pub struct SinkLoop<L, C, T> {
 }
 
 impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
-    /// Starts a worker for each table.
-    pub fn start(tables: Vec<OpenTable<L>>, settings: &SinkSettings, clock: C, telemetry: T) -> SinkLoop<L, C, T> {
+    /// Starts a worker for each table. Those that are `unopened` are told of where all tables are asked for.
+    pub fn start(
+        tables: Vec<OpenTable<L>>,
+        unopened: Vec<TableName>,
+        settings: &SinkSettings,
+        clock: C,
+        telemetry: T,
+    ) -> SinkLoop<L, C, T> {
         let (report, reports) = unbounded_channel();
         let mut workers = JoinSet::new();
         let (mut lanes, mut commands) = (Vec::new(), Vec::new());
@@ -125,7 +131,7 @@ impl<L: LakeTable + 'static, C: Clock, T: Telemetry> SinkLoop<L, C, T> {
             store,
             budget: settings.budget.clone(),
             is_inspecting: false,
-            cutting: Cutting::new(settings.cuts.clone()),
+            cutting: Cutting::new(settings.cuts.clone(), unopened),
         }
     }
 

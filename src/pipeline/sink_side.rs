@@ -59,13 +59,13 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
                 assigned.iter().map(|assigned| (assigned.table.clone(), assigned.feed.clone())).collect();
             let tried = self.open_all(assigned, known).await?;
             let opened = tried.iter().map(opened).collect();
-            let tables = self.usable(tried);
+            let (tables, unopened) = self.usable(tried);
             if let Err(error) = reader.start(opened).await {
                 keep(known, tables.into_iter().map(|open| open.table).collect(), &feeds);
                 return Err(error);
             }
             self.telemetry.record(Fact::Running);
-            let sink = SinkLoop::start(tables, self.settings, self.clock.clone(), self.telemetry.clone());
+            let sink = SinkLoop::start(tables, unopened, self.settings, self.clock.clone(), self.telemetry.clone());
             let (end, tables) = sink.run(reader, halted.clone()).await?;
             keep(known, tables, &feeds);
             if end == SinkEnd::CopyNeeded || *halted.borrow() {
@@ -118,9 +118,9 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
         }
     }
 
-    /// Tables that the loop feeds, each with its state.
-    fn usable(&self, tried: Vec<Tried<L::Table>>) -> Vec<OpenTable<L::Table>> {
-        let mut tables = Vec::new();
+    /// Tables that the loop feeds, each with its state; and those that could not be opened.
+    fn usable(&self, tried: Vec<Tried<L::Table>>) -> (Vec<OpenTable<L::Table>>, Vec<TableName>) {
+        let (mut tables, mut unopened) = (Vec::new(), Vec::new());
         for Tried { assigned, opened, altered } in tried {
             let name = &assigned.table;
             match opened {
@@ -134,10 +134,11 @@ impl<L: Lake, C: Clock, T: Telemetry> SinkSide<'_, L, C, T> {
                     tracing::error!(table = %name, code = %error.code, %error, "the table stopped");
                     let (state, _) = assigned.state.step(TableFact::Failed(error));
                     self.telemetry.record(Fact::State(Side::Sink, name, &state));
+                    unopened.push(assigned.table);
                 }
             }
         }
-        tables
+        (tables, unopened)
     }
 }
 

@@ -268,7 +268,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.complete = self.due.map(|_| watermark);
         self.commit().await?;
         let versions = (self.table.version(), self.table.history_version());
-        let found = CutVersions { versions, is_whole: self.table.watermark().is_some() };
+        let found = CutVersions { versions, is_whole: self.table.knows_watermark() };
         self.report(TableReport::Cut(watermark, Some(found)));
         Ok(())
     }

@@ -48,7 +48,7 @@ async fn run(
     let (batches, mut reader) = FakeReader::new(steps);
     let stored = reader.stored.clone();
     let (halt, halted) = watch::channel(false);
-    let sink = SinkLoop::start(tables, &settings(), StoppedClock, Facts::default());
+    let sink = SinkLoop::start(tables, Vec::new(), &settings(), StoppedClock, Facts::default());
     let driving = drive(batches, stored.clone(), halt);
     let (ended, ()) = soon(join(sink.run(&mut reader, halted), driving)).await;
     (ended, stored)

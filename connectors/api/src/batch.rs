@@ -83,6 +83,19 @@ pub struct Coverage {
     pub except: Vec<TableName>,
     /// Nor does it to these: events of theirs stand where they are not read yet, such as in another topic.
     pub elsewhere: Vec<TableName>,
+    /// Whether all tables of the log can be cut here.
+    pub cut: CutStanding,
+}
+
+/// Whether the tables of a log can be cut at a watermark: each holds what comes up to there, and nothing after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutStanding {
+    /// They can.
+    Whole,
+    /// Not yet: one of them holds what comes later, or is about to be read from another place.
+    Ahead,
+    /// Not here: others read some of their events.
+    Shared,
 }
 
 /// Steps that are handed on at once.
@@ -179,7 +192,7 @@ impl Step {
 impl Coverage {
     /// All tables are complete up to a watermark.
     pub fn all(watermark: Watermark) -> Coverage {
-        Coverage { watermark, except: Vec::new(), elsewhere: Vec::new() }
+        Coverage { watermark, except: Vec::new(), elsewhere: Vec::new(), cut: CutStanding::Whole }
     }
 
     /// Whether a table is complete up to the watermark.

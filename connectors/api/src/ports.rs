@@ -131,6 +131,11 @@ impl Feed {
             Feed::Topic { partitions, assigned, .. } => assigned.len() as i32 == *partitions,
         }
     }
+
+    /// Whether a watermark is true of the whole table: all of its events come here, in commit order.
+    pub fn knows_watermark(&self) -> bool {
+        self.is_whole() && !matches!(self, Feed::Topic { in_commit_order: false, .. })
+    }
 }
 
 /// A table that is read here.
@@ -262,6 +267,11 @@ pub trait LakeTable: Send {
 
     /// The LSN up to which its own log says that it is complete.
     fn watermark(&self) -> Option<Lsn>;
+
+    /// Whether all of its events come here, in commit order, so that a commit says up to where it is complete.
+    fn knows_watermark(&self) -> bool {
+        self.watermark().is_some()
+    }
 
     /// The LSN after which it holds nothing of its feed: more than [`LakeTable::watermark`] where one way of writing it
     /// is ahead of another after a break.

@@ -22,6 +22,7 @@ pub struct WrittenTable {
     history_is_due: bool,
     /// Events come from a topic.
     is_topic: bool,
+    knows_watermark: bool,
 }
 
 impl WrittenTable {
@@ -34,7 +35,15 @@ impl WrittenTable {
     ) -> WrittenTable {
         let (mirror, history) = (mirror.map(Box::new), history.map(Box::new));
         let is_topic = matches!(feed, Feed::Topic { .. });
-        let mut table = WrittenTable { name, mirror, history, positions: None, history_is_due: false, is_topic };
+        let mut table = WrittenTable {
+            name,
+            mirror,
+            history,
+            positions: None,
+            history_is_due: false,
+            is_topic,
+            knows_watermark: feed.knows_watermark(),
+        };
         table.note_positions();
         table
     }
@@ -99,6 +108,10 @@ impl LakeTable for WrittenTable {
             (Some(_), Some(_)) | (None, None) => None,
             (Some(watermark), None) | (None, Some(watermark)) => watermark,
         }
+    }
+
+    fn knows_watermark(&self) -> bool {
+        self.knows_watermark
     }
 
     fn reached(&self) -> Option<Lsn> {

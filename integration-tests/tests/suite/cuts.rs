@@ -10,6 +10,7 @@ use integration_tests::between;
 use integration_tests::cut_sums::cut_sums;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
+use integration_tests::readers::eventually_equal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -51,7 +52,7 @@ fn transfers(url: String, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32>
 }
 
 fn create(pipeline: &Pipeline, name: &str, more: &[&str]) -> Value {
-    let arguments = [&["create", name, "--json", "--timeout", "60s"], more].concat();
+    let arguments = [&["create", name, "--json", "--timeout", "120s"], more].concat();
     let output = pipeline.output("cut", &arguments);
     let text = String::from_utf8_lossy(&output.stdout);
     let log = || format!("{text}{}\n{}", String::from_utf8_lossy(&output.stderr), pipeline.log());
@@ -143,4 +144,48 @@ async fn so_they_are_through_kafka() {
     let (postgres, kafka, registry) = between::start().await;
     let pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2\ngroup_instance = \"one\"");
     every_cut_has_the_whole_sum(&postgres, pipeline, 4).await;
+}
+
+/// Nobody reads all of them, so each time the others have to rest; the one that was asked may die meanwhile, and so may
+/// those that rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_they_are_where_sinks_share_partitions_and_come_and_go() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres.sql(SOURCE).await;
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 4");
+    source.start_command("source", &[]);
+    let mut sinks: Vec<_> = (0..2).map(|_| source.beside()).collect();
+    sinks.iter_mut().for_each(|sink| sink.start_command("sink", &[]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = transfers(postgres.url(), stop.clone());
+    sinks[0].wait_for_log("another writer committed", Duration::from_secs(90)).await;
+    let mut made = Vec::new();
+    for number in 0..5_usize {
+        let (asked, name) = (number % 2, format!("cut-{number}"));
+        if number < 2 {
+            made.push(create(&sinks[asked], &name, &[]));
+            continue;
+        }
+        let mut command = sinks[asked].command("cut");
+        command.args(["create", &name, "--timeout", "120s"]).stdout(std::process::Stdio::null());
+        let mut asking = command.spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(900 * number as u64)).await;
+        let dies = number / 2 % 2;
+        sinks[dies].kill();
+        sinks[dies].start_command("sink", &[]);
+        let logs = || sinks.iter().map(Pipeline::log).collect::<Vec<_>>().join("\n\n");
+        assert!(asking.wait().unwrap().success(), "{}", logs());
+        let shown = source.output("cut", &["show", &name, "--json"]);
+        made.push(serde_json::from_slice(&shown.stdout).unwrap());
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(load.await.unwrap() > 300, "that proves little");
+    for cut in &made {
+        assert_consistent(&source, cut, "polars");
+    }
+    let rested = sinks.iter().filter(|sink| sink.log().contains("resting while another sink reads all partitions"));
+    assert_eq!(rested.count(), 2, "each of them made way for the other");
+    let tables = TABLES.map(|table| format!("public.{table}"));
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    eventually_equal(&postgres, &source.lake, &tables, || sinks.iter().map(Pipeline::log).collect()).await;
 }

@@ -101,7 +101,7 @@ fn a_batch_counts_the_events_of_all_its_steps() {
 fn the_last_coverage_counts() {
     assert_eq!(batch(vec![sized("a", 1).into_step()]).coverage(), None);
     let (except, elsewhere) = (vec![name("copied")], vec![name("moved")]);
-    let last = Coverage { watermark: watermark(2), except, elsewhere };
+    let last = Coverage { except, elsewhere, ..Coverage::all(watermark(2)) };
     let steps =
         vec![Step::Complete(Coverage::all(watermark(1))), Step::Complete(last.clone()), sized("a", 1).into_step()];
     assert_eq!(batch(steps).coverage(), Some(&last));

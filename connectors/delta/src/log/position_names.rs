@@ -15,7 +15,7 @@ use super::table_version::TableVersion;
 pub struct PositionNames {
     pipeline: String,
     feed: Feed,
-    /// LSN up to which the table is complete; none where its writer reports no LSN, or several sinks share it.
+    /// LSN up to which the table is complete; none where its writer reports no LSN.
     watermark: Option<String>,
     positions: Names,
     generation: Option<String>,
@@ -50,7 +50,7 @@ impl PositionNames {
             Feed::Topic { topic, partitions, in_commit_order, generation, .. } => {
                 let prefix = format!("sooner/{pipeline}/{topic}");
                 let names = (0..*partitions).map(|partition| (partition, format!("{prefix}/{partition}")));
-                let watermark = (feed.is_whole() && *in_commit_order).then(|| format!("{prefix}/watermark"));
+                let watermark = in_commit_order.then(|| format!("{prefix}/watermark"));
                 let generation_name = generation.map(|_| format!("{prefix}/generation"));
                 (watermark, Names::Topic(names.collect()), generation_name, format!("{prefix}/copy"))
             }
@@ -76,9 +76,9 @@ impl PositionNames {
         &self.feed
     }
 
-    /// Whether a commit's watermark is true of the whole table.
+    /// Whether a commit's watermark is true of the whole table: nobody else commits events of it.
     pub fn knows_watermark(&self) -> bool {
-        self.watermark.is_some()
+        self.feed.knows_watermark()
     }
 
     /// Whether the feed is a topic.
@@ -142,9 +142,11 @@ impl PositionNames {
         }
     }
 
-    /// The LSN up to which a log says that the table is complete.
+    /// The LSN up to which a log says that the table is complete; none where several sinks share it, or did when it
+    /// was last committed to.
     pub fn watermark(&self, txns: &HashMap<String, i64>) -> Option<Lsn> {
-        txns.get(self.watermark.as_deref()?).map(|version| Lsn(version.cast_unsigned()))
+        let name = self.watermark.as_deref().filter(|_| self.knows_watermark())?;
+        txns.get(name).map(|version| Lsn(version.cast_unsigned())).filter(|lsn| *lsn > Lsn::ZERO)
     }
 
     /// The copy that replaced the table last; none if its log does not say so.
@@ -196,7 +198,10 @@ impl PositionNames {
             }
             _ => {}
         }
-        versions.extend(self.watermark.clone().map(|name| (name, watermark.commit_lsn.0.cast_signed())));
+        // A share of the events says of no position that the table is complete to it, nor is what was said before true
+        // of what it is by now.
+        let lsn = if self.knows_watermark() { watermark.commit_lsn } else { Lsn::ZERO };
+        versions.extend(self.watermark.clone().map(|name| (name, lsn.0.cast_signed())));
         versions.extend(self.generation.clone().zip(self.generation()));
         versions
     }
@@ -251,6 +256,11 @@ mod tests {
     fn a_share_of_the_partitions_says_nothing_of_the_whole_table() {
         let names = topic(Some(5), &[1]);
         assert!(!names.knows_watermark() && !names.orders_whole_table());
+        let whole = topic(Some(5), &[0, 1]);
+        let mut txns = whole.versions(&offsets(Some(5), &[(0, 7), (1, 9)]), mark(50));
+        assert_eq!((whole.watermark(&txns), names.watermark(&txns)), (Some(Lsn(50)), None));
+        txns.extend(names.versions(&offsets(Some(5), &[(1, 12)]), mark(60)));
+        assert_eq!(whole.watermark(&txns), None, "what was said before is not true of what the table is by now");
         assert!(topic(Some(5), &[0, 1]).orders_whole_table());
     }
 

@@ -7,6 +7,7 @@ mod audit;
 mod checkpoints;
 mod compaction;
 mod conflicts;
+mod cut_lease;
 mod events;
 mod history_chain;
 mod holds;

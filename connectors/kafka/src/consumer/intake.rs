@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use sooner_api::{Class, Coverage, Error, EventBatch, Result, TableState};
+use sooner_api::{Class, Coverage, CutStanding, Error, EventBatch, Result, TableState};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Position, TableName};
 
@@ -19,7 +19,7 @@ use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
 use crate::progress::copies::{broken_copies, copying};
 use crate::progress::lineage::FormerTopic;
-use crate::progress::record::TopicProgress;
+use crate::progress::record::{TopicOffsets, TopicProgress};
 use crate::registry::plain::plain;
 
 /// Topics on their way into batches.
@@ -30,14 +30,24 @@ pub struct Intake {
     /// Where messages go that cannot be read; without it, they stop their table.
     dead_letters: Option<DeadLetters>,
     topics: BTreeMap<String, Topic>,
-    /// Tables of which nothing is read before they are assigned once more: they need another of their topics.
-    unread: Vec<TableName>,
+    not_read: NotRead,
+    /// Tables can be cut where records end, which stays so until other topics or partitions are read.
+    can_be_cut: bool,
     assembly: Assembly,
     /// What the last watermark covers has been read: its LSN, until that is asked for.
     completed: Option<Lsn>,
     /// Tables of which partitions of a topic are read to their ends, after which another topic goes on, until that is
     /// asked for.
     ended: Vec<(TableName, BTreeSet<i32>)>,
+}
+
+/// Tables that were assigned, and of which nothing is read.
+#[derive(Debug, Default)]
+pub struct NotRead {
+    /// They need another of their topics, and are assigned once more.
+    pub unread: Vec<TableName>,
+    /// Their lake tables cannot be opened.
+    pub failed: Vec<TableName>,
 }
 
 /// How far a topic is read.
@@ -68,8 +78,9 @@ impl Intake {
     /// Reads nothing before it is restarted.
     pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
         let (topics, assembly) = (BTreeMap::new(), Assembly::default());
-        let (unread, ended) = (Vec::new(), Vec::new());
-        Intake { ordering, format, dead_letters, topics, unread, assembly, completed: None, ended }
+        let (not_read, ended) = (NotRead::default(), Vec::new());
+        let (can_be_cut, completed) = (false, None);
+        Intake { ordering, format, dead_letters, topics, not_read, can_be_cut, assembly, completed, ended }
     }
 
     /// Counts the messages that went to the dead letters; none where there are none.
@@ -77,13 +88,18 @@ impl Intake {
         self.dead_letters.as_ref().map(DeadLetters::counter)
     }
 
-    /// Reads these topics from now on, and forgets what it had of others. Of `unread` tables nothing is read until they
-    /// are assigned once more.
-    pub fn restart(&mut self, topics: BTreeMap<String, Topic>, unread: Vec<TableName>) {
-        (self.topics, self.unread) = (topics, unread);
+    /// Reads these topics from now on, and forgets what it had of others.
+    pub fn restart(&mut self, topics: BTreeMap<String, Topic>, not_read: NotRead) {
+        (self.topics, self.not_read) = (topics, not_read);
+        self.expect_topics();
         drop(self.assembly.take());
         self.ended.clear();
         self.ordering.start_over();
+    }
+
+    /// Records name other topics from now on than those that are read.
+    pub fn expect_topics(&mut self) {
+        self.can_be_cut = false;
     }
 
     /// Takes a polled message in. One of a topic that is not read is dropped.
@@ -221,14 +237,38 @@ impl Intake {
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
             let (except, elsewhere) = (copying(&record), self.elsewhere(&record));
-            self.assembly.complete(Coverage { watermark, except, elsewhere });
+            let cut = if self.can_be_cut { CutStanding::Whole } else { self.cut_standing(&record) };
+            self.can_be_cut = cut == CutStanding::Whole;
+            self.assembly.complete(Coverage { watermark, except, elsewhere, cut });
         }
     }
 
     /// Tables of which a record covers events that are in a topic that is not read here yet.
     pub fn elsewhere(&self, record: &TopicProgress) -> Vec<TableName> {
         let former = self.topics.iter().filter(|(name, topic)| former_topic(record, topic, name).is_some());
-        former.map(|(_, topic)| &topic.table).chain(&self.unread).cloned().collect()
+        former.map(|(_, topic)| &topic.table).chain(&self.not_read.unread).cloned().collect()
+    }
+
+    /// Whether the tables can be cut where a record ends. Those that cannot be opened here are told by whoever opens
+    /// them.
+    pub fn cut_standing(&self, record: &TopicProgress) -> CutStanding {
+        let of_table = |(table, offsets): (&TableName, &TopicOffsets)| {
+            let is_read = |topic: &Topic| topic.table == *table;
+            match self.topics.get(&offsets.topic) {
+                _ if self.not_read.failed.contains(table) => CutStanding::Whole,
+                None if self.not_read.unread.contains(table) || self.topics.values().any(is_read) => CutStanding::Ahead,
+                None => CutStanding::Shared,
+                Some(topic) if topic.merge.partitions() < offsets.next_offsets.len() => CutStanding::Shared,
+                Some(topic) if topic.merge.is_beyond(&offsets.next_offsets) => CutStanding::Ahead,
+                Some(_) => CutStanding::Whole,
+            }
+        };
+        record
+            .topics
+            .iter()
+            .map(of_table)
+            .find(|standing| *standing != CutStanding::Whole)
+            .unwrap_or(CutStanding::Whole)
     }
 
     /// Ends what is read of topics that others have taken the place of.

@@ -63,6 +63,11 @@ impl TopicMerge {
         }
     }
 
+    /// Number of partitions.
+    pub fn partitions(&self) -> usize {
+        self.partitions.len()
+    }
+
     /// Bytes of queued records, by partition.
     pub fn waiting_bytes(&self) -> impl Iterator<Item = (i32, usize)> {
         self.partitions.iter().map(|(partition, queue)| (*partition, queue.bytes))

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use super::assignment::{Assignment, Held, by_topic};
 use super::flow::{Flow, FlowChange};
 use super::group::{Change, GroupMember, Incoming};
-use super::intake::Intake;
+use super::intake::{Intake, NotRead};
 use super::lag::{LagGauge, LetterReport, report_lag};
 use super::offsets_in_flight::OffsetsInFlight;
 use super::ordering::new_topics;
@@ -160,6 +160,7 @@ impl KafkaReader {
         }
         let new: Vec<_> = new_topics(&record, &self.subscribed).into_iter().map(str::to_owned).collect();
         if !new.is_empty() {
+            self.parts.intake.expect_topics();
             self.subscribe(new);
         }
         self.lag.reading(Some(record.commit_micros));
@@ -261,11 +262,12 @@ impl EventReader for KafkaReader {
         };
         let (mut offsets, mut topics, mut problems) = (Offsets::new(), BTreeMap::new(), Vec::new());
         let has_records = self.parts.intake.ordering.has_records();
-        let mut unread = Vec::new();
+        let mut not_read = NotRead::default();
+        not_read.failed.extend(tables.iter().filter(|table| table.error.is_some()).map(|table| table.table.clone()));
         for table in tables.iter().filter(|table| table.error.is_none()) {
             let Some(held) = assignment.tables.get(&table.table) else { continue };
             if !self.follow_succession(held, table) {
-                unread.push(table.table.clone());
+                not_read.unread.push(table.table.clone());
                 continue;
             }
             let given_up = self.succession.given_up(&table.table);
@@ -275,7 +277,7 @@ impl EventReader for KafkaReader {
             if let Some(problem) = problem.clone().filter(|_| !is_present) {
                 // Nobody writes to that topic any more: only a copy, which comes in the present one, goes on.
                 self.succession.give_up(&table.table, problem);
-                unread.push(table.table.clone());
+                not_read.unread.push(table.table.clone());
                 continue;
             }
             problems.extend(problem.map(|problem| (held.stage().topic.clone(), problem)));
@@ -283,8 +285,8 @@ impl EventReader for KafkaReader {
         }
         tracing::info!(partitions = offsets.len(), tables = topics.len(), "reading");
         self.ready = None;
-        self.reopens_at = (!unread.is_empty()).then(Instant::now);
-        self.parts.intake.restart(topics, unread);
+        self.reopens_at = (!not_read.unread.is_empty()).then(Instant::now);
+        self.parts.intake.restart(topics, not_read);
         problems.into_iter().for_each(|(name, problem)| self.parts.intake.close(&name, problem));
         self.flow.start_over();
         // Whatever became of former commands: nothing waits any more, so nothing is paused.

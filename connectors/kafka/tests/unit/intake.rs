@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sooner_api::{Class, Code, Error, Step};
+use sooner_api::{Class, Code, CutStanding, Error, Step};
 use sooner_kafka::consumer::format::Format;
-use sooner_kafka::consumer::intake::Intake;
+use sooner_kafka::consumer::intake::{Intake, NotRead};
 use sooner_kafka::consumer::ordering::Ordering;
 use sooner_kafka::consumer::topic::Topic;
 use sooner_kafka::message::headers::FoundHeaders;
@@ -27,7 +27,7 @@ fn format() -> Format {
 fn intake() -> Intake {
     let mut intake = Intake::new(Ordering::ByArrival, format(), None);
     let topic = |name| Topic::new(TableName::new("public", name), None, vec![(0, 0), (1, 0)], None);
-    intake.restart(BTreeMap::from([("t".to_owned(), topic("t")), ("u".to_owned(), topic("u"))]), Vec::new());
+    intake.restart(BTreeMap::from([("t".to_owned(), topic("t")), ("u".to_owned(), topic("u"))]), NotRead::default());
     intake
 }
 
@@ -94,7 +94,7 @@ async fn a_restart_forgets_what_waited() {
     intake.push(broken(0));
     intake.close("u", Error::operator(Code::CopyAwaited, "w", "y", "r"));
     let topic = Topic::new(table(), None, vec![(0, 5)], Some(Lsn(9)));
-    intake.restart(BTreeMap::from([("t".to_owned(), topic)]), Vec::new());
+    intake.restart(BTreeMap::from([("t".to_owned(), topic)]), NotRead::default());
     assert!(stops(&mut intake).await.is_empty(), "neither the message nor the stop is left");
     assert_eq!((next_offset(&intake, "t", 0), intake.next_offsets().len()), (5, 1));
 }
@@ -120,13 +120,37 @@ fn a_record_says_nothing_of_tables_whose_events_are_in_a_topic_that_is_not_read_
     let topic = |name: &str| Topic::new(TableName::new("public", name), Some(7), vec![(0, 0)], None);
     let record = record_after_a_switch(7);
     let topics = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), topic(&name[..1]))).collect();
-    intake.restart(topics(&["t", "u"]), Vec::new());
+    intake.restart(topics(&["t", "u"]), NotRead::default());
     assert_eq!(intake.elsewhere(&record), [table()], "its former topic is read");
     assert!(intake.elsewhere(&record_after_a_switch(8)).is_empty(), "a topic that was begun over is another one");
-    intake.restart(topics(&["u"]), vec![table()]);
+    intake.restart(topics(&["u"]), NotRead { unread: vec![table()], ..NotRead::default() });
     assert_eq!(intake.elsewhere(&record), [table()], "none of its topics is read before it is assigned again");
-    intake.restart(topics(&["t.v2", "u"]), Vec::new());
+    intake.restart(topics(&["t.v2", "u"]), NotRead::default());
     assert!(intake.elsewhere(&record).is_empty());
+}
+
+#[test]
+fn tables_can_be_cut_where_all_of_their_partitions_are_read_and_nothing_beyond() {
+    let mut intake = Intake::new(Ordering::ByArrival, format(), None);
+    let record = record_after_a_switch(7);
+    let mut standing = |topics: &[(&str, Vec<(i32, i64)>)], not_read: NotRead| {
+        let topic = |(name, positions): &(&str, Vec<(i32, i64)>)| {
+            let table = TableName::new("public", &name[..1]);
+            ((*name).to_owned(), Topic::new(table, Some(7), positions.clone(), None))
+        };
+        intake.restart(topics.iter().map(topic).collect(), not_read);
+        intake.cut_standing(&record)
+    };
+    let (none, read) = (NotRead::default, |next| vec![(0, next)]);
+    assert_eq!(standing(&[("t.v2", read(5)), ("u", read(2))], none()), CutStanding::Whole);
+    assert_eq!(standing(&[("t.v2", read(6)), ("u", read(2))], none()), CutStanding::Ahead);
+    assert_eq!(standing(&[("t", read(3)), ("u", read(5))], none()), CutStanding::Ahead, "it goes over");
+    let unread = NotRead { unread: vec![table()], ..none() };
+    assert_eq!(standing(&[("u", read(5))], unread), CutStanding::Ahead);
+    assert_eq!(standing(&[("u", read(5))], none()), CutStanding::Shared, "others read it");
+    assert_eq!(standing(&[("t.v2", Vec::new()), ("u", read(5))], none()), CutStanding::Shared, "and its partition");
+    let failed = NotRead { failed: vec![table()], ..none() };
+    assert_eq!(standing(&[("u", read(5))], failed), CutStanding::Whole, "it is told of apart");
 }
 
 #[tokio::test]
