@@ -1,4 +1,4 @@
-//! `sooner verify`: shows that the lake equals its source, or in what they differ.
+//! `sooner verify`: shows that the lake equals its source, or in what they differ; or so of a cut and histories.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sooner_schemas::TableName;
 
+use super::verifying::at_cut::verify_cut;
 use super::verifying::pace::Pace;
 use super::verifying::tables::{TablesWanted, verify_tables, with_repair};
 use super::verifying::{Kind, Report, Verdict};
@@ -23,6 +24,10 @@ pub struct Asked {
     /// many rows, or a repair of rows that did not help.
     #[arg(long)]
     repair: bool,
+    /// Verify tables of this cut instead: each is compared with its history as of the cut. One that has no history in
+    /// the cut is not verified.
+    #[arg(long, value_name = "CUT", conflicts_with_all = ["repair", "rate"])]
+    at: Option<String>,
     /// Read so many bytes a second of the database, at most, such as 10MiB.
     #[arg(long)]
     rate: Option<bytesize::ByteSize>,
@@ -36,7 +41,7 @@ pub struct Asked {
 
 /// Runs `sooner verify`; false if a table differs, or could not be verified.
 pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
-    let act = Act::new("verification", json!({"tables": asked.tables, "repair": asked.repair}));
+    let act = Act::new("verification", json!({"tables": asked.tables, "repair": asked.repair, "at": asked.at}));
     recorded(config, act, verify_all(config, asked)).await
 }
 
@@ -51,7 +56,10 @@ async fn verify_all(config: &Config, asked: Asked) -> anyhow::Result<(bool, Valu
         }
         Ok(())
     };
-    verify_tables(config, &wanted, tell).await
+    match &asked.at {
+        Some(cut) => verify_cut(config, cut, &wanted.tables, |report| tell(report, None)).await,
+        None => verify_tables(config, &wanted, tell).await,
+    }
 }
 
 fn text_of(report: &Report, repaired: Option<Repaired>) -> String {

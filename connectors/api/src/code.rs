@@ -178,6 +178,8 @@ pub enum Code {
     CutExists,
     /// No cut of these tables can be made as they are.
     CutImpossible,
+    /// It cannot be proved that a table is in a cut as it was.
+    CutUnproven,
     /// A legal hold keeps what somebody wants to be deleted.
     Held,
     /// Rows of a history had another key before, so that none is removed.

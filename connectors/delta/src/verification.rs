@@ -118,12 +118,13 @@ impl Fingerprinter {
     }
 }
 
-fn text_of(values: &dyn Array, row: usize) -> String {
+/// A value, as a person reads it.
+pub(crate) fn text_of(values: &dyn Array, row: usize) -> String {
     array_value_to_string(values, row).unwrap_or_else(|_| "?".to_owned())
 }
 
 /// Hashes a value: whether it is there, then what it is, texts and lists with their lengths.
-fn hash_value(values: &dyn Array, row: usize, hasher: &mut SipHasher13) {
+pub(crate) fn hash_value(values: &dyn Array, row: usize, hasher: &mut SipHasher13) {
     if values.is_null(row) {
         return hasher.write_u8(0);
     }

@@ -94,7 +94,11 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
     load.stop().await;
     pipeline.catch_up(&postgres).await;
     pipeline.stop();
-    tamper(&pipeline, "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else row");
+    tamper(
+        &pipeline,
+        "odd",
+        "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else row",
+    );
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let (all_equal, reports) = verify(&pipeline, &["public.odd", "public.accounts", "--repair"]);
@@ -126,10 +130,61 @@ fn uuid_of(n: u32) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Changes rows of the table `odd` in the lake's files by an expression of Python.
-fn tamper(pipeline: &Pipeline, expression: &str) {
+/// Changes rows of a table in the lake's files by an expression of Python.
+fn tamper(pipeline: &Pipeline, folder: &str, expression: &str) {
     let script = root().join("integration-tests/readers/tamper.py");
-    let table = format!("{}/public/odd", pipeline.lake);
+    let table = format!("{}/public/{folder}", pipeline.lake);
     let output = std::process::Command::new(python()).arg(script).args([&table, expression]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn cut(pipeline: &Pipeline, name: &str) {
+    let output = pipeline.output("cut", &["create", name, "--timeout", "60s"]);
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), pipeline.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_proved_by_its_histories_and_a_table_without_one_is_not() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql(
+            "CREATE TABLE kept (id int PRIMARY KEY, n int, wide text); CREATE TABLE plain (id int PRIMARY KEY);
+             ALTER TABLE kept ALTER wide SET STORAGE EXTERNAL;
+             INSERT INTO kept SELECT i, i, repeat(md5(i::text), 100) FROM generate_series(1, 500) i",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.append_settings("[[table]]\nmatch = \"public.kept\"\nwrite = [\"mirror\", \"history\"]");
+    pipeline.start();
+    for table in ["public.kept", "public.plain"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    postgres.sql("UPDATE kept SET n = -id WHERE id % 2 = 0; DELETE FROM kept WHERE id < 20").await;
+    postgres.sql("UPDATE kept SET id = id + 1000, wide = 'moved' WHERE id BETWEEN 450 AND 460").await;
+    pipeline.catch_up(&postgres).await;
+    cut(&pipeline, "good");
+    postgres.sql("INSERT INTO kept VALUES (1, 1, 'later'); UPDATE kept SET wide = 'later' WHERE id < 100").await;
+    pipeline.catch_up(&postgres).await;
+    let (all_equal, reports) = verify(&pipeline, &["public.kept", "--at", "good"]);
+    assert!(all_equal && reports[0]["verdict"] == "equal" && reports[0]["rows"] == 481, "{reports:?}");
+    let (all_equal, reports) = verify(&pipeline, &["--at", "good"]);
+    let plain = reports.iter().find(|report| report["table"] == "public.plain").unwrap();
+    assert!(!all_equal && plain["verdict"] == "unverified", "what is not proved is no pass: {reports:?}");
+    assert!(plain["why"].as_str().unwrap().contains("no history"), "{plain}");
+    let refused = pipeline.output("verify", &["--at", "good", "--repair"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--repair"), "{refused:?}");
+    let refused = pipeline.output("verify", &["--at", "other"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no cut 'other'"), "{refused:?}");
+
+    pipeline.stop();
+    tamper(&pipeline, "kept", "None if row['id'] == 500 else {**row, 'n': 7} if row['id'] == 300 else row");
+    tamper(&pipeline, "kept-history", "{**row, 'wide': 'x'} if row['id'] == 401 else row");
+    pipeline.start();
+    postgres.sql("UPDATE kept SET n = 0 WHERE id = 400").await;
+    pipeline.catch_up(&postgres).await;
+    cut(&pipeline, "altered");
+    let (all_equal, reports) = verify(&pipeline, &["public.kept", "--at", "altered"]);
+    let mut found = differences(&reports[0]);
+    found.sort();
+    assert!(!all_equal && found == ["id=300 values n", "id=401 values wide", "id=500 missing"], "{reports:?}");
 }

@@ -2,6 +2,7 @@
 //! it is complete to where the source was looked at; and where they differ, again, until it is certain what differs.
 //! Rows that change all the time are followed to a position at which both sides are known exactly.
 
+pub mod at_cut;
 mod following;
 pub mod notes;
 pub mod pace;

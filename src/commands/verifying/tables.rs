@@ -63,7 +63,7 @@ pub fn with_repair(report: &Report, repaired: Option<Repaired>) -> serde_json::R
 }
 
 /// What the audit trail is told of a table: no keys, which are values of rows.
-fn of_audit(report: &Report, repaired: Option<Repaired>) -> Value {
+pub(super) fn of_audit(report: &Report, repaired: Option<Repaired>) -> Value {
     let Report { table, rows, lsn, verdict, .. } = report;
     let (verdict, why, differences) = match verdict {
         Verdict::Equal => ("equal", None, 0),

@@ -14,7 +14,7 @@ use super::range::{Bound, From, Start};
 use crate::lake::DeltaLake;
 use crate::log::horizon::Horizon;
 use crate::log::live_files::LiveFile;
-use crate::log::replay::replay;
+use crate::log::replay::{replay, replay_to};
 use crate::log::table_version::TableVersion;
 use crate::maintenance::past::PastLog;
 use crate::rows::columns::LakeColumn;
@@ -48,6 +48,14 @@ impl HistoryRows {
         }
         check_columns(version.columns())?;
         Ok(Some(HistoryRows { location, version, from }))
+    }
+
+    /// A version of a table's history, to be read from its beginning on.
+    pub async fn at(lake: &DeltaLake, table: &TableName, version: u64) -> Result<HistoryRows> {
+        let location = lake.history_location(table);
+        let version = replay_to(&location, Some(version), &[]).await?;
+        check_columns(version.columns())?;
+        Ok(HistoryRows { location, version, from: From::Copy })
     }
 
     /// Whether no row was ever removed from the history because it was old.

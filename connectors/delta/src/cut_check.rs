@@ -1,0 +1,303 @@
+//! Whether a table is in a cut as its history says that it was: both are read as of the cut, and compared value by value.
+//!
+//! The history's state at the cut's position is, for each key, the last event since the table was last copied whole or
+//! emptied; a value that an event left out is that of the event before. Keys are taken in slices, by their hash, so that
+//! what is in memory is bounded: of each row a hash of its key and one of each value.
+
+use std::collections::HashMap;
+
+use arrow_array::RecordBatch;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::TableName;
+
+use crate::cuts::Cut;
+use crate::history::change_type::ChangeType;
+use crate::history::columns::{ChainPlaces, extended, source_columns};
+use crate::lake::DeltaLake;
+use crate::replaying::facts::FactColumns;
+use crate::replaying::history_rows::HistoryRows;
+use crate::replaying::range::{Bound, Start};
+use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::mark;
+use crate::stored_rows::StoredRows;
+use crate::verification::{hash_value, text_of};
+
+/// Bytes of hashes that are in memory at the same time, about.
+const SLICE_BYTES: u64 = 128 << 20;
+/// Bytes of a row beside those of its values' hashes, about.
+const ROW_BYTES: u64 = 96;
+/// Differences that are told one by one, at most.
+pub const MOST_TOLD: usize = 100;
+
+/// Hash of a value that is NULL.
+const NULL: u64 = 0;
+/// Stands for a value that no event of the history has.
+const UNKNOWN: u64 = 1;
+
+/// What was found of a table of a cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutChecked {
+    /// Rows of the table in the cut.
+    pub rows: u64,
+    /// How many rows differ.
+    pub count: usize,
+    /// Some of them.
+    pub differences: Vec<CutDifference>,
+    /// Rows with values that the history does not have, and that are equal otherwise.
+    pub unproven: u64,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutDifference {
+    /// Its key.
+    pub key: String,
+    /// In what.
+    pub kind: CutDifferenceKind,
+}
+
+/// In what a row differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CutDifferenceKind {
+    /// The history has it, and the cut does not.
+    Missing,
+    /// The cut has it, and the history does not.
+    Extra,
+    /// Both have it, with other values in these columns.
+    Values(Vec<String>),
+}
+
+/// Values of a row, as hashes.
+struct RowState {
+    values: Box<[u64]>,
+    key: String,
+}
+
+/// How rows of one side are read: the places of the columns that are compared, and of those of the key.
+struct Side {
+    places: Vec<usize>,
+    keys: Vec<usize>,
+    names: Vec<String>,
+    /// Hash of what older rows hold in a column, where they hold something: it counts as NULL, which the history has.
+    missing: Vec<Option<u64>>,
+    secret: (u64, u64),
+}
+
+/// A slice of the keys.
+#[derive(Clone, Copy)]
+struct Slice {
+    number: u128,
+    of: u128,
+}
+
+/// Compares a table of a cut with its history as of the cut. An operator error if that proves nothing of it.
+pub async fn check_cut(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Result<CutChecked> {
+    let versions = cut.tables.get(table).ok_or_else(|| unproven(cut, table, "the table is not in the cut"))?;
+    let mirror = versions
+        .mirror
+        .as_ref()
+        .ok_or_else(|| unproven(cut, table, "the cut has only its history, with which nothing else can be compared"))?;
+    let history = versions.history.as_ref().ok_or_else(|| {
+        unproven(cut, table, "the table had no history when the cut was made, and its source has gone on since")
+    })?;
+    let stored = StoredRows::at(lake.location(table), mirror.version).await?;
+    let history = HistoryRows::at(lake, table, history.version).await?;
+    let columns = mark::without(stored.version.columns());
+    let key = history.key();
+    if key.is_empty() || stored.version.provenance().ignores_changes {
+        return Err(unproven(cut, table, "it has no key, or changes of its rows are ignored"));
+    }
+    let secret = rand::random();
+    let present = side(&columns, (0..columns.len()).collect(), &key, secret);
+    let (extended, places) = extended(table, history.columns(), &columns, false)?;
+    if extended.len() > history.columns().len() {
+        return Err(unproven(cut, table, "the history lacks columns that the table has"));
+    }
+    if source_columns(history.columns()).count() > places.len() {
+        let why = "columns were renamed, dropped or given another type, and the history has them under former names";
+        return Err(unproven(cut, table, why));
+    }
+    let past = side(&columns, places, &key, secret);
+    let live = stored.version.files().size();
+    let live = live.rows.saturating_sub(live.deleted_rows);
+    let slices = live * (ROW_BYTES + 8 * columns.len() as u64) / SLICE_BYTES + 1;
+    let mut checked = CutChecked { rows: 0, count: 0, differences: Vec::new(), unproven: 0 };
+    for number in 0..slices {
+        let slice = Slice { number: number.into(), of: slices.into() };
+        let states = states(&history, &past, slice, cut, table).await?;
+        compare(&stored, &present, slice, states, &mut checked).await?;
+    }
+    Ok(checked)
+}
+
+fn side(columns: &[LakeColumn], places: Vec<usize>, key: &[String], secret: (u64, u64)) -> Side {
+    let keys = columns.iter().zip(&places).filter(|(column, _)| key.contains(&column.name)).map(|(_, place)| *place);
+    let missing = columns.iter().map(|column| {
+        let values = column.missing.as_ref().and_then(|_| column.missing_values(1).ok())?;
+        Some(value_hash(values.as_ref(), 0, secret))
+    });
+    Side {
+        keys: keys.collect(),
+        names: columns.iter().map(|column| column.name.clone()).collect(),
+        missing: missing.collect(),
+        places,
+        secret,
+    }
+}
+
+impl Side {
+    fn key(&self, rows: &RecordBatch, row: usize) -> u128 {
+        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
+        for place in &self.keys {
+            hash_value(rows.column(*place).as_ref(), row, &mut hasher);
+        }
+        hasher.finish128().as_u128()
+    }
+
+    fn key_text(&self, rows: &RecordBatch, row: usize) -> String {
+        let text = |place: &usize| {
+            let at = self.places.iter().position(|other| other == place).unwrap_or_default();
+            format!("{}={}", self.names[at], text_of(rows.column(*place).as_ref(), row))
+        };
+        self.keys.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    fn values(&self, rows: &RecordBatch, row: usize) -> Box<[u64]> {
+        let hash = |(place, missing): (&usize, &Option<u64>)| {
+            let hash = value_hash(rows.column(*place).as_ref(), row, self.secret);
+            if Some(hash) == *missing { NULL } else { hash }
+        };
+        self.places.iter().zip(&self.missing).map(hash).collect()
+    }
+}
+
+fn value_hash(values: &dyn arrow_array::Array, row: usize, (first, second): (u64, u64)) -> u64 {
+    if values.is_null(row) {
+        return NULL;
+    }
+    let mut hasher = SipHasher13::new_with_keys(first, second);
+    hash_value(values, row, &mut hasher);
+    (hasher.finish128().as_u128() as u64).max(UNKNOWN + 1)
+}
+
+/// Rows of a slice as a history has them at the position of a cut. An operator error if it does not know all of them.
+async fn states(
+    history: &HistoryRows,
+    side: &Side,
+    slice: Slice,
+    cut: &Cut,
+    table: &TableName,
+) -> Result<HashMap<u128, RowState>> {
+    history.check_reach(table, Start::After(Bound::Lsn(cut.lsn)))?;
+    // Of a history that was trimmed, the rows that were there at its horizon are left.
+    let (mut states, mut is_whole) = (HashMap::<u128, RowState>::new(), !history.is_untrimmed());
+    let erased = ChainPlaces::of(history.columns()).map(|places| places.erased);
+    history
+        .scan(history.columns(), async |rows| {
+            let facts = FactColumns::of(&rows)?;
+            for row in 0..facts.len() {
+                let at = facts.at(row)?;
+                if at.position.commit_lsn > cut.lsn {
+                    return Ok(false);
+                }
+                match at.change {
+                    ChangeType::SnapshotStart | ChangeType::Truncate => {
+                        states.clear();
+                        is_whole = true;
+                        continue;
+                    }
+                    ChangeType::Preimage => continue,
+                    _ => {}
+                }
+                // Of a row that was erased there are no values, and nothing in the cut.
+                if erased.is_some_and(|erased| rows.column(erased).is_valid(row)) {
+                    continue;
+                }
+                let key = side.key(&rows, row);
+                if key % slice.of != slice.number {
+                    continue;
+                }
+                if at.change == ChangeType::Delete {
+                    states.remove(&key);
+                    continue;
+                }
+                let mut values = side.values(&rows, row);
+                for name in facts.unchanged(row) {
+                    let Some(place) = side.names.iter().position(|known| *known == name) else { continue };
+                    values[place] = states.get(&key).map_or(UNKNOWN, |former| former.values[place]);
+                }
+                let text = side.key_text(&rows, row);
+                states.insert(key, RowState { values, key: text });
+            }
+            Ok(true)
+        })
+        .await?;
+    match is_whole {
+        true => Ok(states),
+        false => Err(unproven(cut, table, "the history does not begin with a copy of the whole table")),
+    }
+}
+
+/// Compares the rows of a slice in the cut with those of the history.
+async fn compare(
+    stored: &StoredRows,
+    side: &Side,
+    slice: Slice,
+    mut states: HashMap<u128, RowState>,
+    checked: &mut CutChecked,
+) -> Result<()> {
+    let columns = stored.version.columns();
+    let has_mark = mark::of(columns).is_some();
+    stored
+        .scan(columns, &arrow_schema(columns), async |rows| {
+            let rows = match has_mark {
+                true => mark::living(&rows).map_err(|error| Error::internal("cannot compare rows of a cut", error))?,
+                false => rows,
+            };
+            for row in 0..rows.num_rows() {
+                let key = side.key(&rows, row);
+                if key % slice.of != slice.number {
+                    continue;
+                }
+                checked.rows += 1;
+                let values = side.values(&rows, row);
+                let Some(state) = states.remove(&key) else {
+                    checked.tell(side.key_text(&rows, row), CutDifferenceKind::Extra);
+                    continue;
+                };
+                let pairs = values.iter().zip(state.values.iter()).zip(&side.names);
+                let differing = pairs.filter(|((lake, past), _)| lake != past && **past != UNKNOWN);
+                let names: Vec<String> = differing.map(|(_, name)| name.clone()).collect();
+                if !names.is_empty() {
+                    checked.tell(state.key, CutDifferenceKind::Values(names));
+                } else if state.values.contains(&UNKNOWN) {
+                    checked.unproven += 1;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    for (_, state) in states {
+        checked.tell(state.key, CutDifferenceKind::Missing);
+    }
+    Ok(())
+}
+
+impl CutChecked {
+    fn tell(&mut self, key: String, kind: CutDifferenceKind) {
+        self.count += 1;
+        if self.differences.len() < MOST_TOLD {
+            self.differences.push(CutDifference { key, kind });
+        }
+    }
+}
+
+fn unproven(cut: &Cut, table: &TableName, why: &str) -> Error {
+    Error::operator(
+        Code::CutUnproven,
+        format!("cannot prove that {table} is in the cut '{}' as it was", cut.name),
+        why,
+        "give the table write = [\"mirror\", \"history\"] for cuts to come; or run `sooner verify` when cuts are made",
+    )
+}
