@@ -34,6 +34,7 @@ pub mod table_status;
 pub mod told;
 pub mod totals;
 pub mod trace;
+pub mod turns;
 pub mod until;
 pub mod verifications;
 pub mod verify_settings;

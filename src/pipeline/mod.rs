@@ -16,7 +16,6 @@ pub mod sink;
 pub mod sink_side;
 pub mod source;
 pub mod source_side;
-pub mod turns;
 pub mod worker;
 
 use std::future::Future;
@@ -49,12 +48,12 @@ use crate::memory::MemoryShares;
 use crate::repartitions::RepartitionRequests;
 use crate::sink_record::RecordedReader;
 use crate::status::StatusBoard;
+use crate::turns::Turns;
 use attempts::{End, attempts, halt_on_request, rest_while_paused};
 use cutting::CutDesk;
 use sink::{SinkEnd, SinkSettings};
 use sink_side::{KnownTables, SinkSide};
 use source_side::SourceSide;
-use turns::Turns;
 use worker::WorkerSettings;
 
 /// How often progress is stored and the slot confirmed, at most.

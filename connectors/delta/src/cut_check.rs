@@ -1,8 +1,9 @@
-//! Whether a table is in a cut as its history says that it was: both are read as of the cut, and compared value by value.
+//! Whether a table is in a cut as its history says that it was: both are read as of the cut, and compared value by
+//! value.
 //!
 //! The history's state at the cut's position is, for each key, the last event since the table was last copied whole or
-//! emptied; a value that an event left out is that of the event before. Keys are taken in slices, by their hash, so that
-//! what is in memory is bounded: of each row a hash of its key and one of each value.
+//! emptied; a value that an event left out is that of the event before. Keys are taken in slices, by their hash, so
+//! that what is in memory is bounded: of each row a hash of its key and one of each value.
 
 use std::collections::HashMap;
 

@@ -152,13 +152,15 @@ async fn so_they_are_through_kafka() {
 async fn so_they_are_where_sinks_share_partitions_and_come_and_go() {
     let (postgres, kafka, registry) = between::start().await;
     postgres.sql(SOURCE).await;
-    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 4");
+    let mut source = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 3");
     source.start_command("source", &[]);
     let mut sinks: Vec<_> = (0..2).map(|_| source.beside()).collect();
     sinks.iter_mut().for_each(|sink| sink.start_command("sink", &[]));
     let stop = Arc::new(AtomicBool::new(false));
     let load = transfers(postgres.url(), stop.clone());
-    sinks[0].wait_for_log("another writer committed", Duration::from_secs(90)).await;
+    for sink in &sinks {
+        sink.wait_for_log("\"reading\"", Duration::from_secs(90)).await;
+    }
     let mut made = Vec::new();
     for number in 0..5_usize {
         let (asked, name) = (number % 2, format!("cut-{number}"));

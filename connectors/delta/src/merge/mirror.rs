@@ -135,7 +135,8 @@ mod tests {
         let mut staging = Staging::new(None);
         staging.note(Some(Positions::offsets(BTreeMap::from([(1, 7)]))));
         let transaction = transaction(&staging, &TableVersion::default(), RowSets::new(), &names, mark(60));
-        assert_eq!(transaction.txns, HashMap::from([("sooner/shop/t/1".to_owned(), 7)]));
+        let none_known = ("sooner/shop/t/watermark".to_owned(), 0);
+        assert_eq!(transaction.txns, HashMap::from([("sooner/shop/t/1".to_owned(), 7), none_known]));
         assert!(transaction.watermark.is_none());
     }
 }
