@@ -38,6 +38,8 @@ pub struct ErasureOrder {
     pub allow_source: bool,
     /// Drop cuts that hold rows of the subject.
     pub drop_cuts: bool,
+    /// Erase results of reports that hold rows of the subject.
+    pub drop_reports: bool,
 }
 
 /// What is told of an erasure that is asked for: no values.
@@ -257,7 +259,14 @@ mod tests {
 
     fn order(name: &str, dry_run: bool) -> ErasureOrder {
         let subjects = vec!["email=jane@doe.org".parse().unwrap()];
-        ErasureOrder { name: name.to_owned(), subjects, dry_run, allow_source: false, drop_cuts: false }
+        ErasureOrder {
+            name: name.to_owned(),
+            subjects,
+            dry_run,
+            allow_source: false,
+            drop_cuts: false,
+            drop_reports: false,
+        }
     }
 
     /// A desk whose work waits for leave, and returns what its order's name says.

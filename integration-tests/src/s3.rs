@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::server::Server;
-use crate::{free_port, python};
+use crate::{free_port, python, root};
 
 /// How long the S3 server may take after its start until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -69,6 +70,14 @@ impl S3 {
     /// URL of the server's endpoint.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Writes all objects of the bucket `lake` to a folder.
+    pub fn download(&self, folder: &Path) {
+        let script = root().join("integration-tests/readers/bucket_files.py");
+        let mut command = Command::new(python());
+        let output = command.arg(script).args([&self.endpoint(), "lake"]).arg(folder).output().expect("python");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Sends the process a signal, such as STOP.

@@ -96,14 +96,14 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
 
 /// Makes what a running process was asked for; returns what a dry run found. Others have their certificate in the lake.
 pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<Option<Value>> {
-    let ErasureOrder { name, subjects, dry_run: is_dry, allow_source, drop_cuts } = order;
+    let ErasureOrder { name, subjects, dry_run: is_dry, allow_source, drop_cuts, drop_reports } = order;
     let asked = Asked {
         subjects,
         keys: None,
         dry_run: is_dry,
         allow_source,
         drop_cuts,
-        drop_reports: false,
+        drop_reports,
         no_wait: false,
         timeout: ORDER_TIMEOUT,
         json: true,
@@ -112,7 +112,7 @@ pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<O
         return Ok(Some(serde_json::to_value(dry_run(config, &asked).await?)?));
     }
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
-    let told = json!({"name": name, "subjects": subjects, "drop_cuts": drop_cuts});
+    let told = json!({"name": name, "subjects": subjects, "drop_cuts": drop_cuts, "drop_reports": drop_reports});
     let act = Act::new("erasure", told).through_http();
     recorded(config, act, erase(config, &asked, name, subjects)).await?;
     Ok(None)

@@ -118,10 +118,13 @@ pub struct Wanted {
     /// Drop the cuts that hold rows of the subject, unless a legal hold keeps them.
     #[serde(default)]
     drop_cuts: bool,
+    /// Erase the results of reports' runs that hold rows of the subject.
+    #[serde(default)]
+    drop_reports: bool,
 }
 
-/// `POST /api/v1/erasures` with `{"subjects": ["email=jane@example.org"]}`, and if need be `dry_run`, `drop_cuts` and
-/// `allow_source`: as `sooner erase`, which is not waited for. The answer has the name that its certificate will have.
+/// `POST /api/v1/erasures` with `{"subjects": ["email=jane@example.org"]}`, and if need be `dry_run`, `drop_cuts`,
+/// `drop_reports` and `allow_source`: as `sooner erase`, which is not waited for. The answer has the name that its certificate will have.
 pub async fn ask(State(shared): State<Shared>, Json(wanted): Json<Wanted>) -> Answer {
     let subjects = match checked(&wanted.subjects) {
         Ok(subjects) => subjects,
@@ -133,8 +136,8 @@ pub async fn ask(State(shared): State<Shared>, Json(wanted): Json<Wanted>) -> An
     let Some(desk) = &shared.erasing.desk else { return closed() };
     let name = new_name();
     let columns: Vec<_> = subjects.iter().map(Subject::place).collect();
-    let Wanted { dry_run, allow_source, drop_cuts, .. } = wanted;
-    let order = ErasureOrder { name: name.clone(), subjects, dry_run, allow_source, drop_cuts };
+    let Wanted { dry_run, allow_source, drop_cuts, drop_reports, .. } = wanted;
+    let order = ErasureOrder { name: name.clone(), subjects, dry_run, allow_source, drop_cuts, drop_reports };
     match desk.ask(order) {
         Ok(()) => {}
         Err(Refusal::Full) => {
@@ -149,6 +152,7 @@ pub async fn ask(State(shared): State<Shared>, Json(wanted): Json<Wanted>) -> An
     }
     let asked = json!({
         "name": name, "columns": columns, "dry_run": dry_run, "allow_source": allow_source, "drop_cuts": drop_cuts,
+        "drop_reports": drop_reports,
     });
     note(&shared, None, "erase", asked);
     (StatusCode::ACCEPTED, Json(json!({ "asked": true, "name": name, "dry_run": dry_run })))

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::readers::{holding, query};
+use integration_tests::readers::{Reader, assert_equal, holding, query};
+use integration_tests::s3::S3;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -48,8 +49,11 @@ const KEPT: &str = "SELECT count(*) || ' ' || md5(string_agg(concat_ws(',', _com
      coalesce(email, '-'), coalesce(name, '-')), ';' ORDER BY _commit_lsn, _ordinal)) FROM lake WHERE id <> 7777";
 
 async fn begun(postgres: &Postgres) -> Pipeline {
+    begun_as(Pipeline::local(postgres), postgres).await
+}
+
+async fn begun_as(mut pipeline: Pipeline, postgres: &Postgres) -> Pipeline {
     postgres.sql(SOURCE).await;
-    let mut pipeline = Pipeline::local(postgres);
     pipeline.configure_source("tables = [\"public.*\"]");
     pipeline.append_settings(SETTINGS);
     pipeline.start();
@@ -95,8 +99,12 @@ fn load(url: String, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
 }
 
 fn assert_nothing_left(pipeline: &Pipeline) {
+    assert_nothing_in(Path::new(&pipeline.lake), pipeline);
+}
+
+fn assert_nothing_in(lake: &Path, pipeline: &Pipeline) {
     for text in TEXTS {
-        assert_eq!(holding(&pipeline.lake, text), "", "'{text}' is in the lake\n{}", pipeline.log());
+        assert_eq!(holding(lake.to_str().unwrap(), text), "", "'{text}' is in the lake\n{}", pipeline.log());
     }
 }
 
@@ -170,6 +178,34 @@ async fn nothing_of_a_subject_is_left_and_all_else_is_after_kills_under_load() {
     pipeline.catch_up(&postgres).await;
     assert_nothing_left(&pipeline);
     assert!(!pipeline.log().contains("copies it again") && !pipeline.log().contains("parked"), "{}", pipeline.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_in_a_bucket_either() {
+    let (postgres, s3) = (Postgres::start(Version::V15).await, S3::start());
+    let pipeline = begun_as(Pipeline::s3(&postgres, &s3.endpoint()), &postgres).await;
+    live_and_leave(&postgres, &pipeline).await;
+    pipeline.catch_up(&postgres).await;
+    let cut = pipeline.output("cut", &["create", "q3", "--timeout", "60s"]);
+    assert!(cut.status.success(), "{}", told(&cut));
+    let before = tempfile::tempdir().unwrap();
+    s3.download(before.path());
+    for text in TEXTS {
+        assert_ne!(holding(before.path().to_str().unwrap(), text), "", "it was there");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let changes = load(postgres.url(), stop.clone());
+    let erased = erase(&pipeline, &["--drop-cuts", "--json"]);
+    stop.store(true, Ordering::Relaxed);
+    changes.await.unwrap();
+    assert!(erased.status.success(), "{}\n{}", told(&erased), pipeline.log());
+    let certificate: Value = serde_json::from_slice(&erased.stdout).unwrap();
+    assert_eq!(certificate["clean"], true, "{certificate:#}");
+    let after = tempfile::tempdir().unwrap();
+    s3.download(after.path());
+    assert_nothing_in(after.path(), &pipeline);
+    pipeline.catch_up(&postgres).await;
+    assert_equal(Reader::DuckDb, &postgres, &pipeline.lake, Some(s3.port), &TABLES);
 }
 
 /// Number of rows of a version of a table, as a cut names it.

@@ -34,7 +34,7 @@ async fn begun(postgres: &Postgres, control: bool) -> (Pipeline, Listener) {
     let report = |name: &str, table: &str| {
         format!(
             "[[report]]\nname = \"{name}\"\nschedule = \"0 0 1 1 *\"\nengine = [\"{}\", \"-c\", \"{engine}\"]\n\
-             sql = \"SELECT count(*) AS rows FROM public.{table}\"\n",
+             sql = \"SELECT count(*) AS rows, max(email) FILTER (email LIKE '%.subject@%') AS who FROM public.{table}\"\n",
             python().display()
         )
     };
@@ -174,6 +174,11 @@ async fn subjects_are_held_and_erased_by_http_and_their_values_are_nowhere_and_t
     assert_eq!(listener.get("/api/v1/holds").await.1, json!({ "holds": [] }));
     what_is_held_is_not_erased(&pipeline, &listener).await;
 
+    // A report's result names somebody, its cut is dropped by itself.
+    assert_eq!(listener.post("/api/v1/reports/count/run", json!({})).await.0, StatusCode::ACCEPTED);
+    listener.until("/api/v1/reports/count", |_, answer| answer["runs"][0]["state"] == "made").await;
+    assert_ne!(holding(&format!("{}/_sooner/shop/reports", pipeline.lake), "john.subject"), "");
+
     // The source has her no more: nothing of her is left, in the lake or where the pipeline keeps what it is asked for.
     postgres.sql("DELETE FROM people WHERE id = 7777").await;
     pipeline.catch_up(&postgres).await;
@@ -193,14 +198,14 @@ async fn subjects_are_held_and_erased_by_http_and_their_values_are_nowhere_and_t
     // A process that is killed meanwhile is told of by the next one, unless it was done.
     postgres.sql("DELETE FROM people WHERE id = 8888").await;
     pipeline.catch_up(&postgres).await;
-    let name = erase(&listener, json!({ "subjects": [JOHN] })).await;
+    let name = erase(&listener, json!({ "subjects": [JOHN], "drop_reports": true })).await;
     pipeline.kill();
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let path = format!("/api/v1/erasures/{name}");
     let told = listener.until(&path, |code, _| matches!(code, StatusCode::CONFLICT | StatusCode::OK)).await;
     assert!(told["clean"] == true || told["error"].as_str().unwrap().contains("its process ended"), "{told}");
-    let again = erase(&listener, json!({ "subjects": [JOHN] })).await;
+    let again = erase(&listener, json!({ "subjects": [JOHN], "drop_reports": true })).await;
     assert_eq!(until_made(&listener, &again).await["clean"], json!(true));
     assert_eq!(holding(&pipeline.lake, "john.subject"), "");
     for wrong in [json!({ "subjects": [] }), json!({ "subjects": ["jane"] })] {

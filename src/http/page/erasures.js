@@ -14,7 +14,10 @@ function newErasure() {
     if (!subject.includes("=")) { say("Name a subject as column=value, or schema.table.column=value.", "error"); return; }
     const column = subject.split("=")[0];
     if (!isDry && !confirm(`Erase every row with this ${column} from all files of the lake? It cannot be undone.`)) return;
-    const wanted = { subjects: [subject], dry_run: isDry, drop_cuts: $("erase-cuts").checked, allow_source: $("erase-source").checked };
+    const wanted = {
+      subjects: [subject], dry_run: isDry, drop_cuts: $("erase-cuts").checked, drop_reports: $("erase-reports").checked,
+      allow_source: $("erase-source").checked,
+    };
     deed("/api/v1/erasures", wanted, isDry ? "Asked what there is of the subject: every file is looked through."
       : "Asked for the erasure: it is made beside the stream.").then((answer) => {
       if (!answer) return;
@@ -25,7 +28,8 @@ function newErasure() {
   const box = (id, text) => make("label", {}, make("input", { id, type: "checkbox" }), ` ${text}`);
   return make("form", { class: "bar", "data-stays": "erasure", onsubmit: (event) => { event.preventDefault(); asked(true); } },
     make("label", {}, "Rows where ", make("input", { id: "erase-subject", autocomplete: "off", required: "", placeholder: "email=jane@example.org" })),
-    box("erase-cuts", "drop cuts that keep them"), box("erase-source", "although the source has them"),
+    box("erase-cuts", "drop cuts that keep them"), box("erase-reports", "and results of reports"),
+    box("erase-source", "although the source has them"),
     make("button", {}, "What is there?"), make("button", { type: "button", class: "error", onclick: () => asked(false) }, "Erase"));
 }
 
