@@ -37,4 +37,5 @@ pub mod trace;
 pub mod turns;
 pub mod until;
 pub mod verifications;
+pub mod verify_request;
 pub mod verify_settings;

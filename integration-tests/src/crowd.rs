@@ -90,6 +90,7 @@ impl Crowd {
             erasing: ErasureView::new(None),
             holds: HoldVerbs { add: undone(), release: undone() },
             reports: ReportsView::new(folder.path()),
+            verify_requests: None,
             shapes: Shapes::new(Origins::default()),
             settings: Arc::new(settings),
             live,

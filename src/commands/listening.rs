@@ -31,6 +31,7 @@ use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
 use crate::trace::aside::follower;
 use crate::verifications::ReportsView;
+use crate::verify_request::VerifyRequests;
 
 /// Listens for HTTP, if that is configured.
 pub async fn listen(
@@ -49,6 +50,8 @@ pub async fn listen(
     let (planner, records, settings) = (planner(path), records(path), Arc::new(settings));
     let cuts = CutCounter::new(CutRequests::new(&config.state_dir), position(path));
     let reports = ReportsView::new(&config.state_dir);
+    let can_verify = sides != Sides::Source && config.source.is_some();
+    let verify_requests = can_verify.then(|| VerifyRequests::new(&config.state_dir));
     let (erasing, beside) = match sides {
         Sides::Source => (ErasureView::new(None), Vec::new()),
         Sides::Both | Sides::Sink => deeds(config, path)?,
@@ -66,6 +69,7 @@ pub async fn listen(
         erasing,
         holds,
         reports,
+        verify_requests,
         shapes,
         settings,
         live,

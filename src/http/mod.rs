@@ -56,6 +56,7 @@ use crate::control::Requests;
 use crate::letters::Desk;
 use crate::status::StatusBoard;
 use crate::verifications::ReportsView;
+use crate::verify_request::VerifyRequests;
 
 /// Requests of more than this many bytes are refused.
 const BODY_BYTES: usize = 64 << 10;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub holds: HoldVerbs,
     /// What `sooner verify` found.
     pub reports: ReportsView,
+    /// Where verifications are asked for; none where this process cannot make them.
+    pub verify_requests: Option<VerifyRequests>,
     /// Where the kinds of columns come from.
     pub shapes: Shapes,
     /// Settings of the listener, but for what changes.
@@ -157,7 +160,7 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/erasures/{name}/forget", post(erasures::forget))
         .route("/api/v1/holds", get(holds::list).post(holds::add))
         .route("/api/v1/holds/{name}/release", post(holds::release))
-        .route("/api/v1/verifications", get(verifications::verifications))
+        .route("/api/v1/verifications", get(verifications::verifications).post(verifications::ask))
         .route("/api/v1/histories", get(histories::histories))
         .route("/api/v1/reports", get(records::reports))
         .route("/api/v1/reports/{name}", get(records::report))

@@ -224,6 +224,29 @@ async fn what_was_verified_is_told_by_api_and_metrics_and_seen_on_the_page() {
     let unverified = listener.until("/api/v1/verifications", |_, told| told["counts"]["unverified"] == 1).await;
     assert!(unverified["reports"][0]["why"].as_str().unwrap().contains("not complete"), "{unverified}");
     assert_eq!(series(&listener.metrics().await, &verified), Some(first));
+    verified_when_asked(&listener).await;
+}
+
+/// One verification is asked for at a time, and what it has repaired is equal to the next.
+async fn verified_when_asked(listener: &Listener) {
+    let path = "/api/v1/verifications";
+    let (code, unknown) = listener.post(path, json!({ "tables": ["public.none"] })).await;
+    assert!(code == StatusCode::NOT_FOUND && unknown["remedy"].is_string(), "{unknown}");
+    let repair = json!({ "tables": ["public.orders"], "repair": true });
+    assert_eq!(listener.post(path, repair.clone()).await.0, StatusCode::ACCEPTED);
+    assert_eq!(listener.post(path, repair).await.0, StatusCode::CONFLICT, "it is asked for already");
+    let made = |told: &Value| told["asked"].is_null();
+    let told = listener.until(path, |_, told| made(told)).await;
+    assert_eq!((&told["failed"], &told["reports"][0]["verdict"]), (&Value::Null, &json!("different")), "{told}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert_eq!(listener.post(path, json!({})).await.0, StatusCode::ACCEPTED);
+        let told = listener.until(path, |_, told| made(told)).await;
+        if told["counts"]["equal"] == 2 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

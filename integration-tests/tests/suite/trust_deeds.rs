@@ -239,6 +239,7 @@ async fn where_only_looks_are_allowed_the_page_has_no_verbs_and_the_api_refuses_
         ("/api/v1/holds", json!({ "name": "a", "reason": "r", "tables": ["public.people"] })),
         ("/api/v1/holds/a/release", json!({ "reason": "r" })),
         ("/api/v1/reports/count/run", json!({})),
+        ("/api/v1/verifications", json!({})),
     ] {
         assert_eq!(listener.post(path, body).await.0, StatusCode::FORBIDDEN, "{path}");
     }

@@ -1,5 +1,5 @@
-//! Verifications of a running pipeline: on a thread of its own, when a schedule says so. What was due while it did not
-//! run is made up for once. The pipeline goes on meanwhile, whatever becomes of them.
+//! Verifications of a running pipeline: on a thread of its own, when a schedule says so, and when the listener is asked.
+//! What was due while it did not run is made up for once. The pipeline goes on meanwhile, whatever becomes of them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::reports::scheduler::moves;
 use crate::schedule::{CatchUp, Due};
 use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
+use crate::verify_request::{VerifyRequest, VerifyRequests};
 use crate::verify_settings::VerifySettings;
 
 /// How often a run is tried that comes to no end, such as while the database is away.
@@ -30,16 +31,26 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
-/// Verifies tables beside the pipeline that runs in this process, as its configuration says; none if it does not.
+/// How long the lake may take to get to where the source was looked at, unless that is configured.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Verifies tables beside the pipeline that runs in this process, as its configuration says and as the listener is
+/// asked; none if it does neither.
 pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>> {
-    let Some(settings) = config.verify.clone() else { return Ok(None) };
-    let scheduled = Scheduled { config: config.clone(), settings, board: board.clone() };
+    let can_be_asked = config.source.is_some() && config.http.as_ref().is_some_and(|http| http.allow_control);
+    if config.verify.is_none() && !can_be_asked {
+        return Ok(None);
+    }
+    let requests = VerifyRequests::new(&config.state_dir);
+    let scheduled =
+        Scheduled { config: config.clone(), settings: config.verify.clone(), requests, board: board.clone() };
     SideThread::start("verify", move || async move { scheduled.run().await }).map(Some)
 }
 
 struct Scheduled {
     config: Config,
-    settings: VerifySettings,
+    settings: Option<VerifySettings>,
+    requests: VerifyRequests,
     board: StatusBoard,
 }
 
@@ -47,6 +58,7 @@ impl Scheduled {
     async fn run(&self) {
         let mut tries = 0;
         loop {
+            self.see_to_request().await;
             match self.step().await {
                 Ok(rest) => {
                     tries = 0;
@@ -65,9 +77,36 @@ impl Scheduled {
         }
     }
 
+    /// Makes what the listener was asked for.
+    async fn see_to_request(&self) {
+        let Some(request) = self.requests.pending().filter(|_| moves(&self.board)) else { return };
+        let VerifyRequest { tables, repair } = request;
+        let asked = json!({"tables": tables, "repair": repair});
+        let pace = Pace { bytes_per_second: None, patience: PATIENCE };
+        let pace = self.settings.as_ref().map_or(pace, pace_of);
+        let wanted = TablesWanted { tables, repairs: repair, pace };
+        let mut tries = 1;
+        let failure = loop {
+            match self.verify(&wanted, Act::new("verification", asked.clone()).through_http()).await {
+                Ok(()) => break None,
+                Err(error) if tries >= TRIES => break Some(format!("{error:#}")),
+                Err(error) => tracing::warn!(tries, error = format!("{error:#}"), "tables were not verified"),
+            }
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
+        };
+        if let Some(why) = &failure {
+            tracing::error!(why, "tables that the listener was asked for were not verified");
+        }
+        if let Err(error) = self.requests.answer(failure.as_deref()) {
+            tracing::warn!(%error, "cannot note that tables were verified, which are verified again");
+        }
+    }
+
     /// Makes the run that is due, if one is; returns for how long nothing has to be done.
     async fn step(&self) -> anyhow::Result<Duration> {
-        let (now, schedule) = (now(), &self.settings.schedule);
+        let Some(settings) = &self.settings else { return Ok(SHORT_REST) };
+        let (now, schedule) = (now(), &settings.schedule);
         let Some(handled) = handled(&self.config.state_dir) else {
             // What was due before anybody asked for it is not missed.
             self.note(now);
@@ -80,15 +119,15 @@ impl Scheduled {
         if !moves(&self.board) {
             return Ok(SHORT_REST);
         }
-        self.verify(due).await?;
+        let VerifySettings { tables, repairs, .. } = settings;
+        let wanted = TablesWanted { tables: tables.clone(), repairs: *repairs, pace: pace_of(settings) };
+        let asked = json!({"tables": tables, "repair": repairs, "scheduled": due.to_string()});
+        self.verify(&wanted, Act::new("verification", asked)).await?;
         self.note(due);
         Ok(SHORT_REST)
     }
 
-    async fn verify(&self, due: Due) -> anyhow::Result<()> {
-        let VerifySettings { tables, bytes_per_second, patience, repairs, .. } = &self.settings;
-        let pace = Pace { bytes_per_second: *bytes_per_second, patience: *patience };
-        let wanted = TablesWanted { tables: tables.clone(), repairs: *repairs, pace };
+    async fn verify(&self, wanted: &TablesWanted, act: Act) -> anyhow::Result<()> {
         let tell = |report: &super::Report, repaired| {
             let (table, rows) = (&report.table, report.rows);
             match &report.verdict {
@@ -98,8 +137,7 @@ impl Scheduled {
             }
             Ok(())
         };
-        let asked = json!({"tables": tables, "repair": repairs, "scheduled": due.to_string()});
-        recorded(&self.config, Act::new("verification", asked), verify_tables(&self.config, &wanted, tell)).await?;
+        recorded(&self.config, act, verify_tables(&self.config, wanted, tell)).await?;
         Ok(())
     }
 
@@ -110,6 +148,10 @@ impl Scheduled {
             tracing::warn!(%error, "cannot note in {folder} that tables were verified");
         }
     }
+}
+
+fn pace_of(settings: &VerifySettings) -> Pace {
+    Pace { bytes_per_second: settings.bytes_per_second, patience: settings.patience }
 }
 
 /// What is known of runs, as it is stored.

@@ -28,7 +28,9 @@ function examples(report) {
 
 const repair = (table) => `\`sooner verify ${table} --repair\` has what still differs copied again.`;
 
-function verifications(answer) {
+const verifyAll = () => deed("/api/v1/verifications", {}, "Asked for a verification of all tables: it is made beside the stream.");
+
+function verifications(answer, control) {
   if (answer.error) return make("section", {}, make("h2", {}, "Verified"), make("p", { class: "error" }, `${answer.error}. To do: ${answer.remedy}.`));
   const { counts, reports } = answer;
   const chip = (name, count) => count ? make("span", { class: `dot ${VERDICTS[name] || "soft"}` }, `${number(count)} ${name}`) : null;
@@ -41,7 +43,9 @@ function verifications(answer) {
     make("td", { class: "wide" }, seconds(report.millis / 1000))));
   const all = counts.equal + counts.different + counts.unverified;
   return make("section", { "aria-label": "verifications" }, make("div", { class: "bar" }, make("h2", {}, "Verified"),
-    chip("different", counts.different), chip("unverified", counts.unverified), chip("equal", counts.equal), chip("never verified", answer.never)),
+    chip("different", counts.different), chip("unverified", counts.unverified), chip("equal", counts.equal), chip("never verified", answer.never),
+    control ? make("button", { onclick: verifyAll, disabled: answer.asked ? "" : null }, answer.asked ? "Verifying" : "Verify all") : null),
+    answer.failed ? make("p", { class: "error" }, `The last one that was asked for came to nothing: ${answer.failed}`) : null,
     rows.length ? grid(heads, rows) : make("p", { class: "soft" },
       "No table was verified yet: `sooner verify` compares tables with their source, row by row, and leaves its report here."),
     all > rows.length ? make("p", { class: "soft" }, `These ${rows.length} are the worst; of those that are equal, the ones verified longest ago.`) : null,
@@ -136,7 +140,7 @@ async function drawTrust(control) {
   const [verified, made, kept, reported, erased, held, trail] = await Promise.all([ask("/api/v1/verifications"), ...["cuts", "histories", "reports",
     "erasures", "holds", "audit?limit=12"].map((name) => askLately(`/api/v1/${name}`))]);
   if (trail && trail.head && !chain.at && !chain.isAsked && Number(trail.head.split(":")[0]) <= CHECKED_AT_ONCE) setTimeout(checkChain);
-  return [overview(verified, made, reported, erased, held, trail), verifications(verified), cuts(made, control), reports(reported, control),
+  return [overview(verified, made, reported, erased, held, trail), verifications(verified, control), cuts(made, control), reports(reported, control),
     erasures(erased, control), holds(held, control), audit(trail), histories(kept)];
 }
 
