@@ -183,7 +183,11 @@ pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
             looks += 1;
             ask.send_if_modified(|known| std::mem::replace(known, wanted.clone()) != wanted);
             match tokio::time::timeout(INTERVAL, heard.recv()).await {
-                Ok(Some(answer)) => take(&requests, &lake, answer).await,
+                Ok(Some(answer)) => {
+                    // While it is stored, which may take long, nobody is to answer it once more.
+                    ask.send_replace(None);
+                    take(&requests, &lake, answer).await;
+                }
                 Ok(None) => break,
                 Err(_) => {}
             }

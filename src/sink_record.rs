@@ -21,6 +21,8 @@ impl<R: EventReader, P: ProgressStore> RecordedReader<R, P> {
 impl<R: EventReader, P: ProgressStore> EventReader for RecordedReader<R, P> {
     async fn assigned(&mut self) -> Result<Option<Vec<Assigned>>> {
         let mut assigned = self.reader.assigned().await?;
+        // Other sinks may have had these tables since.
+        self.record = self.store.load().await?.unwrap_or_default();
         for table in assigned.iter_mut().flatten() {
             let known = self.record.tables.get(&table.table);
             table.lake = known.and_then(|progress| progress.lake.clone());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use sooner_api::{Code, Coverage, CutStanding, Error};
+use sooner_api::{Code, Coverage, Error};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
@@ -37,13 +37,24 @@ pub enum CutAnswer {
     Failed(CutRequest, Error),
 }
 
+/// Why a request waits, as far as others are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// For nothing that others could do.
+    None,
+    /// Others read some of its tables' events.
+    Others,
+    /// They did, and all is read here by now.
+    Alone,
+}
+
 /// Where requests for cuts come from, and answers go to.
 #[derive(Clone, Debug)]
 pub struct CutDesk {
     /// The request that waits.
     pub asked: watch::Receiver<Option<CutRequest>>,
-    /// Told whether it waits because others read some of the tables' events.
-    pub shared: watch::Sender<bool>,
+    /// Told what it is to others that it waits.
+    pub sharing: watch::Sender<Sharing>,
     /// Answers.
     pub answers: mpsc::UnboundedSender<CutAnswer>,
 }
@@ -51,8 +62,8 @@ pub struct CutDesk {
 impl CutDesk {
     /// A desk at which nobody asks.
     pub fn closed() -> CutDesk {
-        let (asked, shared) = (watch::channel(None).1, watch::channel(false).0);
-        CutDesk { asked, shared, answers: mpsc::unbounded_channel().0 }
+        let (asked, sharing) = (watch::channel(None).1, watch::channel(Sharing::None).0);
+        CutDesk { asked, sharing, answers: mpsc::unbounded_channel().0 }
     }
 }
 
@@ -102,7 +113,7 @@ impl Cutting {
         let Some(request) = self.desk.asked.borrow().clone() else {
             // Whoever asks the same again, once that was dropped, asks anew.
             self.answered = None;
-            self.tell_shared(false);
+            self.tell(Sharing::None);
             return Vec::new();
         };
         let is_early = request.from_lsn.is_some_and(|from| watermark.end_lsn < from)
@@ -110,15 +121,18 @@ impl Cutting {
         if is_early || self.answered.as_ref() == Some(&request) {
             return Vec::new();
         }
-        let chosen = chosen(&request, lanes, between, &self.unopened);
-        let is_shared = between.cut == CutStanding::Shared;
-        match chosen {
-            _ if is_shared => {
-                // Tables of others may be copied: nobody is to wait for that.
-                let is_copied = |table: &TableName| request.tables.is_empty() || request.tables.contains(table);
-                self.tell_shared(!between.except.iter().any(is_copied));
-                Vec::new()
-            }
+        if is_any_of(&request, &between.uncut.shared) {
+            // Tables of others may be copied: nobody is to wait for that.
+            let is_copied = between.except.iter().any(|table| is_meant(&request, table));
+            self.tell(if is_copied { Sharing::None } else { Sharing::Others });
+            return Vec::new();
+        }
+        self.desk.sharing.send_if_modified(|known| {
+            let was_shared = *known == Sharing::Others;
+            *known = if was_shared { Sharing::Alone } else { *known };
+            was_shared
+        });
+        match chosen(&request, lanes, between, &self.unopened) {
             Err(error) => {
                 self.answer(CutAnswer::Failed(request, error));
                 Vec::new()
@@ -158,12 +172,12 @@ impl Cutting {
         self.answer(CutAnswer::Failed(request, error));
     }
 
-    fn tell_shared(&self, is_shared: bool) {
-        self.desk.shared.send_if_modified(|known| std::mem::replace(known, is_shared) != is_shared);
+    fn tell(&self, sharing: Sharing) {
+        self.desk.sharing.send_if_modified(|known| std::mem::replace(known, sharing) != sharing);
     }
 
     fn answer(&mut self, answer: CutAnswer) {
-        self.tell_shared(false);
+        self.tell(Sharing::None);
         let (CutAnswer::Found(request, ..) | CutAnswer::Failed(request, _)) = &answer;
         self.answered = Some(request.clone());
         // Nobody listens any more only when the pipeline ends; the request is answered by the next one then.
@@ -180,32 +194,57 @@ fn chosen(
     between: &Coverage,
     unopened: &[TableName],
 ) -> Result<Option<Vec<usize>>, Error> {
-    let is_meant = |table: &&TableName| request.tables.is_empty() || request.tables.contains(table);
-    if let Some(table) = unopened.iter().find(is_meant) {
+    if let Some(table) = unopened.iter().find(|table| is_meant(request, table)) {
         return Err(parked(&request.name, table));
     }
     let mut numbers = Vec::new();
-    for (number, lane) in lanes.iter().enumerate() {
-        if !is_meant(&&lane.name) {
+    for (number, lane) in lanes.iter().enumerate().filter(|(_, lane)| is_meant(request, &lane.name)) {
+        if between.gone.binary_search(&lane.name).is_ok() && request.tables.is_empty() {
             continue;
         }
-        if lane.error().is_some() {
+        if lane.error().is_some() || between.stopped.binary_search(&lane.name).is_ok() {
             return Err(parked(&request.name, &lane.name));
         }
-        if between.cut != CutStanding::Whole
-            || !lane.follows_stream()
-            || !between.applies_to(&lane.name)
-            || lane.is_beyond(between.watermark)
-        {
+        if between.gone.binary_search(&lane.name).is_ok() {
+            return Err(gone(&request.name, &lane.name));
+        }
+        if !lane.follows_stream() || !between.applies_to(&lane.name) || lane.is_beyond(between.watermark) {
             return Ok(None);
         }
         numbers.push(number);
+    }
+    if is_any_of(request, &between.uncut.ahead) {
+        return Ok(None);
     }
     let is_known = |table: &&TableName| lanes.iter().any(|lane| lane.name == **table);
     match request.tables.iter().find(|table| !is_known(table)) {
         Some(table) => Err(unknown(&request.name, table)),
         None => Ok(Some(numbers)),
     }
+}
+
+fn is_meant(request: &CutRequest, table: &TableName) -> bool {
+    request.tables.is_empty() || request.tables.contains(table)
+}
+
+fn is_any_of(request: &CutRequest, tables: &BTreeSet<TableName>) -> bool {
+    match request.tables.as_slice() {
+        [] => !tables.is_empty(),
+        named => named.iter().any(|table| tables.contains(table)),
+    }
+}
+
+/// The error of a request for which others rested, to no end.
+pub fn not_alone(name: &str) -> Error {
+    let why = "other processes read some of its tables' events, though they were asked to rest, or nobody reads them";
+    let remedy = "see that all sinks are of this version and their clocks agree, or stop the others meanwhile";
+    failed(name, why.to_owned(), remedy)
+}
+
+/// The error of a request that took too long while others rested.
+pub fn too_slow(name: &str) -> Error {
+    let why = "one sink alone did not get to a position that all of its tables have, while the others rested";
+    failed(name, why.to_owned(), "see `sooner status` for what is behind, and ask again when it is not")
 }
 
 fn failed(name: &str, why: String, remedy: impl Into<String>) -> Error {
@@ -218,6 +257,11 @@ fn parked(name: &str, table: &TableName) -> Error {
     failed(name, format!("{table} is parked, so that it is complete to no position"), remedy)
 }
 
+fn gone(name: &str, table: &TableName) -> Error {
+    let why = format!("{table} is no longer part of the pipeline, so that it is complete to no position");
+    failed(name, why, "leave it out by --tables, or read its last version")
+}
+
 fn unknown(name: &str, table: &TableName) -> Error {
     failed(name, format!("this pipeline has no table {table} in the lake"), "see `sooner status` for its tables")
 }
@@ -225,125 +269,4 @@ fn unknown(name: &str, table: &TableName) -> Error {
 fn unordered(name: &str, table: &TableName) -> Error {
     let remedy = "read its table from a slot, or through topics that sooner writes: those of others have no positions";
     failed(name, format!("the events of {table} are not read in commit order"), remedy)
-}
-
-#[cfg(test)]
-mod tests {
-    use sooner_api::{TableFact, TableState};
-
-    use super::*;
-
-    fn mark(lsn: u64) -> Watermark {
-        Watermark { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 }
-    }
-
-    fn lane(name: &str) -> Lane {
-        Lane::new(TableName::new("public", name), TableState::Streaming { copied_lsn: None }, Watermark::default())
-    }
-
-    fn desk() -> (watch::Sender<Option<CutRequest>>, mpsc::UnboundedReceiver<CutAnswer>, Cutting) {
-        let ((ask, asked), (answers, heard)) = (watch::channel(None), mpsc::unbounded_channel());
-        (ask, heard, Cutting::new(CutDesk { asked, answers, ..CutDesk::closed() }, Vec::new()))
-    }
-
-    fn request(tables: &[&str]) -> CutRequest {
-        let tables = tables.iter().map(|table| TableName::new("public", *table)).collect();
-        CutRequest { name: "q3".to_owned(), tables, from_lsn: None, from_micros: None, until_millis: None }
-    }
-
-    #[test]
-    fn a_cut_is_made_between_transactions_once_all_tables_have_answered() {
-        let (ask, mut heard, mut cutting) = desk();
-        let lanes = [lane("a"), lane("b")];
-        ask.send_replace(Some(request(&[])));
-        cutting.note(None);
-        assert!(cutting.begin(&lanes).is_empty(), "inside a transaction");
-        cutting.note(Some(Coverage::all(mark(20))));
-        assert_eq!(cutting.begin(&lanes), [0, 1]);
-        assert!(cutting.begin(&lanes).is_empty(), "it is on its way");
-        cutting.note(None);
-        cutting.hear(1, &lanes[1].name, mark(20), Some((Some(7), None)));
-        assert!(heard.try_recv().is_err());
-        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(3), Some(2))));
-        let Ok(CutAnswer::Found(_, watermark, versions)) = heard.try_recv() else { panic!("no answer") };
-        assert_eq!((watermark, versions.len(), versions[&lanes[0].name]), (mark(20), 2, (Some(3), Some(2))));
-        cutting.note(Some(Coverage::all(mark(30))));
-        assert!(cutting.begin(&lanes).is_empty(), "it is answered once");
-        ask.send_replace(None);
-        assert!(cutting.begin(&lanes).is_empty());
-        ask.send_replace(Some(request(&[])));
-        assert_eq!(cutting.begin(&lanes), [0, 1], "it was dropped, and is asked for again");
-    }
-
-    #[test]
-    fn a_cut_waits_for_copies_and_for_its_position_and_fails_for_what_needs_a_person() {
-        let (ask, mut heard, mut cutting) = desk();
-        let mut lanes = [lane("a"), lane("b")];
-        cutting.note(Some(Coverage::all(mark(20))));
-        ask.send_replace(Some(CutRequest { from_lsn: Some(Lsn(29)), ..request(&[]) }));
-        assert!(cutting.begin(&lanes).is_empty());
-        ask.send_replace(Some(CutRequest { from_micros: Some(1), ..request(&[]) }));
-        assert!(cutting.begin(&lanes).is_empty(), "what is read is older");
-        ask.send_replace(Some(request(&[])));
-        lanes[0].begin_copy();
-        lanes[0].step(TableFact::CopyBegun);
-        assert!(cutting.begin(&lanes).is_empty() && heard.try_recv().is_err());
-        ask.send_replace(Some(request(&["b"])));
-        assert_eq!(cutting.begin(&lanes), [1], "that one is not copied");
-        cutting.hear(1, &lanes[1].name, mark(20), None);
-        assert_eq!(cutting.begin(&lanes), [1], "it stopped meanwhile, and is asked again");
-        cutting.refuse(&lanes[1].name, mark(20));
-        assert!(matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
-        ask.send_replace(Some(request(&["c"])));
-        assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
-        lanes[1].step(TableFact::Failed(Error::operator(Code::ShapeChanged, "w", "y", "r")));
-        ask.send_replace(Some(request(&["b", "b"])));
-        assert!(cutting.begin(&lanes).is_empty() && matches!(heard.try_recv(), Ok(CutAnswer::Failed(..))));
-    }
-
-    #[test]
-    fn a_cut_waits_until_what_is_read_again_has_passed_what_every_table_holds() {
-        let (ask, _heard, mut cutting) = desk();
-        let mut ahead = lane("ahead");
-        ahead.note_reached(Lsn(30));
-        let lanes = [lane("a"), ahead];
-        ask.send_replace(Some(request(&[])));
-        cutting.note(Some(Coverage::all(mark(20))));
-        assert!(cutting.begin(&lanes).is_empty(), "one of them holds what comes after it");
-        ask.send_replace(Some(request(&["a"])));
-        assert_eq!(cutting.begin(&lanes), [0], "the other alone");
-        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(7), None)));
-        ask.send_replace(Some(request(&[])));
-        cutting.note(Some(Coverage::all(mark(30))));
-        assert_eq!(cutting.begin(&lanes), [0, 1]);
-    }
-
-    #[test]
-    fn a_cut_waits_for_a_table_whose_last_events_stand_in_a_topic_that_is_not_read_yet() {
-        let (ask, _heard, mut cutting) = desk();
-        let lanes = [lane("a"), lane("b")];
-        let elsewhere = vec![lanes[1].name.clone()];
-        ask.send_replace(Some(request(&[])));
-        cutting.note(Some(Coverage { elsewhere: elsewhere.clone(), ..Coverage::all(mark(20)) }));
-        assert!(cutting.begin(&lanes).is_empty());
-        cutting.note(Some(Coverage::all(mark(30))));
-        assert_eq!(cutting.begin(&lanes), [0, 1]);
-    }
-
-    #[test]
-    fn what_a_table_answers_to_a_former_question_is_no_answer() {
-        let (ask, mut heard, mut cutting) = desk();
-        let lanes = [lane("a")];
-        ask.send_replace(Some(request(&[])));
-        cutting.note(Some(Coverage::all(mark(20))));
-        assert_eq!(cutting.begin(&lanes), [0]);
-        cutting.hear(0, &lanes[0].name, mark(20), None);
-        cutting.note(Some(Coverage::all(mark(30))));
-        assert_eq!(cutting.begin(&lanes), [0]);
-        cutting.hear(0, &lanes[0].name, mark(20), Some((Some(1), None)));
-        cutting.refuse(&lanes[0].name, mark(20));
-        assert!(heard.try_recv().is_err());
-        cutting.hear(0, &lanes[0].name, mark(30), Some((Some(2), None)));
-        assert!(matches!(heard.try_recv(), Ok(CutAnswer::Found(..))));
-    }
 }

@@ -134,7 +134,7 @@ impl Lane {
     /// that excepts the table says only that its copy has not ended.
     pub fn cover(&mut self, coverage: &Coverage) -> bool {
         self.is_uncovered = !coverage.applies_to(&self.name);
-        self.is_elsewhere = coverage.elsewhere.contains(&self.name);
+        self.is_elsewhere = coverage.is_elsewhere(&self.name);
         (self.is_copying || !self.is_uncovered) && std::mem::take(&mut self.is_open)
     }
 

@@ -238,7 +238,7 @@ pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Rec
     // table go on here, too.
     let own_requests = config.source.is_none();
     let lease = CutLease::new(&sink.lake, format!("{:032x}", rand::random::<u128>()));
-    let turns = Turns::start(lease, sink.settings.cuts.shared.subscribe());
+    let turns = Turns::start(lease, &sink.settings.cuts, &config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &[Side::Sink], async || ()).await;
         turns.rest(stop.clone()).await;

@@ -268,6 +268,10 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         self.complete = self.due.map(|_| watermark);
         self.commit().await?;
         let versions = (self.table.version(), self.table.history_version());
+        if versions == (None, None) {
+            self.report(TableReport::Cut(watermark, None));
+            return Ok(());
+        }
         let found = CutVersions { versions, is_whole: self.table.knows_watermark() };
         self.report(TableReport::Cut(watermark, Some(found)));
         Ok(())

@@ -5,6 +5,7 @@ mod attempts;
 mod config;
 mod config_kafka;
 mod config_schema;
+mod cutting;
 mod direct;
 mod fake_database;
 mod fake_lake;

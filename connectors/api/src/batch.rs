@@ -1,5 +1,6 @@
 //! What travels from the source to the lake: steps, in order within each table.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -73,29 +74,31 @@ pub struct TableNote {
     pub facts: Arc<CatalogFacts>,
 }
 
-/// Which tables are complete up to a watermark: all, but those that are being copied, whose own copy says how far they
-/// are, and those that are elsewhere. So a table that is copied or parked withholds nobody's watermark.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which tables are complete up to a watermark: all, but for these. Of tables that are copied, their own copy says how
+/// far they are. So a table that is copied or parked withholds nobody's watermark. Each list is in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Every event at or before it has been delivered.
     pub watermark: Watermark,
-    /// Tables to which that does not apply: they are being copied.
+    /// Tables that are being copied.
     pub except: Vec<TableName>,
-    /// Nor does it to these: events of theirs stand where they are not read yet, such as in another topic.
+    /// Tables of which events stand where they are not read yet, such as in another topic.
     pub elsewhere: Vec<TableName>,
-    /// Whether all tables of the log can be cut here.
-    pub cut: CutStanding,
+    /// Tables that their source has parked, or that wait for something there: events of theirs are not in the log.
+    pub stopped: Vec<TableName>,
+    /// Tables that are no longer part of the pipeline.
+    pub gone: Vec<TableName>,
+    /// Tables that cannot be cut here.
+    pub uncut: Arc<Uncut>,
 }
 
-/// Whether the tables of a log can be cut at a watermark: each holds what comes up to there, and nothing after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutStanding {
-    /// They can.
-    Whole,
-    /// Not yet: one of them holds what comes later, or is about to be read from another place.
-    Ahead,
+/// Tables that cannot be cut at a watermark although they are complete to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uncut {
+    /// Not yet: they hold what comes later, or are about to be read from another place.
+    pub ahead: BTreeSet<TableName>,
     /// Not here: others read some of their events.
-    Shared,
+    pub shared: BTreeSet<TableName>,
 }
 
 /// Steps that are handed on at once.
@@ -192,12 +195,18 @@ impl Step {
 impl Coverage {
     /// All tables are complete up to a watermark.
     pub fn all(watermark: Watermark) -> Coverage {
-        Coverage { watermark, except: Vec::new(), elsewhere: Vec::new(), cut: CutStanding::Whole }
+        Coverage { watermark, ..Coverage::default() }
     }
 
     /// Whether a table is complete up to the watermark.
     pub fn applies_to(&self, table: &TableName) -> bool {
-        !self.except.contains(table) && !self.elsewhere.contains(table)
+        let excepted = [&self.except, &self.elsewhere, &self.stopped, &self.gone];
+        excepted.into_iter().all(|tables| tables.binary_search(table).is_err())
+    }
+
+    /// Whether events of the table stand where they are not read yet.
+    pub fn is_elsewhere(&self, table: &TableName) -> bool {
+        self.elsewhere.binary_search(table).is_ok()
     }
 }
 

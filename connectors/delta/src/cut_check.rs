@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use arrow_array::RecordBatch;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use sooner_api::{Code, Error, Result};
-use sooner_schemas::TableName;
+use sooner_schemas::{Lsn, TableName};
 
 use crate::cuts::Cut;
 use crate::history::change_type::ChangeType;
@@ -69,10 +69,19 @@ pub enum CutDifferenceKind {
     Values(Vec<String>),
 }
 
-/// Values of a row, as hashes.
+/// Values of a row, as hashes, since a commit LSN.
 struct RowState {
     values: Box<[u64]>,
     key: String,
+    since: Lsn,
+}
+
+/// Rows as a history has them at the position of a cut.
+struct Past {
+    rows: HashMap<u128, RowState>,
+    /// For each column, since which commit LSN events of the history have values of it; the highest there is if none
+    /// has. Older rows had no such column.
+    first: Vec<Lsn>,
 }
 
 /// How rows of one side are read: the places of the columns that are compared, and of those of the key.
@@ -80,7 +89,8 @@ struct Side {
     places: Vec<usize>,
     keys: Vec<usize>,
     names: Vec<String>,
-    /// Hash of what older rows hold in a column, where they hold something: it counts as NULL, which the history has.
+    /// Hash of what rows hold in a column that are older than it, where they hold something. The history has NULL
+    /// there.
     missing: Vec<Option<u64>>,
     secret: (u64, u64),
 }
@@ -165,11 +175,7 @@ impl Side {
     }
 
     fn values(&self, rows: &RecordBatch, row: usize) -> Box<[u64]> {
-        let hash = |(place, missing): (&usize, &Option<u64>)| {
-            let hash = value_hash(rows.column(*place).as_ref(), row, self.secret);
-            if Some(hash) == *missing { NULL } else { hash }
-        };
-        self.places.iter().zip(&self.missing).map(hash).collect()
+        self.places.iter().map(|place| value_hash(rows.column(*place).as_ref(), row, self.secret)).collect()
     }
 }
 
@@ -183,16 +189,12 @@ fn value_hash(values: &dyn arrow_array::Array, row: usize, (first, second): (u64
 }
 
 /// Rows of a slice as a history has them at the position of a cut. An operator error if it does not know all of them.
-async fn states(
-    history: &HistoryRows,
-    side: &Side,
-    slice: Slice,
-    cut: &Cut,
-    table: &TableName,
-) -> Result<HashMap<u128, RowState>> {
+async fn states(history: &HistoryRows, side: &Side, slice: Slice, cut: &Cut, table: &TableName) -> Result<Past> {
     history.check_reach(table, Start::After(Bound::Lsn(cut.lsn)))?;
-    // Of a history that was trimmed, the rows that were there at its horizon are left.
-    let (mut states, mut is_whole) = (HashMap::<u128, RowState>::new(), !history.is_untrimmed());
+    let mut states = HashMap::<u128, RowState>::new();
+    // The first copy into a topic is not announced: its rows are the history's first, unless those are gone.
+    let (mut is_whole, mut is_first) = (false, history.is_untrimmed());
+    let mut first = vec![Lsn(u64::MAX); side.places.len()];
     let erased = ChainPlaces::of(history.columns()).map(|places| places.erased);
     history
         .scan(history.columns(), async |rows| {
@@ -201,6 +203,12 @@ async fn states(
                 let at = facts.at(row)?;
                 if at.position.commit_lsn > cut.lsn {
                     return Ok(false);
+                }
+                is_whole |= std::mem::take(&mut is_first) && at.change == ChangeType::Snapshot;
+                for (first, place) in first.iter_mut().zip(&side.places).filter(|(first, _)| **first == Lsn(u64::MAX)) {
+                    if rows.column(*place).is_valid(row) {
+                        *first = at.position.commit_lsn;
+                    }
                 }
                 match at.change {
                     ChangeType::SnapshotStart | ChangeType::Truncate => {
@@ -229,13 +237,13 @@ async fn states(
                     values[place] = states.get(&key).map_or(UNKNOWN, |former| former.values[place]);
                 }
                 let text = side.key_text(&rows, row);
-                states.insert(key, RowState { values, key: text });
+                states.insert(key, RowState { values, key: text, since: at.position.commit_lsn });
             }
             Ok(true)
         })
         .await?;
     match is_whole {
-        true => Ok(states),
+        true => Ok(Past { rows: states, first }),
         false => Err(unproven(cut, table, "the history does not begin with a copy of the whole table")),
     }
 }
@@ -245,7 +253,7 @@ async fn compare(
     stored: &StoredRows,
     side: &Side,
     slice: Slice,
-    mut states: HashMap<u128, RowState>,
+    mut past: Past,
     checked: &mut CutChecked,
 ) -> Result<()> {
     let columns = stored.version.columns();
@@ -263,13 +271,16 @@ async fn compare(
                 }
                 checked.rows += 1;
                 let values = side.values(&rows, row);
-                let Some(state) = states.remove(&key) else {
+                let Some(state) = past.rows.remove(&key) else {
                     checked.tell(side.key_text(&rows, row), CutDifferenceKind::Extra);
                     continue;
                 };
-                let pairs = values.iter().zip(state.values.iter()).zip(&side.names);
-                let differing = pairs.filter(|((lake, past), _)| lake != past && **past != UNKNOWN);
-                let names: Vec<String> = differing.map(|(_, name)| name.clone()).collect();
+                let is_older = |at: usize| {
+                    Some(values[at]) == side.missing[at] && state.values[at] == NULL && state.since < past.first[at]
+                };
+                let differs =
+                    |at: &usize| values[*at] != state.values[*at] && state.values[*at] != UNKNOWN && !is_older(*at);
+                let names: Vec<String> = (0..values.len()).filter(differs).map(|at| side.names[at].clone()).collect();
                 if !names.is_empty() {
                     checked.tell(state.key, CutDifferenceKind::Values(names));
                 } else if state.values.contains(&UNKNOWN) {
@@ -279,7 +290,7 @@ async fn compare(
             Ok(())
         })
         .await?;
-    for (_, state) in states {
+    for (_, state) in past.rows {
         checked.tell(state.key, CutDifferenceKind::Missing);
     }
     Ok(())

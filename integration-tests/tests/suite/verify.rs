@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
@@ -161,6 +162,9 @@ async fn a_cut_is_proved_by_its_histories_and_a_table_without_one_is_not() {
     }
     postgres.sql("UPDATE kept SET n = -id WHERE id % 2 = 0; DELETE FROM kept WHERE id < 20").await;
     postgres.sql("UPDATE kept SET id = id + 1000, wide = 'moved' WHERE id BETWEEN 450 AND 460").await;
+    // Rows that are older than a column have its default, and one is NULL in it because somebody made it so.
+    postgres.sql("ALTER TABLE kept ADD COLUMN c int DEFAULT 5").await;
+    postgres.sql("UPDATE kept SET n = 1 WHERE id = 40; UPDATE kept SET c = NULL WHERE id = 41").await;
     pipeline.catch_up(&postgres).await;
     cut(&pipeline, "good");
     postgres.sql("INSERT INTO kept VALUES (1, 1, 'later'); UPDATE kept SET wide = 'later' WHERE id < 100").await;
@@ -187,4 +191,20 @@ async fn a_cut_is_proved_by_its_histories_and_a_table_without_one_is_not() {
     let mut found = differences(&reports[0]);
     found.sort();
     assert!(!all_equal && found == ["id=300 values n", "id=401 values wide", "id=500 missing"], "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_a_cut_of_a_table_whose_first_copy_came_through_a_topic() {
+    let (postgres, kafka, registry) = between::start().await;
+    postgres.sql("CREATE TABLE kept (id int PRIMARY KEY, n int)").await;
+    postgres.sql("INSERT INTO kept SELECT i, i FROM generate_series(1, 300) i").await;
+    let mut pipeline = Pipeline::kafka(&postgres, &kafka, &registry, "partitions = 2");
+    pipeline.append_settings("[[table]]\nmatch = \"public.kept\"\nwrite = [\"mirror\", \"history\"]");
+    pipeline.start();
+    pipeline.wait_until_copied("public.kept").await;
+    postgres.sql("UPDATE kept SET n = 0 WHERE id % 3 = 0; DELETE FROM kept WHERE id > 290").await;
+    pipeline.catch_up(&postgres).await;
+    cut(&pipeline, "q3");
+    let (all_equal, reports) = verify(&pipeline, &["--at", "q3"]);
+    assert!(all_equal && reports[0]["rows"] == 290, "{reports:?}");
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use sooner_api::{Class, Coverage, CutStanding, Error, EventBatch, Result, TableState};
+use sooner_api::{Class, Coverage, Error, EventBatch, Result, TableState, Uncut};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, Position, TableName};
 
@@ -17,9 +17,9 @@ use super::ordering::{Ordering, Reached};
 use super::topic::{Topic, schema_of};
 use crate::cluster::topic_partition::Offsets;
 use crate::message::topic_message::TopicMessage;
-use crate::progress::copies::{broken_copies, copying};
+use crate::progress::copies::{broken_copies, coverage};
 use crate::progress::lineage::FormerTopic;
-use crate::progress::record::{TopicOffsets, TopicProgress};
+use crate::progress::record::TopicProgress;
 use crate::registry::plain::plain;
 
 /// Topics on their way into batches.
@@ -31,8 +31,11 @@ pub struct Intake {
     dead_letters: Option<DeadLetters>,
     topics: BTreeMap<String, Topic>,
     not_read: NotRead,
-    /// Tables can be cut where records end, which stays so until other topics or partitions are read.
-    can_be_cut: bool,
+    /// Tables that cannot be cut where records end. Once none of them is ahead, this stays so until records name other
+    /// topics, or others are read.
+    uncut: Option<Arc<Uncut>>,
+    /// Which topics the last record named, as a number.
+    named: Option<(usize, i64)>,
     assembly: Assembly,
     /// What the last watermark covers has been read: its LSN, until that is asked for.
     completed: Option<Lsn>,
@@ -79,8 +82,8 @@ impl Intake {
     pub fn new(ordering: Ordering, format: Format, dead_letters: Option<DeadLetters>) -> Intake {
         let (topics, assembly) = (BTreeMap::new(), Assembly::default());
         let (not_read, ended) = (NotRead::default(), Vec::new());
-        let (can_be_cut, completed) = (false, None);
-        Intake { ordering, format, dead_letters, topics, not_read, can_be_cut, assembly, completed, ended }
+        let (uncut, named, completed) = (None, None, None);
+        Intake { ordering, format, dead_letters, topics, not_read, uncut, named, assembly, completed, ended }
     }
 
     /// Counts the messages that went to the dead letters; none where there are none.
@@ -91,15 +94,27 @@ impl Intake {
     /// Reads these topics from now on, and forgets what it had of others.
     pub fn restart(&mut self, topics: BTreeMap<String, Topic>, not_read: NotRead) {
         (self.topics, self.not_read) = (topics, not_read);
-        self.expect_topics();
+        self.uncut = None;
         drop(self.assembly.take());
         self.ended.clear();
         self.ordering.start_over();
     }
 
-    /// Records name other topics from now on than those that are read.
-    pub fn expect_topics(&mut self) {
-        self.can_be_cut = false;
+    /// Takes note of the topics that a record names. Returns those that are neither read nor known not to be, if they
+    /// are others than before.
+    pub fn expect<'r>(&mut self, record: &'r TopicProgress) -> Vec<&'r str> {
+        // Generations are moments, so another set of topics has another sum.
+        let sum = record.topics.values().fold(0_i64, |sum, offsets| sum.wrapping_add(offsets.generation));
+        let named = Some((record.topics.len(), sum));
+        if std::mem::replace(&mut self.named, named) == named {
+            return Vec::new();
+        }
+        self.uncut = None;
+        let aside: BTreeSet<&TableName> = self.not_read.unread.iter().chain(&self.not_read.failed).collect();
+        let unread = record.topics.iter().filter(|(table, offsets)| {
+            !aside.contains(table) && self.topics.get(&offsets.topic).is_none_or(|topic| topic.table != **table)
+        });
+        unread.map(|(_, offsets)| offsets.topic.as_str()).collect()
     }
 
     /// Takes a polled message in. One of a topic that is not read is dropped.
@@ -236,39 +251,40 @@ impl Intake {
         }
         if let Some(watermark) = watermark {
             self.completed = Some(watermark.end_lsn);
-            let (except, elsewhere) = (copying(&record), self.elsewhere(&record));
-            let cut = if self.can_be_cut { CutStanding::Whole } else { self.cut_standing(&record) };
-            self.can_be_cut = cut == CutStanding::Whole;
-            self.assembly.complete(Coverage { watermark, except, elsewhere, cut });
+            if self.uncut.as_ref().is_none_or(|uncut| !uncut.ahead.is_empty()) {
+                self.uncut = Some(Arc::new(self.uncut(&record)));
+            }
+            let (elsewhere, uncut) = (self.elsewhere(&record), self.uncut.clone().unwrap_or_default());
+            self.assembly.complete(Coverage { elsewhere, uncut, ..coverage(&record, watermark) });
         }
     }
 
     /// Tables of which a record covers events that are in a topic that is not read here yet.
     pub fn elsewhere(&self, record: &TopicProgress) -> Vec<TableName> {
         let former = self.topics.iter().filter(|(name, topic)| former_topic(record, topic, name).is_some());
-        former.map(|(_, topic)| &topic.table).chain(&self.not_read.unread).cloned().collect()
+        let mut tables: Vec<_> = former.map(|(_, topic)| &topic.table).chain(&self.not_read.unread).cloned().collect();
+        tables.sort();
+        tables
     }
 
-    /// Whether the tables can be cut where a record ends. Those that cannot be opened here are told by whoever opens
-    /// them.
-    pub fn cut_standing(&self, record: &TopicProgress) -> CutStanding {
-        let of_table = |(table, offsets): (&TableName, &TopicOffsets)| {
-            let is_read = |topic: &Topic| topic.table == *table;
+    /// Tables that cannot be cut where a record ends. Those that cannot be opened here are told by whoever opens them.
+    pub fn uncut(&self, record: &TopicProgress) -> Uncut {
+        let mut uncut = Uncut::default();
+        let failed: BTreeSet<&TableName> = self.not_read.failed.iter().collect();
+        let elsewhere: BTreeSet<&TableName> =
+            self.topics.values().map(|topic| &topic.table).chain(&self.not_read.unread).collect();
+        for (table, offsets) in record.topics.iter().filter(|(table, _)| !failed.contains(table)) {
             match self.topics.get(&offsets.topic) {
-                _ if self.not_read.failed.contains(table) => CutStanding::Whole,
-                None if self.not_read.unread.contains(table) || self.topics.values().any(is_read) => CutStanding::Ahead,
-                None => CutStanding::Shared,
-                Some(topic) if topic.merge.partitions() < offsets.next_offsets.len() => CutStanding::Shared,
-                Some(topic) if topic.merge.is_beyond(&offsets.next_offsets) => CutStanding::Ahead,
-                Some(_) => CutStanding::Whole,
+                None if elsewhere.contains(table) => &mut uncut.ahead,
+                None => &mut uncut.shared,
+                Some(topic) if topic.merge.partitions() < offsets.next_offsets.len() => &mut uncut.shared,
+                Some(topic) if topic.generation != Some(offsets.generation) => &mut uncut.ahead,
+                Some(topic) if topic.merge.is_beyond(&offsets.next_offsets) => &mut uncut.ahead,
+                Some(_) => continue,
             }
-        };
-        record
-            .topics
-            .iter()
-            .map(of_table)
-            .find(|standing| *standing != CutStanding::Whole)
-            .unwrap_or(CutStanding::Whole)
+            .insert(table.clone());
+        }
+        uncut
     }
 
     /// Ends what is read of topics that others have taken the place of.

@@ -159,9 +159,12 @@ impl KafkaReader {
             return Err(Error::retry(Code::TopicRestarted, what, why, "nothing; they are read from there"));
         }
         let new: Vec<_> = new_topics(&record, &self.subscribed).into_iter().map(str::to_owned).collect();
+        let unread = self.parts.intake.expect(&record);
         if !new.is_empty() {
-            self.parts.intake.expect_topics();
             self.subscribe(new);
+        } else if self.held.iter().any(|(topic, _)| unread.contains(&topic.as_str())) {
+            // It was held before any table was on it.
+            self.parts.member.start_over();
         }
         self.lag.reading(Some(record.commit_micros));
         self.parts.intake.ordering.set_target(record);

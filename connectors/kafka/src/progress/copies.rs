@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sooner_api::{Error, TableState};
+use sooner_api::{Coverage, Error, TableState};
 use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
@@ -50,10 +50,20 @@ pub fn broken_copies(record: &TopicProgress) -> impl Iterator<Item = (&str, &Err
     })
 }
 
-/// Tables that are being copied: the stream's watermark says nothing about them.
-pub fn copying(record: &TopicProgress) -> Vec<TableName> {
-    let tables = record.record.tables.iter().filter(|(_, table)| table.state == TableState::Copying);
-    tables.map(|(name, _)| name.clone()).collect()
+/// A coverage up to a watermark, with the tables of which it says nothing since they do not follow the stream at their
+/// source.
+pub fn coverage(record: &TopicProgress, watermark: Watermark) -> Coverage {
+    let mut coverage = Coverage::all(watermark);
+    for (name, table) in &record.record.tables {
+        match table.state {
+            TableState::Streaming { .. } => continue,
+            TableState::Copying => &mut coverage.except,
+            TableState::Parked { .. } | TableState::Waiting { .. } => &mut coverage.stopped,
+            TableState::Gone => &mut coverage.gone,
+        }
+        .push(name.clone());
+    }
+    coverage
 }
 
 #[cfg(test)]
@@ -115,7 +125,12 @@ mod tests {
 
     #[test]
     fn a_table_that_is_copied_is_excepted_from_the_streams_watermark() {
-        assert_eq!(copying(&record(TableState::Copying)), [TableName::new("public", "t")]);
-        assert!(copying(&record(parked(None))).is_empty());
+        let of = |state| coverage(&record(state), Watermark::default());
+        let table = TableName::new("public", "t");
+        assert_eq!(of(TableState::Copying).except, [table.clone()]);
+        let stopped = of(parked(Some(Lsn(7))));
+        assert!(stopped.except.is_empty() && stopped.stopped == [table.clone()] && !stopped.applies_to(&table));
+        assert_eq!(of(TableState::Gone).gone, [table.clone()]);
+        assert!(of(TableState::Streaming { copied_lsn: None }).applies_to(&table));
     }
 }

@@ -1,8 +1,8 @@
 //! Messages of topics that another producer writes, on their way into batches; and how messages find their schemas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sooner_api::{Class, Code, CutStanding, Error, Step};
+use sooner_api::{Class, Code, Error, Step, Uncut};
 use sooner_kafka::consumer::format::Format;
 use sooner_kafka::consumer::intake::{Intake, NotRead};
 use sooner_kafka::consumer::ordering::Ordering;
@@ -133,24 +133,38 @@ fn a_record_says_nothing_of_tables_whose_events_are_in_a_topic_that_is_not_read_
 fn tables_can_be_cut_where_all_of_their_partitions_are_read_and_nothing_beyond() {
     let mut intake = Intake::new(Ordering::ByArrival, format(), None);
     let record = record_after_a_switch(7);
-    let mut standing = |topics: &[(&str, Vec<(i32, i64)>)], not_read: NotRead| {
+    let mut uncut = |topics: &[(&str, Vec<(i32, i64)>)], not_read: NotRead| {
         let topic = |(name, positions): &(&str, Vec<(i32, i64)>)| {
             let table = TableName::new("public", &name[..1]);
             ((*name).to_owned(), Topic::new(table, Some(7), positions.clone(), None))
         };
         intake.restart(topics.iter().map(topic).collect(), not_read);
-        intake.cut_standing(&record)
+        let Uncut { ahead, shared } = intake.uncut(&record);
+        let names =
+            |tables: BTreeSet<TableName>| tables.into_iter().map(|table| table.table).collect::<Vec<_>>().join(" ");
+        (names(ahead), names(shared))
     };
     let (none, read) = (NotRead::default, |next| vec![(0, next)]);
-    assert_eq!(standing(&[("t.v2", read(5)), ("u", read(2))], none()), CutStanding::Whole);
-    assert_eq!(standing(&[("t.v2", read(6)), ("u", read(2))], none()), CutStanding::Ahead);
-    assert_eq!(standing(&[("t", read(3)), ("u", read(5))], none()), CutStanding::Ahead, "it goes over");
+    let is = |ahead: &str, shared: &str| (ahead.to_owned(), shared.to_owned());
+    assert_eq!(uncut(&[("t.v2", read(5)), ("u", read(2))], none()), is("", ""));
+    assert_eq!(uncut(&[("t.v2", read(6)), ("u", read(2))], none()), is("t", ""));
+    assert_eq!(uncut(&[("t", read(3)), ("u", read(5))], none()), is("t", ""), "it goes over");
     let unread = NotRead { unread: vec![table()], ..none() };
-    assert_eq!(standing(&[("u", read(5))], unread), CutStanding::Ahead);
-    assert_eq!(standing(&[("u", read(5))], none()), CutStanding::Shared, "others read it");
-    assert_eq!(standing(&[("t.v2", Vec::new()), ("u", read(5))], none()), CutStanding::Shared, "and its partition");
+    assert_eq!(uncut(&[("u", read(5))], unread), is("t", ""));
+    assert_eq!(uncut(&[("u", read(6))], none()), is("u", "t"), "others read it");
+    assert_eq!(uncut(&[("t.v2", Vec::new()), ("u", read(5))], none()), is("", "t"), "and its partition");
     let failed = NotRead { failed: vec![table()], ..none() };
-    assert_eq!(standing(&[("u", read(5))], failed), CutStanding::Whole, "it is told of apart");
+    assert_eq!(uncut(&[("u", read(5))], failed), is("", ""), "it is told of apart");
+}
+
+#[test]
+fn topics_that_a_record_names_and_nobody_reads_are_told_once() {
+    let mut intake = Intake::new(Ordering::ByArrival, format(), None);
+    intake.restart(BTreeMap::new(), NotRead { failed: vec![TableName::new("public", "u")], ..NotRead::default() });
+    let record = record_after_a_switch(7);
+    assert_eq!(intake.expect(&record), ["t.v2"]);
+    assert!(intake.expect(&record).is_empty());
+    assert_eq!(intake.expect(&record_after_a_switch(8)), ["t.v2"], "it is another one of that name");
 }
 
 #[tokio::test]

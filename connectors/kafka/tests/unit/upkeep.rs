@@ -10,8 +10,9 @@ use sooner_kafka::consumer::flow::{Flow, FlowChange};
 use sooner_kafka::consumer::lag::LagGauge;
 use sooner_kafka::consumer::offsets_in_flight::OffsetsInFlight;
 use sooner_kafka::consumer::ordering::{Ordering, new_topics};
-use sooner_kafka::progress::copies::{Copies, broken_copies, copying};
+use sooner_kafka::progress::copies::{Copies, broken_copies, coverage};
 use sooner_kafka::progress::record::{TopicOffsets, TopicProgress};
+use sooner_schemas::event::Watermark;
 use sooner_schemas::{Lsn, TableName};
 
 fn name(table: &str) -> TableName {
@@ -125,7 +126,9 @@ fn only_copies_that_were_broken_off_and_those_that_run_are_excepted() {
     record.topics.remove(&name("f"));
     let broken: Vec<_> = broken_copies(&record).map(|(topic, error)| (topic, error.code)).collect();
     assert_eq!(broken, [("topic.a", Code::ShapeChanged)], "a table without a topic has nothing to break off");
-    assert_eq!(copying(&record), [name("c")]);
+    let coverage = coverage(&record, Watermark::default());
+    assert_eq!((coverage.except, coverage.gone), (vec![name("c")], vec![name("e")]));
+    assert_eq!(coverage.stopped, [name("a"), name("b"), name("f")]);
 }
 
 #[test]
