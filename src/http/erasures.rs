@@ -124,7 +124,8 @@ pub struct Wanted {
 }
 
 /// `POST /api/v1/erasures` with `{"subjects": ["email=jane@example.org"]}`, and if need be `dry_run`, `drop_cuts`,
-/// `drop_reports` and `allow_source`: as `sooner erase`, which is not waited for. The answer has the name that its certificate will have.
+/// `drop_reports` and `allow_source`: as `sooner erase`, which is not waited for. The answer has the name that its
+/// certificate will have.
 pub async fn ask(State(shared): State<Shared>, Json(wanted): Json<Wanted>) -> Answer {
     let subjects = match checked(&wanted.subjects) {
         Ok(subjects) => subjects,

@@ -1,5 +1,5 @@
-//! What `sooner verify` last found, for the API: the tables of the pipeline alone, the worst first. Verifications can be
-//! asked for.
+//! What `sooner verify` last found, for the API: the tables of the pipeline alone, the worst first. Verifications can
+//! be asked for.
 
 use std::cmp::Reverse;
 
@@ -45,8 +45,8 @@ pub struct Asked {
     repair: bool,
 }
 
-/// `POST /api/v1/verifications` with `{}`, and if need be `tables` and `repair`: as `sooner verify`, which is not waited
-/// for. What it finds is in the reports.
+/// `POST /api/v1/verifications` with `{}`, and if need be `tables` and `repair`: as `sooner verify`, which is not
+/// waited for. What it finds is in the reports.
 pub async fn ask(State(shared): State<Shared>, Json(asked): Json<Asked>) -> Answer {
     let Some(requests) = &shared.verify_requests else {
         let why = "this process has no [source] and [lake] that it could compare";

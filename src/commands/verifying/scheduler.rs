@@ -1,5 +1,6 @@
-//! Verifications of a running pipeline: on a thread of its own, when a schedule says so, and when the listener is asked.
-//! What was due while it did not run is made up for once. The pipeline goes on meanwhile, whatever becomes of them.
+//! Verifications of a running pipeline: on a thread of its own, when a schedule says so, and when the listener is
+//! asked. What was due while it did not run is made up for once. The pipeline goes on meanwhile, whatever becomes of
+//! them.
 
 use std::io;
 use std::path::{Path, PathBuf};
