@@ -85,7 +85,8 @@ def use_erasures(page, options, size):
 
 def use_reports_and_cuts(page, options, name):
     show(page, options, ":trust")
-    before = get(options.url, "/api/v1/reports/count")["runs"]
+    made = lambda: [run for run in get(options.url, "/api/v1/reports/count")["runs"] if run["state"] == "made"]
+    before = made()
     page.get_by_role("button", name="Make count now").click()
     page.locator("#answer", has_text="Asked for the report count").wait_for()
     page.get_by_label("A cut named").fill(name)
@@ -95,7 +96,6 @@ def use_reports_and_cuts(page, options, name):
     check_look(page, "a cut that cannot be")
     page.get_by_role("button", name=f"Forget {name}").click()
     page.get_by_text(f"{name} was not made").wait_for(state="hidden", timeout=20000)
-    made = lambda: [run for run in get(options.url, "/api/v1/reports/count")["runs"] if run["state"] == "made"]
     until(lambda: len(made()) > len(before), "the report is not made")
 
 

@@ -27,3 +27,6 @@ for entry in sorted((table / "_delta_log").glob("*.json")):
         add["size"] = path.stat().st_size
         add["stats"] = json.dumps({"numRecords": len(rows)})
     entry.write_text("".join(json.dumps(action) + "\n" for action in actions))
+# Checkpoints have the former sizes, and the entries that they stand for are all there.
+for checkpoint in [*(table / "_delta_log").glob("*.checkpoint*"), table / "_delta_log" / "_last_checkpoint"]:
+    checkpoint.unlink(missing_ok=True)
