@@ -30,6 +30,14 @@ pub fn sides(named: Option<NamedSide>) -> Vec<Side> {
     }
 }
 
+/// Removes a request's file, which may be gone already.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// End of the names of requests that have begun.
 const BEGUN: &str = ".begun";
 

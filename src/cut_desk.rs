@@ -14,7 +14,7 @@ use sooner_schemas::{Lsn, TableName};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::SystemClock;
-use crate::control::Requests;
+use crate::control::{Requests, remove};
 use crate::past_cut_request::PastCutRequest;
 use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
 
@@ -162,13 +162,6 @@ fn name_of(path: &Path) -> Option<String> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Serves requests until the loop's side of the desk is gone. Rows that are being copied over others are in view before

@@ -102,7 +102,7 @@ impl Intake {
 
     /// Takes note of the topics that a record names. Returns those that are neither read nor known not to be, if they
     /// are others than before.
-    pub fn expect<'r>(&mut self, record: &'r TopicProgress) -> Vec<&'r str> {
+    pub fn note_topics<'r>(&mut self, record: &'r TopicProgress) -> Vec<&'r str> {
         // Generations are moments, so another set of topics has another sum.
         let sum = record.topics.values().fold(0_i64, |sum, offsets| sum.wrapping_add(offsets.generation));
         let named = Some((record.topics.len(), sum));

@@ -159,7 +159,7 @@ impl KafkaReader {
             return Err(Error::retry(Code::TopicRestarted, what, why, "nothing; they are read from there"));
         }
         let new: Vec<_> = new_topics(&record, &self.subscribed).into_iter().map(str::to_owned).collect();
-        let unread = self.parts.intake.expect(&record);
+        let unread = self.parts.intake.note_topics(&record);
         if !new.is_empty() {
             self.subscribe(new);
         } else if self.held.iter().any(|(topic, _)| unread.contains(&topic.as_str())) {

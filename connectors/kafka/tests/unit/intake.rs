@@ -162,9 +162,9 @@ fn topics_that_a_record_names_and_nobody_reads_are_told_once() {
     let mut intake = Intake::new(Ordering::ByArrival, format(), None);
     intake.restart(BTreeMap::new(), NotRead { failed: vec![TableName::new("public", "u")], ..NotRead::default() });
     let record = record_after_a_switch(7);
-    assert_eq!(intake.expect(&record), ["t.v2"]);
-    assert!(intake.expect(&record).is_empty());
-    assert_eq!(intake.expect(&record_after_a_switch(8)), ["t.v2"], "it is another one of that name");
+    assert_eq!(intake.note_topics(&record), ["t.v2"]);
+    assert!(intake.note_topics(&record).is_empty());
+    assert_eq!(intake.note_topics(&record_after_a_switch(8)), ["t.v2"], "it is another one of that name");
 }
 
 #[tokio::test]
