@@ -89,6 +89,7 @@ impl Crowd {
             cuts: CutCounter::new(CutRequests::new(folder.path()), || Box::pin(async { Ok(None) })),
             erasing: ErasureView::new(None),
             holds: HoldVerbs { add: undone(), release: undone() },
+            tasks: None,
             reports: ReportsView::new(folder.path()),
             verify_requests: None,
             shapes: Shapes::new(Origins::default()),

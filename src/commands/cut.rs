@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
 use sooner_delta::{DeltaLake, LakeStore};
 
-use super::cut_sql::{self, Engine};
 use super::past_cut;
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until, source_end};
@@ -15,6 +14,7 @@ use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::cut_desk::CutRequests;
+use crate::cut_sql::{self, Engine};
 use crate::past_cut_request::{Past, PastCutRequest};
 use crate::pipeline::cutting::CutRequest;
 use crate::status::load;
@@ -124,10 +124,12 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
         }
         Action::List { json } => list(config, json).await?,
         Action::Show { name, json } => show(&existing(config, &name).await?, json)?,
-        Action::Sql { name, engine, json } => print(&cut_sql::text(&existing(config, &name).await?, engine, json)),
+        Action::Sql { name, engine, json } => {
+            let cut = existing(config, &name).await?;
+            print(&if json { format!("{}\n", cut_sql::json(&cut, engine)) } else { cut_sql::text(&cut, engine) });
+        }
         Action::Export { name, to, json } => {
-            let act = Act::new("cut_exported", json!({"name": name, "to": to}));
-            recorded(config, act, export(config, &name, &to, json)).await?;
+            recorded(config, export_act(&name, &to), export(config, &name, &to, json)).await?;
         }
         Action::Drop { name, json } => {
             recorded(config, Act::new("cut_dropped", json!({"name": name})), drop_cut(config, &name, json)).await?;
@@ -239,7 +241,8 @@ pub async fn position_now(config: &Config) -> anyhow::Result<Option<sooner_schem
     }
 }
 
-async fn existing(config: &Config, name: &str) -> anyhow::Result<Cut> {
+/// The cut of this name; an error, with what to do, if there is none.
+pub async fn existing(config: &Config, name: &str) -> anyhow::Result<Cut> {
     let cut = open_lake(config)?.cut(name).await?;
     cut.ok_or_else(|| anyhow::anyhow!("there is no cut '{name}'. To do: see `sooner cut list`"))
 }
@@ -294,9 +297,14 @@ fn show(cut: &Cut, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the audit trail is told of who exports a cut.
+pub fn export_act(name: &str, to: &str) -> Act {
+    Act::new("cut_exported", json!({"name": name, "to": to}))
+}
+
 async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<((), Value)> {
-    let (cut, target) = (existing(config, name).await?, LakeStore::open(to, &config.lake()?.s3)?);
-    let manifest = open_lake(config)?.export_cut(&cut, &target).await?;
+    let target = LakeStore::open(to, &config.lake()?.s3)?;
+    let manifest = open_lake(config)?.export_cut(&existing(config, name).await?, &target).await?;
     let told = json!({"lsn": manifest.lsn, "tables": manifest.tables});
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));

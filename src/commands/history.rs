@@ -1,18 +1,15 @@
 //! `sooner history`: queries of a table's history, to paste into DuckDB or Spark; and what is known of its chain, by
 //! [`history_chain`](super::history_chain).
 
-use std::time::SystemTime;
-
 use serde_json::json;
 use sooner_delta::audit::chain::Head;
-use sooner_delta::history::views::{AsOf, Engine};
-use sooner_delta::trim::{Moment, check_within};
 
 use super::history_chain::{print_head, verify};
 use super::upkeep::open_lake;
 use super::wait::{Until, parse_until};
 use super::{parse_name, print};
 use crate::config::Config;
+use crate::history_query::{HistoryEngine, history_query};
 
 /// What is asked of a history.
 #[derive(Debug, clap::Args)]
@@ -24,7 +21,7 @@ pub struct Asked {
     as_of: Option<Until>,
     /// Whose SQL.
     #[arg(long, value_enum, default_value = "duckdb")]
-    engine: For,
+    engine: HistoryEngine,
     /// Check every row of a chained history: its hash, its number, and that none is missing.
     #[arg(long)]
     verify: bool,
@@ -35,15 +32,6 @@ pub struct Asked {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// Whose SQL is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum For {
-    /// DuckDB, with its extension delta.
-    Duckdb,
-    /// Spark, with Delta Lake.
-    Spark,
 }
 
 /// Runs `sooner history`; false if the history is not as it was written.
@@ -58,41 +46,10 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<bool> {
         (false, Some(None)) => return print_head(config, &table, asked.json).await.map(|()| true),
         (false, None) => {}
     }
-    let Some(history) = open_lake(config)?.describe_history(&table).await? else {
-        anyhow::bail!(
-            "there is no history of {table} in the lake. To do: give it write = [\"mirror\", \"history\"] in a [[table]] \
-             block; it begins with a copy"
-        );
-    };
-    let engine = match asked.engine {
-        For::Duckdb => Engine::DuckDb,
-        For::Spark => Engine::Spark,
-    };
-    let query = match asked.as_of {
-        None => history.slowly_changing(engine),
-        Some(Until::Lsn(lsn)) => {
-            check_within(&table, history.horizon, &Moment::Lsn(lsn.0))?;
-            history.as_of(engine, &AsOf::Lsn(lsn.0))
-        }
-        Some(Until::Time(time)) => {
-            let time = rfc3339(time);
-            check_within(&table, history.horizon, &Moment::Time(&time))?;
-            history.as_of(engine, &AsOf::Time(time))
-        }
-    };
-    let Some(query) = query else {
-        anyhow::bail!(
-            "{table} has no key, so its rows cannot be told apart as of a moment. To do: query the events themselves, at {}",
-            history.url
-        );
-    };
+    let (location, query) = history_query(&open_lake(config)?, &table, asked.as_of, asked.engine).await?;
     match asked.json {
-        true => print(&format!("{}\n", json!({ "table": table, "location": history.url, "sql": query }))),
+        true => print(&format!("{}\n", json!({ "table": table, "location": location, "sql": query }))),
         false => print(&query),
     }
     Ok(true)
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
 }

@@ -17,32 +17,45 @@ use super::upkeep::open_lake;
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 
-/// Checks the chain of a table's history, and records what was found; false if it is not as it was written.
+/// Checks the chain of a table's history, prints and records what was found; false if it is not as it was written.
 pub async fn verify(config: &Config, table: &TableName, head: Option<Head>, json: bool) -> anyhow::Result<bool> {
-    let act = Act::new("history_verification", json!({"head": head.as_ref().map(Head::to_string)})).of_table(table);
-    recorded(config, act, verified(config, table, head, json)).await
+    let checking = async {
+        let checked = checked(config, table, head.as_ref()).await?;
+        print(&match json {
+            true => format!("{}\n", serde_json::to_string_pretty(&shown(table, &checked)?)?),
+            false => text_of(table, &checked),
+        });
+        Ok((checked.is_good(), of_audit(&checked)))
+    };
+    recorded(config, act(table, head.as_ref()), checking).await
 }
 
-async fn verified(config: &Config, table: &TableName, head: Option<Head>, json: bool) -> anyhow::Result<(bool, Value)> {
-    let lake = open_lake(config)?;
-    let erasures = ErasureRecords::of(&lake).await?.of_history(table);
-    let checked = match check(&lake.history_location(table), lake.pipeline(), &erasures, head.as_ref()).await? {
-        Outcome::Absent => return Err(no_history(table)),
-        Outcome::Unchained => return Err(not_chained(table)),
-        Outcome::Checked(checked) => checked,
-    };
-    print(&match json {
-        true => format!("{}\n", serde_json::to_string_pretty(&shown(table, &checked)?)?),
-        false => text_of(table, &checked),
-    });
-    let told = json!({
+/// What the audit trail is told of who has a chain checked.
+pub fn act(table: &TableName, head: Option<&Head>) -> Act {
+    Act::new("history_verification", json!({"head": head.map(Head::to_string)})).of_table(table)
+}
+
+/// What the audit trail is told of a check.
+pub fn of_audit(checked: &Checked) -> Value {
+    json!({
         "good": checked.is_good(), "rows": checked.rows, "head": checked.head, "faults": checked.count,
         "erased": checked.erased.values().sum::<u64>(),
-    });
-    Ok((checked.is_good(), told))
+    })
 }
 
-fn shown(table: &TableName, checked: &Checked) -> serde_json::Result<Value> {
+/// What a check of the chain of a table's history finds.
+pub async fn checked(config: &Config, table: &TableName, head: Option<&Head>) -> anyhow::Result<Checked> {
+    let lake = open_lake(config)?;
+    let erasures = ErasureRecords::of(&lake).await?.of_history(table);
+    match check(&lake.history_location(table), lake.pipeline(), &erasures, head).await? {
+        Outcome::Absent => Err(no_history(table)),
+        Outcome::Unchained => Err(not_chained(table)),
+        Outcome::Checked(checked) => Ok(checked),
+    }
+}
+
+/// What a check found, as JSON.
+pub fn shown(table: &TableName, checked: &Checked) -> serde_json::Result<Value> {
     let mut shown = serde_json::to_value(checked)?;
     (shown["table"], shown["good"]) = (json!(table), json!(checked.is_good()));
     Ok(shown)

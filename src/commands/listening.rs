@@ -13,7 +13,7 @@ use super::cut::position_now;
 use super::dead_letters::desk;
 use super::sides::Sides;
 use super::upkeep::open_lake;
-use super::{audit, erase, hold, past_cut_desk, report};
+use super::{audit, erase, hold, past_cut_desk, report, tasks};
 use crate::config::Config;
 use crate::control::Requests;
 use crate::cut_desk::CutRequests;
@@ -29,6 +29,7 @@ use crate::letters::Desk;
 use crate::plan::plan;
 use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
+use crate::tasks::TaskDesk;
 use crate::trace::aside::follower;
 use crate::verifications::ReportsView;
 use crate::verify_request::VerifyRequests;
@@ -52,8 +53,8 @@ pub async fn listen(
     let reports = ReportsView::new(&config.state_dir);
     let can_verify = sides != Sides::Source && config.source.is_some();
     let verify_requests = can_verify.then(|| VerifyRequests::new(&config.state_dir));
-    let (erasing, beside) = match sides {
-        Sides::Source => (ErasureView::new(None), Vec::new()),
+    let (erasing, tasks, beside) = match sides {
+        Sides::Source => (ErasureView::new(None), None, Vec::new()),
         Sides::Both | Sides::Sink => deeds(config, path)?,
     };
     let holds = HoldVerbs { add: verb(path, hold_added), release: verb(path, hold_released) };
@@ -68,6 +69,7 @@ pub async fn listen(
         cuts,
         erasing,
         holds,
+        tasks,
         reports,
         verify_requests,
         shapes,
@@ -81,15 +83,16 @@ pub async fn listen(
     })))
 }
 
-/// What is done when somebody asks for it, and takes long: threads of their own for erasures and for past cuts.
-fn deeds(config: &Config, path: &Path) -> anyhow::Result<(ErasureView, Vec<SideThread>)> {
+/// What is done when somebody asks for it, and takes long: threads of their own for erasures, past cuts and tasks.
+fn deeds(config: &Config, path: &Path) -> anyhow::Result<(ErasureView, Option<TaskDesk>, Vec<SideThread>)> {
     let file: Arc<Path> = path.into();
     let (desk, erasures) = ErasureDesk::start(&config.state_dir, move |order| {
         let file = file.clone();
         async move { erase::run_order(&Config::load(&file)?, order).await }
     })?;
     let past_cuts = past_cut_desk::start(path, CutRequests::new(&config.state_dir))?;
-    Ok((ErasureView::new(Some(desk)), vec![erasures, past_cuts]))
+    let (tasks, doing) = tasks::start(config, path)?;
+    Ok((ErasureView::new(Some(desk)), Some(tasks), vec![erasures, past_cuts, doing]))
 }
 
 async fn hold_added(path: Arc<Path>, asked: Value) -> anyhow::Result<Value> {

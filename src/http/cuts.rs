@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::api::{Answer, Nothing, failed, known, note, problem};
 use super::lake::{answered, lake_of};
+use crate::cut_sql::{self, Engine};
 use crate::past_cut_request::{Past, PastCutRequest};
 use crate::until::{Until, micros, parse_until};
 
@@ -66,6 +67,26 @@ pub async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Ans
             Some(error) => failed(&error),
             None => no_cut(),
         },
+        Err(refused) => refused,
+    }
+}
+
+/// In whose language a cut's tables are wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Language {
+    engine: Engine,
+}
+
+/// `GET /api/v1/cuts/{name}/sql?engine=…`: what `sooner cut sql NAME --json` prints.
+pub async fn sql(State(shared): State<Shared>, Path(name): Path<String>, Query(wanted): Query<Language>) -> Answer {
+    let lake = match place(&shared, &name) {
+        Ok(lake) => lake,
+        Err(refused) => return refused,
+    };
+    match answered(lake.cut(&name)).await {
+        Ok(Some(cut)) => (StatusCode::OK, Json(cut_sql::json(&cut, wanted.engine))),
+        Ok(None) => no_cut(),
         Err(refused) => refused,
     }
 }

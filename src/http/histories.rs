@@ -2,7 +2,7 @@
 //! is asked when somebody wants to know.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use futures::future::join_all;
 use serde::Deserialize;
@@ -12,7 +12,10 @@ use sooner_delta::store::location::HISTORY_SUFFIX;
 use sooner_schemas::TableName;
 
 use super::Shared;
-use super::api::{Answer, location};
+use super::api::{Answer, known, location, problem};
+use super::lake::{answered, lake_of};
+use crate::history_query::{HistoryEngine, history_query};
+use crate::until::parse_until;
 
 /// So many histories are told unless a limit is asked for.
 const TOLD: usize = 20;
@@ -55,4 +58,30 @@ async fn told(shared: &Shared, lake: &LakeStore, table: &TableName) -> Value {
         "columns": shape.as_ref().map(|shape| shape.columns.len()),
         "trouble": trouble,
     })
+}
+
+/// Which query of a history is wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Moment {
+    /// In whose SQL.
+    engine: HistoryEngine,
+    /// The table as of a UTC time, an LSN or now; each state of each row without it.
+    as_of: Option<String>,
+}
+
+/// `GET /api/v1/tables/{schema.table}/history?engine=…&as_of=…`: what `sooner history TABLE --json` prints.
+pub async fn query(State(shared): State<Shared>, Path(table): Path<String>, Query(wanted): Query<Moment>) -> Answer {
+    let (table, lake) = match known(&shared, &table).and_then(|table| Ok((table, lake_of(&shared, "history")?))) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let as_of = match wanted.as_of.as_deref().map(parse_until).transpose() {
+        Ok(as_of) => as_of,
+        Err(why) => return problem(StatusCode::BAD_REQUEST, &format!("as_of is no moment: {why}"), "write it so"),
+    };
+    match answered(history_query(&lake, &table, as_of, wanted.engine)).await {
+        Ok((location, sql)) => (StatusCode::OK, Json(json!({ "table": table, "location": location, "sql": sql }))),
+        Err(refused) => refused,
+    }
 }

@@ -28,6 +28,7 @@ pub mod settings;
 pub mod shapes;
 pub mod summary;
 pub mod tables;
+pub mod tasks;
 pub mod tls;
 pub mod topics;
 pub mod trace;
@@ -55,6 +56,7 @@ use self::topics::TopicView;
 use crate::control::Requests;
 use crate::letters::Desk;
 use crate::status::StatusBoard;
+use crate::tasks::TaskDesk;
 use crate::verifications::ReportsView;
 use crate::verify_request::VerifyRequests;
 
@@ -88,6 +90,8 @@ pub struct Shared {
     pub erasing: ErasureView,
     /// Makes and releases legal holds.
     pub holds: HoldVerbs,
+    /// Where tasks are asked for; none in a process without a lake.
+    pub tasks: Option<TaskDesk>,
     /// What `sooner verify` found.
     pub reports: ReportsView,
     /// Where verifications are asked for; none where this process cannot make them.
@@ -155,6 +159,9 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/cuts", get(cuts::list).post(cuts::create))
         .route("/api/v1/cuts/{name}", get(cuts::show))
         .route("/api/v1/cuts/{name}/drop", post(cuts::drop_cut))
+        .route("/api/v1/cuts/{name}/export", post(tasks::export))
+        .route("/api/v1/cuts/{name}/sql", get(cuts::sql))
+        .route("/api/v1/cuts/{name}/verify", post(tasks::verify))
         .route("/api/v1/erasures", get(erasures::list).post(erasures::ask))
         .route("/api/v1/erasures/{name}", get(erasures::show))
         .route("/api/v1/erasures/{name}/forget", post(erasures::forget))
@@ -165,6 +172,10 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/reports", get(records::reports))
         .route("/api/v1/reports/{name}", get(records::report))
         .route("/api/v1/reports/{name}/run", post(records::run))
+        .route("/api/v1/reports/{name}/backfill", post(tasks::backfill))
+        .route("/api/v1/tasks", get(tasks::list))
+        .route("/api/v1/tasks/{name}", get(tasks::show))
+        .route("/api/v1/tasks/{name}/forget", post(tasks::forget))
         .route("/api/v1/audit", get(records::audit))
         .route("/api/v1/audit/check", get(records::audit_check))
         .route("/api/v1/plan", get(api::plan))
@@ -174,6 +185,9 @@ fn router(shared: Shared, gate: Gate) -> Router {
         .route("/api/v1/tables/{table}", get(api::table))
         .route("/api/v1/tables/{table}/schema", get(schema::schema))
         .route("/api/v1/tables/{table}/trace", get(trace::trace_row))
+        .route("/api/v1/tables/{table}/history", get(histories::query))
+        .route("/api/v1/tables/{table}/history/verify", post(tasks::check_history))
+        .route("/api/v1/tables/{table}/replay", post(tasks::replay))
         .route("/api/v1/tables/{table}/resume", post(api::resume))
         .route("/api/v1/tables/{table}/copy", post(api::copy))
         .route("/api/v1/tables/{table}/cancel", post(api::cancel))

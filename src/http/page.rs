@@ -9,7 +9,7 @@ pub static PAGE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Its scripts; those that others call come first.
-const SCRIPTS: [&str; 10] = [
+const SCRIPTS: [&str; 11] = [
     include_str!("page/base.js"),
     include_str!("page/pipeline.js"),
     include_str!("page/kafka.js"),
@@ -18,6 +18,7 @@ const SCRIPTS: [&str; 10] = [
     include_str!("page/trust.js"),
     include_str!("page/records.js"),
     include_str!("page/erasures.js"),
+    include_str!("page/tasks.js"),
     include_str!("page/fleet.js"),
     include_str!("page/main.js"),
 ];

@@ -70,7 +70,7 @@ pub async fn run(State(shared): State<Shared>, Path(name): Path<String>, Json(No
 }
 
 /// That there is a report of this name.
-async fn is_report(shared: &Shared, name: &str) -> Result<(), Answer> {
+pub async fn is_report(shared: &Shared, name: &str) -> Result<(), Answer> {
     let (code, Json(all)) = answered(&shared.records.reports, "").await;
     let is_named = |report: &Value| report["report"] == name;
     match (code, all.as_array()) {

@@ -101,6 +101,15 @@ impl DeltaLake {
     }
 }
 
+/// The manifest of the export that is at a place; none if there is no complete one. An error if it is no manifest.
+pub async fn manifest_at(target: &LakeStore) -> Result<Option<Manifest>> {
+    let Some(text) = get(&*target.root(), &target.prefix().clone().join(MANIFEST)).await? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let what = format!("cannot understand the manifest at {}", target.folder_url(&[]));
+        Error::operator(Code::FileDamaged, what, error, "name another folder, or remove what is in that one")
+    })
+}
+
 /// Where files of a table are exported to.
 pub struct Place<'a> {
     /// Folder below the target.

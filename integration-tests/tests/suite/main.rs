@@ -62,6 +62,7 @@ mod simulation;
 mod slots;
 mod soft_deletes;
 mod steering;
+mod tasks;
 mod topics;
 mod trace;
 mod trust;

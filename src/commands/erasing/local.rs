@@ -44,6 +44,9 @@ fn of_file(path: &str) -> (&'static str, &'static str) {
             "a report is being made of it, or was broken off",
             "wait for the report, or remove the folder; erase again",
         ),
+        _ if path.starts_with("tasks/scratch/") => {
+            ("events are being replayed into it, or were", "wait for the task, or remove the folder; erase again")
+        }
         _ if path.starts_with("events") => {
             ("the journal tells a key", "it goes as the journal turns over; or remove the file while nothing runs")
         }

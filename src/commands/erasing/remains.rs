@@ -89,6 +89,12 @@ pub fn of_object(path: &str) -> Remains {
         _ if path.starts_with("_sooner/") && path.contains("/reports/") => {
             ("a report that this configuration does not have has made it of such rows", "delete the folder of its run")
         }
+        _ if path.starts_with("_sooner/") && path.contains("/exports/") => {
+            ("an export of a cut has it", "delete the export, and make it again if it is needed")
+        }
+        _ if path.starts_with("_sooner/") && path.contains("/replays/") => {
+            ("events that were replayed have it", "delete the file, and replay again if it is needed")
+        }
         _ if path.starts_with("_sooner/") => ("an object of the pipeline has it", "see the object, and delete it"),
         _ if path.ends_with(".parquet") => {
             ("the value is there in another column, or within a longer value", "erase by that column, if it is meant")

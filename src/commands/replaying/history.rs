@@ -6,8 +6,9 @@ use sooner_delta::replaying::output::{Form, Output};
 use sooner_delta::replaying::survey::Survey;
 
 use super::completeness::completeness;
-use super::{Done, Kept, Replay, Writer, without_history};
+use super::{Done, Replay, Writer, without_history};
 use crate::commands::upkeep::open_lake;
+use crate::tasks::EventSource;
 
 impl Replay<'_> {
     /// Writes events that are read from the history.
@@ -27,6 +28,6 @@ impl Replay<'_> {
         history.check_reach(table, found.start)?;
         let mut output = Output::new(form, (found.start, range.to), self.origin(), history.columns(), writer)?;
         history.scan(history.columns(), async |rows| output.take(&rows)).await?;
-        Ok(self.done(Kept::History, output.finish()?, (found.rows, found.last))?)
+        Ok(self.done(EventSource::History, output.finish()?, (found.rows, found.last))?)
     }
 }

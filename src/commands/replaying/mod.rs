@@ -17,16 +17,7 @@ use sooner_schemas::{Lsn, TableName};
 
 use crate::commands::upkeep::open_lake;
 use crate::config::Config;
-
-/// Where events are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Kept {
-    /// In the table's history in the lake.
-    History,
-    /// On the table's topic.
-    Topic,
-}
+use crate::tasks::EventSource;
 
 /// Whatever events are written to.
 pub type Writer = Box<dyn Write + Send>;
@@ -45,7 +36,7 @@ pub struct Replay<'a> {
 #[derive(Clone, Debug)]
 pub struct Done {
     /// Where it was read.
-    pub kept: Kept,
+    pub kept: EventSource,
     /// Number of events.
     pub events: u64,
     /// Number of rows that were read.
@@ -67,7 +58,7 @@ pub struct Report {
     pub table: TableName,
     /// Where its events were read.
     #[serde(rename = "source")]
-    pub kept: Kept,
+    pub kept: EventSource,
     /// Transactions after this.
     pub from: String,
     /// Transactions up to this.
@@ -91,16 +82,16 @@ pub struct Report {
 
 impl Replay<'_> {
     /// Writes the events; an operator error, with what to do, if not all of them are known.
-    pub async fn run(&self, kept: Option<Kept>, form: Form, writer: Writer) -> anyhow::Result<Done> {
+    pub async fn run(&self, kept: Option<EventSource>, form: Form, writer: Writer) -> anyhow::Result<Done> {
         let kept = match kept {
             Some(kept) => kept,
-            None if self.has_history().await? => Kept::History,
-            None if self.config.kafka.is_some() => Kept::Topic,
+            None if self.has_history().await? => EventSource::History,
+            None if self.config.kafka.is_some() => EventSource::Topic,
             None => return Err(without_history(&self.table).into()),
         };
         match kept {
-            Kept::History => self.write_history(form, writer).await,
-            Kept::Topic => self.write_topic(form, writer).await,
+            EventSource::History => self.write_history(form, writer).await,
+            EventSource::Topic => self.write_topic(form, writer).await,
         }
     }
 
@@ -119,7 +110,7 @@ impl Replay<'_> {
     }
 
     /// What was written, if it is what had been found.
-    fn done(&self, kept: Kept, written: Written<Writer>, found: (u64, Option<Lsn>)) -> Result<Done> {
+    fn done(&self, kept: EventSource, written: Written<Writer>, found: (u64, Option<Lsn>)) -> Result<Done> {
         let (rows, last) = found;
         if written.rows != rows {
             let why = format!("{rows} rows were there at first, and {} when they were read", written.rows);

@@ -8,7 +8,8 @@ use sooner_delta::replaying::topic_rows::TopicRows;
 use sooner_kafka::topic_range::{ReadFrom, TopicRange, expired};
 
 use super::completeness::completeness;
-use super::{Done, Kept, Replay, Writer};
+use super::{Done, Replay, Writer};
+use crate::tasks::EventSource;
 
 impl Replay<'_> {
     /// Writes events that are read from the topic.
@@ -53,7 +54,7 @@ impl Replay<'_> {
                 None => Ok(true),
             })
             .await?;
-        Ok(self.done(Kept::Topic, output.finish()?, (found.rows, found.last))?)
+        Ok(self.done(EventSource::Topic, output.finish()?, (found.rows, found.last))?)
     }
 
     /// An error if retention may have removed events of the range.

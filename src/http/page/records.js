@@ -54,6 +54,7 @@ async function drawReport(name, control) {
       make("p", {}, `${run.error.what}: ${run.error.why}`), make("p", {}, `To do: ${run.error.remedy}.`)))),
     answer.asked ? make("p", {}, "It is asked for, and not made yet.") : null,
     control ? make("p", {}, make("button", { onclick: () => runReport(name), disabled: answer.asked ? "" : null }, "Make it now")) : null,
+    control ? newBackfill(name) : null,
     rows.length ? grid(["run", { name: "state", class: "left" }, { name: "as of", class: "left" }, "rows", { name: "cut at", class: "wide" },
       { name: "files", class: "left wide" }], rows) : make("p", { class: "soft" }, "No run of it was made yet."))];
 }

@@ -137,11 +137,11 @@ function overview(verified, made, reported, erased, held, trail) {
 }
 
 async function drawTrust(control) {
-  const [verified, made, kept, reported, erased, held, trail] = await Promise.all([ask("/api/v1/verifications"), ...["cuts", "histories", "reports",
-    "erasures", "holds", "audit?limit=12"].map((name) => askLately(`/api/v1/${name}`))]);
+  const [verified, asked, made, kept, reported, erased, held, trail] = await Promise.all([ask("/api/v1/verifications"), ask("/api/v1/tasks"),
+    ...["cuts", "histories", "reports", "erasures", "holds", "audit?limit=12"].map((name) => askLately(`/api/v1/${name}`))]);
   if (trail && trail.head && !chain.at && !chain.isAsked && Number(trail.head.split(":")[0]) <= CHECKED_AT_ONCE) setTimeout(checkChain);
   return [overview(verified, made, reported, erased, held, trail), verifications(verified, control), cuts(made, control), reports(reported, control),
-    erasures(erased, control), holds(held, control), audit(trail), histories(kept)];
+    tasks(asked, control), erasures(erased, control), holds(held, control), audit(trail), histories(kept)];
 }
 
 async function drawCut(name, control) {
@@ -161,8 +161,7 @@ async function drawCut(name, control) {
     make("p", {}, `Every transaction up to ${cut.lsn}, committed ${at(cut.commit_micros)} UTC, and none after it. `,
       cut.until_millis ? `Kept until ${at(cut.until_millis * 1000)} UTC.` : "Kept until it is dropped."),
     grid(["table", { name: "written as", class: "left" }, "version", { name: "at", class: "left" }], rows),
-    make("p", { class: "soft" }, `\`sooner cut sql ${name} --engine spark\` prints how each table is read; duckdb, polars and trino, too.`),
-    control ? make("p", {}, make("button", { onclick: drop }, "Drop it")) : null)];
+    control ? make("div", { class: "bar" }, ...cutVerbs(name), make("button", { onclick: drop }, "Drop it")) : null), cutReading(name)];
 }
 
 /* How a table is written, and how it was verified last, for its own page. */
@@ -179,5 +178,6 @@ function trusted(answer, control) {
     report && report.why ? make("p", { class: "warn" }, `Not verified: ${report.why}`) : null,
     report ? examples(report) : null, report && report.verdict === "different" ? make("div", { class: "bar" },
       make("span", {}, repair(answer.table)),
-      control ? make("button", { onclick: () => verb(answer.table, "copy") }, "Copy it again now") : null) : null);
+      control ? make("button", { onclick: () => verb(answer.table, "copy") }, "Copy it again now") : null) : null,
+    ...(control && answer.write ? eventVerbs(answer.table, answer.write) : []));
 }

@@ -1,13 +1,16 @@
 //! How the tables of a cut are read, in the languages of engines.
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sooner_delta::cuts::{Cut, CutVersion};
 use sooner_schemas::TableName;
 
 /// Who reads a cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// Spark SQL, with Delta Lake.
+    #[default]
     Spark,
     /// DuckDB, with its extension delta.
     Duckdb,
@@ -17,16 +20,18 @@ pub enum Engine {
     Trino,
 }
 
-/// Statements that have an engine read the tables of a cut as of it: as a script, or as JSON, by the names of tables.
-pub fn text(cut: &Cut, engine: Engine, json: bool) -> String {
-    if !json {
-        return statements(cut, engine).map(|(_, _, statement)| format!("{statement}\n")).collect();
-    }
+/// Statements that have an engine read the tables of a cut as of it, as a script.
+pub fn text(cut: &Cut, engine: Engine) -> String {
+    statements(cut, engine).map(|(_, _, statement)| format!("{statement}\n")).collect()
+}
+
+/// The same as JSON, by the names of tables.
+pub fn json(cut: &Cut, engine: Engine) -> Value {
     let mut tables = Map::new();
     for (table, kind, statement) in statements(cut, engine) {
         tables.entry(table.to_string()).or_insert_with(|| json!({}))[kind] = Value::String(statement);
     }
-    format!("{}\n", json!({"cut": cut.name, "tables": tables}))
+    json!({ "cut": cut.name, "tables": tables })
 }
 
 /// A statement for each table and kind, `mirror` or `history`.
@@ -90,11 +95,11 @@ mod tests {
         let cut =
             Cut { name: "q3".to_owned(), lsn: Lsn(9), commit_micros: 0, made_micros: 0, until_millis: None, tables };
         let spark = "CREATE OR REPLACE TEMPORARY VIEW `public_it's` AS SELECT * FROM delta.`/lake/public/it-27s` VERSION AS OF 7;\n";
-        assert!(text(&cut, Engine::Spark, false).starts_with(spark));
+        assert!(text(&cut, Engine::Spark).starts_with(spark));
         let duck = "ATTACH '/lake/public/it-27s' AS \"public_it's\" (TYPE delta, VERSION 7);\n\
                     ATTACH '/lake/public/it-27s-history' AS \"public_it's_history\" (TYPE delta, VERSION 9);\n";
-        assert_eq!(text(&cut, Engine::Duckdb, false), duck);
-        let told: Value = serde_json::from_str(&text(&cut, Engine::Duckdb, true)).unwrap();
+        assert_eq!(text(&cut, Engine::Duckdb), duck);
+        let told = super::json(&cut, Engine::Duckdb);
         let lines: Vec<_> = duck.lines().collect();
         assert_eq!(told["tables"]["public.it's"], json!({"mirror": lines[0], "history": lines[1]}));
     }

@@ -1,0 +1,93 @@
+"""Asks for what takes long on the page, in a real Chromium, at the size of a desk and of a phone: an export, a
+verification, a replay and a check of a chain; sees what they come to; and forgets them.
+"""
+
+import argparse
+
+from page import QUIET, SIZES, check_keyboard, check_look, get
+from playwright.sync_api import sync_playwright
+
+from trust import picture, rows_of, show
+
+
+def names(options):
+    return {task["name"] for task in get(options.url, "/api/v1/tasks")["tasks"]}
+
+
+def asked(page, options, press, text):
+    """Presses something that asks for a task, and sees that there is one more."""
+    before = names(options)
+    press()
+    page.locator("#answer", has_text=text).wait_for()
+    assert len(names(options) - before) == 1, before
+
+
+def use_cut(page, options, cut, size):
+    show(page, options, f":trust/{cut}")
+    page.get_by_role("button", name="DuckDB").click()
+    statements = get(options.url, f"/api/v1/cuts/{cut}/sql?engine=duckdb")["tables"].values()
+    page.locator("[aria-label=reading] pre", has_text="ATTACH").wait_for()
+    text = page.locator("[aria-label=reading] pre").inner_text()
+    assert all(statement in text for kinds in statements for statement in kinds.values()), text
+    asked(page, options, page.get_by_role("button", name="Export it").click, f"an export of {cut}")
+    asked(page, options, page.get_by_role("button", name="Verify it").click, f"a verification of {cut}")
+    check_look(page, "a cut with its verbs")
+    check_keyboard(page)
+    picture(page, options, f"tasks-cut-{size}")
+
+
+def use_table(page, options, table, size):
+    show(page, options, table)
+    page.get_by_label("Its events after").fill("copy")
+    page.get_by_label("to", exact=True).fill("now")
+    page.get_by_label("as", exact=True).select_option("parquet")
+    asked(page, options, page.get_by_role("button", name="Replay them").click, f"the events of {table}")
+    press = page.get_by_role("button", name="Check the chain of its history").click
+    asked(page, options, press, f"a check of the chain of {table}")
+    check_look(page, "a table with its verbs")
+    picture(page, options, f"tasks-table-{size}")
+
+
+def see_and_forget(page, options, size):
+    show(page, options, ":trust")
+    section = page.locator("[aria-label=tasks]")
+    page.wait_for_function("() => [...document.querySelectorAll('[aria-label=tasks] td:nth-child(2)')]"
+                           ".every((cell) => !['waiting', 'begun'].includes(cell.textContent))", timeout=60000)
+    tasks = get(options.url, "/api/v1/tasks")["tasks"]
+    shown = [cells[1] for cells in rows_of(page, "tasks")]
+    wanted = ["failed" if task["state"] == "failed" else "done" if task["good"] else "not as it should be" for task in tasks]
+    assert shown == wanted[:20], f"{shown} is not {wanted}"
+    text = section.inner_text()
+    assert "public.notes" in text and "rows of 2 tables" in text and "chained rows" in text, text
+    check_look(page, "tasks")
+    picture(page, options, f"tasks-{size}")
+    first = tasks[0]["name"]
+    page.get_by_role("button", name=f"Forget {first}").click()
+    page.locator("#answer", has_text="Forgot it").wait_for()
+    assert first not in names(options)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--views", required=True, help="the name of a cut and of a table, apart by a comma")
+    parser.add_argument("--screenshots", help="folder")
+    options = parser.parse_args()
+    cut, table = options.views.split(",")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
+        for size, (width, height) in SIZES.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            failures = []
+            page.on("pageerror", lambda error: failures.append(str(error)))
+            page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+            use_cut(page, options, cut, size)
+            use_table(page, options, table, size)
+            see_and_forget(page, options, size)
+            assert not failures, failures
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

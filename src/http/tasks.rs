@@ -1,0 +1,228 @@
+//! Tasks by the API: what takes long, is asked for, and not waited for.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use chrono_tz::Tz;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sooner_delta::audit::chain::Head;
+use sooner_delta::cuts::check_cut_name;
+use sooner_schemas::TableName;
+
+use super::Shared;
+use super::api::{Answer, Nothing, known, note, problem};
+use super::lake::{answered, lake_of};
+use super::records::is_report;
+use crate::schedule::parse_moment;
+use crate::tasks::{EventFormat, EventSource, Forgotten, Refusal, Task, TaskDesk, Wanted};
+use crate::until::{parse_from, parse_to};
+
+/// `GET /api/v1/tasks`: what was asked for, the last one first, and what has become of it.
+pub async fn list(State(shared): State<Shared>) -> Json<Value> {
+    let tasks = shared.tasks.as_ref().map(TaskDesk::all);
+    let asked: Vec<_> = tasks.iter().flatten().filter(|task| !task.is_over()).map(|task| &task.name).collect();
+    Json(json!({ "tasks": tasks, "asked": asked }))
+}
+
+/// `GET /api/v1/tasks/{name}`: one of them; 202 if it is not done yet.
+pub async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Answer {
+    match shared.tasks.as_ref().and_then(|tasks| tasks.task(&name)) {
+        Some(task) if Task::is_over(&task) => (StatusCode::OK, Json(json!(task))),
+        Some(task) => (StatusCode::ACCEPTED, Json(json!(task))),
+        None => no_task(),
+    }
+}
+
+/// `POST /api/v1/tasks/{name}/forget` with `{}`: forgets one that is over, or withdraws one that has not begun. What it
+/// made stays.
+pub async fn forget(State(shared): State<Shared>, Path(name): Path<String>, Json(Nothing {}): Json<Nothing>) -> Answer {
+    let Some(tasks) = &shared.tasks else { return no_task() };
+    match tasks.forget(&name) {
+        Ok(Forgotten::Yes) => {
+            note(&shared, None, "task forget", json!({ "name": name }));
+            (StatusCode::OK, Json(json!({ "forgotten": true })))
+        }
+        Ok(Forgotten::Begun) => problem(StatusCode::CONFLICT, "the task has begun", "wait until it is over"),
+        Ok(Forgotten::Unknown) => no_task(),
+        Err(error) => unwritable(&error),
+    }
+}
+
+/// Body of a request for an export.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Where to: `s3://bucket/prefix` in the lake's store; a folder of the cut's name in the lake if left out.
+    #[serde(default)]
+    to: Option<String>,
+}
+
+/// `POST /api/v1/cuts/{name}/export` with `{}` or `{"to": "s3://…"}`: as `sooner cut export`, which is not waited for.
+pub async fn export(
+    State(shared): State<Shared>,
+    Path(cut): Path<String>,
+    Json(Export { to }): Json<Export>,
+) -> Answer {
+    if let Err(refused) = has_cut(&shared, &cut).await {
+        return refused;
+    }
+    let to = to.filter(|to| !to.is_empty());
+    if to.as_ref().is_some_and(|to| !to.starts_with("s3://")) {
+        let remedy = "write it as s3://bucket/prefix, leave it out, or use `sooner cut export` for a folder";
+        return problem(StatusCode::BAD_REQUEST, "to is no place in a bucket", remedy);
+    }
+    let told = json!({ "name": cut, "to": to });
+    ask(&shared, Wanted::CutExport { cut, to }, ("cut export", told))
+}
+
+/// Body of a request for a verification of a cut.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verification {
+    /// The tables, as schema.table; all of the cut if none are named.
+    #[serde(default)]
+    tables: Vec<TableName>,
+}
+
+/// `POST /api/v1/cuts/{name}/verify` with `{}`, and if need be `tables`: as `sooner verify --at NAME`, which is not
+/// waited for.
+pub async fn verify(
+    State(shared): State<Shared>,
+    Path(cut): Path<String>,
+    Json(Verification { tables }): Json<Verification>,
+) -> Answer {
+    if let Err(refused) = has_cut(&shared, &cut).await {
+        return refused;
+    }
+    let told = json!({ "at": cut, "tables": tables });
+    ask(&shared, Wanted::CutVerification { cut, tables }, ("verify", told))
+}
+
+/// Body of a request for a backfill.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backfill {
+    /// The first day by the report's time zone, or a UTC time.
+    #[serde(default)]
+    from: String,
+    /// The last day, or a UTC time.
+    #[serde(default)]
+    to: String,
+}
+
+/// `POST /api/v1/reports/{name}/backfill` with `{"from": "2026-01-01", "to": "2026-01-31"}`: as `sooner backfill`,
+/// which is not waited for.
+pub async fn backfill(
+    State(shared): State<Shared>,
+    Path(report): Path<String>,
+    Json(Backfill { from, to }): Json<Backfill>,
+) -> Answer {
+    if let Err(refused) = is_report(&shared, &report).await {
+        return refused;
+    }
+    for (name, moment) in [("from", &from), ("to", &to)] {
+        // Whether it can be understood is the same by any clock.
+        if let Err(why) = parse_moment(moment, Tz::UTC, false) {
+            return problem(StatusCode::BAD_REQUEST, &format!("{name} is no moment: {why}"), "write it so");
+        }
+    }
+    let told = json!({ "report": report, "from": from, "to": to });
+    ask(&shared, Wanted::Backfill { report, from, to }, ("backfill", told))
+}
+
+/// Body of a request for a replay.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// Transactions after this: an LSN, a UTC time, or `copy`.
+    from: String,
+    /// Transactions up to and with this: an LSN, a UTC time, or `now`.
+    to: String,
+    /// Where events are read; from the history if the table has one, otherwise from its topic.
+    #[serde(default)]
+    source: Option<EventSource>,
+    /// How they are written.
+    #[serde(default)]
+    format: EventFormat,
+}
+
+/// `POST /api/v1/tables/{schema.table}/replay` with `{"from": "0/16B3748", "to": "now"}`, and if need be `source` and
+/// `format`: as `sooner replay`, which is not waited for, into a file of the lake.
+pub async fn replay(State(shared): State<Shared>, Path(table): Path<String>, Json(wanted): Json<Replay>) -> Answer {
+    let table = match known(&shared, &table) {
+        Ok(table) => table,
+        Err(refused) => return refused,
+    };
+    let Replay { from, to, source, format } = wanted;
+    for (name, parsed) in [("from", parse_from(&from)), ("to", parse_to(&to))] {
+        if let Err(why) = parsed {
+            return problem(StatusCode::BAD_REQUEST, &format!("{name} is no end of a range: {why}"), "write it so");
+        }
+    }
+    let told = json!({ "table": table, "from": from, "to": to, "source": source, "format": format });
+    ask(&shared, Wanted::Replay { table, from, to, source, format }, ("replay", told))
+}
+
+/// Body of a request for a chain to be checked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    /// A former end of the chain, `SEQUENCE:HASH`.
+    #[serde(default)]
+    head: Option<String>,
+}
+
+/// `POST /api/v1/tables/{schema.table}/history/verify` with `{}` or `{"head": "…"}`: as `sooner history --verify`, which
+/// is not waited for.
+pub async fn check_history(
+    State(shared): State<Shared>,
+    Path(table): Path<String>,
+    Json(Chain { head }): Json<Chain>,
+) -> Answer {
+    let table = match known(&shared, &table) {
+        Ok(table) => table,
+        Err(refused) => return refused,
+    };
+    if let Some(Err(why)) = head.as_deref().map(str::parse::<Head>) {
+        return problem(StatusCode::BAD_REQUEST, &format!("head is no end of a chain: {why}"), "write it so");
+    }
+    let told = json!({ "table": table, "head": head });
+    ask(&shared, Wanted::HistoryVerification { table, head }, ("history verify", told))
+}
+
+fn ask(shared: &Shared, wanted: Wanted, (verb, told): (&str, Value)) -> Answer {
+    let Some(tasks) = &shared.tasks else {
+        let remedy = "ask the listener of the sink's process, or use the command";
+        return problem(StatusCode::CONFLICT, "this process has no lake", remedy);
+    };
+    match tasks.ask(wanted) {
+        Ok(name) => {
+            note(shared, None, verb, told);
+            (StatusCode::ACCEPTED, Json(json!({ "asked": true, "task": name })))
+        }
+        Err(Refusal::Full) => {
+            let why = "many tasks are asked for already, and done one after the other";
+            problem(StatusCode::TOO_MANY_REQUESTS, why, "see /api/v1/tasks, and ask again when some are done")
+        }
+        Err(Refusal::Unwritable(error)) => unwritable(&error),
+    }
+}
+
+/// That there is a cut of this name.
+async fn has_cut(shared: &Shared, name: &str) -> Result<(), Answer> {
+    let no_cut = || problem(StatusCode::NOT_FOUND, "there is no such cut", "see /api/v1/cuts");
+    if check_cut_name(name).is_err() {
+        return Err(no_cut());
+    }
+    answered(lake_of(shared, "cut")?.cut(name)).await?.map(drop).ok_or_else(no_cut)
+}
+
+fn no_task() -> Answer {
+    problem(StatusCode::NOT_FOUND, "there is no such task", "see /api/v1/tasks")
+}
+
+fn unwritable(error: &std::io::Error) -> Answer {
+    let why = format!("cannot write the state folder: {error}");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, &why, "see to the disk of state_dir")
+}

@@ -1,0 +1,447 @@
+//! What takes long and is asked of a running process: tasks, which are done one after the other, on a thread of its own
+//! beside the stream. Each is a file in the state folder from when it is asked for, so that the next process goes on
+//! with it; what became of it stays there until others have taken its place.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sooner_api::{Class, Clock, Code, Error, Result};
+use sooner_schemas::TableName;
+use tokio::sync::Notify;
+
+use crate::clock::SystemClock;
+use crate::control::remove;
+use crate::side_thread::SideThread;
+use crate::told::operator_error;
+
+/// Tasks that are not done yet, at most.
+const MOST_WAITING: usize = 20;
+/// Tasks that are done and kept, at most; the oldest go first.
+const MOST_KEPT: usize = 50;
+/// So often a task is begun: its process may end meanwhile, and its store may be away.
+const MOST_ATTEMPTS: u32 = 5;
+/// Before a task is begun again whose store was away.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Wanted {
+    /// A cut is written as Parquet files, to a place of its own in the lake if none is named.
+    CutExport {
+        /// Name of the cut.
+        cut: String,
+        /// Where to, as a URL.
+        to: Option<String>,
+    },
+    /// Tables of a cut are compared with their histories.
+    CutVerification {
+        /// Name of the cut.
+        cut: String,
+        /// The tables; all of the cut if none are named.
+        tables: Vec<TableName>,
+    },
+    /// Runs of a report are made for times that have passed.
+    Backfill {
+        /// Name of the report.
+        report: String,
+        /// From when on, as a person wrote it.
+        from: String,
+        /// Until when, as a person wrote it.
+        to: String,
+    },
+    /// Events of a table are written to a file of the lake.
+    Replay {
+        /// The table.
+        table: TableName,
+        /// From where on, as a person wrote it.
+        from: String,
+        /// To where, as a person wrote it.
+        to: String,
+        /// Where they are read.
+        source: Option<EventSource>,
+        /// How they are written.
+        format: EventFormat,
+    },
+    /// The chain of a table's history is checked.
+    HistoryVerification {
+        /// The table.
+        table: TableName,
+        /// A former end of the chain, SEQUENCE:HASH.
+        head: Option<String>,
+    },
+}
+
+/// Where events of a table are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EventSource {
+    /// In the table's history in the lake.
+    History,
+    /// On the table's topic.
+    Topic,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// The columns of a history.
+    Parquet,
+}
+
+/// What a task came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether all is as it should be; false if a check found something, or a part could not be made.
+    pub good: bool,
+    /// What is told of it.
+    pub result: Value,
+}
+
+/// Where a task stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Standing {
+    /// It waits for others.
+    Waiting,
+    /// It is being done.
+    Begun,
+    /// It was done.
+    Done(Done),
+    /// It could not be done.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+}
+
+/// A task, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its name, which begins with the time at which it was asked for.
+    pub name: String,
+    /// What is to be done.
+    pub wanted: Wanted,
+    /// When it was asked for, in microseconds since 1970.
+    pub asked_micros: i64,
+    /// When it ended, in microseconds since 1970.
+    pub ended_micros: Option<i64>,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+/// Why a task cannot be asked for.
+#[derive(Debug)]
+pub enum Refusal {
+    /// So many wait already.
+    Full,
+    /// The state folder cannot be written to.
+    Unwritable(io::Error),
+}
+
+/// What became of a wish to forget a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It is known no more, and not begun.
+    Yes,
+    /// It is being done.
+    Begun,
+    /// There is none of this name.
+    Unknown,
+}
+
+/// Where tasks are asked for.
+#[derive(Clone, Debug)]
+pub struct TaskDesk {
+    folder: PathBuf,
+    known: Arc<Mutex<BTreeMap<String, Task>>>,
+    asked: Arc<Notify>,
+}
+
+impl TaskDesk {
+    /// Has `work` do what is asked for, one at a time, as long as the thread is kept; first what the process before
+    /// this one has left.
+    pub fn start<F>(
+        state_dir: &Path,
+        work: impl Fn(String, Wanted) -> F + Send + 'static,
+    ) -> Result<(TaskDesk, SideThread)>
+    where
+        F: Future<Output = anyhow::Result<Done>>,
+    {
+        let folder = state_dir.join("tasks");
+        let known = Arc::new(Mutex::new(left_behind(&folder)));
+        let desk = TaskDesk { folder, known, asked: Arc::default() };
+        let serving = desk.clone();
+        let thread = SideThread::start("tasks", move || async move {
+            loop {
+                match serving.begin() {
+                    None => serving.asked.notified().await,
+                    Some(Task { name, wanted, .. }) => {
+                        let outcome = work(name.clone(), wanted).await;
+                        if !serving.end(&name, outcome) {
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok((desk, thread))
+    }
+
+    /// Asks for something; returns the task's name. The same that has not been done yet is not asked for twice.
+    pub fn ask(&self, wanted: Wanted) -> std::result::Result<String, Refusal> {
+        let mut known = self.known();
+        let waiting = || known.values().filter(|task| !task.is_over());
+        if let Some(same) = waiting().find(|task| task.wanted == wanted) {
+            return Ok(same.name.clone());
+        }
+        if waiting().count() >= MOST_WAITING {
+            return Err(Refusal::Full);
+        }
+        let asked_micros = SystemClock.now_micros();
+        let name = format!("task-{}-{:08x}", asked_micros / 1000, rand::random::<u32>());
+        let task = Task {
+            name: name.clone(),
+            wanted,
+            asked_micros,
+            ended_micros: None,
+            attempts: 0,
+            standing: Standing::Waiting,
+        };
+        self.store(&task).map_err(Refusal::Unwritable)?;
+        known.insert(name.clone(), task);
+        self.asked.notify_one();
+        Ok(name)
+    }
+
+    /// All tasks, the last one first.
+    pub fn all(&self) -> Vec<Task> {
+        self.known().values().rev().cloned().collect()
+    }
+
+    /// A task by its name.
+    pub fn task(&self, name: &str) -> Option<Task> {
+        self.known().get(name).cloned()
+    }
+
+    /// Forgets a task that is done or has failed, or withdraws one that has not begun.
+    pub fn forget(&self, name: &str) -> io::Result<Forgotten> {
+        let mut known = self.known();
+        Ok(match known.get(name).map(|task| &task.standing) {
+            None => Forgotten::Unknown,
+            Some(Standing::Begun) => Forgotten::Begun,
+            Some(_) => {
+                remove(&self.path(name))?;
+                known.remove(name);
+                Forgotten::Yes
+            }
+        })
+    }
+
+    /// The task that was asked for first of those that are to be done; none if there is none. One that has been begun
+    /// too often has failed.
+    fn begin(&self) -> Option<Task> {
+        let mut known = self.known();
+        loop {
+            let task = known.values_mut().find(|task| task.standing == Standing::Waiting)?;
+            task.attempts += 1;
+            task.standing = Standing::Begun;
+            if task.attempts > MOST_ATTEMPTS {
+                task.fail(died_too_often(task));
+            }
+            self.note(task);
+            if !task.is_over() {
+                return Some(task.clone());
+            }
+        }
+    }
+
+    /// Notes what became of a task; false if it is to be done again in a while.
+    fn end(&self, name: &str, outcome: anyhow::Result<Done>) -> bool {
+        let mut known = self.known();
+        let Some(task) = known.get_mut(name) else { return true };
+        let (code, what) = task.wanted.failure();
+        match outcome.map_err(|error| operator_error(error, code, &what)) {
+            Ok(done) => {
+                tracing::info!(task = name, good = done.good, "a task is done");
+                task.standing = Standing::Done(done);
+                task.ended_micros = Some(SystemClock.now_micros());
+            }
+            Err(error) if error.class == Class::Retry && task.attempts < MOST_ATTEMPTS => {
+                tracing::warn!(task = name, code = %error.code, %error, "a task cannot be done yet");
+                task.standing = Standing::Waiting;
+            }
+            Err(error) => {
+                tracing::warn!(task = name, code = %error.code, %error, "a task could not be done");
+                task.fail(error);
+            }
+        }
+        self.note(task);
+        let is_over = task.is_over();
+        let over: Vec<_> = known.values().filter(|task| task.is_over()).map(|task| task.name.clone()).collect();
+        for name in over.iter().take(over.len().saturating_sub(MOST_KEPT)) {
+            known.remove(name);
+            // What cannot be removed is told once more by the next process.
+            let _ = remove(&self.path(name));
+        }
+        is_over
+    }
+
+    /// Writes down where a task stands. If that fails, the next process does it again, which does no harm.
+    fn note(&self, task: &Task) {
+        if let Err(error) = self.store(task) {
+            tracing::warn!(task = task.name, %error, "the state folder does not say where a task stands");
+        }
+    }
+
+    fn store(&self, task: &Task) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let beside = self.folder.join(format!("{}.writing", task.name));
+        std::fs::write(&beside, serde_json::to_vec(task)?)?;
+        std::fs::rename(beside, self.path(&task.name))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.json"))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Task>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Task {
+    /// Whether nothing is left to be done.
+    pub fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Done(_) | Standing::Failed { .. })
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.standing = Standing::Failed { error };
+        self.ended_micros = Some(SystemClock.now_micros());
+    }
+}
+
+impl Wanted {
+    /// What is said of a failure that does not say so itself.
+    fn failure(&self) -> (Code, String) {
+        match self {
+            Wanted::CutExport { cut, .. } => (Code::CutImpossible, format!("cannot export the cut '{cut}'")),
+            Wanted::CutVerification { cut, .. } => (Code::CutImpossible, format!("cannot verify the cut '{cut}'")),
+            Wanted::Backfill { report, .. } => (Code::ReportFailed, format!("cannot fill the report '{report}'")),
+            Wanted::Replay { table, .. } => (Code::ReplayImpossible, format!("cannot replay events of {table}")),
+            Wanted::HistoryVerification { table, .. } => {
+                (Code::HistoryChained, format!("cannot check the chain of the history of {table}"))
+            }
+        }
+    }
+}
+
+fn died_too_often(task: &Task) -> Error {
+    let (code, what) = task.wanted.failure();
+    let why = format!("its process ended {MOST_ATTEMPTS} times meanwhile");
+    Error::operator(code, what, why, "see its log for why, and ask again; or use the command beside the process")
+}
+
+/// What the process before this one has left: what was begun is to be done again.
+fn left_behind(folder: &Path) -> BTreeMap<String, Task> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let read = |path: PathBuf| serde_json::from_slice::<Task>(&std::fs::read(path).ok()?).ok();
+    let mut known: BTreeMap<_, _> = files.filter_map(read).map(|task| (task.name.clone(), task)).collect();
+    for task in known.values_mut().filter(|task| task.standing == Standing::Begun) {
+        task.standing = Standing::Waiting;
+    }
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn wanted(report: &str) -> Wanted {
+        Wanted::Backfill { report: report.to_owned(), from: "2026-01-01".to_owned(), to: "2026-01-31".to_owned() }
+    }
+
+    /// A desk whose work waits for leave, and does what the report's name says.
+    fn desk(folder: &Path) -> (TaskDesk, SideThread, Arc<Semaphore>) {
+        let leave = Arc::new(Semaphore::new(0));
+        let waits = leave.clone();
+        let (desk, thread) = TaskDesk::start(folder, move |_, wanted| {
+            let waits = waits.clone();
+            async move {
+                waits.acquire().await.unwrap().forget();
+                match wanted {
+                    Wanted::Backfill { report, .. } if report == "failed" => {
+                        Err(anyhow::anyhow!("it has no history. To do: give it one"))
+                    }
+                    _ => Ok(Done { good: true, result: "made".into() }),
+                }
+            }
+        })
+        .unwrap();
+        (desk, thread, leave)
+    }
+
+    async fn until(desk: &TaskDesk, name: &str, is: impl Fn(&Standing) -> bool) -> Task {
+        loop {
+            match desk.task(name) {
+                Some(task) if is(&task.standing) => return task,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn tasks_are_done_in_their_order_and_each_is_asked_for_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, _thread, leave) = desk(folder.path());
+        let first = desk.ask(wanted("failed")).unwrap();
+        until(&desk, &first, |standing| *standing == Standing::Begun).await;
+        let second = desk.ask(wanted("a")).unwrap();
+        assert_eq!(desk.ask(wanted("a")).unwrap(), second);
+        let third = desk.ask(wanted("b")).unwrap();
+        assert_eq!(desk.forget(&first).unwrap(), Forgotten::Begun);
+        assert_eq!((desk.forget(&third).unwrap(), desk.forget("other").unwrap()), (Forgotten::Yes, Forgotten::Unknown));
+        leave.add_permits(3);
+        let done = until(&desk, &second, |standing| matches!(standing, Standing::Done(_))).await;
+        assert_eq!((done.attempts, done.ended_micros.is_some()), (1, true));
+        let Standing::Failed { error } = desk.task(&first).unwrap().standing else { panic!("it has failed") };
+        assert_eq!((error.why.as_str(), error.remedy.as_str()), ("it has no history", "give it one"));
+        assert_eq!(desk.all().iter().map(|task| &task.name).collect::<Vec<_>>(), [&second, &first]);
+        assert_ne!(desk.ask(wanted("a")).unwrap(), second, "what was done can be asked for again");
+    }
+
+    #[tokio::test]
+    async fn the_next_process_does_what_the_one_before_has_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, thread, _leave) = desk(folder.path());
+        let name = before.ask(wanted("a")).unwrap();
+        until(&before, &name, |standing| *standing == Standing::Begun).await;
+        drop(thread);
+        for attempt in 2..=MOST_ATTEMPTS {
+            let (next, _thread, _leave) = desk(folder.path());
+            let task = until(&next, &name, |standing| *standing == Standing::Begun).await;
+            assert_eq!(task.attempts, attempt);
+        }
+        let (last, _thread, leave) = desk(folder.path());
+        leave.add_permits(1);
+        let task = until(&last, &name, |standing| matches!(standing, Standing::Failed { .. })).await;
+        assert!(matches!(task.standing, Standing::Failed { error } if error.why.contains("5 times")));
+        assert_eq!(desk(folder.path()).0.task(&name).unwrap().attempts, MOST_ATTEMPTS + 1, "it stays so");
+    }
+}
