@@ -40,7 +40,7 @@ def use_table(page, options, table, size):
     show(page, options, table)
     page.get_by_label("Its events after").fill("copy")
     page.get_by_label("to", exact=True).fill("now")
-    page.get_by_label("as", exact=True).select_option("parquet")
+    page.locator("#replay-format").select_option("parquet")
     asked(page, options, page.get_by_role("button", name="Replay them").click, f"the events of {table}")
     press = page.get_by_role("button", name="Check the chain of its history").click
     asked(page, options, press, f"a check of the chain of {table}")
@@ -58,7 +58,7 @@ def see_and_forget(page, options, size):
     wanted = ["failed" if task["state"] == "failed" else "done" if task["good"] else "not as it should be" for task in tasks]
     assert shown == wanted[:20], f"{shown} is not {wanted}"
     text = section.inner_text()
-    assert "public.notes" in text and "rows of 2 tables" in text and "chained rows" in text, text
+    assert "public.notes" in text and "rows of 2 tables and 1 histories" in text and "chained rows" in text, text
     check_look(page, "tasks")
     picture(page, options, f"tasks-{size}")
     first = tasks[0]["name"]

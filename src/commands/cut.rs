@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sooner_delta::cuts::{Cut, CutVersion, check_cut_name};
+use sooner_delta::export::{Manifest, export_cut};
 use sooner_delta::{DeltaLake, LakeStore};
 
 use super::past_cut;
@@ -75,7 +76,7 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Writes its tables as plain Parquet files, with a manifest that has their hashes.
+    /// Writes its tables and histories as plain Parquet files, with a manifest that has their hashes.
     Export {
         /// Its name.
         name: String,
@@ -302,16 +303,23 @@ pub fn export_act(name: &str, to: &str) -> Act {
     Act::new("cut_exported", json!({"name": name, "to": to}))
 }
 
+/// What the audit trail is told of an export.
+pub fn export_told(manifest: &Manifest) -> Value {
+    json!({"lsn": manifest.lsn, "tables": manifest.tables, "histories": manifest.histories})
+}
+
 async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<((), Value)> {
     let target = LakeStore::open(to, &config.lake()?.s3)?;
-    let manifest = open_lake(config)?.export_cut(&existing(config, name).await?, &target).await?;
-    let told = json!({"lsn": manifest.lsn, "tables": manifest.tables});
+    let manifest = export_cut(&open_lake(config)?, &existing(config, name).await?, &target).await?;
+    let told = export_told(&manifest);
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));
         return Ok(((), told));
     }
-    for (table, exported) in &manifest.tables {
-        print(&format!("{table}: {} rows in {} files\n", exported.rows, exported.files.len()));
+    for (kind, all) in [("", &manifest.tables), ("history of ", &manifest.histories)] {
+        for (table, exported) in all {
+            print(&format!("{kind}{table}: {} rows in {} files\n", exported.rows, exported.files.len()));
+        }
     }
     print(&format!("exported the cut '{name}' to {to}\n"));
     Ok(((), told))

@@ -29,7 +29,7 @@ use crate::letters::Desk;
 use crate::plan::plan;
 use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
-use crate::tasks::TaskDesk;
+use crate::tasks::desk::TaskDesk;
 use crate::trace::aside::follower;
 use crate::verifications::ReportsView;
 use crate::verify_request::VerifyRequests;

@@ -89,6 +89,11 @@ pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> an
 
 async fn copy_now(config: &Config, table: TableName, condition: Option<String>) -> anyhow::Result<((), Value)> {
     let source = config.source()?;
+    anyhow::ensure!(
+        condition.is_none() || config.tables.ways(&table).append.is_none(),
+        "rows of {table} are only added (write = [\"append\"]): a copy of some would add them twice. To do: copy the \
+         whole table, without --where"
+    );
     // Where tables keep their names, only the pipeline knows what this one is called by now; it refuses what is wrong.
     if let Some(condition) = condition.as_ref().filter(|_| source.kept_names.is_none()) {
         let mut client = Client::connect(&source.connect, Mode::Sql).await?;

@@ -1,5 +1,5 @@
-//! Does the tasks that a running process is asked for: what the commands do, with the configuration that the file has by
-//! then, into places of the lake. Each can be begun again after its process has died.
+//! Does the tasks that a running process is asked for: what the commands do, with the configuration that the file has
+//! by then, into places of the lake. Each can be begun again after its process has died.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use sooner_api::{Code, Result};
 use sooner_delta::LakeStore;
 use sooner_delta::audit::chain::Head;
 use sooner_delta::cuts::Cut;
-use sooner_delta::export::{MANIFEST, Manifest, manifest_at};
+use sooner_delta::export::{MANIFEST, Manifest, export_cut, manifest_at};
 use sooner_delta::results::ResultFolder;
 use sooner_schemas::TableName;
 
-use super::cut::{existing, export_act};
+use super::cut::{existing, export_act, export_told};
 use super::report::named;
 use super::upkeep::open_lake;
 use super::verifying::at_cut::verify_cut;
@@ -25,7 +25,8 @@ use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::reports::making::Maker;
 use crate::side_thread::SideThread;
-use crate::tasks::{Done, EventFormat, EventSource, TaskDesk, Wanted};
+use crate::tasks::desk::TaskDesk;
+use crate::tasks::{Done, EventFormat, EventSource, Wanted};
 use crate::until::{parse_from, parse_to};
 
 /// Tables and runs that are told of in what a task came to, at most.
@@ -61,24 +62,24 @@ async fn export(config: &Config, name: &str, to: Option<String>) -> anyhow::Resu
     let url = to.unwrap_or_else(|| ResultFolder::of_lake(&lake, "exports").below(name).url().to_owned());
     let target = LakeStore::open(&url, &config.lake()?.s3)?;
     let exporting = async {
-        let manifest = match lake.export_cut(&cut, &target).await {
+        let manifest = match export_cut(&lake, &cut, &target).await {
             Err(error) if error.code == Code::CutExists => match manifest_at(&target).await? {
                 Some(manifest) if is_of(&manifest, &cut, lake.pipeline()) => manifest,
                 _ => return Err(error.into()),
             },
             exported => exported?,
         };
-        let files = || manifest.tables.values().flat_map(|table| &table.files);
         let told = json!({
             "url": url,
             "manifest": format!("{}/{MANIFEST}", url.trim_end_matches('/')),
             "lsn": manifest.lsn,
             "tables": manifest.tables.len(),
-            "files": files().count(),
-            "rows": files().map(|file| file.rows).sum::<u64>(),
-            "bytes": files().map(|file| file.bytes).sum::<u64>(),
+            "histories": manifest.histories.len(),
+            "files": manifest.files().count(),
+            "rows": manifest.files().map(|file| file.rows).sum::<u64>(),
+            "bytes": manifest.files().map(|file| file.bytes).sum::<u64>(),
         });
-        Ok((Done { good: true, result: told }, json!({"lsn": manifest.lsn, "tables": manifest.tables})))
+        Ok((Done { good: true, result: told }, export_told(&manifest)))
     };
     recorded(config, export_act(name, &url).through_http(), exporting).await
 }

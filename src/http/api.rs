@@ -287,6 +287,10 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
         Ok(table) => table,
         Err(answer) => return answer,
     };
+    if condition.is_some() && shared.shapes.origins().ways.of(&table).append.is_some() {
+        let why = "rows of this table are only added: a copy of some would add them twice";
+        return problem(StatusCode::CONFLICT, why, "copy the whole table, without where");
+    }
     note(shared, Some(&table), "copy", json!({ "where": condition }));
     stored(shared.requests.ask(&CopyRequest { table, condition }), json!({ "asked": true }))
 }

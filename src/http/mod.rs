@@ -56,7 +56,7 @@ use self::topics::TopicView;
 use crate::control::Requests;
 use crate::letters::Desk;
 use crate::status::StatusBoard;
-use crate::tasks::TaskDesk;
+use crate::tasks::desk::TaskDesk;
 use crate::verifications::ReportsView;
 use crate::verify_request::VerifyRequests;
 

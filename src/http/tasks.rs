@@ -15,7 +15,8 @@ use super::api::{Answer, Nothing, known, note, problem};
 use super::lake::{answered, lake_of};
 use super::records::is_report;
 use crate::schedule::parse_moment;
-use crate::tasks::{EventFormat, EventSource, Forgotten, Refusal, Task, TaskDesk, Wanted};
+use crate::tasks::desk::{Forgotten, Refusal, TaskDesk};
+use crate::tasks::{EventFormat, EventSource, Task, Wanted};
 use crate::until::{parse_from, parse_to};
 
 /// `GET /api/v1/tasks`: what was asked for, the last one first, and what has become of it.
@@ -173,8 +174,8 @@ pub struct Chain {
     head: Option<String>,
 }
 
-/// `POST /api/v1/tables/{schema.table}/history/verify` with `{}` or `{"head": "…"}`: as `sooner history --verify`, which
-/// is not waited for.
+/// `POST /api/v1/tables/{schema.table}/history/verify` with `{}` or `{"head": "…"}`: as `sooner history --verify`,
+/// which is not waited for.
 pub async fn check_history(
     State(shared): State<Shared>,
     Path(table): Path<String>,

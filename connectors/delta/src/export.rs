@@ -19,7 +19,7 @@ use crate::rows::data_file::DataFileWriter;
 use crate::rows::lake_type::arrow_type;
 use crate::store::folder_name::folder_name;
 use crate::store::lake_store::LakeStore;
-use crate::store::location::TableLocation;
+use crate::store::location::{HISTORY_SUFFIX, TableLocation};
 use crate::store::operations::{Put, get, put, put_new};
 use crate::stored_rows::StoredRows;
 
@@ -41,8 +41,18 @@ pub struct Manifest {
     pub pipeline: String,
     /// What wrote the files.
     pub written_by: String,
-    /// The tables.
+    /// The tables as they were.
     pub tables: BTreeMap<TableName, ExportedTable>,
+    /// The histories of tables that have one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub histories: BTreeMap<TableName, ExportedTable>,
+}
+
+impl Manifest {
+    /// All files, of tables and of histories.
+    pub fn files(&self) -> impl Iterator<Item = &ExportedFile> {
+        self.tables.values().chain(self.histories.values()).flat_map(|table| &table.files)
+    }
 }
 
 /// The files of one table.
@@ -69,35 +79,38 @@ pub struct ExportedFile {
     pub sha256: String,
 }
 
-impl DeltaLake {
-    /// Writes the tables of a cut, as they are in it, to a folder or an S3 prefix that has no export yet. The manifest
-    /// comes last: without it, an export was broken off, and can be repeated.
-    pub async fn export_cut(&self, cut: &Cut, target: &LakeStore) -> Result<Manifest> {
-        let manifest_path = target.prefix().clone().join(MANIFEST);
-        if get(&*target.root(), &manifest_path).await?.is_some() {
-            return Err(taken(&cut.name));
+/// Writes the tables of a cut, as they are in it, to a folder or an S3 prefix that has no export yet. The manifest
+/// comes last: without it, an export was broken off, and can be repeated.
+pub async fn export_cut(lake: &DeltaLake, cut: &Cut, target: &LakeStore) -> Result<Manifest> {
+    let manifest_path = target.prefix().clone().join(MANIFEST);
+    if get(&*target.root(), &manifest_path).await?.is_some() {
+        return Err(taken(&cut.name));
+    }
+    let (mut tables, mut histories) = (BTreeMap::new(), BTreeMap::new());
+    for (table, versions) in &cut.tables {
+        let place = |suffix| Place { folder: folder_of(table) + suffix, target, file_bytes: FILE_BYTES };
+        if let Some(found) = &versions.mirror {
+            tables.insert(table.clone(), export(lake.location(table), found.version, place("")).await?);
         }
-        let mut tables = BTreeMap::new();
-        for (table, versions) in &cut.tables {
-            if let Some(found) = &versions.mirror {
-                let place = Place { folder: folder_of(table), target, file_bytes: FILE_BYTES };
-                tables.insert(table.clone(), export(self.location(table), found.version, place).await?);
-            }
+        if let Some(found) = &versions.history {
+            let exported = export(lake.history_location(table), found.version, place(HISTORY_SUFFIX)).await?;
+            histories.insert(table.clone(), exported);
         }
-        let manifest = Manifest {
-            cut: cut.name.clone(),
-            lsn: cut.lsn,
-            commit_micros: cut.commit_micros,
-            pipeline: self.pipeline().to_owned(),
-            written_by: concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned(),
-            tables,
-        };
-        let text = serde_json::to_vec_pretty(&manifest);
-        let text = text.map_err(|error| Error::internal("cannot write a manifest", error))?;
-        match put_new(&*target.root(), &manifest_path, Bytes::from(text)).await? {
-            Put::Created => Ok(manifest),
-            Put::Exists => Err(taken(&cut.name)),
-        }
+    }
+    let manifest = Manifest {
+        cut: cut.name.clone(),
+        lsn: cut.lsn,
+        commit_micros: cut.commit_micros,
+        pipeline: lake.pipeline().to_owned(),
+        written_by: concat!("sooner ", env!("CARGO_PKG_VERSION")).to_owned(),
+        tables,
+        histories,
+    };
+    let text = serde_json::to_vec_pretty(&manifest);
+    let text = text.map_err(|error| Error::internal("cannot write a manifest", error))?;
+    match put_new(&*target.root(), &manifest_path, Bytes::from(text)).await? {
+        Put::Created => Ok(manifest),
+        Put::Exists => Err(taken(&cut.name)),
     }
 }
 

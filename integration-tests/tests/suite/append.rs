@@ -228,6 +228,9 @@ async fn a_change_parks_the_table_until_a_person_decides() {
     pipeline.catch_up(&postgres).await;
     let lines = query(&format!("{}/public/logs", pipeline.lake), "SELECT count(*), min(line), max(line) FROM lake");
     assert_eq!(lines, format!("{}|a|a", 2 + 80 * 7));
+    let refused = pipeline.output("copy", &["public.clicks", "--where", "id < 5"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("without --where"), "rows would be there twice: {why}");
     postgres.sql("UPDATE clicks SET page = 'b' WHERE id = 1").await;
     let error = pipeline.wait_until_parked("public.clicks").await;
     assert_eq!(error.code, Code::RowChanged);

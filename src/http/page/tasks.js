@@ -8,7 +8,7 @@ const TASKS = {
   history_verification: (it) => `Chain of the history of ${it.table}`,
 };
 const CAME_TO = {
-  cut_export: (it) => `${number(it.rows)} rows of ${number(it.tables)} tables in ${number(it.files)} files, ${bytes(it.bytes)}, at ${it.url}`,
+  cut_export: (it) => `${number(it.rows)} rows of ${number(it.tables)} tables${it.histories ? ` and ${number(it.histories)} histories` : ""} in ${number(it.files)} files, ${bytes(it.bytes)}, at ${it.url}`,
   cut_verification: (it) => `${number(it.counts.equal)} equal, ${number(it.counts.different)} different, ${number(it.counts.unverified)} unverified`,
   backfill: (it) => `${number(it.made)} runs made, ${number(it.complete)} complete already, ${number(it.failed)} could not be made; at ${it.url}`,
   replay: (it) => `${number(it.events)} events, ${bytes(it.bytes)}, at ${it.into}`,

@@ -17,6 +17,7 @@ mod stream;
 mod sustained;
 mod tables;
 mod usage;
+mod verify;
 
 /// One figure of the benchmark, as a row of the table that is printed.
 pub struct Line {
@@ -47,6 +48,9 @@ async fn main() {
     }
     if wanted("append") {
         lines.extend(append::run().await);
+    }
+    if wanted("verify") {
+        lines.extend(verify::run().await);
     }
     if wanted("sustained") {
         lines.extend(sustained::run().await);

@@ -10,6 +10,11 @@ pub fn system_seconds(pid: &str) -> Option<f64> {
     stat_seconds(pid, 12)
 }
 
+/// CPU seconds, user and system, of a process's children that have ended; none if it has ended itself.
+pub fn children_seconds(pid: &str) -> Option<f64> {
+    Some(stat_seconds(pid, 13)? + stat_seconds(pid, 14)?)
+}
+
 /// Seconds from a field of `/proc/<pid>/stat` that counts ticks, numbered after the process's state.
 fn stat_seconds(pid: &str, field: usize) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -1,0 +1,152 @@
+//! What takes long and is asked of a running process: tasks, and what becomes of each.
+
+pub mod desk;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sooner_api::{Clock, Code, Error};
+use sooner_schemas::TableName;
+
+use crate::clock::SystemClock;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Wanted {
+    /// A cut is written as Parquet files, to a place of its own in the lake if none is named.
+    CutExport {
+        /// Name of the cut.
+        cut: String,
+        /// Where to, as a URL.
+        to: Option<String>,
+    },
+    /// Tables of a cut are compared with their histories.
+    CutVerification {
+        /// Name of the cut.
+        cut: String,
+        /// The tables; all of the cut if none are named.
+        tables: Vec<TableName>,
+    },
+    /// Runs of a report are made for times that have passed.
+    Backfill {
+        /// Name of the report.
+        report: String,
+        /// From when on, as a person wrote it.
+        from: String,
+        /// Until when, as a person wrote it.
+        to: String,
+    },
+    /// Events of a table are written to a file of the lake.
+    Replay {
+        /// The table.
+        table: TableName,
+        /// From where on, as a person wrote it.
+        from: String,
+        /// To where, as a person wrote it.
+        to: String,
+        /// Where they are read.
+        source: Option<EventSource>,
+        /// How they are written.
+        format: EventFormat,
+    },
+    /// The chain of a table's history is checked.
+    HistoryVerification {
+        /// The table.
+        table: TableName,
+        /// A former end of the chain, SEQUENCE:HASH.
+        head: Option<String>,
+    },
+}
+
+/// Where events of a table are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EventSource {
+    /// In the table's history in the lake.
+    History,
+    /// On the table's topic.
+    Topic,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// The columns of a history.
+    Parquet,
+}
+
+/// What a task came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether all is as it should be; false if a check found something, or a part could not be made.
+    pub good: bool,
+    /// What is told of it.
+    pub result: Value,
+}
+
+/// Where a task stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Standing {
+    /// It waits for others.
+    Waiting,
+    /// It is being done.
+    Begun,
+    /// It was done.
+    Done(Done),
+    /// It could not be done.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+}
+
+/// A task, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its name, which begins with the time at which it was asked for.
+    pub name: String,
+    /// What is to be done.
+    pub wanted: Wanted,
+    /// When it was asked for, in microseconds since 1970.
+    pub asked_micros: i64,
+    /// When it ended, in microseconds since 1970.
+    pub ended_micros: Option<i64>,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+impl Task {
+    /// Whether nothing is left to be done.
+    pub fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Done(_) | Standing::Failed { .. })
+    }
+
+    /// It could not be done.
+    fn fail(&mut self, error: Error) {
+        self.standing = Standing::Failed { error };
+        self.ended_micros = Some(SystemClock.now_micros());
+    }
+}
+
+impl Wanted {
+    /// What is said of a failure that does not say so itself.
+    fn failure(&self) -> (Code, String) {
+        match self {
+            Wanted::CutExport { cut, .. } => (Code::CutImpossible, format!("cannot export the cut '{cut}'")),
+            Wanted::CutVerification { cut, .. } => (Code::CutImpossible, format!("cannot verify the cut '{cut}'")),
+            Wanted::Backfill { report, .. } => (Code::ReportFailed, format!("cannot fill the report '{report}'")),
+            Wanted::Replay { table, .. } => (Code::ReplayImpossible, format!("cannot replay events of {table}")),
+            Wanted::HistoryVerification { table, .. } => {
+                (Code::HistoryChained, format!("cannot check the chain of the history of {table}"))
+            }
+        }
+    }
+}
