@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sooner_delta::cuts::{Cut, CutVersion};
+use sooner_delta::store::location::readers_path;
 use sooner_schemas::TableName;
 
 /// Who reads a cut.
@@ -48,29 +49,50 @@ fn statements(cut: &Cut, engine: Engine) -> impl Iterator<Item = (&TableName, &'
 fn statement(table: &TableName, kind: &str, found: &CutVersion, engine: Engine) -> String {
     let suffix = if kind == "history" { "_history" } else { "" };
     let name = format!("{}_{}{suffix}", table.schema, table.table);
-    let (place, version) = (local_path(&found.url), found.version);
+    let (place, version) = (readers_path(&found.url), found.version);
+    let bound = found.up_to.map(|lsn| lsn.0);
+    let only = bound.map_or_else(String::new, |bound| format!(" WHERE _commit_lsn <= {bound}"));
     match engine {
         Engine::Spark => format!(
-            "CREATE OR REPLACE TEMPORARY VIEW {} AS SELECT * FROM delta.{} VERSION AS OF {version};",
+            "CREATE OR REPLACE TEMPORARY VIEW {} AS SELECT * FROM delta.{} VERSION AS OF {version}{only};",
             quoted(&name, '`'),
             quoted(&place, '`')
         ),
         Engine::Duckdb => {
-            format!("ATTACH {} AS {} (TYPE delta, VERSION {version});", quoted(&place, '\''), quoted(&name, '"'))
+            let attached = |name: &str| {
+                format!("ATTACH {} AS {} (TYPE delta, VERSION {version});", quoted(&place, '\''), quoted(name, '"'))
+            };
+            match bound {
+                None => attached(&name),
+                Some(_) => {
+                    let whole = format!("{name}_and_later");
+                    let (view, all) = (quoted(&name, '"'), quoted(&whole, '"'));
+                    format!("{} CREATE OR REPLACE VIEW {view} AS SELECT * FROM {all}{only};", attached(&whole))
+                }
+            }
         }
-        Engine::Polars => format!("frames[{name:?}] = polars.scan_delta({place:?}, version={version})"),
+        Engine::Polars => {
+            let only =
+                bound.map_or_else(String::new, |bound| format!(".filter(polars.col(\"_commit_lsn\") <= {bound})"));
+            format!("frames[{name:?}] = polars.scan_delta({place:?}, version={version}){only}")
+        }
+        // Its catalog has the pipeline's own tables under their names; one that was made for the cut has to be
+        // registered.
+        Engine::Trino if found.rebuilt.is_some() => {
+            let call = format!("schema_name => {}, table_name => {}", quoted(&table.schema, '\''), quoted(&name, '\''));
+            format!(
+                "CALL system.register_table({call}, table_location => {}); SELECT * FROM {}.{};",
+                quoted(&place, '\''),
+                quoted(&table.schema, '"'),
+                quoted(&name, '"')
+            )
+        }
         Engine::Trino => format!(
-            "SELECT * FROM {}.{} FOR VERSION AS OF {version};",
+            "SELECT * FROM {}.{} FOR VERSION AS OF {version}{only};",
             quoted(&table.schema, '"'),
             quoted(&format!("{}{suffix}", table.table), '"')
         ),
     }
-}
-
-/// A local folder as a path; any other location as it is.
-fn local_path(url: &str) -> String {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    path.trim_end_matches('/').to_owned()
 }
 
 fn quoted(text: &str, quote: char) -> String {
@@ -89,8 +111,10 @@ mod tests {
 
     #[test]
     fn each_engine_is_told_the_version_in_its_own_language() {
-        let found = Some(CutVersion { url: "file:///lake/public/it-27s/".to_owned(), version: 7 });
-        let history = Some(CutVersion { url: "file:///lake/public/it-27s-history/".to_owned(), version: 9 });
+        let found =
+            Some(CutVersion { url: "file:///lake/public/it-27s/".to_owned(), version: 7, rebuilt: None, up_to: None });
+        let url = "file:///lake/public/it-27s-history/".to_owned();
+        let history = Some(CutVersion { url, version: 9, rebuilt: None, up_to: None });
         let tables = BTreeMap::from([(TableName::new("public", "it's"), CutTable { mirror: found, history })]);
         let cut =
             Cut { name: "q3".to_owned(), lsn: Lsn(9), commit_micros: 0, made_micros: 0, until_millis: None, tables };
@@ -102,5 +126,13 @@ mod tests {
         let told = super::json(&cut, Engine::Duckdb);
         let lines: Vec<_> = duck.lines().collect();
         assert_eq!(told["tables"]["public.it's"], json!({"mirror": lines[0], "history": lines[1]}));
+        assert_eq!(readers_path("file:///data/my%20lake/public/t/"), "/data/my lake/public/t");
+        assert_eq!(readers_path("s3://lake/public/t/"), "s3://lake/public/t");
+        let mut cut = cut;
+        cut.tables.values_mut().for_each(|table| table.history.as_mut().unwrap().up_to = Some(Lsn(77)));
+        let only = "CREATE OR REPLACE VIEW \"public_it's_history\" AS SELECT * FROM \"public_it's_history_and_later\" \
+                    WHERE _commit_lsn <= 77;\n";
+        assert!(text(&cut, Engine::Duckdb).ends_with(only), "{}", text(&cut, Engine::Duckdb));
+        assert!(text(&cut, Engine::Spark).ends_with("VERSION AS OF 9 WHERE _commit_lsn <= 77;\n"));
     }
 }

@@ -21,6 +21,8 @@ use crate::pipeline::cutting::CutRequest;
 use crate::status::load;
 use crate::until::micros;
 
+/// Size of exported files.
+const EXPORT_BYTES: usize = 64 << 20;
 /// How often it is looked whether the cut is there.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -37,8 +39,8 @@ pub enum Action {
         #[arg(long, value_delimiter = ',')]
         tables: Vec<String>,
         /// At which position: now; an LSN, such as 0/16B3748; or a UTC time, such as 2026-01-31T22:00:00Z. One that has
-        /// passed is found in the tables' logs: exactly that LSN, or the latest that they know at or before that time.
-        /// Of one to come it is the first position at or after it.
+        /// passed is found in the tables' logs, or made of their histories: exactly that LSN, or the latest that the
+        /// logs know at or before that time. Of one to come it is the first position at or after it.
         #[arg(long, default_value = "now", value_parser = parse_at)]
         at: At,
         /// How long it is kept, such as 7y or 90days; until it is dropped if left out.
@@ -289,8 +291,10 @@ fn show(cut: &Cut, json: bool) -> anyhow::Result<()> {
     );
     for (table, versions) in &cut.tables {
         for (kind, found) in [("", &versions.mirror), ("history of ", &versions.history)] {
-            if let Some(CutVersion { url, version }) = found {
-                let _ = writeln!(text, "  {kind}{table}: version {version} of {url}");
+            if let Some(CutVersion { url, version, rebuilt, up_to }) = found {
+                let made = if rebuilt.is_some() { ", made of its history" } else { "" };
+                let bound = up_to.map_or_else(String::new, |lsn| format!(", its rows with _commit_lsn <= {}", lsn.0));
+                let _ = writeln!(text, "  {kind}{table}: version {version} of {url}{made}{bound}");
             }
         }
     }
@@ -310,7 +314,7 @@ pub fn export_told(manifest: &Manifest) -> Value {
 
 async fn export(config: &Config, name: &str, to: &str, json: bool) -> anyhow::Result<((), Value)> {
     let target = LakeStore::open(to, &config.lake()?.s3)?;
-    let manifest = export_cut(&open_lake(config)?, &existing(config, name).await?, &target).await?;
+    let manifest = export_cut(&open_lake(config)?, &existing(config, name).await?, &target, EXPORT_BYTES).await?;
     let told = export_told(&manifest);
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&manifest)?));

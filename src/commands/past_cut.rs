@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sooner_api::{Clock, TableState};
 use sooner_delta::DeltaLake;
 use sooner_delta::cuts::Cut;
+use sooner_delta::past_cuts::PastCuts;
 use sooner_schemas::TableName;
 
 use super::wait::{Standing, reached};
@@ -17,8 +18,8 @@ use crate::status::load;
 /// How long the lake may take to get to where the source was, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes a cut; an error if a table has no version that is exactly there. What is committed at the source and not in
-/// the lake yet is waited for as long as time is `left`.
+/// Makes a cut; an error if a table has no version that is exactly there, nor a history to make one of. What is
+/// committed at the source and not in the lake yet is waited for as long as time is `left`.
 pub async fn make(
     config: &Config,
     lake: &DeltaLake,
@@ -34,7 +35,7 @@ pub async fn make(
     };
     let lsn = match request.at {
         Past::Lsn(lsn) => lsn,
-        Past::Micros(micros) => lake.position_at(&tables, micros).await?.ok_or_else(|| {
+        Past::Micros(micros) => PastCuts::of(lake).position_at(&tables, micros).await?.ok_or_else(|| {
             anyhow::anyhow!(
                 "no table's log knows a position at or before that moment. To do: choose a later one; log_retention of \
                  [lake] says how long versions are known"
@@ -47,7 +48,7 @@ pub async fn make(
         let is_complete = known.contains(&table) && reached(config, &table, lsn, &left).await? == Standing::Complete;
         complete.push((table, is_complete));
     }
-    let past = lake.past_cut(lsn, &complete).await?;
+    let past = PastCuts::of(lake).past_cut(lsn, &complete).await?;
     let cut = Cut {
         name: request.name.clone(),
         lsn,
@@ -56,8 +57,8 @@ pub async fn make(
         until_millis: request.until_millis,
         tables: Default::default(),
     };
-    let cut = lake.make_cut(cut, past.versions).await?;
-    if let Err(error) = lake.check_held(&cut).await {
+    let cut = PastCuts::of(lake).make_past_cut(cut, &past).await?;
+    if let Err(error) = PastCuts::of(lake).check_held(&cut).await {
         lake.drop_cut(&cut.name).await?;
         return Err(error.into());
     }

@@ -19,15 +19,16 @@ use crate::lake::DeltaLake;
 use crate::replaying::facts::FactColumns;
 use crate::replaying::history_rows::HistoryRows;
 use crate::replaying::range::{Bound, Start};
+use crate::row_keys::{RowKeys, Slice};
 use crate::rows::columns::{LakeColumn, arrow_schema};
 use crate::rows::mark;
 use crate::stored_rows::StoredRows;
 use crate::verification::{hash_value, text_of};
 
-/// Bytes of hashes that are in memory at the same time, about.
-const SLICE_BYTES: u64 = 128 << 20;
-/// Bytes of a row beside those of its values' hashes, about.
-const ROW_BYTES: u64 = 96;
+/// Bytes of hashes and keys that are in memory at the same time, about.
+const SLICE_BYTES: u64 = 64 << 20;
+/// Bytes of a row beside those of its values' hashes, about: its key as a text is among them.
+const ROW_BYTES: u64 = 128;
 /// Differences that are told one by one, at most.
 pub const MOST_TOLD: usize = 100;
 
@@ -87,19 +88,11 @@ struct Past {
 /// How rows of one side are read: the places of the columns that are compared, and of those of the key.
 struct Side {
     places: Vec<usize>,
-    keys: Vec<usize>,
+    keys: RowKeys,
     names: Vec<String>,
     /// Hash of what rows hold in a column that are older than it, where they hold something. The history has NULL
     /// there.
     missing: Vec<Option<u64>>,
-    secret: (u64, u64),
-}
-
-/// A slice of the keys.
-#[derive(Clone, Copy)]
-struct Slice {
-    number: u128,
-    of: u128,
 }
 
 /// Compares a table of a cut with its history as of the cut. An operator error if that proves nothing of it.
@@ -112,12 +105,15 @@ pub async fn check_cut(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Result
     let history = versions.history.as_ref().ok_or_else(|| {
         unproven(cut, table, "the table had no history when the cut was made, and its source has gone on since")
     })?;
-    let stored = StoredRows::at(lake.location(table), mirror.version).await?;
+    let stored = StoredRows::at(lake.mirror_in_cut(table, mirror), mirror.version).await?;
     let history = HistoryRows::at(lake, table, history.version).await?;
     let columns = mark::without(stored.version.columns());
     let key = history.key();
     if key.is_empty() || stored.version.provenance().ignores_changes {
         return Err(unproven(cut, table, "it has no key, or changes of its rows are ignored"));
+    }
+    if history.key_changed() || stored.version.provenance().key != key {
+        return Err(unproven(cut, table, "its rows had another key then, or have one since"));
     }
     let secret = rand::random();
     let present = side(&columns, (0..columns.len()).collect(), &key, secret);
@@ -134,8 +130,7 @@ pub async fn check_cut(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Result
     let live = live.rows.saturating_sub(live.deleted_rows);
     let slices = live * (ROW_BYTES + 8 * columns.len() as u64) / SLICE_BYTES + 1;
     let mut checked = CutChecked { rows: 0, count: 0, differences: Vec::new(), unproven: 0 };
-    for number in 0..slices {
-        let slice = Slice { number: number.into(), of: slices.into() };
+    for slice in Slice::all(slices) {
         let states = states(&history, &past, slice, cut, table).await?;
         compare(&stored, &present, slice, states, &mut checked).await?;
     }
@@ -149,33 +144,24 @@ fn side(columns: &[LakeColumn], places: Vec<usize>, key: &[String], secret: (u64
         Some(value_hash(values.as_ref(), 0, secret))
     });
     Side {
-        keys: keys.collect(),
+        keys: RowKeys { places: keys.collect(), secret },
         names: columns.iter().map(|column| column.name.clone()).collect(),
         missing: missing.collect(),
         places,
-        secret,
     }
 }
 
 impl Side {
-    fn key(&self, rows: &RecordBatch, row: usize) -> u128 {
-        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
-        for place in &self.keys {
-            hash_value(rows.column(*place).as_ref(), row, &mut hasher);
-        }
-        hasher.finish128().as_u128()
-    }
-
     fn key_text(&self, rows: &RecordBatch, row: usize) -> String {
         let text = |place: &usize| {
             let at = self.places.iter().position(|other| other == place).unwrap_or_default();
             format!("{}={}", self.names[at], text_of(rows.column(*place).as_ref(), row))
         };
-        self.keys.iter().map(text).collect::<Vec<_>>().join(", ")
+        self.keys.places.iter().map(text).collect::<Vec<_>>().join(", ")
     }
 
     fn values(&self, rows: &RecordBatch, row: usize) -> Box<[u64]> {
-        self.places.iter().map(|place| value_hash(rows.column(*place).as_ref(), row, self.secret)).collect()
+        self.places.iter().map(|place| value_hash(rows.column(*place).as_ref(), row, self.keys.secret)).collect()
     }
 }
 
@@ -223,8 +209,8 @@ async fn states(history: &HistoryRows, side: &Side, slice: Slice, cut: &Cut, tab
                 if erased.is_some_and(|erased| rows.column(erased).is_valid(row)) {
                     continue;
                 }
-                let key = side.key(&rows, row);
-                if key % slice.of != slice.number {
+                let key = side.keys.of(&rows, row);
+                if !slice.has(key) {
                     continue;
                 }
                 if at.change == ChangeType::Delete {
@@ -265,8 +251,8 @@ async fn compare(
                 false => rows,
             };
             for row in 0..rows.num_rows() {
-                let key = side.key(&rows, row);
-                if key % slice.of != slice.number {
+                let key = side.keys.of(&rows, row);
+                if !slice.has(key) {
                     continue;
                 }
                 checked.rows += 1;

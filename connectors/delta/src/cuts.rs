@@ -16,7 +16,9 @@ use crate::lake::DeltaLake;
 use crate::legal_holds::LegalHolds;
 use crate::maintenance::holding::hold;
 use crate::maintenance::holds::release;
+use crate::rebuilt::{rebuilt_location, remove_rebuilt};
 use crate::store::errors::store_error;
+use crate::store::location::TableLocation;
 use crate::store::operations::{Put, get, put_new, retrying};
 
 /// Tables that are held at the same time.
@@ -58,6 +60,13 @@ pub struct CutVersion {
     pub url: String,
     /// Version.
     pub version: u64,
+    /// Where a table lies that was made for the cut, of its history, because it had no version at the cut's position: a
+    /// folder below those of the pipeline's rebuilt tables. None for a version of the pipeline's own table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<String>,
+    /// Of a history's version, only rows whose `_commit_lsn` is at or before this one belong to the cut; all if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<Lsn>,
 }
 
 /// Versions of a table, of its mirror and of its history, that a cut is made of.
@@ -67,13 +76,34 @@ impl DeltaLake {
     /// Makes a cut of versions of tables: holds each of them, then stores the cut. Its `tables` are filled in. An
     /// operator error if there is one of that name, and it is another one. Repeating it after an error is safe.
     pub async fn make_cut(&self, mut cut: Cut, versions: BTreeMap<TableName, Versions>) -> Result<Cut> {
-        if self.cut(&cut.name).await?.is_some() {
-            return Err(name_taken(&cut.name));
-        }
         cut.tables =
             versions.iter().map(|(table, versions)| (table.clone(), self.cut_table(table, *versions))).collect();
+        self.check_new(&cut.name).await?;
+        self.hold_cut(&cut).await?;
+        self.store_cut(cut).await
+    }
+
+    /// An operator error if there is a cut of this name.
+    pub(crate) async fn check_new(&self, name: &str) -> Result<()> {
+        match self.cut(name).await? {
+            Some(_) => Err(name_taken(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds the versions of the pipeline's tables that are in a cut.
+    pub(crate) async fn hold_cut(&self, cut: &Cut) -> Result<()> {
         let (name, until) = (&cut.name, cut.until_millis);
-        let holding = versions.into_iter().map(|(table, (mirror, history))| async move {
+        let held: Vec<(TableName, Versions)> = cut
+            .tables
+            .iter()
+            .map(|(table, found)| {
+                let mirror = found.mirror.as_ref().filter(|found| found.rebuilt.is_none());
+                let history = found.history.as_ref();
+                (table.clone(), (mirror.map(|found| found.version), history.map(|found| found.version)))
+            })
+            .collect();
+        let holding = held.into_iter().map(|(table, (mirror, history))| async move {
             if let Some(version) = mirror {
                 hold(&self.location(&table), name, version, until).await?;
             }
@@ -86,7 +116,11 @@ impl DeltaLake {
         while let Some(held) = holding.next().await {
             held?;
         }
-        drop(holding);
+        Ok(())
+    }
+
+    /// Stores a cut whose versions are held.
+    pub(crate) async fn store_cut(&self, cut: Cut) -> Result<Cut> {
         let text = serde_json::to_vec_pretty(&cut).map_err(|error| Error::internal("cannot store a cut", error))?;
         let text = Bytes::from(text);
         match put_new(&*self.store().root(), &self.cut_path(&cut.name), text.clone()).await? {
@@ -97,11 +131,20 @@ impl DeltaLake {
         }
     }
 
-    fn cut_table(&self, table: &TableName, (mirror, history): Versions) -> CutTable {
-        let located = |url: &url::Url, version| CutVersion { url: url.to_string(), version };
+    pub(crate) fn cut_table(&self, table: &TableName, (mirror, history): Versions) -> CutTable {
+        let located =
+            |url: &url::Url, version| CutVersion { url: url.to_string(), version, rebuilt: None, up_to: None };
         CutTable {
             mirror: mirror.map(|version| located(&self.location(table).url, version)),
             history: history.map(|version| located(&self.history_location(table).url, version)),
+        }
+    }
+
+    /// Where a mirrored table of a cut lies.
+    pub fn mirror_in_cut(&self, table: &TableName, found: &CutVersion) -> TableLocation {
+        match &found.rebuilt {
+            Some(folder) => rebuilt_location(self, folder, table),
+            None => self.location(table),
         }
     }
 
@@ -145,6 +188,7 @@ impl DeltaLake {
             release(&self.location(table), name).await?;
             release(&self.history_location(table), name).await?;
         }
+        remove_rebuilt(self, name).await?;
         match self.store().root().delete(&self.cut_path(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(cut.is_some()),
             Err(error) => Err(store_error(format!("cannot drop the cut '{name}'"), &error)),

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{Field, Schema as ArrowSchema};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::{ArrowError, Field, Schema as ArrowSchema};
+use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,8 @@ use sha2::{Digest, Sha256};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
-use crate::cuts::Cut;
+use crate::cuts::{Cut, CutVersion};
+use crate::history::columns::LSN_PLACE;
 use crate::lake::DeltaLake;
 use crate::rows::column_mapping::shown_names;
 use crate::rows::data_file::DataFileWriter;
@@ -23,8 +27,6 @@ use crate::store::location::{HISTORY_SUFFIX, TableLocation};
 use crate::store::operations::{Put, get, put, put_new};
 use crate::stored_rows::StoredRows;
 
-/// Size at which an exported file is closed, and the next one begins.
-const FILE_BYTES: usize = 64 << 20;
 /// Name of the manifest, which is written last.
 pub const MANIFEST: &str = "manifest.json";
 
@@ -80,20 +82,21 @@ pub struct ExportedFile {
 }
 
 /// Writes the tables of a cut, as they are in it, to a folder or an S3 prefix that has no export yet. The manifest
-/// comes last: without it, an export was broken off, and can be repeated.
-pub async fn export_cut(lake: &DeltaLake, cut: &Cut, target: &LakeStore) -> Result<Manifest> {
+/// comes last: without it, an export was broken off, and can be repeated. Files are closed at `file_bytes`, and take
+/// about as much memory.
+pub async fn export_cut(lake: &DeltaLake, cut: &Cut, target: &LakeStore, file_bytes: usize) -> Result<Manifest> {
     let manifest_path = target.prefix().clone().join(MANIFEST);
     if get(&*target.root(), &manifest_path).await?.is_some() {
         return Err(taken(&cut.name));
     }
     let (mut tables, mut histories) = (BTreeMap::new(), BTreeMap::new());
     for (table, versions) in &cut.tables {
-        let place = |suffix| Place { folder: folder_of(table) + suffix, target, file_bytes: FILE_BYTES };
+        let place = |suffix| Place { folder: folder_of(table) + suffix, target, file_bytes };
         if let Some(found) = &versions.mirror {
-            tables.insert(table.clone(), export(lake.location(table), found.version, place("")).await?);
+            tables.insert(table.clone(), export(lake.mirror_in_cut(table, found), found, place("")).await?);
         }
         if let Some(found) = &versions.history {
-            let exported = export(lake.history_location(table), found.version, place(HISTORY_SUFFIX)).await?;
+            let exported = export(lake.history_location(table), found, place(HISTORY_SUFFIX)).await?;
             histories.insert(table.clone(), exported);
         }
     }
@@ -138,9 +141,10 @@ pub fn folder_of(table: &TableName) -> String {
     format!("{}/{}", folder_name(&table.schema), folder_name(&table.table))
 }
 
-/// Writes the live rows of a version as Parquet files, at least one, so that an empty table has its columns.
-pub async fn export(location: TableLocation, version: u64, place: Place<'_>) -> Result<ExportedTable> {
-    let stored = StoredRows::at(location, version).await?;
+/// Writes the live rows of a version that belong to a cut as Parquet files, at least one, so that an empty table has
+/// its columns.
+pub async fn export(location: TableLocation, found: &CutVersion, place: Place<'_>) -> Result<ExportedTable> {
+    let stored = StoredRows::at(location, found.version).await?;
     let columns = stored.version.columns();
     let read = crate::rows::columns::arrow_schema(columns);
     let fields = columns.iter().zip(shown_names(columns));
@@ -149,6 +153,7 @@ pub async fn export(location: TableLocation, version: u64, place: Place<'_>) -> 
     let mut exporting = Exporting { place, files: Vec::new(), open: None };
     let each = async |rows: RecordBatch| {
         let rows = RecordBatch::try_new(shown.clone(), rows.columns().to_vec());
+        let rows = rows.and_then(|rows| up_to(found.up_to, rows));
         exporting.append(&rows.map_err(|error| Error::internal("cannot export rows", error))?).await
     };
     stored.scan(columns, &read, each).await?;
@@ -157,7 +162,16 @@ pub async fn export(location: TableLocation, version: u64, place: Place<'_>) -> 
     }
     exporting.close().await?;
     let rows = exporting.files.iter().map(|file| file.rows).sum();
-    Ok(ExportedTable { version, rows, files: exporting.files })
+    Ok(ExportedTable { version: found.version, rows, files: exporting.files })
+}
+
+/// Rows of a history whose commit LSN is at or before a bound; all rows without one.
+fn up_to(bound: Option<Lsn>, rows: RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    let Some(bound) = bound else { return Ok(rows) };
+    let lsns = rows.column(LSN_PLACE).as_primitive::<Int64Type>();
+    let belongs =
+        BooleanArray::from_iter(lsns.iter().map(|lsn| Some(lsn.is_some_and(|lsn| lsn <= bound.0.cast_signed()))));
+    filter_record_batch(&rows, &belongs)
 }
 
 struct Exporting<'a> {

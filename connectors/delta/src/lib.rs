@@ -1,12 +1,12 @@
 //! Delta Lake as a sink. Enters: batches of events; leaves: new versions of tables.
 //!
-//! Twelve wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
+//! Thirteen wings, in reading order: [`store`] is where the lake lies, [`rows`] are columns and files, [`index`] finds
 //! rows by key, [`log`] knows versions of a table and how one follows another, [`merge`] makes commits of events,
-//! [`maintenance`] keeps tables fast, [`erasure`] takes a subject's rows out of every file,
-//! [`trimming`] what a history keeps no longer, [`replaying`] reads events of a range again, and [`trace`] tells people
-//! where a row lies. [`lake`] opens tables, each
-//! [`written`] as a [`table`] of which readers see a [`generation`], which mirrors its source or is appended to, as a
-//! [`history`], or as both. [`audit`] is the pipeline's own table: what it did, and who asked for what.
+//! [`maintenance`] keeps tables fast, [`erasure`] takes a subject's rows out of every file, [`trimming`] what a history
+//! keeps no longer, [`replaying`] reads events of a range again, [`rebuilding`] makes tables of histories as they were,
+//! and [`trace`] tells people where a row lies. [`lake`] opens tables, each [`written`] as a [`table`] of which readers
+//! see a [`generation`], which mirrors its source or is appended to, as a [`history`], or as both. [`audit`] is the
+//! pipeline's own table: what it did, and who asked for what.
 
 pub mod audit;
 mod clock;
@@ -29,9 +29,12 @@ pub mod log;
 pub mod maintenance;
 pub mod merge;
 pub mod past_cuts;
+pub mod rebuilding;
+mod rebuilt;
 pub mod replaying;
 pub mod report_data;
 pub mod results;
+mod row_keys;
 pub mod rows;
 pub mod settings;
 pub mod store;

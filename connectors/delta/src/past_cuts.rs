@@ -1,15 +1,22 @@
 //! Cuts at positions that have passed: made from the tables' logs alone, whether a pipeline runs or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use sooner_api::{Error, Result};
+use sooner_api::{Class, Error, Result};
 use sooner_schemas::{Lsn, TableName};
+use uuid::Uuid;
 
-use crate::cuts::{Cut, Versions};
+use crate::clock::now_millis;
+use crate::cuts::{Cut, CutVersion, Versions};
 use crate::lake::DeltaLake;
-use crate::maintenance::holds::objects_of;
+use crate::legal_holds::LegalHolds;
+use crate::log::replay::replay;
+use crate::maintenance::holds::{holds_in_force, objects_of};
 use crate::maintenance::past::{COPIED_MICROS, PastLog, PastVersion, check_files, impossible};
+use crate::rebuilding::{Wanted, rebuild};
+use crate::rebuilt::{rebuilt_location, remove_rebuilt};
 use crate::store::location::TableLocation;
 
 /// Logs of tables that are looked at together.
@@ -24,15 +31,46 @@ pub struct PastCut {
     pub commit_micros: i64,
     /// Versions of its tables.
     pub versions: BTreeMap<TableName, Versions>,
+    /// Tables that have no version there, and are to be made of their histories.
+    pub rebuilt: BTreeMap<TableName, ToRebuild>,
+    /// Tables whose history has no version that ends there: of a later one, only rows up to there count.
+    pub beyond: BTreeSet<TableName>,
 }
 
-impl DeltaLake {
+/// A table that is to be made of its history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToRebuild {
+    /// Version of the history.
+    history: u64,
+    /// Version of the table that has its columns; the latest if none.
+    columns: Option<u64>,
+    /// What the last copy of it by then was complete to.
+    copied_to: Option<Lsn>,
+}
+
+/// What was found of a history.
+struct FoundHistory {
+    version: u64,
+    /// It has events from after the position.
+    is_beyond: bool,
+}
+
+/// Cuts at past positions of a lake.
+#[derive(Clone, Copy)]
+pub struct PastCuts<'a>(&'a DeltaLake);
+
+impl<'a> PastCuts<'a> {
+    /// Of this lake.
+    pub fn of(lake: &'a DeltaLake) -> PastCuts<'a> {
+        PastCuts(lake)
+    }
+
     /// The latest position that one of these tables' logs knows to be committed at or before a moment, in microseconds
     /// since 1970; none if none knows any.
     pub async fn position_at(&self, tables: &[TableName], micros: i64) -> Result<Option<Lsn>> {
         let mut latest = None;
         for table in tables {
-            for location in [self.location(table), self.history_location(table)] {
+            for location in [self.0.location(table), self.0.history_location(table)] {
                 if let Some(log) = PastLog::open(&location, table).await? {
                     latest = latest.max(log.position_at(micros).await?.map(|(lsn, _)| lsn));
                 }
@@ -41,42 +79,143 @@ impl DeltaLake {
         Ok(latest)
     }
 
-    /// For each of these tables the version that is exactly a past position; an operator error if one has none. Each is
-    /// told with whether everything up to there was in the lake before this is called.
+    /// For each of these tables the version that is exactly a past position, or a history that it can be made of; an
+    /// operator error if one has neither. Each is told with whether everything up to there was in the lake before this
+    /// is called.
     pub async fn past_cut(&self, lsn: Lsn, tables: &[(TableName, bool)]) -> Result<PastCut> {
-        let (mut versions, mut known, mut copied) = (BTreeMap::new(), None, Vec::new());
+        let (mut known, mut copied) = (None, Vec::new());
+        let mut cut = PastCut {
+            lsn,
+            commit_micros: 0,
+            versions: BTreeMap::new(),
+            rebuilt: BTreeMap::new(),
+            beyond: BTreeSet::new(),
+        };
         for (table, is_complete) in tables {
-            let mut found = [None, None];
-            for (place, location) in [self.location(table), self.history_location(table)].iter().enumerate() {
-                let Some(log) = PastLog::open(location, table).await? else { continue };
-                let past: PastVersion = log.version_at(lsn, *is_complete).await?;
+            let mut note = |past: PastVersion| {
                 known = known.max(past.known);
                 copied.extend(past.settled_after.map(|after| (table, after)));
-                found[place] = Some(past.version);
+                past.version
+            };
+            let history = self.past_history(table, lsn, *is_complete, &mut note).await?;
+            let location = self.0.location(table);
+            let mut mirror = None;
+            if let Some(log) = PastLog::open(&location, table).await? {
+                match (log.version_at(lsn, *is_complete).await, &history) {
+                    (Ok(past), _) => mirror = Some(note(past)),
+                    (Err(error), Some(history)) if error.class == Class::Operator => {
+                        let (columns, copied_to) = (log.first_after(lsn).await?, log.copied_to(lsn).await?);
+                        let to_rebuild = ToRebuild { history: history.version, columns, copied_to };
+                        cut.rebuilt.insert(table.clone(), to_rebuild);
+                    }
+                    (Err(error), _) => return Err(error),
+                }
             }
-            if found == [None, None] {
+            if mirror.is_none() && history.is_none() {
                 let why = format!("there is no table {table} in the lake");
                 return Err(impossible(lsn, why, "see `sooner status` for the tables, and name those that are meant"));
             }
-            versions.insert(table.clone(), (found[0], found[1]));
+            if history.as_ref().is_some_and(|history| history.is_beyond) {
+                cut.beyond.insert(table.clone());
+            }
+            cut.versions.insert(table.clone(), (mirror, history.map(|history| history.version)));
         }
-        let commit_micros = known.map_or(0, |(_, micros)| micros);
-        if let Some((table, _)) = copied.iter().find(|(_, after)| commit_micros < *after) {
+        cut.commit_micros = known.map_or(0, |(_, micros)| micros);
+        if let Some((table, _)) = copied.iter().find(|(_, after)| cut.commit_micros < *after) {
             let why = format!("rows of {table} were copied again over others at about that time");
             let minutes = COPIED_MICROS / 60_000_000;
             return Err(impossible(lsn, why, &format!("choose a position at least {minutes} minute(s) later")));
         }
-        Ok(PastCut { lsn, commit_micros, versions })
+        Ok(cut)
+    }
+
+    /// The version of a table's history that is exactly a past position, or else its latest one, if that is complete to
+    /// there. None if the table has no history; an operator error if it is not complete to there.
+    async fn past_history(
+        &self,
+        table: &TableName,
+        lsn: Lsn,
+        is_complete: bool,
+        note: &mut impl FnMut(PastVersion) -> u64,
+    ) -> Result<Option<FoundHistory>> {
+        let location = self.0.history_location(table);
+        let Some(log) = PastLog::open(&location, table).await? else { return Ok(None) };
+        let error = match log.version_at(lsn, is_complete).await {
+            Ok(past) => return Ok(Some(FoundHistory { version: note(past), is_beyond: false })),
+            Err(error) if error.class == Class::Operator => error,
+            Err(error) => return Err(error),
+        };
+        let reached = log.position_at(i64::MAX).await?;
+        if !is_complete && reached.is_none_or(|(reached, _)| reached < lsn) {
+            return Err(error);
+        }
+        let latest = replay(&location, &[]).await?.number();
+        Ok(latest.map(|version| FoundHistory { version, is_beyond: true }))
+    }
+
+    /// Makes a cut at a past position: tables that have no version there are made of their histories first. Its
+    /// `tables` are filled in. If that fails, what was made for it is removed.
+    pub async fn make_past_cut(&self, mut cut: Cut, past: &PastCut) -> Result<Cut> {
+        self.0.check_new(&cut.name).await?;
+        // What an attempt has left that did not come to its end.
+        remove_rebuilt(self.0, &cut.name).await?;
+        let folder = format!("{}/{}", cut.name, Uuid::new_v4().simple());
+        for (table, versions) in &past.versions {
+            let mut found = self.0.cut_table(table, *versions);
+            if let Some(history) = found.history.as_mut().filter(|_| past.beyond.contains(table)) {
+                history.up_to = Some(past.lsn);
+            }
+            if past.rebuilt.contains_key(table) {
+                let url = rebuilt_location(self.0, &folder, table).url.to_string();
+                found.mirror = Some(CutVersion { url, version: 0, rebuilt: Some(folder.clone()), up_to: None });
+            }
+            cut.tables.insert(table.clone(), found);
+        }
+        // Before histories are read, so that their files stay meanwhile.
+        self.0.hold_cut(&cut).await?;
+        for (table, to_rebuild) in &past.rebuilt {
+            let ToRebuild { history, columns, copied_to } = *to_rebuild;
+            let (lsn, commit_micros) = (past.lsn, past.commit_micros);
+            let wanted = Wanted { table, lsn, commit_micros, history, columns, copied_to };
+            let made = rebuild(self.0, wanted, &rebuilt_location(self.0, &folder, table)).await;
+            match made {
+                Ok(micros) => cut.commit_micros = cut.commit_micros.max(micros),
+                Err(error) => {
+                    if let Err(left) = self.0.drop_cut(&cut.name).await {
+                        tracing::warn!(cut = cut.name, error = %left, "what was made for a cut is still there");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.0.store_cut(cut).await
+    }
+
+    /// Removes tables that were made for cuts which have ended, unless a legal hold keeps them.
+    pub async fn sweep(self) -> Result<()> {
+        let now = now_millis();
+        for cut in self.0.cuts().await?.iter().filter(|cut| cut.until_millis.is_some_and(|until| until < now)) {
+            let is_rebuilt = cut.tables.values().flat_map(|table| &table.mirror).any(|found| found.rebuilt.is_some());
+            if is_rebuilt && LegalHolds::of(self.0).check_cut_not_held(&cut.name).await.is_ok() {
+                remove_rebuilt(self.0, &cut.name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// An error if files of a cut's versions, which are held, had been deleted before they were.
     pub async fn check_held(&self, cut: &Cut) -> Result<()> {
         for (table, versions) in &cut.tables {
-            if versions.mirror.is_some() {
-                check(&self.location(table), table, cut).await?;
+            if let Some(found) = versions.mirror.as_ref().filter(|found| found.rebuilt.is_some()) {
+                // An erasure that began before the cut was stored has removed it.
+                if !replay(&self.0.mirror_in_cut(table, found), &[]).await?.exists() {
+                    return Err(gone_meanwhile(table, cut.lsn));
+                }
+            } else if versions.mirror.is_some() {
+                check(&self.0.location(table), table, cut).await?;
             }
             if versions.history.is_some() {
-                check(&self.history_location(table), table, cut).await?;
+                check(&self.0.history_location(table), table, cut).await?;
             }
         }
         Ok(())
@@ -105,6 +244,14 @@ async fn newest(location: &TableLocation, table: &TableName, version: Option<u64
     }
 }
 
+fn gone_meanwhile(table: &TableName, lsn: Lsn) -> Error {
+    let why = format!("what was held of {table} was released meanwhile, as by an erasure");
+    impossible(lsn, why, "ask for it again")
+}
+
 async fn check(location: &TableLocation, table: &TableName, cut: &Cut) -> Result<()> {
+    if !holds_in_force(location, SystemTime::now()).await?.contains_key(&cut.name) {
+        return Err(gone_meanwhile(table, cut.lsn));
+    }
     check_files(location, table, cut.lsn, &objects_of(location, &cut.name).await?).await
 }

@@ -8,7 +8,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 
-use crate::cuts::Cut;
+use crate::cuts::{Cut, CutVersion};
 use crate::export::{Place, export, folder_of};
 use crate::history::views::Described;
 use crate::lake::DeltaLake;
@@ -48,7 +48,7 @@ impl DeltaLake {
         let mut tables = BTreeMap::new();
         for (table, versions) in &cut.tables {
             if let Some(found) = &versions.mirror {
-                let local = local(self.location(table), (&found.url, found.version), table, folder).await?;
+                let local = local(self.mirror_in_cut(table, found), found, table, folder).await?;
                 tables.insert(table.clone(), local);
             }
         }
@@ -62,7 +62,7 @@ impl DeltaLake {
             let Some(found) = &versions.history else { continue };
             let stored = StoredRows::at(self.history_location(table), found.version).await?;
             let (columns, key) = (stored.version.columns().to_vec(), stored.version.provenance().key);
-            let files = local(self.history_location(table), (&found.url, found.version), table, folder).await?;
+            let files = local(self.history_location(table), found, table, folder).await?;
             let url = folder.join(folder_of(table)).join("*.parquet").display().to_string();
             let horizon = Horizon::of(stored.version.metadata());
             let described = Described { url, columns, key, horizon };
@@ -72,17 +72,12 @@ impl DeltaLake {
     }
 }
 
-async fn local(
-    location: TableLocation,
-    (url, version): (&str, u64),
-    table: &TableName,
-    folder: &Path,
-) -> Result<LocalTable> {
+async fn local(location: TableLocation, found: &CutVersion, table: &TableName, folder: &Path) -> Result<LocalTable> {
     let target = LakeStore::open(&folder.display().to_string(), &S3Settings::default())?;
     let place = Place { folder: folder_of(table), target: &target, file_bytes: FILE_BYTES };
-    let exported = export(location, version, place).await?;
+    let exported = export(location, found, place).await?;
     let files = exported.files.iter().map(|file| folder.join(&file.path)).collect();
-    Ok(LocalTable { url: url.to_owned(), version, rows: exported.rows, files })
+    Ok(LocalTable { url: found.url.clone(), version: found.version, rows: exported.rows, files })
 }
 
 /// Number of rows of a Parquet file of this machine.

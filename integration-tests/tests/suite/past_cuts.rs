@@ -155,6 +155,101 @@ async fn a_past_cut_is_what_postgres_showed_then_and_what_a_commit_spans_is_refu
     past_cuts_are_what_postgres_showed(&postgres, Pipeline::local(&postgres)).await;
 }
 
+/// Transfers, of which many are in one commit, of rows with large values that stay; other rows come, go, and change
+/// their keys. Returns what Postgres showed in between.
+async fn moments_within_commits(postgres: &Postgres) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    for amount in 1..=60 {
+        transfer(postgres, amount).await;
+        let other = 1000 + amount;
+        postgres
+            .sql(&format!(
+                "BEGIN; INSERT INTO bank VALUES ({other}, 5, 'new'); UPDATE bank SET id = -id WHERE id = {amount}; \
+                 UPDATE bank SET amount = amount - 5 WHERE id = -{amount}; COMMIT; \
+                 DELETE FROM idle WHERE amount = 0 AND id = {other} - 3; INSERT INTO idle VALUES ({other}, 0, NULL)"
+            ))
+            .await;
+        moments.push(moment(postgres).await);
+    }
+    moments
+}
+
+async fn any_position_can_be_cut(postgres: &Postgres, mut pipeline: Pipeline) {
+    postgres.sql(SOURCE).await;
+    postgres
+        .sql("ALTER TABLE bank ADD body text; ALTER TABLE cash ADD body text; ALTER TABLE idle ADD body text")
+        .await;
+    for table in TABLES {
+        let filled = format!(
+            "UPDATE {table} SET body = (SELECT string_agg(md5(i || '{table}' || id), '') FROM generate_series(1, 200) i)"
+        );
+        postgres.sql(&format!("ALTER TABLE {table} ALTER body SET STORAGE EXTERNAL; {filled}")).await;
+    }
+    postgres.sql("ALTER TABLE bank REPLICA IDENTITY FULL").await;
+    pipeline.append_settings("[[table]]\nmatch = \"public.*\"\nwrite = [\"mirror\", \"history\"]");
+    pipeline.start();
+    for table in TABLES {
+        pipeline.wait_until_copied(&format!("public.{table}")).await;
+    }
+    pipeline.catch_up(postgres).await;
+    pipeline.stop();
+    pipeline.start();
+    pipeline.catch_up(postgres).await;
+    let mut moments = moments_within_commits(postgres).await;
+    pipeline.kill();
+    moments.extend(moments_within_commits_of_another_process(postgres, &mut pipeline).await);
+    let mut rebuilt = 0;
+    for (number, moment) in moments.iter().enumerate().step_by(7) {
+        let name = format!("any-{number}");
+        let cut = made(&pipeline, &create(&pipeline, &name, &moment.lsn));
+        assert_eq!(cut["lsn"], moment.lsn.as_str());
+        assert_eq!(sums(&pipeline, &cut), moment.sums, "{moment:?}: {cut}");
+        let verified = pipeline.output("verify", &["--at", &name]);
+        assert!(verified.status.success(), "{}: {cut}", String::from_utf8_lossy(&verified.stdout));
+        rebuilt +=
+            cut["tables"].as_object().unwrap().values().filter(|table| table["mirror"]["rebuilt"].is_string()).count();
+        if number == 0 {
+            for engine in ["duckdb", "spark"] {
+                let seen: Vec<_> =
+                    cut_sums(&pipeline, &name, engine, &TABLES).into_iter().map(|(sum, _)| sum).collect();
+                assert_eq!(seen, moment.sums, "read by {engine}: {cut}");
+            }
+        }
+        let to = pipeline.folder().join(&name).display().to_string();
+        let exported = pipeline.output("cut", &["export", &name, "--to", &to]);
+        assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+        assert!(pipeline.output("cut", &["drop", &name]).status.success());
+    }
+    assert!(rebuilt > 5, "{rebuilt} tables were made of histories, which proves little");
+    let left = std::fs::read_dir(format!("{}/_sooner/shop/cut-tables", pipeline.lake)).unwrap().flatten();
+    let files = left.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    assert!(files.flat_map(|folder| walked(&folder.path())).next().is_none(), "what was made goes with its cut");
+}
+
+fn walked(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walked(&path) } else { vec![path] }).collect()
+}
+
+/// The same after a kill.
+async fn moments_within_commits_of_another_process(postgres: &Postgres, pipeline: &mut Pipeline) -> Vec<Moment> {
+    pipeline.start();
+    pipeline.catch_up(postgres).await;
+    let mut moments = Vec::new();
+    for amount in 61..=90 {
+        transfer(postgres, amount).await;
+        moments.push(moment(postgres).await);
+    }
+    pipeline.catch_up(postgres).await;
+    moments
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_position_is_cut_where_tables_have_histories_and_is_what_postgres_showed() {
+    let postgres = Postgres::start(Version::V15).await;
+    any_position_can_be_cut(&postgres, Pipeline::local(&postgres)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn so_it_is_through_kafka() {
     let (postgres, kafka, registry) = between::start().await;

@@ -85,6 +85,9 @@ fn add_chain(table: &TableName, columns: &mut Vec<LakeColumn>) -> Result<()> {
     Ok(())
 }
 
+/// Place of the column with events' commit LSNs.
+pub const LSN_PLACE: usize = 1;
+
 /// Columns of a history that has `known` ones (none before it exists), once it holds events with the columns `events`;
 /// and the place in them of each of the latter. A column that comes, or comes back under another type, is added, and so
 /// are those of a chain, if rows are chained from now on. An operator error if a column of the source has the name of

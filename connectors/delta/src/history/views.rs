@@ -66,8 +66,9 @@ impl Described {
     }
 
     /// From when on the history is complete, for each time that the table was copied or emptied: a row with the
-    /// position and the time at which that began, in microseconds since 1970, and the time of the last row that was in
-    /// the table before the history had it. None for a table without a key.
+    /// position and the time at which that began, in microseconds since 1970, the time of the last row that was in the
+    /// table before the history had it, and, where a copy began, the time of the last event before it. None for a table
+    /// without a key.
     pub fn completeness(&self, engine: Engine) -> Option<String> {
         if self.key.is_empty() {
             return None;
@@ -77,7 +78,9 @@ impl Described {
         // A row that an update gave another key is new, and has the row that it was before at the same position.
         Some(format!(
             "WITH marked AS (\n  SELECT *, count(*) FILTER (WHERE _change_type IN ('truncate', 'snapshot_start')) \
-             OVER (ORDER BY _commit_lsn, _ordinal) AS since FROM {table}\n),\n\
+             OVER (ORDER BY _commit_lsn, _ordinal) AS since, max(epoch_us(_commit_time)) \
+             OVER (ORDER BY _commit_lsn, _ordinal ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before \
+             FROM {table}\n),\n\
              moved AS (\n  SELECT _commit_lsn, _ordinal FROM {table} WHERE _change_type LIKE 'update_%'\n  \
              GROUP BY _commit_lsn, _ordinal HAVING count(DISTINCT ({key})) > 1\n),\n\
              first_events AS (\n  SELECT since, _change_type, _commit_lsn, _ordinal, _commit_time, \
@@ -86,7 +89,8 @@ impl Described {
              late AS (\n  SELECT since, max(epoch_us(_commit_time)) AS complete FROM first_events \
              ANTI JOIN moved USING (_commit_lsn, _ordinal)\n  \
              WHERE number = 1 AND _change_type <> 'insert' GROUP BY since\n)\n\
-             SELECT marked._commit_lsn AS lsn, epoch_us(marked._commit_time) AS begins, late.complete\n\
+             SELECT marked._commit_lsn AS lsn, epoch_us(marked._commit_time) AS begins, late.complete, \
+             CASE WHEN _change_type = 'snapshot_start' THEN before END AS before\n\
              FROM marked LEFT JOIN late USING (since)\n\
              WHERE _change_type IN ('truncate', 'snapshot_start') ORDER BY marked._commit_lsn, marked._ordinal"
         ))

@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod log_cleanup;
 pub mod optimize;
 pub mod past;
+mod past_entry;
 pub mod reconcile;
 pub mod refill;
 pub mod rewrite;

@@ -9,10 +9,10 @@
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use serde_json::{Map, Value};
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::{Lsn, TableName};
 
+use super::past_entry::{Entry, Told};
 use crate::log::actions::log_path;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
@@ -21,79 +21,6 @@ use crate::store::operations::get;
 /// How far the clocks of the database and of the lake's writer may differ, and longer than rows are on their way that
 /// are copied over others.
 pub const COPIED_MICROS: i64 = 60_000_000;
-
-/// What a commit tells of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
-    /// It moves rows, or changes columns, or tells nothing: the rows are those of the version before it.
-    Nothing,
-    /// It holds events, as far as it says which: an older program did not.
-    Events { first: Option<Lsn>, last: Lsn, has_copied: bool },
-    /// It holds no events.
-    NoEvents,
-    /// It replaces all rows by a copy that is complete to its watermark.
-    Copy,
-    /// Rows were changed, and it does not say by what.
-    Unknown,
-}
-
-/// One entry of a table's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    version: u64,
-    told: Told,
-    /// It only erases rows, because somebody asked for that.
-    erases: bool,
-    /// Up to where it is complete, and the commit time of that, in microseconds since 1970.
-    watermark: Option<(Lsn, i64)>,
-    /// When it was written, by the writer's clock, in microseconds since 1970.
-    written_micros: i64,
-}
-
-impl Entry {
-    fn parse(version: u64, text: &[u8]) -> serde_json::Result<Entry> {
-        let (mut info, mut changes) = (Value::Null, false);
-        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            let action: Map<String, Value> = serde_json::from_slice(line)?;
-            for (kind, body) in action {
-                match kind.as_str() {
-                    "commitInfo" => info = body,
-                    "add" | "remove" => changes |= body.get("dataChange").and_then(Value::as_bool) != Some(false),
-                    _ => {}
-                }
-            }
-        }
-        let written_micros = info["timestamp"].as_i64().unwrap_or_default().saturating_mul(1000);
-        let sooner = &info["sooner"];
-        let lsn = |value: &Value| value.as_str().and_then(|text| text.parse::<Lsn>().ok());
-        let watermark = lsn(&sooner["watermark"]).zip(sooner["commitMicros"].as_i64());
-        let told = match watermark {
-            None if changes => Told::Unknown,
-            None => Told::Nothing,
-            Some(_) if info["operation"] == "REPLACE TABLE AS SELECT" => Told::Copy,
-            Some((complete, _)) => match sooner.get("events") {
-                None => Told::Events { first: None, last: complete, has_copied: false },
-                Some(events) => match lsn(&events["first"]).zip(lsn(&events["last"])) {
-                    None => Told::NoEvents,
-                    Some((first, last)) => {
-                        Told::Events { first: Some(first), last, has_copied: sooner["copied"] == true }
-                    }
-                },
-            },
-        };
-        let erases = sooner["erasure"] == true;
-        Ok(Entry { version, told, erases, watermark, written_micros })
-    }
-
-    /// Position of its last event.
-    fn last(&self) -> Option<Lsn> {
-        match self.told {
-            Told::Events { last, .. } => Some(last),
-            Told::Copy => self.watermark.map(|(lsn, _)| lsn),
-            _ => None,
-        }
-    }
-}
 
 /// A version that is exactly a past position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +130,36 @@ impl<'a> PastLog<'a> {
         Ok(PastVersion { version, known, settled_after })
     }
 
+    /// The first version that has events from after a position; none if none has, or if the log does not go back so
+    /// far.
+    pub async fn first_after(&self, lsn: Lsn) -> Result<Option<u64>> {
+        let Some((at, _)) = self.last_that(|entry| entry.last().map(|last| last <= lsn)).await? else {
+            return Ok(None);
+        };
+        for after in at + 1..self.versions.len() {
+            let entry = self.entry(after).await?;
+            if entry.last().is_some() {
+                return Ok(Some(entry.version));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the last copy of the whole table was complete to, of those that were complete to a position or before it;
+    /// none if the log knows none.
+    pub async fn copied_to(&self, lsn: Lsn) -> Result<Option<Lsn>> {
+        let Some((at, _)) = self.last_that(|entry| entry.last().map(|last| last <= lsn)).await? else {
+            return Ok(None);
+        };
+        for before in (0..=at).rev() {
+            let entry = self.entry(before).await?;
+            if entry.told == Told::Copy {
+                return Ok(entry.last());
+            }
+        }
+        Ok(None)
+    }
+
     /// The newest version that has the rows of another one, but for rows that were erased since: files of the former
     /// are deleted, whoever knows of it.
     pub async fn after_erasures(&self, version: u64) -> Result<u64> {
@@ -241,8 +198,8 @@ impl<'a> PastLog<'a> {
         let (why, remedy) = match next.and_then(of) {
             Some(next) => (
                 format!("no version of {} is exactly at {lsn}; nearest are {before} and {next}", self.table),
-                "choose a position at which every table has a version, or leave the table out by --tables; a history \
-                 (`sooner history`) has the table as of any position",
+                "choose a position at which every table has a version, or leave the table out by --tables; of a table \
+                 with a history (write = [\"mirror\", \"history\"]), one is made for any position",
             ),
             None => (
                 format!("{} is not known to be complete to {lsn}; its last version is at {before}", self.table),
@@ -283,7 +240,7 @@ pub fn impossible(lsn: Lsn, why: String, remedy: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::store::lake_store::{LakeStore, S3Settings};

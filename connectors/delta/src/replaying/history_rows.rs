@@ -82,6 +82,11 @@ impl HistoryRows {
         self.version.provenance().key
     }
 
+    /// Whether rows were told apart by another key before.
+    pub fn key_changed(&self) -> bool {
+        self.version.provenance().key_changed
+    }
+
     /// Whether there are rows at or before the bound that are not read.
     pub fn knows_before(&self) -> bool {
         self.version.files().iter().any(|(_, file)| self.is_before(file))

@@ -18,6 +18,13 @@ pub const NEXT_GENERATIONS: &str = "_sooner_next";
 /// What follows a table's name in that of its history's folder.
 pub const HISTORY_SUFFIX: &str = "-history";
 
+/// What readers are told of a location: a local folder as a path, and any other as it is.
+pub fn readers_path(url: &str) -> String {
+    let local = Url::parse(url).ok().filter(|url| url.scheme() == "file");
+    let path = local.and_then(|url| url.to_file_path().ok()).map(|path| path.display().to_string());
+    path.as_deref().unwrap_or(url).trim_end_matches('/').to_owned()
+}
+
 /// A table's folder in the store.
 #[derive(Clone, Debug)]
 pub struct TableLocation {
