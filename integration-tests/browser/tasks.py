@@ -3,6 +3,7 @@ verification, a replay and a check of a chain; sees what they come to; and forge
 """
 
 import argparse
+import time
 
 from page import QUIET, SIZES, check_keyboard, check_look, get
 from playwright.sync_api import sync_playwright
@@ -51,12 +52,17 @@ def use_table(page, options, table, size):
 def see_and_forget(page, options, size):
     show(page, options, ":trust")
     section = page.locator("[aria-label=tasks]")
-    page.wait_for_function("() => [...document.querySelectorAll('[aria-label=tasks] td:nth-child(2)')]"
-                           ".every((cell) => !['waiting', 'begun'].includes(cell.textContent))", timeout=60000)
+    deadline = time.monotonic() + 60
+    while not {cells[1] for cells in rows_of(page, "tasks")}.isdisjoint({"waiting", "begun"}):
+        assert time.monotonic() < deadline, "they are not done"
+        time.sleep(0.2)
     tasks = get(options.url, "/api/v1/tasks")["tasks"]
     shown = [cells[1] for cells in rows_of(page, "tasks")]
     wanted = ["failed" if task["state"] == "failed" else "done" if task["good"] else "not as it should be" for task in tasks]
     assert shown == wanted[:20], f"{shown} is not {wanted}"
+    kinds = {(task["wanted"]["kind"], task["state"], task.get("good")) for task in tasks}
+    done = {(kind, "done", kind != "cut_verification") for kind in ("cut_export", "cut_verification", "replay", "history_verification")}
+    assert done <= kinds, f"what was asked for went well, and a table without a history is unverified: {kinds}"
     text = section.inner_text()
     assert "public.notes" in text and "rows of 2 tables and 1 histories" in text and "chained rows" in text, text
     check_look(page, "tasks")

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 use sooner_delta::{LakeStore, WaysToWrite};
 use sooner_schemas::Lsn;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::cut::position_now;
@@ -55,7 +56,7 @@ pub async fn listen(
     let verify_requests = can_verify.then(|| VerifyRequests::new(&config.state_dir));
     let (erasing, tasks, beside) = match sides {
         Sides::Source => (ErasureView::new(None), None, Vec::new()),
-        Sides::Both | Sides::Sink => deeds(config, path)?,
+        Sides::Both | Sides::Sink => deeds(config, path, &board)?,
     };
     let holds = HoldVerbs { add: verb(path, hold_added), release: verb(path, hold_released) };
     let shared = http::Shared {
@@ -84,14 +85,24 @@ pub async fn listen(
 }
 
 /// What is done when somebody asks for it, and takes long: threads of their own for erasures, past cuts and tasks.
-fn deeds(config: &Config, path: &Path) -> anyhow::Result<(ErasureView, Option<TaskDesk>, Vec<SideThread>)> {
+fn deeds(
+    config: &Config,
+    path: &Path,
+    board: &StatusBoard,
+) -> anyhow::Result<(ErasureView, Option<TaskDesk>, Vec<SideThread>)> {
     let file: Arc<Path> = path.into();
+    // What a task has read of a subject must not be written after the search of an erasure.
+    let turn: Arc<Mutex<()>> = Arc::default();
+    let of_erasures = turn.clone();
     let (desk, erasures) = ErasureDesk::start(&config.state_dir, move |order| {
-        let file = file.clone();
-        async move { erase::run_order(&Config::load(&file)?, order).await }
+        let (file, turn) = (file.clone(), of_erasures.clone());
+        async move {
+            let _turn = turn.lock().await;
+            erase::run_order(&Config::load(&file)?, order).await
+        }
     })?;
-    let past_cuts = past_cut_desk::start(path, CutRequests::new(&config.state_dir))?;
-    let (tasks, doing) = tasks::start(config, path)?;
+    let past_cuts = past_cut_desk::start(path, CutRequests::new(&config.state_dir), board.clone())?;
+    let (tasks, doing) = tasks::start(config, path, turn)?;
     Ok((ErasureView::new(Some(desk)), Some(tasks), vec![erasures, past_cuts, doing]))
 }
 

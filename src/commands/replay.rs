@@ -1,5 +1,7 @@
 //! `sooner replay`: the events of a table within a range, in commit order, each once, for whoever has to be fed again.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sooner_delta::replaying::range::{Bound, From, Range};
 use sooner_schemas::TableName;
@@ -12,6 +14,9 @@ use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::tasks::EventSource;
 use crate::until::{RangeEnd, Until, parse_from, parse_to};
+
+/// How long is waited for what is on its way; `sooner wait` waits for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to be replayed.
 #[derive(Debug, clap::Args)]
@@ -42,7 +47,7 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<()> {
     let table = parse_name(&asked.table)?;
     let range = range_of(config, asked.from, asked.to).await?;
     let replaying = async {
-        let report = replay(config, table.clone(), range, (asked.source, &asked.into)).await?;
+        let report = replay(config, table.clone(), range, (asked.source, &asked.into, PATIENCE)).await?;
         let text = match asked.json {
             true => format!("{}\n", report.json()),
             false => report.text(),
@@ -57,7 +62,7 @@ pub async fn run(config: &Config, asked: Asked) -> anyhow::Result<()> {
 }
 
 /// What the audit trail is told of who asks for a replay.
-pub fn act(table: &TableName, range: Range, into: &str) -> Act {
+fn act(table: &TableName, range: Range, into: &str) -> Act {
     let told = json!({"from": from_text(range.from), "to": range.to.to_string(), "into": into});
     Act::new("replay", told).of_table(table)
 }
@@ -98,15 +103,16 @@ pub fn from_text(from: From) -> String {
     }
 }
 
-/// Writes the events of a range to a file that is there whole or not at all, or to standard output for `-`.
+/// Writes the events of a range to a file that is there whole or not at all, or to standard output for `-`. What is on
+/// its way is waited for as long as `patience`.
 pub async fn replay(
     config: &Config,
     table: TableName,
     range: Range,
-    (source, into): (Option<EventSource>, &str),
+    (source, into, patience): (Option<EventSource>, &str, Duration),
 ) -> anyhow::Result<Report> {
     let (mut target, writer) = Target::open(into)?;
-    let replay = Replay { config, table, range };
+    let replay = Replay { config, table, range, patience };
     let written = replay.run(source, target.form, writer).await?;
     target.complete()?;
     Ok(Report {

@@ -1,20 +1,23 @@
 //! Does the tasks that a running process is asked for: what the commands do, with the configuration that the file has
 //! by then, into places of the lake. Each can be begun again after its process has died.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use sooner_api::{Code, Result};
+use sooner_api::{Code, Error, Result};
 use sooner_delta::LakeStore;
 use sooner_delta::audit::chain::Head;
-use sooner_delta::cuts::Cut;
-use sooner_delta::export::{MANIFEST, Manifest, export_cut, manifest_at};
+use sooner_delta::cuts::{Cut, CutTable, CutVersion};
+use sooner_delta::export::{ExportedTable, MANIFEST, Manifest, export_cut, manifest_at};
 use sooner_delta::results::ResultFolder;
 use sooner_schemas::TableName;
+use tokio::sync::Mutex;
 
-use super::cut::{existing, export_act, export_told};
+use super::cut::{existing, export_told};
 use super::report::named;
 use super::upkeep::open_lake;
 use super::verifying::at_cut::verify_cut;
@@ -24,6 +27,7 @@ use super::{backfill, history_chain, replay};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::reports::making::Maker;
+use crate::schedule::Due;
 use crate::side_thread::SideThread;
 use crate::tasks::desk::TaskDesk;
 use crate::tasks::{Done, EventFormat, EventSource, Wanted};
@@ -31,19 +35,39 @@ use crate::until::{parse_from, parse_to};
 
 /// Tables and runs that are told of in what a task came to, at most.
 const MOST_TOLD: usize = 50;
+/// Differences that are told of a table, at most, and characters of their keys.
+const MOST_EXAMPLES: usize = 20;
+const MOST_KEY: usize = 300;
+/// How long the lake may take to have all events of a range, before the task waits for its next turn.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
+/// Size of exported files, and about as much memory as that takes.
+const FILE_BYTES: usize = 16 << 20;
 
-/// Does what is asked for at the desk, as long as the thread is kept.
-pub fn start(config: &Config, path: &Path) -> Result<(TaskDesk, SideThread)> {
+/// Does what is asked for at the desk, as long as the thread is kept; not while somebody else has the turn.
+pub fn start(config: &Config, path: &Path, turn: Arc<Mutex<()>>) -> Result<(TaskDesk, SideThread)> {
+    // Of a process that died.
+    Scratch::of(&config.state_dir).clear();
     let file: Arc<Path> = path.into();
     TaskDesk::start(&config.state_dir, move |name, wanted| {
-        let file = file.clone();
-        async move { done(&Config::load(&file)?, &name, wanted).await }
+        let (file, turn) = (file.clone(), turn.clone());
+        async move {
+            let _turn = turn.lock().await;
+            done(&config_of(&file)?, &name, wanted).await
+        }
+    })
+}
+
+/// The configuration that the file has by now. One that somebody has broken may be mended: tasks wait for that.
+fn config_of(file: &Path) -> Result<Config> {
+    Config::load(file).map_err(|error| {
+        let what = "cannot read the configuration";
+        Error::retry(Code::ConfigurationIncomplete, what, format!("{error:#}"), "mend the file, and it is done then")
     })
 }
 
 async fn done(config: &Config, name: &str, wanted: Wanted) -> anyhow::Result<Done> {
     match wanted {
-        Wanted::CutExport { cut, to } => export(config, &cut, to).await,
+        Wanted::CutExport { cut } => export(config, &cut).await,
         Wanted::CutVerification { cut, tables } => verify(config, &cut, &tables).await,
         Wanted::Backfill { report, from, to } => fill(config, &report, (&from, &to)).await,
         Wanted::Replay { table, from, to, source, format } => {
@@ -57,21 +81,23 @@ async fn done(config: &Config, name: &str, wanted: Wanted) -> anyhow::Result<Don
     }
 }
 
-async fn export(config: &Config, name: &str, to: Option<String>) -> anyhow::Result<Done> {
-    let (lake, cut) = (open_lake(config)?, existing(config, name).await?);
-    let url = to.unwrap_or_else(|| ResultFolder::of_lake(&lake, "exports").below(name).url().to_owned());
-    let target = LakeStore::open(&url, &config.lake()?.s3)?;
+async fn export(config: &Config, name: &str) -> anyhow::Result<Done> {
     let exporting = async {
-        let manifest = match export_cut(&lake, &cut, &target).await {
+        let (lake, cut) = (open_lake(config)?, existing(config, name).await?);
+        // A cut of the same name may have been another one.
+        let folder = ResultFolder::of_lake(&lake, "exports").below(&format!("{name}-{:X}", cut.lsn.0));
+        let target = LakeStore::open(folder.url(), &config.lake()?.s3)?;
+        let (manifest, already) = match export_cut(&lake, &cut, &target, FILE_BYTES).await {
             Err(error) if error.code == Code::CutExists => match manifest_at(&target).await? {
-                Some(manifest) if is_of(&manifest, &cut, lake.pipeline()) => manifest,
+                Some(manifest) if is_of(&manifest, &cut) => (manifest, true),
                 _ => return Err(error.into()),
             },
-            exported => exported?,
+            exported => (exported?, false),
         };
         let told = json!({
-            "url": url,
-            "manifest": format!("{}/{MANIFEST}", url.trim_end_matches('/')),
+            "url": folder.url(),
+            "manifest": format!("{}/{MANIFEST}", folder.url().trim_end_matches('/')),
+            "was_there": already,
             "lsn": manifest.lsn,
             "tables": manifest.tables.len(),
             "histories": manifest.histories.len(),
@@ -81,12 +107,20 @@ async fn export(config: &Config, name: &str, to: Option<String>) -> anyhow::Resu
         });
         Ok((Done { good: true, result: told }, export_told(&manifest)))
     };
-    recorded(config, export_act(name, &url).through_http(), exporting).await
+    recorded(config, Act::new("cut_exported", json!({"name": name})).through_http(), exporting).await
 }
 
-/// Whether an export is the one that is wanted: its process may have died before it could say so.
-fn is_of(manifest: &Manifest, cut: &Cut, pipeline: &str) -> bool {
-    (manifest.cut.as_str(), manifest.lsn, manifest.pipeline.as_str()) == (&cut.name, cut.lsn, pipeline)
+/// Whether an export is that of a cut, with all that is in it: its process may have died before it could say so.
+fn is_of(manifest: &Manifest, cut: &Cut) -> bool {
+    let exported = |tables: &BTreeMap<TableName, ExportedTable>| -> BTreeMap<TableName, u64> {
+        tables.iter().map(|(table, exported)| (table.clone(), exported.version)).collect()
+    };
+    let in_cut = |of: fn(&CutTable) -> &Option<CutVersion>| -> BTreeMap<TableName, u64> {
+        cut.tables.iter().filter_map(|(table, found)| Some((table.clone(), of(found).as_ref()?.version))).collect()
+    };
+    (&manifest.cut, manifest.lsn) == (&cut.name, cut.lsn)
+        && exported(&manifest.tables) == in_cut(|table| &table.mirror)
+        && exported(&manifest.histories) == in_cut(|table| &table.history)
 }
 
 async fn verify(config: &Config, cut: &str, tables: &[TableName]) -> anyhow::Result<Done> {
@@ -100,7 +134,7 @@ async fn verify(config: &Config, cut: &str, tables: &[TableName]) -> anyhow::Res
                 Verdict::Unverified { .. } => unverified += 1,
             }
             if report.verdict != Verdict::Equal && reports.len() < MOST_TOLD {
-                reports.push(with_repair(report, None)?);
+                reports.push(in_short(with_repair(report, None)?));
             }
             Ok(())
         };
@@ -112,12 +146,26 @@ async fn verify(config: &Config, cut: &str, tables: &[TableName]) -> anyhow::Res
     recorded(config, act, verifying).await
 }
 
+/// A report with some of its differences, whose keys may be long.
+fn in_short(mut report: Value) -> Value {
+    if let Some(differences) = report["differences"].as_array_mut() {
+        differences.truncate(MOST_EXAMPLES);
+        for difference in differences {
+            if let Some(key) = difference["key"].as_str().filter(|key| key.len() > MOST_KEY) {
+                let short: String = key.chars().take(MOST_KEY).collect();
+                difference["key"] = json!(format!("{short}…"));
+            }
+        }
+    }
+    report
+}
+
 async fn fill(config: &Config, report: &str, (from, to): (&str, &str)) -> anyhow::Result<Done> {
-    let settings = named(config, report)?;
-    let url = Maker::new(config)?.runs(settings)?.url().to_owned();
-    let mut failures = Vec::new();
     let filling = async {
-        let each = |due: crate::schedule::Due, outcome: Result<_>| {
+        let settings = named(config, report)?;
+        let url = Maker::new(config)?.runs(settings)?.url().to_owned();
+        let mut failures = Vec::new();
+        let each = |due: Due, outcome: Result<_>| {
             if let Err(error) = outcome
                 && failures.len() < MOST_TOLD
             {
@@ -140,18 +188,17 @@ async fn replayed(
     (from, to): (&str, &str),
     (source, file): (Option<EventSource>, &str),
 ) -> anyhow::Result<Done> {
-    let folder = ResultFolder::of_lake(&open_lake(config)?, "replays");
-    let ends = parse_from(from).and_then(|from| Ok((from, parse_to(to)?))).map_err(anyhow::Error::msg)?;
-    let range = replay::range_of(config, ends.0, ends.1).await?;
-    let url = format!("{}/{file}", folder.url().trim_end_matches('/'));
-    let act = replay::act(&table, range, &url).through_http();
+    let act = Act::new("replay", json!({"from": from, "to": to, "source": source})).of_table(&table).through_http();
     let replaying = async {
+        let folder = ResultFolder::of_lake(&open_lake(config)?, "replays");
+        let ends = parse_from(from).and_then(|from| Ok((from, parse_to(to)?))).map_err(anyhow::Error::msg)?;
+        let range = replay::range_of(config, ends.0, ends.1).await?;
         let scratch = Scratch::new(&config.state_dir)?;
         let path = scratch.0.join(file);
         let into = path.to_str().context("the path of state_dir is not UTF-8. To do: give it another one")?;
-        let mut report = replay::replay(config, table, range, (source, into)).await?;
+        let mut report = replay::replay(config, table, range, (source, into, REPLAY_PATIENCE)).await?;
         folder.upload(file, &path).await?;
-        report.into = url;
+        report.into = format!("{}/{file}", folder.url().trim_end_matches('/'));
         let told = report.json();
         Ok((Done { good: true, result: told.clone() }, told))
     };
@@ -159,12 +206,16 @@ async fn replayed(
 }
 
 /// A folder for what is on its way to the lake, which is removed in the end.
-struct Scratch(std::path::PathBuf);
+struct Scratch(PathBuf);
 
 impl Scratch {
+    fn of(state_dir: &Path) -> Scratch {
+        Scratch(state_dir.join("tasks").join("scratch"))
+    }
+
     /// What a former task left there is removed.
     fn new(state_dir: &Path) -> anyhow::Result<Scratch> {
-        let scratch = Scratch(state_dir.join("tasks").join("scratch"));
+        let scratch = Scratch::of(state_dir);
         scratch.clear();
         let what = || format!("cannot create {}. To do: see to the disk of state_dir", scratch.0.display());
         std::fs::create_dir_all(&scratch.0).with_context(what)?;
@@ -172,7 +223,7 @@ impl Scratch {
     }
 
     fn clear(&self) {
-        // What is left takes only space, until the next task.
+        // What is left takes only space, until the next replay or the next process.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -7,9 +7,11 @@ use axum::http::StatusCode;
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sooner_api::Error;
 use sooner_delta::LakeStore;
 use sooner_delta::store::location::HISTORY_SUFFIX;
 use sooner_schemas::TableName;
+use tokio::runtime::Handle;
 
 use super::Shared;
 use super::api::{Answer, known, location, problem};
@@ -80,7 +82,14 @@ pub async fn query(State(shared): State<Shared>, Path(table): Path<String>, Quer
         Ok(as_of) => as_of,
         Err(why) => return problem(StatusCode::BAD_REQUEST, &format!("as_of is no moment: {why}"), "write it so"),
     };
-    match answered(history_query(&lake, &table, as_of, wanted.engine)).await {
+    let (of, here) = (table.clone(), Handle::current());
+    // Reading a history holds on to what may not move between threads.
+    let query = move || here.block_on(history_query(&lake, &of, as_of, wanted.engine));
+    let query = async {
+        let ended = tokio::task::spawn_blocking(query).await;
+        ended.map_err(|error| Error::internal("cannot write a query of a history", error))?
+    };
+    match answered(query).await {
         Ok((location, sql)) => (StatusCode::OK, Json(json!({ "table": table, "location": location, "sql": sql }))),
         Err(refused) => refused,
     }

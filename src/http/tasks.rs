@@ -19,11 +19,29 @@ use crate::tasks::desk::{Forgotten, Refusal, TaskDesk};
 use crate::tasks::{EventFormat, EventSource, Task, Wanted};
 use crate::until::{parse_from, parse_to};
 
-/// `GET /api/v1/tasks`: what was asked for, the last one first, and what has become of it.
+/// Tables that are named for one verification, at most.
+const MOST_TABLES: usize = 1000;
+/// Of what was wrong, so much is told in a list of tasks.
+const TOLD_IN_SHORT: usize = 5;
+
+/// `GET /api/v1/tasks`: what was asked for, the last one first, and what has become of it, in short.
 pub async fn list(State(shared): State<Shared>) -> Json<Value> {
     let tasks = shared.tasks.as_ref().map(TaskDesk::all);
     let asked: Vec<_> = tasks.iter().flatten().filter(|task| !task.is_over()).map(|task| &task.name).collect();
-    Json(json!({ "tasks": tasks, "asked": asked }))
+    let told = tasks.as_ref().map(|tasks| tasks.iter().map(in_short).collect::<Vec<_>>());
+    Json(json!({ "tasks": told, "asked": asked }))
+}
+
+/// A task with the first of what was wrong.
+fn in_short(task: &Task) -> Value {
+    let mut told = json!(task);
+    for list in ["reports", "failures", "findings"] {
+        if let Some(items) = told["result"].get_mut(list).and_then(Value::as_array_mut) {
+            items.truncate(TOLD_IN_SHORT);
+            items.iter_mut().filter_map(Value::as_object_mut).for_each(|item| drop(item.remove("differences")));
+        }
+    }
+    told
 }
 
 /// `GET /api/v1/tasks/{name}`: one of them; 202 if it is not done yet.
@@ -50,31 +68,14 @@ pub async fn forget(State(shared): State<Shared>, Path(name): Path<String>, Json
     }
 }
 
-/// Body of a request for an export.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Export {
-    /// Where to: `s3://bucket/prefix` in the lake's store; a folder of the cut's name in the lake if left out.
-    #[serde(default)]
-    to: Option<String>,
-}
-
-/// `POST /api/v1/cuts/{name}/export` with `{}` or `{"to": "s3://…"}`: as `sooner cut export`, which is not waited for.
-pub async fn export(
-    State(shared): State<Shared>,
-    Path(cut): Path<String>,
-    Json(Export { to }): Json<Export>,
-) -> Answer {
+/// `POST /api/v1/cuts/{name}/export` with `{}`: as `sooner cut export`, which is not waited for, to a folder of the
+/// lake. Other places are named by the command alone: they are written with what the process may do in its store.
+pub async fn export(State(shared): State<Shared>, Path(cut): Path<String>, Json(Nothing {}): Json<Nothing>) -> Answer {
     if let Err(refused) = has_cut(&shared, &cut).await {
         return refused;
     }
-    let to = to.filter(|to| !to.is_empty());
-    if to.as_ref().is_some_and(|to| !to.starts_with("s3://")) {
-        let remedy = "write it as s3://bucket/prefix, leave it out, or use `sooner cut export` for a folder";
-        return problem(StatusCode::BAD_REQUEST, "to is no place in a bucket", remedy);
-    }
-    let told = json!({ "name": cut, "to": to });
-    ask(&shared, Wanted::CutExport { cut, to }, ("cut export", told))
+    let told = json!({ "name": cut });
+    ask(&shared, Wanted::CutExport { cut }, ("cut export", None, told))
 }
 
 /// Body of a request for a verification of a cut.
@@ -96,8 +97,12 @@ pub async fn verify(
     if let Err(refused) = has_cut(&shared, &cut).await {
         return refused;
     }
+    if tables.len() > MOST_TABLES {
+        let why = format!("these are more than {MOST_TABLES} tables");
+        return problem(StatusCode::BAD_REQUEST, &why, "name none, for all of them, or fewer");
+    }
     let told = json!({ "at": cut, "tables": tables });
-    ask(&shared, Wanted::CutVerification { cut, tables }, ("verify", told))
+    ask(&shared, Wanted::CutVerification { cut, tables }, ("verify", None, told))
 }
 
 /// Body of a request for a backfill.
@@ -129,7 +134,7 @@ pub async fn backfill(
         }
     }
     let told = json!({ "report": report, "from": from, "to": to });
-    ask(&shared, Wanted::Backfill { report, from, to }, ("backfill", told))
+    ask(&shared, Wanted::Backfill { report, from, to }, ("backfill", None, told))
 }
 
 /// Body of a request for a replay.
@@ -161,8 +166,8 @@ pub async fn replay(State(shared): State<Shared>, Path(table): Path<String>, Jso
             return problem(StatusCode::BAD_REQUEST, &format!("{name} is no end of a range: {why}"), "write it so");
         }
     }
-    let told = json!({ "table": table, "from": from, "to": to, "source": source, "format": format });
-    ask(&shared, Wanted::Replay { table, from, to, source, format }, ("replay", told))
+    let (told, of) = (json!({ "from": from, "to": to, "source": source, "format": format }), table.clone());
+    ask(&shared, Wanted::Replay { table, from, to, source, format }, ("replay", Some(of), told))
 }
 
 /// Body of a request for a chain to be checked.
@@ -188,18 +193,18 @@ pub async fn check_history(
     if let Some(Err(why)) = head.as_deref().map(str::parse::<Head>) {
         return problem(StatusCode::BAD_REQUEST, &format!("head is no end of a chain: {why}"), "write it so");
     }
-    let told = json!({ "table": table, "head": head });
-    ask(&shared, Wanted::HistoryVerification { table, head }, ("history verify", told))
+    let (told, of) = (json!({ "head": head }), table.clone());
+    ask(&shared, Wanted::HistoryVerification { table, head }, ("history verify", Some(of), told))
 }
 
-fn ask(shared: &Shared, wanted: Wanted, (verb, told): (&str, Value)) -> Answer {
+fn ask(shared: &Shared, wanted: Wanted, (verb, table, told): (&str, Option<TableName>, Value)) -> Answer {
     let Some(tasks) = &shared.tasks else {
         let remedy = "ask the listener of the sink's process, or use the command";
         return problem(StatusCode::CONFLICT, "this process has no lake", remedy);
     };
     match tasks.ask(wanted) {
         Ok(name) => {
-            note(shared, None, verb, told);
+            note(shared, table.as_ref(), verb, told);
             (StatusCode::ACCEPTED, Json(json!({ "asked": true, "task": name })))
         }
         Err(Refusal::Full) => {

@@ -1,13 +1,15 @@
-//! Where tasks are asked for: they are done one after the other, on a thread of its own beside the stream. Each is a file
-//! in the state folder from when it is asked for, so that the next process goes on with it; what became of it stays
-//! there until others have taken its place.
+//! Where tasks are asked for: they are done one after the other, on a thread of its own beside the stream. Each is a
+//! file in the state folder from when it is asked for, so that the next process goes on with it; what became of it
+//! stays there until others have taken its place.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use sooner_api::{Class, Clock, Error, Result};
 use tokio::sync::Notify;
 
@@ -21,10 +23,15 @@ use crate::told::operator_error;
 const MOST_WAITING: usize = 20;
 /// Tasks that are done and kept, at most; the oldest go first.
 const MOST_KEPT: usize = 50;
-/// So often a task is begun: its process may end meanwhile, and its store may be away.
-const MOST_ATTEMPTS: u32 = 5;
-/// Before a task is begun again whose store was away.
-const PAUSE: Duration = Duration::from_secs(10);
+/// So often the process may end meanwhile, before a task counts as failed.
+const MOST_DEATHS: u32 = 3;
+/// Before a task is begun again for which something was away; twice as long after each time, up to the other.
+const PAUSES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(300)];
+/// For so long after it was asked for, a task is begun again for which something is away.
+const PATIENCE_MICROS: i64 = 24 * 3600 * 1_000_000;
+
+/// What is said of a task that ended in a defect.
+const PANICKED: &str = "it came upon a defect of sooner. To do: report this, with the log of the process";
 
 /// Why a task cannot be asked for.
 #[derive(Debug)]
@@ -70,15 +77,14 @@ impl TaskDesk {
         let serving = desk.clone();
         let thread = SideThread::start("tasks", move || async move {
             loop {
-                match serving.begin() {
-                    None => serving.asked.notified().await,
-                    Some(Task { name, wanted, .. }) => {
-                        let outcome = work(name.clone(), wanted).await;
-                        if !serving.end(&name, outcome) {
-                            tokio::time::sleep(PAUSE).await;
-                        }
-                    }
-                }
+                let Some(Task { name, wanted, .. }) = serving.begin() else {
+                    // Somebody asks, or something may be there again.
+                    let _ = tokio::time::timeout(PAUSES[0], serving.asked.notified()).await;
+                    continue;
+                };
+                let doing = AssertUnwindSafe(work(name.clone(), wanted)).catch_unwind();
+                let outcome = doing.await.unwrap_or_else(|_| Err(anyhow::anyhow!("{PANICKED}")));
+                serving.end(&name, outcome);
             }
         })?;
         Ok((desk, thread))
@@ -87,11 +93,12 @@ impl TaskDesk {
     /// Asks for something; returns the task's name. The same that has not been done yet is not asked for twice.
     pub fn ask(&self, wanted: Wanted) -> std::result::Result<String, Refusal> {
         let mut known = self.known();
-        let waiting = || known.values().filter(|task| !task.is_over());
-        if let Some(same) = waiting().find(|task| task.wanted == wanted) {
+        // One that has begun may have read what was there before.
+        let is_same = |task: &&Task| task.wanted == wanted && task.attempts == 0 && task.standing == Standing::Waiting;
+        if let Some(same) = known.values().find(is_same) {
             return Ok(same.name.clone());
         }
-        if waiting().count() >= MOST_WAITING {
+        if known.values().filter(|task| !task.is_over()).count() >= MOST_WAITING {
             return Err(Refusal::Full);
         }
         let asked_micros = SystemClock.now_micros();
@@ -102,6 +109,8 @@ impl TaskDesk {
             asked_micros,
             ended_micros: None,
             attempts: 0,
+            retries: 0,
+            not_before_micros: 0,
             standing: Standing::Waiting,
         };
         self.store(&task).map_err(Refusal::Unwritable)?;
@@ -137,12 +146,13 @@ impl TaskDesk {
     /// The task that was asked for first of those that are to be done; none if there is none. One that has been begun
     /// too often has failed.
     fn begin(&self) -> Option<Task> {
-        let mut known = self.known();
+        let (mut known, now) = (self.known(), SystemClock.now_micros());
         loop {
-            let task = known.values_mut().find(|task| task.standing == Standing::Waiting)?;
+            let is_ready = |task: &&mut Task| task.standing == Standing::Waiting && task.not_before_micros <= now;
+            let task = known.values_mut().find(is_ready)?;
             task.attempts += 1;
             task.standing = Standing::Begun;
-            if task.attempts > MOST_ATTEMPTS {
+            if task.attempts - task.retries > MOST_DEATHS {
                 task.fail(died_too_often(task));
             }
             self.note(task);
@@ -152,19 +162,22 @@ impl TaskDesk {
         }
     }
 
-    /// Notes what became of a task; false if it is to be done again in a while.
-    fn end(&self, name: &str, outcome: anyhow::Result<Done>) -> bool {
-        let mut known = self.known();
-        let Some(task) = known.get_mut(name) else { return true };
+    /// Notes what became of a task. One for which something is away waits.
+    fn end(&self, name: &str, outcome: anyhow::Result<Done>) {
+        let (mut known, now) = (self.known(), SystemClock.now_micros());
+        let Some(task) = known.get_mut(name) else { return };
         let (code, what) = task.wanted.failure();
         match outcome.map_err(|error| operator_error(error, code, &what)) {
             Ok(done) => {
                 tracing::info!(task = name, good = done.good, "a task is done");
                 task.standing = Standing::Done(done);
-                task.ended_micros = Some(SystemClock.now_micros());
+                task.ended_micros = Some(now);
             }
-            Err(error) if error.class == Class::Retry && task.attempts < MOST_ATTEMPTS => {
+            Err(error) if error.class == Class::Retry && now < task.asked_micros + PATIENCE_MICROS => {
                 tracing::warn!(task = name, code = %error.code, %error, "a task cannot be done yet");
+                let pause = PAUSES[0].saturating_mul(1 << task.retries.min(10)).min(PAUSES[1]);
+                task.retries += 1;
+                task.not_before_micros = now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
                 task.standing = Standing::Waiting;
             }
             Err(error) => {
@@ -173,14 +186,12 @@ impl TaskDesk {
             }
         }
         self.note(task);
-        let is_over = task.is_over();
         let over: Vec<_> = known.values().filter(|task| task.is_over()).map(|task| task.name.clone()).collect();
         for name in over.iter().take(over.len().saturating_sub(MOST_KEPT)) {
             known.remove(name);
             // What cannot be removed is told once more by the next process.
             let _ = remove(&self.path(name));
         }
-        is_over
     }
 
     /// Writes down where a task stands. If that fails, the next process does it again, which does no harm.
@@ -193,7 +204,9 @@ impl TaskDesk {
     fn store(&self, task: &Task) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let beside = self.folder.join(format!("{}.writing", task.name));
-        std::fs::write(&beside, serde_json::to_vec(task)?)?;
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(task)?)?;
+        file.sync_all()?;
         std::fs::rename(beside, self.path(&task.name))
     }
 
@@ -208,7 +221,7 @@ impl TaskDesk {
 
 fn died_too_often(task: &Task) -> Error {
     let (code, what) = task.wanted.failure();
-    let why = format!("its process ended {MOST_ATTEMPTS} times meanwhile");
+    let why = format!("its process ended {MOST_DEATHS} times meanwhile");
     Error::operator(code, what, why, "see its log for why, and ask again; or use the command beside the process")
 }
 
@@ -216,7 +229,15 @@ fn died_too_often(task: &Task) -> Error {
 fn left_behind(folder: &Path) -> BTreeMap<String, Task> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
-    let read = |path: PathBuf| serde_json::from_slice::<Task>(&std::fs::read(path).ok()?).ok();
+    let read = |path: PathBuf| {
+        let task = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Task>(&text).ok());
+        if task.is_none() {
+            tracing::warn!(file = %path.display(), "a task that was asked for cannot be read, and is forgotten");
+            // It is told of once more by the next process.
+            let _ = remove(&path);
+        }
+        task
+    };
     let mut known: BTreeMap<_, _> = files.filter_map(read).map(|task| (task.name.clone(), task)).collect();
     for task in known.values_mut().filter(|task| task.standing == Standing::Begun) {
         task.standing = Standing::Waiting;
@@ -246,6 +267,10 @@ mod tests {
                     Wanted::Backfill { report, .. } if report == "failed" => {
                         Err(anyhow::anyhow!("it has no history. To do: give it one"))
                     }
+                    Wanted::Backfill { report, .. } if report == "away" => {
+                        Err(Error::retry(sooner_api::Code::LakeUnreachable, "cannot read", "timeout", "nothing").into())
+                    }
+                    Wanted::Backfill { report, .. } if report == "defect" => panic!("a defect"),
                     _ => Ok(Done { good: true, result: "made".into() }),
                 }
             }
@@ -284,13 +309,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_away_is_waited_for_while_others_are_done_and_a_defect_ends_one_task() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, _thread, leave) = desk(folder.path());
+        let (away, defect) = (desk.ask(wanted("away")).unwrap(), desk.ask(wanted("defect")).unwrap());
+        let last = desk.ask(wanted("a")).unwrap();
+        leave.add_permits(3);
+        until(&desk, &last, |standing| matches!(standing, Standing::Done(_))).await;
+        let Standing::Failed { error } = desk.task(&defect).unwrap().standing else { panic!("it has failed") };
+        assert!(error.why.contains("a defect"), "{error}");
+        let waiting = desk.task(&away).unwrap();
+        assert_eq!((waiting.attempts, waiting.retries, &waiting.standing), (1, 1, &Standing::Waiting));
+        assert!(waiting.not_before_micros > SystemClock.now_micros());
+        assert_ne!(desk.ask(wanted("away")).unwrap(), away, "it has begun once");
+    }
+
+    #[tokio::test]
     async fn the_next_process_does_what_the_one_before_has_begun() {
         let folder = tempfile::tempdir().unwrap();
         let (before, thread, _leave) = desk(folder.path());
         let name = before.ask(wanted("a")).unwrap();
         until(&before, &name, |standing| *standing == Standing::Begun).await;
         drop(thread);
-        for attempt in 2..=MOST_ATTEMPTS {
+        for attempt in 2..=MOST_DEATHS {
             let (next, _thread, _leave) = desk(folder.path());
             let task = until(&next, &name, |standing| *standing == Standing::Begun).await;
             assert_eq!(task.attempts, attempt);
@@ -298,7 +339,7 @@ mod tests {
         let (last, _thread, leave) = desk(folder.path());
         leave.add_permits(1);
         let task = until(&last, &name, |standing| matches!(standing, Standing::Failed { .. })).await;
-        assert!(matches!(task.standing, Standing::Failed { error } if error.why.contains("5 times")));
-        assert_eq!(desk(folder.path()).0.task(&name).unwrap().attempts, MOST_ATTEMPTS + 1, "it stays so");
+        assert!(matches!(task.standing, Standing::Failed { error } if error.why.contains("3 times")));
+        assert_eq!(desk(folder.path()).0.task(&name).unwrap().attempts, MOST_DEATHS + 1, "it stays so");
     }
 }

@@ -13,12 +13,10 @@ use crate::clock::SystemClock;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Wanted {
-    /// A cut is written as Parquet files, to a place of its own in the lake if none is named.
+    /// A cut is written as Parquet files, to a place of its own in the lake.
     CutExport {
         /// Name of the cut.
         cut: String,
-        /// Where to, as a URL.
-        to: Option<String>,
     },
     /// Tables of a cut are compared with their histories.
     CutVerification {
@@ -118,6 +116,12 @@ pub struct Task {
     pub ended_micros: Option<i64>,
     /// How often it was begun.
     pub attempts: u32,
+    /// How often of these something was away, so that it is begun again.
+    #[serde(default)]
+    pub retries: u32,
+    /// It is not begun again before this moment, in microseconds since 1970.
+    #[serde(default)]
+    pub not_before_micros: i64,
     /// Where it stands.
     #[serde(flatten)]
     pub standing: Standing,
@@ -145,7 +149,7 @@ impl Wanted {
             Wanted::Backfill { report, .. } => (Code::ReportFailed, format!("cannot fill the report '{report}'")),
             Wanted::Replay { table, .. } => (Code::ReplayImpossible, format!("cannot replay events of {table}")),
             Wanted::HistoryVerification { table, .. } => {
-                (Code::HistoryChained, format!("cannot check the chain of the history of {table}"))
+                (Code::CutUnproven, format!("cannot check the chain of the history of {table}"))
             }
         }
     }

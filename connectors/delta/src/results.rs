@@ -4,9 +4,10 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use sooner_api::{Code, Error, Result};
 use tokio::io::AsyncReadExt;
@@ -17,8 +18,11 @@ use crate::store::errors::store_error;
 use crate::store::lake_store::LakeStore;
 use crate::store::operations::{Put, discard, get, put, put_new, retrying};
 
-/// Size of the parts in which a file is read and sent.
+/// Size of the parts in which a file is read and sent, at least.
 const PART_BYTES: usize = 8 << 20;
+/// Parts of one file, at most: S3 takes no more than 10,000
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
+const MOST_PARTS: u64 = 9_000;
 /// Parts that are on their way at the same time.
 const PARTS_AT_ONCE: usize = 2;
 
@@ -133,19 +137,53 @@ impl ResultFolder {
     async fn send(&self, path: &Path, file: &FilePath) -> Result<()> {
         let failed = |error: &object_store::Error| store_error(format!("cannot write {path}"), error);
         let mut file = tokio::fs::File::open(file).await.map_err(|error| unreadable(file, error))?;
-        let mut part = next_part(&mut file).await?;
-        if part.len() < PART_BYTES {
+        let whole = file.metadata().await.map_or(0, |metadata| metadata.len());
+        let part_bytes = PART_BYTES.max(usize::try_from(whole.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX));
+        let part = next_part(&mut file, part_bytes).await?;
+        if part.len() < part_bytes {
             return put(&*self.root, path, Bytes::from(part)).await;
         }
-        let upload = self.root.put_multipart(path).await.map_err(|error| failed(&error))?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        while !part.is_empty() {
-            upload.wait_for_capacity(PARTS_AT_ONCE).await.map_err(|error| failed(&error))?;
-            upload.put(Bytes::from(part));
-            part = next_part(&mut file).await?;
+        let mut upload = self.root.put_multipart(path).await.map_err(|error| failed(&error))?;
+        match send_parts(&mut *upload, &mut file, (part, part_bytes)).await {
+            Ok(()) => upload.complete().await.map(drop).map_err(|error| failed(&error)),
+            Err(error) => {
+                // Parts that stay cost space, until the bucket's own rules remove them.
+                let _ = upload.abort().await;
+                match error {
+                    Unsent::Store(error) => Err(failed(&error)),
+                    Unsent::File(error) => Err(error),
+                }
+            }
         }
-        upload.finish().await.map(drop).map_err(|error| failed(&error))
     }
+}
+
+/// Why parts of a file were not sent.
+enum Unsent {
+    Store(object_store::Error),
+    File(Error),
+}
+
+/// Sends a file's parts, of which the first is read, some at the same time.
+async fn send_parts(
+    upload: &mut dyn MultipartUpload,
+    file: &mut tokio::fs::File,
+    (mut part, part_bytes): (Vec<u8>, usize),
+) -> std::result::Result<(), Unsent> {
+    let mut sending = FuturesUnordered::new();
+    while !part.is_empty() {
+        sending.push(upload.put_part(Bytes::from(part).into()));
+        if sending.len() >= PARTS_AT_ONCE
+            && let Some(sent) = sending.next().await
+        {
+            sent.map_err(Unsent::Store)?;
+        }
+        part = next_part(file, part_bytes).await.map_err(Unsent::File)?;
+    }
+    while let Some(sent) = sending.next().await {
+        sent.map_err(Unsent::Store)?;
+    }
+    Ok(())
 }
 
 /// Size and hash of a local file.
@@ -153,7 +191,7 @@ pub async fn measure(path: &FilePath) -> Result<Measured> {
     let mut file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, error))?;
     let (mut hash, mut bytes) = (Sha256::new(), 0);
     loop {
-        let part = next_part(&mut file).await?;
+        let part = next_part(&mut file, PART_BYTES).await?;
         if part.is_empty() {
             return Ok(Measured { bytes, sha256: hexadecimal(&hash.finalize()) });
         }
@@ -162,9 +200,9 @@ pub async fn measure(path: &FilePath) -> Result<Measured> {
     }
 }
 
-async fn next_part(file: &mut tokio::fs::File) -> Result<Vec<u8>> {
+async fn next_part(file: &mut tokio::fs::File, bytes: usize) -> Result<Vec<u8>> {
     let mut part = Vec::new();
-    let read = file.take(PART_BYTES as u64).read_to_end(&mut part).await;
+    let read = file.take(bytes as u64).read_to_end(&mut part).await;
     read.map_err(|error| Error::retry(Code::ReportFailed, "cannot read a result", error, "nothing"))?;
     Ok(part)
 }

@@ -108,7 +108,8 @@ async fn what_takes_long_comes_to_the_same_by_http_as_by_the_commands() {
     assert_eq!((&exported["lsn"], &exported["tables"], &exported["histories"]), (&cut["lsn"], &json!(2), &json!(1)));
     is_exported(&path_of(&exported["url"]), &cut["lsn"]);
     let again = done(&listener, "/api/v1/cuts/q3/export", json!({})).await;
-    assert_eq!(again, exported, "an export that is there is not made again");
+    assert_eq!((&exported["was_there"], &again["was_there"]), (&json!(false), &json!(true)));
+    assert_eq!(again["url"], exported["url"], "an export that is there is not made again");
 
     let verified = done(&listener, "/api/v1/cuts/q3/verify", json!({ "tables": ["public.accounts"] })).await;
     assert_eq!(verified["counts"], json!({ "equal": 1, "different": 0, "unverified": 0 }));
@@ -174,7 +175,6 @@ async fn runs_of_a_report_for_times_that_have_passed_are_made_when_http_asks_als
     let asked = json!({ "from": from.to_string(), "to": to.to_string() });
     let name = ask(&listener, "/api/v1/reports/sums/backfill", asked.clone()).await;
     let path = format!("/api/v1/tasks/{name}");
-    assert_eq!(ask(&listener, "/api/v1/reports/sums/backfill", asked.clone()).await, name, "it is on its way");
     listener.until(&path, |_, task| task["state"] == "begun").await;
     assert_eq!(listener.post(&format!("{path}/forget"), json!({})).await.0, StatusCode::CONFLICT);
     pipeline.kill();

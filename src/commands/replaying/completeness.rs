@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sooner_api::{Clock, Error};
+use sooner_api::{Class, Clock, Error};
 use sooner_delta::replaying::range::{Bound, DISORDER_MICROS, Range};
 use sooner_delta::replaying::survey::refused;
 use sooner_schemas::{Lsn, TableName};
@@ -11,16 +11,14 @@ use crate::clock::SystemClock;
 use crate::commands::wait::{Standing, reached, source_end};
 use crate::config::Config;
 
-/// How long is waited for what is on its way; `sooner wait` waits for longer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// An error, with what to do, unless a table is complete up to the end of a range. `known` is up to where it is by its
-/// own log, and the commit time of that; beyond, the pipeline's status is asked. `place` is where events are read.
+/// own log, and the commit time of that; beyond, the pipeline's status is asked, as long as `patience`. `place` is
+/// where events are read. What may pass by itself is a retriable error.
 pub async fn completeness(
     config: &Config,
     table: &TableName,
     range: Range,
-    known: Option<(Lsn, i64)>,
+    (known, patience): (Option<(Lsn, i64)>, Duration),
     place: &str,
 ) -> Result<(), Error> {
     let is_known = known.is_some_and(|(lsn, micros)| match range.to {
@@ -40,7 +38,7 @@ pub async fn completeness(
     };
     let asked = Instant::now();
     let standing = match to {
-        Ok(lsn) => reached(config, table, lsn, || Some(PATIENCE.saturating_sub(asked.elapsed()))).await,
+        Ok(lsn) => reached(config, table, lsn, || Some(patience.saturating_sub(asked.elapsed()))).await,
         Err(error) => Err(error),
     };
     let why = match standing {
@@ -56,5 +54,5 @@ pub async fn completeness(
         "`sooner wait {table} --until {}` waits for that, beside the process that writes it; or choose an earlier --to",
         range.to
     );
-    Err(refused(table, range, why, &remedy))
+    Err(Error { class: Class::Retry, ..refused(table, range, why, &remedy) })
 }

@@ -16,7 +16,7 @@ impl Replay<'_> {
         let (lake, table, range) = (open_lake(self.config)?, &self.table, self.range);
         // Before the history is opened: what is complete by then is in it.
         let known = history_watermark(&lake, table).await?;
-        let complete = completeness(self.config, table, range, known, "the lake").await;
+        let complete = completeness(self.config, table, range, (known, self.patience), "the lake").await;
         let history = HistoryRows::open(&lake, table, range.from).await?;
         let history = history.ok_or_else(|| without_history(table))?;
         let mut survey = Survey::new(table, range, history.knows_before());

@@ -7,6 +7,7 @@ pub mod target;
 mod topic;
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 use sooner_api::{Code, Error, Result};
@@ -30,6 +31,8 @@ pub struct Replay<'a> {
     pub table: TableName,
     /// Which of its events.
     pub range: Range,
+    /// How long what is on its way is waited for.
+    pub patience: Duration,
 }
 
 /// What was written.

@@ -77,6 +77,6 @@ impl Replay<'_> {
         }
         // Of the end itself nothing is known: a transaction may be committed there.
         let written = (topic.end_lsn.last_before(), topic.commit_micros);
-        completeness(self.config, &self.table, self.range, Some(written), "its topic").await
+        completeness(self.config, &self.table, self.range, (Some(written), self.patience), "its topic").await
     }
 }

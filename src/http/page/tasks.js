@@ -16,11 +16,13 @@ const CAME_TO = {
 };
 /* What is wrong with what was done, in words. */
 const WRONG = {
-  cut_verification: (it) => it.reports.map((report) => `${report.table}: ${report.verdict === "different" ? `${number(report.differing)} rows differ` : report.why}`),
+  cut_verification: (it) => it.reports.map((report) => `${report.table}: ${report.verdict === "different" ? `${report.at_least ? "at least " : ""}${number(report.count)} rows differ` : report.why}`),
   backfill: (it) => it.failures.map((failure) => `${failure.due}: ${failure.error.why}`),
   history_verification: (it) => it.findings.map(rowFault),
 };
-const rowFault = (found) => fault(found).replace("Entry", "Row").replace("Entries", "Rows");
+const rowFault = (found) => found.fault === "unchained" ? `${number(found.rows)} rows after row ${found.sequence} are not chained.`
+  : found.fault === "uncertified" ? `${number(found.rows)} rows say that the erasure ${found.erasure} took their values, and no certificate says so.`
+  : fault(found).replace("Entry", "Row").replace("Entries", "Rows");
 
 function taskState(task) {
   if (task.state === "done") return task.good ? dotted("ok", "done") : dotted("error", "not as it should be");
