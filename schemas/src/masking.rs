@@ -146,7 +146,8 @@ impl TableRules {
         self.columns.contains_key(column) || self.known.contains(column)
     }
 
-    fn rule(&self, column: &str) -> ColumnRule {
+    /// What becomes of a column's values.
+    pub fn rule(&self, column: &str) -> ColumnRule {
         match self.columns.get(column) {
             Some(rule) => *rule,
             None if self.masks_new() && !self.known.contains(column) => ColumnRule::Null,

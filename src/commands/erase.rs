@@ -1,24 +1,27 @@
 //! `sooner erase`: removes rows of a subject from every place of the lake, and issues a certificate of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sooner_delta::DeltaLake;
 use sooner_delta::erase::{Erased, Erasures, Manner, Places};
 use sooner_delta::erasure::subject::Subject;
 use sooner_delta::erasures::{Begun, ErasureRecords, put_begun, put_erasure};
-use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHold, LegalHolds};
-use sooner_kafka::erasure::topics::{ErasedLetters, ErasedTopic};
+use sooner_delta::export::hexadecimal;
+use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHolds};
 use sooner_schemas::TableName;
 
-use super::erasing::certificate::{Certificate, Search, line};
+use super::erasing::beside::beside_tables;
+use super::erasing::certificate::{Certificate, Search};
+use super::erasing::dry_run::{dry_run, text_of};
+use super::erasing::keeping::{check_holds, kept_in};
+use super::erasing::known::{InLake, check_known, in_lake};
 use super::erasing::local::in_state_folder;
 use super::erasing::remains::{Ends, Remains, of_object, of_table};
-use super::erasing::reports::{FoundRun, in_reports};
+use super::erasing::reports::in_reports;
 use super::erasing::source::{SourceRows, ask, concerned, wait};
 use super::erasing::topics::in_topics;
 use super::print;
@@ -31,7 +34,7 @@ use crate::erasure_desk::ErasureOrder;
 const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Whose rows are erased, and how.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Asked {
     /// Whose rows: COLUMN=VALUE in every table that has the column, or SCHEMA.TABLE.COLUMN=VALUE. May be given several
     /// times. Other users of the machine may see it in its list of processes: --keys keeps it from them.
@@ -76,7 +79,7 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
     }
     anyhow::ensure!(!asked.subjects.is_empty(), "there is nobody to erase. To do: give --subject, or lines in --keys");
     if asked.dry_run {
-        let found = dry_run(config, &asked).await?;
+        let found = dry_run(config, &asked.subjects).await?;
         print(&if asked.json { format!("{}\n", serde_json::to_string_pretty(&found)?) } else { text_of(&found) });
         return Ok(true);
     }
@@ -109,7 +112,7 @@ pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<O
         json: true,
     };
     if is_dry {
-        return Ok(Some(serde_json::to_value(dry_run(config, &asked).await?)?));
+        return Ok(Some(serde_json::to_value(dry_run(config, &asked.subjects).await?)?));
     }
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
     let told = json!({"name": name, "subjects": subjects, "drop_cuts": drop_cuts, "drop_reports": drop_reports});
@@ -120,81 +123,6 @@ pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<O
 
 fn millis(at: SystemTime) -> i64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
-/// What there is of subjects, and what keeps it.
-#[derive(Serialize)]
-struct Found {
-    tables: Vec<Places>,
-    held: Vec<Remains>,
-    refused_by: Vec<String>,
-    /// Objects of the lake that have a value's bytes.
-    objects: Vec<String>,
-    topics: Vec<ErasedTopic>,
-    dead_letters: Option<ErasedLetters>,
-    reports: Vec<FoundRun>,
-    /// What lies beside the lake's tables.
-    beside: Vec<Remains>,
-    source_rows: Option<BTreeMap<TableName, u64>>,
-}
-
-/// Says what there is. Changes nothing.
-async fn dry_run(config: &Config, asked: &Asked) -> anyhow::Result<Found> {
-    let lake = open_lake(config)?;
-    let tables = lake.tables().await?;
-    let holds = LegalHolds::of(&lake).all().await?;
-    let ends = Ends::of(&lake, &holds).await?;
-    let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects).await?;
-    let source = match &config.source {
-        Some(_) => Some(ask(config, &tables, &asked.subjects).await?),
-        None => None,
-    };
-    let refusals: Vec<_> = refusing(&holds, &asked.subjects, &places).map(told_of).collect();
-    let held: Vec<_> = places.iter().flat_map(|place| kept_in(&lake, place, &ends)).collect();
-    let searched =
-        Erasures::of(&lake).search_bytes(asked.subjects.iter().map(|subject| subject.value.as_str())).await?;
-    let topics = in_topics(config, &lake, &asked.subjects, None).await?;
-    let reports = in_reports(config, &asked.subjects, None).await?;
-    let local = in_state_folder(&config.state_dir, &asked.subjects).await;
-    let beside = topics.remains.iter().cloned().chain(reports.remains()).chain(local).collect();
-    Ok(Found {
-        tables: places,
-        held,
-        refused_by: refusals,
-        objects: searched.holding,
-        topics: topics.erased.topics,
-        dead_letters: topics.erased.dead_letters,
-        reports: reports.runs,
-        beside,
-        source_rows: source.map(|source| source.rows),
-    })
-}
-
-fn text_of(found: &Found) -> String {
-    let mut text = String::new();
-    for place in &found.tables {
-        let kind = if place.is_history { "history of " } else { "" };
-        let Places { table, live_rows, other_rows, files, .. } = place;
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{kind}{table}: {live_rows} rows that readers see, {other_rows} that they do not, in {files} files"
-        );
-    }
-    for (table, rows) in found.source_rows.iter().flatten() {
-        let _ = writeln!(text, "the source has {rows} rows in {table}. To do: delete them there first");
-    }
-    for left in found.held.iter().chain(&found.beside) {
-        let _ = writeln!(text, "{}", line(left));
-    }
-    for refusal in &found.refused_by {
-        let _ = writeln!(text, "refused: {refusal}");
-    }
-    let _ = writeln!(text, "{} objects of the lake have the value's bytes:", found.objects.len());
-    found.objects.iter().for_each(|path| {
-        let _ = writeln!(text, "  {path}");
-    });
-    text
 }
 
 /// Returns the certificate, and what the audit trail is told.
@@ -209,12 +137,18 @@ async fn erase(
     let holds = LegalHolds::of(&lake).all().await?;
     check_holds(&holds, &asked.subjects, &[])?;
     let mut before = Erasures::of(&lake).store_time(&name).await?;
-    let source = agreed_with_source(config, &lake, &tables, asked).await?;
+    let InLake { subjects: in_lake, masked } = in_lake(config, &tables, &asked.subjects);
+    let held = LegalHolds::of(&lake).subjects().await?;
+    let places = Erasures::of(&lake).find_subjects(&tables, &in_lake, &held).await?;
+    check_known(config, &lake, &tables, &asked.subjects).await?;
+    let source = agreed_with_source(config, &lake, (&tables, &places), asked).await?;
+    let asked = &Asked { subjects: in_lake, ..asked.clone() };
     if source.is_none() || asked.no_wait {
         // What lies there may belong to a commit to come, however old it is.
         before = UNIX_EPOCH;
     }
-    let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects).await?;
+    // Again, since more has come from the source meanwhile.
+    let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects, &held).await?;
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
@@ -224,6 +158,10 @@ async fn erase(
     let topics = in_topics(config, &lake, &asked.subjects, Some(&name)).await?;
     let reports = in_reports(config, &asked.subjects, Some(name.as_str()).filter(|_| asked.drop_reports)).await?;
     remains.extend(reports.remains());
+    remains.extend(masked);
+    let of_cuts = places.iter().filter(|place| place.of_cut.as_ref().is_some_and(|cut| !cuts_dropped.contains(cut)));
+    remains.extend(of_cuts.flat_map(|place| kept_in(place, &ends)));
+    remains.extend(beside_tables(&lake, &tables, &asked.subjects).await?);
     remains.extend(in_state_folder(&config.state_dir, &asked.subjects).await);
     let certificate = Certificate {
         name: name.clone(),
@@ -282,7 +220,7 @@ async fn erase_tables(
 ) -> anyhow::Result<(Vec<Erased>, Vec<Remains>)> {
     let (mut erased, mut remains) = (Vec::new(), Vec::new());
     for table in tables {
-        let has = source.is_none_or(|source| source.rows.contains_key(table));
+        let has = source.is_none_or(|source| source.rows.contains_key(table) || source.unknown.contains(table));
         let spares_mirrors = has && config.tables.ways(table).append.is_none();
         for is_history in [false, true] {
             let manner = Manner { erasure: name, before, spares_mirrors };
@@ -300,7 +238,7 @@ async fn erase_tables(
 async fn agreed_with_source(
     config: &Config,
     lake: &DeltaLake,
-    tables: &[TableName],
+    (tables, places): (&[TableName], &[Places]),
     asked: &Asked,
 ) -> anyhow::Result<Option<SourceRows>> {
     if config.source.is_none() {
@@ -311,11 +249,19 @@ async fn agreed_with_source(
         );
         return Ok(None);
     }
-    let source = ask(config, tables, &asked.subjects).await?;
+    let source = ask(config, lake, tables, &asked.subjects).await?;
     if let Some((table, rows)) = source.rows.iter().next().filter(|_| !asked.allow_source) {
         anyhow::bail!(
             "the source still has {rows} rows of the subject in {table}. To do: delete them at the source first, or \
              --allow-source, which erases from histories, and former states, nevertheless"
+        );
+    }
+    let is_unknown = |place: &&Places| place.files > 0 && source.unknown.contains(&place.table);
+    if let Some(place) = places.iter().find(is_unknown).filter(|_| !asked.allow_source) {
+        anyhow::bail!(
+            "the lake has rows of the subject in {}, and the source has that table without the column, so nobody can tell \
+             whether it still has them. To do: name the column as the source has it now, or --allow-source",
+            place.table
         );
     }
     if !asked.no_wait {
@@ -337,38 +283,15 @@ async fn search(lake: &DeltaLake, asked: &Asked, name: &str, remains: &mut Vec<R
 
 async fn issue(lake: &DeltaLake, certificate: Certificate) -> anyhow::Result<(Certificate, Value)> {
     let text = serde_json::to_string_pretty(&certificate)?;
+    let sha256 = hexadecimal(&Sha256::digest(text.as_bytes()));
     put_erasure(lake, &format!("{}.json", certificate.name), text.into_bytes()).await?;
     let rows: u64 = certificate.tables.iter().map(|erased| erased.rows).sum();
     let files: usize = certificate.tables.iter().map(|erased| erased.files_deleted.len()).sum();
     let told = json!({
         "clean": certificate.clean, "rows": rows, "files_deleted": files, "search": certificate.search,
-        "remains": certificate.remains.len(),
+        "remains": certificate.remains.len(), "certificate_sha256": sha256,
     });
     Ok((certificate, told))
-}
-
-/// Legal holds that keep subjects, or tables that hold rows of them.
-fn refusing<'a>(
-    holds: &'a [LegalHold],
-    subjects: &'a [Subject],
-    places: &'a [Places],
-) -> impl Iterator<Item = &'a LegalHold> {
-    holds.iter().filter(|hold| hold.is_in_force()).filter(|hold| {
-        let keeps_subject = hold.subject.iter().any(|held| subjects.iter().any(|subject| held.may_be(subject)));
-        keeps_subject || places.iter().any(|place| hold.tables.contains(&place.table))
-    })
-}
-
-fn check_holds(holds: &[LegalHold], subjects: &[Subject], places: &[Places]) -> anyhow::Result<()> {
-    match refusing(holds, subjects, places).next() {
-        Some(hold) => Err(hold.refusal("cannot erase the subject").into()),
-        None => Ok(()),
-    }
-}
-
-fn told_of(hold: &LegalHold) -> String {
-    let end = super::hold::end(hold);
-    format!("the legal hold '{}' keeps {}, {end}: {}", hold.name, super::hold::kept(hold), hold.reason)
 }
 
 /// Drops cuts that hold files with rows of subjects; those that a legal hold keeps stay.
@@ -384,11 +307,6 @@ async fn drop_cuts(lake: &DeltaLake, places: &[Places]) -> anyhow::Result<Vec<St
         }
     }
     Ok(dropped)
-}
-
-fn kept_in(lake: &DeltaLake, place: &Places, ends: &Ends) -> Vec<Remains> {
-    let erased = Erased { held: place.held.clone(), ..Erased::default() };
-    of_table(&folder(lake, &place.table, place.is_history), &erased, ends)
 }
 
 /// Folder of a table, or of its history, below the lake.

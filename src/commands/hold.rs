@@ -54,6 +54,9 @@ pub enum Action {
         /// Why.
         #[arg(long)]
         reason: String,
+        /// Print the hold as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -84,9 +87,9 @@ pub async fn run(config: &Config, action: Action) -> anyhow::Result<()> {
             recorded(config, act, add(config, &hold, json)).await
         }
         Action::List { json } => list(config, json).await,
-        Action::Release { name, reason } => {
+        Action::Release { name, reason, json } => {
             let act = Act::new("hold_released", json!({"name": name, "reason": reason}));
-            recorded(config, act, release(config, &name, &reason)).await
+            recorded(config, act, release(config, &name, &reason, json)).await
         }
     }
 }
@@ -124,10 +127,14 @@ async fn add(config: &Config, hold: &LegalHold, json: bool) -> anyhow::Result<((
     Ok(((), Value::Null))
 }
 
-async fn release(config: &Config, name: &str, reason: &str) -> anyhow::Result<((), Value)> {
+async fn release(config: &Config, name: &str, reason: &str, json: bool) -> anyhow::Result<((), Value)> {
     let released = LegalHolds::of(&open_lake(config)?).release(name, reason).await?;
-    anyhow::ensure!(released.is_some(), "there is no hold '{name}'. To do: see `sooner hold list`");
-    print(&format!("released the hold '{name}'\n"));
+    let released =
+        released.ok_or_else(|| anyhow::anyhow!("there is no hold '{name}'. To do: see `sooner hold list`"))?;
+    match json {
+        true => print(&format!("{}\n", serde_json::to_string_pretty(&released)?)),
+        false => print(&format!("released the hold '{name}'\n")),
+    }
     Ok(((), Value::Null))
 }
 

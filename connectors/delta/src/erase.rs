@@ -1,6 +1,7 @@
 //! Erases subjects from the lake, table by table, beside a running pipeline or without one. Repeating it is safe at any
 //! point: what is found is what is left.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use sooner_schemas::TableName;
 use crate::erasure::deleting::{Deleted, HeldFile, delete_former, held_files};
 use crate::erasure::finding::{Found, find};
 use crate::erasure::log_traces::{Cleaned, clean};
+use crate::erasure::objects::FoundFile;
 use crate::erasure::rewriting::Target;
 use crate::erasure::search::{LEAST_BYTES, Needles, Searched, search, search_folder};
 use crate::erasure::subject::Subject;
@@ -22,6 +24,8 @@ use crate::log::replay::replay;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 use crate::store::operations::put;
+use crate::trimming::held::HeldSubject;
+use crate::trimming::held_rows::holds_of_rows;
 
 /// How often a table is looked through again for what others have written meanwhile.
 const PASSES: u32 = 10;
@@ -45,6 +49,15 @@ pub struct Places {
     pub held: Vec<Kept>,
     /// Whether a copy builds the table's next generation.
     pub is_copying: bool,
+    /// The cut that the table was made for, of its history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of_cut: Option<String>,
+    /// Legal holds of other subjects that keep some of these rows.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_for: BTreeSet<String>,
+    /// Where it lies, below the lake.
+    #[serde(skip)]
+    pub folder: String,
 }
 
 /// A file that holds keep.
@@ -103,8 +116,14 @@ impl<'a> Erasures<'a> {
         Erasures(lake)
     }
 
-    /// Finds what tables hold of subjects; those that hold nothing are left out.
-    pub async fn find_subjects(&self, tables: &[TableName], subjects: &[Subject]) -> Result<Vec<Places>> {
+    /// Finds what tables hold of subjects, also those that were made for cuts; those that hold nothing are left out.
+    /// `held` are the subjects that legal holds keep.
+    pub async fn find_subjects(
+        &self,
+        tables: &[TableName],
+        subjects: &[Subject],
+        held: &[HeldSubject],
+    ) -> Result<Vec<Places>> {
         let mut places = Vec::new();
         for table in tables {
             for is_history in [false, true] {
@@ -114,20 +133,34 @@ impl<'a> Erasures<'a> {
                 if !is_ours || (found.files.is_empty() && !found.is_copying) {
                     continue;
                 }
-                let all: u64 = found.files.iter().map(|file| file.rows.len()).sum();
-                let held = held_files(&location, &found.files).await?;
-                places.push(Places {
-                    table: table.clone(),
-                    is_history,
-                    live_rows: found.live_rows(),
-                    other_rows: all - found.live_rows(),
-                    files: found.files.len(),
-                    held: kept(held),
-                    is_copying: found.is_copying,
-                });
+                let kept = kept(held_files(&location, &found.files).await?);
+                let kept_for = holds_of_rows(&location, table, &found, held).await?;
+                let folder = self.below_lake(&location);
+                places.push(Places { is_history, held: kept, kept_for, ..Places::of(table, &found, folder) });
+            }
+        }
+        for cut in self.0.cuts().await? {
+            for (table, versions) in &cut.tables {
+                let Some(mirror) = versions.mirror.as_ref().filter(|mirror| mirror.rebuilt.is_some()) else { continue };
+                let location = self.0.mirror_in_cut(table, mirror);
+                let Some(found) = find(&location, table, subjects).await?.filter(|found| !found.files.is_empty())
+                else {
+                    continue;
+                };
+                let keep =
+                    |file: &FoundFile| Kept { path: file.object.path.to_string(), holds: vec![cut.name.clone()] };
+                let held = found.files.iter().map(keep).collect();
+                let place = Places::of(table, &found, self.below_lake(&location));
+                places.push(Places { held, of_cut: Some(cut.name.clone()), ..place });
             }
         }
         Ok(places)
+    }
+
+    /// The folder of a location, below the lake.
+    fn below_lake(&self, location: &TableLocation) -> String {
+        let path = location.folder().to_string();
+        path.strip_prefix(self.0.store().prefix().as_ref()).unwrap_or(&path).trim_start_matches('/').to_owned()
     }
 
     /// Erases subjects from a table, or from its history; none if it holds nothing of them. A retriable error while a
@@ -205,6 +238,25 @@ impl<'a> Erasures<'a> {
         }
         let log = location.folder().clone().join("_delta_log");
         Ok(!search_folder(self.0.store(), &log, &needles).await?.holding.is_empty())
+    }
+}
+
+impl Places {
+    /// Of a table, of which nothing is kept.
+    fn of(table: &TableName, found: &Found, folder: String) -> Places {
+        let all: u64 = found.files.iter().map(|file| file.rows.len()).sum();
+        Places {
+            table: table.clone(),
+            is_history: false,
+            live_rows: found.live_rows(),
+            other_rows: all - found.live_rows(),
+            files: found.files.len(),
+            held: Vec::new(),
+            is_copying: found.is_copying,
+            of_cut: None,
+            kept_for: BTreeSet::new(),
+            folder,
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::maintenance::holds::{self, Hold, holds_in_force};
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
 use crate::store::operations::{Put, get, put, put_new, retrying};
+use crate::trimming::held::HeldSubject;
+use crate::trimming::held_rows::files_of_subject;
 
 /// What the name of a hold begins with in a table's folder if it is a legal one. No cut has such a name.
 pub const LEGAL: &str = "legal=";
@@ -88,8 +90,13 @@ impl<'a> LegalHolds<'a> {
         if self.named(&hold.name).await?.is_some() {
             return Err(name_taken(&hold.name));
         }
+        // Before anything is held, so that nothing is kept of which no hold tells.
+        self.check_there(hold).await?;
         for table in &hold.tables {
             self.hold_table(table, hold).await?;
+        }
+        if let Some(subject) = &hold.subject {
+            self.hold_subject(subject, hold).await?;
         }
         if let Some(cut) = &hold.cut {
             self.hold_cut(cut, hold).await?;
@@ -102,18 +109,54 @@ impl<'a> LegalHolds<'a> {
         }
     }
 
+    /// An operator error if a hold names what is not there, or ends before it begins.
+    async fn check_there(&self, hold: &LegalHold) -> Result<()> {
+        if hold.until_millis.is_some_and(|until| until <= now_millis()) {
+            return Err(not_there(hold, "the moment at which it would end has passed"));
+        }
+        for table in &hold.tables {
+            let mut is_there = false;
+            for location in [self.0.location(table), self.0.history_location(table)] {
+                is_there |= replay(&location, &[]).await?.exists();
+            }
+            if !is_there {
+                return Err(not_there(hold, &format!("the lake has no table {table}")));
+            }
+        }
+        let Some(name) = &hold.cut else { return Ok(()) };
+        match self.0.cut(name).await? {
+            None => Err(not_there(hold, &format!("there is no cut '{name}'"))),
+            Some(cut) if cut.until_millis.is_some_and(|until| until <= now_millis()) => {
+                Err(not_there(hold, &format!("the cut '{name}' has ended, and files of it may be gone")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     async fn hold_table(&self, table: &TableName, hold: &LegalHold) -> Result<()> {
-        let mut is_there = false;
         for location in [self.0.location(table), self.0.history_location(table)] {
             let Some(version) = replay(&location, &[]).await?.number() else { continue };
-            is_there = true;
             let held = Hold { version, until_millis: hold.until_millis, objects: Vec::new(), everything: true };
             put_hold(&location, &format!("{LEGAL}{}", hold.name), &held).await?;
         }
-        match is_there {
-            true => Ok(()),
-            false => Err(not_there(hold, &format!("the lake has no table {table}"))),
+        Ok(())
+    }
+
+    /// Holds the files that have rows of a subject by now.
+    async fn hold_subject(&self, subject: &HashedSubject, hold: &LegalHold) -> Result<()> {
+        let held = HeldSubject { hold: hold.name.clone(), subject: subject.clone() };
+        for table in self.0.tables().await?.iter().filter(|table| !hold.tables.contains(table)) {
+            for location in [self.0.location(table), self.0.history_location(table)] {
+                let Some(version) = replay(&location, &[]).await?.number() else { continue };
+                let objects = files_of_subject(&location, table, &held).await?;
+                if objects.is_empty() {
+                    continue;
+                }
+                let held = Hold { version, until_millis: hold.until_millis, objects, everything: false };
+                put_hold(&location, &format!("{LEGAL}{}", hold.name), &held).await?;
+            }
         }
+        Ok(())
     }
 
     async fn hold_cut(&self, name: &str, hold: &LegalHold) -> Result<()> {
@@ -129,6 +172,12 @@ impl<'a> LegalHolds<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The subjects that legal holds in force keep.
+    pub async fn subjects(&self) -> Result<Vec<HeldSubject>> {
+        let holds = self.all().await?.into_iter().filter(LegalHold::is_in_force);
+        Ok(holds.filter_map(|hold| Some(HeldSubject { subject: hold.subject?, hold: hold.name })).collect())
     }
 
     /// Releases a legal hold; none if there is none of that name. Repeating it after an error is safe.
@@ -207,5 +256,10 @@ fn name_taken(name: &str) -> Error {
 
 fn not_there(hold: &LegalHold, why: &str) -> Error {
     let what = format!("cannot make the legal hold '{}'", hold.name);
-    Error::operator(Code::Held, what, why, "see `sooner status` for tables and `sooner cut list` for cuts")
+    Error::operator(
+        Code::Held,
+        what,
+        why,
+        "see `sooner status` for tables, and `sooner cut list` for cuts and their ends",
+    )
 }

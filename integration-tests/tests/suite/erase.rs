@@ -289,3 +289,44 @@ async fn what_is_held_is_told_and_stays_until_it_is_not() {
     let holds: Value = serde_json::from_slice(&holds.stdout).unwrap();
     assert!(holds.as_array().unwrap().iter().all(|hold| hold["released"]["reason"].is_string()), "{holds}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_erased_by_a_wrong_name_nor_from_under_a_hold_and_copies_of_rows_are_found_wherever_they_lie() {
+    let postgres = Postgres::start(Version::V15).await;
+    let pipeline = begun(&postgres).await;
+    live_and_leave(&postgres, &pipeline).await;
+    for wrong in ["emial=jane.subject@doe.example", "public.peple.id=7777", "public.people.identity=7777"] {
+        for more in [&[][..], &["--dry-run"]] {
+            let refused = pipeline.output("erase", &[&["--subject", wrong], more].concat());
+            assert!(told(&refused).contains("the lake has no table with the column"), "{wrong}: {}", told(&refused));
+            assert_eq!(refused.status.code(), Some(1));
+        }
+    }
+
+    // Her rows are held by one column, and looked for by another.
+    let hold = pipeline.output("hold", &["add", "case-9", "--reason", "litigation", "--subject", SUBJECT, "--json"]);
+    assert!(hold.status.success(), "{}", told(&hold));
+    let refused = pipeline.output("erase", &["--subject", "public.people.id=7777"]);
+    assert!(told(&refused).contains("the legal hold 'case-9' keeps it"), "{}", told(&refused));
+    assert!(pipeline.output("hold", &["release", "case-9", "--reason", "settled", "--json"]).status.success());
+    for (name, until) in [("early", "2020-01-01T00:00:00Z"), ("typo", "2040-01-01T00:00:00Z")] {
+        let tables = ["--table", "public.people", "--table", "public.nobody"];
+        let refused =
+            pipeline.output("hold", &[&["add", name, "--reason", "r", "--until", until], &tables[..]].concat());
+        assert!(!refused.status.success(), "{}", told(&refused));
+    }
+    let listed = pipeline.output("hold", &["list", "--json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap().as_array().unwrap().len(), 1, "no half of one");
+
+    // An export that lies in the lake has her number, which is no text there.
+    let cut = pipeline.output("cut", &["create", "q4", "--json"]);
+    let cut: Value = serde_json::from_slice(&cut.stdout).unwrap();
+    let to = format!("{}/_sooner/shop/exports/q4", pipeline.lake);
+    assert!(pipeline.output("cut", &["export", "q4", "--to", &to]).status.success());
+    let partial = pipeline.output("erase", &["--subject", "public.people.id=7777", "--drop-cuts"]);
+    assert_eq!(partial.status.code(), Some(3), "{}", told(&partial));
+    assert!(told(&partial).contains("exports/q4/public/people-history"), "{}: {cut}", told(&partial));
+    std::fs::remove_dir_all(&to).unwrap();
+    let all = pipeline.output("erase", &["--subject", "public.people.id=7777", "--drop-cuts"]);
+    assert!(all.status.success(), "{}", told(&all));
+}

@@ -8,7 +8,6 @@ use sooner_delta::erasure::subject::Subject;
 use sooner_postgres::Client;
 use sooner_postgres::client::{Mode, quote_name, quote_text};
 use sooner_postgres::log_end::log_end;
-use sooner_schemas::masking::{ColumnRule, NewColumns, TableRules};
 use sooner_schemas::{Lsn, TableName};
 
 use crate::commands::wait::{Standing, reached};
@@ -23,27 +22,30 @@ const MOST_ROWS: u32 = 1000;
 pub struct SourceRows {
     /// Rows by table; tables without rows are left out.
     pub rows: BTreeMap<TableName, u64>,
-    /// Tables of which nobody can tell: they do not have the column by this name, or the source masks it.
+    /// Tables of which nobody can tell: the source has them without the column, and the lake has or had it.
     pub unknown: BTreeSet<TableName>,
     /// Position of its log after that was looked at.
     pub lsn: Lsn,
 }
 
 /// Asks the database what it has of subjects in tables that the lake has.
-pub async fn ask(config: &Config, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<SourceRows> {
+pub async fn ask(
+    config: &Config,
+    lake: &DeltaLake,
+    tables: &[TableName],
+    subjects: &[Subject],
+) -> anyhow::Result<SourceRows> {
     let source = config.source()?;
     let mut client = Client::connect(&source.connect, Mode::Sql).await?;
     let (mut rows, mut unknown) = (BTreeMap::new(), BTreeSet::new());
-    let masks = source.blocks.mask_rules();
     for table in tables {
         for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
             let has_column = has_column(&mut client, table, Some(&subject.column)).await?;
-            if is_masked(&masks(table), &subject.column)
-                || (!has_column && self::has_column(&mut client, table, None).await?)
-            {
-                unknown.insert(table.clone());
-            }
             if !has_column {
+                let is_in_lake = has_or_had(lake, table, &subject.column).await?;
+                if is_in_lake && self::has_column(&mut client, table, None).await? {
+                    unknown.insert(table.clone());
+                }
                 continue;
             }
             let sql = format!(
@@ -60,14 +62,6 @@ pub async fn ask(config: &Config, tables: &[TableName], subjects: &[Subject]) ->
         }
     }
     Ok(SourceRows { rows, unknown, lsn: log_end(&mut client).await? })
-}
-
-/// Whether a column's values are others in the lake than in the database.
-fn is_masked(rules: &TableRules, column: &str) -> bool {
-    match rules.columns.get(column) {
-        Some(rule) => *rule != ColumnRule::Keep,
-        None => rules.new_columns == NewColumns::Mask && !rules.known.contains(column),
-    }
 }
 
 /// Whether the database has a table, with a column if one is named.
@@ -87,14 +81,21 @@ async fn has_column(client: &mut Client, table: &TableName, column: Option<&str>
 pub async fn concerned(lake: &DeltaLake, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<Vec<TableName>> {
     let mut concerned = Vec::new();
     for table in tables {
-        let mirror = lake.rows_of(table).await?.map(|rows| rows.version.columns().to_vec()).unwrap_or_default();
-        let history = lake.describe_history(table).await?.map(|history| history.columns).unwrap_or_default();
-        let has = |name: &str| mirror.iter().chain(&history).any(|column| column.name == name);
-        if subjects.iter().any(|subject| subject.concerns(table) && has(&subject.column)) {
-            concerned.push(table.clone());
+        for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
+            if has_or_had(lake, table, &subject.column).await? {
+                concerned.push(table.clone());
+                break;
+            }
         }
     }
     Ok(concerned)
+}
+
+/// Whether a table of the lake, or its history, has a column, or has it under another name by now.
+async fn has_or_had(lake: &DeltaLake, table: &TableName, column: &str) -> anyhow::Result<bool> {
+    let mirror = lake.rows_of(table).await?.map(|rows| rows.version.columns().to_vec()).unwrap_or_default();
+    let history = lake.describe_history(table).await?.map(|history| history.columns).unwrap_or_default();
+    Ok(mirror.iter().chain(&history).any(|known| known.name == column || known.stored_name() == column))
 }
 
 /// Waits until tables of the lake have all that was committed before a position. One that has stopped, or takes no part

@@ -10,15 +10,19 @@ use arrow_schema::DataType;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
-use sooner_api::{Code, Result};
+use serde_json::Value;
+use sooner_api::{Code, Error, Result};
 use sooner_schemas::TableName;
 
-use super::search::{Needles, search_objects};
+use super::search::{LEAST_BYTES, Needles, search_objects};
 use super::subject::{Subject, Wanted};
 use crate::results::ResultFolder;
 use crate::rows::stored_file::{READ_ROWS, StoredFile};
 use crate::store::errors::store_error;
 use crate::store::operations::get;
+
+/// Events of a file that is no larger are decoded, where a value is too short to be looked for in bytes.
+const MOST_DECODED: u64 = 1 << 30;
 
 /// What a folder of results has of subjects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +76,14 @@ async fn rows_hold(
     subjects: &[Subject],
 ) -> Result<bool> {
     match object.location.extension() {
+        Some("jsonl") if object.size > MOST_DECODED => {
+            let why = "it is too large to be decoded";
+            Err(Error::operator(Code::FileDamaged, format!("cannot search {}", object.location), why, "delete it"))
+        }
+        Some("jsonl") if subjects.iter().any(|subject| subject.value.len() < LEAST_BYTES) => {
+            let text = get(&**store, &object.location).await?.unwrap_or_default();
+            Ok(String::from_utf8_lossy(&text).lines().any(|line| event_holds(line, subjects)))
+        }
         Some("csv") => {
             let text = get(&**store, &object.location).await?.unwrap_or_default();
             Ok(csv_holds(&String::from_utf8_lossy(&text), subjects))
@@ -98,6 +110,21 @@ fn texts_hold(rows: &RecordBatch, needles: &Needles) -> bool {
         DataType::LargeUtf8 => column.as_string::<i64>().iter().flatten().any(|text| needles.are_in(text.as_bytes())),
         _ => false,
     })
+}
+
+/// Whether an event in Debezium's envelope has a value in its column, before or after.
+fn event_holds(line: &str, subjects: &[Subject]) -> bool {
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    let is_value = |value: &Value, wanted: &str| match value {
+        Value::String(text) => text == wanted,
+        Value::Null => false,
+        other => {
+            let text = other.to_string();
+            text == wanted
+        }
+    };
+    let rows = [&event["before"], &event["after"]];
+    subjects.iter().any(|subject| rows.iter().any(|row| is_value(&row[&subject.column], &subject.value)))
 }
 
 /// Whether a row of texts apart by commas has a value in its column.
@@ -159,6 +186,8 @@ mod tests {
             ("short.parquet", parquet(vec![77, 7], vec!["x", "y"])),
             ("none.parquet", parquet(vec![77], vec!["7"])),
             ("short.csv", b"note,id\n\"a, \"\"b\"\"\n\",7\n".to_vec()),
+            ("short.jsonl", b"{\"before\":null,\"after\":{\"id\":7}}\n".to_vec()),
+            ("none.jsonl", b"{\"before\":null,\"after\":{\"id\":77}}\n".to_vec()),
             ("none.csv", b"id,note\n77,7\n".to_vec()),
             ("quoted.csv", b"id,name\n1,\"Jane \"\"J\"\" Doe\"\n".to_vec()),
             ("broken.parquet", b"PAR1 no PAR1".to_vec()),
@@ -168,8 +197,9 @@ mod tests {
         }
         let subjects = ["public.t.id=7", "email=jane@doe.org", "name=Jane \"J\" Doe"].map(|text| text.parse().unwrap());
         let found = search_results(&results, &subjects).await.unwrap();
-        let names = ["quoted.csv", "short.csv", "short.parquet", "text.parquet"].map(|name| format!("run/{name}"));
-        assert_eq!((found.objects, found.holding.as_slice()), (7, names.as_slice()));
+        let names = ["quoted.csv", "short.csv", "short.jsonl", "short.parquet", "text.parquet"]
+            .map(|name| format!("run/{name}"));
+        assert_eq!((found.objects, found.holding.as_slice()), (9, names.as_slice()));
         assert_eq!(found.unreadable, ["run/broken.parquet"]);
     }
 }
