@@ -15,8 +15,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::SystemClock;
 use crate::control::{Requests, remove};
+use crate::journal::Entry;
 use crate::past_cut_request::PastCutRequest;
 use crate::pipeline::cutting::{CutAnswer, CutDesk, CutRequest};
+use crate::status::StatusBoard;
 
 /// How often it is looked for requests.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -166,7 +168,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// Serves requests until the loop's side of the desk is gone. Rows that are being copied over others are in view before
 /// their time, so a cut waits until they are not.
-pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
+pub fn serve_cuts(state_dir: &Path, lake: DeltaLake, board: StatusBoard) -> CutDesk {
     let (requests, copies) = (CutRequests::new(state_dir), Requests::new(state_dir));
     let ((ask, asked), (answers, mut heard)) = (watch::channel(None), mpsc::unbounded_channel());
     tokio::spawn(async move {
@@ -179,7 +181,7 @@ pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
                 Ok(Some(answer)) => {
                     // While it is stored, which may take long, nobody is to answer it once more.
                     ask.send_replace(None);
-                    take(&requests, &lake, answer).await;
+                    take(&requests, &lake, &board, answer).await;
                 }
                 Ok(None) => break,
                 Err(_) => {}
@@ -189,7 +191,7 @@ pub fn serve_cuts(state_dir: &Path, lake: DeltaLake) -> CutDesk {
     CutDesk { asked, answers, ..CutDesk::closed() }
 }
 
-async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
+async fn take(requests: &CutRequests, lake: &DeltaLake, board: &StatusBoard, answer: CutAnswer) {
     let (request, watermark, versions) = match answer {
         CutAnswer::Failed(request, error) => {
             tracing::warn!(cut = request.name, %error, "a cut was not made");
@@ -213,6 +215,7 @@ async fn take(requests: &CutRequests, lake: &DeltaLake, answer: CutAnswer) {
         match making.await {
             Ok(cut) => {
                 tracing::info!(cut = cut.name, lsn = %cut.lsn, tables = cut.tables.len(), "made a cut");
+                board.note(Entry::of_cut(&cut));
                 return requests.forget(&request.name);
             }
             Err(error) if error.class == Class::Retry => {

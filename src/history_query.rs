@@ -6,6 +6,7 @@ use serde::Deserialize;
 use sooner_api::{Code, Error, Result};
 use sooner_delta::DeltaLake;
 use sooner_delta::history::views::{AsOf, Engine};
+use sooner_delta::replaying::knowledge::history_knowledge;
 use sooner_delta::trim::{Moment, check_within};
 use sooner_schemas::TableName;
 
@@ -38,17 +39,24 @@ pub async fn history_query(
         HistoryEngine::Duckdb => Engine::DuckDb,
         HistoryEngine::Spark => Engine::Spark,
     };
+    let time = match as_of {
+        Some(Until::Time(time)) => rfc3339(time),
+        _ => String::new(),
+    };
+    let moment = as_of.map(|as_of| match as_of {
+        Until::Lsn(lsn) => Moment::Lsn(lsn.0),
+        Until::Time(_) => Moment::Time(&time),
+    });
+    if let Some(moment) = &moment {
+        check_within(table, history.horizon, moment)?;
+    }
+    if let Some(knowledge) = history_knowledge(lake, table).await? {
+        knowledge.check(table, moment.as_ref())?;
+    }
     let query = match as_of {
         None => history.slowly_changing(engine),
-        Some(Until::Lsn(lsn)) => {
-            check_within(table, history.horizon, &Moment::Lsn(lsn.0))?;
-            history.as_of(engine, &AsOf::Lsn(lsn.0))
-        }
-        Some(Until::Time(time)) => {
-            let time = rfc3339(time);
-            check_within(table, history.horizon, &Moment::Time(&time))?;
-            history.as_of(engine, &AsOf::Time(time))
-        }
+        Some(Until::Lsn(lsn)) => history.as_of(engine, &AsOf::Lsn(lsn.0)),
+        Some(Until::Time(_)) => history.as_of(engine, &AsOf::Time(time)),
     };
     let query = query.ok_or_else(|| {
         let remedy = format!("query the events themselves, at {}", history.url);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sooner_api::{Code, Error, Fact, Outcome, Side, TableChange, TableState};
+use sooner_delta::cuts::Cut;
 use sooner_schemas::{Lsn, TableName};
 
 /// Size at which the file is put aside as `events.1.jsonl`, in place of the one before.
@@ -55,8 +56,12 @@ pub enum Kind {
     Parked,
     /// A table waits for something before it can be copied.
     Waiting,
+    /// A report was made, as its schedule says.
+    ReportMade,
     /// A report could not be made.
     ReportFailed,
+    /// A cut was made that the running process was asked for.
+    CutMade,
     /// Rows were removed from a history that it keeps no longer, or a hold kept them.
     HistoryTrimmed,
 }
@@ -158,6 +163,14 @@ impl Entry {
             Fact::ReportFailed(_, error) => Entry::of_error(at_micros, Kind::ReportFailed, error),
             _ => return None,
         })
+    }
+
+    /// A cut was made.
+    pub fn of_cut(cut: &Cut) -> Entry {
+        let what = format!("the cut '{}' was made, of {} tables", cut.name, cut.tables.len());
+        let details = json!({ "name": cut.name, "lsn": cut.lsn, "until_millis": cut.until_millis });
+        let entry = Entry::new(cut.made_micros, Kind::CutMade, what);
+        Entry { lsn: Some(cut.lsn), details: Some(details), ..entry }
     }
 
     /// A change of a table.

@@ -1,5 +1,5 @@
-"""Checks that the files of an export have the hashes of its manifest, and that there are no others; then prints the LSN,
-and what DuckDB makes of two queries of it: of a table's files, and of the files of its history.
+"""Checks that the files of an export have the hashes of its manifest, and that there are no others; then prints the
+LSN, and what DuckDB makes of two queries of it: of a table's files, and of the files of its history.
 
     export_check.py FOLDER QUERY HISTORY_QUERY
 

@@ -11,6 +11,7 @@ use sooner_schemas::masking::{MaskChange, mask_change};
 use sooner_schemas::{Relation, TableName};
 
 use super::Finding;
+use crate::config::pattern::TablePattern;
 use crate::config::{Config, SourceConfig};
 
 /// Tells the masks of each table. If the database cannot be reached there are no findings: the source's own check
@@ -29,11 +30,24 @@ pub async fn inspect(config: &Config, source: &SourceConfig) -> Vec<Finding> {
         Finding::warning("masks", format!("a [[table]] block masks columns of {pattern}, and no table fits it"), remedy)
     });
     let mut findings: Vec<_> = unused.collect();
+    findings
+        .extend(source.blocks.masked_by_pattern().filter_map(|(pattern, column)| unmasked(pattern, column, &tables)));
     for (name, relation) in &tables {
         let written = stored.tables.get(name).and_then(|progress| progress.relation.as_deref());
         findings.extend(finding(name, relation, written));
     }
     findings
+}
+
+/// A column that a block masks, and that no table has which fits it: it may be written wrongly, and its values leave as
+/// they are.
+fn unmasked(pattern: &TablePattern, column: &str, tables: &[(TableName, Relation)]) -> Option<Finding> {
+    let mut fitting = tables.iter().filter(|(name, _)| pattern.matches(name)).peekable();
+    fitting.peek()?;
+    let is_there = fitting.any(|(_, relation)| relation.columns.iter().any(|known| known.name == column));
+    let remedy = "correct the name in mask of the block, or take it out; a column of another name is not masked";
+    let what = format!("a [[table]] block masks the column {column} of {pattern}, and no table that fits it has that");
+    (!is_there).then(|| Finding::warning("masks", what, remedy))
 }
 
 async fn tables(source: &SourceConfig) -> Result<Vec<(TableName, Relation)>> {
@@ -59,7 +73,8 @@ fn finding(name: &TableName, relation: &Relation, written: Option<&Relation>) ->
     match written.and_then(|written| mask_change(written, relation)) {
         Some(MaskChange::Rules(why)) => {
             let masked = if masked.is_empty() { "nothing is masked".to_owned() } else { masked };
-            let remedy = "nothing; files from before go with the table's retention, messages with their topic's";
+            let remedy = "nothing; files from before go with the table's retention, messages with their topic's; a history \
+                          keeps the values that it has (keep_history, `sooner erase`)";
             Some(Finding::warning(check, format!("{masked}. The table is copied again: {why}"), remedy))
         }
         Some(MaskChange::Unnamed(why)) => {

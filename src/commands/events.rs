@@ -86,7 +86,9 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::CopyEnded => "copy ended",
         Kind::Parked => "PARKED",
         Kind::Waiting => "waiting",
+        Kind::ReportMade => "report made",
         Kind::ReportFailed => "REPORT FAILED",
+        Kind::CutMade => "cut made",
         Kind::HistoryTrimmed => "history",
     }
 }

@@ -243,7 +243,9 @@ fn line(manifest: &Manifest) -> String {
         MadeFrom::History => "from histories".to_owned(),
     };
     let files: Vec<_> = manifest.files.iter().map(|file| file.name.as_str()).collect();
-    format!("{} rows {origin}, in {}{late}", manifest.rows, files.join(", "))
+    let unproven = manifest.tables.iter().filter_map(|(table, read)| Some((table, read.unproven.as_ref()?)));
+    let unproven: String = unproven.map(|(table, why)| format!("; UNPROVEN: {table}: {why}")).collect();
+    format!("{} rows {origin}, in {}{late}{unproven}", manifest.rows, files.join(", "))
 }
 
 /// Returns what the audit trail is told of the run.

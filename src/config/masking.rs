@@ -42,6 +42,11 @@ impl MaskBlock {
         self.columns.iter().any(|(_, rule)| *rule != ColumnRule::Keep) || self.new_columns == Some(NewColumns::Mask)
     }
 
+    /// Names of the columns that it masks.
+    pub fn masked(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().filter(|(_, rule)| *rule != ColumnRule::Keep).map(|(name, _)| name.as_str())
+    }
+
     /// The first column that is hashed.
     pub fn hashed(&self) -> Option<&str> {
         let hashed = self.columns.iter().find(|(_, rule)| *rule == ColumnRule::Hash);

@@ -8,7 +8,7 @@ mod lake;
 mod lines;
 mod masking;
 mod names;
-mod pattern;
+pub mod pattern;
 mod reader;
 mod reports;
 mod secret_files;

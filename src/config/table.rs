@@ -117,6 +117,12 @@ impl TableBlocks {
         self.blocks.iter().filter(|block| block.masks.masks()).map(|block| &block.matches)
     }
 
+    /// Columns that blocks for several tables mask, each with the block's pattern.
+    pub fn masked_by_pattern(&self) -> impl Iterator<Item = (&TablePattern, &str)> {
+        let several = self.blocks.iter().filter(|block| block.matches.single().is_none());
+        several.flat_map(|block| block.masks.masked().map(|column| (&block.matches, column)))
+    }
+
     /// What is said of a table's columns: of a column by the last block that names it, and the rest by the last one
     /// that says it.
     fn masks(&self, table: &TableName) -> TableRules {

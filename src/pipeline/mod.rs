@@ -74,7 +74,7 @@ struct SinkParts {
 }
 
 impl SinkParts {
-    fn new(config: &Config, lake: &LakeConfig) -> Result<SinkParts> {
+    fn new(config: &Config, lake: &LakeConfig, board: &StatusBoard) -> Result<SinkParts> {
         let shares = MemoryShares::of(config.memory_bytes);
         let store = LakeStore::open(&lake.url, &lake.s3)?;
         let limits = PartLimits { part_bytes: shares.part_bytes, budget: MemoryBudget::new(shares.parts_bytes) };
@@ -99,7 +99,7 @@ impl SinkParts {
             .with_sort_columns(SortColumns::new(move |table| tables.sort_columns(table)))
             .with_ways(WaysToWrite::new(move |table| ways.ways(table)))
             .with_indexes(&indexes);
-        let settings = SinkSettings { cuts: serve_cuts(&config.state_dir, lake.clone()), ..settings };
+        let settings = SinkSettings { cuts: serve_cuts(&config.state_dir, lake.clone(), board.clone()), ..settings };
         Ok(SinkParts { store, lake, settings, known: KnownTables::new() })
     }
 }
@@ -144,7 +144,7 @@ pub async fn run_direct(
     let mut encoders = EncoderFactory::new(LocalSchemas::default(), &config.name, &source.connect.database);
     encoders.policies = source.policies_of_lake();
     let database = database(&source, MemoryShares::of(config.memory_bytes), encoders, &board, Handle::current());
-    let mut sink = SinkParts::new(&config, &lake_config)?;
+    let mut sink = SinkParts::new(&config, &lake_config, &board)?;
     let requests = Requests::new(&config.state_dir);
     attempts(&board.clone(), stop, async |stop| {
         rest_while_paused(&board, stop.clone(), &requests, &BOTH, async || database.look_at_slot().await).await;
@@ -230,7 +230,7 @@ pub async fn run_kafka_source(
 /// Runs the sink's side of a pipeline with Kafka.
 pub async fn run_kafka_sink(config: Config, board: StatusBoard, stop: watch::Receiver<bool>) -> Result<()> {
     let (kafka, lake_config) = (config.kafka()?.clone(), config.lake()?.clone());
-    let mut sink = SinkParts::new(&config, &lake_config)?;
+    let mut sink = SinkParts::new(&config, &lake_config, &board)?;
     let mut log = kafka_log(&config, &kafka, &board);
     log.budget = sink.settings.budget.clone();
     let requests = Requests::new(&config.state_dir);

@@ -6,14 +6,15 @@ use std::path::Path;
 use sooner_api::{Clock, Code, Error, Result};
 use sooner_delta::cuts::Cut;
 use sooner_delta::history::views::{AsOf, Engine};
+use sooner_delta::replaying::knowledge::{Knowledge, history_knowledge};
 use sooner_delta::report_data::LocalHistory;
 use sooner_delta::trim::{Moment, check_within};
 use sooner_schemas::TableName;
 
-use super::completeness::{Beginning, check, parse};
+use super::completeness::{Beginning, check, parse, unproven};
 use super::engine::{execute, failed};
 use super::making::{Input, Maker, Run, cut_name, read_of, unusable};
-use super::manifest::{MadeFrom, Manifest};
+use super::manifest::{MadeFrom, Manifest, TableRead};
 use super::runs::RunStore;
 use super::script::table_script;
 use super::turn::Turn;
@@ -37,6 +38,7 @@ pub struct Backfill<'a> {
 struct Histories {
     cut: Cut,
     tables: BTreeMap<TableName, (LocalHistory, Vec<Beginning>)>,
+    knowledge: BTreeMap<TableName, Knowledge>,
 }
 
 impl Backfill<'_> {
@@ -89,13 +91,15 @@ impl Backfill<'_> {
             return Err(without_history(self.settings, &missing));
         }
         let local = self.maker.lake.histories_to(&cut, &folder.join("in")).await?;
-        let mut tables = BTreeMap::new();
+        let (mut tables, mut knowledge) = (BTreeMap::new(), BTreeMap::new());
         for (number, (table, history)) in local.into_iter().enumerate() {
             let found = folder.join(format!("complete-{number}.csv"));
             let beginnings = self.beginnings(&table, &history, &found).await?;
+            let known = history_knowledge(&self.maker.lake, &table).await?;
+            knowledge.extend(known.map(|known| (table.clone(), known)));
             tables.insert(table, (history, beginnings));
         }
-        Ok(Histories { cut, tables })
+        Ok(Histories { cut, tables, knowledge })
     }
 
     /// From when on a history knows its whole table.
@@ -120,20 +124,25 @@ impl Backfill<'_> {
             return Ok(made);
         }
         let what = format!("cannot make the report '{}' that was due at {due}", self.settings.name);
-        let mut views = Vec::new();
+        let (mut views, mut tables) = (Vec::new(), BTreeMap::new());
         for (table, (history, beginnings)) in &histories.tables {
             let remedy = "begin with a later day; a history knows its table from the end of its first copy on";
             check(beginnings, due).map_err(|why| failed(&what, format!("{table}: {why}"), remedy))?;
-            check_within(table, history.described.horizon, &Moment::Micros(due.micros()))?;
+            let moment = Moment::Micros(due.micros());
+            check_within(table, history.described.horizon, &moment)?;
+            if let Some(knowledge) = histories.knowledge.get(table) {
+                knowledge.check(table, Some(&moment))?;
+            }
+            let read = TableRead { unproven: unproven(beginnings, due), ..read_of(&history.table) };
+            tables.insert(table.clone(), read);
             let as_of = AsOf::Time(due.to_string());
             let query = history.described.as_of(Engine::DuckDbFiles, &as_of).unwrap_or_default();
             views.push((table.clone(), query.trim_end().trim_end_matches(';').to_owned()));
         }
-        let tables = histories.tables.iter().map(|(table, (history, _))| (table.clone(), read_of(&history.table)));
         let input = Input {
             cut: &histories.cut,
             made_from: MadeFrom::History,
-            tables: tables.collect(),
+            tables,
             views,
             started_micros: SystemClock.now_micros(),
         };

@@ -209,7 +209,7 @@ pub fn cut_name(settings: &ReportSettings, run: &str) -> String {
 
 /// What a manifest says of a table that was written to files.
 pub fn read_of(local: &LocalTable) -> TableRead {
-    TableRead { url: local.url.clone(), version: local.version, rows: local.rows }
+    TableRead { url: local.url.clone(), version: local.version, rows: local.rows, unproven: None }
 }
 
 /// The state folder cannot be written to.

@@ -90,6 +90,9 @@ pub struct TableRead {
     pub version: u64,
     /// Number of its rows.
     pub rows: u64,
+    /// What its history cannot tell of the time at which the run was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<String>,
 }
 
 /// A file of a result.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sooner_api::{Class, Clock, Fact, Result, Side, Telemetry};
 
 use super::making::{CUT_PREFIX, Maker, Run, cut_name, unusable};
@@ -13,6 +14,7 @@ use super::runs::{Progress, RunStore};
 use super::turn::Turn;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::journal::{Entry, Kind};
 use crate::report_settings::ReportSettings;
 use crate::schedule::{CatchUp, Due};
 use crate::side_thread::SideThread;
@@ -202,7 +204,14 @@ impl Scheduled {
     fn made(&mut self, due: Due, manifest: &Manifest, board: &StatusBoard) {
         let (report, late) = (&manifest.report, manifest.late_seconds);
         tracing::info!(report, due = %due, rows = manifest.rows, late_seconds = late, "made a report");
-        board.record(Fact::ReportMade(report, SystemClock.now_micros()));
+        let now = SystemClock.now_micros();
+        board.record(Fact::ReportMade(report, now));
+        let entry =
+            Entry::new(now, Kind::ReportMade, format!("the report '{report}' was made, its run {}", manifest.run));
+        let details = json!({
+            "report": report, "run": manifest.run, "late_seconds": late, "rows": manifest.rows, "files": manifest.files,
+        });
+        board.note(Entry { lsn: Some(manifest.cut.lsn), details: Some(details), ..entry });
         self.settled(due);
     }
 

@@ -28,6 +28,16 @@ impl DeltaLake {
         let version = replay(&location, &[]).await?;
         Ok(version.exists().then_some(StoredRows { location, version }))
     }
+
+    /// Whether the lake has a table, or a history of it, that its pipeline made.
+    pub async fn is_ours(&self, table: &TableName) -> Result<bool> {
+        let mut is_ours = false;
+        for location in [self.location(table), self.history_location(table)] {
+            let version = replay(&location, &[]).await?;
+            is_ours |= version.exists() && version.is_made_by(self.pipeline());
+        }
+        Ok(is_ours)
+    }
 }
 
 impl StoredRows {

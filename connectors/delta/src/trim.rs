@@ -140,6 +140,17 @@ pub enum Moment<'a> {
     Micros(i64),
 }
 
+impl Moment<'_> {
+    /// Whether it is before a position, and its commit time in microseconds since 1970.
+    pub fn is_before(&self, (lsn, committed): (sooner_schemas::Lsn, i64)) -> bool {
+        match self {
+            Moment::Lsn(moment) => *moment < lsn.0,
+            Moment::Time(time) => micros_of(time).is_none_or(|micros| micros < committed),
+            Moment::Micros(micros) => *micros < committed,
+        }
+    }
+}
+
 /// An operator error if a moment is before the horizon of a table's history.
 pub fn check_within(table: &TableName, horizon: Option<Horizon>, moment: &Moment<'_>) -> Result<()> {
     let Some(horizon) = horizon else { return Ok(()) };

@@ -208,3 +208,27 @@ async fn so_is_a_cut_of_a_table_whose_first_copy_came_through_a_topic() {
     let (all_equal, reports) = verify(&pipeline, &["--at", "q3"]);
     assert!(all_equal && reports[0]["rows"] == 290, "{reports:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_followed_no_longer_is_not_verified_rather_than_passed_over() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.start();
+    for table in ["public.a", "public.b"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    assert!(pipeline.output("verify", &[]).status.success());
+    postgres.sql("ALTER TABLE b DROP CONSTRAINT b_pkey").await;
+    for named in [&[][..], &["public.b"]] {
+        let output = pipeline.output("verify", &[named, &["--json"]].concat());
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        let report = lines.lines().find(|line| line.contains("public.b")).unwrap_or_else(|| panic!("{output:?}"));
+        let report: serde_json::Value = serde_json::from_str(report).unwrap();
+        assert!(!output.status.success() && report["verdict"] == "unverified", "{report}");
+        assert!(report["why"].as_str().unwrap().contains("does not follow it"), "{report}");
+    }
+}

@@ -111,6 +111,22 @@ pub struct Report {
     pub repair: Option<Repair>,
 }
 
+impl Report {
+    /// Of a table that nobody could look at.
+    pub fn unverified(table: &TableName, why: &str) -> Report {
+        Report {
+            table: table.clone(),
+            verdict: Verdict::Unverified { why: why.to_owned() },
+            rows: 0,
+            lsn: None,
+            version: None,
+            looks: 0,
+            millis: 0,
+            repair: None,
+        }
+    }
+}
+
 /// One table being compared.
 struct Comparison<'a> {
     config: &'a Config,

@@ -2,6 +2,7 @@
 //! for repairs.
 
 use serde_json::{Value, json};
+use sooner_api::SourceTable;
 use sooner_schemas::TableName;
 
 use super::notes::Notes;
@@ -34,14 +35,27 @@ pub async fn verify_tables(
     let (lake, names) = (open_lake(config)?, &wanted.tables);
     let mut tables = SourceRows::tables(config).await?;
     let mut notes = Notes::new(config, tables.iter().map(|table| table.name().clone()).collect());
-    tables.retain(|table| table.blocked.is_none());
     if let Some(unknown) = names.iter().find(|name| !tables.iter().any(|table| table.name() == *name)) {
         anyhow::bail!("there is no table '{unknown}' in this pipeline. To do: see `sooner status`");
     }
-    tables.retain(|table| names.is_empty() || names.contains(table.name()));
+    let mut in_lake = Vec::new();
+    for table in tables.iter().filter(|table| table.blocked.is_some()) {
+        if lake.is_ours(table.name()).await? {
+            in_lake.push(table.name().clone());
+        }
+    }
+    // What the lake never had is told by the status; what is named is told here.
+    let counts = |table: &SourceTable| match names.is_empty() {
+        true => table.blocked.is_none() || in_lake.contains(table.name()),
+        false => names.contains(table.name()),
+    };
+    tables.retain(counts);
     let (mut all_equal, mut verified) = (true, Vec::new());
     for table in tables {
-        let report = verify(config, &lake, table, wanted.pace).await?;
+        let report = match &table.blocked {
+            Some(error) => Report::unverified(table.name(), &format!("the pipeline does not follow it: {error}")),
+            None => verify(config, &lake, table, wanted.pace).await?,
+        };
         let repair = report.repair.as_ref().filter(|_| wanted.repairs);
         let repaired = repair.map(|repair| ask(config, &report.table, repair)).transpose()?;
         notes.take(&report, repaired);
