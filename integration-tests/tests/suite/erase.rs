@@ -330,3 +330,33 @@ async fn nobody_is_erased_by_a_wrong_name_nor_from_under_a_hold_and_copies_of_ro
     let all = pipeline.output("erase", &["--subject", "public.people.id=7777", "--drop-cuts"]);
     assert!(all.status.success(), "{}", told(&all));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_hashed_on_the_way_is_found_by_the_hash_and_what_is_left_out_is_told() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql(
+            "CREATE TABLE people (id int PRIMARY KEY, email text, phone text); INSERT INTO people SELECT i, 'p' || i || \
+              '@doe.example', '030' FROM generate_series(1, 50) i; INSERT INTO people VALUES (77, 'jane@doe.example', '040')",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.set("SOONER_MASK_KEY", "a key of the tests, long enough");
+    pipeline.append_settings(
+        "[masking]\nkey = { env = \"SOONER_MASK_KEY\" }\n[[table]]\nmatch = \"public.people\"\n\
+         mask = { email = \"hash\", phone = \"omit\" }\nwrite = [\"mirror\", \"history\"]",
+    );
+    pipeline.start();
+    pipeline.wait_until_copied("public.people").await;
+    postgres.sql("DELETE FROM people WHERE id = 77").await;
+    pipeline.catch_up(&postgres).await;
+    let history = format!("{}/public/people-history", pipeline.lake);
+    let hers = || query(&history, "SELECT count(*) FROM lake WHERE id = 77");
+    assert_eq!(hers(), "2");
+    let omitted = pipeline.output("erase", &["--subject", "phone=040"]);
+    assert!(told(&omitted).contains("its column phone is masked"), "{}", told(&omitted));
+    assert_eq!(hers(), "2");
+    let erased = pipeline.output("erase", &["--subject", "email=jane@doe.example"]);
+    assert!(erased.status.success(), "{}", told(&erased));
+    assert_eq!(hers(), "0");
+}
