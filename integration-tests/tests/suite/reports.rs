@@ -148,7 +148,7 @@ async fn made_until(pipeline: &Pipeline, report: &str, until: Due) {
 fn all_are_complete(pipeline: &Pipeline, last: Due) {
     let mut runs = runs(&format!("{}/_sooner/shop/reports/sums", pipeline.lake));
     runs.retain(|run| due_of(run) <= last);
-    assert!(runs.len() > 10, "{} runs", runs.len());
+    assert!(runs.len() >= 8, "{} runs prove little", runs.len());
     for run in &runs {
         let (manifest, row) = (&run["manifest"], &run["rows"][0]);
         assert_eq!(manifest["rows"], 1, "{run}\n{}", pipeline.log());
