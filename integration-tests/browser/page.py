@@ -103,6 +103,21 @@ def look_around(page, options, size, scheme):
             page.screenshot(path=pathlib.Path(options.screenshots) / f"{name}-{size}-{scheme}.png", full_page=True)
 
 
+def pages():
+    """An empty page of a Chromium at each size, with the size's name. What a page says of errors fails in the end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
+        for size, (width, height) in SIZES.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            failures = []
+            page.on("pageerror", lambda error: failures.append(str(error)))
+            page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+            yield size, page
+            assert not failures, failures
+            page.close()
+        browser.close()
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)

@@ -5,8 +5,7 @@ verification, a replay and a check of a chain; sees what they come to; and forge
 import argparse
 import time
 
-from page import QUIET, SIZES, check_keyboard, check_look, get
-from playwright.sync_api import sync_playwright
+from page import check_keyboard, check_look, get, pages
 
 from trust import picture, rows_of, show
 
@@ -80,19 +79,10 @@ def main():
     parser.add_argument("--screenshots", help="folder")
     options = parser.parse_args()
     cut, table = options.views.split(",")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
-        for size, (width, height) in SIZES.items():
-            page = browser.new_page(viewport={"width": width, "height": height})
-            failures = []
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
-            use_cut(page, options, cut, size)
-            use_table(page, options, table, size)
-            see_and_forget(page, options, size)
-            assert not failures, failures
-            page.close()
-        browser.close()
+    for size, page in pages():
+        use_cut(page, options, cut, size)
+        use_table(page, options, table, size)
+        see_and_forget(page, options, size)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ written and masked, against the API; makes a cut by the form, looks at it, and d
 import argparse
 import pathlib
 
-from page import QUIET, SIZES, check_keyboard, check_look, get
-from playwright.sync_api import sync_playwright
+from page import check_keyboard, check_look, get, pages
 
 
 def show(page, options, view):
@@ -85,27 +84,18 @@ def main():
     parser.add_argument("--views", required=True, help="fragments, apart by commas")
     parser.add_argument("--screenshots", help="folder")
     options = parser.parse_args()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
-        for size, (width, height) in SIZES.items():
-            page = browser.new_page(viewport={"width": width, "height": height})
-            failures = []
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
-            for scheme in ["light", "dark"]:
-                page.emulate_media(color_scheme=scheme)
-                for view in options.views.split(","):
-                    show(page, options, view)
-                    page.wait_for_timeout(300)
-                    check_look(page, f"{view}, {size}, {scheme}")
-                    picture(page, options, f"{view.strip(':')}-{size}-{scheme}")
-            check_verifications(page, options)
-            check_keyboard(page)
-            check_tables(page, options)
-            make_and_drop(page, options, f"made-on-a-{size}")
-            assert not failures, failures
-            page.close()
-        browser.close()
+    for size, page in pages():
+        for scheme in ["light", "dark"]:
+            page.emulate_media(color_scheme=scheme)
+            for view in options.views.split(","):
+                show(page, options, view)
+                page.wait_for_timeout(300)
+                check_look(page, f"{view}, {size}, {scheme}")
+                picture(page, options, f"{view.strip(':')}-{size}-{scheme}")
+        check_verifications(page, options)
+        check_keyboard(page)
+        check_tables(page, options)
+        make_and_drop(page, options, f"made-on-a-{size}")
 
 
 if __name__ == "__main__":
