@@ -42,6 +42,13 @@ pub struct Cut {
     pub tables: BTreeMap<TableName, CutTable>,
 }
 
+impl Cut {
+    /// Whether a table of it was made for it in a folder, as `rebuilt` of a version names it.
+    pub(crate) fn is_made_of(&self, folder: &str) -> bool {
+        self.tables.values().flat_map(|table| &table.mirror).any(|found| found.rebuilt.as_deref() == Some(folder))
+    }
+}
+
 /// A table in a cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutTable {
@@ -80,7 +87,17 @@ impl DeltaLake {
             versions.iter().map(|(table, versions)| (table.clone(), self.cut_table(table, *versions))).collect();
         self.check_new(&cut.name).await?;
         self.hold_cut(&cut).await?;
-        self.store_cut(cut).await
+        let name = cut.name.clone();
+        match self.store_cut(cut).await {
+            Err(error) if error.code == Code::CutExists => {
+                // Another process stored it meanwhile. Holds have the cut's name, so theirs may have been replaced.
+                if let Some(theirs) = self.cut(&name).await? {
+                    self.hold_cut(&theirs).await?;
+                }
+                Err(error)
+            }
+            stored => stored,
+        }
     }
 
     /// An operator error if there is a cut of this name.

@@ -16,11 +16,13 @@ use crate::log::replay::replay;
 use crate::maintenance::holds::{holds_in_force, objects_of};
 use crate::maintenance::past::{COPIED_MICROS, PastLog, PastVersion, check_files, impossible};
 use crate::rebuilding::{Wanted, rebuild};
-use crate::rebuilt::{rebuilt_location, remove_rebuilt};
+use crate::rebuilt::{abandoned, rebuilt_location, remove_rebuilt};
 use crate::store::location::TableLocation;
 
 /// Logs of tables that are looked at together.
 const AT_ONCE: usize = 16;
+/// Tables that no cut names are left over if nothing was written to them for so long: a day.
+const ABANDONED_MILLIS: i64 = 86_400_000;
 
 /// What a cut at a past position is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,11 +156,11 @@ impl<'a> PastCuts<'a> {
     }
 
     /// Makes a cut at a past position: tables that have no version there are made of their histories first. Its
-    /// `tables` are filled in. If that fails, what was made for it is removed.
+    /// `tables` are filled in. If that fails, what was made for it is removed. An operator error if there is a cut of
+    /// that name, also if another process stores it meanwhile; that one stays whole.
     pub async fn make_past_cut(&self, mut cut: Cut, past: &PastCut) -> Result<Cut> {
         self.0.check_new(&cut.name).await?;
-        // What an attempt has left that did not come to its end.
-        remove_rebuilt(self.0, &cut.name).await?;
+        // A folder of this attempt alone: another process may be making a cut of the same name.
         let folder = format!("{}/{}", cut.name, Uuid::new_v4().simple());
         for (table, versions) in &past.versions {
             let mut found = self.0.cut_table(table, *versions);
@@ -173,31 +175,60 @@ impl<'a> PastCuts<'a> {
         }
         // Before histories are read, so that their files stay meanwhile.
         self.0.hold_cut(&cut).await?;
+        let name = cut.name.clone();
+        let stored = match self.rebuild_all(&mut cut, past, &folder).await {
+            Ok(()) => self.0.store_cut(cut).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &stored {
+            tracing::debug!(cut = name, %error, "a cut was not made");
+            if let Err(left) = self.give_up(&name, &folder).await {
+                tracing::warn!(cut = name, error = %left, "what was made for a cut is still there");
+            }
+        }
+        stored
+    }
+
+    async fn rebuild_all(&self, cut: &mut Cut, past: &PastCut, folder: &str) -> Result<()> {
         for (table, to_rebuild) in &past.rebuilt {
             let ToRebuild { history, columns, copied_to } = *to_rebuild;
             let (lsn, commit_micros) = (past.lsn, past.commit_micros);
             let wanted = Wanted { table, lsn, commit_micros, history, columns, copied_to };
-            let made = rebuild(self.0, wanted, &rebuilt_location(self.0, &folder, table)).await;
-            match made {
-                Ok(micros) => cut.commit_micros = cut.commit_micros.max(micros),
-                Err(error) => {
-                    if let Err(left) = self.0.drop_cut(&cut.name).await {
-                        tracing::warn!(cut = cut.name, error = %left, "what was made for a cut is still there");
-                    }
-                    return Err(error);
-                }
-            }
+            let micros = rebuild(self.0, wanted, &rebuilt_location(self.0, folder, table)).await?;
+            cut.commit_micros = cut.commit_micros.max(micros);
         }
-        self.0.store_cut(cut).await
+        Ok(())
     }
 
-    /// Removes tables that were made for cuts which have ended, unless a legal hold keeps them.
+    /// Removes what was made for a cut that did not come to be, and nothing of one that another process stored under its
+    /// name.
+    async fn give_up(&self, name: &str, folder: &str) -> Result<()> {
+        match self.0.cut(name).await? {
+            Some(theirs) if !theirs.is_made_of(folder) => {
+                remove_rebuilt(self.0, folder).await?;
+                // Holds have the cut's name, so theirs may have been replaced.
+                self.0.hold_cut(&theirs).await
+            }
+            // Stored after all, though the answer said otherwise.
+            Some(_) => Ok(()),
+            None => self.0.drop_cut(name).await.map(drop),
+        }
+    }
+
+    /// Removes tables that were made for cuts which have ended, unless a legal hold keeps them, and what attempts have
+    /// left that did not come to their end.
     pub async fn sweep(self) -> Result<()> {
         let now = now_millis();
-        for cut in self.0.cuts().await?.iter().filter(|cut| cut.until_millis.is_some_and(|until| until < now)) {
+        let cuts = self.0.cuts().await?;
+        for cut in cuts.iter().filter(|cut| cut.until_millis.is_some_and(|until| until < now)) {
             let is_rebuilt = cut.tables.values().flat_map(|table| &table.mirror).any(|found| found.rebuilt.is_some());
             if is_rebuilt && LegalHolds::of(self.0).check_cut_not_held(&cut.name).await.is_ok() {
                 remove_rebuilt(self.0, &cut.name).await?;
+            }
+        }
+        for folder in abandoned(self.0, now - ABANDONED_MILLIS).await? {
+            if !cuts.iter().any(|cut| cut.is_made_of(&folder)) {
+                remove_rebuilt(self.0, &folder).await?;
             }
         }
         Ok(())

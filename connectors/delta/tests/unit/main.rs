@@ -15,6 +15,7 @@ mod key_index;
 mod log;
 mod model;
 mod parts;
+mod past_cuts;
 mod progress;
 mod soft_deletes;
 mod staged_keys;

@@ -69,6 +69,11 @@ impl World {
         self.folder.path().join(format!("public/t/_delta_log/{version:020}.json"))
     }
 
+    /// Folder of the tables that were made for a cut.
+    pub fn cut_tables(&self, cut: &str) -> PathBuf {
+        self.folder.path().join("_sooner/shop/cut-tables").join(cut)
+    }
+
     /// Names of the table's own files that start like this.
     pub fn files(&self, start: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path().join("public/t")).unwrap().flatten();

@@ -1,0 +1,72 @@
+//! Cuts at past positions, which are made of histories where no version is there.
+
+use std::collections::BTreeMap;
+
+use sooner_api::{Code, Feed, Lake, LakeTable};
+use sooner_delta::cuts::Cut;
+use sooner_delta::log::replay::replay;
+use sooner_delta::past_cuts::{PastCut, PastCuts};
+use sooner_delta::{DeltaLake, Ways, WaysToWrite};
+use sooner_schemas::Lsn;
+
+use crate::support::{World, mark, name, rows_at};
+
+/// A table with a history, and the past cut at its first transaction, which one commit has together with the second.
+async fn spanned(world: &World) -> (DeltaLake, PastCut) {
+    let ways = Ways { mirror: true, history: true, ..Ways::default() };
+    let lake = world.lake().with_ways(WaysToWrite::new(move |_| ways));
+    let mut table = lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap();
+    table.stage(world.inserted(10, 1..=3, "first")).await.unwrap();
+    table.stage(world.inserted(20, 4..=5, "second")).await.unwrap();
+    table.commit(mark(20)).await.unwrap();
+    let past = PastCuts::of(&lake).past_cut(Lsn(10), &[(name(), true)]).await.unwrap();
+    assert!(past.rebuilt.contains_key(&name()), "{past:?}");
+    (lake, past)
+}
+
+fn cut(made_micros: i64) -> Cut {
+    let (name, tables) = ("q3".to_owned(), BTreeMap::new());
+    Cut { name, lsn: Lsn(10), commit_micros: 0, made_micros, until_millis: None, tables }
+}
+
+fn folders(world: &World) -> usize {
+    std::fs::read_dir(world.cut_tables("q3")).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn of_processes_that_make_a_past_cut_of_one_name_at_once_one_does_and_its_tables_stay() {
+    for _ in 0..10 {
+        let world = World::new(1 << 20);
+        let (lake, past) = spanned(&world).await;
+        let cuts = PastCuts::of(&lake);
+        let attempts = (1..=4).map(|made_micros| cuts.make_past_cut(cut(made_micros), &past));
+        let made = futures::future::join_all(attempts).await;
+        let (made, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+        let refused = refused.into_iter().map(|error| error.unwrap_err().code).collect::<Vec<_>>();
+        assert_eq!((made.len(), refused), (1, vec![Code::CutExists; 3]));
+        let stored = lake.cut("q3").await.unwrap().unwrap();
+        assert_eq!(made[0].as_ref().unwrap(), &stored);
+        cuts.check_held(&stored).await.unwrap();
+        let found = stored.tables[&name()].mirror.as_ref().unwrap();
+        assert_eq!(rows_at(&lake.mirror_in_cut(&name(), found)).await.len(), 3);
+        assert_eq!(folders(&world), 1, "what the others made is gone");
+    }
+}
+
+#[tokio::test]
+async fn what_an_attempt_has_left_goes_after_a_day_and_what_a_cut_names_stays() {
+    let world = World::new(1 << 20);
+    let (lake, past) = spanned(&world).await;
+    let made = PastCuts::of(&lake).make_past_cut(cut(1), &past).await.unwrap();
+    for (id, days) in [("recent", 0), ("old", 2)] {
+        let left = world.cut_tables("q3").join(id).join("public/t/part-1.parquet");
+        std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+        let written = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        std::fs::File::create(&left).unwrap().set_modified(written).unwrap();
+    }
+    PastCuts::of(&lake).sweep().await.unwrap();
+    let (recent, old) = (world.cut_tables("q3").join("recent"), world.cut_tables("q3").join("old"));
+    assert!(recent.join("public/t/part-1.parquet").exists() && !old.join("public/t/part-1.parquet").exists());
+    let found = made.tables[&name()].mirror.as_ref().unwrap();
+    assert!(replay(&lake.mirror_in_cut(&name(), found), &[]).await.unwrap().exists());
+}
