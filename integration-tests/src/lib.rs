@@ -30,7 +30,7 @@ pub mod spark;
 pub mod topics;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Root folder of the repository.
@@ -64,4 +64,10 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("all ports of {PORTS:?} are in use")
+}
+
+/// All files in a folder, which need not be there, and in those below it.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

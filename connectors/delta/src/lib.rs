@@ -10,6 +10,7 @@
 
 pub mod audit;
 mod clock;
+pub mod current_rows;
 pub mod cut_check;
 pub mod cut_lease;
 pub mod cuts;

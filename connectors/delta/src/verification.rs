@@ -13,15 +13,14 @@ use arrow_cast::display::array_value_to_string;
 use arrow_schema::{DataType, SchemaRef};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use sooner_api::{Code, Error, Result};
-use sooner_schemas::TableName;
 use sooner_schemas::event::EventSchema;
+use sooner_schemas::{Column, ColumnType, Relation, Scalar, TableName};
 use std::hash::Hasher;
 
 use crate::index::key::{KeyHash, KeyPlan};
-use crate::log::table_version::TableVersion;
-use crate::merge::event_plan::EventPlan;
-use crate::rows::columns::{LakeColumn, arrow_schema};
+use crate::rows::columns::{LakeColumn, arrow_schema, columns_of};
 use crate::rows::mark;
+use crate::rows::reader::RowReader;
 use crate::stored_rows::StoredRows;
 
 /// What identifies a row, and what its values are.
@@ -33,36 +32,60 @@ pub struct Fingerprint {
     pub values: u128,
 }
 
+/// Most characters of a row that are told, where no key tells it from others.
+const MOST_CHARS: usize = 200;
+
 /// Makes fingerprints of the rows of one table.
 pub struct Fingerprinter {
-    plan: EventPlan,
-    keys: KeyPlan,
+    table: TableName,
+    rows: RowReader,
+    /// How keys are hashed; none if rows are told apart by their values alone.
+    keys: Option<KeyPlan>,
+    /// Columns of the key, in its order.
+    key_names: Vec<String>,
+    /// Their values' texts are those that the source has.
+    texts_are_exact: bool,
+    secret: (u64, u64),
     columns: Vec<LakeColumn>,
     schema: SchemaRef,
 }
 
 impl Fingerprinter {
-    /// For events of a schema, and a lake table. An operator error if the table lacks a column of the events, or has it
-    /// under another type: then there is nothing to compare.
-    pub fn new(schema: &Arc<EventSchema>, table: &TableVersion) -> Result<Fingerprinter> {
-        let plan = EventPlan::new(schema, rand::random())?;
+    /// For events of a schema, and the columns of a lake table. An operator error if those lack a column of the events,
+    /// or have it under another type: then there is nothing to compare.
+    pub fn new(schema: &Arc<EventSchema>, table: &[LakeColumn]) -> Result<Fingerprinter> {
+        let (rows, secret) = (RowReader::new(schema)?, rand::random());
+        let keys = schema.key.as_ref().map(|key| KeyPlan::new(&schema.table, key, secret)).transpose()?;
         let mut columns = Vec::new();
-        for column in &plan.columns {
-            let known = table.columns().iter().find(|known| known.is_same(column));
+        for column in &columns_of(schema)? {
+            let known = table.iter().find(|known| known.is_same(column));
             let Some(known) = known.filter(|known| known.lake_type == column.lake_type) else {
                 return Err(misshapen(&schema.table, &column.name));
             };
             columns.push(LakeColumn { nullable: true, ..known.clone() });
         }
-        let keys = plan.keys.stored_in(&columns);
-        Ok(Fingerprinter { plan, keys, schema: arrow_schema(&columns), columns })
+        let key_names = keys.iter().flat_map(KeyPlan::columns).map(str::to_owned).collect();
+        let keys = keys.map(|keys| keys.stored_in(&columns));
+        let texts_are_exact = schema.relation.as_ref().is_some_and(has_exact_key);
+        let (table, schema) = (schema.table.clone(), arrow_schema(&columns));
+        Ok(Fingerprinter { table, rows, keys, key_names, texts_are_exact, secret, columns, schema })
+    }
+
+    /// For events of a schema, and a table that has just their columns.
+    pub fn of_events(schema: &Arc<EventSchema>) -> Result<Fingerprinter> {
+        Fingerprinter::new(schema, &columns_of(schema)?)
+    }
+
+    /// Whether rows are told apart by a key. Without one, there may be several of the same fingerprint.
+    pub fn has_key(&self) -> bool {
+        self.keys.is_some()
     }
 
     /// Rows of the source as those of the lake; `messages` are their events' value messages.
     pub fn decode<'a>(&self, messages: impl IntoIterator<Item = &'a [u8]>) -> Result<RecordBatch> {
-        let mut builders = self.plan.rows.builders()?;
+        let mut builders = self.rows.builders()?;
         for message in messages {
-            self.plan.rows.append(message, &[], &mut builders)?;
+            self.rows.append(message, &[], &mut builders)?;
         }
         let arrays = crate::rows::reader::finish(&mut builders);
         RecordBatch::try_new(self.schema.clone(), arrays)
@@ -71,9 +94,7 @@ impl Fingerprinter {
 
     /// Fingerprints of rows, from either side.
     pub fn fingerprints(&self, rows: &RecordBatch) -> Result<Vec<Fingerprint>> {
-        let keys = self.keys.hash_rows(rows);
-        let keys = keys.ok_or_else(|| Error::internal("cannot compare rows", "their key cannot be hashed"))?;
-        let (first, second) = self.keys.secret();
+        let (first, second) = self.secret;
         let values = (0..rows.num_rows()).map(|row| {
             let mut hasher = SipHasher13::new_with_keys(first, second);
             for column in rows.columns() {
@@ -81,6 +102,13 @@ impl Fingerprinter {
             }
             hasher.finish128().as_u128()
         });
+        let Some(keys) = &self.keys else {
+            return Ok(values.map(|values| Fingerprint { key: values, values }).collect());
+        };
+        let keys = keys.hash_rows(rows);
+        let keys = keys.ok_or_else(|| {
+            Error::internal(format!("cannot compare rows of {}", self.table), "their key cannot be hashed")
+        })?;
         Ok(keys.into_iter().zip(values).map(|(key, values)| Fingerprint { key, values }).collect())
     }
 
@@ -98,12 +126,27 @@ impl Fingerprinter {
         table.scan(&columns, &arrow_schema(&columns), each_living).await
     }
 
-    /// The key of a row, as a person reads it.
+    /// The key of a row, as a person reads it; of a table without one, its values.
     pub fn key_text(&self, rows: &RecordBatch, row: usize) -> String {
-        let keys = self.plan.keys.columns();
-        let parts = self.columns.iter().zip(rows.columns()).filter(|(column, _)| keys.contains(&column.name.as_str()));
+        let counts = |column: &LakeColumn| !self.has_key() || self.key_names.contains(&column.name);
+        let parts = self.columns.iter().zip(rows.columns()).filter(|(column, _)| counts(column));
         let parts = parts.map(|(column, values)| format!("{}={}", column.name, text_of(values.as_ref(), row)));
-        parts.collect::<Vec<_>>().join(", ")
+        let text = parts.collect::<Vec<_>>().join(", ");
+        match text.char_indices().nth(MOST_CHARS).filter(|_| !self.has_key()) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+
+    /// Texts of a row's key columns, in the key's order, by which the source finds the row; none if the lake's values
+    /// do not tell them for certain.
+    pub fn key_texts(&self, rows: &RecordBatch, row: usize) -> Option<Box<[Box<str>]>> {
+        let texts = self.key_names.iter().map(|name| {
+            let place = self.columns.iter().position(|column| column.name == *name)?;
+            let values = rows.column(place);
+            values.is_valid(row).then(|| text_of(values.as_ref(), row).into())
+        });
+        if self.texts_are_exact && self.has_key() { texts.collect() } else { None }
     }
 
     /// Names of the columns in which two rows differ.
@@ -163,6 +206,16 @@ fn float_bits(value: f32) -> u32 {
 fn hash_bytes(bytes: &[u8], hasher: &mut SipHasher13) {
     hasher.write_usize(bytes.len());
     hasher.write(bytes);
+}
+
+/// Whether values of the key have the same texts in the lake as at the source.
+fn has_exact_key(relation: &Relation) -> bool {
+    let exact = |column: &Column| {
+        let ColumnType::Scalar(scalar) = &column.column_type else { return false };
+        let is_exact = matches!(scalar, Scalar::Int2 | Scalar::Int4 | Scalar::Int8 | Scalar::Text | Scalar::Uuid);
+        is_exact && column.mask.is_none()
+    };
+    relation.key.iter().all(|&index| relation.columns.get(index).is_some_and(exact))
 }
 
 fn misshapen(table: &TableName, column: &str) -> Error {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use integration_tests::between;
 use integration_tests::cut_sums::cut_sums;
+use integration_tests::files_below;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use serde_json::Value;
@@ -223,12 +224,7 @@ async fn any_position_can_be_cut(postgres: &Postgres, mut pipeline: Pipeline) {
     assert!(rebuilt > 5, "{rebuilt} tables were made of histories, which proves little");
     let left = std::fs::read_dir(format!("{}/_sooner/shop/cut-tables", pipeline.lake)).unwrap().flatten();
     let files = left.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    assert!(files.flat_map(|folder| walked(&folder.path())).next().is_none(), "what was made goes with its cut");
-}
-
-fn walked(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { walked(&path) } else { vec![path] }).collect()
+    assert!(files.flat_map(|folder| files_below(&folder.path())).next().is_none(), "what was made goes with its cut");
 }
 
 /// The same after a kill.

@@ -2,13 +2,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::between;
 use integration_tests::load::{self, Load};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
-use integration_tests::{python, root};
+use integration_tests::{files_below, python, root};
 use serde_json::Value;
 use sooner_postgres::client::Mode;
 use sooner_postgres::{Client, ConnectOptions};
@@ -85,6 +86,11 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
         assert!(all_equal && reports.len() == 5, "under load nothing differs: {reports:?}\n{}", pipeline.log());
         let hot = reports.iter().find(|report| report["table"] == "public.hot").unwrap();
         assert!(hot["looks"].as_u64() >= Some(4), "its rows were followed, as no look finds them still: {hot}");
+        for report in &reports {
+            let number = |name: &str| report[name].as_u64().unwrap();
+            let bound = 2 * number("rows") + number("rows") / 4 + 1_000;
+            assert!(number("rows_read") <= bound, "rows in flux are looked up by their keys: {report}");
+        }
     }
     busy.abort();
     assert_eq!(postgres.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%verify%'").await, "0");
@@ -123,6 +129,62 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
     assert_eq!((all_equal, &reports[0]["verdict"]), (false, &Value::from("unverified")), "{reports:?}");
     let refused = pipeline.output("verify", &["public.nothing"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no table 'public.nothing'"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_a_table_that_has_only_its_history_or_no_key() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql(
+            "CREATE TABLE past (id int PRIMARY KEY, n bigint, wide text); CREATE TABLE facts (n int, what text);
+             ALTER TABLE past ALTER wide SET STORAGE EXTERNAL;
+             INSERT INTO past SELECT i, i, repeat(md5(i::text), 100) FROM generate_series(1, 2000) i;
+             INSERT INTO facts SELECT i % 1000, 'f' || i % 1000 FROM generate_series(1, 3000) i",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.append_settings("[[table]]\nmatch = \"public.past\"\nwrite = [\"history\"]");
+    pipeline.append_settings("[[table]]\nmatch = \"public.facts\"\nwrite = [\"append\"]");
+    pipeline.start();
+    for table in ["public.past", "public.facts"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    let options = ConnectOptions::parse(&postgres.url()).unwrap();
+    let load = tokio::spawn(async move {
+        let mut client = Client::connect(&options, Mode::Sql).await.unwrap();
+        for round in 0u64.. {
+            let at = round % 1900;
+            for change in [
+                format!("UPDATE past SET n = {round} WHERE id BETWEEN 1 AND 20 OR id % 100 = {round} % 100"),
+                format!("DELETE FROM past WHERE id = 50 + {at}"),
+                format!("INSERT INTO past VALUES (50 + {at}, {round}, 'again'), (10000 + {round}, 0, NULL)"),
+                format!("INSERT INTO facts VALUES ({round} % 10, 'more'), ({round} % 10, 'more')"),
+            ] {
+                client.query(&change).await.unwrap();
+            }
+        }
+    });
+    for _ in 0..3 {
+        let (all_equal, reports) = verify(&pipeline, &[]);
+        assert!(all_equal && reports.len() == 2, "under load nothing differs: {reports:?}\n{}", pipeline.log());
+    }
+    load.abort();
+    pipeline.catch_up(&postgres).await;
+    let left = files_below(&Path::new(&pipeline.lake).join("_sooner/shop/cut-tables"));
+    assert!(left.is_empty(), "what was made to be compared is gone: {left:?}");
+
+    pipeline.stop();
+    tamper(&pipeline, "past-history", "{**row, 'n': -7} if row['id'] == 1955 else None if row['id'] == 1960 else row");
+    tamper(&pipeline, "facts", "None if row['n'] == 500 else {**row, 'what': 'x'} if row['n'] == 600 else row");
+    pipeline.start();
+    postgres.sql("INSERT INTO facts VALUES (-1, 'new'); INSERT INTO past VALUES (-1, 0, NULL)").await;
+    pipeline.catch_up(&postgres).await;
+    let (all_equal, reports) = verify(&pipeline, &["public.past", "public.facts"]);
+    assert!(!all_equal && reports.iter().all(|report| report["verdict"] == "different"), "{reports:?}");
+    let of = |table: &str| reports.iter().find(|report| report["table"] == table).unwrap();
+    assert_eq!(differences(of("public.past")), ["id=1955 values n", "id=1960 missing"]);
+    let expected = ["n=500, what=f500 missing", "n=600, what=f600 missing", "n=600, what=x extra"];
+    assert_eq!(differences(of("public.facts")), expected);
 }
 
 fn uuid_of(n: u32) -> String {

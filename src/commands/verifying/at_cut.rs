@@ -54,6 +54,7 @@ async fn verified_table(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Repor
         lsn: Some(cut.lsn),
         version: cut.tables.get(table).and_then(|versions| versions.mirror.as_ref()).map(|mirror| mirror.version),
         looks: 1,
+        rows_read: 0,
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         repair: None,
     }

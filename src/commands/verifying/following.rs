@@ -4,14 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sooner_delta::StoredRows;
 use sooner_delta::cuts::Cut;
 use sooner_delta::verification::Fingerprinter;
 use sooner_postgres::followed_rows::{FollowedRows, FollowingSlot};
 use sooner_postgres::schedule::KeyTexts;
 
+use super::Comparison;
 use super::rounds::{Suspects, Wanted};
-use super::{Comparison, seen_in};
+use super::seen::seen_in;
 use crate::commands::cut::made;
 use crate::commands::wait::source_end;
 use crate::cut_desk::CutRequests;
@@ -47,7 +47,7 @@ impl Comparison<'_> {
         drop(rows);
         self.origins.extend(origins);
         self.lake.drop_cut(&name).await?;
-        (self.report.lsn, self.report.version) = (Some(cut.lsn), Some(compared?));
+        (self.report.lsn, self.report.version) = (Some(cut.lsn), compared?);
         Ok(())
     }
 
@@ -59,17 +59,16 @@ impl Comparison<'_> {
         rows: &FollowedRows<'_>,
         keys: &HashMap<KeyTexts, u128>,
         suspects: &mut Suspects,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<Option<u64>> {
         let messages = rows.messages()?;
         let source = prints.fingerprints(&prints.decode(messages.iter().map(Vec::as_slice))?)?;
         let source = source.into_iter().map(|row| (row.key, row.values)).collect();
         let known: HashSet<_> = rows.keys().iter().filter_map(|texts| keys.get(texts).copied()).collect();
-        let version = cut.tables.get(self.rows.name()).and_then(|table| table.mirror.as_ref());
-        let version = version.ok_or_else(|| anyhow::anyhow!("the cut '{}' lacks the table", cut.name))?.version;
-        let table = StoredRows::at(self.lake.location(self.rows.name()), version).await?;
-        let lake = seen_in(&table, prints, &Wanted::Keys(known.clone())).await?;
+        let (name, schema) = (self.rows.name(), self.rows.copied.encoder.schema());
+        let table = self.looked_at.in_cut(cut.tables.get(name), schema, cut.lsn).await?;
+        let lake = seen_in(&table.stored, prints, &Wanted::Keys(known.clone())).await?;
         suspects.settle(&known, &source, &lake);
-        Ok(version)
+        Ok(table.version)
     }
 
     async fn cut(&self, name: &str) -> anyhow::Result<Cut> {

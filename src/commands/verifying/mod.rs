@@ -9,6 +9,7 @@ pub mod pace;
 pub mod repair;
 pub mod rounds;
 pub mod scheduler;
+mod seen;
 pub mod source;
 pub mod tables;
 
@@ -17,14 +18,16 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sooner_api::{Result, SourceTable};
-use sooner_delta::verification::{Fingerprint, Fingerprinter, RecordBatch};
+use sooner_delta::current_rows::LookedAt;
+use sooner_delta::verification::{Fingerprinter, RecordBatch};
 use sooner_delta::{DeltaLake, StoredRows};
 use sooner_postgres::schedule::KeyTexts;
 use sooner_schemas::{Lsn, TableName};
 
 use self::pace::Pace;
 use self::repair::{Repair, repair_of};
-use self::rounds::{Buckets, MOST_ROWS, Seen, Suspects, Wanted};
+use self::rounds::{Buckets, Seen, Suspects, Wanted};
+use self::seen::{MOST_SEEN, bounded, keep, known_texts};
 use self::source::SourceRows;
 use super::wait::{Standing, reached};
 use crate::config::Config;
@@ -36,8 +39,6 @@ const FOLLOWED_AFTER: u32 = 4;
 /// Groups of buckets whose rows are looked at, at most, until some are found to differ. What is left then is not
 /// verified.
 const MOST_GROUPS: usize = 8;
-/// Rows of one side that are kept in memory, at most.
-const MOST_SEEN: u64 = 4 * MOST_ROWS;
 /// Differences that are told one by one, at most.
 const MOST_TOLD: usize = 100;
 
@@ -104,6 +105,8 @@ pub struct Report {
     pub version: Option<u64>,
     /// How often both were looked at.
     pub looks: u32,
+    /// Rows that were read at the source in all: of those that may differ, only their own once their keys are known.
+    pub rows_read: u64,
     /// How long it took, in milliseconds.
     pub millis: u64,
     /// What would make it equal, where rows differ. It has keys, which are values of rows, and is not told.
@@ -121,6 +124,7 @@ impl Report {
             lsn: None,
             version: None,
             looks: 0,
+            rows_read: 0,
             millis: 0,
             repair: None,
         }
@@ -131,10 +135,11 @@ impl Report {
 struct Comparison<'a> {
     config: &'a Config,
     lake: &'a DeltaLake,
+    looked_at: LookedAt<'a>,
     rows: SourceRows,
     pace: Pace,
     report: Report,
-    /// Texts of the keys of rows that may differ, as far as the source has or had the rows.
+    /// Texts of the keys of rows that may differ, as far as they are known.
     key_texts: HashMap<u128, KeyTexts>,
     /// Keys from which rows come to those that may differ: they are followed as well.
     origins: BTreeSet<KeyTexts>,
@@ -144,29 +149,38 @@ struct Comparison<'a> {
 pub async fn verify(config: &Config, lake: &DeltaLake, table: SourceTable, pace: Pace) -> anyhow::Result<Report> {
     let started = Instant::now();
     let rows = SourceRows::open(config, table).await?;
-    let verdict = Verdict::Unverified { why: "it was not looked at".to_owned() };
-    let table = rows.name().clone();
-    let report = Report { table, verdict, rows: 0, lsn: None, version: None, looks: 0, millis: 0, repair: None };
+    let report = Report::unverified(rows.name(), "it was not looked at");
+    let ways = config.tables.ways(rows.name());
+    let looked_at = LookedAt::new(lake, rows.name().clone(), ways.mirror || ways.append.is_some());
     let (key_texts, origins) = (HashMap::new(), BTreeSet::new());
-    let mut comparison = Comparison { config, lake, rows, pace, report, key_texts, origins };
+    let mut comparison = Comparison { config, lake, looked_at, rows, pace, report, key_texts, origins };
     let verdict = match comparison.compare().await {
         Ok(verdict) => verdict,
         Err(error) => Verdict::Unverified { why: format!("{error:#}") },
     };
+    if let Err(error) = comparison.looked_at.end().await {
+        tracing::warn!(%error, "a table that was made to be compared is still there; it goes in a day");
+    }
     Ok(Report { verdict, millis: started.elapsed().as_millis() as u64, ..comparison.report })
 }
 
 impl Comparison<'_> {
     async fn compare(&mut self) -> anyhow::Result<Verdict> {
-        let Some(table) = self.lake.rows_of(self.rows.name()).await? else {
-            return Ok(unverified("there is no such table in the lake"));
+        let schema = self.rows.copied.encoder.schema();
+        let prints = match self.looked_at.has_mirror() {
+            true => {
+                let Some(table) = self.lake.rows_of(self.rows.name()).await? else {
+                    return Ok(unverified("there is no such table in the lake"));
+                };
+                if table.version.provenance().ignores_changes {
+                    return Ok(unverified(
+                        "changes of its rows are ignored (on_change = \"ignore\"), so it differs from its source",
+                    ));
+                }
+                Fingerprinter::new(schema, table.version.columns())?
+            }
+            false => Fingerprinter::of_events(schema)?,
         };
-        if table.version.provenance().ignores_changes {
-            return Ok(unverified(
-                "changes of its rows are ignored (on_change = \"ignore\"), so it differs from its source",
-            ));
-        }
-        let prints = Fingerprinter::new(self.rows.copied.encoder.schema(), &table.version)?;
         let estimate = self.rows.copied.table.estimated_rows.unwrap_or_default();
         let (mut source, mut lake) = (Buckets::for_rows(estimate), Buckets::for_rows(estimate));
         let count = |buckets: &mut Buckets, rows: &RecordBatch| -> Result<()> {
@@ -176,7 +190,7 @@ impl Comparison<'_> {
         let lsn = self.rows.scan(&self.pace, |rows, _| count(&mut source, &prints.decode(rows)?)).await?;
         let table = self.lake_at(lsn).await?;
         prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
-        self.report.rows = source.rows;
+        (self.report.rows, self.report.rows_read) = (source.rows, source.rows);
         let groups = source.differing(&lake);
         let is_one = groups.len() <= 1;
         for (number, wanted) in groups.into_iter().enumerate() {
@@ -198,7 +212,7 @@ impl Comparison<'_> {
         while looks < MOST_LOOKS {
             looks += 1;
             let (source, table) = self.look(prints, &wanted).await?;
-            let lake = seen_in(&table, prints, &wanted).await?;
+            let lake = self.look_in(&table, prints, &wanted).await?;
             suspects.look(&source, &lake);
             if looks >= FOLLOWED_AFTER {
                 self.follow(prints, &mut suspects).await?;
@@ -212,21 +226,45 @@ impl Comparison<'_> {
     }
 
     async fn look(&mut self, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<(Seen, StoredRows)> {
-        let (mut source, texts) = (Seen::new(), &mut self.key_texts);
-        let lsn = self
-            .rows
-            .scan(&self.pace, |rows, keys| {
-                let rows = prints.fingerprints(&prints.decode(rows)?)?;
-                for (row, key) in rows.iter().zip(keys).filter(|(row, _)| wanted.has(row.key)) {
-                    keep(&mut source, *row);
-                    if texts.len() as u64 <= MOST_SEEN {
-                        texts.entry(row.key).or_insert_with(|| key.clone());
+        let (mut source, mut read) = (Seen::new(), 0);
+        let mut texts = std::mem::take(&mut self.key_texts);
+        let known = known_texts(&texts, wanted);
+        let each = |rows: Vec<&[u8]>, keys: &[KeyTexts]| {
+            read += rows.len() as u64;
+            let rows = prints.fingerprints(&prints.decode(rows)?)?;
+            for (at, row) in rows.iter().enumerate().filter(|(_, row)| wanted.has(row.key)) {
+                keep(&mut source, *row, prints);
+                if let Some(key) = keys.get(at).filter(|_| prints.has_key() && texts.len() as u64 <= MOST_SEEN) {
+                    texts.entry(row.key).or_insert_with(|| key.clone());
+                }
+            }
+            Ok(())
+        };
+        let lsn = match known {
+            Some(keys) => self.rows.look_up(&keys, &self.pace, each).await?,
+            None => self.rows.scan(&self.pace, each).await?,
+        };
+        self.key_texts = texts;
+        self.report.rows_read += read;
+        Ok((bounded(source)?, self.lake_at(lsn).await?))
+    }
+
+    /// The same in the lake. Of rows that only the lake has, it has the keys' texts.
+    async fn look_in(&mut self, table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<Seen> {
+        let (mut seen, texts) = (Seen::new(), &mut self.key_texts);
+        let look = |rows: RecordBatch| {
+            for (at, row) in prints.fingerprints(&rows)?.into_iter().enumerate() {
+                if wanted.has(row.key) {
+                    keep(&mut seen, row, prints);
+                    if !texts.contains_key(&row.key) && texts.len() as u64 <= MOST_SEEN {
+                        texts.extend(prints.key_texts(&rows, at).map(|text| (row.key, text)));
                     }
                 }
-                Ok(())
-            })
-            .await?;
-        Ok((bounded(source)?, self.lake_at(lsn).await?))
+            }
+            Ok(())
+        };
+        prints.scan(table, look).await?;
+        bounded(seen)
     }
 
     /// The table in the lake, once it is complete to a position.
@@ -241,11 +279,12 @@ impl Comparison<'_> {
                 "the lake is not complete to {lsn} in time. To do: see that the pipeline runs (`sooner status`)"
             ),
         }
-        let table = self.lake.rows_of(self.rows.name()).await?;
-        let table = table.ok_or_else(|| anyhow::anyhow!("there is no such table in the lake any more"))?;
+        let schema = self.rows.copied.encoder.schema();
+        let table = self.looked_at.latest(schema, lsn).await?;
+        let table = table.ok_or_else(|| anyhow::anyhow!("there is no such table in the lake"))?;
         self.report.looks += 1;
-        (self.report.lsn, self.report.version) = (Some(lsn), table.version.number());
-        Ok(table)
+        (self.report.lsn, self.report.version) = (Some(lsn), table.version);
+        Ok(table.stored)
     }
 
     /// The rows that differ for certain, with their keys and columns.
@@ -262,8 +301,8 @@ impl Comparison<'_> {
         }
         let relation = &self.rows.copied.table.relation;
         self.report.repair = Some(match are_all {
-            true => repair_of(relation, &certain, &self.key_texts, self.report.rows),
-            false => Repair::Table,
+            true if prints.has_key() => repair_of(relation, &certain, &self.key_texts, self.report.rows),
+            _ => Repair::Table,
         });
         let told: HashMap<_, _> = certain.iter().take(MOST_TOLD).map(|(key, pair)| (*key, *pair)).collect();
         let (mut source, mut lake) = (HashMap::new(), HashMap::new());
@@ -275,7 +314,16 @@ impl Comparison<'_> {
             }
             Ok(())
         };
-        self.rows.scan(&self.pace, |rows, _| keep(&mut source, &prints.decode(rows)?)).await?;
+        let mut read = 0;
+        let each = |rows: Vec<&[u8]>, _: &[KeyTexts]| {
+            read += rows.len() as u64;
+            keep(&mut source, &prints.decode(rows)?)
+        };
+        match known_texts(&self.key_texts, &Wanted::Keys(told.keys().copied().collect())) {
+            Some(keys) => self.rows.look_up(&keys, &self.pace, each).await?,
+            None => self.rows.scan(&self.pace, each).await?,
+        };
+        self.report.rows_read += read;
         prints.scan(table, |rows| keep(&mut lake, &rows)).await?;
         let differences = told.iter().filter_map(|(key, pair)| {
             let (source, lake) = (source.get(key), lake.get(key));
@@ -283,6 +331,11 @@ impl Comparison<'_> {
             let kind = match (pair, source.zip(lake)) {
                 ((_, None), _) => Kind::Missing,
                 ((None, _), _) => Kind::Extra,
+                // Without a key it is known how many such rows there are.
+                ((Some(source), Some(lake)), _) if !prints.has_key() => match source > lake {
+                    true => Kind::Missing,
+                    false => Kind::Extra,
+                },
                 (_, Some((source, lake))) => Kind::Values { columns: prints.differing((source, 0), (lake, 0)) },
                 (_, None) => Kind::Values { columns: Vec::new() },
             };
@@ -292,30 +345,6 @@ impl Comparison<'_> {
         differences.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Verdict::Different { count: certain.len(), at_least: !are_all, differences })
     }
-}
-
-async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted) -> anyhow::Result<Seen> {
-    let mut seen = Seen::new();
-    let look = |rows: RecordBatch| {
-        let rows = prints.fingerprints(&rows)?;
-        rows.into_iter().filter(|row| wanted.has(row.key)).for_each(|row| keep(&mut seen, row));
-        Ok(())
-    };
-    prints.scan(table, look).await?;
-    bounded(seen)
-}
-
-/// Keeps a row, as long as not far more are seen than there were when they were counted.
-fn keep(seen: &mut Seen, row: Fingerprint) {
-    if seen.len() as u64 <= MOST_SEEN {
-        seen.insert(row.key, row.values);
-    }
-}
-
-fn bounded(seen: Seen) -> anyhow::Result<Seen> {
-    let is_whole = seen.len() as u64 <= MOST_SEEN;
-    anyhow::ensure!(is_whole, "more rows have come since they were counted than are looked at one by one");
-    Ok(seen)
 }
 
 fn unverified(why: &str) -> Verdict {

@@ -15,6 +15,8 @@ use crate::direct::LocalSchemas;
 
 /// Blocks that are read at once: 16 MiB.
 const BLOCKS: u32 = 2048;
+/// Keys that are looked up at once.
+const KEYS: usize = 500;
 
 /// The rows of one table.
 pub struct SourceRows {
@@ -72,6 +74,30 @@ impl SourceRows {
                 (Part::Keys(_), _) => return Err(Error::internal("cannot read a table", "it is read by blocks")),
             };
         }
+    }
+
+    /// The same of the rows with these keys alone, which the source finds by its index.
+    pub async fn look_up(
+        &self,
+        keys: &[KeyTexts],
+        pace: &Pace,
+        mut each: impl FnMut(Vec<&[u8]>, &[KeyTexts]) -> Result<()>,
+    ) -> Result<Lsn> {
+        let mut reader = ChunkReader::open(&self.connect).await?;
+        let mut last = Lsn::ZERO;
+        for keys in keys.chunks(KEYS) {
+            let mut rows = reader.start(&self.copied, &Part::Keys(keys.to_vec())).await?;
+            last = last.max(rows.snapshot.lsn);
+            rows.keeps_keys = true;
+            let mut bytes = 0;
+            while let Some(batch) = rows.next().await? {
+                bytes += batch.bytes.len();
+                each(batch.rows.iter().map(|row| &batch.bytes[row.value.clone()]).collect(), &batch.keys)?;
+            }
+            rows.end().await?;
+            pace.keep(bytes).await;
+        }
+        Ok(last)
     }
 
     fn blocks(&self) -> u32 {

@@ -13,7 +13,7 @@ use crate::log::checkpoint_file::{CheckpointWriter, each_batch};
 use crate::log::last_checkpoint::ClassicCheckpoint;
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
-use crate::store::operations::put;
+use crate::store::operations::{put, put_new};
 
 /// Holds a version of a table under a name, until a moment or for ever: it gets a checkpoint, from which it can be read
 /// when the log before it is gone. Repeating it is safe.
@@ -43,7 +43,8 @@ async fn write_checkpoint_of(location: &TableLocation, version: u64) -> Result<V
     writer.write_actions(&reconciler.recent_rows())?;
     if former != Some(version) {
         let (bytes, _) = writer.finish()?;
-        put(location.store(), &ClassicCheckpoint::path(version), bytes.into()).await?;
+        // One that is there by now is as good, and somebody may be reading it.
+        put_new(location.store(), &ClassicCheckpoint::path(version), bytes.into()).await?;
     }
     Ok(reconciler.used().filter_map(path_of).map(|path| path.to_string()).collect())
 }

@@ -29,6 +29,15 @@ struct State {
     former: Former,
 }
 
+/// The state of a row, of one key.
+#[derive(Clone, Copy, Debug)]
+pub struct RowState {
+    /// The state.
+    pub state: StateId,
+    /// Its key.
+    pub key: KeyHash,
+}
+
 /// Where a value that Postgres left out is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -89,9 +98,10 @@ impl Pending {
     }
 
     /// The last state of each key, with that key, in commit order.
-    pub fn winners(&self) -> Vec<(StateId, KeyHash)> {
-        let mut winners: Vec<_> = self.latest.values().map(|&state| (state, self.states[state as usize].key)).collect();
-        winners.sort_unstable_by_key(|(state, _)| *state);
+    pub fn winners(&self) -> Vec<RowState> {
+        let rows = self.latest.values().map(|&state| RowState { state, key: self.states[state as usize].key });
+        let mut winners: Vec<_> = rows.collect();
+        winners.sort_unstable_by_key(|row| row.state);
         winners
     }
 
@@ -203,7 +213,7 @@ mod tests {
     }
 
     fn winners(pending: &Pending) -> Vec<(u8, KeyHash)> {
-        pending.winners().into_iter().map(|(state, key)| (pending.message(state)[0], key)).collect()
+        pending.winners().into_iter().map(|row| (pending.message(row.state)[0], row.key)).collect()
     }
 
     #[test]

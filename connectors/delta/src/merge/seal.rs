@@ -9,8 +9,8 @@ use sooner_schemas::event::Op;
 use super::event_plan::copy_again;
 use super::fill::{self, Gap};
 use super::parts::Parts;
-use super::pending::{Former, Found, Pending, StateId};
-use super::sealing::{Outcome, RowState, Sealer, Sealing};
+use super::pending::{Former, Found, Pending, RowState, StateId};
+use super::sealing::{Outcome, Sealer, Sealing};
 use super::staging::Staging;
 use crate::index::key::{KeyHash, KeySet};
 use crate::index::key_index::RowAddress;
@@ -40,16 +40,18 @@ impl Sealer<'_> {
         let Some(plan) = plan else {
             return Err(Error::internal("cannot seal events", "their schema is not known"));
         };
-        let Outcome { rows, stored, mut gone } = match mark::of(&columns) {
+        let Outcome { mut rows, deleted_at, stored, mut gone } = match mark::of(&columns) {
             Some(_) => self.keep_deleted(plan, pending, replaces)?,
             None => self.drop_deleted(pending),
         };
-        let (rows, incomplete): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| !is_copy || self.is_whole(pending, row.state, replaces));
-        // The rest of such a row has not been copied yet; a row that is there still follows whole.
-        gone.extend(incomplete.into_iter().filter(|row| row.deleted_at.is_some()).map(|row| row.key));
+        if is_copy {
+            // The rest of such a row has not been copied yet; a row that is there still follows whole.
+            let incomplete = rows.extract_if(.., |row| !self.is_whole(pending, row.state, replaces));
+            gone.extend(incomplete.map(|row| row.key).filter(|key| deleted_at.contains_key(key)));
+        }
         let fills = rows.iter().any(|row| !pending.event(row.state).unavailable.is_empty());
-        let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces };
+        let deleted_at = &deleted_at;
+        let sealing = Sealing { sealer: self, plan, columns: &columns, pending, replaces, deleted_at };
         let mut placed = sealing.mark_stored(stored, parts).await?;
         let mut batch_rows = if fills { FILLED_BATCH_ROWS } else { BATCH_ROWS };
         let mut rest = &rows[..];
@@ -73,14 +75,13 @@ impl Sealer<'_> {
 
     /// Where rows go that the source has deleted.
     fn drop_deleted(&self, pending: &Pending) -> Outcome {
-        let (deleted, upserts): (Vec<_>, Vec<_>) =
-            pending.winners().into_iter().partition(|(state, _)| pending.event(*state).op == Op::Delete);
+        let (deleted, mut rows): (Vec<_>, Vec<_>) =
+            pending.winners().into_iter().partition(|row| pending.event(row.state).op == Op::Delete);
         // A delete may be the first event of a changed key, and the second one may need a value of the row: so the row
         // is written, though it is gone. In commit order only the last event here can wait for another one.
-        let waits = deleted.iter().filter(|(state, _)| !self.in_commit_order || pending.is_last(*state));
-        let waits = waits.filter_map(|(state, key)| Some((pending.row_before(*state)?, *key)));
-        let rows = upserts.into_iter().chain(waits).map(|(state, key)| RowState { state, key, deleted_at: None });
-        Outcome { rows: rows.collect(), gone: deleted.into_iter().map(|(_, key)| key).collect(), ..Outcome::default() }
+        let waits = deleted.iter().filter(|row| !self.in_commit_order || pending.is_last(row.state));
+        rows.extend(waits.filter_map(|row| Some(RowState { state: pending.row_before(row.state)?, ..*row })));
+        Outcome { rows, gone: deleted.into_iter().map(|row| row.key).collect(), ..Outcome::default() }
     }
 
     /// Whether all values of a state can be found.
@@ -158,7 +159,7 @@ impl Sealing<'_> {
         }
         let in_table = self.columns.iter().enumerate().map(|(place, column)| {
             if mark::is_mark(column) {
-                return Ok(mark::values(states.iter().map(|row| row.deleted_at)));
+                return Ok(mark::values(states.iter().map(|row| self.deleted_at.get(&row.key).copied())));
             }
             let array = self.plan.place_of(column, place).and_then(|place| arrays.get(place).cloned());
             array.map_or_else(|| column.missing_values(states.len()), Ok)

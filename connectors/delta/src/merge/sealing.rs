@@ -6,7 +6,7 @@ use sooner_schemas::TableName;
 
 use super::event_plan::EventPlan;
 use super::parts::PartLimits;
-use super::pending::{Pending, StateId};
+use super::pending::{Pending, RowState};
 use crate::index::index_store::IndexStore;
 use crate::index::key::{KeyHash, KeyMap};
 use crate::index::key_index::RowAddress;
@@ -61,18 +61,8 @@ pub struct Sealing<'a> {
     pub pending: &'a Pending,
     /// No row that the table has now counts.
     pub replaces: bool,
-}
-
-/// A row to be written.
-#[derive(Clone, Copy, Debug)]
-pub struct RowState {
-    /// The state that has its values.
-    pub state: StateId,
-    /// Its key.
-    pub key: KeyHash,
-    /// When the source deleted it, in microseconds since 1970; none for a row that the source has, or whose deletion
-    /// the table does not tell.
-    pub deleted_at: Option<i64>,
+    /// When the source deleted rows that are written, in microseconds since 1970, by their keys.
+    pub deleted_at: &'a KeyMap<i64>,
 }
 
 /// A deleted row that lies in a file.
@@ -91,6 +81,9 @@ pub struct StoredRow {
 pub struct Outcome {
     /// Rows to be written.
     pub rows: Vec<RowState>,
+    /// When the source deleted rows that are to be written, in microseconds since 1970, by their keys. Empty where the
+    /// table does not tell.
+    pub deleted_at: KeyMap<i64>,
     /// Rows that were deleted, and that lie in files.
     pub stored: Vec<StoredRow>,
     /// Keys that have no row any more.

@@ -13,8 +13,8 @@ use sooner_schemas::event::Op;
 use super::event_plan::{EventPlan, copy_again};
 use super::intake::ColumnChange;
 use super::parts::Parts;
-use super::pending::{Former, Pending, StateId};
-use super::sealing::{Outcome, RowState, Sealer, Sealing, StoredRow};
+use super::pending::{Former, Pending, RowState, StateId};
+use super::sealing::{Outcome, Sealer, Sealing, StoredRow};
 use crate::clock::now_millis;
 use crate::index::key::KeyHash;
 use crate::index::key_index::{FileId, RowAddress};
@@ -28,16 +28,17 @@ impl Sealer<'_> {
     /// Rows that the source has deleted are written again, with the time at which that was committed.
     pub fn keep_deleted(&self, plan: &EventPlan, pending: &Pending, replaces: bool) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        for (last, key) in pending.winners() {
+        for RowState { state: last, key } in pending.winners() {
             if pending.event(last).op != Op::Delete {
-                outcome.rows.push(RowState { state: last, key, deleted_at: None });
+                outcome.rows.push(RowState { state: last, key });
                 continue;
             }
             let (deletion, former) = pending.deletion(last);
             let deleted_at = deleted_at(plan, pending, deletion)?;
             match former {
                 Former::State(state) => {
-                    outcome.rows.push(RowState { state, key, deleted_at: Some(deleted_at) });
+                    outcome.rows.push(RowState { state, key });
+                    outcome.deleted_at.insert(key, deleted_at);
                 }
                 Former::Stored(stored) => match self.row_of(stored, replaces) {
                     Some(address) => outcome.stored.push(StoredRow { key, address, deleted_at }),

@@ -5,6 +5,7 @@
 //! for their values ([`writing`]). So memory is bounded, however large the table is.
 
 pub mod choice;
+pub mod shape;
 mod writing;
 
 use sooner_api::{MemoryBudget, Result};
@@ -13,13 +14,14 @@ use sooner_schemas::{Lsn, TableName};
 use uuid::Uuid;
 
 use self::choice::{Choice, Event};
+use self::shape::Shape;
 use crate::clock::now_millis;
 use crate::history::change_type::ChangeType;
 use crate::history::columns::{ChainPlaces, extended, source_columns};
 use crate::lake::DeltaLake;
 use crate::log::committer::{Committer, Outcome};
-use crate::log::replay::{replay, replay_to};
-use crate::log::table_version::TableVersion;
+use crate::log::provenance::Provenance;
+use crate::log::replay::replay;
 use crate::log::transaction::{Kind, Transaction};
 use crate::maintenance::past::{COPIED_MICROS, impossible};
 use crate::merge::parts::{PartLimits, Parts};
@@ -84,15 +86,16 @@ struct Seen {
 /// Makes a table at a location where nothing lies yet. Returns the commit time of its last event, in microseconds since
 /// 1970. An operator error if the history does not say what every row was.
 pub async fn rebuild(lake: &DeltaLake, wanted: Wanted<'_>, location: &TableLocation) -> Result<i64> {
-    let shape = match wanted.columns {
-        Some(version) => replay_to(&lake.location(wanted.table), Some(version), &[]).await?,
-        None => replay(&lake.location(wanted.table), &[]).await?,
-    };
-    let rebuild = Rebuild::new(lake, wanted, &shape).await?;
+    let shape = Shape::of_table(lake, &wanted).await?;
+    rebuild_as(lake, wanted, &shape, location).await
+}
+
+/// The same, where the lake need not have the table itself.
+pub async fn rebuild_as(lake: &DeltaLake, wanted: Wanted<'_>, shape: &Shape, location: &TableLocation) -> Result<i64> {
+    let rebuild = Rebuild::new(lake, wanted, shape).await?;
     let limits = PartLimits { part_bytes: FILE_BYTES, budget: MemoryBudget::new(2 * FILE_BYTES) };
     let (base, mut parts) = (replay(location, &[]).await?, Parts::default());
-    let live = shape.files().size().rows;
-    let mut slices: Vec<_> = Slice::all(live * KEY_BYTES / SLICE_BYTES + 1).collect();
+    let mut slices: Vec<_> = Slice::all(shape.rows * KEY_BYTES / SLICE_BYTES + 1).collect();
     let mut last_micros = 0;
     while let Some(slice) = slices.pop() {
         let (choice, seen) = rebuild.choose(slice).await?;
@@ -106,7 +109,7 @@ pub async fn rebuild(lake: &DeltaLake, wanted: Wanted<'_>, location: &TableLocat
     }
     parts.close(location).await?;
     let complete = Watermark { commit_lsn: wanted.lsn, end_lsn: wanted.lsn, commit_micros: last_micros };
-    let transaction = transaction(lake.pipeline(), &rebuild, &shape, parts, complete);
+    let transaction = transaction(lake.pipeline(), &rebuild, shape, parts, complete);
     let plan = transaction.plan(&base, now_millis());
     match Committer::new(location, &wanted.table.to_string()).commit(0, transaction.id, &plan).await? {
         Outcome::Committed => Ok(last_micros),
@@ -115,22 +118,15 @@ pub async fn rebuild(lake: &DeltaLake, wanted: Wanted<'_>, location: &TableLocat
     }
 }
 
-fn transaction(
-    pipeline: &str,
-    rebuild: &Rebuild<'_>,
-    shape: &TableVersion,
-    parts: Parts,
-    complete: Watermark,
-) -> Transaction {
-    let mut provenance = shape.provenance();
-    provenance.since = None;
+fn transaction(pipeline: &str, rebuild: &Rebuild<'_>, shape: &Shape, parts: Parts, complete: Watermark) -> Transaction {
+    let provenance = Provenance { since: None, ..shape.provenance.clone() };
     Transaction {
         id: Uuid::new_v4(),
         kind: Kind::Copy,
         pipeline: pipeline.to_owned(),
         retention: Default::default(),
         columns: Some(rebuild.columns.clone()),
-        last_column_id: shape.last_column_id(),
+        last_column_id: shape.last_column_id,
         provenance,
         refilled: Default::default(),
         added: parts.written().clone(),
@@ -143,10 +139,10 @@ fn transaction(
 }
 
 impl<'a> Rebuild<'a> {
-    /// Of a table with the columns of one of its versions. An operator error if its history does not have all of them.
-    async fn new(lake: &DeltaLake, wanted: Wanted<'a>, shape: &TableVersion) -> Result<Rebuild<'a>> {
+    /// Of a table of this shape. An operator error if its history does not have all of them.
+    async fn new(lake: &DeltaLake, wanted: Wanted<'a>, shape: &Shape) -> Result<Rebuild<'a>> {
         let history = HistoryRows::at(lake, wanted.table, wanted.history).await?;
-        let provenance = shape.provenance();
+        let provenance = &shape.provenance;
         let key = history.key();
         let refused = |why: &str, remedy: &str| Err(refused(&wanted, why, remedy));
         if key.is_empty() || provenance.ignores_changes {
@@ -155,17 +151,17 @@ impl<'a> Rebuild<'a> {
         if history.key_changed() || provenance.key != key {
             return refused("its rows had another key then, or have one since", LEAVE_OUT);
         }
-        if mark::of(shape.columns()).is_some() {
+        if mark::of(&shape.columns).is_some() {
             return refused("it keeps rows that were deleted, which its history does not tell apart", LEAVE_OUT);
         }
         history.check_reach(wanted.table, Start::After(Bound::Lsn(wanted.lsn)))?;
-        let (all, places) = extended(wanted.table, history.columns(), shape.columns(), false)?;
+        let (all, places) = extended(wanted.table, history.columns(), &shape.columns, false)?;
         if all.len() > history.columns().len() || source_columns(history.columns()).count() > places.len() {
             let why = "columns were added, renamed, dropped or given another type about then, or since";
             return refused(why, "query the history as of that position: `sooner history TABLE --as-of LSN`");
         }
         let columns: Vec<_> = shape
-            .columns()
+            .columns
             .iter()
             .map(|column| {
                 let is_key = key.contains(&column.name);

@@ -77,6 +77,11 @@ impl HistoryRows {
         self.version.columns()
     }
 
+    /// How many rows it has.
+    pub fn rows(&self) -> u64 {
+        self.version.files().size().rows
+    }
+
     /// Columns of the source's key; empty for a table without one.
     pub fn key(&self) -> Vec<String> {
         self.version.provenance().key

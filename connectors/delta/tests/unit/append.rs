@@ -51,7 +51,7 @@ fn values(ids: &[(i64, &str)]) -> BTreeMap<i64, Row> {
 }
 
 /// A copy of these rows, at an LSN.
-async fn copy(world: &World, table: &mut WrittenTable, lsn: u64, ids: &[i64], b: &str) {
+pub async fn copy(world: &World, table: &mut WrittenTable, lsn: u64, ids: &[i64], b: &str) {
     table.begin_copy(start(world, lsn)).await.unwrap();
     table.stage(read(world, lsn, ids, b)).await.unwrap();
     table.end_copy(mark(lsn)).await.unwrap();

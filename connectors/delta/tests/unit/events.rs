@@ -126,7 +126,7 @@ fn a_row_whose_key_changes_again_and_again_leads_back_to_where_its_values_are() 
     });
     push(&mut pending, &plan, second);
     assert_eq!((pending.find(4, 1), pending.find(4, 2)), (Found::InState(0), Found::Stored(first_key)));
-    let winners: Vec<_> = pending.winners().into_iter().map(|(state, _)| (state, pending.event(state).op)).collect();
+    let winners: Vec<_> = pending.winners().into_iter().map(|row| (row.state, pending.event(row.state).op)).collect();
     assert_eq!(winners, [(1, Op::Delete), (3, Op::Delete), (4, Op::Create)]);
     // A new row of a former key has nothing to do with it.
     let third = events(&encoder, |encoder, out| {
