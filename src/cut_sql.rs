@@ -80,6 +80,8 @@ fn statement(table: &TableName, kind: &str, found: &CutVersion, engine: Engine) 
         // registered.
         Engine::Trino if found.rebuilt.is_some() => {
             let call = format!("schema_name => {}, table_name => {}", quoted(&table.schema, '\''), quoted(&name, '\''));
+            // It takes a local folder as a URL.
+            let place = if place.starts_with('/') { format!("file://{place}") } else { place };
             format!(
                 "CALL system.register_table({call}, table_location => {}); SELECT * FROM {}.{};",
                 quoted(&place, '\''),

@@ -121,6 +121,9 @@ enum Command {
         /// Only this side.
         #[arg(long, value_enum)]
         side: Option<NamedSide>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Resumes a parked table: it is copied again, then follows the stream. Without a table: the pipeline goes on where
     /// it was paused.
@@ -130,11 +133,17 @@ enum Command {
         /// Only this side of a pipeline that was paused.
         #[arg(long, value_enum, conflicts_with = "table")]
         side: Option<NamedSide>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Withdraws what was asked for a table by `resume` or `copy`, as long as it has not begun.
     Cancel {
         /// Name of the table: schema.table
         table: String,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Copies a table again, or some of its rows, while it and all others are followed.
     Copy {
@@ -144,6 +153,9 @@ enum Command {
         /// source no longer has stay there; a copy of the whole table removes them.
         #[arg(long = "where", value_name = "CONDITION")]
         condition: Option<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Writes tables of the lake in as few files as possible, without the rows that are gone. The pipeline does so by
     /// itself, bit by bit; this may run beside it.
@@ -162,6 +174,9 @@ enum Command {
         /// How long at most, such as 10m.
         #[arg(long, value_parser = humantime::parse_duration)]
         timeout: Option<Duration>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Shows many pipelines on one page, by what their listeners say, until SIGTERM. The file of --config has an [http]
     /// of its own, and a [[pipeline]] with url, and if need be token and page, for each.
@@ -246,7 +261,11 @@ enum Command {
     /// Prints the manual page.
     Man,
     /// Removes the pipeline's slot, and its publication if sooner created it, from the database.
-    Teardown,
+    Teardown {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -299,14 +318,16 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::events::run(&config, Shown { table, since, json, follow }).await.map(|()| true)
         }
         Command::Health => commands::health::run(&config),
-        Command::Pause { side } => steer::pause(&config, side).await.map(|()| true),
-        Command::Resume { table: None, side } => steer::resume_all(&config, side).await.map(|()| true),
-        Command::Resume { table: Some(table), .. } => steer::resume(&config, &table).await.map(|()| true),
-        Command::Cancel { table } => steer::cancel(&config, &table).await.map(|()| true),
-        Command::Copy { table, condition } => steer::copy(&config, &table, condition).await.map(|()| true),
+        Command::Pause { side, json } => steer::pause(&config, side, json).await.map(|()| true),
+        Command::Resume { table: None, side, json } => steer::resume_all(&config, side, json).await.map(|()| true),
+        Command::Resume { table: Some(table), json, .. } => steer::resume(&config, &table, json).await.map(|()| true),
+        Command::Cancel { table, json } => steer::cancel(&config, &table, json).await.map(|()| true),
+        Command::Copy { table, condition, json } => steer::copy(&config, &table, condition, json).await.map(|()| true),
         Command::Optimize(asked) => commands::upkeep::run_optimize(&config, &asked).await.map(|()| true),
         Command::Vacuum(asked) => commands::upkeep::run_vacuum(&config, &asked).await.map(|()| true),
-        Command::Wait { table, until, timeout } => commands::wait::run(&config, &table, until, timeout).await,
+        Command::Wait { table, until, timeout, json } => {
+            commands::wait::run(&config, &table, until, timeout, json).await
+        }
         Command::Verify { asked } => commands::verify::run(&config, asked).await,
         Command::Cut { action } => commands::cut::run(&config, action).await,
         Command::Erase(asked) => commands::erase::run(&config, asked).await,
@@ -322,7 +343,7 @@ async fn execute(arguments: Arguments, bars: Option<CopyBars>) -> anyhow::Result
             commands::acls::run(&config, only, principal.as_deref(), cluster.as_deref()).map(|()| true)
         }
         Command::Topics { command, form } => commands::topics::run(&config, command, form).await.map(|()| true),
-        Command::Teardown => commands::teardown::run(&config).await.map(|()| true),
+        Command::Teardown { json } => commands::teardown::run(&config, json).await.map(|()| true),
     }
 }
 

@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 use crate::pipeline::Pipeline;
 use crate::{python, root};
 
-/// Sums of `amount` and numbers of rows of tables of the schema `public` as of a cut. Engines are `polars`, `duckdb`
-/// and `spark`, which know nothing of cuts.
+/// Sums of `amount` and numbers of rows of tables of the schema `public` as of a cut. Engines are `polars`,
+/// `duckdb`, `spark` and `trino`, which know nothing of cuts.
 pub fn cut_sums(pipeline: &Pipeline, cut: &str, engine: &str, tables: &[&str]) -> Vec<(i64, i64)> {
     let printed = pipeline.output("cut", &["sql", cut, "--engine", engine]);
     assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
     let mut asked = Command::new(python());
     asked.arg(root().join("integration-tests/readers/cut_sums.py")).arg(engine);
+    asked.env("LAKE", &pipeline.lake);
     asked.args(tables.iter().map(|table| format!("public_{table}")));
     let mut reader = asked.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the readers are installed");
     reader.stdin.take().expect("it is piped").write_all(&printed.stdout).expect("it is read");

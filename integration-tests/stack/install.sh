@@ -152,6 +152,21 @@ prometheus() {
     rm -rf "$packages"
 }
 
+# Trino with its reader of Delta tables alone. The Java that it needs comes with the Python packages.
+trino() {
+    local version=476
+    [ -e "$stack/trino/$version.stamp" ] && return
+    echo "installing Trino"
+    rm -rf "$stack/trino"
+    mkdir -p "$stack/trino"
+    mvn -q -f "$here/spark-jars.xml" dependency:copy -DoutputDirectory="$stack" \
+        -Dartifact="io.trino:trino-server:$version:tar.gz"
+    tar -xzf "$stack/trino-server-$version.tar.gz" -C "$stack/trino" --strip-components=1 --wildcards \
+        "trino-server-$version/lib/*" "trino-server-$version/plugin/delta-lake/*"
+    rm "$stack/trino-server-$version.tar.gz"
+    touch "$stack/trino/$version.stamp"
+}
+
 debian_packages
 python_packages
 if [ "$want" != demo ]; then
@@ -161,6 +176,7 @@ fi
 if [ "$want" = test ] || [ "$want" = soak ]; then
     debezium
     jars spark
+    trino
     postgres_18
     prometheus
 fi

@@ -1,5 +1,5 @@
 //! What commands record: who asked for what, and what became of it. One entry each, written when the command has done
-//! its work.
+//! its work; of what cannot be undone another one before.
 
 use std::future::Future;
 
@@ -37,6 +37,11 @@ impl Act {
     /// The same, for one table.
     pub fn of_table(self, table: &TableName) -> Act {
         Act { table: Some(table.clone()), ..self }
+    }
+
+    /// That it begins, as something of another kind: for what cannot be undone, and may be broken off.
+    pub fn begun(&self, kind: &'static str) -> Act {
+        Act { kind, ..self.clone() }
     }
 
     fn entry(self, outcome: Result<&Value, &anyhow::Error>) -> AuditEntry {
@@ -88,6 +93,11 @@ pub async fn recorded<T>(
         }
         Ok(_) => done.map(|(value, _)| value),
     }
+}
+
+/// Records that something begins. Where the trail is required and cannot be reached, it is not to begin.
+pub async fn announced(config: &Config, begun: Act) -> anyhow::Result<()> {
+    recorded(config, begun, async { Ok(((), Value::Null)) }).await
 }
 
 fn became<T>(done: &anyhow::Result<(T, Value)>) -> String {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use sooner_delta::DeltaLake;
 use sooner_delta::erase::{Erased, Erasures, Manner, Places};
 use sooner_delta::erasure::subject::Subject;
-use sooner_delta::erasures::{Begun, ErasureRecords, put_begun, put_erasure};
+use sooner_delta::erasures::{Begun, put_begun, put_erasure};
 use sooner_delta::export::hexadecimal;
 use sooner_delta::legal_holds::{HashedSubject, LEGAL, LegalHolds};
 use sooner_schemas::TableName;
@@ -26,12 +26,15 @@ use super::erasing::source::{SourceRows, ask, concerned, wait};
 use super::erasing::topics::in_topics;
 use super::print;
 use super::upkeep::open_lake;
-use crate::audit::trail::{Act, recorded};
+use crate::audit::certificates::erasures_of;
+use crate::audit::trail::{Act, announced, recorded};
 use crate::config::Config;
 use crate::erasure_desk::ErasureOrder;
 
 /// How long an erasure that a process is asked for waits until the lake has all that the source had.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Kind of the audit trail's entry that an erasure begins.
+const BEGUN: &str = "erasure_begun";
 
 /// Whose rows are erased, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -89,7 +92,8 @@ pub async fn run(config: &Config, mut asked: Asked) -> anyhow::Result<bool> {
         "name": name, "subjects": subjects, "drop_cuts": asked.drop_cuts, "drop_reports": asked.drop_reports
     });
     let act = Act::new("erasure", told);
-    let certificate = recorded(config, act, erase(config, &asked, name, subjects)).await?;
+    let begun = act.begun(BEGUN);
+    let certificate = recorded(config, act, erase(config, &asked, name, subjects, begun)).await?;
     print(&match asked.json {
         true => format!("{}\n", serde_json::to_string_pretty(&certificate)?),
         false => certificate.text(),
@@ -117,7 +121,8 @@ pub async fn run_order(config: &Config, order: ErasureOrder) -> anyhow::Result<O
     let subjects: Vec<_> = asked.subjects.iter().map(HashedSubject::of).collect();
     let told = json!({"name": name, "subjects": subjects, "drop_cuts": drop_cuts, "drop_reports": drop_reports});
     let act = Act::new("erasure", told).through_http();
-    recorded(config, act, erase(config, &asked, name, subjects)).await?;
+    let begun = act.begun(BEGUN);
+    recorded(config, act, erase(config, &asked, name, subjects, begun)).await?;
     Ok(None)
 }
 
@@ -131,6 +136,7 @@ async fn erase(
     asked: &Asked,
     name: String,
     subjects: Vec<HashedSubject>,
+    begun: Act,
 ) -> anyhow::Result<(Certificate, Value)> {
     let (lake, begun_millis) = (open_lake(config)?, millis(SystemTime::now()));
     let tables = lake.tables().await?;
@@ -151,8 +157,10 @@ async fn erase(
     let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects, &held).await?;
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
+    announced(config, begun).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
-    let completes = begin(&lake, (&name, begun_millis), &subjects, &tables, asked).await?;
+    let unfinished = erasures_of(config, &lake).await?.unfinished(&asked.subjects);
+    begin(&lake, (&name, begun_millis), &subjects, &tables).await?;
     let (erased, mut remains) =
         erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;
     let topics = in_topics(config, &lake, &asked.subjects, Some(&name)).await?;
@@ -170,7 +178,7 @@ async fn erase(
         begun_millis,
         ended_millis: 0,
         subjects,
-        completes,
+        completes: unfinished,
         complete_lsn: source.as_ref().filter(|_| !asked.no_wait).map(|source| source.lsn),
         source_rows: source.map(|source| source.rows).unwrap_or_default(),
         cuts_dropped,
@@ -195,19 +203,17 @@ async fn erase(
     issue(&lake, certificate).await
 }
 
-/// Stores that the erasure begins. Returns those of the same subjects that were broken off before.
+/// Stores that the erasure begins.
 async fn begin(
     lake: &DeltaLake,
     (name, begun_millis): (&str, i64),
     subjects: &[HashedSubject],
     tables: &[TableName],
-    asked: &Asked,
-) -> anyhow::Result<Vec<String>> {
-    let unfinished = ErasureRecords::of(lake).await?.unfinished(&asked.subjects);
+) -> anyhow::Result<()> {
     let (name, pipeline) = (name.to_owned(), lake.pipeline().to_owned());
     let (subjects, tables) = (subjects.to_vec(), tables.to_vec());
     put_begun(lake, &Begun { name, pipeline, begun_millis, subjects, tables }).await?;
-    Ok(unfinished)
+    Ok(())
 }
 
 /// Erases from tables and histories; returns what was done to them, and what is left.

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use sooner_delta::audit::chain::Head;
 use sooner_delta::audit::digits::hex;
-use sooner_delta::erasures::ErasureRecords;
 use sooner_delta::history::check::{Outcome, check};
 use sooner_delta::history::checked::Checked;
 use sooner_delta::history::head::end_of;
@@ -14,6 +13,7 @@ use sooner_schemas::TableName;
 
 use super::print;
 use super::upkeep::open_lake;
+use crate::audit::certificates::erasures_of;
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 
@@ -46,7 +46,7 @@ pub fn of_audit(checked: &Checked) -> Value {
 /// What a check of the chain of a table's history finds.
 pub async fn checked(config: &Config, table: &TableName, head: Option<&Head>) -> anyhow::Result<Checked> {
     let lake = open_lake(config)?;
-    let erasures = ErasureRecords::of(&lake).await?.of_history(table);
+    let erasures = erasures_of(config, &lake).await?.of_history(table);
     match check(&lake.history_location(table), lake.pipeline(), &erasures, head).await? {
         Outcome::Absent => Err(no_history(table)),
         Outcome::Unchained => Err(not_chained(table)),

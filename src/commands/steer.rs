@@ -23,23 +23,28 @@ fn meant(config: &Config, side: Option<NamedSide>) -> anyhow::Result<Vec<Side>> 
     Ok(sides(side))
 }
 
-/// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
-pub async fn pause(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
-    let act = Act::new("pause", json!({"side": side}));
-    recorded(config, act, async { pause_now(config, side).map(|()| ((), Value::Null)) }).await
+/// Prints what was done, as one JSON object or as text.
+fn tell(as_json: bool, told: &Value, text: &str) {
+    print(&if as_json { format!("{told}\n") } else { text.to_owned() });
 }
 
-fn pause_now(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
-    let requests = Requests::new(&config.state_dir);
-    for side in meant(config, side)? {
-        requests.pause(side)?;
+/// Runs `sooner pause [--side SIDE]`: the pipeline, or one side of it, rests until `sooner resume`.
+pub async fn pause(config: &Config, side: Option<NamedSide>, as_json: bool) -> anyhow::Result<()> {
+    let act = Act::new("pause", json!({"side": side}));
+    recorded(config, act, async { pause_now(config, side, as_json).map(|()| ((), Value::Null)) }).await
+}
+
+fn pause_now(config: &Config, side: Option<NamedSide>, as_json: bool) -> anyhow::Result<()> {
+    let (requests, sides) = (Requests::new(&config.state_dir), meant(config, side)?);
+    for side in &sides {
+        requests.pause(*side)?;
     }
     let status = load(&config.state_dir)?;
     let mut text = format!("the pipeline '{}' rests from {} on, until `sooner resume`\n", config.name, when(&status));
     if config.source.is_some() && side != Some(NamedSide::Sink) {
         text.push_str(&kept(&status));
     }
-    print(&text);
+    tell(as_json, &json!({"pipeline": config.name, "paused": sides, "when": when(&status)}), &text);
     Ok(())
 }
 
@@ -51,43 +56,52 @@ fn kept(status: &Option<Status>) -> String {
 }
 
 /// Runs `sooner resume [--side SIDE]`: the pipeline goes on where it was paused.
-pub async fn resume_all(config: &Config, side: Option<NamedSide>) -> anyhow::Result<()> {
+pub async fn resume_all(config: &Config, side: Option<NamedSide>, as_json: bool) -> anyhow::Result<()> {
     let act = Act::new("resume", json!({"side": side}));
-    recorded(config, act, async { resume_now(config, side).map(|was_paused| ((), json!({"was_paused": was_paused}))) })
-        .await
+    let resuming = async {
+        let was_paused = resume_now(config, side, as_json)?;
+        Ok(((), json!({"was_paused": was_paused})))
+    };
+    recorded(config, act, resuming).await
 }
 
-fn resume_now(config: &Config, side: Option<NamedSide>) -> anyhow::Result<bool> {
+fn resume_now(config: &Config, side: Option<NamedSide>, as_json: bool) -> anyhow::Result<bool> {
     let requests = Requests::new(&config.state_dir);
     let mut was_paused = false;
     for side in meant(config, side)? {
         was_paused |= requests.unpause(side)?;
     }
     let when = when(&load(&config.state_dir)?);
-    print(&match was_paused {
+    let text = match was_paused {
         true => format!("the pipeline '{}' goes on {when}\n", config.name),
         false => format!("the pipeline '{}' was not paused; to resume a table, name it\n", config.name),
-    });
+    };
+    tell(as_json, &json!({"pipeline": config.name, "was_paused": was_paused, "when": when}), &text);
     Ok(was_paused)
 }
 
 /// Runs `sooner resume TABLE`: requests that the pipeline copy a table again, now or when it starts. A table that the
 /// pipeline does not know is an error.
-pub async fn resume(config: &Config, table: &str) -> anyhow::Result<()> {
+pub async fn resume(config: &Config, table: &str, as_json: bool) -> anyhow::Result<()> {
     let table = parse_name(table)?;
     let act = Act::new("resume", json!({})).of_table(&table);
-    recorded(config, act, async { ask(config, CopyRequest { table, condition: None }) }).await
+    recorded(config, act, async { ask(config, CopyRequest { table, condition: None }, as_json) }).await
 }
 
 /// Runs `sooner copy TABLE [--where CONDITION]`: requests that the pipeline copy a table again, or those of its rows
 /// that fulfil an SQL condition. One that Postgres does not take is an error.
-pub async fn copy(config: &Config, table: &str, condition: Option<String>) -> anyhow::Result<()> {
+pub async fn copy(config: &Config, table: &str, condition: Option<String>, as_json: bool) -> anyhow::Result<()> {
     let table = parse_name(table)?;
     let act = Act::new("copy", json!({"where": condition})).of_table(&table);
-    recorded(config, act, copy_now(config, table, condition)).await
+    recorded(config, act, copy_now(config, table, condition, as_json)).await
 }
 
-async fn copy_now(config: &Config, table: TableName, condition: Option<String>) -> anyhow::Result<((), Value)> {
+async fn copy_now(
+    config: &Config,
+    table: TableName,
+    condition: Option<String>,
+    as_json: bool,
+) -> anyhow::Result<((), Value)> {
     let source = config.source()?;
     anyhow::ensure!(
         condition.is_none() || config.tables.ways(&table).append.is_none(),
@@ -99,27 +113,29 @@ async fn copy_now(config: &Config, table: TableName, condition: Option<String>) 
         let mut client = Client::connect(&source.connect, Mode::Sql).await?;
         check_condition(&mut client, &table, condition).await?;
     }
-    ask(config, CopyRequest { table, condition })
+    ask(config, CopyRequest { table, condition }, as_json)
 }
 
 /// Runs `sooner cancel TABLE`: withdraws what was asked of the pipeline for a table and has not begun.
-pub async fn cancel(config: &Config, table: &str) -> anyhow::Result<()> {
+pub async fn cancel(config: &Config, table: &str, as_json: bool) -> anyhow::Result<()> {
     let table = parse_name(table)?;
-    recorded(config, Act::new("cancel", json!({})).of_table(&table), async { cancel_now(config, &table) }).await
+    let act = Act::new("cancel", json!({})).of_table(&table);
+    recorded(config, act, async { cancel_now(config, &table, as_json) }).await
 }
 
-fn cancel_now(config: &Config, table: &TableName) -> anyhow::Result<((), Value)> {
+fn cancel_now(config: &Config, table: &TableName, as_json: bool) -> anyhow::Result<((), Value)> {
     let (withdrawn, begun) = Requests::new(&config.state_dir).withdraw(table);
     anyhow::ensure!(
         withdrawn > 0,
         "nothing that was asked for {table} still waits, and {begun} request(s) have begun: a copy that has begun goes on, \
          since the table would lack rows without it. To do: nothing"
     );
-    print(&format!("withdrew {withdrawn} request(s) for {table}\n"));
+    let told = json!({"table": table, "withdrawn": withdrawn});
+    tell(as_json, &told, &format!("withdrew {withdrawn} request(s) for {table}\n"));
     Ok(((), json!({"withdrawn": withdrawn})))
 }
 
-fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<((), Value)> {
+fn ask(config: &Config, request: CopyRequest, as_json: bool) -> anyhow::Result<((), Value)> {
     let name = &request.table;
     let status = load(&config.state_dir)?;
     // One that has just started does not know its tables yet.
@@ -136,7 +152,9 @@ fn ask(config: &Config, request: CopyRequest) -> anyhow::Result<((), Value)> {
     };
     let is_paused = sides(None).into_iter().any(|side| Requests::new(&config.state_dir).is_paused(side));
     let when = if is_paused { "once it is resumed" } else { when(&status) };
-    print(&format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name));
+    let text = format!("the pipeline '{}' will {what} {when}; follow it with `sooner status --watch`\n", config.name);
+    let told = json!({"pipeline": config.name, "table": name, "where": request.condition, "when": when});
+    tell(as_json, &told, &text);
     Ok(((), Value::Null))
 }
 

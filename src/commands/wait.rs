@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::json;
 use sooner_api::TableState;
 use sooner_postgres::Client;
 use sooner_postgres::client::Mode;
@@ -19,33 +20,39 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Waits until a table is complete; false if it is not within the limit, or has stopped. Of a time the source is asked
 /// what its log's position is by then, so the clocks of the machines matter only as far as they differ.
-pub async fn run(config: &Config, table: &str, until: Until, limit: Option<Duration>) -> anyhow::Result<bool> {
+pub async fn run(
+    config: &Config,
+    table: &str,
+    until: Until,
+    limit: Option<Duration>,
+    as_json: bool,
+) -> anyhow::Result<bool> {
     let (table, asked) = (parse_name(table)?, Instant::now());
     let left = || limit.map(|limit| limit.saturating_sub(asked.elapsed()));
+    let tell = |until: Option<Lsn>, is_complete: bool, text: String| {
+        let told =
+            json!({"table": table, "lsn": until, "complete": is_complete, "told": text.trim_start_matches([':', ' '])});
+        print(&if as_json { format!("{told}\n") } else { format!("{table}{text}\n") });
+        Ok(is_complete)
+    };
     let target = match until {
         Until::Lsn(lsn) => lsn,
         Until::Time(time) => {
             let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::time::sleep(left().map_or(ahead, |left| left.min(ahead))).await;
             if SystemTime::now() < time {
-                print(&format!("{table}: the time has not come yet\n"));
-                return Ok(false);
+                return tell(None, false, ": the time has not come yet".to_owned());
             }
             source_end(config).await?
         }
     };
     match reached(config, &table, target, left).await? {
-        Standing::Complete => print(&format!("{table} is complete up to {target}\n")),
-        Standing::Stopped(why) => {
-            print(&format!("{table} is not complete up to {target}: {why}\n"));
-            return Ok(false);
-        }
+        Standing::Complete => tell(Some(target), true, format!(" is complete up to {target}")),
+        Standing::Stopped(why) => tell(Some(target), false, format!(" is not complete up to {target}: {why}")),
         Standing::Behind | Standing::Unknown => {
-            print(&format!("{table} is not complete up to {target} yet\n"));
-            return Ok(false);
+            tell(Some(target), false, format!(" is not complete up to {target} yet"))
         }
     }
-    Ok(true)
 }
 
 /// Waits until a table is complete up to a position, has stopped, or no time is `left`. A table that a running pipeline

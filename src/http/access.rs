@@ -9,15 +9,16 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::api::problem;
-use super::entrance::Peer;
+use super::caller::{Peer, on_behalf};
 use super::gate::Gate;
 use super::settings::HttpSettings;
 
 /// Passes a request on if it may be asked: by whoever bears the token, or has presented a certificate.
 pub async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let (settings, token) = (&gate.settings, gate.live.token());
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0).unwrap_or_default();
-    let is_known = peer.is_verified || token.as_ref().is_some_and(|token| bears(request.headers(), token));
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone()).unwrap_or_default();
+    let has_token = token.as_ref().is_some_and(|token| bears(request.headers(), token));
+    let is_known = peer.certificate.is_some() || has_token;
     if !is_known && let Some(refused) = refuse(settings, token.is_some(), request.headers()) {
         return refused;
     }
@@ -25,7 +26,7 @@ pub async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Re
         let remedy = "set allow_control = true in [http], or use the command line";
         return problem(StatusCode::FORBIDDEN, "verbs are not allowed here", remedy).into_response();
     }
-    next.run(request).await
+    on_behalf(peer.told(has_token), next.run(request)).await
 }
 
 /// The answer to whoever has not shown who they are; none if nobody has to.

@@ -16,6 +16,7 @@ use sooner_kafka::producer::repartition_rules::RepartitionRequest;
 use sooner_schemas::TableName;
 
 use super::Shared;
+use super::caller::caller;
 use super::health::{Health, checks, is_live, readiness};
 use crate::clock::SystemClock;
 use crate::control::{NamedSide, sides};
@@ -297,7 +298,8 @@ fn ask(shared: &Shared, table: &str, condition: Option<String>) -> Answer {
 
 /// Writes to the journal that somebody asks for something here.
 pub fn note(shared: &Shared, table: Option<&TableName>, verb: &str, details: Value) {
-    let what = format!("'{verb}' was asked for through HTTP");
+    let by = caller().map(|caller| format!(" by {caller}")).unwrap_or_default();
+    let what = format!("'{verb}' was asked for through HTTP{by}");
     let entry = Entry::new(SystemClock.now_micros(), Kind::Asked, what);
     let details = (!details.is_null()).then_some(details);
     shared.board.note(Entry { table: table.cloned(), details, ..entry });

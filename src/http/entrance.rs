@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::caller::Peer;
 use super::connections::{BoundedListener, Connection};
 use super::tls::Certificates;
 
@@ -35,13 +36,6 @@ pub enum Stream {
     Plain(Connection),
     /// With TLS.
     Secured(Box<TlsStream<Connection>>),
-}
-
-/// Who asks, as far as the connection tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// It has presented a certificate that the authority for clients has signed.
-    pub is_verified: bool,
 }
 
 impl Entrance {
@@ -97,10 +91,15 @@ impl Listener for Entrance {
 
 impl Connected<IncomingStream<'_, Entrance>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Entrance>) -> Peer {
-        match stream.io() {
-            Stream::Plain(_) => Peer::default(),
+        let address = *stream.remote_addr();
+        let certificates = match stream.io() {
+            Stream::Plain(_) => None,
             // One that was not verified would have ended the handshake.
-            Stream::Secured(stream) => Peer { is_verified: stream.get_ref().1.peer_certificates().is_some() },
+            Stream::Secured(stream) => stream.get_ref().1.peer_certificates(),
+        };
+        match certificates.and_then(<[_]>::first) {
+            Some(certificate) => Peer::verified(address, certificate),
+            None => Peer { address: Some(address), certificate: None },
         }
     }
 }

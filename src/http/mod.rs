@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod api;
+mod caller;
 pub mod connections;
 pub mod cut_counter;
 pub mod cuts;
@@ -43,8 +44,9 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use tokio::net::TcpListener;
 
+use self::caller::Peer;
 use self::cut_counter::CutCounter;
-use self::entrance::{Entrance, Peer};
+use self::entrance::Entrance;
 use self::erasure_view::ErasureView;
 use self::gate::Gate;
 use self::inquiry::{HoldVerbs, Inquiry, Records};

@@ -204,6 +204,8 @@ fn ask(shared: &Shared, wanted: Wanted, (verb, table, told): (&str, Option<Table
     };
     match tasks.ask(wanted) {
         Ok(name) => {
+            let mut told = told;
+            told["task"] = json!(name);
             note(shared, table.as_ref(), verb, told);
             (StatusCode::ACCEPTED, Json(json!({ "asked": true, "task": name })))
         }

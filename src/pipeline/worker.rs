@@ -267,7 +267,7 @@ impl<L: LakeTable, T: Telemetry> TableWorker<L, T> {
         }
         self.complete = self.due.map(|_| watermark);
         self.commit().await?;
-        let versions = (self.table.version(), self.table.history_version());
+        let versions = (self.table.mirror_version(), self.table.history_version());
         if versions == (None, None) {
             self.report(TableReport::Cut(watermark, None));
             return Ok(());

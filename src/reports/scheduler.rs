@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sooner_api::{Class, Clock, Fact, Result, Side, Telemetry};
 
+use super::backfill::Backfill;
 use super::making::{CUT_PREFIX, Maker, Run, cut_name, unusable};
 use super::manifest::Manifest;
 use super::runs::{Progress, RunStore};
@@ -24,6 +25,8 @@ use crate::status::StatusBoard;
 const TRIES: u32 = 3;
 /// Pauses before it is tried again; the last one also where the lake or the pipeline have to come back first.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
+/// A run that is made later than this after it was due is late: something was away.
+const LATE_MICROS: i64 = 10_000_000;
 /// The longest time for which nothing is looked at: the clock may be set.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move, or somebody else makes a run.
@@ -179,7 +182,7 @@ impl Scheduled {
         }
         let (name, report) = (due.name(), self.settings.name.clone());
         let run = Run { settings: &self.settings, store: &self.store, name: &name, due };
-        match maker.make(run, turn).await {
+        match made_of(run, maker, turn).await {
             Ok(manifest) => self.made(due, &manifest, board),
             Err(error) => {
                 let tries = self.trouble.map_or(0, |trouble| trouble.tries);
@@ -221,6 +224,26 @@ impl Scheduled {
             progress.unfinished.remove(&due);
         }
     }
+}
+
+/// Makes a run: one that is late of histories, as of when it was due, where they tell that; any other of a cut that is
+/// made now.
+async fn made_of(run: Run<'_>, maker: &Maker, turn: &Turn) -> Result<Manifest> {
+    if SystemClock.now_micros() - run.due.micros() > LATE_MICROS {
+        let mut outcome = None;
+        let filling = Backfill { maker, settings: run.settings, store: run.store };
+        let filled = filling.run(&[run.due], turn, |_, made| outcome = Some(made)).await;
+        match (filled, outcome) {
+            (Ok(()), Some(Ok(manifest))) => return Ok(manifest),
+            (Err(error), _) | (_, Some(Err(error))) if error.class == Class::Retry => return Err(error),
+            (Err(error), _) | (_, Some(Err(error))) => {
+                let (report, due, why) = (&run.settings.name, run.due, &error.why);
+                tracing::info!(report, %due, why, "a late report has what is there now: histories do not tell more");
+            }
+            (Ok(()), None) => {}
+        }
+    }
+    maker.make(run, turn).await
 }
 
 /// Where a report stands when the process starts, and when it was last made.

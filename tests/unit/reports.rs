@@ -142,10 +142,10 @@ fn a_status_is_written_whole_and_its_age_tells_whether_the_pipeline_runs() {
 async fn a_copy_is_asked_for_by_the_tables_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
-    let refused = commands::steer::resume(&config, "orders").await.unwrap_err().to_string();
+    let refused = commands::steer::resume(&config, "orders", false).await.unwrap_err().to_string();
     assert!(refused.contains("'orders'") && refused.contains("To do: write it as schema.table"), "{refused}");
-    commands::steer::resume(&config, "public.orders").await.unwrap();
-    commands::steer::resume(&config, "public.orders").await.unwrap();
+    commands::steer::resume(&config, "public.orders", false).await.unwrap();
+    commands::steer::resume(&config, "public.orders", false).await.unwrap();
     assert_eq!(Requests::new(folder.path()).whole_tables(), [name("orders")], "asking twice asks once");
 }
 
@@ -157,10 +157,10 @@ async fn a_copy_of_a_table_that_takes_no_part_is_refused_with_those_that_do() {
         board.record(Fact::State(Side::Sink, &name(table), &streaming()));
     }
     board.save(folder.path()).unwrap();
-    let refused = commands::steer::resume(&config(folder.path()), "public.order").await.unwrap_err().to_string();
+    let refused = commands::steer::resume(&config(folder.path()), "public.order", false).await.unwrap_err().to_string();
     assert!(refused.contains("'public.order'") && refused.ends_with("public.lines, public.orders"), "{refused}");
     assert!(Requests::new(folder.path()).pending().is_empty());
-    commands::steer::resume(&config(folder.path()), "public.orders").await.unwrap();
+    commands::steer::resume(&config(folder.path()), "public.orders", false).await.unwrap();
     assert_eq!(Requests::new(folder.path()).whole_tables(), [name("orders")]);
 }
 

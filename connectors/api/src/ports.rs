@@ -279,8 +279,11 @@ pub trait LakeTable: Send {
         self.watermark()
     }
 
-    /// Table version; none before it exists.
+    /// Table version, or that of its history, where only that is kept; none before it exists.
     fn version(&self) -> Option<u64>;
+
+    /// Version of the table itself; none where only its history is kept, or before it exists.
+    fn mirror_version(&self) -> Option<u64>;
 
     /// Version of the table's history; none where none is kept, or before it exists.
     fn history_version(&self) -> Option<u64>;

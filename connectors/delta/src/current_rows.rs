@@ -88,6 +88,14 @@ impl<'a> LookedAt<'a> {
     async fn of_history(&self, version: u64, schema: &EventSchema, lsn: Lsn) -> Result<CurrentRows> {
         let LookedAt { lake, table, folder, .. } = self;
         let history = HistoryRows::at(lake, table, version).await?;
+        if history.key().is_empty() {
+            return Err(Error::operator(
+                Code::KeyMissing,
+                format!("cannot compare {table} with its source"),
+                "the lake has only its history, and it has no key: which of its events are rows by now is not known",
+                "give the table a primary key; or, if rows are only ever added to it, write = [\"append\"]",
+            ));
+        }
         let shape = Shape::of_events(&columns_of(schema)?, history.key(), history.rows());
         let location = rebuilt_location(lake, &format!("{folder}/{}", Uuid::new_v4().simple()), table);
         // The pipeline says that it is complete to there, so whatever was copied is, too.

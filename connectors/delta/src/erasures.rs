@@ -7,9 +7,11 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sooner_api::{Error, Result};
 use sooner_schemas::TableName;
 
+use crate::audit::digits::hex;
 use crate::erasure::subject::Subject;
 use crate::lake::DeltaLake;
 use crate::legal_holds::HashedSubject;
@@ -48,6 +50,9 @@ struct Certificate {
     tables: Vec<CertifiedTable>,
     #[serde(default)]
     completes: Vec<String>,
+    /// SHA-256 of its text, as hexadecimal digits.
+    #[serde(skip)]
+    sha256: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -82,10 +87,21 @@ impl ErasureRecords {
             let Some(text) = get(&*store, &path).await? else { continue };
             match path.as_ref().ends_with(BEGUN) {
                 true => records.begun.extend(serde_json::from_slice::<Begun>(&text)),
-                false => records.certificates.extend(serde_json::from_slice::<Certificate>(&text)),
+                false => {
+                    let certificate = serde_json::from_slice::<Certificate>(&text).ok();
+                    let sha256 = hex(&Sha256::digest(&text));
+                    records.certificates.extend(certificate.map(|it| Certificate { sha256, ..it }));
+                }
             }
         }
         Ok(records)
+    }
+
+    /// The same without certificates that an audit trail does not know: of those that it does, it has these SHA-256
+    /// hashes. Anybody who can write to the lake can put an object there, and nobody can put an entry into the trail.
+    pub fn in_trail(mut self, hashes: &BTreeSet<String>) -> ErasureRecords {
+        self.certificates.retain(|certificate| hashes.contains(&certificate.sha256));
+        self
     }
 
     /// Names of erasures that have begun, and have no certificate, of no other subjects than these.
@@ -157,6 +173,7 @@ mod tests {
             name: name.to_owned(),
             tables,
             completes: completes.iter().map(|name| (*name).to_owned()).collect(),
+            sha256: name.to_owned(),
         };
         let begun = ["a", "b", "c"].map(|name| begun(name, if name == "c" { "id=9" } else { "id=7" }));
         let mut records = ErasureRecords { begun: begun.to_vec(), certificates: Vec::new() };
@@ -170,5 +187,11 @@ mod tests {
         records.certificates.push(certificate("d", vec![table(true)], &[]));
         assert_eq!(records.of_history(&t), BTreeMap::from([first, ("d".to_owned(), Some(3))]));
         assert_eq!(records.of_history(&other), BTreeMap::new());
+        let known = records.in_trail(&BTreeSet::from(["b".to_owned()]));
+        assert_eq!(
+            known.of_history(&t),
+            BTreeMap::from([("a".to_owned(), None)]),
+            "anybody may have put the other there"
+        );
     }
 }

@@ -126,6 +126,10 @@ impl LakeTable for WrittenTable {
         }
     }
 
+    fn mirror_version(&self) -> Option<u64> {
+        self.mirror.as_ref().and_then(|mirror| mirror.version())
+    }
+
     fn history_version(&self) -> Option<u64> {
         self.history.as_ref().and_then(|history| history.version())
     }

@@ -110,7 +110,7 @@ async fn every_cut_has_the_whole_sum(postgres: &Postgres, mut pipeline: Pipeline
         .sql("UPDATE cash SET amount = amount + 7 WHERE id = 5; UPDATE idle SET amount = amount - 7 WHERE id = 5")
         .await;
     let last = create(&pipeline, "last", &[]);
-    for engine in ["polars", "duckdb", "spark"] {
+    for engine in ["polars", "duckdb", "spark", "trino"] {
         assert_eq!(assert_consistent(&pipeline, &last, engine)[2].0, 99_993, "read by {engine}");
     }
     exported(&pipeline, "last");

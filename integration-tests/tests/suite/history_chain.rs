@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::query;
-use integration_tests::{python, root};
+use integration_tests::{files_below, python, root};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -298,4 +298,22 @@ async fn erased_rows_leave_the_chain_whole_and_none_of_their_bytes() {
     let view = said(&pipeline.output("history", &["public.people", "--as-of", "now"]));
     let count = format!("SELECT count(*) FROM ({})", view.trim().trim_end_matches(';'));
     assert_eq!(query(place.to_str().unwrap(), &count), "50", "{view}");
+
+    // A certificate that the trail does not know is nobody's word: whoever can write to the lake can put it there.
+    let certificates = files_below(&Path::new(&pipeline.lake).join("_sooner/shop/erasures"));
+    let is_certificate = |path: &&PathBuf| {
+        let name = path.to_string_lossy();
+        name.ends_with(".json") && !name.ends_with(".begun.json")
+    };
+    let certificate = certificates.iter().find(is_certificate).unwrap();
+    let text = std::fs::read_to_string(certificate).unwrap();
+    let mut forged: Value = serde_json::from_str(&text).unwrap();
+    forged["begun_millis"] = 0.into();
+    std::fs::write(certificate, forged.to_string()).unwrap();
+    let (good, found) = verify(&pipeline, "public.people", &[]);
+    assert!(!good && found["findings"][0]["fault"] == "uncertified", "{found:#}");
+    std::fs::write(certificate, text).unwrap();
+    good_head(&pipeline, "people");
+    let begun = said(&pipeline.output("audit", &["list", "--kind", "erasure_begun", "--json"]));
+    assert!(begun.lines().count() >= 2, "also of those that were broken off: {begun}");
 }

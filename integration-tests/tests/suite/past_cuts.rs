@@ -210,7 +210,7 @@ async fn any_position_can_be_cut(postgres: &Postgres, mut pipeline: Pipeline) {
         rebuilt +=
             cut["tables"].as_object().unwrap().values().filter(|table| table["mirror"]["rebuilt"].is_string()).count();
         if number == 0 {
-            for engine in ["duckdb", "spark"] {
+            for engine in ["duckdb", "spark", "trino"] {
                 let seen: Vec<_> =
                     cut_sums(&pipeline, &name, engine, &TABLES).into_iter().map(|(sum, _)| sum).collect();
                 assert_eq!(seen, moment.sums, "read by {engine}: {cut}");

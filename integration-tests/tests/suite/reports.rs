@@ -3,10 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
@@ -289,4 +290,43 @@ async fn runs_for_times_that_have_passed_are_what_was_true_then() {
     assert!(told.contains("write = "), "{told}");
     let cuts = json(&pipeline, "cut", &["list", "--json"]);
     assert!(cuts.as_array().unwrap().len() <= 1, "{cuts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_missed_is_as_of_when_it_was_due_where_histories_tell_that() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql(
+            "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint);
+             INSERT INTO accounts SELECT i, 100 FROM generate_series(1, 200) i",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.append_settings("[[table]]\nmatch = \"public.accounts\"\nwrite = [\"mirror\", \"history\"]");
+    let (sql, engine) = (STATE.replace("accounts", "public.accounts"), engine());
+    pipeline.append_settings(&format!(
+        "[[report]]\nname = \"states\"\nschedule = \"*/5 * * * * *\"\ncatch_up = \"all\"\n{engine}\n\
+         sql = \"SELECT ({sql}) AS state\"\nformat = \"csv\""
+    ));
+    pipeline.start();
+    pipeline.wait_until_copied("public.accounts").await;
+    let folder = format!("{}/_sooner/shop/reports/states", pipeline.lake);
+    let is_made = |due: Due| Path::new(&folder).join(due.name()).join("manifest.json").exists();
+    pipeline.wait_for_log_times("made a report", 1, Duration::from_secs(60)).await;
+    pipeline.stop();
+    let states: Vec<_> = known_states(&postgres).await.into_iter().filter(|(due, _)| due.0 % 5 == 0).collect();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    pipeline.start();
+    let asked = Instant::now();
+    while !states.iter().all(|(due, _)| is_made(*due)) {
+        assert!(asked.elapsed() < Duration::from_secs(90), "{}", pipeline.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let made = runs(&folder);
+    assert!(states.len() >= 2);
+    for (due, state) in &states {
+        let run = made.iter().find(|run| due_of(run) == *due).unwrap();
+        assert_eq!(run["rows"][0]["state"].as_str(), Some(state.as_str()), "{run}");
+        assert_eq!((&run["manifest"]["made_from"], &run["manifest"]["late_seconds"]), (&"history".into(), &0.into()));
+    }
 }

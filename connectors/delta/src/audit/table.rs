@@ -1,8 +1,8 @@
 //! The audit trail's table: appended to by several processes at once, read by anybody.
 //!
 //! Each append is one Parquet file and one entry of the log, put only if nobody has put that version before; whoever
-//! was slower reads the new end of the chain, and chains its entries again. Files are not written again, nothing is
-//! ever removed, and the log is kept for ever; every few commits a checkpoint follows.
+//! was slower reads the new end of the chain, and chains its entries again. Every few commits a checkpoint follows, and
+//! entries of very many small files are moved into one. No file is ever deleted, and the log is kept for ever.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -39,6 +39,10 @@ use crate::store::operations::{discard, put};
 const NAME: &str = "of the audit trail";
 /// Commits from one checkpoint to the next.
 const CHECKPOINT_COMMITS: u64 = 10;
+/// Entries are moved out of so many small files.
+const MANY_FILES: usize = 100;
+/// Bytes of a file that is not small.
+const SMALL_FILE: u64 = 256 << 10;
 /// Nothing is deleted with a checkpoint, nor is the log shortened.
 const KEEPS_ALL: Retention = Retention { deleted_files: Duration::MAX, log: None };
 
@@ -108,7 +112,7 @@ impl AuditTable {
             match committed {
                 Outcome::Committed => {
                     failpoint("audit_appended");
-                    self.write_checkpoint(base.next_number()).await;
+                    self.look_after(base.next_number()).await;
                     return Ok(Appended::At(head));
                 }
                 Outcome::Conflict(_) => discard(self.location.store(), &path).await,
@@ -233,15 +237,7 @@ impl AuditTable {
         position: Option<&JournalPosition>,
     ) -> Plan {
         let (now, mut text) = (now_millis(), String::new());
-        let info = json!({
-            "timestamp": now,
-            "operation": "WRITE",
-            "operationParameters": {"mode": "Append"},
-            "isBlindAppend": false,
-            "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),
-            "txnId": id,
-        });
-        line(&mut text, "commitInfo", info);
+        line(&mut text, "commitInfo", commit_info(now, id, "WRITE", json!({"mode": "Append"})));
         if !base.exists() {
             // No feature that a reader would have to know.
             line(&mut text, "protocol", json!({"minReaderVersion": 1, "minWriterVersion": 2}));
@@ -252,10 +248,53 @@ impl AuditTable {
             line(&mut text, "txn", txn(&self.journal_name(&position.journal), position.to, now));
         }
         line(&mut text, "add", file.add_action(None, true));
-        let rows_written = file.rows.unwrap_or_default();
-        // Nobody goes on from this version in memory: the log is read before each append.
-        let commit = Commit { id: Some(id), txns: HashMap::new(), ..Commit::default() };
-        Plan { commit, text: Bytes::from(text), vectors: None, rows_written, rows_removed: 0 }
+        planned(id, text, file.rows.unwrap_or_default())
+    }
+
+    /// Readers only take longer without checkpoints, and with very many files, so that a failure is logged.
+    async fn look_after(&self, version: u64) {
+        if !version.is_multiple_of(CHECKPOINT_COMMITS) || version == 0 {
+            return;
+        }
+        let looked_after = async {
+            let version = self.compact().await?.unwrap_or(version);
+            write_checkpoint(&self.location, version, &KEEPS_ALL).await
+        };
+        if let Err(error) = looked_after.await {
+            tracing::warn!(url = %self.location.url, version, %error, "cannot look after the audit trail");
+        }
+    }
+
+    /// Moves the entries of small files, if there are many, into one file, and changes nothing of them; the files stay.
+    /// Returns the version that was made; none if there is nothing to do, or if somebody appends at the same time.
+    async fn compact(&self) -> Result<Option<u64>> {
+        let base = self.version(None).await?;
+        let is_small = |file: &&LiveFile| file.size < SMALL_FILE && file.deleted.is_empty();
+        let small: Vec<_> = base.files().iter().map(|(_, file)| file).filter(is_small).collect();
+        if small.len() < MANY_FILES {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        for file in &small {
+            self.read(file, &mut |entry| entries.push(entry)).await?;
+        }
+        entries.sort_by_key(|entry: &ChainedEntry| entry.sequence);
+        let file = self.write(&entries).await?;
+        let (id, now, path, mut text) = (Uuid::new_v4(), now_millis(), file.path.clone(), String::new());
+        line(&mut text, "commitInfo", commit_info(now, id, "OPTIMIZE", json!({})));
+        for moved in &small {
+            line(&mut text, "remove", moved.remove_action(now, false));
+        }
+        line(&mut text, "add", file.add_action(None, false));
+        let plan = planned(id, text, 0);
+        match Committer::new(&self.location, NAME).commit(base.next_number(), id, &plan).await? {
+            Outcome::Committed => Ok(Some(base.next_number())),
+            Outcome::Conflict(_) => {
+                discard(self.location.store(), &path).await;
+                Ok(None)
+            }
+            Outcome::Unknown(error) => Err(error),
+        }
     }
 
     fn metadata(&self, now: i64) -> Value {
@@ -268,16 +307,6 @@ impl AuditTable {
             properties.insert("delta.enableExpiredLogCleanup".to_owned(), json!("false"));
         }
         made
-    }
-
-    /// Without a checkpoint readers only take longer, so a failure is logged.
-    async fn write_checkpoint(&self, version: u64) {
-        if !version.is_multiple_of(CHECKPOINT_COMMITS) || version == 0 {
-            return;
-        }
-        if let Err(error) = write_checkpoint(&self.location, version, &KEEPS_ALL).await {
-            tracing::warn!(url = %self.location.url, version, %error, "cannot write a checkpoint of the audit trail");
-        }
     }
 
     fn foreign(&self) -> Error {
@@ -301,4 +330,21 @@ impl AuditTable {
             "find out who changed its files, and restore them from a former version or a backup",
         )
     }
+}
+
+fn commit_info(now: i64, id: Uuid, operation: &str, parameters: Value) -> Value {
+    json!({
+        "timestamp": now,
+        "operation": operation,
+        "operationParameters": parameters,
+        "isBlindAppend": false,
+        "engineInfo": concat!("sooner/", env!("CARGO_PKG_VERSION")),
+        "txnId": id,
+    })
+}
+
+fn planned(id: Uuid, text: String, rows_written: u64) -> Plan {
+    // Nobody goes on from this version in memory: the log is read before each append.
+    let commit = Commit { id: Some(id), txns: HashMap::new(), ..Commit::default() };
+    Plan { commit, text: Bytes::from(text), vectors: None, rows_written, rows_removed: 0 }
 }

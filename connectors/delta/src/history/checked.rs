@@ -95,7 +95,8 @@ impl fmt::Display for Finding {
             Fault::Uncertified { erasure, rows } => write!(
                 f,
                 "{rows} rows from row {sequence} on have no values, as if the erasure '{erasure}' had taken them, and \
-                 no certificate says so of as many. If that erasure was broken off, repeat it for the same subject"
+                 no certificate that counts says so of as many: where there is an audit trail, it has to know the \
+                 certificate. If that erasure was broken off, repeat it for the same subject"
             ),
             Fault::HeadDiffers => write!(f, "row {sequence} is not the one of the head: the chain was written anew"),
         }

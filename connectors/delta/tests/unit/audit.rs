@@ -4,7 +4,10 @@ use sooner_delta::audit::chain::{AuditEntry, ChainedEntry, Head};
 use sooner_delta::audit::check::{Checked, Checker};
 use sooner_delta::audit::keys::SigningKey;
 use sooner_delta::audit::table::{Appended, AuditTable, JournalPosition};
+use sooner_delta::store::location::TableLocation;
 use sooner_delta::{LakeStore, S3Settings};
+
+use crate::support::replayed;
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 
@@ -125,4 +128,27 @@ async fn a_table_of_somebody_else_is_left_alone() {
     std::fs::rename(log.join("shop"), log.join("other")).unwrap();
     let error = AuditTable::new(&store, "other", None).append(&[entry("b")], None).await.unwrap_err();
     assert!(error.why.contains("was not made by the pipeline 'other'"), "{error}");
+}
+
+#[tokio::test]
+async fn entries_of_many_files_are_moved_into_one_and_nothing_of_them_changes() {
+    let (folder, store) = lake();
+    let table = AuditTable::new(&store, "shop", Some(SigningKey::from_pem(KEY).unwrap()));
+    for number in 0..125 {
+        table.append(&[entry(&number.to_string())], None).await.unwrap();
+    }
+    let location = TableLocation::new(
+        store.root(),
+        store.prefix().clone().join("_sooner").join("shop").join("audit"),
+        store.folder_url(&["_sooner", "shop", "audit"]),
+    );
+    let live = replayed(&location).await.files().iter().count();
+    assert!(live < 60, "{live} files are read instead of 125");
+    let entries = all(&table).await;
+    assert!(entries.iter().zip(0..).all(|(chained, number)| chained.entry == entry(&number.to_string())));
+    let checked = check(&table, table.head().await.unwrap().as_ref()).await;
+    assert!(checked.is_good() && entries.len() == 125, "{checked:?}");
+    let files = std::fs::read_dir(folder.path().join("_sooner/shop/audit")).unwrap().flatten();
+    let files = files.filter(|file| file.path().extension().is_some_and(|end| end == "parquet")).count();
+    assert!(files > 125, "no file was deleted: {files}");
 }
