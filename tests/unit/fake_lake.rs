@@ -85,10 +85,6 @@ impl LakeTable for FakeTable {
         (self.version > 0).then_some(self.version)
     }
 
-    fn mirror_version(&self) -> Option<u64> {
-        self.version()
-    }
-
     fn history_version(&self) -> Option<u64> {
         None
     }

@@ -283,7 +283,9 @@ pub trait LakeTable: Send {
     fn version(&self) -> Option<u64>;
 
     /// Version of the table itself; none where only its history is kept, or before it exists.
-    fn mirror_version(&self) -> Option<u64>;
+    fn mirror_version(&self) -> Option<u64> {
+        self.version()
+    }
 
     /// Version of the table's history; none where none is kept, or before it exists.
     fn history_version(&self) -> Option<u64>;

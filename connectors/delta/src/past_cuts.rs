@@ -200,8 +200,8 @@ impl<'a> PastCuts<'a> {
         Ok(())
     }
 
-    /// Removes what was made for a cut that did not come to be, and nothing of one that another process stored under its
-    /// name.
+    /// Removes what was made for a cut that did not come to be, and nothing of one that another process stored under
+    /// its name.
     async fn give_up(&self, name: &str, folder: &str) -> Result<()> {
         match self.0.cut(name).await? {
             Some(theirs) if !theirs.is_made_of(folder) => {

@@ -170,10 +170,6 @@ impl LakeTable for DeltaTable {
         self.generations.shown.base.number()
     }
 
-    fn mirror_version(&self) -> Option<u64> {
-        self.version()
-    }
-
     fn history_version(&self) -> Option<u64> {
         None
     }

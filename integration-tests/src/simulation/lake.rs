@@ -173,10 +173,6 @@ impl LakeTable for SimulatedTable {
         (self.base.version > 0).then_some(self.base.version)
     }
 
-    fn mirror_version(&self) -> Option<u64> {
-        self.version()
-    }
-
     fn history_version(&self) -> Option<u64> {
         None
     }

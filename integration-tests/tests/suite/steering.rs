@@ -55,7 +55,22 @@ async fn a_pipeline_rests_while_it_is_paused_also_over_a_restart_and_then_catche
     pipeline.stop();
     pipeline.resume("public.t");
     assert!(said(&pipeline, "cancel", &["public.t"]).contains("withdrew 1"));
+    let json = |command, arguments: &[&str]| -> serde_json::Value {
+        let text = said(&pipeline, command, &[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
+    };
+    assert_eq!(json("pause", &[])["paused"], serde_json::json!(["source", "sink"]));
+    assert_eq!(json("resume", &[])["was_paused"], true);
+    let copy = json("copy", &["public.t", "--where", "id < 3"]);
+    assert_eq!(
+        (&copy["table"], &copy["where"], &copy["when"]),
+        (&"public.t".into(), &"id < 3".into(), &"when it starts".into())
+    );
+    assert_eq!(json("resume", &["public.t"])["where"], serde_json::Value::Null);
+    assert_eq!(json("cancel", &["public.t"])["withdrawn"], 2);
+    assert_eq!(json("wait", &["public.t", "--until", "0/1"])["complete"], true);
     assert!(!pipeline.output("health", &[]).status.success(), "it does not run");
+    assert_eq!(json("teardown", &[])["slot"]["became"], "dropped");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -276,7 +276,8 @@ async fn reports_and_the_audit_trail_are_told_as_the_commands_tell_them_and_a_re
     assert_eq!(made["runs"][0]["manifest"]["rows"], 1, "{made}");
     assert_eq!(made, json_of("report", &["show", "count", "--json"]));
 
-    let asked = |answer: &Value| answer["entries"].to_string().contains("'report run' was asked for through HTTP");
+    let asked =
+        |answer: &Value| answer["entries"].to_string().contains("'report run' was asked for through HTTP by a client");
     let trail = listener.until("/api/v1/audit", |_, answer| asked(answer)).await;
     let sequences: Vec<_> =
         trail["entries"].as_array().unwrap().iter().filter_map(|it| it["sequence"].as_i64()).collect();

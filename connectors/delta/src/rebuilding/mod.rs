@@ -86,7 +86,7 @@ struct Seen {
 /// Makes a table at a location where nothing lies yet. Returns the commit time of its last event, in microseconds since
 /// 1970. An operator error if the history does not say what every row was.
 pub async fn rebuild(lake: &DeltaLake, wanted: Wanted<'_>, location: &TableLocation) -> Result<i64> {
-    let shape = Shape::of_table(lake, &wanted).await?;
+    let shape = Shape::of_table(lake, wanted.table, wanted.columns).await?;
     rebuild_as(lake, wanted, &shape, location).await
 }
 

@@ -2,8 +2,8 @@
 //! its events are.
 
 use sooner_api::Result;
+use sooner_schemas::TableName;
 
-use super::Wanted;
 use crate::lake::DeltaLake;
 use crate::log::provenance::Provenance;
 use crate::log::replay::{replay, replay_to};
@@ -23,11 +23,11 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// That of a table in the lake, at the version that has the wanted columns.
-    pub async fn of_table(lake: &DeltaLake, wanted: &Wanted<'_>) -> Result<Shape> {
-        let table = match wanted.columns {
-            Some(version) => replay_to(&lake.location(wanted.table), Some(version), &[]).await?,
-            None => replay(&lake.location(wanted.table), &[]).await?,
+    /// That of a table in the lake, at a version; the latest if none.
+    pub async fn of_table(lake: &DeltaLake, table: &TableName, version: Option<u64>) -> Result<Shape> {
+        let table = match version {
+            Some(version) => replay_to(&lake.location(table), Some(version), &[]).await?,
+            None => replay(&lake.location(table), &[]).await?,
         };
         Ok(Shape {
             columns: table.columns().to_vec(),

@@ -21,9 +21,12 @@ pub async fn run() -> Vec<Line> {
     let append = Ways { mirror: false, append: Some(OnChange::Park), ..Ways::default() };
     let soft = Ways { deletes: Deletes::Soft, ..Ways::default() };
     let both = Ways { history: true, ..Ways::default() };
+    let chained = Ways { history: true, chain: true, ..Ways::default() };
     let (mirror, mirror_bytes) = inserts(Ways::default()).await;
     let mut lines = Vec::new();
-    for (name, ways) in [("appended", append), ("with soft deletes", soft), ("with history", both)] {
+    for (name, ways) in
+        [("appended", append), ("with soft deletes", soft), ("with history", both), ("with chained history", chained)]
+    {
         let (seconds, bytes) = inserts(ways).await;
         lines.push(Line {
             what: format!("{INSERTS} inserts {name}, {} M rows", ROWS / 1_000_000),
