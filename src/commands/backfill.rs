@@ -109,7 +109,7 @@ pub async fn fill(
         failed += usize::from(outcome.is_err());
         each(due, outcome);
     };
-    Backfill { maker: &maker, settings, store: &store }.run(&missing, &turn, counted).await?;
+    Backfill { maker: &maker, settings, store: &store, takes_unproven: true }.run(&missing, &turn, counted).await?;
     Ok(Filled { made: missing.len() - failed, complete: complete.len(), failed })
 }
 

@@ -157,9 +157,9 @@ async fn erase(
     let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects, &held).await?;
     check_holds(&holds, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
+    let unfinished = erasures_of(config, &lake).await?.unfinished(&asked.subjects);
     announced(config, begun).await?;
     let cuts_dropped = if asked.drop_cuts { drop_cuts(&lake, &places).await? } else { Vec::new() };
-    let unfinished = erasures_of(config, &lake).await?.unfinished(&asked.subjects);
     begin(&lake, (&name, begun_millis), &subjects, &tables).await?;
     let (erased, mut remains) =
         erase_tables(config, &lake, (&tables, asked), source.as_ref(), (&name, before, &ends)).await?;

@@ -31,6 +31,9 @@ pub struct Backfill<'a> {
     pub settings: &'a ReportSettings,
     /// Its runs.
     pub store: &'a RunStore,
+    /// Whether runs are made of a history, too, of which it is not proved that nothing is missing; their manifests say
+    /// so.
+    pub takes_unproven: bool,
 }
 
 /// The histories of a report's tables, as files of this machine.
@@ -133,7 +136,11 @@ impl Backfill<'_> {
             if let Some(knowledge) = histories.knowledge.get(table) {
                 knowledge.check(table, Some(&moment))?;
             }
-            let read = TableRead { unproven: unproven(beginnings, due), ..read_of(&history.table) };
+            let unproven = unproven(beginnings, due);
+            if let Some(why) = unproven.clone().filter(|_| !self.takes_unproven) {
+                return Err(failed(&what, format!("{table}: {why}"), "see `sooner backfill`, which tells it"));
+            }
+            let read = TableRead { unproven, ..read_of(&history.table) };
             tables.insert(table.clone(), read);
             let as_of = AsOf::Time(due.to_string());
             let query = history.described.as_of(Engine::DuckDbFiles, &as_of).unwrap_or_default();

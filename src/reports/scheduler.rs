@@ -25,8 +25,8 @@ use crate::status::StatusBoard;
 const TRIES: u32 = 3;
 /// Pauses before it is tried again; the last one also where the lake or the pipeline have to come back first.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
-/// A run that is made later than this after it was due is late: something was away.
-const LATE_MICROS: i64 = 10_000_000;
+/// A run that is made later than this after it was due is late, also in a process that ran all the while.
+const LATE_MICROS: i64 = 300_000_000;
 /// The longest time for which nothing is looked at: the clock may be set.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move, or somebody else makes a run.
@@ -63,6 +63,8 @@ struct Scheduler {
     maker: Maker,
     board: StatusBoard,
     reports: Vec<Scheduled>,
+    /// Runs that were due before this were missed.
+    started: Due,
     /// Whether cuts of runs that are complete were looked for.
     has_swept: bool,
 }
@@ -75,7 +77,7 @@ impl Scheduler {
             let store = maker.runs(settings)?;
             reports.push(Scheduled { settings: settings.clone(), store, progress: None, trouble: None });
         }
-        Ok(Scheduler { maker, board: board.clone(), reports, has_swept: false })
+        Ok(Scheduler { maker, board: board.clone(), reports, started: now(), has_swept: false })
     }
 
     async fn run(&mut self) {
@@ -110,7 +112,8 @@ impl Scheduler {
             self.sweep().await?;
             self.has_swept = true;
         }
-        self.reports[at].make(due, &self.maker, &turn, &self.board).await?;
+        let is_late = due < self.started || SystemClock.now_micros() - due.micros() > LATE_MICROS;
+        self.reports[at].make((due, is_late), &self.maker, &turn, &self.board).await?;
         // Whoever waits for the turn gets it, also where runs wait here.
         Ok(SHORT_REST)
     }
@@ -171,7 +174,13 @@ impl Scheduled {
     }
 
     /// Makes a run, and notes what became of it. An error if that cannot be noted.
-    async fn make(&mut self, due: Due, maker: &Maker, turn: &Turn, board: &StatusBoard) -> Result<()> {
+    async fn make(
+        &mut self,
+        (due, is_late): (Due, bool),
+        maker: &Maker,
+        turn: &Turn,
+        board: &StatusBoard,
+    ) -> Result<()> {
         let Some(progress) = &mut self.progress else { return Ok(()) };
         if progress.unfinished.insert(due) {
             if let Err(error) = self.store.begin(due, now()).await {
@@ -182,7 +191,7 @@ impl Scheduled {
         }
         let (name, report) = (due.name(), self.settings.name.clone());
         let run = Run { settings: &self.settings, store: &self.store, name: &name, due };
-        match made_of(run, maker, turn).await {
+        match made(run, is_late, maker, turn).await {
             Ok(manifest) => self.made(due, &manifest, board),
             Err(error) => {
                 let tries = self.trouble.map_or(0, |trouble| trouble.tries);
@@ -226,21 +235,20 @@ impl Scheduled {
     }
 }
 
-/// Makes a run: one that is late of histories, as of when it was due, where they tell that; any other of a cut that is
-/// made now.
-async fn made_of(run: Run<'_>, maker: &Maker, turn: &Turn) -> Result<Manifest> {
-    if SystemClock.now_micros() - run.due.micros() > LATE_MICROS {
-        let mut outcome = None;
-        let filling = Backfill { maker, settings: run.settings, store: run.store };
+/// Makes a run: one that is late of histories, as of when it was due, where they tell that for certain; any other of a
+/// cut that is made now, or was made for it by an attempt before.
+async fn made(run: Run<'_>, is_late: bool, maker: &Maker, turn: &Turn) -> Result<Manifest> {
+    if is_late && maker.lake.cut(&cut_name(run.settings, run.name)).await?.is_none() {
+        let (mut outcome, settings) = (None, run.settings);
+        let filling = Backfill { maker, settings, store: run.store, takes_unproven: false };
         let filled = filling.run(&[run.due], turn, |_, made| outcome = Some(made)).await;
-        match (filled, outcome) {
-            (Ok(()), Some(Ok(manifest))) => return Ok(manifest),
-            (Err(error), _) | (_, Some(Err(error))) if error.class == Class::Retry => return Err(error),
-            (Err(error), _) | (_, Some(Err(error))) => {
-                let (report, due, why) = (&run.settings.name, run.due, &error.why);
-                tracing::info!(report, %due, why, "a late report has what is there now: histories do not tell more");
+        match filled.and(outcome.transpose()) {
+            Ok(Some(manifest)) => return Ok(manifest),
+            Ok(None) => {}
+            Err(error) => {
+                let (report, due) = (&settings.name, run.due);
+                tracing::info!(report, %due, %error, "a late report has what is there now: histories do not tell more");
             }
-            (Ok(()), None) => {}
         }
     }
     maker.make(run, turn).await

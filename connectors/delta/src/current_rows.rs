@@ -1,6 +1,9 @@
 //! Rows of a table for whoever compares them with its source: those of its mirror, or, of one that has only a history,
 //! those of a table that is made of that for the occasion.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use sooner_api::{Code, Error, Result};
 use sooner_schemas::event::EventSchema;
 use sooner_schemas::{Lsn, TableName};
@@ -10,7 +13,7 @@ use crate::cuts::CutTable;
 use crate::lake::DeltaLake;
 use crate::log::replay::replay;
 use crate::rebuilding::shape::Shape;
-use crate::rebuilding::{Wanted, rebuild_as};
+use crate::rebuilding::{Wanted, check_shape, rebuild_as};
 use crate::rebuilt::{rebuilt_location, remove_rebuilt};
 use crate::replaying::history_rows::{HistoryRows, history_watermark};
 use crate::rows::columns::columns_of;
@@ -32,12 +35,15 @@ pub struct LookedAt<'a> {
     has_mirror: bool,
     /// Where tables lie that are made for it.
     folder: String,
+    /// Folders of those that were made last. Whoever looks at one may look at the one before, too.
+    made: Mutex<VecDeque<String>>,
 }
 
 impl<'a> LookedAt<'a> {
     /// A table of this lake, which has its rows, or only its history.
     pub fn new(lake: &'a DeltaLake, table: TableName, has_mirror: bool) -> LookedAt<'a> {
-        LookedAt { lake, table, has_mirror, folder: format!("verify-{}", Uuid::new_v4().simple()) }
+        let folder = format!("verify-{}", Uuid::new_v4().simple());
+        LookedAt { lake, table, has_mirror, folder, made: Mutex::default() }
     }
 
     /// Whether the lake has its rows as they are, and not only its history.
@@ -85,9 +91,19 @@ impl<'a> LookedAt<'a> {
         }
     }
 
-    async fn of_history(&self, version: u64, schema: &EventSchema, lsn: Lsn) -> Result<CurrentRows> {
-        let LookedAt { lake, table, folder, .. } = self;
-        let history = HistoryRows::at(lake, table, version).await?;
+    /// An operator error if there is nothing that its source could be compared with, before that is read.
+    pub async fn check(&self, schema: &EventSchema) -> Result<()> {
+        let LookedAt { lake, table, .. } = self;
+        let version = replay(&lake.history_location(table), &[]).await?.number();
+        let Some(version) = version.filter(|_| !self.has_mirror) else { return Ok(()) };
+        let shape = self.shape(version, schema).await?;
+        check_shape(lake, wanted(table, version, Lsn(u64::MAX)), &shape).await
+    }
+
+    /// What a table is like that is made of a version of its history.
+    async fn shape(&self, version: u64, schema: &EventSchema) -> Result<Shape> {
+        let table = &self.table;
+        let history = HistoryRows::at(self.lake, table, version).await?;
         if history.key().is_empty() {
             return Err(Error::operator(
                 Code::KeyMissing,
@@ -96,11 +112,28 @@ impl<'a> LookedAt<'a> {
                 "give the table a primary key; or, if rows are only ever added to it, write = [\"append\"]",
             ));
         }
-        let shape = Shape::of_events(&columns_of(schema)?, history.key(), history.rows());
-        let location = rebuilt_location(lake, &format!("{folder}/{}", Uuid::new_v4().simple()), table);
-        // The pipeline says that it is complete to there, so whatever was copied is, too.
-        let wanted = Wanted { table, lsn, commit_micros: 0, history: version, columns: None, copied_to: Some(lsn) };
-        rebuild_as(lake, wanted, &shape, &location).await?;
+        Ok(Shape::of_events(&columns_of(schema)?, history.key(), history.rows()))
+    }
+
+    async fn of_history(&self, version: u64, schema: &EventSchema, lsn: Lsn) -> Result<CurrentRows> {
+        let LookedAt { lake, table, folder, .. } = self;
+        let shape = self.shape(version, schema).await?;
+        let made = format!("{folder}/{}", Uuid::new_v4().simple());
+        let location = rebuilt_location(lake, &made, table);
+        rebuild_as(lake, wanted(table, version, lsn), &shape, &location).await?;
+        let needless = {
+            let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            known.push_back(made);
+            if known.len() > 2 { known.pop_front() } else { None }
+        };
+        if let Some(needless) = needless {
+            remove_rebuilt(lake, &needless).await?;
+        }
         Ok(CurrentRows { stored: StoredRows::at(location, 0).await?, version: Some(version) })
     }
+}
+
+/// A table that is to be made. The pipeline says that it is complete to there, so whatever was copied is, too.
+fn wanted(table: &TableName, history: u64, lsn: Lsn) -> Wanted<'_> {
+    Wanted { table, lsn, commit_micros: 0, history, columns: None, copied_to: Some(lsn) }
 }

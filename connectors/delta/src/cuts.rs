@@ -44,7 +44,7 @@ pub struct Cut {
 
 impl Cut {
     /// Whether a table of it was made for it in a folder, as `rebuilt` of a version names it.
-    pub(crate) fn is_made_of(&self, folder: &str) -> bool {
+    pub fn is_made_of(&self, folder: &str) -> bool {
         self.tables.values().flat_map(|table| &table.mirror).any(|found| found.rebuilt.as_deref() == Some(folder))
     }
 }

@@ -13,7 +13,7 @@ use crate::cuts::{Cut, CutVersion, Versions};
 use crate::lake::DeltaLake;
 use crate::legal_holds::LegalHolds;
 use crate::log::replay::replay;
-use crate::maintenance::holds::{holds_in_force, objects_of};
+use crate::maintenance::holds::{holds_in_force, objects_of, release};
 use crate::maintenance::past::{COPIED_MICROS, PastLog, PastVersion, check_files, impossible};
 use crate::rebuilding::{Wanted, rebuild};
 use crate::rebuilt::{abandoned, rebuilt_location, remove_rebuilt};
@@ -175,14 +175,14 @@ impl<'a> PastCuts<'a> {
         }
         // Before histories are read, so that their files stay meanwhile.
         self.0.hold_cut(&cut).await?;
-        let name = cut.name.clone();
+        let (name, tables) = (cut.name.clone(), cut.tables.keys().cloned().collect::<Vec<_>>());
         let stored = match self.rebuild_all(&mut cut, past, &folder).await {
             Ok(()) => self.0.store_cut(cut).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &stored {
             tracing::debug!(cut = name, %error, "a cut was not made");
-            if let Err(left) = self.give_up(&name, &folder).await {
+            if let Err(left) = self.give_up(&name, &tables, &folder).await {
                 tracing::warn!(cut = name, error = %left, "what was made for a cut is still there");
             }
         }
@@ -200,18 +200,24 @@ impl<'a> PastCuts<'a> {
         Ok(())
     }
 
-    /// Removes what was made for a cut that did not come to be, and nothing of one that another process stored under
-    /// its name.
-    async fn give_up(&self, name: &str, folder: &str) -> Result<()> {
-        match self.0.cut(name).await? {
-            Some(theirs) if !theirs.is_made_of(folder) => {
-                remove_rebuilt(self.0, folder).await?;
-                // Holds have the cut's name, so theirs may have been replaced.
-                self.0.hold_cut(&theirs).await
-            }
+    /// Removes what this attempt made, and nothing of what another process makes, or has stored, under the same name.
+    async fn give_up(&self, name: &str, tables: &[TableName], folder: &str) -> Result<()> {
+        let stored = self.0.cut(name).await?;
+        if stored.as_ref().is_some_and(|cut| cut.is_made_of(folder)) {
             // Stored after all, though the answer said otherwise.
-            Some(_) => Ok(()),
-            None => self.0.drop_cut(name).await.map(drop),
+            return Ok(());
+        }
+        remove_rebuilt(self.0, folder).await?;
+        if stored.is_none() {
+            for table in tables {
+                release(&self.0.location(table), name).await?;
+                release(&self.0.history_location(table), name).await?;
+            }
+        }
+        // Holds have the cut's name, so those of another process may have been replaced, or have gone with them.
+        match self.0.cut(name).await? {
+            Some(theirs) => self.0.hold_cut(&theirs).await,
+            None => Ok(()),
         }
     }
 

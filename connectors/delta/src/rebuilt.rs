@@ -1,4 +1,5 @@
 //! Where tables lie that were made for cuts, of histories: `_sooner/<pipeline>/cut-tables/<cut>/<id>/<schema>/<table>`.
+//! Those that are made for a verification, and go with it, have `verify-<id>` for the cut's name.
 
 use std::collections::{BTreeMap, BTreeSet};
 

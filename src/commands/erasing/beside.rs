@@ -21,14 +21,14 @@ pub async fn beside_tables(
     subjects: &[Subject],
 ) -> anyhow::Result<Vec<Remains>> {
     let mut remains = in_folder(lake, "replays".to_owned(), subjects).await?;
-    let known: BTreeSet<_> = lake.cuts().await?.into_iter().map(|cut| cut.name).collect();
+    let known = lake.cuts().await?;
     for (kind, is_of_cut) in [("exports", false), ("cut-tables", true)] {
         let names = ResultFolder::of_lake(lake, kind).names().await?;
         let folders: BTreeSet<_> =
             names.iter().filter_map(|name| name.rsplit_once('/')).map(|(folder, _)| folder).collect();
         for folder in folders.into_iter().filter(|folder| !folder.contains("_delta_log")) {
-            let cut = folder.split('/').next().unwrap_or_default();
-            if is_of_cut && known.contains(cut) {
+            let above: Vec<_> = folder.splitn(3, '/').take(2).collect();
+            if is_of_cut && known.iter().any(|cut| cut.is_made_of(&above.join("/"))) {
                 continue;
             }
             let of_table = |table: &TableName| {

@@ -92,6 +92,10 @@ pub fn of_object(path: &str) -> Remains {
         _ if path.starts_with("_sooner/") && path.contains("/exports/") => {
             ("an export of a cut has it", "delete the export, and make it again if it is needed")
         }
+        _ if path.starts_with("_sooner/") && path.contains("/cut-tables/verify-") => (
+            "a table that is made for a verification has it",
+            "erase again once the verification is over; what a broken one has left goes after a day",
+        ),
         _ if path.starts_with("_sooner/") && path.contains("/cut-tables/") => (
             "a table that was made for a cut has it",
             "drop the cut of the folder's name, also if it was never made whole",

@@ -56,6 +56,7 @@ async fn verified_table(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Repor
         looks: 1,
         rows_read: 0,
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        tells_values: false,
         repair: None,
     }
 }

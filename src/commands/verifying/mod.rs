@@ -109,6 +109,9 @@ pub struct Report {
     pub rows_read: u64,
     /// How long it took, in milliseconds.
     pub millis: u64,
+    /// Its rows have no key, so that differences tell values.
+    #[serde(skip)]
+    pub tells_values: bool,
     /// What would make it equal, where rows differ. It has keys, which are values of rows, and is not told.
     #[serde(skip)]
     pub repair: Option<Repair>,
@@ -126,6 +129,7 @@ impl Report {
             looks: 0,
             rows_read: 0,
             millis: 0,
+            tells_values: false,
             repair: None,
         }
     }
@@ -179,7 +183,10 @@ impl Comparison<'_> {
                 }
                 Fingerprinter::new(schema, table.version.columns())?
             }
-            false => Fingerprinter::of_events(schema)?,
+            false => {
+                self.looked_at.check(schema).await?;
+                Fingerprinter::of_events(schema)?
+            }
         };
         let estimate = self.rows.copied.table.estimated_rows.unwrap_or_default();
         let (mut source, mut lake) = (Buckets::for_rows(estimate), Buckets::for_rows(estimate));
@@ -191,6 +198,7 @@ impl Comparison<'_> {
         let table = self.lake_at(lsn).await?;
         prints.scan(&table, |rows| count(&mut lake, &rows)).await?;
         (self.report.rows, self.report.rows_read) = (source.rows, source.rows);
+        self.report.tells_values = !prints.has_key();
         let groups = source.differing(&lake);
         let is_one = groups.len() <= 1;
         for (number, wanted) in groups.into_iter().enumerate() {
@@ -300,10 +308,13 @@ impl Comparison<'_> {
             return Ok(Verdict::Equal);
         }
         let relation = &self.rows.copied.table.relation;
-        self.report.repair = Some(match are_all {
-            true if prints.has_key() => repair_of(relation, &certain, &self.key_texts, self.report.rows),
-            _ => Repair::Table,
-        });
+        let is_appended = self.config.tables.ways(&relation.name).append.is_some();
+        self.report.repair = match are_all && !is_appended {
+            // While it is written to, a copy would stop it: a person decides.
+            _ if !prints.has_key() => None,
+            true => Some(repair_of(relation, &certain, &self.key_texts, self.report.rows)),
+            false => Some(Repair::Table),
+        };
         let told: HashMap<_, _> = certain.iter().take(MOST_TOLD).map(|(key, pair)| (*key, *pair)).collect();
         let (mut source, mut lake) = (HashMap::new(), HashMap::new());
         let keep = |kept: &mut HashMap<u128, RecordBatch>, rows: &RecordBatch| -> Result<()> {

@@ -41,6 +41,8 @@ const NAME: &str = "of the audit trail";
 const CHECKPOINT_COMMITS: u64 = 10;
 /// Entries are moved out of so many small files.
 const MANY_FILES: usize = 100;
+/// Small files that are moved at a time, at most.
+const MOST_FILES: usize = 500;
 /// Bytes of a file that is not small.
 const SMALL_FILE: u64 = 256 << 10;
 /// Nothing is deleted with a checkpoint, nor is the log shortened.
@@ -256,12 +258,13 @@ impl AuditTable {
         if !version.is_multiple_of(CHECKPOINT_COMMITS) || version == 0 {
             return;
         }
-        let looked_after = async {
-            let version = self.compact().await?.unwrap_or(version);
-            write_checkpoint(&self.location, version, &KEEPS_ALL).await
-        };
-        if let Err(error) = looked_after.await {
-            tracing::warn!(url = %self.location.url, version, %error, "cannot look after the audit trail");
+        let url = &self.location.url;
+        let compacted = self.compact().await.unwrap_or_else(|error| {
+            tracing::warn!(%url, version, %error, "cannot move entries of the audit trail into fewer files");
+            None
+        });
+        if let Err(error) = write_checkpoint(&self.location, compacted.unwrap_or(version), &KEEPS_ALL).await {
+            tracing::warn!(%url, version, %error, "cannot write a checkpoint of the audit trail");
         }
     }
 
@@ -270,7 +273,7 @@ impl AuditTable {
     async fn compact(&self) -> Result<Option<u64>> {
         let base = self.version(None).await?;
         let is_small = |file: &&LiveFile| file.size < SMALL_FILE && file.deleted.is_empty();
-        let small: Vec<_> = base.files().iter().map(|(_, file)| file).filter(is_small).collect();
+        let small: Vec<_> = base.files().iter().map(|(_, file)| file).filter(is_small).take(MOST_FILES).collect();
         if small.len() < MANY_FILES {
             return Ok(None);
         }

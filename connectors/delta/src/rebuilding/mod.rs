@@ -90,7 +90,12 @@ pub async fn rebuild(lake: &DeltaLake, wanted: Wanted<'_>, location: &TableLocat
     rebuild_as(lake, wanted, &shape, location).await
 }
 
-/// The same, where the lake need not have the table itself.
+/// An operator error if no table of this shape can be made, whatever its history has for rows.
+pub async fn check_shape(lake: &DeltaLake, wanted: Wanted<'_>, shape: &Shape) -> Result<()> {
+    Rebuild::new(lake, wanted, shape).await.map(drop)
+}
+
+/// As [`rebuild`], where the lake need not have the table itself.
 pub async fn rebuild_as(lake: &DeltaLake, wanted: Wanted<'_>, shape: &Shape, location: &TableLocation) -> Result<i64> {
     let rebuild = Rebuild::new(lake, wanted, shape).await?;
     let limits = PartLimits { part_bytes: FILE_BYTES, budget: MemoryBudget::new(2 * FILE_BYTES) };
