@@ -12,8 +12,8 @@ use sooner_delta::erasures::ErasureRecords;
 use super::trail::table_of;
 use crate::config::Config;
 
-/// What the lake has of erasures; with `[audit]`, without certificates whose hashes are not in the trail. None counts of
-/// a trail that is not as it was written; with a signing key, those alone of entries up to the last one that it signed.
+/// What the lake has of erasures; with `[audit]`, without certificates whose hashes are not in the trail. None counts
+/// of a trail that is not as it was written; with a signing key, those alone of entries up to the last that it signed.
 pub async fn erasures_of(config: &Config, lake: &DeltaLake) -> Result<ErasureRecords> {
     let records = ErasureRecords::of(lake).await?;
     let Some(settings) = &config.audit else { return Ok(records) };

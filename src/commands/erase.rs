@@ -139,8 +139,7 @@ async fn erase(
     begun: Act,
 ) -> anyhow::Result<(Certificate, Value)> {
     let (lake, begun_millis) = (open_lake(config)?, millis(SystemTime::now()));
-    let tables = lake.tables().await?;
-    let holds = LegalHolds::of(&lake).all().await?;
+    let (tables, holds) = (lake.tables().await?, LegalHolds::of(&lake).all().await?);
     check_holds(&holds, &asked.subjects, &[])?;
     let mut before = Erasures::of(&lake).store_time(&name).await?;
     let InLake { subjects: in_lake, masked } = in_lake(config, &tables, &asked.subjects);
