@@ -2,7 +2,7 @@
 
     tamper.py TABLE PYTHON
 
-PYTHON is an expression of `row`, a dictionary: the row to be stored in its place, or None to leave it out.
+PYTHON is an expression of `row`, a dictionary: the row to be stored in its place, a list of such, or None to leave it out.
 """
 
 import json
@@ -22,7 +22,7 @@ for entry in sorted((table / "_delta_log").glob("*.json")):
         path = table / add["path"]
         before = pyarrow.parquet.read_table(path)
         rows = [eval(expression, {"row": row}) for row in before.to_pylist()]
-        rows = [row for row in rows if row is not None]
+        rows = [row for made in rows if made is not None for row in (made if isinstance(made, list) else [made])]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, before.schema), path, compression="snappy")
         add["size"] = path.stat().st_size
         add["stats"] = json.dumps({"numRecords": len(rows)})

@@ -154,7 +154,7 @@ async fn erase(
     }
     // Again, since more has come from the source meanwhile.
     let places = Erasures::of(&lake).find_subjects(&tables, &asked.subjects, &held).await?;
-    check_holds(&holds, &asked.subjects, &places)?;
+    check_holds(&LegalHolds::of(&lake).all().await?, &asked.subjects, &places)?;
     let ends = Ends::of(&lake, &holds).await?;
     let unfinished = erasures_of(config, &lake).await?.unfinished(&asked.subjects);
     announced(config, begun).await?;

@@ -8,6 +8,7 @@ use sooner_delta::cuts::check_cut_name;
 use sooner_delta::erasure::subject::Subject;
 use sooner_delta::legal_holds::{HashedSubject, LegalHold, LegalHolds};
 
+use super::erasing::known::check_holdable;
 use super::upkeep::open_lake;
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};
@@ -103,7 +104,13 @@ pub async fn add_asked(config: &Config, hold: Value) -> anyhow::Result<Value> {
     let hold: LegalHold = serde_json::from_value(hold)?;
     let lake = open_lake(config)?;
     let act = Act::new("hold_added", json!(hold)).through_http();
-    recorded(config, act, async { Ok((LegalHolds::of(&lake).add(&hold).await?, Value::Null)) }).await?;
+    let adding = async {
+        if let Some(subject) = &hold.subject {
+            check_holdable(config, &lake, subject).await?;
+        }
+        Ok((LegalHolds::of(&lake).add(&hold).await?, Value::Null))
+    };
+    recorded(config, act, adding).await?;
     Ok(Value::Null)
 }
 
@@ -119,7 +126,11 @@ pub async fn release_asked(config: &Config, asked: Value) -> anyhow::Result<Valu
 }
 
 async fn add(config: &Config, hold: &LegalHold, json: bool) -> anyhow::Result<((), Value)> {
-    LegalHolds::of(&open_lake(config)?).add(hold).await?;
+    let lake = open_lake(config)?;
+    if let Some(subject) = &hold.subject {
+        check_holdable(config, &lake, subject).await?;
+    }
+    LegalHolds::of(&lake).add(hold).await?;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(hold)?)),
         false => print(&format!("the hold '{}' keeps {}, {}\n", hold.name, kept(hold), end(hold))),

@@ -75,6 +75,7 @@ fn text_of(report: &Report, repaired: Option<Repaired>) -> String {
                 // Writing to a string cannot fail.
                 let _ = match &difference.kind {
                     Kind::Missing => writeln!(text, "  {}: missing in the lake", difference.key),
+                    Kind::Repeated => writeln!(text, "  {}: more than once in the lake", difference.key),
                     Kind::Extra => writeln!(text, "  {}: only in the lake", difference.key),
                     Kind::Values { columns } => {
                         writeln!(text, "  {}: differs in {}", difference.key, columns.join(", "))

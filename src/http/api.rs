@@ -111,11 +111,11 @@ pub async fn table(State(shared): State<Shared>, Path(table): Path<String>) -> A
 fn trust(shared: &Shared, name: &TableName, mut told: Value) -> Value {
     let origins = shared.shapes.origins();
     let ways = origins.lake.as_ref().map(|_| origins.ways.of(name));
-    let (mirror, history) = ways.map_or((true, false), |ways| (ways.mirror, ways.history));
-    told["location"] = json!(location(shared, name, "").filter(|_| mirror));
+    let (rows, history) = ways.map_or((true, false), |ways| (ways.mirror || ways.append.is_some(), ways.history));
+    told["location"] = json!(location(shared, name, "").filter(|_| rows));
     told["history_location"] = json!(location(shared, name, HISTORY_SUFFIX).filter(|_| history));
     told["write"] = json!(ways.map(|ways| {
-        [("mirror", ways.mirror), ("history", ways.history)]
+        [("mirror", ways.mirror), ("append", ways.append.is_some()), ("history", ways.history)]
             .into_iter()
             .filter(|way| way.1)
             .map(|way| way.0)

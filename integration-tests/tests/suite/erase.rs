@@ -360,3 +360,36 @@ async fn whoever_is_hashed_on_the_way_is_found_by_the_hash_and_what_is_left_out_
     assert!(erased.status.success(), "{}", told(&erased));
     assert_eq!(hers(), "0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_row_that_is_gone_every_state_goes_though_its_table_keeps_it_or_a_truncate_took_it() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres
+        .sql(
+            "CREATE TABLE kept (id int PRIMARY KEY, email text); CREATE TABLE emptied (id int PRIMARY KEY, email text);
+             INSERT INTO kept SELECT i, 'p' || i || '@doe.example' FROM generate_series(1, 100) i;
+             INSERT INTO emptied SELECT * FROM kept",
+        )
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline
+        .append_settings("[[table]]\nmatch = \"public.kept\"\nwrite = [\"mirror\", \"history\"]\ndeletes = \"soft\"");
+    pipeline.append_settings("[[table]]\nmatch = \"public.emptied\"\nwrite = [\"mirror\", \"history\"]");
+    pipeline.start();
+    for table in ["public.kept", "public.emptied"] {
+        pipeline.wait_until_copied(table).await;
+        let name = table.trim_start_matches("public.");
+        postgres.sql(&format!("UPDATE {name} SET email = 'later-name@doe.example' WHERE id = 77")).await;
+    }
+    pipeline.catch_up(&postgres).await;
+    postgres.sql("DELETE FROM kept WHERE id = 77; TRUNCATE emptied; INSERT INTO emptied VALUES (1, 'new')").await;
+    pipeline.catch_up(&postgres).await;
+    // She is known by an address that she had before.
+    let erased = pipeline.output("erase", &["--subject", "email=p77@doe.example", "--timeout", "60s"]);
+    assert!(erased.status.success(), "{}\n{}", told(&erased), pipeline.log());
+    assert_eq!(holding(&pipeline.lake, "later-name"), "", "{}", told(&erased));
+    let kept = format!("{}/public/kept", pipeline.lake);
+    assert_eq!(query(&kept, "SELECT count(*) || ' ' || count(_deleted_at) FROM lake"), "99 0");
+    let nobody = pipeline.output("hold", &["add", "case-1", "--reason", "r", "--subject", "mail=p5@doe.example"]);
+    assert!(told(&nobody).contains("nothing would be held"), "{}", told(&nobody));
+}

@@ -100,7 +100,8 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
     tamper(
         &pipeline,
         "odd",
-        "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else row",
+        "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else [row, row] \
+         if row['a'] == 'k 19' else row",
     );
     pipeline.start();
     pipeline.catch_up(&postgres).await;
@@ -108,7 +109,8 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
     assert!(!all_equal);
     let odd = reports.iter().find(|report| report["table"] == "public.odd").unwrap();
     let key = |n: u32| format!("a=k {n}, b={}", uuid_of(n));
-    let expected = [format!("{} extra", key(16)), format!("{} missing", key(17)), format!("{} values f d", key(18))];
+    let expected = [(16, "extra"), (17, "missing"), (18, "values f d"), (19, "repeated")];
+    let expected = expected.map(|(n, difference)| format!("{} {difference}", key(n)));
     assert_eq!(differences(odd), expected, "{odd}");
     let accounts = reports.iter().find(|report| report["table"] == "public.accounts").unwrap();
     assert_eq!(accounts["verdict"], "equal", "{accounts}");

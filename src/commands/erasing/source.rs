@@ -43,7 +43,9 @@ pub async fn ask(
             let has_column = has_column(&mut client, table, Some(&subject.column)).await?;
             if !has_column {
                 let is_in_lake = has_or_had(lake, table, &subject.column).await?;
-                if is_in_lake && self::has_column(&mut client, table, None).await? {
+                // Where tables keep their names, it may be called otherwise by now.
+                let may_be_there = source.kept_names.is_some() || self::has_column(&mut client, table, None).await?;
+                if is_in_lake && may_be_there {
                     unknown.insert(table.clone());
                 }
                 continue;
@@ -99,12 +101,19 @@ async fn has_or_had(lake: &DeltaLake, table: &TableName, column: &str) -> anyhow
 }
 
 /// Waits until tables of the lake have all that was committed before a position. One that has stopped, or takes no part
-/// any more, is not waited for.
+/// any more, is not waited for. An error where no pipeline has run with this state folder.
 pub async fn wait(config: &Config, tables: &[TableName], lsn: Lsn, limit: Duration) -> anyhow::Result<()> {
     let asked = Instant::now();
     for table in tables {
-        let is_known = status::load(&config.state_dir)?.is_some_and(|status| status.tables.contains_key(table));
-        if !is_known {
+        let Some(status) = status::load(&config.state_dir)? else {
+            anyhow::bail!(
+                "no pipeline has run with the state_dir {}, so nobody can tell whether {table} is complete up to {lsn}. \
+                 To do: run it with the pipeline's state_dir, or --no-wait, which leaves files alone that may belong to \
+                 a commit to come",
+                config.state_dir.display()
+            );
+        };
+        if !status.tables.contains_key(table) {
             continue;
         }
         match reached(config, table, lsn, || Some(limit.saturating_sub(asked.elapsed()))).await? {

@@ -13,7 +13,7 @@ mod seen;
 pub mod source;
 pub mod tables;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -27,7 +27,7 @@ use sooner_schemas::{Lsn, TableName};
 use self::pace::Pace;
 use self::repair::{Repair, repair_of};
 use self::rounds::{Buckets, Seen, Suspects, Wanted};
-use self::seen::{MOST_SEEN, bounded, keep, known_texts};
+use self::seen::{MOST_SEEN, bounded, keep, keep_stored, known_texts};
 use self::source::SourceRows;
 use super::wait::{Standing, reached};
 use crate::config::Config;
@@ -82,6 +82,8 @@ pub enum Kind {
     Missing,
     /// The lake has it, and the source does not.
     Extra,
+    /// The lake has it more than once.
+    Repeated,
     /// Both have it.
     Values {
         /// Columns with other values.
@@ -263,7 +265,7 @@ impl Comparison<'_> {
         let look = |rows: RecordBatch| {
             for (at, row) in prints.fingerprints(&rows)?.into_iter().enumerate() {
                 if wanted.has(row.key) {
-                    keep(&mut seen, row, prints);
+                    keep_stored(&mut seen, row, prints);
                     if !texts.contains_key(&row.key) && texts.len() as u64 <= MOST_SEEN {
                         texts.extend(prints.key_texts(&rows, at).map(|text| (row.key, text)));
                     }
@@ -316,30 +318,40 @@ impl Comparison<'_> {
             false => Some(Repair::Table),
         };
         let told: HashMap<_, _> = certain.iter().take(MOST_TOLD).map(|(key, pair)| (*key, *pair)).collect();
-        let (mut source, mut lake) = (HashMap::new(), HashMap::new());
-        let keep = |kept: &mut HashMap<u128, RecordBatch>, rows: &RecordBatch| -> Result<()> {
+        let (mut source, mut lake, mut repeated) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let keep = |kept: &mut HashMap<u128, RecordBatch>, rows: &RecordBatch| -> Result<Vec<u128>> {
+            let mut again = Vec::new();
             for (row, print) in prints.fingerprints(rows)?.into_iter().enumerate() {
-                if told.contains_key(&print.key) {
-                    kept.insert(print.key, rows.slice(row, 1));
+                if told.contains_key(&print.key) && kept.insert(print.key, rows.slice(row, 1)).is_some() {
+                    again.push(print.key);
                 }
             }
-            Ok(())
+            Ok(again)
         };
         let mut read = 0;
         let each = |rows: Vec<&[u8]>, _: &[KeyTexts]| {
             read += rows.len() as u64;
-            keep(&mut source, &prints.decode(rows)?)
+            keep(&mut source, &prints.decode(rows)?).map(drop)
         };
         match known_texts(&self.key_texts, &Wanted::Keys(told.keys().copied().collect())) {
             Some(keys) => self.rows.look_up(&keys, &self.pace, each).await?,
             None => self.rows.scan(&self.pace, each).await?,
         };
         self.report.rows_read += read;
-        prints.scan(table, |rows| keep(&mut lake, &rows)).await?;
+        let each = |rows: RecordBatch| {
+            repeated.extend(keep(&mut lake, &rows)?);
+            Ok(())
+        };
+        prints.scan(table, each).await?;
+        if prints.has_key() && !repeated.is_empty() {
+            // A copy of single rows replaces one of them.
+            self.report.repair = Some(Repair::Table);
+        }
         let differences = told.iter().filter_map(|(key, pair)| {
             let (source, lake) = (source.get(key), lake.get(key));
             let text = prints.key_text(source.or(lake)?, 0);
             let kind = match (pair, source.zip(lake)) {
+                _ if prints.has_key() && repeated.contains(key) => Kind::Repeated,
                 ((_, None), _) => Kind::Missing,
                 ((None, _), _) => Kind::Extra,
                 // Without a key it is known how many such rows there are.

@@ -79,6 +79,7 @@ fn example(Difference { key, kind }: &Difference) -> Example {
     let (difference, columns) = match kind {
         Kind::Missing => ("missing", Vec::new()),
         Kind::Extra => ("extra", Vec::new()),
+        Kind::Repeated => ("repeated", Vec::new()),
         Kind::Values { columns } => ("values", columns.clone()),
     };
     Example { key: key.clone(), difference: difference.to_owned(), columns }

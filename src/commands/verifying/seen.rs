@@ -16,7 +16,7 @@ pub async fn seen_in(table: &StoredRows, prints: &Fingerprinter, wanted: &Wanted
     let mut seen = Seen::new();
     let look = |rows: RecordBatch| {
         let rows = prints.fingerprints(&rows)?;
-        rows.into_iter().filter(|row| wanted.has(row.key)).for_each(|row| keep(&mut seen, row, prints));
+        rows.into_iter().filter(|row| wanted.has(row.key)).for_each(|row| keep_stored(&mut seen, row, prints));
         Ok(())
     };
     prints.scan(table, look).await?;
@@ -29,8 +29,9 @@ pub fn known_texts(texts: &HashMap<u128, KeyTexts>, wanted: &Wanted) -> Option<V
     keys.iter().map(|key| texts.get(key).cloned()).collect()
 }
 
-/// Keeps a row, as long as not far more are seen than there were when they were counted. Without a key, it is kept how
-/// many there are with these values.
+/// Keeps a row of the source, as long as not far more are seen than there were when they were counted. One that moved
+/// meanwhile may be seen twice, and counts as it was seen last. Without a key, it is kept how many there are with these
+/// values.
 pub fn keep(seen: &mut Seen, row: Fingerprint, prints: &Fingerprinter) {
     if seen.len() as u64 > MOST_SEEN {
         return;
@@ -38,6 +39,14 @@ pub fn keep(seen: &mut Seen, row: Fingerprint, prints: &Fingerprinter) {
     match prints.has_key() {
         true => drop(seen.insert(row.key, row.values)),
         false => *seen.entry(row.key).or_default() += 1,
+    }
+}
+
+/// The same of a version of the lake, in which a key that is there twice is a fault.
+pub fn keep_stored(seen: &mut Seen, row: Fingerprint, prints: &Fingerprinter) {
+    match seen.get_mut(&row.key).filter(|_| prints.has_key()) {
+        Some(values) => *values = values.wrapping_add(row.values).wrapping_add(1),
+        None => keep(seen, row, prints),
     }
 }
 

@@ -2,7 +2,6 @@
 //! for repairs.
 
 use serde_json::{Value, json};
-use sooner_api::SourceTable;
 use sooner_schemas::TableName;
 
 use super::notes::Notes;
@@ -38,18 +37,11 @@ pub async fn verify_tables(
     if let Some(unknown) = names.iter().find(|name| !tables.iter().any(|table| table.name() == *name)) {
         anyhow::bail!("there is no table '{unknown}' in this pipeline. To do: see `sooner status`");
     }
-    let mut in_lake = Vec::new();
-    for table in tables.iter().filter(|table| table.blocked.is_some()) {
-        if lake.is_ours(table.name()).await? {
-            in_lake.push(table.name().clone());
-        }
-    }
-    // What the lake never had is told by the status; what is named is told here.
-    let counts = |table: &SourceTable| match names.is_empty() {
-        true => table.blocked.is_none() || in_lake.contains(table.name()),
-        false => names.contains(table.name()),
-    };
-    tables.retain(counts);
+    tables.retain(|table| names.is_empty() || names.contains(table.name()));
+    anyhow::ensure!(
+        !tables.is_empty(),
+        "the pipeline has no table, so nothing is verified. To do: see `sooner check` for what include and exclude leave"
+    );
     let (mut all_equal, mut verified) = (true, Vec::new());
     for table in tables {
         let report = match &table.blocked {

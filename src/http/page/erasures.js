@@ -75,7 +75,7 @@ function foundByDryRun(found) {
       "To do: delete them there first.")),
     rows.length ? grid(heads, rows) : make("p", {}, "No table of the lake has rows of the subject."),
     make("p", {}, `${number(count)} objects of the lake have the value’s bytes${count > list.length ? "; the first ones:" : count ? ":" : "."}`),
-    count ? make("pre", { tabindex: "0" }, list.join("\n")) : null, ...found.topics.map(remaining)];
+    count ? make("pre", { tabindex: "0" }, list.join("\n")) : null, ...[...found.held, ...found.beside].slice(0, 50).map(remaining)];
 }
 
 const writtenAs = (table) => make("td", { class: "left" }, table.is_history ? "history" : "mirror");

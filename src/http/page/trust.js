@@ -21,7 +21,8 @@ function verdict(report) {
 function examples(report) {
   const told = report.examples || [];
   const text = (row) => row.difference === "values" ? `${row.key}: differs in ${(row.columns || []).join(", ")}`
-    : row.difference === "missing" ? `${row.key}: missing in the lake` : `${row.key}: only in the lake`;
+    : row.difference === "missing" ? `${row.key}: missing in the lake`
+    : row.difference === "repeated" ? `${row.key}: more than once in the lake` : `${row.key}: only in the lake`;
   return told.length ? make("ul", { class: "examples" }, ...told.map((row) => make("li", {}, text(row))),
     report.differing > told.length ? make("li", { class: "soft" }, `and ${number(report.differing - told.length)} more`) : null) : null;
 }
