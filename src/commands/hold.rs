@@ -8,7 +8,7 @@ use sooner_delta::cuts::check_cut_name;
 use sooner_delta::erasure::subject::Subject;
 use sooner_delta::legal_holds::{HashedSubject, LegalHold, LegalHolds};
 
-use super::erasing::known::check_holdable;
+use super::erasing::holdable::check_holdable;
 use super::upkeep::open_lake;
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};

@@ -97,12 +97,8 @@ async fn what_differs_is_found_by_key_and_column_and_repaired() {
     load.stop().await;
     pipeline.catch_up(&postgres).await;
     pipeline.stop();
-    tamper(
-        &pipeline,
-        "odd",
-        "None if row['a'] == 'k 17' else {**row, 'd': None, 'f': 0.5} if row['a'] == 'k 18' else [row, row] \
-         if row['a'] == 'k 19' else row",
-    );
+    let made = "{'k 17': None, 'k 18': {**row, 'd': None, 'f': 0.5}, 'k 19': [row, row]}.get(row['a'], row)";
+    tamper(&pipeline, "odd", made);
     pipeline.start();
     pipeline.catch_up(&postgres).await;
     let (all_equal, reports) = verify(&pipeline, &["public.odd", "public.accounts", "--repair"]);

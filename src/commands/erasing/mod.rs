@@ -6,6 +6,7 @@
 pub mod beside;
 pub mod certificate;
 pub mod dry_run;
+pub mod holdable;
 pub mod keeping;
 pub mod known;
 pub mod local;
