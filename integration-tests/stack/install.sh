@@ -154,16 +154,18 @@ prometheus() {
 
 # Trino with its reader of Delta tables alone. The Java that it needs comes with the Python packages.
 trino() {
-    local version=476
+    local version=476 whole=$stack/trino-whole
     [ -e "$stack/trino/$version.stamp" ] && return
     echo "installing Trino"
-    rm -rf "$stack/trino"
-    mkdir -p "$stack/trino"
+    rm -rf "$stack/trino" "$whole"
+    mkdir -p "$stack/trino/plugin" "$whole"
     mvn -q -f "$here/spark-jars.xml" dependency:copy -DoutputDirectory="$stack" \
         -Dartifact="io.trino:trino-server:$version:tar.gz"
-    tar -xzf "$stack/trino-server-$version.tar.gz" -C "$stack/trino" --strip-components=1 --wildcards \
-        "trino-server-$version/lib/*" "trino-server-$version/plugin/delta-lake/*"
-    rm "$stack/trino-server-$version.tar.gz"
+    # All of it, since files of one part are links to those of others.
+    tar -xzf "$stack/trino-server-$version.tar.gz" -C "$whole" --strip-components=1
+    mv "$whole/lib" "$stack/trino/"
+    mv "$whole/plugin/delta-lake" "$stack/trino/plugin/"
+    rm -rf "$whole" "$stack/trino-server-$version.tar.gz"
     touch "$stack/trino/$version.stamp"
 }
 
