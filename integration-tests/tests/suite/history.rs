@@ -139,7 +139,7 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
     pipeline.wait_until_copied("public.docs").await;
     pipeline.wait_until_copied("public.logs").await;
     let all = "SELECT count(*) || coalesce(md5(string_agg(id || state || body, ',' ORDER BY id)), '')";
-    let mut moments = Vec::new();
+    let (mut moments, mut times) = (Vec::new(), Vec::new());
     for (round, statement) in [
         "UPDATE docs SET state = 'seen' WHERE id % 2 = 0",
         "DELETE FROM docs WHERE id < 10",
@@ -159,7 +159,10 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
                 "INSERT INTO logs VALUES ('round', {round}); DELETE FROM logs WHERE said = 'a' AND {round} = 3"
             ))
             .await;
-        moments.push((postgres.end_lsn().await.to_string(), postgres.value(&format!("{all} FROM docs")).await));
+        let (lsn, time) = (postgres.end_lsn().await.to_string(), postgres.value("SELECT clock_timestamp()").await);
+        let wanted = postgres.value(&format!("{all} FROM docs")).await;
+        times.push((time, wanted.clone()));
+        moments.push((lsn, wanted));
     }
     pipeline.catch_up(&postgres).await;
     for (lsn, wanted) in &moments {
@@ -168,16 +171,28 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
     }
     assert_eq!(found(&pipeline, "public.docs", &["--as-of", "now"], "SELECT max(amount)"), "5");
     let in_order = "transform(array_sort(collect_list(struct(id, concat(id, state, body) AS text))), row -> row.text)";
-    let all =
+    let in_spark =
         format!("SELECT concat(count(*), CASE WHEN count(*) > 0 THEN md5(array_join({in_order}, ',')) ELSE '' END)");
     let for_spark = |as_of: &[&str]| view(&pipeline, &[&["public.docs", "--engine", "spark"], as_of].concat());
-    let as_of = moments.iter().map(|(lsn, _)| format!("{all} FROM ({})", for_spark(&["--as-of", lsn])));
+    let as_of = moments.iter().map(|(lsn, _)| format!("{in_spark} FROM ({})", for_spark(&["--as-of", lsn])));
     let states = format!("SELECT count(*), count_if(is_current), max(amount) FROM ({})", for_spark(&[]));
     let seen = query_by_spark(&as_of.chain([states]).collect::<Vec<_>>());
-    let wanted = moments.iter().map(|(_, wanted)| wanted.as_str()).chain(["2|1|5"]).collect::<Vec<_>>();
+    let wanted = moments.iter().map(|(_, wanted)| wanted.as_str()).chain(["80|1|5"]).collect::<Vec<_>>();
     assert_eq!(seen, wanted, "read by Spark");
-    let states = found(&pipeline, "public.docs", &[], "SELECT count(*) || ' ' || count(*) FILTER (is_current)");
-    assert_eq!(states, "2 1", "since the table was emptied, its row had no amount, and then it had one");
+    let count = "SELECT count(*) || ' ' || count(*) FILTER (is_current)";
+    assert_eq!(found(&pipeline, "public.docs", &[], count), "80 1", "each state once, also those that TRUNCATE took");
+    let copied = pipeline.output("copy", &["public.docs"]);
+    assert!(copied.status.success(), "{copied:?}");
+    pipeline.wait_for_log_times("copied", 3, Duration::from_secs(60)).await;
+    pipeline.catch_up(&postgres).await;
+    let copied = found(&pipeline, "public.docs", &[], count);
+    assert_eq!(copied, "81 1", "the row lasts until its copy, which begins another state");
+    let states = view(&pipeline, &["public.docs"]);
+    for (time, wanted) in &times {
+        let then = format!("valid_from <= '{time}' AND (valid_to IS NULL OR valid_to > '{time}')");
+        let seen = query(&history(&pipeline, "docs"), &format!("{all} FROM (SELECT * FROM ({states}) WHERE {then})"));
+        assert_eq!(&seen, wanted, "states that were so at {time}");
+    }
     assert!(!std::path::Path::new(&format!("{}/public/docs", pipeline.lake)).exists(), "there is no mirror");
 
     // A table without a key has a history, too: each row that went is there, as often as it was.
