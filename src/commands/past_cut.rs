@@ -37,8 +37,8 @@ pub async fn make(
         Past::Lsn(lsn) => lsn,
         Past::Micros(micros) => PastCuts::of(lake).position_at(&tables, micros).await?.ok_or_else(|| {
             anyhow::anyhow!(
-                "no table's log knows a position at or before that moment. To do: choose a later one; log_retention of \
-                 [lake] says how long versions are known"
+                "no table's log or history knows a position at or before that moment. To do: choose a later one; \
+                 log_retention of [lake] says how long versions are known, and histories begin with their first copy"
             )
         })?,
     };

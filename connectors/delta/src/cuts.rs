@@ -15,7 +15,7 @@ use sooner_schemas::{Lsn, TableName};
 use crate::lake::DeltaLake;
 use crate::legal_holds::LegalHolds;
 use crate::maintenance::holding::hold;
-use crate::maintenance::holds::release;
+use crate::maintenance::holds::{is_held, release};
 use crate::rebuilt::{rebuilt_location, remove_rebuilt};
 use crate::store::errors::store_error;
 use crate::store::location::TableLocation;
@@ -96,7 +96,11 @@ impl DeltaLake {
                 }
                 Err(error)
             }
-            stored => stored,
+            stored => {
+                let stored = stored?;
+                secure(self, &stored).await?;
+                Ok(stored)
+            }
         }
     }
 
@@ -219,6 +223,26 @@ impl DeltaLake {
     fn cut_path(&self, name: &str) -> Path {
         self.cuts_folder().join(format!("{name}.json"))
     }
+}
+
+/// Holds again what a stored cut has, where another attempt at its name, which failed meanwhile, has released it.
+pub(crate) async fn secure(lake: &DeltaLake, cut: &Cut) -> Result<()> {
+    for (table, versions) in &cut.tables {
+        let mirror = versions.mirror.as_ref().filter(|found| found.rebuilt.is_none());
+        let held = [(mirror, lake.location(table)), (versions.history.as_ref(), lake.history_location(table))];
+        for (found, location) in held {
+            let Some(found) = found else { continue };
+            if is_held(&location, &cut.name).await? {
+                continue;
+            }
+            hold(&location, &cut.name, found.version, cut.until_millis).await?;
+            if lake.cut(&cut.name).await?.is_none() {
+                // It was being dropped.
+                release(&location, &cut.name).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks a cut's name: letters, digits, `-`, `_` and `.`, not `.` first, so that it is one folder's and one file's.

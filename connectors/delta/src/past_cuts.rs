@@ -9,7 +9,7 @@ use sooner_schemas::{Lsn, TableName};
 use uuid::Uuid;
 
 use crate::clock::now_millis;
-use crate::cuts::{Cut, CutVersion, Versions};
+use crate::cuts::{Cut, CutVersion, Versions, secure};
 use crate::lake::DeltaLake;
 use crate::legal_holds::LegalHolds;
 use crate::log::replay::replay;
@@ -17,6 +17,7 @@ use crate::maintenance::holds::{holds_in_force, objects_of, release};
 use crate::maintenance::past::{COPIED_MICROS, PastLog, PastVersion, check_files, impossible};
 use crate::rebuilding::{Wanted, rebuild};
 use crate::rebuilt::{abandoned, rebuilt_location, remove_rebuilt};
+use crate::replaying::history_rows::HistoryRows;
 use crate::store::location::TableLocation;
 
 /// Logs of tables that are looked at together.
@@ -68,15 +69,20 @@ impl<'a> PastCuts<'a> {
     }
 
     /// The latest position that one of these tables' logs knows to be committed at or before a moment, in microseconds
-    /// since 1970; none if none knows any.
+    /// since 1970; where a table's logs do not go back so far, the last one of its history. None if none knows any.
     pub async fn position_at(&self, tables: &[TableName], micros: i64) -> Result<Option<Lsn>> {
         let mut latest = None;
         for table in tables {
+            let mut known = None;
             for location in [self.0.location(table), self.0.history_location(table)] {
                 if let Some(log) = PastLog::open(&location, table).await? {
-                    latest = latest.max(log.position_at(micros).await?.map(|(lsn, _)| lsn));
+                    known = known.max(log.position_at(micros).await?.map(|(lsn, _)| lsn));
                 }
             }
+            if known.is_none() {
+                known = HistoryRows::position_at(self.0, table, micros).await?;
+            }
+            latest = latest.max(known);
         }
         Ok(latest)
     }
@@ -226,7 +232,14 @@ impl<'a> PastCuts<'a> {
     pub async fn sweep(self) -> Result<()> {
         let now = now_millis();
         let cuts = self.0.cuts().await?;
-        for cut in cuts.iter().filter(|cut| cut.until_millis.is_some_and(|until| until < now)) {
+        let is_recent = |cut: &&Cut| cut.made_micros / 1000 > now - ABANDONED_MILLIS;
+        let has_ended = |cut: &&Cut| cut.until_millis.is_some_and(|until| until < now);
+        for cut in cuts.iter().filter(|cut| is_recent(cut) && !has_ended(cut)) {
+            if let Err(error) = secure(self.0, cut).await {
+                tracing::warn!(cut = cut.name, %error, "versions of a cut are not held");
+            }
+        }
+        for cut in cuts.iter().filter(has_ended) {
             let is_rebuilt = cut.tables.values().flat_map(|table| &table.mirror).any(|found| found.rebuilt.is_some());
             if is_rebuilt && LegalHolds::of(self.0).check_cut_not_held(&cut.name).await.is_ok() {
                 remove_rebuilt(self.0, &cut.name).await?;

@@ -10,8 +10,7 @@ use crate::clock::now_millis;
 use crate::history::columns::ChainPlaces;
 use crate::lake::DeltaLake;
 use crate::legal_holds::{LegalHold, LegalHolds};
-use crate::log::horizon::micros_of;
-pub use crate::log::horizon::{Horizon, instant};
+pub use crate::log::horizon::{Horizon, Moment, check_within, instant};
 use crate::log::replay::replay;
 use crate::maintenance::holds::holds_in_force;
 use crate::trimming::held::HeldSubject;
@@ -34,6 +33,8 @@ pub struct Manner {
     pub is_dry: bool,
     /// All that is old is judged, also what was judged before.
     pub judges_all: bool,
+    /// Whether a copy that has begun has ended, is not known: what was before it stays, as far as it is known.
+    pub doubts_copies: bool,
 }
 
 /// The histories of a lake.
@@ -92,6 +93,7 @@ impl<'a> Trims<'a> {
             settings: self.0.settings(),
             held: &holds.of_subjects,
             cutoff_micros,
+            doubts_copies: manner.doubts_copies,
             judges_all: manner.judges_all || horizon.is_some_and(has_ended),
             is_dry: manner.is_dry,
         };
@@ -129,51 +131,6 @@ fn ended_millis(hold: &LegalHold) -> Option<i64> {
     ends.into_iter().flatten().filter(|end| *end <= now_millis()).min()
 }
 
-/// A moment that somebody wants to know a history's table as of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Moment<'a> {
-    /// A commit LSN.
-    Lsn(u64),
-    /// A time, written as RFC 3339.
-    Time(&'a str),
-    /// A time, in microseconds since 1970.
-    Micros(i64),
-}
-
-impl Moment<'_> {
-    /// Whether it is before a position, and its commit time in microseconds since 1970.
-    pub fn is_before(&self, (lsn, committed): (sooner_schemas::Lsn, i64)) -> bool {
-        match self {
-            Moment::Lsn(moment) => *moment < lsn.0,
-            Moment::Time(time) => micros_of(time).is_none_or(|micros| micros < committed),
-            Moment::Micros(micros) => *micros < committed,
-        }
-    }
-}
-
-/// An operator error if a moment is before the horizon of a table's history.
-pub fn check_within(table: &TableName, horizon: Option<Horizon>, moment: &Moment<'_>) -> Result<()> {
-    let Some(horizon) = horizon else { return Ok(()) };
-    let (is_within, told) = match moment {
-        Moment::Lsn(lsn) => (*lsn >= horizon.lsn.0, sooner_schemas::Lsn(*lsn).to_string()),
-        Moment::Time(time) => (micros_of(time).is_some_and(|micros| micros >= horizon.micros), (*time).to_owned()),
-        Moment::Micros(micros) => (*micros >= horizon.micros, instant(*micros)),
-    };
-    if is_within {
-        return Ok(());
-    }
-    Err(Error::operator(
-        Code::HistoryTrimmed,
-        format!("cannot tell what {table} was at {told}"),
-        format!(
-            "its history reaches back to {} (LSN {}): what was superseded by then was removed, as keep_history says",
-            horizon.instant(),
-            horizon.lsn
-        ),
-        "choose a later moment; a cut that was made before still has the table as it was (`sooner cut list`)",
-    ))
-}
-
 fn other_key(table: &TableName) -> Error {
     Error::operator(
         Code::HistoryKeyChanged,
@@ -192,27 +149,4 @@ fn chained(table: &TableName) -> Error {
         "its rows are chained, or were, and of a chain no row may be missing",
         "leave keep_history out for this table",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use sooner_schemas::Lsn;
-
-    use super::*;
-
-    #[test]
-    fn a_moment_before_the_horizon_is_refused_and_the_horizon_is_told() {
-        let table = TableName::new("public", "t");
-        let horizon = Some(Horizon { lsn: Lsn(0x100), micros: 5_000_000, trimmed_millis: 0 });
-        let check = |moment| check_within(&table, horizon, &moment);
-        for within in [Moment::Lsn(0x100), Moment::Time("1970-01-01T00:00:05Z"), Moment::Micros(5_000_000)] {
-            assert_eq!(check(within), Ok(()));
-        }
-        for before in [Moment::Lsn(0xff), Moment::Time("1970-01-01T00:00:04.999999Z"), Moment::Micros(4_999_999)] {
-            let error = check(before).unwrap_err();
-            assert_eq!(error.code, Code::HistoryTrimmed);
-            assert!(error.why.contains("1970-01-01T00:00:05.000000Z (LSN 0/100)"), "{error}");
-        }
-        assert_eq!(check_within(&table, None, &Moment::Lsn(0)), Ok(()));
-    }
 }

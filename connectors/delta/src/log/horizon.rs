@@ -4,7 +4,8 @@
 use arrow_array::temporal_conversions::timestamp_us_to_datetime;
 use arrow_cast::parse::string_to_timestamp_nanos;
 use serde_json::{Map, Value, json};
-use sooner_schemas::Lsn;
+use sooner_api::{Code, Error, Result};
+use sooner_schemas::{Lsn, TableName};
 
 /// The property, whose value is a JSON object.
 const PROPERTY: &str = "sooner.historyFrom";
@@ -59,6 +60,51 @@ pub fn micros_of(time: &str) -> Option<i64> {
     string_to_timestamp_nanos(time).ok().map(|nanos| nanos.div_euclid(1000))
 }
 
+/// A moment that somebody wants to know a history's table as of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment<'a> {
+    /// A commit LSN.
+    Lsn(u64),
+    /// A time, written as RFC 3339.
+    Time(&'a str),
+    /// A time, in microseconds since 1970.
+    Micros(i64),
+}
+
+impl Moment<'_> {
+    /// Whether it is before a position, and its commit time in microseconds since 1970.
+    pub fn is_before(&self, (lsn, committed): (Lsn, i64)) -> bool {
+        match self {
+            Moment::Lsn(moment) => *moment < lsn.0,
+            Moment::Time(time) => micros_of(time).is_none_or(|micros| micros < committed),
+            Moment::Micros(micros) => *micros < committed,
+        }
+    }
+}
+
+/// An operator error if a moment is before the horizon of a table's history.
+pub fn check_within(table: &TableName, horizon: Option<Horizon>, moment: &Moment<'_>) -> Result<()> {
+    let Some(horizon) = horizon else { return Ok(()) };
+    let (is_within, told) = match moment {
+        Moment::Lsn(lsn) => (*lsn >= horizon.lsn.0, Lsn(*lsn).to_string()),
+        Moment::Time(time) => (micros_of(time).is_some_and(|micros| micros >= horizon.micros), (*time).to_owned()),
+        Moment::Micros(micros) => (*micros >= horizon.micros, instant(*micros)),
+    };
+    if is_within {
+        return Ok(());
+    }
+    Err(Error::operator(
+        Code::HistoryTrimmed,
+        format!("cannot tell what {table} was at {told}"),
+        format!(
+            "its history reaches back to {} (LSN {}): what was superseded by then was removed, as keep_history says",
+            horizon.instant(),
+            horizon.lsn
+        ),
+        "choose a later moment; a cut that was made before still has the table as it was (`sooner cut list`)",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +121,21 @@ mod tests {
         metadata["configuration"][PROPERTY] = json!("yesterday");
         assert_eq!(Horizon::of(&metadata), None);
         assert_eq!(micros_of("1970-01-01T00:00:01.5+00:00"), Some(1_500_000));
+    }
+
+    #[test]
+    fn a_moment_before_the_horizon_is_refused_and_the_horizon_is_told() {
+        let table = TableName::new("public", "t");
+        let horizon = Some(Horizon { lsn: Lsn(0x100), micros: 5_000_000, trimmed_millis: 0 });
+        let check = |moment| check_within(&table, horizon, &moment);
+        for within in [Moment::Lsn(0x100), Moment::Time("1970-01-01T00:00:05Z"), Moment::Micros(5_000_000)] {
+            assert_eq!(check(within), Ok(()));
+        }
+        for before in [Moment::Lsn(0xff), Moment::Time("1970-01-01T00:00:04.999999Z"), Moment::Micros(4_999_999)] {
+            let error = check(before).unwrap_err();
+            assert_eq!(error.code, Code::HistoryTrimmed);
+            assert!(error.why.contains("1970-01-01T00:00:05.000000Z (LSN 0/100)"), "{error}");
+        }
+        assert_eq!(check_within(&table, None, &Moment::Lsn(0)), Ok(()));
     }
 }

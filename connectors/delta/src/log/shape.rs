@@ -5,6 +5,7 @@ use serde_json::Value;
 use sooner_api::Result;
 use sooner_schemas::TableName;
 
+use super::horizon::Horizon;
 use super::provenance::Provenance;
 use super::replay::{delta_table, log_error};
 use crate::store::lake_store::LakeStore;
@@ -36,6 +37,8 @@ pub struct TableShape {
     pub key: Vec<String>,
     /// Columns that the source's table has, and Postgres does not send.
     pub unsent: Vec<String>,
+    /// Of a history of which rows were removed: since when it is whole, as RFC 3339.
+    pub whole_since: Option<String>,
 }
 
 /// The table in a lake; none if there is no such table there yet.
@@ -59,7 +62,8 @@ async fn shape_at(location: &TableLocation) -> Result<Option<TableShape>> {
     let metadata = serde_json::to_value(state.metadata()).map_err(|error| log_error(location, &error))?;
     let columns = metadata.get("schemaString").and_then(Value::as_str).map(shown_columns);
     let Provenance { key, unsent, .. } = Provenance::of(&metadata);
-    Ok(Some(TableShape { version: state.version(), columns: columns.unwrap_or_default(), key, unsent }))
+    let whole_since = Horizon::of(&metadata).map(|horizon| horizon.instant());
+    Ok(Some(TableShape { version: state.version(), columns: columns.unwrap_or_default(), key, unsent, whole_since }))
 }
 
 /// The columns of a Delta schema, whoever wrote it.

@@ -95,6 +95,11 @@ pub async fn holds_in_force(location: &TableLocation, now: SystemTime) -> Result
     Ok(holds)
 }
 
+/// Whether there is a hold of this name.
+pub async fn is_held(location: &TableLocation, name: &str) -> Result<bool> {
+    Ok(get(location.store(), &hold_path(name)).await?.is_some())
+}
+
 /// Objects that a hold of this name keeps, below the table; none if there is no such hold.
 pub async fn objects_of(location: &TableLocation, name: &str) -> Result<Vec<Path>> {
     let path = hold_path(name);

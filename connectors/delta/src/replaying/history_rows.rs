@@ -8,18 +8,22 @@ use sooner_api::Result;
 use sooner_schemas::temporal::zoned_micros;
 use sooner_schemas::{Lsn, Position, TableName};
 
-use super::facts::check_columns;
+use super::facts::{FactColumns, check_columns};
 use super::file_cursor::FileCursor;
 use super::range::{Bound, From, Start};
+use crate::history::columns::FACT_COLUMNS;
 use crate::lake::DeltaLake;
-use crate::log::horizon::Horizon;
+use crate::log::horizon::{Horizon, Moment, check_within};
 use crate::log::live_files::LiveFile;
 use crate::log::replay::{replay, replay_to};
 use crate::log::table_version::TableVersion;
 use crate::maintenance::past::PastLog;
 use crate::rows::columns::LakeColumn;
 use crate::store::location::TableLocation;
-use crate::trim::{Moment, check_within};
+
+/// How much later than one before it a transaction may say that it was committed, at most: its time is taken before its
+/// place in the log.
+const OUT_OF_ORDER_MICROS: i64 = 60_000_000;
 
 /// One version of a table's history.
 pub struct HistoryRows {
@@ -48,6 +52,28 @@ impl HistoryRows {
         }
         check_columns(version.columns())?;
         Ok(Some(HistoryRows { location, version, from }))
+    }
+
+    /// The commit LSN of the last event of a table's history that was committed at or before a moment, in microseconds
+    /// since 1970; none if there is none, or no history.
+    pub async fn position_at(lake: &DeltaLake, table: &TableName, micros: i64) -> Result<Option<Lsn>> {
+        let from = From::After(Bound::Micros(micros));
+        let Some(history) = HistoryRows::open(lake, table, from).await? else { return Ok(None) };
+        let before = history.version.files().iter().filter(|(_, file)| history.is_before(file));
+        let mut last = before.filter_map(|(_, file)| history.number_of(file, "maxValues")).map(Lsn).max();
+        let each = async |rows: RecordBatch| {
+            let (facts, mut is_beyond) = (FactColumns::of(&rows)?, false);
+            for row in 0..facts.len() {
+                let at = facts.at(row)?;
+                match at.commit_micros <= micros {
+                    true => last = last.max(Some(at.position.commit_lsn)),
+                    false => is_beyond |= at.commit_micros > micros.saturating_add(OUT_OF_ORDER_MICROS),
+                }
+            }
+            Ok(!is_beyond)
+        };
+        history.scan(&history.columns()[..FACT_COLUMNS], each).await?;
+        Ok(last)
     }
 
     /// A version of a table's history, to be read from its beginning on.

@@ -11,8 +11,8 @@ use super::range::instant;
 use crate::history::change_type::ChangeType;
 use crate::history::columns::{ChainPlaces, FACT_COLUMNS};
 use crate::lake::DeltaLake;
+use crate::log::horizon::Moment;
 use crate::log::replay::replay;
-use crate::trim::Moment;
 
 /// A position, and its commit time in microseconds since 1970.
 type At = (Lsn, i64);

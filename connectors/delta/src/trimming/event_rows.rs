@@ -38,6 +38,7 @@ pub struct EventColumns<'a> {
     /// types.
     key: Vec<Vec<String>>,
     held: HeldColumns<'a>,
+    doubts_copies: bool,
     seeds: (u64, u64),
 }
 
@@ -48,7 +49,8 @@ pub struct Moment {
     pub micros: Option<i64>,
     /// Commit LSN.
     pub lsn: i64,
-    /// Whether the table was emptied then, or its copy begins; and the event's number at its LSN.
+    /// Whether the table was emptied then, or a copy begins of which nobody doubts that it ended; and the event's number
+    /// at its LSN.
     pub restart: Option<i64>,
 }
 
@@ -59,8 +61,9 @@ pub fn stored_name(columns: &[LakeColumn], name: &str) -> String {
 }
 
 impl<'a> EventColumns<'a> {
-    /// For a version of a history, of which subjects are held.
-    pub fn of(version: &TableVersion, held: HeldColumns<'a>) -> EventColumns<'a> {
+    /// For a version of a history, of which subjects are held. `doubts_copies` if a copy that began may never have
+    /// ended: rows from before it count as long as no later event is of their key.
+    pub fn of(version: &TableVersion, held: HeldColumns<'a>, doubts_copies: bool) -> EventColumns<'a> {
         let columns = version.columns();
         let stored = |name: &str| stored_name(columns, name);
         let key = version.provenance().key;
@@ -76,6 +79,7 @@ impl<'a> EventColumns<'a> {
             unchanged: stored(UNCHANGED),
             key: key.iter().map(names_of).collect(),
             held,
+            doubts_copies,
             seeds: rand::random(),
         }
     }
@@ -109,7 +113,7 @@ impl<'a> EventColumns<'a> {
         let moment = |row: usize| Moment {
             micros: times.is_valid(row).then(|| times.value(row)),
             lsn: lsns.value(row),
-            restart: (change_of(changes.value(row)) == Change::Restart).then(|| ordinals.value(row)),
+            restart: self.restarts(changes.value(row)).then(|| ordinals.value(row)),
         };
         Ok((0..rows.num_rows()).map(moment).collect())
     }
@@ -128,6 +132,10 @@ impl<'a> EventColumns<'a> {
             held: self.held.hold_of(rows, row),
         };
         Ok(keys.into_iter().enumerate().map(read).collect())
+    }
+
+    fn restarts(&self, change: &str) -> bool {
+        change_of(change) == Change::Restart && !(self.doubts_copies && change == "snapshot_start")
     }
 
     fn texts<'b>(&self, file: &LiveFile, rows: &'b RecordBatch) -> Result<&'b StringArray> {

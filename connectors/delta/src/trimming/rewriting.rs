@@ -58,6 +58,8 @@ pub struct Trim<'a> {
     pub cutoff_micros: i64,
     /// Rows are judged again that were judged before: something may not be held any more.
     pub judges_all: bool,
+    /// Whether a copy that has begun has ended, is not known.
+    pub doubts_copies: bool,
     /// It is only found out what would go.
     pub is_dry: bool,
 }
@@ -133,7 +135,7 @@ impl Trim<'_> {
         let horizon = Horizon::of(base.metadata());
         trimmed.horizon = horizon;
         let before = horizon.filter(|_| !self.judges_all).map(|horizon| horizon.lsn.0.cast_signed());
-        let columns = EventColumns::of(&base, HeldColumns::of(self.held, base.columns()));
+        let columns = EventColumns::of(&base, HeldColumns::of(self.held, base.columns()), self.doubts_copies);
         let judged = judged.or(before);
         let found = reach(self.location, &base, &columns, self.cutoff_micros, judged, ROWS_AT_ONCE).await;
         let Some(reach) = gone_is_none(found)? else { return Ok(Attempt::Overtaken) };

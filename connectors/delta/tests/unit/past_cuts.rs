@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sooner_api::{Code, Feed, Lake, LakeTable};
 use sooner_delta::cuts::Cut;
 use sooner_delta::log::replay::replay;
+use sooner_delta::maintenance::holds::holds_in_force;
 use sooner_delta::past_cuts::{PastCut, PastCuts};
 use sooner_delta::{DeltaLake, Ways, WaysToWrite};
 use sooner_schemas::Lsn;
@@ -74,4 +75,34 @@ async fn what_an_attempt_has_left_goes_after_a_day_and_what_a_cut_names_stays() 
     assert!(recent.join("public/t/part-1.parquet").exists() && !old.join("public/t/part-1.parquet").exists());
     let found = made.tables[&name()].mirror.as_ref().unwrap();
     assert!(replay(&lake.mirror_in_cut(&name(), found), &[]).await.unwrap().exists());
+}
+
+#[tokio::test]
+async fn a_cut_stays_held_whose_name_a_failed_past_cut_had_whenever_that_gives_up() {
+    let world = World::new(1 << 20);
+    let (lake, past) = spanned(&world).await;
+    // Without files of the history, every attempt at the past cut fails once it holds what it needs.
+    let history = lake.history_location(&name());
+    for file in std::fs::read_dir(history.url.to_file_path().unwrap()).unwrap().flatten() {
+        if file.path().extension().is_some_and(|ending| ending == "parquet") {
+            std::fs::remove_file(file.path()).unwrap();
+        }
+    }
+    let (table, versions) = (lake.location(&name()), BTreeMap::from([(name(), (Some(1), Some(0)))]));
+    let cuts = PastCuts::of(&lake);
+    for attempt in 1..=60 {
+        let of_now = Cut { name: format!("now-{attempt}"), ..cut(attempt) };
+        let failing = Cut { name: of_now.name.clone(), ..cut(-attempt) };
+        let later = async {
+            tokio::time::sleep(std::time::Duration::from_micros(attempt as u64 * 250)).await;
+            lake.make_cut(of_now, versions.clone()).await
+        };
+        let (stored, failed) = tokio::join!(later, cuts.make_past_cut(failing, &past));
+        failed.unwrap_err();
+        let stored = stored.unwrap();
+        for (location, version) in [(&table, 1), (&history, 0)] {
+            let held = holds_in_force(location, std::time::SystemTime::now()).await.unwrap();
+            assert_eq!(held.get(&stored.name).map(|hold| hold.version), Some(version), "{}", stored.name);
+        }
+    }
 }
