@@ -22,7 +22,7 @@ use super::erasing::known::{InLake, check_known, in_lake};
 use super::erasing::local::in_state_folder;
 use super::erasing::remains::{Ends, Remains, of_object, of_table};
 use super::erasing::reports::in_reports;
-use super::erasing::source::{SourceRows, ask, concerned, wait};
+use super::erasing::source::{SourceRows, ask, concerned, filled_up, wait};
 use super::erasing::topics::in_topics;
 use super::print;
 use super::upkeep::open_lake;
@@ -142,7 +142,8 @@ async fn erase(
     let (tables, holds) = (lake.tables().await?, LegalHolds::of(&lake).all().await?);
     check_holds(&holds, &asked.subjects, &[])?;
     let mut before = Erasures::of(&lake).store_time(&name).await?;
-    let InLake { subjects: in_lake, masked } = in_lake(config, &tables, &asked.subjects);
+    let stored = filled_up(config, &tables, &asked.subjects).await?;
+    let InLake { subjects: in_lake, masked } = in_lake(config, &tables, &stored);
     let held = LegalHolds::of(&lake).subjects().await?;
     let places = Erasures::of(&lake).find_subjects(&tables, &in_lake, &held).await?;
     check_known(config, &lake, &tables, &asked.subjects).await?;
@@ -189,11 +190,13 @@ async fn erase(
         dead_letters_dropped: topics.letters_dropped,
         report_objects: reports.objects,
         reports: reports.runs,
+        found_nothing: false,
         clean: false,
     };
     // They are no objects of the lake.
     remains.extend(topics.remains);
     let certificate = Certificate {
+        found_nothing: certificate.has_nothing() && remains.iter().all(|left| !left.found),
         ended_millis: millis(SystemTime::now()),
         clean: remains.iter().all(|left| !left.found) && certificate.search.unreadable.is_empty(),
         remains,

@@ -82,6 +82,7 @@ fn in_short(certificate: &Value) -> Value {
         "begun_millis": certificate["begun_millis"],
         "ended_millis": certificate["ended_millis"],
         "clean": certificate["clean"],
+        "found_nothing": certificate["found_nothing"],
         "subjects": subjects,
         "rows": items("tables").filter_map(|table| table["rows"].as_u64()).sum::<u64>(),
         "files_deleted": items("tables").filter_map(|table| table["files_deleted"].as_array()).map(Vec::len).sum::<usize>(),

@@ -55,6 +55,8 @@ pub struct Certificate {
     pub search: Search,
     /// What may hold values still.
     pub remains: Vec<Remains>,
+    /// Nothing of the subjects was found anywhere: they were erased before, or are written otherwise.
+    pub found_nothing: bool,
     /// Whether nothing that was found holds a value.
     pub clean: bool,
 }
@@ -95,6 +97,16 @@ impl Search {
 }
 
 impl Certificate {
+    /// Whether nothing was erased, and nothing found that the source still has.
+    pub fn has_nothing(&self) -> bool {
+        let is_untouched = |erased: &Erased| erased.rows == 0 && erased.stubs == 0 && erased.files_deleted.is_empty();
+        let in_letters = |letters: &ErasedLetters| letters.found.letters.is_empty();
+        self.tables.iter().all(is_untouched)
+            && self.topics.iter().all(|topic| topic.found.messages == 0)
+            && self.dead_letters.as_ref().is_none_or(in_letters)
+            && (self.reports.is_empty() && self.source_rows.is_empty() && self.completes.is_empty())
+    }
+
     /// The certificate for a person.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -147,6 +159,13 @@ impl Certificate {
         }
         let is_elsewhere = |left: &Remains| left.place == "topics" || left.place.starts_with("topic ");
         let is_lake_clean = self.remains.iter().all(|left| !left.found || is_elsewhere(left));
+        if self.found_nothing {
+            let _ = writeln!(
+                text,
+                "nothing of the subject was found anywhere; if it was not erased before, see that column and value are \
+                 written as the lake's readers show them"
+            );
+        }
         let outcome = match (self.clean, is_lake_clean && self.search.unreadable.is_empty()) {
             (true, _) => "no readable byte of the subject is left in what was searched",
             (false, true) => "no readable byte of the subject is left in the lake; topics have some, see above",

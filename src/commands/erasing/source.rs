@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use sooner_api::Class;
 use sooner_delta::DeltaLake;
 use sooner_delta::erasure::subject::Subject;
 use sooner_postgres::Client;
@@ -50,20 +51,65 @@ pub async fn ask(
                 }
                 continue;
             }
-            let sql = format!(
-                "SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {}.{} WHERE {}::text = {} LIMIT {MOST_ROWS}) found",
-                quote_name(&table.schema),
-                quote_name(&table.table),
-                quote_name(&subject.column),
-                quote_text(&subject.value),
-            );
-            let count = client.query_value(&sql).await?.and_then(|count| count.parse().ok()).unwrap_or(0u64);
+            let count = count(&mut client, table, subject).await?;
             if count > 0 {
                 *rows.entry(table.clone()).or_default() += count;
             }
         }
     }
     Ok(SourceRows { rows, unknown, lsn: log_end(&mut client).await? })
+}
+
+/// Rows that have the value: as a text, or as whatever the column's type takes that for.
+async fn count(client: &mut Client, table: &TableName, subject: &Subject) -> anyhow::Result<u64> {
+    let (column, value) = (quote_name(&subject.column), quote_text(&subject.value));
+    let counting = |condition: String| {
+        format!(
+            "SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {}.{} WHERE {condition} LIMIT {MOST_ROWS}) found",
+            quote_name(&table.schema),
+            quote_name(&table.table),
+        )
+    };
+    let number = |found: Option<String>| found.and_then(|count| count.parse().ok()).unwrap_or(0u64);
+    let as_text = counting(format!("{column}::text = {value} OR pg_catalog.format('%s', {column}) = {value}"));
+    let texts = number(client.query_value(&as_text).await?);
+    match client.query_value(&counting(format!("{column} = {value}"))).await {
+        Ok(found) => Ok(texts.max(number(found))),
+        Err(error) if error.class == Class::Retry => Err(error.into()),
+        // The text is no value of that type, or the type has no equality.
+        Err(_) => Ok(texts),
+    }
+}
+
+/// Subjects, and what columns of a fixed length have for them: Postgres fills such values up with blanks.
+pub async fn filled_up(config: &Config, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<Vec<Subject>> {
+    let mut found = subjects.to_vec();
+    let Ok(source) = config.source() else { return Ok(found) };
+    let mut client = Client::connect(&source.connect, Mode::Sql).await?;
+    for table in tables {
+        for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
+            let of_type = format!(
+                "SELECT a.atttypmod - 4 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} \
+                 AND a.attname = {} AND NOT a.attisdropped AND a.atttypmod > 4 \
+                 AND a.atttypid = 'pg_catalog.bpchar'::pg_catalog.regtype",
+                quote_text(&table.schema),
+                quote_text(&table.table),
+                quote_text(&subject.column),
+            );
+            let length = client.query_value(&of_type).await?.and_then(|length| length.parse::<usize>().ok());
+            let value = subject.value.trim_end_matches(' ');
+            let characters = value.chars().count();
+            if let Some(length) = length.filter(|length| *length >= characters) {
+                let value = format!("{value}{}", " ".repeat(length - characters));
+                let filled = Subject { table: Some(table.clone()), column: subject.column.clone(), value };
+                if filled.value != subject.value {
+                    found.push(filled);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Whether the database has a table, with a column if one is named.

@@ -4,6 +4,7 @@ const columnsOf = (subjects) => [...new Set((subjects || []).map((subject) => su
 const toErasure = (name) => make("a", { href: `#:erasure/${encodeURIComponent(name)}` }, name);
 
 function cleanness(erasure) {
+  if (erasure.found_nothing) return dotted("warn", "nothing was found");
   if (erasure.clean) return dotted("ok", "nothing is left");
   return dotted("warn", erasure.remains && erasure.remains.found ? `${number(erasure.remains.found)} places keep something` : "something is left");
 }
@@ -84,7 +85,7 @@ function certificateParts(it) {
   const fact = (label, value, note) => make("li", {}, make("span", { class: "soft" }, label), make("b", {}, value),
     note ? make("span", { class: "soft" }, note) : null);
   const sum = (of) => number(it.tables.reduce((sum, table) => sum + of(table), 0));
-  const outcome = cleanness({ clean: it.clean, remains: { found: it.remains.filter((left) => left.found).length } });
+  const outcome = cleanness({ clean: it.clean, found_nothing: it.found_nothing, remains: { found: it.remains.filter((left) => left.found).length } });
   const subjects = it.subjects.slice(0, 50).map((subject) => make("tr", {}, make("td", {}, columnsOf([subject])),
     make("td", { class: "left path" }, subject.sha256)));
   const tables = it.tables.map((table) => make("tr", {}, make("td", {}, table.table), writtenAs(table), make("td", {}, number(table.rows)),
