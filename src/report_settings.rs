@@ -15,6 +15,8 @@ pub enum Format {
     Parquet,
     /// Texts apart by commas, names of columns first.
     Csv,
+    /// No rows: statements that read the cut in the languages of engines, and the query as a view of them.
+    Views,
 }
 
 impl Format {
@@ -23,6 +25,7 @@ impl Format {
         match self {
             Format::Parquet => "parquet",
             Format::Csv => "csv",
+            Format::Views => "sql",
         }
     }
 }
@@ -44,12 +47,25 @@ pub struct ReportSettings {
     pub format: Format,
     /// Where results go, if not to the lake.
     pub output: Option<String>,
-    /// How long its cuts are kept; none to drop them once it is made.
+    /// How long its cuts are kept; none to drop them once it is made. Reports of views have one.
     pub keep: Option<Duration>,
     /// What becomes of missed runs.
     pub catch_up: CatchUp,
     /// How long the engine may take.
     pub time_limit: Duration,
+}
+
+/// How the names of reports' cuts begin.
+pub const CUT_PREFIX: &str = "report.";
+
+/// Checks that a cut which somebody asks for is not named as those of reports are, which come and go with their runs.
+pub fn check_not_reserved(cut: &str) -> Result<(), String> {
+    match cut.starts_with(CUT_PREFIX) {
+        true => {
+            Err(format!("'{cut}' is named as a cut of a report, and would go with its runs: begin with another word"))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Checks a report's name: letters, digits, `-` and `_`, so that it is a folder's, and part of a cut's.

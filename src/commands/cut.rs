@@ -18,6 +18,7 @@ use crate::cut_desk::CutRequests;
 use crate::cut_sql::{self, Engine};
 use crate::past_cut_request::{Past, PastCutRequest};
 use crate::pipeline::cutting::CutRequest;
+use crate::report_settings::check_not_reserved;
 use crate::status::load;
 use crate::until::micros;
 
@@ -113,7 +114,7 @@ fn parse_at(text: &str) -> Result<At, String> {
 }
 
 fn parse_cut_name(name: &str) -> Result<String, String> {
-    check_cut_name(name).map(|()| name.to_owned())
+    check_cut_name(name).and_then(|()| check_not_reserved(name)).map(|()| name.to_owned())
 }
 
 /// Runs `sooner cut …`; false if a cut was not made in time.

@@ -9,7 +9,7 @@ use super::print;
 use crate::audit::trail::{Act, recorded};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::report_settings::ReportSettings;
+use crate::report_settings::{Format, ReportSettings};
 use crate::reports::making::{Maker, Run, cut_name};
 use crate::reports::manifest::{MadeFrom, Manifest};
 use crate::reports::runs::{ErasedRun, RunFiles, RunStore};
@@ -242,10 +242,14 @@ fn line(manifest: &Manifest) -> String {
         MadeFrom::Cut => format!("at {}", manifest.cut.lsn),
         MadeFrom::History => "from histories".to_owned(),
     };
+    let what = match manifest.format {
+        Format::Views => "views".to_owned(),
+        _ => format!("{} rows", manifest.rows),
+    };
     let files: Vec<_> = manifest.files.iter().map(|file| file.name.as_str()).collect();
     let unproven = manifest.tables.iter().filter_map(|(table, read)| Some((table, read.unproven.as_ref()?)));
     let unproven: String = unproven.map(|(table, why)| format!("; UNPROVEN: {table}: {why}")).collect();
-    format!("{} rows {origin}, in {}{late}{unproven}", manifest.rows, files.join(", "))
+    format!("{what} {origin}, in {}{late}{unproven}", files.join(", "))
 }
 
 /// Returns what the audit trail is told of the run.
@@ -255,6 +259,17 @@ async fn make(
     due: Option<&str>,
     json: bool,
 ) -> anyhow::Result<((), Value)> {
+    let (manifest, store) = made(config, settings, due).await?;
+    print(&told(&manifest, &store, json)?);
+    Ok(((), json!({"run": manifest.run})))
+}
+
+/// Makes the run that was due at a moment, which a person wrote, or one beside the schedule.
+pub async fn made(
+    config: &Config,
+    settings: &ReportSettings,
+    due: Option<&str>,
+) -> anyhow::Result<(Manifest, RunStore)> {
     let (due, name) = match due {
         Some(text) => {
             let due =
@@ -270,9 +285,7 @@ async fn make(
         }
         None => asked_now(),
     };
-    let (manifest, store) = make_run(config, settings, (due, &name)).await?;
-    print(&told(&manifest, &store, json)?);
-    Ok(((), json!({"run": manifest.run})))
+    make_run(config, settings, (due, &name)).await
 }
 
 /// Makes the report of this name now; returns its manifest. That it failed is noted as what became of the run, since

@@ -42,7 +42,8 @@ fn read_report(section: &mut Section) -> Option<ReportSettings> {
     let format = section.optional("format", |text| match text {
         "parquet" => Ok(Format::Parquet),
         "csv" => Ok(Format::Csv),
-        _ => Err("expected \"parquet\" or \"csv\"".to_owned()),
+        "views" => Ok(Format::Views),
+        _ => Err("expected \"parquet\", \"csv\" or \"views\"".to_owned()),
     });
     let catch_up = section.optional("catch_up", |text| match text {
         "all" => Ok(CatchUp::All),
@@ -52,13 +53,24 @@ fn read_report(section: &mut Section) -> Option<ReportSettings> {
     });
     let output = section.optional("output", |text| Ok(text.to_owned()));
     let keep = section.optional_duration("keep", Duration::from_secs(1));
+    if format == Some(Format::Views) {
+        if keep.is_none() && !section.has("keep") {
+            section.problem("format", "views read the cut of a run: set keep, to say how long cuts are kept");
+        }
+        if engine.is_some() {
+            section.problem("engine", "no engine is run for views: leave it out");
+        }
+    }
     let time_limit = section.duration("time_limit", TIME_LIMIT, Duration::from_secs(1));
     Some(ReportSettings {
         name: name?,
         schedule: schedule?,
         tables: tables.unwrap_or_default(),
         sql: sql?,
-        engine: engine.unwrap_or_else(|| vec!["duckdb".to_owned()]),
+        engine: match format {
+            Some(Format::Views) => Vec::new(),
+            _ => engine.unwrap_or_else(|| vec!["duckdb".to_owned()]),
+        },
         format: format.unwrap_or(Format::Parquet),
         output,
         keep,
@@ -140,6 +152,10 @@ mod tests {
         }
         let twice = "[[report]]\nname = 'a'\nschedule = '0 6 * * *'\nsql = 'SELECT 1'\n";
         assert!(read(&format!("{twice}{twice}")).unwrap_err().contains("report[1].name: another report"));
+        let views = "[[report]]\nname = 'a'\nschedule = '0 6 * * *'\nsql = 'SELECT 1'\nformat = 'views'\n";
+        let found = read(&format!("{views}engine = ['duckdb']")).unwrap_err();
+        assert!(found.contains("report[0].format: views read the cut") && found.contains("leave it out"), "{found}");
+        assert_eq!(read(&format!("{views}keep = '7y'")).unwrap()[0].engine, Vec::<String>::new());
         assert!(read("[[report]]\nname = 'a'").unwrap_err().contains("report[0].schedule: is missing"));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sooner_api::{Clock, Code, Error, Result};
+use sooner_delta::cut_check::unlike_mirror;
 use sooner_delta::cuts::Cut;
 use sooner_delta::history::views::{AsOf, Engine};
 use sooner_delta::replaying::knowledge::{Knowledge, history_knowledge};
@@ -19,7 +20,7 @@ use super::runs::RunStore;
 use super::script::table_script;
 use super::turn::Turn;
 use crate::clock::SystemClock;
-use crate::report_settings::ReportSettings;
+use crate::report_settings::{Format, ReportSettings};
 use crate::schedule::Due;
 
 /// A report whose runs are made of histories.
@@ -42,6 +43,8 @@ struct Histories {
     cut: Cut,
     tables: BTreeMap<TableName, (LocalHistory, Vec<Beginning>)>,
     knowledge: BTreeMap<TableName, Knowledge>,
+    /// In what a table as its history tells it may be another one than the lake has.
+    doubts: BTreeMap<TableName, String>,
 }
 
 impl Backfill<'_> {
@@ -49,6 +52,13 @@ impl Backfill<'_> {
     /// be made at all.
     pub async fn run(&self, dues: &[Due], turn: &Turn, mut told: impl FnMut(Due, Result<Manifest>)) -> Result<()> {
         let Some(last) = dues.last() else { return Ok(()) };
+        if self.settings.format == Format::Views {
+            let what = format!("cannot fill the report '{}'", self.settings.name);
+            let why = "its runs are views of cuts, and no engine is there to prove what its histories tell";
+            let remedy = "`sooner cut create NAME --at TIME` makes a cut of a time that has passed, and `sooner cut sql \
+                          NAME` the statements that read it";
+            return Err(failed(&what, why.to_owned(), remedy));
+        }
         self.refuse_without_histories().await?;
         let started = Due::of_micros(SystemClock.now_micros());
         let cut_name = cut_name(self.settings, &format!("backfill-{}", started.name()));
@@ -94,15 +104,17 @@ impl Backfill<'_> {
             return Err(without_history(self.settings, &missing));
         }
         let local = self.maker.lake.histories_to(&cut, &folder.join("in")).await?;
-        let (mut tables, mut knowledge) = (BTreeMap::new(), BTreeMap::new());
+        let (mut tables, mut knowledge, mut doubts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (number, (table, history)) in local.into_iter().enumerate() {
             let found = folder.join(format!("complete-{number}.csv"));
             let beginnings = self.beginnings(&table, &history, &found).await?;
             let known = history_knowledge(&self.maker.lake, &table).await?;
             knowledge.extend(known.map(|known| (table.clone(), known)));
+            let doubt = unlike_mirror(&self.maker.lake, &table).await?;
+            doubts.extend(doubt.map(|doubt| (table.clone(), doubt.to_owned())));
             tables.insert(table, (history, beginnings));
         }
-        Ok(Histories { cut, tables, knowledge })
+        Ok(Histories { cut, tables, knowledge, doubts })
     }
 
     /// From when on a history knows its whole table.
@@ -136,7 +148,7 @@ impl Backfill<'_> {
             if let Some(knowledge) = histories.knowledge.get(table) {
                 knowledge.check(table, Some(&moment))?;
             }
-            let unproven = unproven(beginnings, due);
+            let unproven = unproven(beginnings, due).or_else(|| histories.doubts.get(table).cloned());
             if let Some(why) = unproven.clone().filter(|_| !self.takes_unproven) {
                 return Err(failed(&what, format!("{table}: {why}"), "see `sooner backfill`, which tells it"));
             }

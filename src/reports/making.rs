@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use sooner_api::{Class, Clock, Code, Error, MemoryBudget, Result};
 use sooner_delta::cuts::Cut;
-use sooner_delta::report_data::{LocalTable, parquet_rows};
+use sooner_delta::history::views::{self, AsOf};
+use sooner_delta::report_data::{LocalTable, parquet_rows, rows_of};
 use sooner_delta::results::measure;
 use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::TableName;
@@ -17,14 +18,16 @@ use super::engine::{execute, failed, version};
 use super::manifest::{MadeFrom, Manifest, Outcome, ResultFile, TableRead, instant};
 use super::runs::RunStore;
 use super::script::{
-    Outputs, RunTold, columns_script, exact_query, files_query, parse_columns, result_script, views_script,
+    Outputs, RunTold, columns_script, cut_views_script, exact_query, files_query, parse_columns, result_script,
+    views_script,
 };
 use super::turn::Turn;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::cut_desk::CutRequests;
+use crate::cut_sql::{self, Engine};
 use crate::pipeline::cutting::CutRequest;
-use crate::report_settings::{Format, ReportSettings};
+use crate::report_settings::{CUT_PREFIX, Format, ReportSettings};
 use crate::schedule::Due;
 
 /// How long a cut is waited for before others have their turn.
@@ -33,8 +36,6 @@ const CUT_LIMIT: Duration = Duration::from_secs(600);
 const CUT_INTERVAL: Duration = Duration::from_millis(100);
 /// Digits of a result's hash in its file's name.
 const NAME_DIGITS: usize = 16;
-/// How the names of reports' cuts begin.
-pub const CUT_PREFIX: &str = "report.";
 
 /// What runs are made with.
 #[derive(Clone, Debug)]
@@ -95,13 +96,20 @@ impl Maker {
         let cut_name = cut_name(run.settings, run.name);
         let manifest = match run.store.manifest(run.name).await? {
             Some(made) => made,
+            None if run.settings.format == Format::Views => self.views(run, &cut_name, turn).await?,
             None => {
                 let started_micros = SystemClock.now_micros();
                 let cut = self.cut(&cut_name, run.settings, run.due).await?;
                 let folder = turn.scratch().map_err(|error| unusable(&self.state_dir, error))?;
                 let local = self.lake.tables_to(&cut, &folder.join("in")).await?;
-                let views = local.iter().map(|(table, local)| (table.clone(), files_query(&local.files))).collect();
-                let tables = local.iter().map(|(table, local)| (table.clone(), read_of(local))).collect();
+                let mut views: Vec<_> =
+                    local.iter().map(|(table, local)| (table.clone(), files_query(&local.files))).collect();
+                let mut tables: BTreeMap<_, _> =
+                    local.iter().map(|(table, local)| (table.clone(), read_of(local))).collect();
+                for (table, read, query) in self.of_histories(&cut, &folder.join("in")).await? {
+                    tables.insert(table.clone(), read);
+                    views.push((table, query));
+                }
                 let input = Input { cut: &cut, made_from: MadeFrom::Cut, tables, views, started_micros };
                 self.produce(run, input, &folder).await?
             }
@@ -110,6 +118,58 @@ impl Maker {
         let _ = turn.clear();
         self.release(&cut_name, run.settings).await;
         Ok(manifest)
+    }
+
+    /// Tables of a cut that have nothing but a history, each as that tells it; those without a key are left out.
+    async fn of_histories(&self, cut: &Cut, folder: &Path) -> Result<Vec<(TableName, TableRead, String)>> {
+        let mut alone = cut.clone();
+        alone.tables.retain(|_, versions| versions.mirror.is_none());
+        let histories = self.lake.histories_to(&alone, folder).await?.into_iter();
+        let told = histories.filter_map(|(table, history)| {
+            let query = history.described.as_of(views::Engine::DuckDbFiles, &AsOf::Lsn(cut.lsn.0))?;
+            Some((table, read_of(&history.table), query.trim_end().trim_end_matches(';').to_owned()))
+        });
+        Ok(told.collect())
+    }
+
+    /// Stores statements that read a cut, for each engine, and for DuckDB the query as a view.
+    async fn views(&self, run: Run<'_>, cut_name: &str, turn: &Turn) -> Result<Manifest> {
+        let (settings, started_micros) = (run.settings, SystemClock.now_micros());
+        let cut = self.cut(cut_name, settings, run.due).await?;
+        let folder = turn.scratch().map_err(|error| unusable(&self.state_dir, error))?;
+        let told = RunTold { due: run.due, as_of: instant(cut.commit_micros), lsn: cut.lsn.to_string() };
+        let mut files = Vec::new();
+        for (engine, ending) in [
+            (Engine::Duckdb, "duckdb.sql"),
+            (Engine::Spark, "spark.sql"),
+            (Engine::Trino, "trino.sql"),
+            (Engine::Polars, "polars.py"),
+        ] {
+            let text = match engine {
+                Engine::Duckdb => cut_views_script(settings, &told, &cut),
+                _ => cut_sql::text(&cut, engine),
+            };
+            let written = folder.join(ending);
+            std::fs::write(&written, text).map_err(|error| unusable(&self.state_dir, error))?;
+            files.push(upload(run, &written, ending).await?);
+        }
+        let mut tables = BTreeMap::new();
+        for (table, found) in cut.tables.iter().filter_map(|(table, versions)| Some((table, versions.mirror.as_ref()?)))
+        {
+            let rows = rows_of(&self.lake, table, found).await?;
+            let (url, version) = (found.url.clone(), found.version);
+            tables.insert(table.clone(), TableRead { url, version, rows, unproven: None });
+        }
+        let outcome = Outcome {
+            tables,
+            engine_version: String::new(),
+            rows: 0,
+            files,
+            started_micros,
+            finished_micros: SystemClock.now_micros(),
+        };
+        let manifest = Manifest::new(settings, run.name, run.due, (MadeFrom::Cut, &cut), self.lake.pipeline(), outcome);
+        run.store.complete(manifest).await
     }
 
     /// Has the engine run the query over what it reads, and stores what it wrote.
@@ -138,15 +198,10 @@ impl Maker {
         let engine_version = version(&outputs).map_err(|why| failed(&what, why, remedy))?;
         let rows = parquet_rows(&outputs.parquet)?;
         let written = match settings.format {
-            Format::Parquet => &outputs.parquet,
+            Format::Parquet | Format::Views => &outputs.parquet,
             Format::Csv => &outputs.csv,
         };
-        let measured = measure(written).await?;
-        let digits = measured.sha256.get(..NAME_DIGITS).unwrap_or_default();
-        // Named by what is in it, so that attempts never write over each other's.
-        let name = format!("{}-{digits}.{}", settings.name, settings.format.extension());
-        run.store.folder(run.name).upload(&name, written).await?;
-        let file = ResultFile { name, bytes: measured.bytes, sha256: measured.sha256 };
+        let file = upload(run, written, settings.format.extension()).await?;
         let outcome = Outcome {
             tables: input.tables,
             engine_version,
@@ -200,6 +255,15 @@ impl Maker {
             tracing::warn!(cut = cut_name, %error, "cannot drop the cut of a report");
         }
     }
+}
+
+/// Stores a file of a run, named by what is in it, so that attempts never write over each other's.
+async fn upload(run: Run<'_>, written: &Path, ending: &str) -> Result<ResultFile> {
+    let measured = measure(written).await?;
+    let digits = measured.sha256.get(..NAME_DIGITS).unwrap_or_default();
+    let name = format!("{}-{digits}.{ending}", run.settings.name);
+    run.store.folder(run.name).upload(&name, written).await?;
+    Ok(ResultFile { name, bytes: measured.bytes, sha256: measured.sha256 })
 }
 
 /// Name of the cut of a run.

@@ -6,17 +6,17 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sooner_api::{Class, Clock, Fact, Result, Side, Telemetry};
+use sooner_api::{Class, Clock, Code, Fact, Result, Side, Telemetry};
 
 use super::backfill::Backfill;
-use super::making::{CUT_PREFIX, Maker, Run, cut_name, unusable};
+use super::making::{Maker, Run, cut_name, unusable};
 use super::manifest::Manifest;
 use super::runs::{Progress, RunStore};
 use super::turn::Turn;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::journal::{Entry, Kind};
-use crate::report_settings::ReportSettings;
+use crate::report_settings::{CUT_PREFIX, Format, ReportSettings};
 use crate::schedule::{CatchUp, Due};
 use crate::side_thread::SideThread;
 use crate::status::StatusBoard;
@@ -134,10 +134,17 @@ impl Scheduler {
             dues.map(|due| cut_name(&report.settings, &due.name())).collect::<Vec<_>>()
         };
         let needed: BTreeSet<_> = self.reports.iter().flat_map(unfinished).collect();
+        let of_report = |cut: &str| {
+            let reports = self.reports.iter().map(|report| format!("{CUT_PREFIX}{}.", report.settings.name));
+            cut.starts_with(CUT_PREFIX) && reports.into_iter().any(|prefix| cut.starts_with(&prefix))
+        };
         for cut in self.maker.lake.cuts().await? {
-            if cut.name.starts_with(CUT_PREFIX) && cut.until_millis.is_none() && !needed.contains(&cut.name) {
+            if of_report(&cut.name) && cut.until_millis.is_none() && !needed.contains(&cut.name) {
                 tracing::info!(cut = cut.name, "dropping the cut of a report that needs it no more");
-                self.maker.lake.drop_cut(&cut.name).await?;
+                match self.maker.lake.drop_cut(&cut.name).await {
+                    Err(error) if error.code == Code::Held => tracing::info!(cut = cut.name, %error, "the cut stays"),
+                    dropped => drop(dropped?),
+                }
             }
         }
         Ok(())
@@ -238,7 +245,8 @@ impl Scheduled {
 /// Makes a run: one that is late of histories, as of when it was due, where they tell that for certain; any other of a
 /// cut that is made now, or was made for it by an attempt before.
 async fn made(run: Run<'_>, is_late: bool, maker: &Maker, turn: &Turn) -> Result<Manifest> {
-    if is_late && maker.lake.cut(&cut_name(run.settings, run.name)).await?.is_none() {
+    let is_made_of_rows = run.settings.format != Format::Views;
+    if is_late && is_made_of_rows && maker.lake.cut(&cut_name(run.settings, run.name)).await?.is_none() {
         let (mut outcome, settings) = (None, run.settings);
         let filling = Backfill { maker, settings, store: run.store, takes_unproven: false };
         let filled = filling.run(&[run.due], turn, |_, made| outcome = Some(made)).await;

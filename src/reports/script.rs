@@ -3,8 +3,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use sooner_delta::cuts::Cut;
 use sooner_schemas::TableName;
 
+use crate::cut_sql::{self, Engine, view_names};
 use crate::report_settings::{Format, ReportSettings};
 use crate::schedule::Due;
 
@@ -48,11 +50,12 @@ pub struct RunTold {
 
 /// What a run's query can name: the tables, each with the query that reads it, and the run itself.
 pub fn views_script(settings: &ReportSettings, told: &RunTold, views: &[(TableName, String)]) -> String {
-    let mut script = format!("SET TimeZone = {};\nCREATE SCHEMA sooner;\n", text(settings.schedule.zone.name()));
+    let mut script =
+        format!("SET TimeZone = {};\nCREATE SCHEMA IF NOT EXISTS sooner;\n", text(settings.schedule.zone.name()));
     // Writing to a string cannot fail.
     let _ = writeln!(
         script,
-        "CREATE VIEW sooner.run AS SELECT {} AS report, TIMESTAMPTZ {} AS due, TIMESTAMPTZ {} AS as_of, {} AS lsn;",
+        "CREATE OR REPLACE VIEW sooner.run AS SELECT {} AS report, TIMESTAMPTZ {} AS due, TIMESTAMPTZ {} AS as_of, {} AS lsn;",
         text(&settings.name),
         text(&told.due.to_string()),
         text(&told.as_of),
@@ -60,9 +63,24 @@ pub fn views_script(settings: &ReportSettings, told: &RunTold, views: &[(TableNa
     );
     for (table, query) in views {
         let (schema, table) = (name(&table.schema), name(&table.table));
-        let _ = writeln!(script, "CREATE SCHEMA IF NOT EXISTS {schema};\nCREATE VIEW {schema}.{table} AS\n{query};");
+        let view = format!("CREATE OR REPLACE VIEW {schema}.{table} AS\n{query};");
+        let _ = writeln!(script, "CREATE SCHEMA IF NOT EXISTS {schema};\n{view}");
     }
     script
+}
+
+/// A run of a report of views, to paste into DuckDB: statements that attach the cut's tables, the tables under their own
+/// names, and the query as a view of the report's name.
+pub fn cut_views_script(settings: &ReportSettings, told: &RunTold, cut: &Cut) -> String {
+    let names = view_names(cut);
+    let with_rows = cut.tables.iter().filter(|(_, versions)| versions.mirror.is_some()).map(|(table, _)| table);
+    let query_of = |table: &TableName| Some(format!("SELECT * FROM {}", name(names.get(&(table, "mirror"))?)));
+    let views: Vec<_> = with_rows.filter_map(|table| Some((table.clone(), query_of(table)?))).collect();
+    let is_taken = names.values().any(|name| name.eq_ignore_ascii_case(&settings.name));
+    let report = if is_taken { format!("{}_report", settings.name) } else { settings.name.clone() };
+    let (tables, report) = (cut_sql::text(cut, Engine::Duckdb), name(&report));
+    let query = format!("CREATE OR REPLACE VIEW {report} AS\n{};\n", settings.sql);
+    format!("{tables}{}{query}", views_script(settings, told, &views))
 }
 
 /// Writes the columns of a query: on each line a name and a type, both as hexadecimal digits, since both may hold
@@ -169,7 +187,7 @@ mod tests {
         let result = result_script(&settings.sql, settings.format, &outputs);
         let script = views_script(&settings, &told, &views) + &columns_script(&settings.sql, &outputs) + &result;
         for expected in [
-            "CREATE SCHEMA IF NOT EXISTS \"it's\";\nCREATE VIEW \"it's\".\"o\"\"d\" AS\nSELECT * FROM",
+            "CREATE SCHEMA IF NOT EXISTS \"it's\";\nCREATE OR REPLACE VIEW \"it's\".\"o\"\"d\" AS\nSELECT * FROM",
             "read_parquet(['/a/it''s.parquet'])",
             "COPY (\nSELECT 1 -- all\n) TO '/it''s/result.parquet' (FORMAT parquet);",
             "TIMESTAMPTZ '1970-01-01T00:00:00Z' AS due",

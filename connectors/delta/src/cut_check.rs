@@ -16,6 +16,7 @@ use crate::cuts::Cut;
 use crate::history::change_type::ChangeType;
 use crate::history::columns::{ChainPlaces, extended, source_columns};
 use crate::lake::DeltaLake;
+use crate::log::replay::replay;
 use crate::replaying::facts::FactColumns;
 use crate::replaying::history_rows::HistoryRows;
 use crate::replaying::range::{Bound, Start};
@@ -135,6 +136,28 @@ pub async fn check_cut(lake: &DeltaLake, cut: &Cut, table: &TableName) -> Result
         compare(&stored, &present, slice, states, &mut checked).await?;
     }
     Ok(checked)
+}
+
+/// In what a table, as its history tells it, is another one than the lake has beside the history; none if in nothing.
+pub async fn unlike_mirror(lake: &DeltaLake, table: &TableName) -> Result<Option<&'static str>> {
+    let mirror = replay(&lake.location(table), &[]).await?;
+    let history = replay(&lake.history_location(table), &[]).await?;
+    if !mirror.exists() || !history.exists() {
+        return Ok(None);
+    }
+    let columns = mark::without(mirror.columns());
+    let (extended, places) = extended(table, history.columns(), &columns, false)?;
+    Ok(if mirror.provenance().ignores_changes {
+        Some("changes of its rows are ignored in the lake, and in its history they are not")
+    } else if columns.len() < mirror.columns().len() {
+        Some("rows that its source has deleted are kept in the lake, and its history has them as deleted")
+    } else if extended.len() > history.columns().len() || source_columns(history.columns()).count() > places.len() {
+        Some("columns were renamed, dropped or given another type, and its history has values under former names")
+    } else if columns.iter().any(|column| column.missing.is_some()) {
+        Some("a column was added with a default, and its history has NULL in rows that are older")
+    } else {
+        None
+    })
 }
 
 fn side(columns: &[LakeColumn], places: Vec<usize>, key: &[String], secret: (u64, u64)) -> Side {

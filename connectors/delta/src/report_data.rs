@@ -72,6 +72,13 @@ impl DeltaLake {
     }
 }
 
+/// Number of rows of a mirrored table of a cut.
+pub async fn rows_of(lake: &DeltaLake, table: &TableName, found: &CutVersion) -> Result<u64> {
+    let stored = StoredRows::at(lake.mirror_in_cut(table, found), found.version).await?;
+    let size = stored.version.files().size();
+    Ok(size.rows.saturating_sub(size.deleted_rows))
+}
+
 async fn local(location: TableLocation, found: &CutVersion, table: &TableName, folder: &Path) -> Result<LocalTable> {
     let target = LakeStore::open(&folder.display().to_string(), &S3Settings::default())?;
     let place = Place { folder: folder_of(table), target: &target, file_bytes: FILE_BYTES };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use integration_tests::cut_sums::sums_of;
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use rand::rngs::StdRng;
@@ -329,4 +330,40 @@ async fn a_run_that_was_missed_is_as_of_when_it_was_due_where_histories_tell_tha
         assert_eq!(run["rows"][0]["state"].as_str(), Some(state.as_str()), "{run}");
         assert_eq!((&run["manifest"]["made_from"], &run["manifest"]["late_seconds"]), (&"history".into(), &0.into()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_views_runs_no_engine_and_its_statements_read_what_was_there_when_it_was_made() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(SOURCE).await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.append_settings(
+        "[[report]]\nname = \"moved\"\nschedule = \"0 6 1 1 *\"\nformat = \"views\"\nkeep = \"7y\"\n\
+         sql = \"SELECT amount FROM public.cash UNION ALL SELECT amount FROM public.bank\"",
+    );
+    pipeline.start();
+    pipeline.wait_until_copied("public.bank").await;
+    pipeline.catch_up(&postgres).await;
+    let manifest = json(&pipeline, "report", &["run", "moved", "--json"]);
+    assert_eq!(
+        (&manifest["engine"], &manifest["tables"]["public.cash"]["rows"]),
+        (&Value::Array(vec![]), &1000.into())
+    );
+    postgres.sql("UPDATE cash SET amount = 0; DELETE FROM bank WHERE id > 10").await;
+    pipeline.catch_up(&postgres).await;
+    let folder = Path::new(&pipeline.lake).join("_sooner/shop/reports/moved").join(manifest["run"].as_str().unwrap());
+    for (ending, engine, view, sum) in [
+        ("duckdb.sql", "duckdb", "moved", (200_000, 2000)),
+        ("spark.sql", "spark", "public_cash", (100_000, 1000)),
+        ("trino.sql", "trino", "public_bank", (100_000, 1000)),
+        ("polars.py", "polars", "public_bank", (100_000, 1000)),
+    ] {
+        let files = manifest["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap());
+        let file = files.clone().find(|name| name.ends_with(ending)).unwrap_or_else(|| panic!("{manifest}"));
+        let statements = std::fs::read(folder.join(file)).unwrap();
+        assert_eq!(sums_of(&pipeline, &statements, engine, &[view]), [sum], "read by {engine}");
+    }
+    let refused = pipeline.output("backfill", &["moved", "--from", "2026-01-01", "--to", "2026-02-01"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("`sooner cut create NAME --at TIME`"), "{told}");
 }

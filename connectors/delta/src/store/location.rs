@@ -25,6 +25,11 @@ pub fn readers_path(url: &str) -> String {
     path.as_deref().unwrap_or(url).trim_end_matches('/').to_owned()
 }
 
+/// What Spark is told of a location that readers are told: its scheme of S3 is that of Hadoop's file system.
+pub fn sparks_path(path: &str) -> String {
+    path.strip_prefix("s3://").map_or_else(|| path.to_owned(), |rest| format!("s3a://{rest}"))
+}
+
 /// A table's folder in the store.
 #[derive(Clone, Debug)]
 pub struct TableLocation {
