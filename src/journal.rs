@@ -64,6 +64,8 @@ pub enum Kind {
     CutMade,
     /// Rows were removed from a history that it keeps no longer, or a hold kept them.
     HistoryTrimmed,
+    /// A history keeps more than it should, since it cannot be trimmed.
+    HistoryKept,
 }
 
 /// Something that happened.

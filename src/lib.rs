@@ -13,6 +13,7 @@ pub mod cut_desk;
 pub mod cut_sql;
 pub mod direct;
 pub mod erasure_desk;
+pub mod history_head;
 pub mod history_query;
 pub mod http;
 pub mod journal;

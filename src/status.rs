@@ -55,6 +55,9 @@ pub struct Status {
     pub slot: Option<SlotStanding>,
     /// Tables by name.
     pub tables: BTreeMap<TableName, TableStatus>,
+    /// Histories that keep more than they should, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub untrimmed: BTreeMap<TableName, Error>,
 }
 
 /// The status that all parts of a pipeline report to, and the journal of what happened.
@@ -241,6 +244,16 @@ impl StatusBoard {
     /// Writes an entry to the journal.
     pub fn note(&self, entry: Entry) {
         self.lock().journal.write(entry);
+    }
+
+    /// Notes why a table's history keeps more than it should, or that it does not; whether the reason is new.
+    pub fn note_untrimmed(&self, table: &TableName, why: Option<Error>) -> bool {
+        let (mut board, is_some) = (self.lock(), why.is_some());
+        let known = match why.clone() {
+            Some(why) => board.status.untrimmed.insert(table.clone(), why),
+            None => board.status.untrimmed.remove(table),
+        };
+        is_some && known.map(|known| known.code) != why.map(|why| why.code)
     }
 
     /// A copy of the status.

@@ -10,6 +10,9 @@ from page import check_keyboard, check_look, get, pages
 from trust import picture, rows_of, show
 
 
+DONE = ["cut_export", "cut_verification", "replay", "history_verification", "audit_verification", "optimize", "vacuum"]
+
+
 def names(options):
     return {task["name"] for task in get(options.url, "/api/v1/tasks")["tasks"]}
 
@@ -44,8 +47,30 @@ def use_table(page, options, table, size):
     asked(page, options, page.get_by_role("button", name="Replay them").click, f"the events of {table}")
     press = page.get_by_role("button", name="Check the chain of its history").click
     asked(page, options, press, f"a check of the chain of {table}")
+    lsn = get(options.url, "/api/v1/cuts")["cuts"][0]["lsn"]
+    page.get_by_label("A query of the table as of").fill(lsn)
+    page.get_by_role("button", name="Show it").click()
+    query = page.locator("[data-part='as of']", has_text="FROM states")
+    query.wait_for()
+    assert query.inner_text().strip() == get(options.url, f"/api/v1/tables/{table}/history?as_of={lsn}")["sql"].strip()
+    asked(page, options, page.get_by_role("button", name="Optimize it").click, f"few files for {table}")
+    press = page.get_by_role("button", name="What would a vacuum delete?").click
+    asked(page, options, press, f"what a vacuum of {table} would delete")
     check_look(page, "a table with its verbs")
     picture(page, options, f"tasks-table-{size}")
+
+
+def check_audit(page, options, size):
+    show(page, options, ":trust")
+    page.get_by_label("Check it beside the stream").fill(get(options.url, "/api/v1/audit")["head"])
+    press = page.get_by_role("button", name="Check it", exact=True).click
+    asked(page, options, press, "a check of the whole audit chain")
+    page.locator("#audit-kind").select_option("cut_exported")
+    deadline = time.monotonic() + 30
+    while (kinds := set(page.locator("[aria-label=audit] ol li strong").all_inner_texts())) != {"cut exported"}:
+        assert time.monotonic() < deadline, kinds
+        time.sleep(0.2)
+    picture(page, options, f"tasks-audit-{size}")
 
 
 def see_and_forget(page, options, size):
@@ -60,7 +85,7 @@ def see_and_forget(page, options, size):
     wanted = ["failed" if task["state"] == "failed" else "done" if task["good"] else "not as it should be" for task in tasks]
     assert shown == wanted[:20], f"{shown} is not {wanted}"
     kinds = {(task["wanted"]["kind"], task["state"], task.get("good")) for task in tasks}
-    done = {(kind, "done", kind != "cut_verification") for kind in ("cut_export", "cut_verification", "replay", "history_verification")}
+    done = {(kind, "done", kind != "cut_verification") for kind in DONE}
     assert done <= kinds, f"what was asked for went well, and a table without a history is unverified: {kinds}"
     text = section.inner_text()
     assert "public.notes" in text and "rows of 2 tables and 1 histories" in text and "chained rows" in text, text
@@ -82,6 +107,7 @@ def main():
     for size, page in pages():
         use_cut(page, options, cut, size)
         use_table(page, options, table, size)
+        check_audit(page, options, size)
         see_and_forget(page, options, size)
 
 

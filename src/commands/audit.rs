@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use sooner_api::Clock;
 use sooner_delta::audit::chain::{ChainedEntry, Head};
 use sooner_delta::audit::check::{Checked, Checker};
 use sooner_delta::audit::keys::PublicKey;
 
 use super::print;
 use crate::audit::trail::table_of;
-use crate::clock::SystemClock;
+use crate::audit::wanted::Wanted;
 use crate::config::Config;
 
 /// What is done with the audit trail.
@@ -57,7 +56,7 @@ pub enum Action {
 /// Runs `sooner audit …`; false if the trail is not as it was written.
 pub async fn run(config: &Config, action: Action) -> anyhow::Result<bool> {
     match action {
-        Action::List { kind, table, since, json } => list(config, Wanted { kind, table, since }, json).await?,
+        Action::List { kind, table, since, json } => list(config, Wanted::new(kind, table, since), json).await?,
         Action::Verify { key, head, json } => return verify(config, &key, head, json).await,
         Action::Head { json } => {
             let head = table_of(config)?.head().await?;
@@ -76,25 +75,9 @@ fn no_trail(url: Result<String, sooner_api::Error>) -> anyhow::Error {
     anyhow::anyhow!("there is no audit trail at {url}. To do: set [audit], and start the pipeline")
 }
 
-struct Wanted {
-    kind: Option<String>,
-    table: Option<String>,
-    since: Option<Duration>,
-}
-
 async fn list(config: &Config, wanted: Wanted, json: bool) -> anyhow::Result<()> {
-    let since = wanted.since.map(|since| SystemClock.now_micros().saturating_sub(since.as_micros() as i64));
-    let is = |asked: &Option<String>, has: Option<&str>| asked.as_deref().is_none_or(|asked| has == Some(asked));
     let mut found = Vec::new();
-    table_of(config)?
-        .scan(|chained| {
-            let entry = &chained.entry;
-            let is_wanted = is(&wanted.kind, Some(&entry.kind)) && is(&wanted.table, entry.table.as_deref());
-            if is_wanted && since.is_none_or(|since| entry.at_micros >= since) {
-                found.push(chained);
-            }
-        })
-        .await?;
+    table_of(config)?.scan(|chained| found.extend(Some(chained).filter(|chained| wanted.has(chained)))).await?;
     found.sort_by_key(|chained| chained.sequence);
     if found.is_empty() && !json {
         print("no such entry was recorded\n");
@@ -151,14 +134,17 @@ fn keys_of(config: &Config, files: &[PathBuf]) -> anyhow::Result<Vec<PublicKey>>
     read.collect()
 }
 
-/// The end of the chain and the last entries, the newest first; null without `[audit]`.
-pub async fn newest(config: &Config, count: usize) -> anyhow::Result<Value> {
+/// The end of the chain and the last wanted entries, the newest first; null without `[audit]`.
+pub async fn newest(config: &Config, wanted: &Wanted, count: usize) -> anyhow::Result<Value> {
     if config.audit.is_none() {
         return Ok(Value::Null);
     }
     let trail = table_of(config)?;
-    let entries = trail.newest(count.max(1)).await?;
+    let mut entries = trail.newest(count.max(1)).await?;
     let head = entries.first().map(|last| Head { sequence: last.sequence, hash: last.hash.clone() }.to_string());
+    if *wanted != Wanted::default() {
+        entries = trail.newest_that(count, &|chained| wanted.has(chained)).await?;
+    }
     let entries: Vec<_> = entries.iter().take(count).map(shown).collect();
     let key = config.audit.as_ref().and_then(|audit| audit.signing_key.as_ref()).map(|key| key.public().id());
     Ok(json!({"location": trail.url(), "head": head, "signing_key_id": key, "entries": entries}))
@@ -166,10 +152,17 @@ pub async fn newest(config: &Config, count: usize) -> anyhow::Result<Value> {
 
 /// What a check of the whole trail finds; null without `[audit]`.
 pub async fn checked(config: &Config) -> anyhow::Result<Value> {
-    if config.audit.is_none() {
-        return Ok(Value::Null);
+    match config.audit.is_some() {
+        true => verified(config, None).await.map(|(_, found)| found),
+        false => Ok(Value::Null),
     }
-    Ok(serde_json::to_value(check(config, &[], None).await?)?)
+}
+
+/// Whether the whole trail is as it was written, and what a check of it finds. Signatures are checked with the
+/// configured key.
+pub async fn verified(config: &Config, head: Option<&Head>) -> anyhow::Result<(bool, Value)> {
+    let checked = check(config, &[], head).await?;
+    Ok((checked.is_good(), serde_json::to_value(checked)?))
 }
 
 async fn check(config: &Config, files: &[PathBuf], head: Option<&Head>) -> anyhow::Result<Checked> {

@@ -59,7 +59,7 @@ fn line(entry: &Entry) -> String {
     let lsn = entry.lsn.map(|lsn| format!(" (at {lsn})")).unwrap_or_default();
     let action = match entry.kind {
         _ if entry.action.is_empty() => String::new(),
-        Kind::Parked | Kind::Waiting | Kind::Failed | Kind::Interrupted | Kind::ReportFailed => {
+        Kind::Parked | Kind::Waiting | Kind::Failed | Kind::Interrupted | Kind::ReportFailed | Kind::HistoryKept => {
             format!(". To do: {}", entry.action)
         }
         _ => format!(": {}", entry.action),
@@ -90,6 +90,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::ReportFailed => "REPORT FAILED",
         Kind::CutMade => "cut made",
         Kind::HistoryTrimmed => "history",
+        Kind::HistoryKept => "HISTORY KEPT",
     }
 }
 

@@ -4,11 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use sooner_delta::audit::chain::Head;
-use sooner_delta::audit::digits::hex;
 use sooner_delta::history::check::{Outcome, check};
 use sooner_delta::history::checked::Checked;
-use sooner_delta::history::head::end_of;
-use sooner_delta::log::replay::replay;
 use sooner_schemas::TableName;
 
 use super::print;
@@ -16,6 +13,7 @@ use super::upkeep::open_lake;
 use crate::audit::certificates::erasures_of;
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
+use crate::history_head::{head_of, no_history, not_chained};
 
 /// Checks the chain of a table's history, prints and records what was found; false if it is not as it was written.
 pub async fn verify(config: &Config, table: &TableName, head: Option<Head>, json: bool) -> anyhow::Result<bool> {
@@ -48,8 +46,8 @@ pub async fn checked(config: &Config, table: &TableName, head: Option<&Head>) ->
     let lake = open_lake(config)?;
     let erasures = erasures_of(config, &lake).await?.of_history(table);
     match check(&lake.history_location(table), lake.pipeline(), &erasures, head).await? {
-        Outcome::Absent => Err(no_history(table)),
-        Outcome::Unchained => Err(not_chained(table)),
+        Outcome::Absent => Err(no_history(table).into()),
+        Outcome::Unchained => Err(not_chained(table).into()),
         Outcome::Checked(checked) => Ok(checked),
     }
 }
@@ -63,29 +61,12 @@ pub fn shown(table: &TableName, checked: &Checked) -> serde_json::Result<Value> 
 
 /// Prints the end of the chain of a table's history.
 pub async fn print_head(config: &Config, table: &TableName, json: bool) -> anyhow::Result<()> {
-    let location = open_lake(config)?.history_location(table);
-    let version = replay(&location, &[]).await?;
-    anyhow::ensure!(version.exists(), no_history(table));
-    let Some(end) = end_of(&location, &version).await? else { return Err(not_chained(table)) };
-    let head = Head { sequence: end.sequence, hash: hex(&end.hash) };
+    let head = head_of(&open_lake(config)?, table).await?;
     match json {
         true => print(&format!("{}\n", json!({"table": table, "head": head.to_string()}))),
         false => print(&format!("{head}\n")),
     }
     Ok(())
-}
-
-fn no_history(table: &TableName) -> anyhow::Error {
-    anyhow::anyhow!(
-        "there is no history of {table} in the lake. To do: give it write = [\"mirror\", \"history\"] in a [[table]] block"
-    )
-}
-
-fn not_chained(table: &TableName) -> anyhow::Error {
-    anyhow::anyhow!(
-        "no row of the history of {table} is chained. To do: set chain = true in a [[table]] block; the chain begins with \
-         the next row"
-    )
 }
 
 fn text_of(table: &TableName, checked: &Checked) -> String {

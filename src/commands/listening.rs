@@ -15,6 +15,7 @@ use super::dead_letters::desk;
 use super::sides::Sides;
 use super::upkeep::open_lake;
 use super::{audit, erase, hold, past_cut_desk, report, tasks};
+use crate::audit::wanted::Wanted;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::cut_desk::CutRequests;
@@ -178,7 +179,10 @@ fn records(path: &Path) -> Records {
             tokio::task::spawn_blocking(made).await?
         }),
         waiting: Waiting::default(),
-        audit: inquiry(path, |path, count| async move { audit::newest(&Config::load(&path)?, count.parse()?).await }),
+        audit: inquiry(path, |path, wanted| async move {
+            let (wanted, count): (Wanted, usize) = serde_json::from_str(&wanted)?;
+            audit::newest(&Config::load(&path)?, &wanted, count).await
+        }),
         audit_check: inquiry(path, |path, _| async move { audit::checked(&Config::load(&path)?).await }),
     }
 }

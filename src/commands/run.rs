@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use sooner_api::Result;
+use sooner_api::{Clock, Result};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -15,13 +15,15 @@ use tokio::sync::{oneshot, watch};
 use super::listening::{listen, origins};
 pub use super::sides::Sides;
 use super::{trimming, verifying};
+use crate::audit::actor::user;
 use crate::audit::recorder::Recorder;
 use crate::bars::CopyBars;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::http::live::Live;
 use crate::http::shapes::Shapes;
-use crate::journal::Entry;
+use crate::journal::{Entry, Kind};
 use crate::pipeline::{panicked, run_direct, run_kafka_sink, run_kafka_source};
 use crate::reports;
 use crate::running::Running;
@@ -54,6 +56,10 @@ pub async fn run(
     let shapes = Shapes::new(origins(&config, sides));
     let listening = listen(&config, (path, sides), &board, (live.clone(), shapes.clone())).await?;
     board.started(&config.state_dir);
+    if recopy {
+        let what = format!("--recopy was asked for by {}: all tables are copied again", user());
+        board.note(Entry::new(SystemClock.now_micros(), Kind::Asked, what));
+    }
     let recorder = Recorder::start(&config.state_dir, sides.name());
     let state_dir = config.state_dir.clone();
     let saver = tokio::spawn(board.clone().keep_saving(state_dir.clone()));
@@ -110,7 +116,7 @@ async fn run_and_reload(
         };
         let _verifying = match sides {
             Sides::Source => None,
-            Sides::Both | Sides::Sink => verifying::scheduler::start(&config, board)?,
+            Sides::Both | Sides::Sink => verifying::scheduler::start(&config, board, sides == Sides::Both)?,
         };
         let _trimming = match sides {
             Sides::Source => None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sooner_api::{Code, Error, Result};
 use sooner_delta::LakeStore;
 use sooner_delta::audit::chain::Head;
@@ -19,11 +19,12 @@ use tokio::sync::Mutex;
 
 use super::cut::{existing, export_told};
 use super::report::named;
-use super::upkeep::open_lake;
+use super::trimming::Asked;
+use super::upkeep::{Optimizing, Vacuuming, open_lake};
 use super::verifying::at_cut::verify_cut;
 use super::verifying::tables::with_repair;
 use super::verifying::{Report, Verdict};
-use super::{backfill, history_chain, replay};
+use super::{audit, backfill, history_chain, replay, report, upkeep};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
 use crate::reports::making::Maker;
@@ -38,6 +39,14 @@ const MOST_TOLD: usize = 50;
 /// Differences that are told of a table, at most, and characters of their keys.
 const MOST_EXAMPLES: usize = 20;
 const MOST_KEY: usize = 300;
+/// Figures of upkeep that are summed up, and where they are in those of a table.
+const SUMMED: [(&str, &str); 5] = [
+    ("files_before", "/files_before"),
+    ("files_after", "/files_after"),
+    ("files", "/files"),
+    ("bytes", "/bytes"),
+    ("history_rows", "/history/rows"),
+];
 /// How long the lake may take to have all events of a range, before the task waits for its next turn.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 /// Size of exported files, and about as much memory as that takes.
@@ -78,6 +87,14 @@ async fn done(config: &Config, name: &str, wanted: Wanted) -> anyhow::Result<Don
             replayed(config, table, (&from, &to), (source, &file)).await
         }
         Wanted::HistoryVerification { table, head } => check(config, &table, head).await,
+        Wanted::AuditVerification { head } => {
+            let head = head.map(|head| head.parse::<Head>()).transpose().map_err(anyhow::Error::msg)?;
+            let (good, result) = audit::verified(config, head.as_ref()).await?;
+            Ok(Done { good, result })
+        }
+        Wanted::ReportRun { report, due } => run_report(config, &report, &due).await,
+        Wanted::Optimize { tables } => optimized(config, tables).await,
+        Wanted::Vacuum { tables, dry_run } => vacuumed(config, tables, dry_run).await,
     }
 }
 
@@ -232,6 +249,56 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+async fn run_report(config: &Config, name: &str, due: &str) -> anyhow::Result<Done> {
+    let act = Act::new("report_run", json!({"report": name, "due": due})).through_http();
+    let making = async {
+        let (manifest, store) = report::made(config, named(config, name)?, Some(due)).await?;
+        let result = json!({"manifest": manifest, "url": store.folder(&manifest.run).url()});
+        Ok((Done { good: true, result }, json!({"run": manifest.run})))
+    };
+    recorded(config, act, making).await
+}
+
+async fn optimized(config: &Config, tables: Vec<TableName>) -> anyhow::Result<Done> {
+    let act = Act::new("optimized", json!({"tables": tables})).through_http();
+    let asked = Optimizing { tables: names_of(&tables), json: true };
+    let optimizing = async {
+        let figures = upkeep::optimize(config, &asked, |_| {}).await?;
+        Ok((Done { good: true, result: of_tables(&figures) }, figures))
+    };
+    recorded(config, act, optimizing).await
+}
+
+async fn vacuumed(config: &Config, tables: Vec<TableName>, dry_run: bool) -> anyhow::Result<Done> {
+    let act = Act::new("vacuumed", json!({"tables": tables})).through_http();
+    let asked = Vacuuming { tables: names_of(&tables), dry_run, json: true };
+    let trimming = Asked { is_dry: dry_run, through_http: true };
+    let vacuuming = async {
+        let figures = upkeep::vacuum(config, &asked, trimming, |_| {}).await?;
+        let mut result = of_tables(&figures);
+        result["deleted"] = json!(!dry_run);
+        Ok((Done { good: true, result }, figures))
+    };
+    match dry_run {
+        true => vacuuming.await.map(|(done, _)| done),
+        false => recorded(config, act, vacuuming).await,
+    }
+}
+
+fn names_of(tables: &[TableName]) -> Vec<String> {
+    tables.iter().map(TableName::to_string).collect()
+}
+
+/// Figures of tables: how many tables there are, the sum of each figure, and those of some of them.
+fn of_tables(figures: &Value) -> Value {
+    let all = figures.as_object().into_iter().flatten();
+    let sum = |path: &str| all.clone().filter_map(|(_, figures)| figures.pointer(path)?.as_u64()).sum::<u64>();
+    let sums: BTreeMap<_, _> = SUMMED.iter().map(|(name, path)| (*name, sum(path))).filter(|sum| sum.1 > 0).collect();
+    let told: Map<String, Value> =
+        all.clone().take(MOST_TOLD).map(|(name, figures)| (name.clone(), figures.clone())).collect();
+    json!({ "count": all.count(), "sums": sums, "tables": told })
 }
 
 async fn check(config: &Config, table: &TableName, head: Option<String>) -> anyhow::Result<Done> {

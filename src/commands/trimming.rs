@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sooner_api::{Clock, MemoryBudget, Result, TableState};
+use sooner_api::{Class, Clock, MemoryBudget, Result, TableState};
 use sooner_delta::trim::{Manner, TrimOutcome, Trimmed, Trims, instant};
 use sooner_delta::{DeltaLake, LakeStore, PartLimits};
 use sooner_schemas::TableName;
@@ -17,7 +17,7 @@ use crate::journal::{Entry, Kind};
 use crate::memory::MemoryShares;
 use crate::reports::scheduler::moves;
 use crate::side_thread::SideThread;
-use crate::status::StatusBoard;
+use crate::status::{StatusBoard, load};
 
 /// A history is trimmed so often, at most.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -25,6 +25,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 const PARTS: u32 = 10;
 /// Pause after a start, and after an error, at most.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Tables that take part no more are looked for so often.
+const LEFT_INTERVAL: Duration = Duration::from_secs(3600);
 /// The longest time for which nothing is looked at.
 const REST: Duration = Duration::from_millis(500);
 
@@ -37,7 +39,8 @@ pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>>
     let bytes = MemoryShares::of(config.memory_bytes).trimming_bytes;
     let limits = PartLimits { part_bytes: bytes, budget: MemoryBudget::new(bytes) };
     let lake = DeltaLake::new(LakeStore::open(&settings.url, &settings.s3)?, &config.name, limits);
-    let mut scheduled = Scheduled { config: config.clone(), lake, board: board.clone(), histories: HashMap::new() };
+    let (config, board) = (config.clone(), board.clone());
+    let mut scheduled = Scheduled { config, lake, board, histories: HashMap::new(), left: (None, Vec::new()) };
     SideThread::start("histories", move || async move { scheduled.run().await }).map(Some)
 }
 
@@ -46,6 +49,8 @@ struct Scheduled {
     lake: DeltaLake,
     board: StatusBoard,
     histories: HashMap<TableName, Standing>,
+    /// Tables of the lake that take part in the pipeline no more, and when that was looked for.
+    left: (Option<Instant>, Vec<TableName>),
 }
 
 /// How a history stands.
@@ -60,33 +65,48 @@ impl Scheduled {
     async fn run(&mut self) {
         loop {
             if moves(&self.board) {
-                for (table, keep) in self.kept() {
-                    self.look(&table, keep).await;
+                for (table, keep, doubts_copies) in self.kept().await {
+                    self.look(&table, keep, doubts_copies).await;
                 }
             }
             tokio::time::sleep(REST).await;
         }
     }
 
-    /// Tables that are followed, and whose histories are not kept for ever.
-    fn kept(&self) -> Vec<(TableName, Duration)> {
-        let follows = |state: &TableState| matches!(state, TableState::Streaming { .. });
-        let kept = |table: &TableName| Some((table.clone(), self.config.tables.ways(table).keep_history?));
+    /// Tables whose histories are not kept for ever, but for those that are not copied yet, or just now: also those that
+    /// have stopped, and that take part no more.
+    async fn kept(&mut self) -> Vec<(TableName, Duration, bool)> {
         let status = self.board.read();
-        let following = status.tables.iter().filter(|(_, known)| follows(&known.state));
-        following.filter_map(|(table, _)| kept(table)).collect()
+        if self.left.0.is_none_or(|looked| looked.elapsed() > LEFT_INTERVAL) {
+            match self.lake.tables().await {
+                Ok(tables) => self.left.1 = tables,
+                Err(error) => tracing::debug!(%error, "the tables of the lake cannot be listed yet"),
+            }
+            self.left.0 = Some(Instant::now());
+        }
+        let rests = |state: &TableState| !matches!(state, TableState::Waiting { .. } | TableState::Copying);
+        let following = status.tables.iter().filter(|(_, known)| rests(&known.state)).map(|(table, _)| table);
+        let left = self.left.1.iter().filter(|table| !status.tables.contains_key(*table));
+        let doubts = |table: &TableName| doubts_copies(status.tables.get(table).map(|known| &known.state));
+        let kept =
+            |table: &TableName| Some((table.clone(), self.config.tables.ways(table).keep_history?, doubts(table)));
+        following.chain(left).filter_map(kept).collect()
     }
 
-    async fn look(&mut self, table: &TableName, keep: Duration) {
+    async fn look(&mut self, table: &TableName, keep: Duration, doubts_copies: bool) {
         let interval = (keep / PARTS).min(LONGEST_INTERVAL);
         let first = Standing { due: Instant::now() + interval.min(PAUSE), told: String::new() };
         let standing = self.histories.entry(table.clone()).or_insert(first);
         if standing.due > Instant::now() {
             return;
         }
-        match trim_if_due(&self.lake, table, keep, interval).await {
-            Ok(Next::In(rest)) => standing.due = Instant::now() + rest,
+        match trim_if_due(&self.lake, table, (keep, doubts_copies), interval).await {
+            Ok(Next::In(rest)) => {
+                self.board.note_untrimmed(table, None);
+                standing.due = Instant::now() + rest;
+            }
             Ok(Next::Trimmed(outcome)) => {
+                self.board.note_untrimmed(table, None);
                 standing.due = Instant::now() + interval;
                 let told = text_of(&outcome);
                 let has_gone = matches!(&outcome, TrimOutcome::Trimmed(trimmed) if trimmed.rows > 0);
@@ -102,6 +122,10 @@ impl Scheduled {
             Err(error) => {
                 tracing::warn!(%table, code = %error.code, %error, "the history is not trimmed yet");
                 standing.due = Instant::now() + interval.min(PAUSE);
+                let entry = Entry::of_error(SystemClock.now_micros(), Kind::HistoryKept, &error);
+                if error.class != Class::Retry && self.board.note_untrimmed(table, Some(error)) {
+                    self.board.note(entry.of_table(table));
+                }
             }
         }
     }
@@ -116,7 +140,12 @@ enum Next {
 }
 
 /// Trims a history unless that was done lately, also by another process.
-async fn trim_if_due(lake: &DeltaLake, table: &TableName, keep: Duration, interval: Duration) -> Result<Next> {
+async fn trim_if_due(
+    lake: &DeltaLake,
+    table: &TableName,
+    (keep, doubts_copies): (Duration, bool),
+    interval: Duration,
+) -> Result<Next> {
     let trims = Trims::of(lake);
     let Some(horizon) = trims.horizon(table).await? else { return Ok(Next::In(interval)) };
     if let Some(horizon) = horizon {
@@ -126,35 +155,65 @@ async fn trim_if_due(lake: &DeltaLake, table: &TableName, keep: Duration, interv
             return Ok(Next::In(interval - passed));
         }
     }
-    let trimmed = trims.trim(table, keep, Manner::default()).await?;
+    let trimmed = trims.trim(table, keep, Manner { doubts_copies, ..Manner::default() }).await?;
     Ok(trimmed.map_or(Next::In(interval), Next::Trimmed))
 }
 
-/// Removes from a table's history what it keeps no longer, as somebody asks, or only finds out what would go; what is
-/// said of it, if there is anything to say.
+/// Whether the last copy of a table in this state may not have ended. While it runs, its history has a part of it.
+fn doubts_copies(state: Option<&TableState>) -> bool {
+    !matches!(state, Some(TableState::Streaming { .. } | TableState::Parked { copied_lsn: Some(_), .. }))
+}
+
+/// How somebody asks for a history to be trimmed.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// It is only found out what would go.
+    pub is_dry: bool,
+    /// Through the listener of a running process.
+    pub through_http: bool,
+}
+
+/// What is said of a history that was looked at.
+#[derive(Clone, Debug)]
+pub struct TrimTold {
+    /// For a person: a line.
+    pub line: String,
+    /// For a program.
+    pub figures: Value,
+}
+
+/// Removes from a table's history what it keeps no longer, as somebody asks, or only finds out what would go; none if
+/// the table's history is kept for ever, or there is none.
 pub async fn trim(
     config: &Config,
     lake: &DeltaLake,
     table: &TableName,
-    is_dry: bool,
-) -> anyhow::Result<Option<String>> {
+    Asked { is_dry, through_http }: Asked,
+) -> anyhow::Result<Option<TrimTold>> {
     let Some(keep) = config.tables.ways(table).keep_history else { return Ok(None) };
-    let manner = Manner { is_dry: true, judges_all: true };
+    let status = load(&config.state_dir)?;
+    let state = status.as_ref().and_then(|status| status.tables.get(table)).map(|known| &known.state);
+    let doubts_copies = doubts_copies(state);
+    let manner = Manner { is_dry: true, judges_all: true, doubts_copies };
     let Some(found) = Trims::of(lake).trim(table, keep, manner).await? else { return Ok(None) };
     let goes = matches!(&found, TrimOutcome::Trimmed(trimmed) if trimmed.rows > 0);
     if is_dry || (!goes && held(&found).is_none()) {
-        let would = if goes { "would go: " } else { "" };
-        return Ok(Some(format!("{table}: history: {would}{}\n", text_of(&found))));
+        let (would, mut figures) = (if goes { "would go: " } else { "" }, details(keep, &found));
+        figures["deleted"] = json!(!is_dry);
+        return Ok(Some(TrimTold { line: format!("{table}: history: {would}{}\n", text_of(&found)), figures }));
     }
     let asked = json!({"keep_history": humantime::format_duration(keep).to_string()});
     let work = async {
-        let manner = Manner { is_dry: false, judges_all: true };
+        let manner = Manner { is_dry: false, judges_all: true, doubts_copies };
         let outcome = Trims::of(lake).trim(table, keep, manner).await?.unwrap_or(found);
         let result = details(keep, &outcome);
         anyhow::Ok((outcome, result))
     };
-    let outcome = recorded(config, Act::new("history_trimmed", asked).of_table(table), work).await?;
-    Ok(Some(format!("{table}: history: {}\n", text_of(&outcome))))
+    let act = Act::new("history_trimmed", asked).of_table(table);
+    let outcome = recorded(config, if through_http { act.through_http() } else { act }, work).await?;
+    let mut figures = details(keep, &outcome);
+    figures["deleted"] = json!(true);
+    Ok(Some(TrimTold { line: format!("{table}: history: {}\n", text_of(&outcome)), figures }))
 }
 
 /// What became of a history, for a person.

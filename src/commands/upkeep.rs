@@ -7,7 +7,7 @@ use sooner_api::{Error, MemoryBudget};
 use sooner_delta::{DeltaLake, LakeStore, Optimized, PartLimits, SortColumns, Vacuumed};
 use sooner_schemas::TableName;
 
-use super::trimming::trim;
+use super::trimming::{Asked, TrimTold, trim};
 use super::{parse_name, print};
 use crate::audit::trail::{Act, recorded};
 use crate::config::Config;
@@ -36,39 +36,49 @@ pub struct Vacuuming {
     pub json: bool,
 }
 
-/// Writes tables in as few files as possible; all tables of the pipeline, if none are named.
+/// Runs `sooner optimize`.
 pub async fn run_optimize(config: &Config, asked: &Optimizing) -> anyhow::Result<()> {
-    let optimized = async {
-        let (lake, names) = chosen(config, &asked.tables).await?;
-        let mut report = Report::default();
-        for name in &names {
-            report.take(name, lake.optimize(name).await, |optimized| optimized_line(name, &optimized, asked.json));
-        }
-        report.end(config, &asked.tables, asked.json)
-    };
+    let optimized = async { Ok(((), optimize(config, asked, print).await?)) };
     recorded(config, Act::new("optimized", json!({"tables": asked.tables})), optimized).await
 }
 
-/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is
-/// kept; or only says how much that is. Of all tables of the pipeline, if none are named.
+/// Writes tables in as few files as possible; all tables of the pipeline, if none are named. Tells of each, and returns
+/// their figures.
+pub async fn optimize(config: &Config, asked: &Optimizing, tell: fn(&str)) -> anyhow::Result<Value> {
+    let (lake, names) = chosen(config, &asked.tables).await?;
+    let mut report = Report::new(tell);
+    for name in &names {
+        report.take(name, lake.optimize(name).await, |optimized| optimized_line(name, &optimized, asked.json));
+    }
+    report.end(config, &asked.tables, asked.json)
+}
+
+/// Runs `sooner vacuum`.
 pub async fn run_vacuum(config: &Config, asked: &Vacuuming) -> anyhow::Result<()> {
-    let vacuumed = async {
-        let (lake, names) = chosen(config, &asked.tables).await?;
-        let mut report = Report::default();
-        for name in &names {
-            match trim(config, &lake, name, asked.dry_run).await {
-                Ok(told) => print(&told.filter(|_| !asked.json).unwrap_or_default()),
-                // What was asked for besides is done.
-                Err(error) => report.failed.push(error),
-            }
-            report.take(name, lake.vacuum(name, !asked.dry_run).await, |found| vacuumed_line(name, &found, asked));
-        }
-        report.end(config, &asked.tables, asked.json)
-    };
+    let trimming = Asked { is_dry: asked.dry_run, through_http: false };
+    let vacuumed = async { Ok(((), vacuum(config, asked, trimming, print).await?)) };
     if asked.dry_run {
         return vacuumed.await.map(|((), _)| ());
     }
     recorded(config, Act::new("vacuumed", json!({"tables": asked.tables})), vacuumed).await
+}
+
+/// Removes from histories what they keep no longer, and deletes the files of tables that no version needs which is
+/// kept; or only says how much that is. Of all tables of the pipeline, if none are named. Tells of each, and returns
+/// their figures.
+pub async fn vacuum(config: &Config, asked: &Vacuuming, trimming: Asked, tell: fn(&str)) -> anyhow::Result<Value> {
+    let (lake, names) = chosen(config, &asked.tables).await?;
+    let mut report = Report::new(tell);
+    for name in &names {
+        match trim(config, &lake, name, trimming).await {
+            Ok(Some(told)) => report.add_history(name, &told, asked.json),
+            Ok(None) => {}
+            // What was asked for besides is done.
+            Err(error) => report.failed.push(error),
+        }
+        report.take(name, lake.vacuum(name, !asked.dry_run).await, |found| vacuumed_line(name, &found, asked));
+    }
+    report.end(config, &asked.tables, asked.json)
 }
 
 /// The lake of a configuration, for a command.
@@ -98,9 +108,10 @@ fn not_ours(config: &Config, table: &TableName) -> Error {
 }
 
 /// What became of the tables: one table's trouble does not keep a command from the others.
-#[derive(Default)]
 struct Report {
+    tell: fn(&str),
     done: Map<String, Value>,
+    histories: Map<String, Value>,
     not_ours: Option<TableName>,
     failed: Vec<anyhow::Error>,
 }
@@ -112,11 +123,28 @@ struct Line {
 }
 
 impl Report {
+    fn new(tell: fn(&str)) -> Report {
+        Report { tell, done: Map::new(), histories: Map::new(), not_ours: None, failed: Vec::new() }
+    }
+
+    /// What became of a table's history.
+    fn add_history(&mut self, table: &TableName, told: &TrimTold, json: bool) {
+        (self.tell)(&match json {
+            true => format!("{}\n", json!({"table": table, "history": told.figures})),
+            false => told.line.clone(),
+        });
+        self.histories.insert(table.to_string(), told.figures.clone());
+    }
+
     fn take<T>(&mut self, table: &TableName, outcome: Result<Option<T>, Error>, line: impl FnOnce(T) -> Line) {
         match outcome {
             Ok(Some(done)) => {
                 let Line { printed, figures } = line(done);
-                print(&printed);
+                (self.tell)(&printed);
+                let mut figures = figures;
+                if let Some(history) = self.histories.remove(&table.to_string()) {
+                    figures["history"] = history;
+                }
                 self.done.insert(table.to_string(), figures);
             }
             Ok(None) => self.not_ours = Some(table.clone()),
@@ -125,18 +153,21 @@ impl Report {
     }
 
     /// What is recorded; an error, if a table failed, or one that was named is not the pipeline's.
-    fn end(self, config: &Config, named: &[String], json: bool) -> anyhow::Result<((), Value)> {
+    fn end(mut self, config: &Config, named: &[String], json: bool) -> anyhow::Result<Value> {
         if let Some(table) = self.not_ours.filter(|_| !named.is_empty()) {
             anyhow::bail!(not_ours(config, &table));
         }
         if !self.failed.is_empty() {
+            if let [_] = &self.failed[..] {
+                return Err(self.failed.remove(0));
+            }
             let list = self.failed.iter().map(|error| format!("\n  - {error:#}")).collect::<String>();
             anyhow::bail!("{} table(s) failed:{list}", self.failed.len());
         }
         if self.done.is_empty() && !json {
-            print("the lake has no table of this pipeline yet\n");
+            (self.tell)("the lake has no table of this pipeline yet\n");
         }
-        Ok(((), Value::Object(self.done)))
+        Ok(Value::Object(self.done))
     }
 }
 

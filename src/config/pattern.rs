@@ -25,6 +25,13 @@ impl TablePattern {
         if self.0.contains('*') { None } else { self.0.parse().ok() }
     }
 
+    /// A table that it matches: the one that it names, or one whose name has an `x` for each star.
+    pub fn example(&self) -> TableName {
+        let text = self.0.replace('*', "x");
+        let (schema, table) = text.split_once('.').unwrap_or_default();
+        TableName::new(schema, table)
+    }
+
     /// The same as a pattern of SQL's LIKE.
     pub fn as_like(&self) -> String {
         self.0.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_").replace('*', "%")

@@ -61,7 +61,33 @@ impl TableBlocks {
             root.problem(&format!("table[{at}].mask.{column}"), why);
         }
         check_chains(root, &blocks);
-        TableBlocks { blocks, masking_key }
+        let tables = TableBlocks { blocks, masking_key };
+        tables.check_kept_chains(root);
+        tables
+    }
+
+    /// Refuses tables of which one block says that their rows are chained, and another one that they go after a while:
+    /// tables that a block names, and one of each pattern, also of the schemas of one and the tables of another.
+    fn check_kept_chains(&self, root: &mut Section) {
+        let examples = || self.blocks.iter().map(|block| block.matches.example());
+        for (at, block) in self.blocks.iter().enumerate() {
+            let crossed =
+                examples().flat_map(|one| examples().map(move |other| TableName::new(one.schema.clone(), other.table)));
+            let has_both = |table: &TableName| {
+                let ways = self.ways(table);
+                ways.chain && ways.keep_history.is_some()
+            };
+            let says_one = block.chain == Some(true) || block.keep_history.is_some();
+            let is_told = block.chain == Some(true) && block.keep_history.is_some();
+            if says_one
+                && !is_told
+                && crossed.filter(|table| block.matches.matches(table)).any(|table| has_both(&table))
+            {
+                let why = "of a chained history no row may be missing, and other blocks for the same tables say the one \
+                           and the other: set chain = false here, or leave keep_history to tables that are not chained";
+                root.problem(&format!("table[{at}]"), why);
+            }
+        }
     }
 
     fn read_blocks(root: &mut Section) -> Vec<TableBlock> {
@@ -330,6 +356,19 @@ mod tests {
             let problems = read(&text).1.join("\n");
             assert!(problems.contains("table[0].keep_history: ") && problems.contains(told), "{problems}");
         }
+    }
+
+    #[test]
+    fn a_chained_history_is_kept_whole_whichever_blocks_say_so() {
+        let chained = "[[table]]\nmatch = 'a.*'\nwrite = ['history']\nchain = true\n[[table]]\nmatch = 'a.t'\n";
+        for (kept, at) in [("keep_history = '400d'", Some(1)), ("keep_history = '400d'\nchain = false", None)] {
+            let problems = read(&format!("{chained}{kept}")).1.join("\n");
+            assert_eq!(problems.contains("table[1]: of a chained history"), at.is_some(), "{problems}");
+        }
+        let either = "[[table]]\nmatch = '*.a*'\nwrite = ['history']\nkeep_history = '400d'\n[[table]]\nmatch = '*.a*'\nchain = true";
+        assert!(read(either).1.join("\n").contains("table[0]: of a chained history"));
+        let crossed = "[[table]]\nmatch = '*.t'\nwrite = ['history']\nkeep_history = '400d'\n[[table]]\nmatch = 'a.*'\nchain = true";
+        assert!(read(crossed).1.join("\n").contains("of a chained history"));
     }
 
     #[test]

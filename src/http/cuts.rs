@@ -17,6 +17,7 @@ use super::api::{Answer, Nothing, failed, known, note, problem};
 use super::lake::{answered, lake_of};
 use crate::cut_sql::{self, Engine};
 use crate::past_cut_request::{Past, PastCutRequest};
+use crate::report_settings::check_not_reserved;
 use crate::until::{Until, micros, parse_until};
 
 /// How long the database may take to answer.
@@ -210,7 +211,7 @@ async fn is_free(shared: &Shared, name: &str) -> std::result::Result<(), Answer>
 /// What is wanted, if it can be.
 fn checked(shared: &Shared, wanted: &Wanted) -> std::result::Result<Checked, Answer> {
     let wrong = |why: &str, remedy: &str| Err(problem(StatusCode::BAD_REQUEST, why, remedy));
-    if let Err(why) = check_cut_name(&wanted.name) {
+    if let Err(why) = check_cut_name(&wanted.name).and_then(|()| check_not_reserved(&wanted.name)) {
         return wrong(&why, "give it such a name");
     }
     let tables = wanted.tables.iter().map(|table| known(shared, table)).collect::<std::result::Result<_, _>>()?;

@@ -25,7 +25,7 @@ pub enum Health {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What: `pipeline`, `progress`, `slot`, or the name of a table.
+    /// What: `pipeline`, `progress`, `slot`, the name of a table, or `history of` one.
     pub name: String,
     /// How it is.
     pub health: Health,
@@ -62,6 +62,10 @@ pub fn checks(status: &Status) -> Vec<Check> {
             _ => return None,
         };
         Some(Check::ill(&name.to_string(), health, format!("{}: {}", error.what, error.why), &error.remedy))
+    }));
+    checks.extend(status.untrimmed.iter().map(|(name, error)| {
+        let reason = format!("{}: {}", error.what, error.why);
+        Check::ill(&format!("history of {name}"), Health::Warn, reason, &error.remedy)
     }));
     checks.sort_by_key(|check| std::cmp::Reverse(check.health));
     checks
@@ -189,6 +193,10 @@ mod tests {
         let (error, warn) = (Health::Error, Health::Warn);
         assert_eq!(told, [("public.t", error), ("pipeline", warn), ("slot", warn), ("progress", Health::Ok)]);
         assert_eq!((checks[0].reason.as_str(), checks[0].remedy.as_str()), ("cannot follow: no key", "give it one"));
+        let kept = Error::operator(Code::HistoryKeyChanged, "cannot trim it", "another key", "copy it");
+        status.untrimmed.insert(TableName::new("public", "u"), kept);
+        let kept = super::checks(&status).into_iter().find(|check| check.name == "history of public.u").unwrap();
+        assert_eq!((kept.health, kept.reason.as_str()), (warn, "cannot trim it: another key"));
         status.slot = Some(SlotStanding { wal_status: Some("lost".to_owned()), ..SlotStanding::default() });
         assert_eq!(slot(&status).unwrap().health, Health::Error);
     }

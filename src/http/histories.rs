@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::Shared;
 use super::api::{Answer, known, location, problem};
 use super::lake::{answered, lake_of};
+use crate::history_head::head_of;
 use crate::history_query::{HistoryEngine, history_query};
 use crate::until::parse_until;
 
@@ -49,6 +50,7 @@ pub async fn histories(State(shared): State<Shared>, Query(wanted): Query<Wanted
 }
 
 async fn told(shared: &Shared, lake: &LakeStore, table: &TableName) -> Value {
+    let origins = shared.shapes.origins();
     let (shape, trouble) = match shared.shapes.of_history(lake, table).await {
         Ok(shape) => (shape, None),
         Err(trouble) => (None, Some(trouble)),
@@ -58,8 +60,23 @@ async fn told(shared: &Shared, lake: &LakeStore, table: &TableName) -> Value {
         "location": location(shared, table, HISTORY_SUFFIX),
         "version": shape.as_ref().map(|shape| shape.version),
         "columns": shape.as_ref().map(|shape| shape.columns.len()),
+        "keep_history": origins.ways.of(table).keep_history.map(|keep| humantime::format_duration(keep).to_string()),
+        "from": shape.as_ref().and_then(|shape| shape.whole_since.as_ref()),
+        "untrimmed": shared.board.look(|status| status.untrimmed.get(table).cloned()),
         "trouble": trouble,
     })
+}
+
+/// `GET /api/v1/tables/{schema.table}/history/head`: what `sooner history TABLE --head --json` prints.
+pub async fn head(State(shared): State<Shared>, Path(table): Path<String>) -> Answer {
+    let (table, lake) = match known(&shared, &table).and_then(|table| Ok((table, lake_of(&shared, "history")?))) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    match answered(head_of(&lake, &table)).await {
+        Ok(head) => (StatusCode::OK, Json(json!({ "table": table, "head": head.to_string() }))),
+        Err(refused) => refused,
+    }
 }
 
 /// Which query of a history is wanted.

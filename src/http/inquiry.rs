@@ -38,7 +38,8 @@ pub struct Records {
     pub making: Inquiry,
     /// Reports that are asked for and not made yet.
     pub waiting: Waiting,
-    /// The last entries of the audit trail, so many as the text says; null without `[audit]`.
+    /// The last entries of the audit trail: which ones and how many, the text says as a pair in JSON; null without
+    /// `[audit]`.
     pub audit: Inquiry,
     /// What a check of the whole trail finds; null without `[audit]`.
     pub audit_check: Inquiry,

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::api::{Answer, Nothing, note, problem};
+use super::api::{Answer, note, problem};
 use super::inquiry::{Inquiry, NoPlace};
+use crate::audit::wanted;
 
 /// How long the lake may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,12 +42,9 @@ pub async fn report(State(shared): State<Shared>, Path(name): Path<String>) -> A
     }
 }
 
-/// `POST /api/v1/reports/{name}/run` with `{}`: as `sooner report run NAME`, which is not waited for. A run that fails
-/// is told of by the report's runs.
-pub async fn run(State(shared): State<Shared>, Path(name): Path<String>, Json(Nothing {}): Json<Nothing>) -> Answer {
-    if let Err(refused) = is_report(&shared, &name).await {
-        return refused;
-    }
+/// Has a report made now, beside its schedule, which is not waited for. A run that fails is told of by the report's
+/// runs.
+pub fn run(shared: &Shared, name: String) -> Answer {
     let place = match shared.records.waiting.enter(&name, MOST_WAITING) {
         Ok(place) => place,
         Err(NoPlace::Asked) => {
@@ -58,7 +56,7 @@ pub async fn run(State(shared): State<Shared>, Path(name): Path<String>, Json(No
             return problem(StatusCode::TOO_MANY_REQUESTS, &why, "ask again when some of them are made");
         }
     };
-    note(&shared, None, "report run", json!({ "report": name }));
+    note(shared, None, "report run", json!({ "report": name }));
     let making = shared.records.making.clone();
     tokio::spawn(async move {
         let _place = place;
@@ -85,12 +83,25 @@ pub async fn is_report(shared: &Shared, name: &str) -> Result<(), Answer> {
 pub struct Wanted {
     /// So many entries at most.
     limit: Option<usize>,
+    /// Only those of a kind.
+    kind: Option<String>,
+    /// Only those of a table.
+    table: Option<String>,
+    /// Only those of the last while, such as 1h or 3days.
+    since: Option<String>,
 }
 
-/// `GET /api/v1/audit?limit=…`: the end of the audit trail's chain, and its last entries, the newest first.
+/// `GET /api/v1/audit?limit=…&kind=…&table=…&since=…`: the end of the audit trail's chain, and its last entries that are
+/// wanted, the newest first.
 pub async fn audit(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> Answer {
-    let limit = wanted.limit.unwrap_or(TOLD).min(MOST_TOLD);
-    answered(&shared.records.audit, &limit.to_string()).await
+    let Wanted { limit, kind, table, since } = wanted;
+    let since = match since.as_deref().map(humantime::parse_duration).transpose() {
+        Ok(since) => since,
+        Err(why) => return problem(StatusCode::BAD_REQUEST, &format!("since is no while: {why}"), "write it as 3days"),
+    };
+    let wanted = wanted::Wanted::new(kind, table, since);
+    let limit = limit.unwrap_or(TOLD).min(MOST_TOLD);
+    answered(&shared.records.audit, &json!([wanted, limit]).to_string()).await
 }
 
 /// `GET /api/v1/audit/check`: what `sooner audit verify --json` prints, which reads the whole trail.

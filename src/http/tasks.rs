@@ -13,7 +13,7 @@ use sooner_schemas::TableName;
 use super::Shared;
 use super::api::{Answer, Nothing, known, note, problem};
 use super::lake::{answered, lake_of};
-use super::records::is_report;
+use super::records::{is_report, run};
 use crate::schedule::parse_moment;
 use crate::tasks::desk::{Forgotten, Refusal, TaskDesk};
 use crate::tasks::{EventFormat, EventSource, Task, Wanted};
@@ -97,9 +97,8 @@ pub async fn verify(
     if let Err(refused) = has_cut(&shared, &cut).await {
         return refused;
     }
-    if tables.len() > MOST_TABLES {
-        let why = format!("these are more than {MOST_TABLES} tables");
-        return problem(StatusCode::BAD_REQUEST, &why, "name none, for all of them, or fewer");
+    if let Err(refused) = not_too_many(&tables) {
+        return refused;
     }
     let told = json!({ "at": cut, "tables": tables });
     ask(&shared, Wanted::CutVerification { cut, tables }, ("verify", None, told))
@@ -195,6 +194,90 @@ pub async fn check_history(
     }
     let (told, of) = (json!({ "head": head }), table.clone());
     ask(&shared, Wanted::HistoryVerification { table, head }, ("history verify", Some(of), told))
+}
+
+/// `POST /api/v1/audit/verify` with `{}` or `{"head": "…"}`: as `sooner audit verify`, which is not waited for.
+/// Signatures are checked with the configured key.
+pub async fn check_audit(State(shared): State<Shared>, Json(Chain { head }): Json<Chain>) -> Answer {
+    if let Some(Err(why)) = head.as_deref().map(str::parse::<Head>) {
+        return problem(StatusCode::BAD_REQUEST, &format!("head is no end of a chain: {why}"), "write it so");
+    }
+    let told = json!({ "head": head });
+    ask(&shared, Wanted::AuditVerification { head }, ("audit verify", None, told))
+}
+
+/// Body of a request for a report.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Running {
+    /// The run that was due at this UTC time; one beside the schedule without it.
+    #[serde(default)]
+    due: Option<String>,
+}
+
+/// `POST /api/v1/reports/{name}/run` with `{}` or `{"due": "2026-01-31T22:00:00Z"}`: as `sooner report run NAME`, which
+/// is not waited for. One that was due is a task.
+pub async fn run_report(
+    State(shared): State<Shared>,
+    Path(report): Path<String>,
+    Json(Running { due }): Json<Running>,
+) -> Answer {
+    if let Err(refused) = is_report(&shared, &report).await {
+        return refused;
+    }
+    let Some(due) = due else { return run(&shared, report) };
+    if let Err(why) = parse_moment(&due, Tz::UTC, false) {
+        return problem(StatusCode::BAD_REQUEST, &format!("due is no moment: {why}"), "write it so");
+    }
+    let told = json!({ "report": report, "due": due });
+    ask(&shared, Wanted::ReportRun { report, due }, ("report run", None, told))
+}
+
+/// Body of a request for the upkeep of tables.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upkeep {
+    /// The tables, as schema.table; all of the pipeline if none are named.
+    #[serde(default)]
+    tables: Vec<TableName>,
+}
+
+/// `POST /api/v1/optimize` with `{}`, and if need be `tables`: as `sooner optimize`, which is not waited for.
+pub async fn optimize(State(shared): State<Shared>, Json(Upkeep { tables }): Json<Upkeep>) -> Answer {
+    if let Err(refused) = not_too_many(&tables) {
+        return refused;
+    }
+    let told = json!({ "tables": tables });
+    ask(&shared, Wanted::Optimize { tables }, ("optimize", None, told))
+}
+
+/// Body of a request for a vacuum.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vacuum {
+    /// The tables, as schema.table; all of the pipeline if none are named.
+    #[serde(default)]
+    tables: Vec<TableName>,
+    /// It is only found out what would be deleted.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /api/v1/vacuum` with `{}`, and if need be `tables` and `dry_run`: as `sooner vacuum`, which is not waited for.
+pub async fn vacuum(State(shared): State<Shared>, Json(Vacuum { tables, dry_run }): Json<Vacuum>) -> Answer {
+    if let Err(refused) = not_too_many(&tables) {
+        return refused;
+    }
+    let told = json!({ "tables": tables, "dry_run": dry_run });
+    ask(&shared, Wanted::Vacuum { tables, dry_run }, ("vacuum", None, told))
+}
+
+fn not_too_many(tables: &[TableName]) -> Result<(), Answer> {
+    let why = format!("these are more than {MOST_TABLES} tables");
+    match tables.len() > MOST_TABLES {
+        true => Err(problem(StatusCode::BAD_REQUEST, &why, "name none, for all of them, or fewer")),
+        false => Ok(()),
+    }
 }
 
 fn ask(shared: &Shared, wanted: Wanted, (verb, table, told): (&str, Option<TableName>, Value)) -> Answer {

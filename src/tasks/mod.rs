@@ -54,6 +54,30 @@ pub enum Wanted {
         /// A former end of the chain, SEQUENCE:HASH.
         head: Option<String>,
     },
+    /// The whole audit trail is checked.
+    AuditVerification {
+        /// A former end of the chain, SEQUENCE:HASH.
+        head: Option<String>,
+    },
+    /// The run of a report is made that was due at a moment.
+    ReportRun {
+        /// Name of the report.
+        report: String,
+        /// When it was due, as a person wrote it.
+        due: String,
+    },
+    /// Tables are written in as few files as possible.
+    Optimize {
+        /// The tables; all of the pipeline if none are named.
+        tables: Vec<TableName>,
+    },
+    /// Files are deleted that no version needs which is kept, and rows of histories that these keep no longer.
+    Vacuum {
+        /// The tables; all of the pipeline if none are named.
+        tables: Vec<TableName>,
+        /// It is only found out what would go.
+        dry_run: bool,
+    },
 }
 
 /// Where events of a table are read.
@@ -151,6 +175,10 @@ impl Wanted {
             Wanted::HistoryVerification { table, .. } => {
                 (Code::CutUnproven, format!("cannot check the chain of the history of {table}"))
             }
+            Wanted::AuditVerification { .. } => (Code::CutUnproven, "cannot check the audit trail".to_owned()),
+            Wanted::ReportRun { report, .. } => (Code::ReportFailed, format!("cannot make the report '{report}'")),
+            Wanted::Optimize { .. } => (Code::TableForeign, "cannot optimize all of these tables".to_owned()),
+            Wanted::Vacuum { .. } => (Code::TableForeign, "cannot vacuum all of these tables".to_owned()),
         }
     }
 }

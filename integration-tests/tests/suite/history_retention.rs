@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use integration_tests::pipeline::Pipeline;
 use integration_tests::postgres::{Postgres, Version};
 use integration_tests::readers::query;
+use serde_json::Value;
 use sooner_api::TRIMMING_FAILPOINTS;
+
+use super::trust::Listener;
 
 const SOURCE: &str = "
     CREATE TABLE accounts (id int PRIMARY KEY, email text, balance int, body text);
@@ -178,4 +181,48 @@ async fn what_was_superseded_goes_and_every_later_moment_is_as_before() {
     // The audit trail has it, whoever did it.
     let list = told(&pipeline.output("audit", &["list", "--json", "--kind", "history_trimmed"]));
     assert!(list.contains("\"side\":\"command\"") && list.contains("\"side\":\"pipeline\""), "{list}");
+}
+
+/// Waits until a history has so many rows that fulfil a condition.
+async fn wait_for_rows(pipeline: &Pipeline, table: &str, condition: &str, wanted: u64) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while rows(pipeline, table, condition) != wanted {
+        assert!(Instant::now() < deadline, "{table}: {}\n{}", rows(pipeline, table, "true"), pipeline.log());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_does_of_tables_that_are_gone_and_what_cannot_go_is_told() {
+    let postgres = Postgres::start(Version::V15).await;
+    postgres.sql(SOURCE).await;
+    postgres
+        .sql("CREATE TABLE keyed (id int PRIMARY KEY, other int NOT NULL UNIQUE, n int); INSERT INTO keyed VALUES (1, 10, 0)")
+        .await;
+    let mut pipeline = Pipeline::local(&postgres);
+    pipeline.configure_source("tables = [\"public.*\"]");
+    pipeline.configure("[lake]", "deleted_file_retention = \"0s\"");
+    pipeline.append_settings("[[table]]\nmatch = \"public.*\"\nwrite = [\"history\"]\nkeep_history = \"30s\"");
+    let listener = Listener::of(&pipeline, "");
+    pipeline.start();
+    for table in ["public.clicks", "public.keyed", "public.accounts"] {
+        pipeline.wait_until_copied(table).await;
+    }
+    for n in 1..5 {
+        postgres.sql(&format!("UPDATE keyed SET n = {n}; INSERT INTO clicks VALUES ('more', {n})")).await;
+    }
+    postgres.sql("DROP TABLE clicks; ALTER TABLE keyed DROP CONSTRAINT keyed_pkey, ADD PRIMARY KEY (other)").await;
+    postgres.sql("UPDATE keyed SET n = 5").await;
+    pipeline.catch_up(&postgres).await;
+    wait_for_rows(&pipeline, "clicks", "_change_type <> 'snapshot_start'", 0).await;
+    listener.until("/api/v1/health", |_, health| warns(health, "history of public.keyed")).await;
+    assert!(told(&pipeline.output("events", &[])).contains("had another key before"), "{}", pipeline.log());
+    let of_updates = "_change_type = 'update_postimage'";
+    assert_eq!(rows(&pipeline, "keyed", of_updates), 5, "of which rows are states of one is not certain");
+}
+
+/// Whether a check is a warning that says what to do.
+fn warns(health: &Value, name: &str) -> bool {
+    let checks = health["checks"].as_array().unwrap().iter();
+    checks.filter(|check| check["name"] == name).any(|check| check["health"] == "warn" && check["remedy"] != "")
 }

@@ -164,6 +164,56 @@ async fn is_recorded(listener: &Listener) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn upkeep_and_checks_of_the_audit_trail_are_asked_for_by_http_as_by_the_commands() {
+    let postgres = Postgres::start(Version::V15).await;
+    let (mut pipeline, listener) = begun(&postgres).await;
+    let only = json!({ "tables": ["public.notes"] });
+    let optimized = done(&listener, "/api/v1/optimize", only.clone()).await;
+    assert_eq!((&optimized["count"], &optimized["tables"]["public.notes"]["files_after"]), (&json!(1), &json!(1)));
+    let dry = done(&listener, "/api/v1/vacuum", json!({ "dry_run": true })).await;
+    assert_eq!((&dry["deleted"], &dry["count"]), (&json!(false), &json!(2)), "{dry}");
+    assert_eq!(done(&listener, "/api/v1/vacuum", only).await["deleted"], true);
+    let (_, of_chain) = listener.get("/api/v1/tables/public.accounts/history/head").await;
+    assert_eq!(of_chain, json!({ "table": "public.accounts", "head": read_head(&pipeline) }));
+    assert_eq!(listener.get("/api/v1/tables/public.notes/history/head").await.0, StatusCode::CONFLICT);
+
+    let vacuumed = listener.until("/api/v1/audit?kind=vacuumed", |_, trail| trail["entries"][0].is_object()).await;
+    let entries = vacuumed["entries"].as_array().unwrap();
+    assert!(entries.len() == 1 && entries[0]["side"] == "http", "a dry run is no deed: {vacuumed}");
+    let (_, of_table) = listener.get("/api/v1/audit?table=public.notes&since=1h&limit=2").await;
+    let entries = of_table["entries"].as_array().unwrap();
+    assert!(entries.len() == 2 && entries.iter().all(|entry| entry["table"] == "public.notes"), "{of_table}");
+    let (_, before) = listener.get("/api/v1/audit?since=0s").await;
+    assert_eq!(
+        (before["entries"].as_array().unwrap().len(), listener.get("/api/v1/audit?since=x").await.0.as_u16()),
+        (0, 400)
+    );
+    let head = vacuumed["head"].as_str().unwrap();
+    let checked = done(&listener, "/api/v1/audit/verify", json!({ "head": head })).await;
+    assert!(checked["entries"].as_u64() > Some(3) && checked["count"] == 0, "{checked}");
+    let (number, _) = head.split_once(':').unwrap();
+    let other = json!({ "head": format!("{number}:{}", "0".repeat(64)) });
+    let name = ask(&listener, "/api/v1/audit/verify", other).await;
+    assert_eq!(over(&listener, &name).await["good"], false, "that entry is another one");
+
+    pipeline.stop();
+    with_report(&pipeline);
+    pipeline.start();
+    pipeline.catch_up(&postgres).await;
+    let due = Due(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64 - 5);
+    let made = done(&listener, "/api/v1/reports/sums/run", json!({ "due": due.to_string() })).await;
+    assert_eq!((&made["manifest"]["due"], &made["manifest"]["rows"]), (&json!(due.to_string()), &json!(1)), "{made}");
+    for (path, body) in [
+        ("reports/sums/run", json!({ "due": "soon" })),
+        ("audit/verify", json!({ "head": "1:x" })),
+        ("vacuum", json!({ "tables": vec!["public.t"; 1001] })),
+    ] {
+        let (answered, told) = listener.post(&format!("/api/v1/{path}"), body).await;
+        assert!(answered == StatusCode::BAD_REQUEST && told["remedy"].is_string(), "{path}: {answered} {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_of_a_report_for_times_that_have_passed_are_made_when_http_asks_also_by_the_next_process() {
     let postgres = Postgres::start(Version::V15).await;
     let (mut pipeline, listener) = begun(&postgres).await;

@@ -32,19 +32,23 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// While the pipeline does not move.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
+/// Where rows differ, and nobody copies them again.
+const NO_REPAIR: &str = "rows differ, and are not repaired: they are copied where the source's side runs. To do: \
+                         `sooner verify --repair` there";
+
 /// How long the lake may take to get to where the source was looked at, unless that is configured.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Verifies tables beside the pipeline that runs in this process, as its configuration says and as the listener is
-/// asked; none if it does neither.
-pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>> {
+/// asked; none if it does neither. `can_repair` where the source's side runs here, which copies rows again.
+pub fn start(config: &Config, board: &StatusBoard, can_repair: bool) -> Result<Option<SideThread>> {
     let can_be_asked = config.source.is_some() && config.http.as_ref().is_some_and(|http| http.allow_control);
     if config.verify.is_none() && !can_be_asked {
         return Ok(None);
     }
     let requests = VerifyRequests::new(&config.state_dir);
-    let scheduled =
-        Scheduled { config: config.clone(), settings: config.verify.clone(), requests, board: board.clone() };
+    let (config, settings, board) = (config.clone(), config.verify.clone(), board.clone());
+    let scheduled = Scheduled { config, settings, requests, board, can_repair };
     SideThread::start("verify", move || async move { scheduled.run().await }).map(Some)
 }
 
@@ -53,6 +57,7 @@ struct Scheduled {
     settings: Option<VerifySettings>,
     requests: VerifyRequests,
     board: StatusBoard,
+    can_repair: bool,
 }
 
 impl Scheduled {
@@ -85,11 +90,12 @@ impl Scheduled {
         let asked = json!({"tables": tables, "repair": repair});
         let pace = Pace { bytes_per_second: None, patience: PATIENCE };
         let pace = self.settings.as_ref().map_or(pace, pace_of);
-        let wanted = TablesWanted { tables, repairs: repair, pace };
+        let wanted = TablesWanted { tables, repairs: repair && self.can_repair, pace };
         let mut tries = 1;
         let failure = loop {
             match self.verify(&wanted, Act::new("verification", asked.clone()).through_http()).await {
-                Ok(()) => break None,
+                Ok(true) if repair && !self.can_repair => break Some(NO_REPAIR.to_owned()),
+                Ok(_) => break None,
                 Err(error) if tries >= TRIES => break Some(format!("{error:#}")),
                 Err(error) => tracing::warn!(tries, error = format!("{error:#}"), "tables were not verified"),
             }
@@ -121,25 +127,34 @@ impl Scheduled {
             return Ok(SHORT_REST);
         }
         let VerifySettings { tables, repairs, .. } = settings;
-        let wanted = TablesWanted { tables: tables.clone(), repairs: *repairs, pace: pace_of(settings) };
+        let repairs_here = *repairs && self.can_repair;
+        let wanted = TablesWanted { tables: tables.clone(), repairs: repairs_here, pace: pace_of(settings) };
         let asked = json!({"tables": tables, "repair": repairs, "scheduled": due.to_string()});
-        self.verify(&wanted, Act::new("verification", asked)).await?;
+        let differs = self.verify(&wanted, Act::new("verification", asked)).await?;
+        if differs && *repairs && !self.can_repair {
+            tracing::warn!("{NO_REPAIR}");
+        }
         self.note(due);
         Ok(SHORT_REST)
     }
 
-    async fn verify(&self, wanted: &TablesWanted, act: Act) -> anyhow::Result<()> {
+    /// Whether something differs.
+    async fn verify(&self, wanted: &TablesWanted, act: Act) -> anyhow::Result<bool> {
+        let mut differs = false;
         let tell = |report: &super::Report, repaired| {
             let (table, rows) = (&report.table, report.rows);
             match &report.verdict {
                 Verdict::Equal => tracing::info!(%table, rows, "verified: equal"),
-                Verdict::Different { count, .. } => tracing::warn!(%table, rows, count, ?repaired, "rows differ"),
+                Verdict::Different { count, .. } => {
+                    differs = true;
+                    tracing::warn!(%table, rows, count, ?repaired, "rows differ");
+                }
                 Verdict::Unverified { why } => tracing::warn!(%table, why, "not verified"),
             }
             Ok(())
         };
         recorded(&self.config, act, verify_tables(&self.config, wanted, tell)).await?;
-        Ok(())
+        Ok(differs)
     }
 
     /// Everything that was due up to a moment is done. Where that cannot be noted, it is done again after a start.

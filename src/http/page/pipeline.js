@@ -25,7 +25,7 @@ const viewed = () => decodeURIComponent(location.hash.slice(1));
 function problem(check, button) {
   const since = check.since_micros ? `, since ${at(check.since_micros)} UTC` : "";
   return make("div", { class: `problem ${check.health}` }, make("div", {},
-    make("strong", {}, check.name.includes(".") && check.name !== viewed() ? make("a", { href: `#${encodeURIComponent(check.name)}` }, check.name) : check.name,
+    make("strong", {}, check.name.includes(".") && check.name !== viewed() ? make("a", { href: `#${encodeURIComponent(check.name.replace("history of ", ""))}` }, check.name) : check.name,
       `: ${check.health}${since}`),
     make("p", {}, check.reason), make("p", {}, `To do: ${check.remedy}.`)), button);
 }

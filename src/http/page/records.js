@@ -97,7 +97,21 @@ function entryText(entry) {
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
 }
 
-function audit(answer) {
+/* Entries of one kind, if somebody wants to see only those. */
+const AUDIT_KINDS = ["", "configured", "asked", "table_changed", "copy_started", "parked", "cut_created", "cut_made", "cut_dropped", "cut_exported",
+  "verification", "history_verification", "report_made", "report_failed", "report_run", "copy", "copy_ended", "failed", "interrupted", "table_gone", "teardown", "backfill", "replay", "erasure", "erasure_begun", "hold_added",
+  "hold_released", "history_trimmed", "history_kept", "optimized", "vacuumed"];
+let auditKind = "";
+const auditPath = () => `audit?limit=12${auditKind ? `&kind=${auditKind}` : ""}`;
+
+/* Also what was cut off is found, by an end of the chain that somebody has kept. */
+function checkSince(event) {
+  event.preventDefault();
+  const head = $("chain-head").value.trim();
+  askTask("/api/v1/audit/verify", head ? { head } : {}, "a check of the whole audit chain");
+}
+
+function audit(answer, control) {
   const head = make("h2", {}, "Audit chain");
   if (answer === null) return make("section", { "aria-label": "audit" }, head, make("p", { class: "soft" },
     "Nothing is recorded: [audit] keeps what the pipeline did, and who asked for what, as a chain that anybody can check."));
@@ -112,8 +126,12 @@ function audit(answer) {
       : make("p", { class: "soft" }, "There are no entries yet."),
     chain.answer && chain.answer.error ? make("p", { class: "warn" }, `Not checked: ${chain.answer.error}. To do: ${chain.answer.remedy}.`) : null,
     checked && checked.count ? make("ul", { class: "error" }, ...checked.findings.slice(0, 10).map((found) => make("li", {}, fault(found)))) : null,
-    make("p", {}, make("button", { onclick: checkChain, disabled: chain.isAsked ? "" : null }, "Check the whole chain"), " ",
-      make("span", { class: "soft" }, "`sooner audit verify --head` also finds what was cut off.")),
+    make("p", {}, make("button", { onclick: checkChain, disabled: chain.isAsked ? "" : null }, "Check the whole chain")),
+    control ? make("form", { class: "bar", "data-stays": "chain", onsubmit: checkSince }, make("label", {}, "Check it beside the stream, with a former end ",
+      make("input", { id: "chain-head", autocomplete: "off", placeholder: "SEQUENCE:HASH", title: "what was shown once, and kept elsewhere: so it is found, too, if entries were cut off" })),
+      make("button", {}, "Check it")) : make("p", { class: "soft" }, "`sooner audit verify --head` also finds what was cut off."),
+    make("label", {}, "Show ", make("select", { id: "audit-kind", onchange: (event) => { auditKind = event.target.value; lately = {}; loop(); } },
+      ...AUDIT_KINDS.map((kind) => make("option", { value: kind, selected: kind === auditKind ? "" : null }, kind ? kind.replaceAll("_", " ") : "all entries")))),
     make("ol", { class: "events" }, ...answer.entries.map((entry) => make("li", {}, make("time", {}, at(entry.at_micros)),
       make("strong", {}, entry.kind.replaceAll("_", " ")),
       make("span", {}, entry.table ? `${entry.table}: ` : "", entryText(entry), make("span", { class: "soft" }, ` — ${entry.side}, ${entry.actor}`))))));

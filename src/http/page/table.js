@@ -23,7 +23,8 @@ function queries(mirror, history) {
 function ownProblems(health, name, status) {
   const own = status.error ? [{ name, health: status.phase === "parked" ? "error" : "warn",
     reason: `${status.error.what}: ${status.error.why}`, remedy: status.error.remedy }] : [];
-  const all = health.checks.filter((check) => !check.name.includes(".") && check.health !== "ok");
+  const concerns = (check) => !check.name.includes(".") || check.name === `history of ${name}`;
+  const all = health.checks.filter((check) => concerns(check) && check.health !== "ok");
   return own.length + all.length ? problems({ ...health, checks: [...own, ...all], ill: own.length + all.length }) : null;
 }
 

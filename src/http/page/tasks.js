@@ -6,19 +6,29 @@ const TASKS = {
   backfill: (it) => `Backfill of ${it.report}, ${it.from} to ${it.to}`,
   replay: (it) => `Events of ${it.table}, ${it.from} to ${it.to}`,
   history_verification: (it) => `Chain of the history of ${it.table}`,
+  audit_verification: () => "Check of the whole audit chain",
+  report_run: (it) => `Run of ${it.report} that was due ${it.due}`,
+  optimize: (it) => `Few files for ${someTables(it.tables)}`,
+  vacuum: (it) => `${it.dry_run ? "What a vacuum would delete of" : "Vacuum of"} ${someTables(it.tables)}`,
 };
+const someTables = (tables) => !tables.length ? "all tables" : tables.length > 3 ? `${number(tables.length)} tables` : tables.join(", ");
 const CAME_TO = {
   cut_export: (it) => `${number(it.rows)} rows of ${number(it.tables)} tables${it.histories ? ` and ${number(it.histories)} histories` : ""} in ${number(it.files)} files, ${bytes(it.bytes)}, at ${it.url}`,
   cut_verification: (it) => `${number(it.counts.equal)} equal, ${number(it.counts.different)} different, ${number(it.counts.unverified)} unverified`,
   backfill: (it) => `${number(it.made)} runs made, ${number(it.complete)} complete already, ${number(it.failed)} could not be made; at ${it.url}`,
   replay: (it) => `${number(it.events)} events, ${bytes(it.bytes)}, at ${it.into}`,
   history_verification: (it) => `${number(it.rows)} chained rows${it.count ? `, ${number(it.count)} faults` : ""}`,
+  audit_verification: (it) => `${number(it.entries)} entries, ${number(it.signatures)} signatures${it.count ? `, ${number(it.count)} faults` : ""}`,
+  report_run: (it) => `${it.manifest.format === "views" ? "views" : `${number(it.manifest.rows)} rows`}, at ${it.url}`,
+  optimize: (it) => `${number(it.count)} tables: ${number(it.sums.files_after || 0)} files, where there were ${number(it.sums.files_before || 0)}`,
+  vacuum: (it) => `${it.deleted ? "deleted" : "would delete"} ${number(it.sums.files || 0)} files, ${bytes(it.sums.bytes || 0)}${it.sums.history_rows ? `, and ${number(it.sums.history_rows)} rows of histories` : ""}`,
 };
 /* What is wrong with what was done, in words. */
 const WRONG = {
   cut_verification: (it) => it.reports.map((report) => `${report.table}: ${report.verdict === "different" ? `${report.at_least ? "at least " : ""}${number(report.count)} rows differ` : report.why}`),
   backfill: (it) => it.failures.map((failure) => `${failure.due}: ${failure.error.why}`),
   history_verification: (it) => it.findings.map(rowFault),
+  audit_verification: (it) => it.findings.map(fault),
 };
 const rowFault = (found) => found.fault === "unchained" ? `${number(found.rows)} rows after row ${found.sequence} are not chained.`
   : found.fault === "uncertified" ? `${number(found.rows)} rows say that the erasure ${found.erasure} took their values, and no certificate says so.`
@@ -96,15 +106,52 @@ function newBackfill(report) {
 function newReplay(table) {
   const asked = (event) => {
     event.preventDefault();
-    const [from, to, format] = ["replay-from", "replay-to", "replay-format"].map((id) => $(id).value.trim());
-    askTask(`/api/v1/tables/${encodeURIComponent(table)}/replay`, { from, to, format }, `the events of ${table}`);
+    const [from, to, format, source] = ["replay-from", "replay-to", "replay-format", "replay-source"].map((id) => $(id).value.trim());
+    askTask(`/api/v1/tables/${encodeURIComponent(table)}/replay`, source ? { from, to, format, source } : { from, to, format }, `the events of ${table}`);
   };
   const title = "an LSN such as 0/16B3748, a UTC time such as 2026-01-31T22:00:00Z,";
   return make("form", { class: "bar", "data-stays": `replay ${table}`, onsubmit: asked },
     inForm("replay-from", "Its events after", { placeholder: "copy", title: `${title} or copy: from the last copy on` }),
     inForm("replay-to", "to", { placeholder: "now", title: `${title} or now` }),
     make("label", {}, "as ", make("select", { id: "replay-format" }, make("option", { value: "jsonl" }, "JSON lines"),
-      make("option", { value: "parquet" }, "Parquet"))), make("button", {}, "Replay them"));
+      make("option", { value: "parquet" }, "Parquet"))),
+    make("label", {}, "of ", make("select", { id: "replay-source", title: "where they are read" }, make("option", { value: "" }, "what there is"),
+      make("option", { value: "history" }, "its history"), make("option", { value: "topic" }, "its topic"))), make("button", {}, "Replay them"));
+}
+
+/* A query of the table as of a moment, from its history, to paste. */
+let asOf = { table: "", text: "" };
+async function readAsOf(table) {
+  const moment = $("as-of").value.trim(), engine = $("as-of-engine").value;
+  try {
+    const answer = await ask(`/api/v1/tables/${encodeURIComponent(table)}/history?engine=${engine}${moment ? `&as_of=${encodeURIComponent(moment)}` : ""}`);
+    asOf = { table, text: answer.error ? `${answer.error}. To do: ${answer.remedy}.` : answer.sql };
+  } catch (error) { asOf = { table, text: `no answer: ${error.message}` }; }
+  loop();
+}
+
+function historyQuery(table) {
+  const asked = (event) => {
+    event.preventDefault();
+    readAsOf(table);
+  };
+  return [make("form", { class: "bar", "data-stays": `as of ${table}`, onsubmit: asked },
+    make("label", {}, "A query of the table as of ", make("input", { id: "as-of", autocomplete: "off", placeholder: "all states of each row",
+      title: "an LSN such as 0/16B3748, a UTC time such as 2026-01-31T22:00:00Z, or now; each state of each row, with its time, if left empty" })),
+    make("label", {}, "for ", make("select", { id: "as-of-engine" }, make("option", { value: "duckdb" }, "DuckDB"), make("option", { value: "spark" }, "Spark"))),
+    make("button", {}, "Show it")), asOf.table === table && asOf.text ? make("pre", { tabindex: "0", "data-part": "as of" }, asOf.text) : null];
+}
+
+/* What can be done for a table beside its stream. */
+function tableVerbs(table) {
+  const verify = (repair) => deed("/api/v1/verifications", { tables: [table], repair },
+    `Asked for a verification of ${table}${repair ? ", and for what still differs to be copied again" : ""}: it is made beside the stream.`);
+  const upkeep = (path, body, what) => askTask(`/api/v1/${path}`, { tables: [table], ...body }, what);
+  return make("div", { class: "bar" }, make("button", { onclick: () => verify(false) }, "Verify it"),
+    make("button", { onclick: () => verify(true) }, "Verify and repair it"),
+    make("button", { onclick: () => upkeep("optimize", {}, `few files for ${table}`) }, "Optimize it"),
+    make("button", { onclick: () => upkeep("vacuum", { dry_run: true }, `what a vacuum of ${table} would delete`) }, "What would a vacuum delete?"),
+    make("button", { onclick: () => { if (confirm(`Vacuum ${table}? Files that no version needs which is kept are deleted.`)) upkeep("vacuum", {}, `a vacuum of ${table}`); } }, "Vacuum it"));
 }
 
 /* What can be asked about the events of a table. */

@@ -70,11 +70,13 @@ function newCut() {
   return make("form", { class: "bar", "data-stays": "cut", onsubmit: (event) => {
     event.preventDefault();
     const name = $("cut-name").value, keep = $("cut-keep").value, moment = $("cut-at").value.trim();
-    cutting("/api/v1/cuts", { name, keep, at: moment || "now" }, `Asked for the cut ${name}: ${moment && moment !== "now"
+    const tables = $("cut-tables").value.split(/[\s,]+/).filter((table) => table);
+    cutting("/api/v1/cuts", { name, keep, tables, at: moment || "now" }, `Asked for the cut ${name}: ${moment && moment !== "now"
       ? "one that has passed is looked for in the tables’ logs" : "it is made between two transactions"}.`);
-    $("cut-name").value = $("cut-at").value = "";
+    $("cut-name").value = $("cut-at").value = $("cut-tables").value = "";
   } }, field("cut-name", "A cut named", { required: "", placeholder: "q3" }),
     field("cut-at", "at", { placeholder: "now", title: "now, an LSN such as 0/16B3748, or a UTC time such as 2026-01-31T22:00:00Z; past or to come" }),
+    field("cut-tables", "of", { placeholder: "all tables", title: "tables as schema.table, apart by commas; all if left empty" }),
     field("cut-keep", "kept for", { placeholder: "7y" }),
     make("button", {}, "Make it"));
 }
@@ -101,9 +103,12 @@ function histories(answer) {
   if (answer.count === null) return null;
   const rows = answer.histories.map((history) => make("tr", {},
     make("td", {}, make("a", { href: `#${encodeURIComponent(history.table)}` }, history.table)),
-    make("td", {}, number(history.version)), make("td", { class: "left path" }, history.trouble || history.location)));
+    make("td", {}, number(history.version)), make("td", { class: "left wrap" }, history.keep_history || "for ever",
+      history.untrimmed ? make("span", { class: "warn", title: `To do: ${history.untrimmed.remedy}` }, `: not removed yet: ${history.untrimmed.why}`) : null),
+    make("td", { class: "left wrap wide" }, history.from ? moment(history.from) : "its first copy"),
+    make("td", { class: "left path" }, history.trouble || history.location)));
   return make("section", { "aria-label": "histories" }, make("h2", {}, `Histories (${number(answer.count)})`),
-    rows.length ? grid(["table", "version", { name: "every event is at", class: "left" }], rows) : make("p", { class: "soft" },
+    rows.length ? grid(["table", "version", { name: "kept", class: "left" }, { name: "whole since", class: "left wide" }, { name: "every event is at", class: "left" }], rows) : make("p", { class: "soft" },
       "No table keeps all of its events: write = [\"mirror\", \"history\"] in a [[table]] has it do so."),
     answer.count > rows.length ? make("p", { class: "soft" }, `The first ${rows.length} of ${number(answer.count)}.`) : null);
 }
@@ -139,10 +144,10 @@ function overview(verified, made, reported, erased, held, trail) {
 
 async function drawTrust(control) {
   const [verified, asked, made, kept, reported, erased, held, trail] = await Promise.all([ask("/api/v1/verifications"), ask("/api/v1/tasks"),
-    ...["cuts", "histories", "reports", "erasures", "holds", "audit?limit=12"].map((name) => askLately(`/api/v1/${name}`))]);
+    ...["cuts", "histories", "reports", "erasures", "holds", auditPath()].map((name) => askLately(`/api/v1/${name}`))]);
   if (trail && trail.head && !chain.at && !chain.isAsked && Number(trail.head.split(":")[0]) <= CHECKED_AT_ONCE) setTimeout(checkChain);
   return [overview(verified, made, reported, erased, held, trail), verifications(verified, control), cuts(made, control), reports(reported, control),
-    tasks(asked, control), erasures(erased, control), holds(held, control), audit(trail), histories(kept)];
+    tasks(asked, control), erasures(erased, control), holds(held, control), audit(trail, control), histories(kept)];
 }
 
 async function drawCut(name, control) {
@@ -177,6 +182,8 @@ function trusted(answer, control) {
       make("span", { class: "soft" }, report ? `${ago(report.at_micros)}${report.verdict === "equal" ? `, ${number(report.rows)} rows` : `; equal: ${ago(report.equal_micros)}`}`
         : "`sooner verify` compares it with its source"))),
     report && report.why ? make("p", { class: "warn" }, `Not verified: ${report.why}`) : null,
+    ...(answer.write && answer.write.includes("history") ? historyQuery(answer.table) : []),
+    control && answer.write ? tableVerbs(answer.table) : null,
     report ? examples(report) : null, report && report.verdict === "different" ? make("div", { class: "bar" },
       make("span", {}, repair(answer.table)),
       control ? make("button", { onclick: () => verb(answer.table, "copy") }, "Copy it again now") : null) : null,

@@ -173,17 +173,32 @@ impl AuditTable {
 
     /// The last entry of a version.
     async fn last(&self, version: &TableVersion) -> Result<Option<Head>> {
-        let last = self.newest_of(version, 1).await?.into_iter().next();
+        let last = self.newest_of(version, 1, &|_| true).await?.into_iter().next();
         Ok(last.map(|last| Head { sequence: last.sequence, hash: last.hash }))
     }
 
     /// The last entries, the newest first.
     pub async fn newest(&self, count: usize) -> Result<Vec<ChainedEntry>> {
-        self.newest_of(&self.version(None).await?, count).await
+        self.newest_of(&self.version(None).await?, count, &|_| true).await
+    }
+
+    /// The last entries that are wanted, the newest first; none if there is no trail. Files are read until there are so
+    /// many.
+    pub async fn newest_that(
+        &self,
+        count: usize,
+        is_wanted: &(dyn Fn(&ChainedEntry) -> bool + Sync),
+    ) -> Result<Vec<ChainedEntry>> {
+        self.newest_of(&self.version(None).await?, count, is_wanted).await
     }
 
     /// The last entries of a version, read from the files that can have them: by the largest number that each has.
-    async fn newest_of(&self, version: &TableVersion, count: usize) -> Result<Vec<ChainedEntry>> {
+    async fn newest_of(
+        &self,
+        version: &TableVersion,
+        count: usize,
+        is_wanted: &(dyn Fn(&ChainedEntry) -> bool + Sync),
+    ) -> Result<Vec<ChainedEntry>> {
         let most = |file: &LiveFile| {
             let stats = file.add.get("stats").and_then(Value::as_str)?;
             serde_json::from_str::<Value>(stats).ok()?.pointer("/maxValues/sequence")?.as_i64()
@@ -197,7 +212,9 @@ impl AuditTable {
             if needed.zip(most).is_some_and(|(needed, most)| most < needed) {
                 break;
             }
-            self.read(file, &mut |entry| newest.push(entry)).await.map_err(|error| self.unreadable(error))?;
+            self.read(file, &mut |entry| newest.extend(Some(entry).filter(is_wanted)))
+                .await
+                .map_err(|error| self.unreadable(error))?;
             newest.sort_by_key(|entry| Reverse(entry.sequence));
             newest.truncate(count);
         }
