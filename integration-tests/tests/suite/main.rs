@@ -18,6 +18,7 @@ mod debezium;
 mod end_to_end;
 mod erase;
 mod erase_topics;
+mod erase_values;
 mod errors;
 mod events;
 mod failpoints;

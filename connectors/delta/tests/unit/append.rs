@@ -15,7 +15,7 @@ async fn open(world: &World, append: Option<OnChange>) -> WrittenTable {
     lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap()
 }
 
-fn start(world: &World, lsn: u64) -> Rows {
+pub fn start(world: &World, lsn: u64) -> Rows {
     world.events(|encoder, out| encoder.copy_start(out, &copied(lsn, 0)))
 }
 
@@ -24,7 +24,7 @@ fn copied(lsn: u64, ordinal: u64) -> sooner_schemas::encode::Origin {
     sooner_schemas::encode::Origin { snapshot: Snapshot::Yes, ..at }
 }
 
-fn read(world: &World, lsn: u64, ids: &[i64], b: &str) -> Rows {
+pub fn read(world: &World, lsn: u64, ids: &[i64], b: &str) -> Rows {
     world.events(|encoder, out| {
         for (ordinal, id) in (1..).zip(ids) {
             encoder.read(out, &copied(lsn, ordinal), &[text(&id.to_string()), TupleValue::Null, text(b)]).unwrap();

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use sooner_api::{Code, Feed, Lake, LakeTable};
+use sooner_delta::cut_check::unlike_mirror;
 use sooner_delta::cuts::Cut;
 use sooner_delta::log::replay::replay;
 use sooner_delta::maintenance::holds::holds_in_force;
 use sooner_delta::past_cuts::{PastCut, PastCuts};
-use sooner_delta::{DeltaLake, Ways, WaysToWrite};
+use sooner_delta::{Deletes, DeltaLake, OnChange, Ways, WaysToWrite};
 use sooner_schemas::Lsn;
+use sooner_schemas::encode::{Origin, TupleValue};
+use sooner_schemas::event::Watermark;
 
-use crate::append::copy;
-use crate::support::{World, mark, name, rows_at};
+use crate::append::{copy, read, start};
+use crate::support::{World, mark, name, origin, rows_at, text};
 
 /// A table with a history, and the past cut at its first transaction, which one commit has together with the second.
 async fn spanned(world: &World) -> (DeltaLake, PastCut) {
@@ -104,5 +107,47 @@ async fn a_cut_stays_held_whose_name_a_failed_past_cut_had_whenever_that_gives_u
             let held = holds_in_force(location, std::time::SystemTime::now()).await.unwrap();
             assert_eq!(held.get(&stored.name).map(|hold| hold.version), Some(version), "{}", stored.name);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_moment_before_what_the_logs_know_is_told_by_the_history() {
+    let world = World::new(1 << 20);
+    let ways = Ways { mirror: true, history: true, ..Ways::default() };
+    let lake = world.lake().with_ways(WaysToWrite::new(move |_| ways));
+    let mut table = lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap();
+    let late = |lsn| Watermark { commit_micros: 100_000_000, ..mark(lsn) };
+    table.begin_copy(start(&world, 5)).await.unwrap();
+    table.stage(read(&world, 5, &[1], "copied")).await.unwrap();
+    table.end_copy(late(5)).await.unwrap();
+    for lsn in [10, 20, 30] {
+        let inserted = world.events(|encoder, out| {
+            let at = Origin { source_micros: lsn as i64 * 1_000_000, ..origin(lsn, 0) };
+            encoder.insert(out, &at, &[text(&lsn.to_string()), TupleValue::Null, text("b")]).unwrap();
+        });
+        table.stage(inserted).await.unwrap();
+        table.commit(late(lsn)).await.unwrap();
+    }
+    for (seconds, lsn) in [(19, 10), (20, 20), (99, 30), (100, 30)] {
+        let found = PastCuts::of(&lake).position_at(&[name()], seconds * 1_000_000).await.unwrap();
+        assert_eq!(found, Some(Lsn(lsn)), "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn a_history_that_tells_another_table_than_the_lake_has_is_known_to() {
+    let both = Ways { mirror: true, history: true, ..Ways::default() };
+    for (ways, doubt) in [
+        (both, None),
+        (Ways { deletes: Deletes::Soft, ..both }, Some("deleted are kept")),
+        (Ways { mirror: false, append: Some(OnChange::Ignore), ..both }, Some("are ignored in the lake")),
+    ] {
+        let world = World::new(1 << 20);
+        let lake = world.lake().with_ways(WaysToWrite::new(move |_| ways));
+        let mut table = lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap();
+        copy(&world, &mut table, 5, &[1, 2], "copied").await;
+        let told = unlike_mirror(&lake, &name()).await.unwrap();
+        assert_eq!(told.is_some(), doubt.is_some(), "{told:?}");
+        assert!(told.unwrap_or_default().contains(doubt.unwrap_or_default()), "{told:?}");
     }
 }

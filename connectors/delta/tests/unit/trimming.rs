@@ -1,11 +1,18 @@
 //! Which rows of a history go: whatever happened, its table is the same as of every moment since the cut-off.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use sooner_api::{Feed, Lake};
+use sooner_delta::trim::{Manner, TrimOutcome, Trims};
 use sooner_delta::trimming::rule::{At, Change, EventRow, Keys, Verdict};
 use sooner_delta::trimming::unsent::UnsentSets;
+use sooner_delta::{Ways, WaysToWrite};
+
+use crate::append::copy;
+use crate::support::{World, name};
 
 /// Columns of the table besides its key.
 const COLUMNS: [&str; 2] = ["a", "b"];
@@ -125,5 +132,21 @@ fn of_a_table_without_a_key_every_row_goes_that_is_not_held() {
         let row = EventRow { change, at: (1, 1), key: None, unsent: 0, held: None };
         assert_eq!(keys.judge(&row, &sets), Verdict::Goes);
         assert_eq!(keys.judge(&EventRow { held: Some(3), ..row }, &sets), Verdict::Held(3));
+    }
+}
+
+#[tokio::test]
+async fn what_was_before_a_copy_stays_while_it_is_not_known_whether_that_ended() {
+    let world = World::new(1 << 20);
+    let ways = Ways { mirror: false, history: true, ..Ways::default() };
+    let lake = world.lake().with_ways(WaysToWrite::new(move |_| ways));
+    let mut table = lake.open(&name(), &Feed::Slot("s".to_owned())).await.unwrap();
+    copy(&world, &mut table, 5, &[1, 2, 3], "first").await;
+    copy(&world, &mut table, 10, &[1], "second").await;
+    for (doubts_copies, rows) in [(true, 1), (false, 2)] {
+        let manner = Manner { doubts_copies, judges_all: true, is_dry: false };
+        let trimmed = Trims::of(&lake).trim(&name(), Duration::ZERO, manner).await.unwrap();
+        let Some(TrimOutcome::Trimmed(trimmed)) = trimmed else { panic!("{trimmed:?}") };
+        assert_eq!(trimmed.rows, rows, "in doubt: {doubts_copies}");
     }
 }
