@@ -43,3 +43,4 @@ pub mod until;
 pub mod verifications;
 pub mod verify_request;
 pub mod verify_settings;
+pub mod wanted_entries;

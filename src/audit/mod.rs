@@ -1,5 +1,5 @@
 //! The audit trail, as the program writes it: a running process records what its journal says ([`recorder`], which
-//! reads it by [`tail`]), and commands record what somebody asked for ([`trail`]). [`wanted`] says which entries somebody wants to see. It vouches for [`certificates`].
+//! reads it by [`tail`]), and commands record what somebody asked for ([`trail`]). It vouches for [`certificates`].
 //! What it is made of, and how it is checked, is in `connectors/delta/src/audit`.
 
 pub mod actor;
@@ -7,4 +7,3 @@ pub mod certificates;
 pub mod recorder;
 pub mod tail;
 pub mod trail;
-pub mod wanted;

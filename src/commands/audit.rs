@@ -11,8 +11,8 @@ use sooner_delta::audit::keys::PublicKey;
 
 use super::print;
 use crate::audit::trail::table_of;
-use crate::audit::wanted::Wanted;
 use crate::config::Config;
+use crate::wanted_entries::Wanted;
 
 /// What is done with the audit trail.
 #[derive(Clone, Debug, clap::Subcommand)]

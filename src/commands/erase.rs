@@ -18,11 +18,11 @@ use super::erasing::beside::beside_tables;
 use super::erasing::certificate::{Certificate, Search};
 use super::erasing::dry_run::{dry_run, text_of};
 use super::erasing::keeping::{check_holds, kept_in};
-use super::erasing::known::{InLake, check_known, in_lake};
+use super::erasing::known::{InLake, as_stored, check_known};
 use super::erasing::local::in_state_folder;
 use super::erasing::remains::{Ends, Remains, of_object, of_table};
 use super::erasing::reports::in_reports;
-use super::erasing::source::{SourceRows, ask, concerned, filled_up, wait};
+use super::erasing::source::{SourceRows, ask, concerned, wait};
 use super::erasing::topics::in_topics;
 use super::print;
 use super::upkeep::open_lake;
@@ -142,8 +142,7 @@ async fn erase(
     let (tables, holds) = (lake.tables().await?, LegalHolds::of(&lake).all().await?);
     check_holds(&holds, &asked.subjects, &[])?;
     let mut before = Erasures::of(&lake).store_time(&name).await?;
-    let stored = filled_up(config, &tables, &asked.subjects).await?;
-    let InLake { subjects: in_lake, masked } = in_lake(config, &tables, &stored);
+    let InLake { subjects: in_lake, masked } = as_stored(config, &tables, &asked.subjects).await?;
     let held = LegalHolds::of(&lake).subjects().await?;
     let places = Erasures::of(&lake).find_subjects(&tables, &in_lake, &held).await?;
     check_known(config, &lake, &tables, &asked.subjects).await?;
@@ -195,14 +194,7 @@ async fn erase(
     };
     // They are no objects of the lake.
     remains.extend(topics.remains);
-    let certificate = Certificate {
-        found_nothing: certificate.has_nothing() && remains.iter().all(|left| !left.found),
-        ended_millis: millis(SystemTime::now()),
-        clean: remains.iter().all(|left| !left.found) && certificate.search.unreadable.is_empty(),
-        remains,
-        ..certificate
-    };
-    issue(&lake, certificate).await
+    issue(&lake, certificate.ended(remains)).await
 }
 
 /// Stores that the erasure begins.

@@ -15,7 +15,6 @@ use super::dead_letters::desk;
 use super::sides::Sides;
 use super::upkeep::open_lake;
 use super::{audit, erase, hold, past_cut_desk, report, tasks};
-use crate::audit::wanted::Wanted;
 use crate::config::Config;
 use crate::control::Requests;
 use crate::cut_desk::CutRequests;
@@ -35,6 +34,7 @@ use crate::tasks::desk::TaskDesk;
 use crate::trace::aside::follower;
 use crate::verifications::ReportsView;
 use crate::verify_request::VerifyRequests;
+use crate::wanted_entries::Wanted;
 
 /// Listens for HTTP, if that is configured.
 pub async fn listen(

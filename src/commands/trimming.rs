@@ -73,8 +73,9 @@ impl Scheduled {
         }
     }
 
-    /// Tables whose histories are not kept for ever, but for those that are not copied yet, or just now: also those that
-    /// have stopped, and that take part no more.
+    /// Tables whose histories are not kept for ever, with how long that is, and whether their last copy may not have
+    /// ended; also those that have stopped, and that take part no more. Those that wait or are being copied are left
+    /// out.
     async fn kept(&mut self) -> Vec<(TableName, Duration, bool)> {
         let status = self.board.read();
         if self.left.0.is_none_or(|looked| looked.elapsed() > LEFT_INTERVAL) {

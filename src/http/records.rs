@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::api::{Answer, note, problem};
 use super::inquiry::{Inquiry, NoPlace};
-use crate::audit::wanted;
+use crate::wanted_entries as wanted;
 
 /// How long the lake may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,8 +91,8 @@ pub struct Wanted {
     since: Option<String>,
 }
 
-/// `GET /api/v1/audit?limit=…&kind=…&table=…&since=…`: the end of the audit trail's chain, and its last entries that are
-/// wanted, the newest first.
+/// `GET /api/v1/audit?limit=…&kind=…&table=…&since=…`: the end of the audit trail's chain, and its last entries that
+/// are wanted, the newest first.
 pub async fn audit(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> Answer {
     let Wanted { limit, kind, table, since } = wanted;
     let since = match since.as_deref().map(humantime::parse_duration).transpose() {

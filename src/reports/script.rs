@@ -69,8 +69,8 @@ pub fn views_script(settings: &ReportSettings, told: &RunTold, views: &[(TableNa
     script
 }
 
-/// A run of a report of views, to paste into DuckDB: statements that attach the cut's tables, the tables under their own
-/// names, and the query as a view of the report's name.
+/// A run of a report of views, to paste into DuckDB: statements that attach the cut's tables, the tables under their
+/// own names, and the query as a view of the report's name.
 pub fn cut_views_script(settings: &ReportSettings, told: &RunTold, cut: &Cut) -> String {
     let names = view_names(cut);
     let with_rows = cut.tables.iter().filter(|(_, versions)| versions.mirror.is_some()).map(|(table, _)| table);

@@ -179,20 +179,7 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
     let seen = query_by_spark(&as_of.chain([states]).collect::<Vec<_>>());
     let wanted = moments.iter().map(|(_, wanted)| wanted.as_str()).chain(["80|1|5"]).collect::<Vec<_>>();
     assert_eq!(seen, wanted, "read by Spark");
-    let count = "SELECT count(*) || ' ' || count(*) FILTER (is_current)";
-    assert_eq!(found(&pipeline, "public.docs", &[], count), "80 1", "each state once, also those that TRUNCATE took");
-    let copied = pipeline.output("copy", &["public.docs"]);
-    assert!(copied.status.success(), "{copied:?}");
-    pipeline.wait_for_log_times("copied", 3, Duration::from_secs(60)).await;
-    pipeline.catch_up(&postgres).await;
-    let copied = found(&pipeline, "public.docs", &[], count);
-    assert_eq!(copied, "81 1", "the row lasts until its copy, which begins another state");
-    let states = view(&pipeline, &["public.docs"]);
-    for (time, wanted) in &times {
-        let then = format!("valid_from <= '{time}' AND (valid_to IS NULL OR valid_to > '{time}')");
-        let seen = query(&history(&pipeline, "docs"), &format!("{all} FROM (SELECT * FROM ({states}) WHERE {then})"));
-        assert_eq!(&seen, wanted, "states that were so at {time}");
-    }
+    each_state_lasts_until_the_next(&postgres, &pipeline, all, &times).await;
     assert!(!std::path::Path::new(&format!("{}/public/docs", pipeline.lake)).exists(), "there is no mirror");
 
     // A table without a key has a history, too: each row that went is there, as often as it was.
@@ -201,4 +188,27 @@ async fn a_table_is_read_as_of_any_moment_from_its_history_alone() {
     assert_eq!(logs, "deletea1:2\nsnapshota1:2");
     let refused = pipeline.output("history", &["public.logs"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("has no key"), "{refused:?}");
+}
+
+/// Each state of each row is told, with the time in which it was so: also what TRUNCATE took, and until a copy.
+async fn each_state_lasts_until_the_next(
+    postgres: &Postgres,
+    pipeline: &Pipeline,
+    all: &str,
+    times: &[(String, String)],
+) {
+    let count = "SELECT count(*) || ' ' || count(*) FILTER (is_current)";
+    assert_eq!(found(pipeline, "public.docs", &[], count), "80 1", "each state once, also those that TRUNCATE took");
+    let copied = pipeline.output("copy", &["public.docs"]);
+    assert!(copied.status.success(), "{copied:?}");
+    pipeline.wait_for_log_times("copied", 3, Duration::from_secs(60)).await;
+    pipeline.catch_up(postgres).await;
+    let copied = found(pipeline, "public.docs", &[], count);
+    assert_eq!(copied, "81 1", "the row lasts until its copy, which begins another state");
+    let states = view(pipeline, &["public.docs"]);
+    for (time, wanted) in times {
+        let then = format!("valid_from <= '{time}' AND (valid_to IS NULL OR valid_to > '{time}')");
+        let seen = query(&history(pipeline, "docs"), &format!("{all} FROM (SELECT * FROM ({states}) WHERE {then})"));
+        assert_eq!(&seen, wanted, "states that were so at {time}");
+    }
 }

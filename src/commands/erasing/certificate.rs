@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use sooner_delta::erase::Erased;
@@ -97,8 +98,21 @@ impl Search {
 }
 
 impl Certificate {
+    /// The same, now that the search has ended, with what may hold values still.
+    pub fn ended(self, remains: Vec<Remains>) -> Certificate {
+        let nothing_remains = remains.iter().all(|left| !left.found);
+        let ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Certificate {
+            ended_millis: ended.as_millis() as i64,
+            found_nothing: nothing_remains && self.has_nothing(),
+            clean: nothing_remains && self.search.unreadable.is_empty(),
+            remains,
+            ..self
+        }
+    }
+
     /// Whether nothing was erased, and nothing found that the source still has.
-    pub fn has_nothing(&self) -> bool {
+    fn has_nothing(&self) -> bool {
         let is_untouched = |erased: &Erased| erased.rows == 0 && erased.stubs == 0 && erased.files_deleted.is_empty();
         let in_letters = |letters: &ErasedLetters| letters.found.letters.is_empty();
         self.tables.iter().all(is_untouched)

@@ -13,11 +13,11 @@ use sooner_schemas::TableName;
 use super::beside::beside_tables;
 use super::certificate::line;
 use super::keeping::{kept_in, refusing, told_of};
-use super::known::{InLake, check_known, in_lake};
+use super::known::{InLake, as_stored, check_known};
 use super::local::in_state_folder;
 use super::remains::{Ends, Remains};
 use super::reports::{FoundRun, in_reports};
-use super::source::{ask, filled_up};
+use super::source::ask;
 use super::topics::in_topics;
 use crate::commands::upkeep::open_lake;
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub async fn dry_run(config: &Config, asked: &[Subject]) -> anyhow::Result<Found
         Some(_) => Some(ask(config, &lake, &tables, asked).await?),
         None => None,
     };
-    let InLake { subjects, masked } = in_lake(config, &tables, &filled_up(config, &tables, asked).await?);
+    let InLake { subjects, masked } = as_stored(config, &tables, asked).await?;
     let held = LegalHolds::of(&lake).subjects().await?;
     let places = Erasures::of(&lake).find_subjects(&tables, &subjects, &held).await?;
     check_known(config, &lake, &tables, asked).await?;

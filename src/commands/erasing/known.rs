@@ -6,7 +6,7 @@ use sooner_schemas::TableName;
 use sooner_schemas::masking::{ColumnRule, TableRules};
 
 use super::remains::Remains;
-use super::source::concerned;
+use super::source::{concerned, filled_up};
 use crate::config::Config;
 
 /// What the lake has of subjects.
@@ -43,6 +43,11 @@ pub fn in_lake(config: &Config, tables: &[TableName], subjects: &[Subject]) -> I
         }
     }
     found
+}
+
+/// The same, with the blanks with which the source fills up values of some columns.
+pub async fn as_stored(config: &Config, tables: &[TableName], subjects: &[Subject]) -> anyhow::Result<InLake> {
+    Ok(in_lake(config, tables, &filled_up(config, tables, subjects).await?))
 }
 
 fn hashed(rules: &TableRules, table: &TableName, subject: &Subject) -> Option<Subject> {

@@ -49,8 +49,8 @@ pub struct Moment {
     pub micros: Option<i64>,
     /// Commit LSN.
     pub lsn: i64,
-    /// Whether the table was emptied then, or a copy begins of which nobody doubts that it ended; and the event's number
-    /// at its LSN.
+    /// Whether the table was emptied then, or a copy begins of which nobody doubts that it ended; and the event's
+    /// number at its LSN.
     pub restart: Option<i64>,
 }
 
