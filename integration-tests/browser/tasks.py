@@ -53,7 +53,7 @@ def use_table(page, options, table, size):
     query = page.locator("[data-part='as of']", has_text="FROM states")
     query.wait_for()
     assert query.inner_text().strip() == get(options.url, f"/api/v1/tables/{table}/history?as_of={lsn}")["sql"].strip()
-    asked(page, options, page.get_by_role("button", name="Optimize it").click, f"few files for {table}")
+    asked(page, options, page.get_by_role("button", name="Optimize it").click, f"an optimization of {table}")
     press = page.get_by_role("button", name="What would a vacuum delete?").click
     asked(page, options, press, f"what a vacuum of {table} would delete")
     check_look(page, "a table with its verbs")

@@ -32,6 +32,10 @@ const REST: Duration = Duration::from_millis(500);
 
 /// Trims histories beside the pipeline that runs in this process; none if all of them are kept for ever.
 pub fn start(config: &Config, board: &StatusBoard) -> Result<Option<SideThread>> {
+    // What no configuration says any more is no trouble.
+    for table in board.read().untrimmed.keys().filter(|table| config.tables.ways(table).keep_history.is_none()) {
+        board.note_untrimmed(table, None);
+    }
     if config.tables.kept_histories().next().is_none() {
         return Ok(None);
     }

@@ -110,7 +110,8 @@ impl Backfill<'_> {
             let beginnings = self.beginnings(&table, &history, &found).await?;
             let known = history_knowledge(&self.maker.lake, &table).await?;
             knowledge.extend(known.map(|known| (table.clone(), known)));
-            let doubt = unlike_mirror(&self.maker.lake, &table).await?;
+            let has_mirror = cut.tables.get(&table).is_some_and(|versions| versions.mirror.is_some());
+            let doubt = if has_mirror { unlike_mirror(&self.maker.lake, &table).await? } else { None };
             doubts.extend(doubt.map(|doubt| (table.clone(), doubt.to_owned())));
             tables.insert(table, (history, beginnings));
         }

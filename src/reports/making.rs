@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use sooner_api::{Class, Clock, Code, Error, MemoryBudget, Result};
 use sooner_delta::cuts::Cut;
 use sooner_delta::history::views::{self, AsOf};
+use sooner_delta::replaying::knowledge::history_knowledge;
 use sooner_delta::report_data::{LocalTable, parquet_rows, rows_of};
 use sooner_delta::results::measure;
+use sooner_delta::trim::Moment;
 use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings};
 use sooner_schemas::TableName;
 
@@ -120,16 +122,31 @@ impl Maker {
         Ok(manifest)
     }
 
-    /// Tables of a cut that have nothing but a history, each as that tells it; those without a key are left out.
+    /// Tables of a cut that have nothing but a history, each as that tells it. Those that it cannot tell are left out, so
+    /// that a query which names them fails.
     async fn of_histories(&self, cut: &Cut, folder: &Path) -> Result<Vec<(TableName, TableRead, String)>> {
         let mut alone = cut.clone();
         alone.tables.retain(|_, versions| versions.mirror.is_none());
-        let histories = self.lake.histories_to(&alone, folder).await?.into_iter();
-        let told = histories.filter_map(|(table, history)| {
-            let query = history.described.as_of(views::Engine::DuckDbFiles, &AsOf::Lsn(cut.lsn.0))?;
-            Some((table, read_of(&history.table), query.trim_end().trim_end_matches(';').to_owned()))
-        });
-        Ok(told.collect())
+        let mut told = Vec::new();
+        for (table, history) in self.lake.histories_to(&alone, folder).await? {
+            let query = history.described.as_of(views::Engine::DuckDbFiles, &AsOf::Lsn(cut.lsn.0));
+            if let Some(query) = self.if_known(&table, cut, query).await? {
+                told.push((table, read_of(&history.table), query));
+            }
+        }
+        Ok(told)
+    }
+
+    /// A query of a table's history, without its end, unless the history cannot tell the table as of a cut.
+    async fn if_known(&self, table: &TableName, cut: &Cut, query: Option<String>) -> Result<Option<String>> {
+        let known = history_knowledge(&self.lake, table).await?;
+        match known.map(|known| known.check(table, Some(&Moment::Lsn(cut.lsn.0)))) {
+            Some(Err(error)) => {
+                tracing::warn!(%table, %error, "a table that has only a history is not in a report");
+                Ok(None)
+            }
+            _ => Ok(query.map(|query| query.trim_end().trim_end_matches(';').to_owned())),
+        }
     }
 
     /// Stores statements that read a cut, for each engine, and for DuckDB the query as a view.
@@ -138,6 +155,13 @@ impl Maker {
         let cut = self.cut(cut_name, settings, run.due).await?;
         let folder = turn.scratch().map_err(|error| unusable(&self.state_dir, error))?;
         let told = RunTold { due: run.due, as_of: instant(cut.commit_micros), lsn: cut.lsn.to_string() };
+        let mut of_histories = Vec::new();
+        for (table, _) in cut.tables.iter().filter(|(_, versions)| versions.mirror.is_none()) {
+            let described = self.lake.describe_history(table).await?;
+            let query = described.and_then(|known| known.as_of(views::Engine::DuckDb, &AsOf::Lsn(cut.lsn.0)));
+            let query = self.if_known(table, &cut, query).await?;
+            of_histories.extend(query.map(|query| (table.clone(), query)));
+        }
         let mut files = Vec::new();
         for (engine, ending) in [
             (Engine::Duckdb, "duckdb.sql"),
@@ -146,7 +170,7 @@ impl Maker {
             (Engine::Polars, "polars.py"),
         ] {
             let text = match engine {
-                Engine::Duckdb => cut_views_script(settings, &told, &cut),
+                Engine::Duckdb => cut_views_script(settings, &told, &cut, &of_histories),
                 _ => cut_sql::text(&cut, engine),
             };
             let written = folder.join(ending);

@@ -134,9 +134,11 @@ impl Scheduler {
             dues.map(|due| cut_name(&report.settings, &due.name())).collect::<Vec<_>>()
         };
         let needed: BTreeSet<_> = self.reports.iter().flat_map(unfinished).collect();
+        // Also of reports that are configured no more.
         let of_report = |cut: &str| {
-            let reports = self.reports.iter().map(|report| format!("{CUT_PREFIX}{}.", report.settings.name));
-            cut.starts_with(CUT_PREFIX) && reports.into_iter().any(|prefix| cut.starts_with(&prefix))
+            let run = cut.strip_prefix(CUT_PREFIX).and_then(|cut| Some(cut.rsplit_once('.')?.1));
+            let due = run.map(|run| ["asked-", "backfill-"].iter().fold(run, |run, word| run.trim_start_matches(word)));
+            due.is_some_and(|due| Due::of_name(due).is_some())
         };
         for cut in self.maker.lake.cuts().await? {
             if of_report(&cut.name) && cut.until_millis.is_none() && !needed.contains(&cut.name) {

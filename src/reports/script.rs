@@ -55,7 +55,7 @@ pub fn views_script(settings: &ReportSettings, told: &RunTold, views: &[(TableNa
     // Writing to a string cannot fail.
     let _ = writeln!(
         script,
-        "CREATE OR REPLACE VIEW sooner.run AS SELECT {} AS report, TIMESTAMPTZ {} AS due, TIMESTAMPTZ {} AS as_of, {} AS lsn;",
+        "CREATE VIEW sooner.run AS SELECT {} AS report, TIMESTAMPTZ {} AS due, TIMESTAMPTZ {} AS as_of, {} AS lsn;",
         text(&settings.name),
         text(&told.due.to_string()),
         text(&told.as_of),
@@ -63,23 +63,29 @@ pub fn views_script(settings: &ReportSettings, told: &RunTold, views: &[(TableNa
     );
     for (table, query) in views {
         let (schema, table) = (name(&table.schema), name(&table.table));
-        let view = format!("CREATE OR REPLACE VIEW {schema}.{table} AS\n{query};");
+        let view = format!("CREATE VIEW {schema}.{table} AS\n{query};");
         let _ = writeln!(script, "CREATE SCHEMA IF NOT EXISTS {schema};\n{view}");
     }
     script
 }
 
 /// A run of a report of views, to paste into DuckDB: statements that attach the cut's tables, the tables under their
-/// own names, and the query as a view of the report's name.
-pub fn cut_views_script(settings: &ReportSettings, told: &RunTold, cut: &Cut) -> String {
+/// own names, also those that have only a history, and the query as a view of the report's name.
+pub fn cut_views_script(
+    settings: &ReportSettings,
+    told: &RunTold,
+    cut: &Cut,
+    of_histories: &[(TableName, String)],
+) -> String {
     let names = view_names(cut);
     let with_rows = cut.tables.iter().filter(|(_, versions)| versions.mirror.is_some()).map(|(table, _)| table);
     let query_of = |table: &TableName| Some(format!("SELECT * FROM {}", name(names.get(&(table, "mirror"))?)));
-    let views: Vec<_> = with_rows.filter_map(|table| Some((table.clone(), query_of(table)?))).collect();
+    let with_rows = with_rows.filter_map(|table| Some((table.clone(), query_of(table)?)));
+    let views: Vec<_> = with_rows.chain(of_histories.iter().cloned()).collect();
     let is_taken = names.values().any(|name| name.eq_ignore_ascii_case(&settings.name));
     let report = if is_taken { format!("{}_report", settings.name) } else { settings.name.clone() };
     let (tables, report) = (cut_sql::text(cut, Engine::Duckdb), name(&report));
-    let query = format!("CREATE OR REPLACE VIEW {report} AS\n{};\n", settings.sql);
+    let query = format!("CREATE VIEW {report} AS\n{}\n;\n", settings.sql);
     format!("{tables}{}{query}", views_script(settings, told, &views))
 }
 
@@ -187,7 +193,7 @@ mod tests {
         let result = result_script(&settings.sql, settings.format, &outputs);
         let script = views_script(&settings, &told, &views) + &columns_script(&settings.sql, &outputs) + &result;
         for expected in [
-            "CREATE SCHEMA IF NOT EXISTS \"it's\";\nCREATE OR REPLACE VIEW \"it's\".\"o\"\"d\" AS\nSELECT * FROM",
+            "CREATE SCHEMA IF NOT EXISTS \"it's\";\nCREATE VIEW \"it's\".\"o\"\"d\" AS\nSELECT * FROM",
             "read_parquet(['/a/it''s.parquet'])",
             "COPY (\nSELECT 1 -- all\n) TO '/it''s/result.parquet' (FORMAT parquet);",
             "TIMESTAMPTZ '1970-01-01T00:00:00Z' AS due",

@@ -185,7 +185,7 @@ async fn what_was_superseded_goes_and_every_later_moment_is_as_before() {
 
 /// Waits until a history has so many rows that fulfil a condition.
 async fn wait_for_rows(pipeline: &Pipeline, table: &str, condition: &str, wanted: u64) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while rows(pipeline, table, condition) != wanted {
         assert!(Instant::now() < deadline, "{table}: {}\n{}", rows(pipeline, table, "true"), pipeline.log());
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -202,7 +202,7 @@ async fn so_it_does_of_tables_that_are_gone_and_what_cannot_go_is_told() {
     let mut pipeline = Pipeline::local(&postgres);
     pipeline.configure_source("tables = [\"public.*\"]");
     pipeline.configure("[lake]", "deleted_file_retention = \"0s\"");
-    pipeline.append_settings("[[table]]\nmatch = \"public.*\"\nwrite = [\"history\"]\nkeep_history = \"30s\"");
+    pipeline.append_settings("[[table]]\nmatch = \"public.*\"\nwrite = [\"history\"]\nkeep_history = \"60s\"");
     let listener = Listener::of(&pipeline, "");
     pipeline.start();
     for table in ["public.clicks", "public.keyed", "public.accounts"] {

@@ -113,12 +113,16 @@ impl Certificate {
 
     /// Whether nothing was erased, and nothing found that the source still has.
     fn has_nothing(&self) -> bool {
-        let is_untouched = |erased: &Erased| erased.rows == 0 && erased.stubs == 0 && erased.files_deleted.is_empty();
+        let is_untouched = |erased: &Erased| {
+            let counts = [erased.rows, erased.stubs, erased.log_entries as u64, erased.checkpoints as u64];
+            erased.files_deleted.is_empty() && counts == [0; 4]
+        };
         let in_letters = |letters: &ErasedLetters| letters.found.letters.is_empty();
         self.tables.iter().all(is_untouched)
             && self.topics.iter().all(|topic| topic.found.messages == 0)
             && self.dead_letters.as_ref().is_none_or(in_letters)
             && (self.reports.is_empty() && self.source_rows.is_empty() && self.completes.is_empty())
+            && (self.cuts_dropped.is_empty() && self.search.unreadable.is_empty())
     }
 
     /// The certificate for a person.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sooner_api::Class;
+use sooner_api::Code;
 use sooner_delta::DeltaLake;
 use sooner_delta::erasure::subject::Subject;
 use sooner_postgres::Client;
@@ -71,13 +71,13 @@ async fn count(client: &mut Client, table: &TableName, subject: &Subject) -> any
         )
     };
     let number = |found: Option<String>| found.and_then(|count| count.parse().ok()).unwrap_or(0u64);
-    let as_text = counting(format!("{column}::text = {value} OR pg_catalog.format('%s', {column}) = {value}"));
+    let as_text = counting(format!("{column}::text = {value}"));
     let texts = number(client.query_value(&as_text).await?);
     match client.query_value(&counting(format!("{column} = {value}"))).await {
         Ok(found) => Ok(texts.max(number(found))),
-        Err(error) if error.class == Class::Retry => Err(error.into()),
         // The text is no value of that type, or the type has no equality.
-        Err(_) => Ok(texts),
+        Err(error) if error.code == Code::PostgresError => Ok(texts),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -89,10 +89,13 @@ pub async fn filled_up(config: &Config, tables: &[TableName], subjects: &[Subjec
     for table in tables {
         for subject in subjects.iter().filter(|subject| subject.concerns(table)) {
             let of_type = format!(
-                "SELECT a.atttypmod - 4 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = {} AND c.relname = {} \
-                 AND a.attname = {} AND NOT a.attisdropped AND a.atttypmod > 4 \
-                 AND a.atttypid = 'pg_catalog.bpchar'::pg_catalog.regtype",
+                "SELECT m.typmod - 4 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                 CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END AS base, \
+                 CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END AS typmod) m \
+                 WHERE n.nspname = {} AND c.relname = {} AND a.attname = {} AND NOT a.attisdropped \
+                 AND m.typmod > 4 AND m.base = 'pg_catalog.bpchar'::pg_catalog.regtype",
                 quote_text(&table.schema),
                 quote_text(&table.table),
                 quote_text(&subject.column),

@@ -8,7 +8,7 @@ const TASKS = {
   history_verification: (it) => `Chain of the history of ${it.table}`,
   audit_verification: () => "Check of the whole audit chain",
   report_run: (it) => `Run of ${it.report} that was due ${it.due}`,
-  optimize: (it) => `Few files for ${someTables(it.tables)}`,
+  optimize: (it) => `Optimization of ${someTables(it.tables)}`,
   vacuum: (it) => `${it.dry_run ? "What a vacuum would delete of" : "Vacuum of"} ${someTables(it.tables)}`,
 };
 const someTables = (tables) => !tables.length ? "all tables" : tables.length > 3 ? `${number(tables.length)} tables` : tables.join(", ");
@@ -20,7 +20,7 @@ const CAME_TO = {
   history_verification: (it) => `${number(it.rows)} chained rows${it.count ? `, ${number(it.count)} faults` : ""}`,
   audit_verification: (it) => `${number(it.entries)} entries, ${number(it.signatures)} signatures${it.count ? `, ${number(it.count)} faults` : ""}`,
   report_run: (it) => `${it.manifest.format === "views" ? "views" : `${number(it.manifest.rows)} rows`}, at ${it.url}`,
-  optimize: (it) => `${number(it.count)} tables: ${number(it.sums.files_after || 0)} files, where there were ${number(it.sums.files_before || 0)}`,
+  optimize: (it) => `${number(it.sums.files_before || 0)} files became ${number(it.sums.files_after || 0)}`,
   vacuum: (it) => `${it.deleted ? "deleted" : "would delete"} ${number(it.sums.files || 0)} files, ${bytes(it.sums.bytes || 0)}${it.sums.history_rows ? `, and ${number(it.sums.history_rows)} rows of histories` : ""}`,
 };
 /* What is wrong with what was done, in words. */
@@ -149,7 +149,7 @@ function tableVerbs(table) {
   const upkeep = (path, body, what) => askTask(`/api/v1/${path}`, { tables: [table], ...body }, what);
   return make("div", { class: "bar" }, make("button", { onclick: () => verify(false) }, "Verify it"),
     make("button", { onclick: () => verify(true) }, "Verify and repair it"),
-    make("button", { onclick: () => upkeep("optimize", {}, `few files for ${table}`) }, "Optimize it"),
+    make("button", { onclick: () => upkeep("optimize", {}, `an optimization of ${table}`) }, "Optimize it"),
     make("button", { onclick: () => upkeep("vacuum", { dry_run: true }, `what a vacuum of ${table} would delete`) }, "What would a vacuum delete?"),
     make("button", { onclick: () => { if (confirm(`Vacuum ${table}? Files that no version needs which is kept are deleted.`)) upkeep("vacuum", {}, `a vacuum of ${table}`); } }, "Vacuum it"));
 }
