@@ -122,8 +122,8 @@ impl Maker {
         Ok(manifest)
     }
 
-    /// Tables of a cut that have nothing but a history, each as that tells it. Those that it cannot tell are left out, so
-    /// that a query which names them fails.
+    /// Tables of a cut that have nothing but a history, each as that tells it. Those that it cannot tell are left out,
+    /// so that a query which names them fails.
     async fn of_histories(&self, cut: &Cut, folder: &Path) -> Result<Vec<(TableName, TableRead, String)>> {
         let mut alone = cut.clone();
         alone.tables.retain(|_, versions| versions.mirror.is_none());
