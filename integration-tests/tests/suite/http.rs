@@ -112,7 +112,7 @@ async fn what_is_wrong_is_seen_and_mended_over_http() {
     postgres.sql("CREATE TABLE t (id int PRIMARY KEY, v date); INSERT INTO t VALUES (1, '2020-01-01')").await;
     postgres.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)").await;
     let mut pipeline = Pipeline::local(&postgres);
-    pipeline.append_settings("[[table]]\nmatch = \"public.t\"\nwrite = [\"mirror\", \"history\"]");
+    pipeline.append_settings("[[table]]\nmatch = \"public.t\"\nwrite = [\"mirror\", \"history\"]\nchain = true");
     let listener = listen(&pipeline, "token = { env = \"HTTP_TOKEN\" }\nallow_control = true");
     pipeline.set("HTTP_TOKEN", TOKEN);
     pipeline.start();
