@@ -7,7 +7,7 @@ import argparse
 import time
 
 from page import check_keyboard, check_look, get, pages
-from trust import picture, rows_of, show
+from trust import look_at, picture, rows_of, show
 
 
 def until(holds, what):
@@ -115,14 +115,8 @@ def main():
     # What is refused is told by the browser, too.
     for size, page in pages("Failed to load resource"):
         check_numbers(page, options)
-        for scheme in ["light", "dark"]:
-            page.emulate_media(color_scheme=scheme)
-            for view in options.views.split(","):
-                show(page, options, view)
-                page.wait_for_timeout(300)
-                check_look(page, f"{view}, {size}, {scheme}")
-                name = view.strip(":").split("/")[0]
-                picture(page, options, f"deeds-{name}-{'control' if control else 'looks'}-{size}-{scheme}")
+        who = "control" if control else "looks"
+        look_at(page, options, size, lambda view: f"deeds-{view.strip(':').split('/')[0]}-{who}")
         check_details(page, options)
         show(page, options, ":trust")
         check_keyboard(page)

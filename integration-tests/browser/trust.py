@@ -78,6 +78,17 @@ def make_and_drop(page, options, name):
     page.locator("#answer", has_text="Dropped").wait_for()
 
 
+def look_at(page, options, size, name):
+    """Looks at each view by day and by night; its picture has what `name` makes of it."""
+    for scheme in ["light", "dark"]:
+        page.emulate_media(color_scheme=scheme)
+        for view in options.views.split(","):
+            show(page, options, view)
+            page.wait_for_timeout(300)
+            check_look(page, f"{view}, {size}, {scheme}")
+            picture(page, options, f"{name(view)}-{size}-{scheme}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
@@ -85,13 +96,7 @@ def main():
     parser.add_argument("--screenshots", help="folder")
     options = parser.parse_args()
     for size, page in pages():
-        for scheme in ["light", "dark"]:
-            page.emulate_media(color_scheme=scheme)
-            for view in options.views.split(","):
-                show(page, options, view)
-                page.wait_for_timeout(300)
-                check_look(page, f"{view}, {size}, {scheme}")
-                picture(page, options, f"{view.strip(':')}-{size}-{scheme}")
+        look_at(page, options, size, lambda view: view.strip(":"))
         check_verifications(page, options)
         check_keyboard(page)
         check_tables(page, options)

@@ -82,7 +82,9 @@ impl Scheduled {
     /// out.
     async fn kept(&mut self) -> Vec<(TableName, Duration, bool)> {
         let status = self.board.read();
-        if self.left.0.is_none_or(|looked| looked.elapsed() > LEFT_INTERVAL) {
+        // With Kafka, what this process does not know may be another sink's.
+        let is_alone = self.config.kafka.is_none();
+        if is_alone && self.left.0.is_none_or(|looked| looked.elapsed() > LEFT_INTERVAL) {
             match self.lake.tables().await {
                 Ok(tables) => self.left.1 = tables,
                 Err(error) => tracing::debug!(%error, "the tables of the lake cannot be listed yet"),
