@@ -20,8 +20,21 @@ pub struct Rows {
     pub generation: Option<i64>,
     /// Of events of a topic, where there are none: the position from which the table has the columns of the schema.
     pub told_at: Option<Position>,
+    /// Of an event of the whole table.
+    pub whole: WholeTable,
     /// Room in the memory budget, given back when the events are dropped.
     pub reservation: Reservation,
+}
+
+/// Where an event of the whole table stands in its topic, each partition of which has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WholeTable {
+    /// The topic begins with it: nothing comes before it in any partition.
+    pub opens_topic: bool,
+    /// The table has gone past it in another partition before.
+    pub is_repeated: bool,
+    /// The one in the topic's first partition is not among these: somebody else reads it, or it was read before.
+    pub lacks_first: bool,
 }
 
 /// One step of a table's events.
@@ -138,7 +151,7 @@ impl Rows {
     /// Events of a stream, without reserved memory.
     pub fn new(events: TableEvents) -> Rows {
         let (next_offsets, reservation) = (NextOffsets::new(), Reservation::default());
-        Rows { events, next_offsets, generation: None, told_at: None, reservation }
+        Rows { events, next_offsets, generation: None, told_at: None, whole: WholeTable::default(), reservation }
     }
 
     /// The table.

@@ -17,7 +17,7 @@ mod table_change;
 mod table_state;
 mod telemetry;
 
-pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote, Uncut};
+pub use batch::{CopyAnswer, CopyRequest, Coverage, EventBatch, Rows, Step, TableNote, Uncut, WholeTable};
 pub use code::Code;
 pub use copy_progress::{CopyProgress, CopyRest, LakeCopy, UnfinishedCopy};
 pub use database::{

@@ -100,6 +100,17 @@ impl DeltaTable {
         self.positions.as_ref().filter(|_| self.standing == Standing::Follows && !self.staging.is_copy())
     }
 
+    /// Whether an event of the whole table is to be applied.
+    fn applies(&self, event: &Rows, is_copy_start: bool) -> Result<bool> {
+        let mut taken = self.positions.clone();
+        match (&mut taken, &self.staging.positions) {
+            (Some(taken), Some(staged)) => taken.advance(staged),
+            (None, staged) => taken.clone_from(staged),
+            (Some(_), None) => {}
+        }
+        applies_to_whole_table(&self.name, &self.names, self.standing, taken.as_ref(), event, is_copy_start)
+    }
+
     /// Commits what is staged to the log that events are merged into; `copy` is the copy that ends with it.
     async fn commit_staged(&mut self, watermark: Watermark, copy: Option<u64>) -> Result<Committed> {
         self.seal().await?;
@@ -207,10 +218,12 @@ impl LakeTable for DeltaTable {
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         check_not_overtaken(&self.name, self.covered(), &start)?;
-        appending::prepare_copy(self, &start).await?;
+        let applies = self.applies(&start, true)?;
+        if applies {
+            appending::prepare_copy(self, &start).await?;
+        }
         self.staging.note(start.positions());
-        let positions = self.positions.as_ref();
-        if !applies_to_whole_table(&self.name, &self.names, self.standing, positions, &start, true)? {
+        if !applies {
             return Ok(Staged::Taken);
         }
         if self.standing == Standing::Foreign {
@@ -235,8 +248,7 @@ impl LakeTable for DeltaTable {
             return Ok(Staged::Taken);
         }
         check_not_overtaken(&self.name, self.covered(), &truncate)?;
-        let positions = self.positions.as_ref();
-        applies_to_whole_table(&self.name, &self.names, self.standing, positions, &truncate, false)?;
+        self.applies(&truncate, false)?;
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         self.staging.note_rows(&truncate, 0);
         truncating::truncate(self, &truncate).await.map(|()| Staged::Taken)

@@ -63,6 +63,7 @@ mod simulation;
 mod slots;
 mod soft_deletes;
 mod steering;
+mod takeovers;
 mod tasks;
 mod topics;
 mod trace;

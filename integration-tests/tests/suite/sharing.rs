@@ -10,7 +10,7 @@ use arrow_array::types::Int64Type;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use sooner::direct::LocalSchemas;
-use sooner_api::{Class, Code, Feed, Lake, LakeTable, MemoryBudget, Positions, Rows, Standing};
+use sooner_api::{Class, Code, Feed, Lake, LakeTable, MemoryBudget, Positions, Rows, Standing, WholeTable};
 use sooner_delta::rows::stored_file;
 use sooner_delta::{DeltaLake, LakeStore, PartLimits, S3Settings, WrittenTable};
 use sooner_postgres::encoders::EncoderFactory;
@@ -107,10 +107,21 @@ async fn stage_row(
 
 /// The start of a copy at offset 0 of a partition, and a row behind it.
 async fn stage_copy(table: &mut WrittenTable, encoder: &Encoder, partition: i32, id: &str) {
-    let mut start = rows_before(encoder, partition, 1);
-    encoder.copy_start(&mut start.events, &origin(10, 0));
-    table.begin_copy(start).await.unwrap();
+    table.begin_copy(start_at(encoder, &[(partition, 1)], 10)).await.unwrap();
     stage_row(table, encoder, (partition, 2), &[id]).await.unwrap();
+}
+
+/// The start of a copy right before these offsets. The topic begins with it if it stands first in these partitions.
+fn start_at(encoder: &Encoder, next_offsets: &[(i32, i64)], lsn: u64) -> Rows {
+    let mut start = rows_before(encoder, 0, 0);
+    start.next_offsets = next_offsets.iter().copied().collect();
+    start.whole = WholeTable {
+        opens_topic: next_offsets.iter().all(|(_, next)| *next == 1),
+        is_repeated: next_offsets.len() < PARTITIONS as usize,
+        lacks_first: !start.next_offsets.contains_key(&0),
+    };
+    encoder.copy_start(&mut start.events, &origin(lsn, 0));
+    start
 }
 
 /// The live rows' ids, each with its column `a`.
@@ -164,10 +175,51 @@ async fn a_table_that_two_sinks_begin_keeps_the_rows_of_both() {
     assert_eq!(shared.offsets().await, [(0, 2), (1, 2), (2, 2)]);
 
     // A later start of a copy would need all partitions.
-    let mut late = rows_before(&encoder, 1, 3);
-    encoder.copy_start(&mut late.events, &origin(20, 0));
+    let late = start_at(&encoder, &[(1, 3)], 20);
     let error = shared.open(false).await.begin_copy(late).await.unwrap_err();
     assert!(error.why.contains("not all read here"), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_takes_a_begun_table_over_keeps_the_rows_of_whoever_began_it() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    let mut first = shared.open(false).await;
+    stage_copy(&mut first, &encoder, 0, "1").await;
+    first.commit(WATERMARK).await.unwrap();
+
+    // Nobody had got to the other partitions.
+    let mut all = shared.open(true).await;
+    all.begin_copy(start_at(&encoder, &[(1, 1), (2, 1)], 10)).await.unwrap();
+    stage_row(&mut all, &encoder, (1, 2), &["2"]).await.unwrap();
+    stage_row(&mut all, &encoder, (2, 2), &["3"]).await.unwrap();
+    let committed = all.end_copy(WATERMARK).await.unwrap();
+    assert_eq!((committed.rows_written, committed.rows_removed), (2, 0));
+    assert_eq!(rows(&shared.table(), 3).await.into_keys().collect::<Vec<_>>(), [1, 2, 3]);
+
+    // A later copy comes in all partitions at once, and replaces everything.
+    let mut all = shared.open(true).await;
+    all.begin_copy(start_at(&encoder, &[(0, 3), (1, 3), (2, 3)], 20)).await.unwrap();
+    stage_row(&mut all, &encoder, (0, 4), &["4"]).await.unwrap();
+    let committed = all.end_copy(WATERMARK).await.unwrap();
+    assert_eq!((committed.rows_written, committed.rows_removed), (1, 3));
+}
+
+#[tokio::test]
+async fn a_table_is_not_begun_with_a_share_of_a_later_copy() {
+    let (shared, encoder) = (Shared::new(), encoder(&[]).await);
+    let mut sink = shared.open(false).await;
+    // Its topic begins with rows, as topics do that nothing was on before.
+    stage_row(&mut sink, &encoder, (1, 1), &["1"]).await.unwrap();
+    let error = sink.begin_copy(start_at(&encoder, &[(1, 2)], 20)).await.unwrap_err();
+    assert_eq!(error.code, Code::PartitionsUnordered, "{error}");
+    let truncate = |next: i64| {
+        let mut truncate = rows_before(&encoder, 1, next);
+        encoder.truncate(&mut truncate.events, &origin(21, 0));
+        truncate
+    };
+    let error = shared.open(false).await.truncate(truncate(1)).await.unwrap_err();
+    assert_eq!(error.code, Code::PartitionsUnordered, "{error}");
+    assert_eq!(shared.open(true).await.standing(), Standing::Absent);
 }
 
 /// A topic of ours begins with the rows of a copy, without a word; or with none, if there are no rows.

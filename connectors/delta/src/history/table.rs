@@ -152,6 +152,9 @@ impl HistoryTable {
             return Ok(());
         }
         self.staging.note(rows.positions());
+        if rows.whole.lacks_first {
+            return Ok(());
+        }
         let first = self.first_new(rows);
         let events = &rows.events;
         if first == events.events.len() {

@@ -64,8 +64,8 @@ pub fn check_not_overtaken(table: &TableName, positions: Option<&Positions>, row
     ))
 }
 
-/// Whether an event of the whole table is to be applied, given what the table is; false if another sink, which reads
-/// other partitions, has begun the table with its own share of the same copy.
+/// Whether an event of the whole table is to be applied, given what the table is, and what it has taken of the feed;
+/// false if the table was begun with this copy by whoever read other partitions.
 pub fn applies_to_whole_table(
     table: &TableName,
     names: &PositionNames,
@@ -74,16 +74,20 @@ pub fn applies_to_whole_table(
     rows: &Rows,
     is_copy_start: bool,
 ) -> Result<bool> {
-    if standing == Standing::Absent || names.orders_whole_table() {
+    let is_whole = names.orders_whole_table();
+    if is_whole && !rows.whole.is_repeated {
         return Ok(true);
     }
-    let stands_first = rows.next_offsets.iter().all(|(partition, next)| {
-        *next == 1 && positions.is_none_or(|positions| positions.next_offset(*partition).is_none())
+    let begins = rows.next_offsets.keys().all(|partition| {
+        rows.whole.opens_topic && positions.is_none_or(|positions| positions.next_offset(*partition).is_none())
     });
     let same_generation =
         names.generation().is_some() && positions.and_then(Positions::generation) == names.generation();
-    if is_copy_start && stands_first && same_generation {
-        return Ok(false);
+    match standing {
+        Standing::Absent if is_copy_start && begins => return Ok(true),
+        _ if is_copy_start && begins && same_generation => return Ok(false),
+        _ if is_whole => return Err(half_applied(table)),
+        _ => {}
     }
     Err(Error::operator(
         Code::PartitionsUnordered,
@@ -93,6 +97,16 @@ pub fn applies_to_whole_table(
         "stop the other sinks until this one has done it (it goes on by itself then); topics that Debezium writes must \
          have one partition for it",
     ))
+}
+
+fn half_applied(table: &TableName) -> Error {
+    Error::operator(
+        Code::PartitionsUnordered,
+        format!("cannot truncate {table}, or copy it again"),
+        "another sink has done so for the partitions that it read, and rows of others that are older cannot be told from \
+         newer ones",
+        copy_again(table),
+    )
 }
 
 /// Columns of a table, and the position of the first event that had them, where events may come in another order.
@@ -191,7 +205,7 @@ pub fn changed_shape(table: &TableName, what: &str) -> Error {
 mod tests {
     use std::collections::BTreeMap;
 
-    use sooner_api::Feed;
+    use sooner_api::{Feed, WholeTable};
     use sooner_schemas::event::{Event, Op, TableEvents};
     use sooner_schemas::{Column, ColumnType, Lsn, Position, Relation, Scalar};
 
@@ -272,21 +286,48 @@ mod tests {
         };
         assert_eq!(applies(&slot(), Standing::Follows, false), Ok(true));
         assert_eq!(applies(&topic(&[0, 1], None), Standing::Follows, false), Ok(true));
-        assert_eq!(applies(&topic(&[0], None), Standing::Absent, true), Ok(true));
-        let refused = applies(&topic(&[0], None), Standing::Follows, false).unwrap_err();
-        assert_eq!(refused.code, Code::PartitionsUnordered);
+        for (standing, is_start) in [(Standing::Follows, false), (Standing::Absent, false), (Standing::Absent, true)] {
+            let refused = applies(&topic(&[0], None), standing, is_start).unwrap_err();
+            assert_eq!(refused.code, Code::PartitionsUnordered);
+        }
+        let names = topic(&[0], None);
+        let begins = applies_to_whole_table(&table(), &names, Standing::Absent, None, &opening(&[(0, 1)]), true);
+        assert_eq!(begins, Ok(true), "the topic begins with it");
+    }
+
+    fn opening(next_offsets: &[(i32, i64)]) -> Rows {
+        let whole = WholeTable { opens_topic: true, ..WholeTable::default() };
+        Rows { whole, ..rows(&[1], next_offsets) }
     }
 
     #[test]
     fn a_copy_that_another_sink_has_begun_is_joined() {
         let begun = Positions::Topic { generation: Some(5), next_offsets: BTreeMap::from([(1, 1)]) };
-        let start = rows(&[1], &[(0, 1)]);
-        let joined = |names: &PositionNames, is_start| {
-            applies_to_whole_table(&table(), names, Standing::Follows, Some(&begun), &start, is_start)
+        let joined = |names: &PositionNames, start: &Rows, is_start| {
+            applies_to_whole_table(&table(), names, Standing::Follows, Some(&begun), start, is_start)
         };
-        assert_eq!(joined(&topic(&[0], Some(5)), true), Ok(false));
-        assert!(joined(&topic(&[0], Some(5)), false).is_err(), "a truncate is none");
-        assert!(joined(&topic(&[0], Some(6)), true).is_err(), "of another generation");
+        let start = opening(&[(0, 1)]);
+        assert_eq!(joined(&topic(&[0], Some(5)), &start, true), Ok(false));
+        assert!(joined(&topic(&[0], Some(5)), &start, false).is_err(), "a truncate is none");
+        assert!(joined(&topic(&[0], Some(6)), &start, true).is_err(), "of another generation");
+        assert!(joined(&topic(&[0], Some(5)), &rows(&[1], &[(0, 1)]), true).is_err(), "rows came before it elsewhere");
+        assert!(joined(&topic(&[1], Some(5)), &opening(&[(1, 1)]), true).is_err(), "it was read before");
+    }
+
+    #[test]
+    fn whoever_reads_all_partitions_in_the_end_removes_no_rows_that_came_after_the_same_start() {
+        let begun = Positions::Topic { generation: Some(5), next_offsets: BTreeMap::from([(1, 70)]) };
+        let names = topic(&[0, 1], Some(5));
+        let repeated = |rows: Rows| Rows { whole: WholeTable { is_repeated: true, ..rows.whole }, ..rows };
+        let applied = |rows: &Rows, is_start| {
+            applies_to_whole_table(&table(), &names, Standing::Follows, Some(&begun), rows, is_start)
+        };
+        assert_eq!(applied(&repeated(opening(&[(0, 1)])), true), Ok(false));
+        for (rows, is_start) in [(rows(&[1], &[(0, 9)]), true), (rows(&[1], &[(0, 9)]), false)] {
+            let refused = applied(&repeated(rows), is_start).unwrap_err();
+            assert!(refused.remedy.contains("sooner resume"), "{refused}");
+        }
+        assert_eq!(applied(&rows(&[1], &[(0, 9), (1, 71)]), true), Ok(true));
     }
 
     #[test]

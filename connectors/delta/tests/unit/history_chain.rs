@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use sooner_api::{Class, Code, Feed, Lake, LakeTable, Rows};
+use sooner_api::{Class, Code, Feed, Lake, LakeTable, Rows, WholeTable};
 use sooner_delta::history::check::{Outcome, check};
 use sooner_delta::history::checked::Checked;
 use sooner_delta::history::head::end_of;
 use sooner_delta::{DeltaLake, Ways, WaysToWrite, WrittenTable};
 
-use crate::support::{World, mark, name, replayed};
+use crate::support::{World, mark, name, origin, replayed};
 
 fn lake(world: &World, chain: bool) -> DeltaLake {
     let ways = Ways { mirror: false, history: true, chain, ..Ways::default() };
@@ -35,6 +35,27 @@ async fn checked(world: &World) -> Checked {
         Outcome::Checked(checked) => checked,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn an_event_of_the_whole_table_is_kept_once_whoever_reads_its_partitions() {
+    let world = World::new(4096);
+    let (mut first, mut second) = (sink(&world, 0).await, sink(&world, 1).await);
+    let truncate = |partition: i32| {
+        let next_offsets = BTreeMap::from([(partition, 1)]);
+        let rows = world.events(|encoder, out| encoder.truncate(out, &origin(7, 0)));
+        let whole = WholeTable { lacks_first: partition != 0, ..WholeTable::default() };
+        Rows { next_offsets, generation: Some(5), whole, ..rows }
+    };
+    second.truncate(truncate(1)).await.unwrap();
+    second.stage(rows(&world, 1, 1..3)).await.unwrap();
+    second.commit(mark(0)).await.unwrap();
+    first.inspect().await.unwrap();
+    first.truncate(truncate(0)).await.unwrap();
+    first.stage(rows(&world, 0, 1..4)).await.unwrap();
+    first.commit(mark(0)).await.unwrap();
+    let found = checked(&world).await;
+    assert!(found.is_good() && found.rows == 1 + 2 + 3, "{found:?}");
 }
 
 #[tokio::test]

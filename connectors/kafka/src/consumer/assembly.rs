@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sooner_api::{Coverage, Error, EventBatch, NextOffsets, Result, Rows, Step};
+use sooner_api::{Coverage, Error, EventBatch, NextOffsets, Result, Rows, Step, WholeTable};
 use sooner_schemas::event::{EventSchema, TableEvents, Watermark};
 use sooner_schemas::{Lsn, Position, TableName};
 
@@ -72,11 +72,18 @@ impl Assembly {
     /// Advances the table's next offsets past a message that was read: in its own partition, and in those that held
     /// copies of it.
     pub fn pass(&mut self, topic: &mut Topic, message: &TopicMessage, copies: &[(i32, i64)]) {
-        if let Some(&index) = self.open.get(&topic.table) {
-            let next_offsets = &mut self.rows[index].next_offsets;
-            for (partition, next) in [(message.partition, message.offset + 1)].iter().chain(copies) {
-                next_offsets.insert(topic.tell_offset(*partition, *next), *next);
-            }
+        let Some(&index) = self.open.get(&topic.table) else { return };
+        let rows = &mut self.rows[index];
+        let passed = || [(message.partition, message.offset + 1)].into_iter().chain(copies.iter().copied());
+        if message.is_of_whole_table() {
+            rows.whole = WholeTable {
+                opens_topic: passed().all(|(partition, next)| topic.opens_at(partition) == Some(next - 1)),
+                is_repeated: passed().count() < topic.merge.partitions(),
+                lacks_first: passed().all(|(partition, _)| partition != 0),
+            };
+        }
+        for (partition, next) in passed() {
+            rows.next_offsets.insert(topic.tell_offset(partition, next), next);
         }
     }
 

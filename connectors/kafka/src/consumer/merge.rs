@@ -100,10 +100,7 @@ impl TopicMerge {
             Choice::Missed => return Step::Missed,
         };
         let Some(record) = self.partitions.get_mut(&partition).and_then(Queue::pop) else { return Step::Wait };
-        let copies = match record.key().is_none() && record.position().is_some() {
-            true => self.drop_copies(&record, targets),
-            false => Vec::new(),
-        };
+        let copies = if record.is_of_whole_table() { self.drop_copies(&record, targets) } else { Vec::new() };
         Step::Message(record, copies)
     }
 

@@ -63,6 +63,8 @@ impl TableStart<'_> {
         let generation = stage.offsets.as_ref().map(|offsets| offsets.generation);
         let mut state = Topic::new(table.table.clone(), generation, positions, applied);
         state.shift = stage.shift;
+        let opening = stage.offsets.as_ref().filter(|offsets| offsets.begun_over);
+        state.opening = opening.map(|offsets| offsets.first_offsets.clone()).unwrap_or_default();
         Ok((state, problem))
     }
 

@@ -23,6 +23,8 @@ pub struct Topic {
     pub closed: bool,
     /// Number of the topic's first partition among those of all topics that the table's events have been on.
     pub shift: i32,
+    /// For each partition, the offset of the copy's start that the topic begins with; empty if it begins with rows.
+    pub opening: Vec<i64>,
     /// Whether it was reported that the topic is read to its end, after which another one goes on.
     pub has_ended: bool,
     /// Schemas of the last event that was handed on.
@@ -50,11 +52,17 @@ impl Topic {
             generation,
             closed: false,
             shift: 0,
+            opening: Vec::new(),
             has_ended: false,
             schema: None,
             told: None,
             seen,
         }
+    }
+
+    /// Offset at which a partition begins with the start of a copy, as all others do; none if the topic begins with rows.
+    pub fn opens_at(&self, partition: i32) -> Option<i64> {
+        self.opening.get(usize::try_from(partition).ok()?).copied()
     }
 
     /// Starts a copy: from here on, all events are taken again.

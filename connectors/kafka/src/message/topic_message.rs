@@ -59,6 +59,11 @@ impl TopicMessage {
         self.headers.position
     }
 
+    /// Whether its event concerns the whole table, and stands in each of the topic's partitions.
+    pub fn is_of_whole_table(&self) -> bool {
+        self.key().is_none() && self.position().is_some()
+    }
+
     /// Place of the message, for error texts: `topic/partition offset 7`.
     pub fn place(&self) -> String {
         format!("{}/{} offset {}", self.topic, self.partition, self.offset)

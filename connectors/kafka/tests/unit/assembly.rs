@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sooner_api::{Code, Coverage, Error, EventBatch, NextOffsets, Step};
+use sooner_api::{Code, Coverage, Error, EventBatch, NextOffsets, Step, WholeTable};
 use sooner_kafka::consumer::assembly::Assembly;
 use sooner_kafka::consumer::topic::Topic;
 use sooner_kafka::message::headers::FoundHeaders;
@@ -18,6 +18,7 @@ struct Filling {
     topic: Topic,
     keyed: Arc<EventSchema>,
     whole: Arc<EventSchema>,
+    partition: i32,
     next: i64,
 }
 
@@ -25,12 +26,12 @@ impl Filling {
     fn new() -> Filling {
         let topic = Topic::new(table(), Some(7), vec![(0, 0), (1, 0)], None);
         let (keyed, whole) = (schema_of(&relation()), schema_of(&relation()));
-        Filling { assembly: Assembly::default(), topic, keyed, whole, next: 0 }
+        Filling { assembly: Assembly::default(), topic, keyed, whole, partition: 0, next: 0 }
     }
 
-    /// Appends an event of the first partition.
+    /// Appends an event of the partition.
     fn add(&mut self, events: &TableEvents, repeated: bool, copies: &[(i32, i64)]) {
-        let message = message(events, (0, self.next));
+        let message = message(events, (self.partition, self.next));
         self.next += 1;
         let schema = if message.key().is_some() { &self.keyed } else { &self.whole };
         self.assembly.append(&self.topic, &message, Some(schema.clone()), repeated).unwrap();
@@ -106,6 +107,28 @@ fn events_of_the_whole_table_stand_alone_between_rows() {
     let offsets: Vec<_> = batch.rows().map(|rows| rows.next_offsets.clone()).collect();
     let expected = [vec![(0, 1)], vec![(0, 2), (1, 5)], vec![(0, 3), (1, 6)], vec![(0, 4), (1, 7)], vec![(0, 5)]];
     assert_eq!(offsets, expected.map(NextOffsets::from_iter), "each step covers its copies in other partitions");
+}
+
+#[test]
+fn where_an_event_of_the_whole_table_stands_is_told() {
+    let told = |filling: &mut Filling, event: &TableEvents, copies: &[(i32, i64)]| {
+        filling.add(event, false, copies);
+        filling.take().steps[0].rows().unwrap().whole
+    };
+    let mut filling = Filling::new();
+    let everywhere = WholeTable::default();
+    assert_eq!(told(&mut filling, &copy_start(10), &[(1, 1)]), everywhere, "rows may have come before it");
+    assert_eq!(told(&mut filling, &truncate(11), &[]), WholeTable { is_repeated: true, ..everywhere });
+    filling.topic = Topic::new(table(), Some(7), vec![(0, 2)], None);
+    assert_eq!(told(&mut filling, &truncate(12), &[]), everywhere, "nobody knows of partitions that others read");
+
+    let mut filling = Filling::new();
+    filling.topic.opening = vec![0, 4];
+    assert_eq!(told(&mut filling, &copy_start(10), &[(1, 5)]), WholeTable { opens_topic: true, ..everywhere });
+    assert_eq!(told(&mut filling, &copy_start(11), &[(1, 6)]), everywhere);
+    let mut filling = Filling { partition: 1, ..Filling::new() };
+    filling.topic = Topic::new(table(), Some(7), vec![(1, 0)], None);
+    assert_eq!(told(&mut filling, &truncate(10), &[]), WholeTable { lacks_first: true, ..everywhere });
 }
 
 #[test]
