@@ -5,6 +5,7 @@ mod appending;
 mod carrying;
 mod following;
 mod truncating;
+mod whole_table;
 
 use sooner_api::{
     Alteration, Code, Committed, LakeCopy, LakePosition, LakeTable, Positions, Result, Rows, Staged, Standing,
@@ -27,7 +28,7 @@ use crate::maintenance::refill::Refilled;
 use crate::merge::append::Appending;
 use crate::merge::event_plan::EventPlan;
 use crate::merge::foreign::{self, made_by_somebody_else};
-use crate::merge::intake::{applies_to_whole_table, check_not_overtaken, covered_events};
+use crate::merge::intake::{check_not_overtaken, covered_events};
 use crate::merge::mirror;
 use crate::merge::staging::Staging;
 use crate::settings::TableSettings;
@@ -98,17 +99,6 @@ impl DeltaTable {
     /// everything.
     fn covered(&self) -> Option<&Positions> {
         self.positions.as_ref().filter(|_| self.standing == Standing::Follows && !self.staging.is_copy())
-    }
-
-    /// Whether an event of the whole table is to be applied.
-    fn applies(&self, event: &Rows, is_copy_start: bool) -> Result<bool> {
-        let mut taken = self.positions.clone();
-        match (&mut taken, &self.staging.positions) {
-            (Some(taken), Some(staged)) => taken.advance(staged),
-            (None, staged) => taken.clone_from(staged),
-            (Some(_), None) => {}
-        }
-        applies_to_whole_table(&self.name, &self.names, self.standing, taken.as_ref(), event, is_copy_start)
     }
 
     /// Commits what is staged to the log that events are merged into; `copy` is the copy that ends with it.
@@ -218,7 +208,7 @@ impl LakeTable for DeltaTable {
 
     async fn begin_copy(&mut self, start: Rows) -> Result<Staged> {
         check_not_overtaken(&self.name, self.covered(), &start)?;
-        let applies = self.applies(&start, true)?;
+        let applies = whole_table::applies(self, &start, true)?;
         if applies {
             appending::prepare_copy(self, &start).await?;
         }
@@ -248,7 +238,7 @@ impl LakeTable for DeltaTable {
             return Ok(Staged::Taken);
         }
         check_not_overtaken(&self.name, self.covered(), &truncate)?;
-        self.applies(&truncate, false)?;
+        whole_table::applies(self, &truncate, false)?;
         foreign::check_mergeable(&self.name, self.url(), self.base(), &self.staging, self.positions.is_some())?;
         self.staging.note_rows(&truncate, 0);
         truncating::truncate(self, &truncate).await.map(|()| Staged::Taken)

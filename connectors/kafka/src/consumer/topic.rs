@@ -60,7 +60,8 @@ impl Topic {
         }
     }
 
-    /// Offset at which a partition begins with the start of a copy, as all others do; none if the topic begins with rows.
+    /// Offset at which a partition begins with the start of a copy, as all others do; none if the topic begins with
+    /// rows.
     pub fn opens_at(&self, partition: i32) -> Option<i64> {
         self.opening.get(usize::try_from(partition).ok()?).copied()
     }
